@@ -1,0 +1,175 @@
+"""Expert backends behind transformers' ExpertsInterface: the same numbers at different speed.
+
+`emo_moe` is the one the models use. On a CPU it sorts the (token, expert) rows by expert and runs
+one matrix product an expert into preallocated buffers, with a hand-written backward; nothing is
+padded in fp32. In bf16 row counts are padded to a multiple of ROW_MULTIPLE, because oneDNN compiles
+a kernel for every new shape. `reference_experts` is the plain loop that tests compare with.
+
+Shapes: N tokens, K experts a token, S = N*K slots, P rows (slots sorted by expert, padded),
+E experts, H hidden size, I expert width.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from transformers.integrations.moe import ExpertsInterface
+
+ROW_MULTIPLE = 32
+
+
+class SortedSlots(NamedTuple):
+    """Slots grouped by expert. A slot with an id outside 0..E-1 is dropped: it owns no row."""
+
+    row_of_slot_S: Tensor  # row of each slot; dropped slots point at the last row, which is zero
+    slot_of_row_P: Tensor  # slot of each row; padding rows point at slot S
+    ends: list[int]  # end row of each expert's group
+
+
+def sort_slots(expert_ids_NK: Tensor, num_experts: int, multiple: int = 1) -> SortedSlots:
+    """Sort slots by expert, each group padded to a multiple of rows; one zero row at the end."""
+    flat_S = expert_ids_NK.reshape(-1)
+    num_slots = flat_S.numel()
+    live_S = (flat_S >= 0) & (flat_S < num_experts)
+    bucket_S = torch.where(live_S, flat_S, num_experts)
+    counts = torch.bincount(bucket_S, minlength=num_experts + 1)[:num_experts]
+    padded = (counts + multiple - 1) // multiple * multiple
+    ends = padded.cumsum(0)
+    shift = torch.cat([ends - padded - (counts.cumsum(0) - counts), ends.new_zeros(1)])
+    order = bucket_S.argsort(stable=True)
+    num_rows = int(ends[-1]) + 1
+    row = torch.arange(num_slots) + shift[bucket_S[order]]
+    row = torch.where(live_S[order], row, num_rows - 1)
+    row_of_slot_S = torch.empty_like(order).scatter_(0, order, row)
+    slot_of_row_P = torch.full((num_rows,), num_slots).scatter_(0, row, order)
+    slot_of_row_P[-1] = num_slots
+    return SortedSlots(row_of_slot_S, slot_of_row_P, ends.tolist())
+
+
+def _per_expert_product(
+    rows_PA: Tensor, weight_EAC: Sequence[Tensor], ends: list[int], C: int
+) -> Tensor:
+    """rows of expert e times weight e, for all experts: [P, C]; the last (spare) row is zero."""
+    out_PC = rows_PA.new_empty(rows_PA.shape[0], C)
+    start = 0
+    for weight_AC, end in zip(weight_EAC, ends, strict=True):
+        if end > start:
+            torch.mm(rows_PA[start:end], weight_AC, out=out_PC[start:end])
+        start = end
+    out_PC[start:] = 0
+    return out_PC
+
+
+def _per_expert_gradient(left_PA: Tensor, right_PC: Tensor, ends: list[int]) -> Tensor:
+    """left_e^T @ right_e for every expert e: float32 [E, A, C]; zero for experts without rows."""
+    out_EAC = torch.zeros(len(ends), left_PA.shape[1], right_PC.shape[1], dtype=torch.float32)
+    start = 0
+    for e, end in enumerate(ends):
+        if end > start:
+            out_EAC[e] = left_PA[start:end].t() @ right_PC[start:end]
+        start = end
+    return out_EAC
+
+
+def _gather_rows(x_NH: Tensor, slot_of_row_P: Tensor, top_k: int) -> Tensor:
+    """The token of every row; padding rows hold zeros, so that they add nothing to gradients."""
+    padded = F.pad(x_NH, (0, 0, 0, 1))
+    return padded.index_select(0, slot_of_row_P // top_k)
+
+
+class _SortedExperts(torch.autograd.Function):
+    """Sum over the K slots of s * down(silu(gate(x)) * up(x)), with gate weights s."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
+    ) -> Tensor:
+        N, K = ids_NK.shape
+        slots = sort_slots(ids_NK, w13_EJH.shape[0], _row_multiple(x_NH.dtype))
+        x_PH = _gather_rows(x_NH, slots.slot_of_row_P, K)
+        h_PJ = _per_expert_product(
+            x_PH, w13_EJH.transpose(1, 2).unbind(0), slots.ends, w13_EJH.shape[1]
+        )
+        gate_PI, up_PI = h_PJ.chunk(2, -1)
+        s_P1 = F.pad(s_NK.reshape(-1), (0, 1))[slots.slot_of_row_P].unsqueeze(1).to(x_NH.dtype)
+        sa_PI = F.silu(gate_PI).mul_(up_PI).mul_(s_P1)
+        y_PH = _per_expert_product(
+            sa_PI, w2_EHI.transpose(1, 2).unbind(0), slots.ends, w2_EHI.shape[1]
+        )
+        ctx.save_for_backward(x_PH, w13_EJH, w2_EHI, h_PJ, s_P1, *slots[:2])
+        ctx.ends, ctx.shape, ctx.s_dtype = slots.ends, (N, K), s_NK.dtype
+        return _sum_slots(y_PH, slots.row_of_slot_S, N, K)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout_NH: Tensor) -> tuple[Tensor | None, ...]:
+        x_PH, w13_EJH, w2_EHI, h_PJ, s_P1, row_of_slot_S, slot_of_row_P = ctx.saved_tensors
+        (N, K), ends = ctx.shape, ctx.ends
+        dy_PH = _gather_rows(dout_NH.to(x_PH.dtype), slot_of_row_P, K)
+        gate_PI, up_PI = h_PJ.chunk(2, -1)
+        sigmoid_PI = gate_PI.sigmoid()
+        silu_PI = gate_PI * sigmoid_PI
+        a_PI = silu_PI * up_PI
+        dsa_PI = _per_expert_product(dy_PH, w2_EHI.unbind(0), ends, a_PI.shape[1])
+        ds_P = (dsa_PI * a_PI).sum(-1, dtype=torch.float32)
+        dw2_EHI = _per_expert_gradient(dy_PH, a_PI.mul_(s_P1), ends)
+        da_PI = dsa_PI.mul_(s_P1)
+        dup_PI = da_PI * silu_PI
+        dsilu_PI = sigmoid_PI + silu_PI * (1 - sigmoid_PI)
+        dh_PJ = torch.cat([da_PI * up_PI * dsilu_PI, dup_PI], -1)
+        dw13_EJH = _per_expert_gradient(dh_PJ, x_PH, ends)
+        dx_PH = _per_expert_product(dh_PJ, w13_EJH.unbind(0), ends, x_PH.shape[1])
+        dx_NH = _sum_slots(dx_PH, row_of_slot_S, N, K)
+        ds_NK = ds_P[row_of_slot_S].view(N, K).to(ctx.s_dtype)
+        dw13_EJH, dw2_EHI = dw13_EJH.to(w13_EJH.dtype), dw2_EHI.to(w2_EHI.dtype)
+        return dx_NH, dw13_EJH, dw2_EHI, ds_NK, None
+
+
+def _sum_slots(y_PH: Tensor, row_of_slot_S: Tensor, N: int, K: int) -> Tensor:
+    """Each token's K rows, added in slot order (deterministic)."""
+    return y_PH.index_select(0, row_of_slot_S).view(N, K, y_PH.shape[1]).sum(1)
+
+
+def _row_multiple(dtype: torch.dtype) -> int:
+    return ROW_MULTIPLE if dtype == torch.bfloat16 else 1
+
+
+def sorted_experts(
+    x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
+) -> Tensor:
+    """SwiGLU experts on a CPU: [N, H] in x's dtype; computes in the autocast dtype if one is set.
+
+    `w13` holds gate over up, [E, 2I, H]; `ids` outside 0..E-1 drop their slot.
+    """
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_NH.dtype
+    x, w13, w2 = x_NH.to(dtype), w13_EJH.to(dtype), w2_EHI.to(dtype)
+    return _SortedExperts.apply(x, w13, w2, s_NK, ids_NK).to(x_NH.dtype)
+
+
+def reference_experts(
+    x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
+) -> Tensor:
+    """The same sum as a plain loop over experts, any dtype, differentiated by autograd."""
+    out_NH = torch.zeros_like(x_NH)
+    for e, (w13_JH, w2_HI) in enumerate(zip(w13_EJH.unbind(0), w2_EHI.unbind(0), strict=True)):
+        token, slot = torch.where(ids_NK == e)
+        gate, up = F.linear(x_NH[token], w13_JH).chunk(2, -1)
+        y = F.linear(F.silu(gate) * up, w2_HI) * s_NK[token, slot, None]
+        out_NH = out_NH.index_add(0, token, y.to(out_NH.dtype))
+    return out_NH
+
+
+def emo_moe(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """ExpertsInterface entry: the sorted CPU path, transformers' grouped_mm on other devices."""
+    if hidden_states.device.type != "cpu":
+        grouped_mm = ExpertsInterface._global_mapping["grouped_mm"]
+        return grouped_mm(self, hidden_states, top_k_index, top_k_weights)
+    return sorted_experts(
+        hidden_states, self.gate_up_proj, self.down_proj, top_k_weights, top_k_index
+    )
+
+
+ExpertsInterface.register("emo_moe", emo_moe)

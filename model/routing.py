@@ -1,0 +1,126 @@
+"""Routing as pure functions: document segments, document pools, top-k, the two router losses.
+
+Vectorised, without a loop over documents or experts and without a host sync. Semantics: paper
+(arXiv 2605.06663) sections 3.1-3.2 and appendix A.1, and the released training router.
+
+Shapes: B rows, T tokens a row, N = B*T tokens, D documents a row (at most), E experts,
+R routed experts (E less the shared ones, which are the last ids), K experts a token.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+EosSide = Literal["next", "own"]
+
+
+class Routed(NamedTuple):
+    """What a router decided for N tokens."""
+
+    gate_weights_NK: Tensor
+    expert_ids_NK: Tensor
+    scores_NR: Tensor
+
+
+def document_segments(
+    input_ids_BT: Tensor, eos_token_id: int, eos_side: EosSide = "next"
+) -> Tensor:
+    """Number the documents of each packed row, from 0: int64 [B, T].
+
+    With `eos_side="next"` (as the released models were trained) an end-of-text token opens the
+    next document, so that a row ending in one closes with a one-token segment, and one at
+    position 0 opens nothing. With "own" it closes its own document.
+    """
+    starts_BT = (input_ids_BT == eos_token_id).long()
+    if eos_side == "own":
+        starts_BT = torch.roll(starts_BT, 1, dims=1)
+    starts_BT[:, 0] = 0
+    return starts_BT.cumsum(1)
+
+
+def positions_in_segment(segments_BT: Tensor) -> Tensor:
+    """Position of each token inside its document, from 0: int64 [B, T]."""
+    index_T = torch.arange(segments_BT.shape[1], device=segments_BT.device)
+    is_start_BT = torch.ones_like(segments_BT, dtype=torch.bool)
+    is_start_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
+    start_BT = torch.where(is_start_BT, index_T, 0).cummax(1).values
+    return index_T - start_BT
+
+
+def document_pools(scores_BTR: Tensor, segments_BT: Tensor, pool_sizes_BD: Tensor) -> Tensor:
+    """Each token's document pool: bool [B, T, R], true for the experts its document may use.
+
+    A document's pool is the `pool_size` experts with the largest router probability summed over
+    the document's tokens; a size of R or more keeps all (section 3.1). Ties go to the lower id.
+    """
+    B, T, R = scores_BTR.shape
+    D = pool_sizes_BD.shape[1]
+    segments_BTR = segments_BT.unsqueeze(-1).expand(B, T, R)
+    mass_BDR = scores_BTR.new_zeros(B, D, R).scatter_add_(1, segments_BTR, scores_BTR)
+    order_BDR = mass_BDR.argsort(dim=-1, descending=True, stable=True)
+    rank_BDR = order_BDR.argsort(dim=-1)
+    keep_BDR = rank_BDR < pool_sizes_BD.unsqueeze(-1)
+    return keep_BDR.gather(1, segments_BTR)
+
+
+def draw_pool_sizes(
+    shape: tuple[int, ...], smallest: int, largest: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Pool sizes, uniform over smallest..largest inclusive, one a document and layer: int64."""
+    return torch.randint(smallest, largest + 1, shape, generator=generator)
+
+
+def route(
+    logits_NE: Tensor, num_shared: int, top_k: int, allowed_NR: Tensor | None = None
+) -> Routed:
+    """Choose K experts a token: the `top_k - num_shared` likeliest routed ones, then the shared.
+
+    Gate weights are the softmax over the allowed routed experts, not renormalised over the chosen;
+    a shared expert has weight 1 (appendix A.1). `allowed_NR` (or anything that broadcasts to it)
+    masks experts before the softmax: a document pool, an expert subset, or both.
+    """
+    N, E = logits_NE.shape
+    num_routed = E - num_shared
+    logits_NR = logits_NE[:, :num_routed].float()
+    if allowed_NR is not None:
+        logits_NR = logits_NR.masked_fill(~allowed_NR, float("-inf"))
+    scores_NR = logits_NR.softmax(-1)
+    weights, ids = scores_NR.topk(top_k - num_shared, dim=-1)
+    shared_ids = torch.arange(num_routed, E, device=ids.device).expand(N, num_shared)
+    shared_weights = weights.new_ones(N, num_shared)
+    return Routed(
+        torch.cat([weights, shared_weights], 1), torch.cat([ids, shared_ids], 1), scores_NR
+    )
+
+
+def expert_counts(routed_ids: Tensor, num_routed: int) -> Tensor:
+    """Slots that each routed expert received: float32 [R]."""
+    flat = routed_ids.reshape(-1)
+    counts_R = torch.zeros(num_routed, device=flat.device)
+    return counts_R.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts_R.dtype))
+
+
+def load_balancing_loss(
+    scores_NR: Tensor, counts_R: Tensor, slots_per_token: int, num_tokens: int | Tensor
+) -> Tensor:
+    """Switch-style balancing loss: 1 for uniform routing (appendix A.1).
+
+    `counts_R` and `num_tokens` cover the scope over which balance is demanded (all ranks for the
+    global scope); the gradient flows through this rank's mean scores alone.
+    """
+    share_R = counts_R / (slots_per_token * num_tokens)
+    return scores_NR.shape[-1] * torch.dot(share_R, scores_NR.mean(0))
+
+
+def router_z_loss(logits_NR: Tensor, allowed_NR: Tensor | None = None) -> Tensor:
+    """Mean squared log-sum-exp of the (masked) routed logits."""
+    logits_NR = logits_NR.float()
+    if allowed_NR is not None:
+        logits_NR = logits_NR.masked_fill(~allowed_NR, float("-inf"))
+    return logits_NR.logsumexp(-1).square().mean()
+
+
+def entropy(scores: Tensor) -> Tensor:
+    """Entropy in nats over the last axis; zero probabilities count as zero."""
+    return torch.special.entr(scores).sum(-1)

@@ -1,0 +1,1 @@
+"""Pretraining: presets, packed batches, the loop, checkpoints with exact resume."""

@@ -1,0 +1,71 @@
+"""Train a model: python -m model.train --preset nano --objective emo
+
+Continues by itself from the newest checkpoint of the same run, also after a kill. When the last
+step is done the model is exported to <out>/export in the released format (bf16 safetensors).
+"""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import torch
+
+from model.config import Objective
+from model.data.shards import TokenShard
+from model.loading import export_model, load_tokenizer
+from model.modeling import EmoForCausalLM
+from model.train.batches import PackedRows, heldout_batches
+from model.train.loop import train
+from model.train.presets import PRESETS, Preset, find_preset
+
+
+@click.command()
+@click.option("--preset", "name", default="nano", type=click.Choice(sorted(PRESETS)))
+@click.option("--objective", default="emo", type=click.Choice(["emo", "standard", "dense"]))
+@click.option("--corpus", type=click.Path(path_type=Path), default=Path("data/corpus"))
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=None, help="runs/<preset>-<objective>"
+)
+@click.option("--steps", type=click.IntRange(min=1), default=None)
+@click.option("--rows", type=click.IntRange(min=1), default=None, help="Packed rows a step.")
+@click.option("--seed", type=int, default=None)
+@click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads.")
+@click.option("--stop-at", type=click.IntRange(min=1), default=None, help="Pause after this step.")
+def main(
+    name: str,
+    objective: Objective,
+    corpus: Path,
+    out: Path | None,
+    steps: int | None,
+    rows: int | None,
+    seed: int | None,
+    threads: int | None,
+    stop_at: int | None,
+) -> None:
+    """Pretrain an EMO, a standard MoE or a dense model on a built corpus."""
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    try:
+        preset = find_preset(name, objective, steps=steps, rows=rows, seed=seed)
+        _run(preset, corpus, out or Path("runs") / f"{name}-{objective}", stop_at)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _run(preset: Preset, corpus: Path, out: Path, stop_at: int | None) -> None:
+    shard, heldout = TokenShard.open(corpus, "train"), TokenShard.open(corpus, "heldout")
+    tokenizer = load_tokenizer(corpus / "tokenizer")
+    torch.manual_seed(preset.seed)
+    model = EmoForCausalLM(preset.model_config(tokenizer.eos_token_id, tokenizer.pad_token_id))
+    batches = PackedRows(shard.tokens, preset, tokenizer.eos_token_id)
+    documents = heldout_batches(heldout.document, min(256, len(heldout)), preset.context)
+    train(model, batches, preset, out, documents, stop_at=stop_at)
+    if stop_at is None or stop_at >= preset.steps:
+        training = {**asdict(preset), "tokens": preset.steps * preset.tokens_per_step}
+        export_model(model, tokenizer, out / "export")
+        (out / "export" / "training.json").write_text(json.dumps(training, indent=1))
+
+
+if __name__ == "__main__":
+    main()

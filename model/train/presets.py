@@ -1,0 +1,107 @@
+"""Training presets by name: geometry, data order and optimisation as one typed value."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from model.config import EmoConfig, Objective
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything that decides a run. Equal presets, corpora and seeds give equal weights.
+
+    Lengths are in tokens; `rows` are packed sequences a step. Coefficients follow the paper
+    (section 4.1 and appendix A): balancing 0.1, router z 1e-3, head z 1e-5.
+    """
+
+    name: str
+    objective: Objective
+    vocab_size: int
+    hidden_size: int
+    expert_width: int
+    num_layers: int
+    num_heads: int
+    num_experts: int = 128
+    num_experts_per_tok: int = 8
+    num_shared_experts: int = 1
+    max_position_embeddings: int = 4096
+    context: int = 4096
+    rows: int = 1024
+    steps: int = 30_995
+    warmup_steps: int = 2000
+    learning_rate: float = 4e-3
+    final_lr_share: float = 0.1
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    grad_clip: float = 1.0
+    balancing_coef: float = 0.1
+    router_z_coef: float = 1e-3
+    head_z_coef: float = 1e-5
+    pool_size_min: int = 8
+    pool_size_max: int = 128
+    seed: int = 0
+    bf16: bool = True
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.rows * self.context
+
+    def model_config(self, eos_token_id: int, pad_token_id: int) -> EmoConfig:
+        """The EmoConfig of this preset."""
+        return EmoConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.expert_width,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=self.num_heads,
+            num_experts=self.num_experts,
+            num_experts_per_tok=self.num_experts_per_tok,
+            num_shared_experts=self.num_shared_experts,
+            max_position_embeddings=self.max_position_embeddings,
+            objective=self.objective,
+            pool_size_min=self.pool_size_min,
+            pool_size_max=self.pool_size_max,
+            router_aux_loss_coef=self.balancing_coef,
+            router_z_loss_coef=self.router_z_coef,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+        )
+
+
+NANO = Preset(
+    name="nano",
+    objective="emo",
+    vocab_size=4096,
+    hidden_size=128,
+    expert_width=32,
+    num_layers=4,
+    num_heads=4,
+    max_position_embeddings=512,
+    context=256,
+    rows=64,
+    steps=1900,
+    warmup_steps=100,
+)
+
+PAPER_1B14B = Preset(
+    name="1b14b",
+    objective="emo",
+    vocab_size=100_352,
+    hidden_size=2048,
+    expert_width=1024,
+    num_layers=16,
+    num_heads=16,
+)
+
+PRESETS = {preset.name: preset for preset in (NANO, PAPER_1B14B)}
+
+
+def find_preset(name: str, objective: Objective, **changes: Any) -> Preset:
+    """A preset by name, with its objective and any named fields replaced.
+
+    Raises ValueError for an unknown name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
+    given = {key: value for key, value in changes.items() if value is not None}
+    return replace(PRESETS[name], objective=objective, **given)

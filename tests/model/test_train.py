@@ -1,0 +1,186 @@
+"""Training: exact resume after a kill, seeded batches, and a loss that falls."""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.modeling import EmoForCausalLM
+from model.train import checkpoint
+from model.train.batches import PackedRows
+from model.train.loop import learning_rate, make_optimizer, train, train_step
+from model.train.presets import NANO, Preset, find_preset
+
+EOS = 0
+PRESET = replace(
+    NANO,
+    vocab_size=50,
+    hidden_size=32,
+    expert_width=16,
+    num_layers=2,
+    num_heads=2,
+    num_experts=16,
+    num_experts_per_tok=4,
+    max_position_embeddings=32,
+    context=32,
+    rows=4,
+    steps=12,
+    warmup_steps=3,
+    pool_size_min=4,
+    pool_size_max=16,
+)
+
+
+def stream(length=3000, seed=0):
+    """Tokens in which each is mostly the one before it plus one: easy to learn."""
+    rng = np.random.default_rng(seed)
+    tokens = (np.arange(length) + rng.integers(0, 2, length)) % 40 + 2
+    tokens[::37] = EOS
+    return tokens.astype(np.uint16)
+
+
+def new_model(preset: Preset = PRESET) -> EmoForCausalLM:
+    torch.manual_seed(preset.seed)
+    return EmoForCausalLM(preset.model_config(EOS, 1))
+
+
+def run(out: Path, stop_at: int | None = None, preset: Preset = PRESET, every: int = 4) -> None:
+    torch.set_num_threads(1)
+    rows = PackedRows(stream(), preset, EOS)
+    train(
+        new_model(preset),
+        rows,
+        preset,
+        out,
+        [],
+        checkpoint_every=every,
+        stop_at=stop_at,
+        progress=lambda steps, **_: _Quiet(steps),
+    )
+
+
+class _Quiet(list):
+    def set_postfix(self, **_: object) -> None: ...
+
+
+def final_weights(out: Path) -> dict[str, torch.Tensor]:
+    newest = checkpoint.latest(out)
+    assert newest is not None and newest.name == f"step-{PRESET.steps}"
+    return load_file(newest / "model.safetensors")
+
+
+def test_a_stopped_run_continues_to_bit_identical_weights_and_metrics(tmp_path):
+    run(tmp_path / "whole")
+    run(tmp_path / "parts", stop_at=5)
+    run(tmp_path / "parts")
+    whole, parts = final_weights(tmp_path / "whole"), final_weights(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    metrics = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "parts")
+    ]
+    assert [m["step"] for m in metrics[1]] == list(range(12))
+    assert [m["loss"] for m in metrics[0]] == [m["loss"] for m in metrics[1]]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.model.test_train import run
+import model.train.loop as loop
+step = loop.train_step
+def noisy(*args):
+    print("step", args[-1], flush=True)
+    return step(*args)
+loop.train_step = noisy
+run(Path(sys.argv[1]), every=2)
+"""
+
+
+def test_a_run_killed_by_sigkill_continues_to_bit_identical_weights(tmp_path):
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path / "killed")],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip() == "step 7":
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait(60)
+    newest = checkpoint.latest(tmp_path / "killed")
+    assert newest is not None and newest.name == "step-6", "killed between two checkpoints"
+    run(tmp_path / "killed")
+    run(tmp_path / "whole")
+    whole, killed = final_weights(tmp_path / "whole"), final_weights(tmp_path / "killed")
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_a_half_written_checkpoint_is_never_taken(tmp_path):
+    run(tmp_path, stop_at=4)
+    (tmp_path / "partial-8").mkdir()
+    (tmp_path / "partial-8" / "model.safetensors").write_bytes(b"half")
+    run(tmp_path, stop_at=8)
+    assert checkpoint.latest(tmp_path) == tmp_path / "step-8"
+    assert not (tmp_path / "partial-8").exists()
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    run(tmp_path, stop_at=4)
+    with pytest.raises(ValueError, match="trained with other settings"):
+        run(tmp_path, preset=replace(PRESET, learning_rate=1e-3))
+
+
+def test_batches_depend_on_the_step_alone_and_every_epoch_sees_each_row_once():
+    tokens = stream()
+    first, second = PackedRows(tokens, PRESET, EOS), PackedRows(tokens, PRESET, EOS)
+    second.batch(30)
+    a, b = first.batch(7), second.batch(7)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert torch.equal(a.input_ids_BT[:, 1:], a.labels_BT[:, :-1])
+    rows = first.num_rows
+    starts = [first._row(i) for i in range(2 * rows)]
+    assert sorted(starts[:rows]) == sorted(starts[rows:]) == list(range(rows))
+    assert starts[:rows] != starts[rows:]
+
+
+def test_both_objectives_see_the_same_data():
+    standard = replace(PRESET, objective="standard")
+    tokens = stream()
+    batches = [PackedRows(tokens, preset, EOS).batch(3) for preset in (PRESET, standard)]
+    assert torch.equal(batches[0].input_ids_BT, batches[1].input_ids_BT)
+    emo, std = new_model(), new_model(standard)
+    assert all(torch.equal(a, b) for a, b in zip(emo.parameters(), std.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("objective", ["emo", "standard", "dense"])
+def test_the_loss_falls(objective):
+    preset = replace(PRESET, objective=objective, steps=60)
+    model = new_model(preset)
+    optimizer, rows = make_optimizer(model, preset), PackedRows(stream(), preset, EOS)
+    losses = [train_step(model, optimizer, rows.batch(s), preset, s)["loss"] for s in range(60)]
+    assert np.mean(losses[-5:]) < losses[0] - 1.0
+
+
+def test_the_learning_rate_warms_up_and_decays_to_a_tenth():
+    rates = [learning_rate(PRESET, step) for step in range(PRESET.steps + 1)]
+    assert rates[0] == pytest.approx(PRESET.learning_rate / 3)
+    assert max(rates) == rates[2] == PRESET.learning_rate
+    assert rates[-1] == pytest.approx(PRESET.learning_rate / 10)
+
+
+def test_a_corpus_shorter_than_one_step_and_an_unknown_preset_are_refused():
+    with pytest.raises(ValueError, match="less than one step"):
+        PackedRows(stream(100), PRESET, EOS)
+    with pytest.raises(ValueError, match="no preset 'giga'"):
+        find_preset("giga", "emo")
