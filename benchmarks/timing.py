@@ -1,0 +1,26 @@
+"""Time several callables in turn, in one process, and print medians and ratios."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+
+def interleaved(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each side; the sides take turns, so that load falls on all alike."""
+    for run in sides.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, run in sides.items():
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def report(title: str, medians: dict[str, float], ours: str) -> None:
+    """One line a side: median and how many times as fast ours is."""
+    print(title)
+    for name, seconds in medians.items():
+        ratio = seconds / medians[ours]
+        print(f"  {name:<44} {seconds * 1e3:9.2f} ms   ours is {ratio:5.2f}x as fast")

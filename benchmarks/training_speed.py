@@ -1,0 +1,73 @@
+"""Training throughput of the nano preset: python -m benchmarks.training_speed
+
+One optimiser step of our trainer against the same step of transformers' OLMoE of the same sizes,
+in turn, in one process. OLMoE runs in the faster of fp32 and bf16 autocast with its best experts
+implementation on a CPU; both are printed.
+"""
+
+from collections.abc import Callable
+
+import click
+import numpy as np
+import torch
+
+from benchmarks.peers import olmoe_of_the_same_sizes
+from benchmarks.timing import interleaved, report
+from model.modeling import EmoForCausalLM
+from model.train.batches import Batch, PackedRows
+from model.train.loop import make_optimizer, train_step
+from model.train.presets import NANO
+
+EOS = 0
+
+
+@click.command()
+@click.option("--rounds", default=5)
+@click.option("--threads", default=1)
+def main(rounds: int, threads: int) -> None:
+    """Print medians, ratios and tokens a second."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    tokens = np.random.default_rng(0).integers(2, 4096, 2_000_000).astype(np.uint16)
+    tokens[::500] = EOS
+    batch = PackedRows(tokens, NANO, EOS).batch(0)
+    sides = {"ours": _ours(batch)}
+    for dtype in ("bf16", "fp32"):
+        for implementation in ("grouped_mm", "eager"):
+            sides[f"transformers OLMoE, {implementation}, {dtype}"] = _olmoe(
+                batch, implementation, dtype == "bf16"
+            )
+    medians = interleaved(sides, rounds)
+    report(f"One step of {NANO.tokens_per_step:,} tokens", medians, "ours")
+    for name, seconds in medians.items():
+        print(f"  {name:<44} {NANO.tokens_per_step / seconds:9.0f} tokens/s")
+
+
+def _ours(batch: Batch) -> Callable[[], object]:
+    model = EmoForCausalLM(NANO.model_config(EOS, 1))
+    optimizer = make_optimizer(model, NANO)
+    return lambda: train_step(model, optimizer, batch, NANO, 0)
+
+
+def _olmoe(batch: Batch, implementation: str, bf16: bool) -> Callable[[], object]:
+    model = olmoe_of_the_same_sizes(NANO.model_config(EOS, 1), implementation).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out = model(
+                input_ids=batch.input_ids_BT,
+                labels=batch.input_ids_BT,
+                use_cache=False,
+                output_router_logits=True,
+            )
+        optimizer.zero_grad(set_to_none=True)
+        out.loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
