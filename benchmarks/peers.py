@@ -9,6 +9,18 @@ from transformers.integrations.moe import ExpertsInterface
 from model.config import EmoConfig
 
 
+SAME = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_experts",
+    "num_experts_per_tok",
+    "max_position_embeddings",
+)
+
+
 def expert_loop(
     self: torch.nn.Module, hidden_NH: Tensor, ids_NK: Tensor, weights_NK: Tensor
 ) -> Tensor:
@@ -28,18 +40,9 @@ ExpertsInterface.register("expert_loop", expert_loop)
 
 def olmoe_of_the_same_sizes(config: EmoConfig, implementation: str) -> OlmoeForCausalLM:
     """transformers' OLMoE with our geometry (it has QK-norm and no shared expert)."""
-    same = [
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_experts",
-        "num_experts_per_tok",
-        "max_position_embeddings",
-    ]
+    same = {name: getattr(config, name) for name in SAME}
     olmoe = OlmoeConfig(
-        **{name: getattr(config, name) for name in same},
+        **same,
         pad_token_id=config.pad_token_id,
         eos_token_id=config.eos_token_id,
         experts_implementation=implementation,
