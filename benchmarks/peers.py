@@ -8,7 +8,6 @@ from transformers.integrations.moe import ExpertsInterface
 
 from model.config import EmoConfig
 
-
 SAME = (
     "vocab_size",
     "hidden_size",
