@@ -88,11 +88,11 @@ def padded_bmm(x_NH: Tensor, w13: Tensor, w2: Tensor, s_NK: Tensor, ids_NK: Tens
     """Every expert padded to the busiest routed one; the shared expert runs densely."""
     routed_ids = ids_NK[:, :-1]
     slots = sort_slots(routed_ids, E - 1)
-    starts = torch.tensor([0, *slots.ends[:-1]])
-    counts = torch.tensor(slots.ends) - starts
+    counts = torch.tensor(slots.sizes[:-1])
+    starts = counts.cumsum(0) - counts
     width = int(counts.max())
     offset = torch.arange(width)
-    row = torch.where(offset < counts[:, None], starts[:, None] + offset, slots.ends[-1])
+    row = torch.where(offset < counts[:, None], starts[:, None] + offset, int(counts.sum()))
     slot_EW = slots.slot_of_row_P[row]
     x_pad = F.pad(x_NH, (0, 0, 0, 1))
     gate, up = torch.bmm(x_pad[slot_EW // (K - 1)], w13[:-1].transpose(1, 2)).chunk(2, -1)

@@ -26,7 +26,7 @@ class SortedSlots(NamedTuple):
 
     row_of_slot_S: Tensor  # row of each slot; dropped slots point at the last row, which is zero
     slot_of_row_P: Tensor  # slot of each row; padding rows point at slot S
-    ends: list[int]  # end row of each expert's group
+    sizes: list[int]  # rows of each expert's group, padding included, then 1 for the zero row
 
 
 def sort_slots(expert_ids_NK: Tensor, num_experts: int, multiple: int = 1) -> SortedSlots:
@@ -38,7 +38,7 @@ def sort_slots(expert_ids_NK: Tensor, num_experts: int, multiple: int = 1) -> So
     counts = torch.bincount(bucket_S, minlength=num_experts + 1)[:num_experts]
     padded = (counts + multiple - 1) // multiple * multiple
     ends = padded.cumsum(0)
-    shift = torch.cat([ends - padded - (counts.cumsum(0) - counts), ends.new_zeros(1)])
+    shift = F.pad(ends - padded - (counts.cumsum(0) - counts), (0, 1))
     order = bucket_S.argsort(stable=True)
     num_rows = int(ends[-1]) + 1
     row = torch.arange(num_slots) + shift[bucket_S[order]]
@@ -46,31 +46,31 @@ def sort_slots(expert_ids_NK: Tensor, num_experts: int, multiple: int = 1) -> So
     row_of_slot_S = torch.empty_like(order).scatter_(0, order, row)
     slot_of_row_P = torch.full((num_rows,), num_slots).scatter_(0, row, order)
     slot_of_row_P[-1] = num_slots
-    return SortedSlots(row_of_slot_S, slot_of_row_P, ends.tolist())
+    return SortedSlots(row_of_slot_S, slot_of_row_P, [*padded.tolist(), 1])
 
 
 def _per_expert_product(
-    rows_PA: Tensor, weight_EAC: Sequence[Tensor], ends: list[int], C: int
+    rows_PA: Tensor, weight_EAC: Sequence[Tensor], sizes: list[int], C: int
 ) -> Tensor:
     """rows of expert e times weight e, for all experts: [P, C]; the last (spare) row is zero."""
     out_PC = rows_PA.new_empty(rows_PA.shape[0], C)
-    start = 0
-    for weight_AC, end in zip(weight_EAC, ends, strict=True):
-        if end > start:
-            torch.mm(rows_PA[start:end], weight_AC, out=out_PC[start:end])
-        start = end
-    out_PC[start:] = 0
+    # One split makes all views at once: slicing in the loop would cost as much as the products.
+    groups = zip(sizes, rows_PA.split(sizes), out_PC.split(sizes), strict=True)
+    for weight_AC, (size, rows, out) in zip(weight_EAC, groups, strict=False):
+        if size:
+            torch.mm(rows, weight_AC, out=out)
+    out_PC[-1] = 0
     return out_PC
 
 
-def _per_expert_gradient(left_PA: Tensor, right_PC: Tensor, ends: list[int]) -> Tensor:
+def _per_expert_gradient(left_PA: Tensor, right_PC: Tensor, sizes: list[int]) -> Tensor:
     """left_e^T @ right_e for every expert e: float32 [E, A, C]; zero for experts without rows."""
-    out_EAC = torch.zeros(len(ends), left_PA.shape[1], right_PC.shape[1], dtype=torch.float32)
-    start = 0
-    for e, end in enumerate(ends):
-        if end > start:
-            out_EAC[e] = left_PA[start:end].t() @ right_PC[start:end]
-        start = end
+    shape = (len(sizes) - 1, left_PA.shape[1], right_PC.shape[1])
+    out_EAC = torch.zeros(shape, dtype=torch.float32)
+    groups = zip(sizes[:-1], left_PA.split(sizes), right_PC.split(sizes), strict=False)
+    for e, (size, left, right) in enumerate(groups):
+        if size:
+            out_EAC[e] = left.t() @ right
     return out_EAC
 
 
@@ -91,37 +91,37 @@ class _SortedExperts(torch.autograd.Function):
         slots = sort_slots(ids_NK, w13_EJH.shape[0], _row_multiple(x_NH.dtype))
         x_PH = _gather_rows(x_NH, slots.slot_of_row_P, K)
         h_PJ = _per_expert_product(
-            x_PH, w13_EJH.transpose(1, 2).unbind(0), slots.ends, w13_EJH.shape[1]
+            x_PH, w13_EJH.transpose(1, 2).unbind(0), slots.sizes, w13_EJH.shape[1]
         )
         gate_PI, up_PI = h_PJ.chunk(2, -1)
         s_P1 = F.pad(s_NK.reshape(-1), (0, 1))[slots.slot_of_row_P].unsqueeze(1).to(x_NH.dtype)
         sa_PI = F.silu(gate_PI).mul_(up_PI).mul_(s_P1)
         y_PH = _per_expert_product(
-            sa_PI, w2_EHI.transpose(1, 2).unbind(0), slots.ends, w2_EHI.shape[1]
+            sa_PI, w2_EHI.transpose(1, 2).unbind(0), slots.sizes, w2_EHI.shape[1]
         )
         ctx.save_for_backward(x_PH, w13_EJH, w2_EHI, h_PJ, s_P1, *slots[:2])
-        ctx.ends, ctx.shape, ctx.s_dtype = slots.ends, (N, K), s_NK.dtype
+        ctx.sizes, ctx.shape, ctx.s_dtype = slots.sizes, (N, K), s_NK.dtype
         return _sum_slots(y_PH, slots.row_of_slot_S, N, K)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout_NH: Tensor) -> tuple[Tensor | None, ...]:
         x_PH, w13_EJH, w2_EHI, h_PJ, s_P1, row_of_slot_S, slot_of_row_P = ctx.saved_tensors
-        (N, K), ends = ctx.shape, ctx.ends
+        (N, K), sizes = ctx.shape, ctx.sizes
         dy_PH = _gather_rows(dout_NH.to(x_PH.dtype), slot_of_row_P, K)
         gate_PI, up_PI = h_PJ.chunk(2, -1)
         sigmoid_PI = gate_PI.sigmoid()
         silu_PI = gate_PI * sigmoid_PI
         a_PI = silu_PI * up_PI
-        dsa_PI = _per_expert_product(dy_PH, w2_EHI.unbind(0), ends, a_PI.shape[1])
+        dsa_PI = _per_expert_product(dy_PH, w2_EHI.unbind(0), sizes, a_PI.shape[1])
         ds_P = (dsa_PI * a_PI).sum(-1, dtype=torch.float32)
-        dw2_EHI = _per_expert_gradient(dy_PH, a_PI.mul_(s_P1), ends)
+        dw2_EHI = _per_expert_gradient(dy_PH, a_PI.mul_(s_P1), sizes)
         da_PI = dsa_PI.mul_(s_P1)
         dup_PI = da_PI * silu_PI
         dsilu_PI = sigmoid_PI + silu_PI * (1 - sigmoid_PI)
         dh_PJ = torch.cat([da_PI * up_PI * dsilu_PI, dup_PI], -1)
-        dw13_EJH = _per_expert_gradient(dh_PJ, x_PH, ends)
-        dx_PH = _per_expert_product(dh_PJ, w13_EJH.unbind(0), ends, x_PH.shape[1])
+        dw13_EJH = _per_expert_gradient(dh_PJ, x_PH, sizes)
+        dx_PH = _per_expert_product(dh_PJ, w13_EJH.unbind(0), sizes, x_PH.shape[1])
         dx_NH = _sum_slots(dx_PH, row_of_slot_S, N, K)
         ds_NK = ds_P[row_of_slot_S].view(N, K).to(ctx.s_dtype)
         dw13_EJH, dw2_EHI = dw13_EJH.to(w13_EJH.dtype), dw2_EHI.to(w2_EHI.dtype)

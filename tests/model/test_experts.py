@@ -79,7 +79,7 @@ def test_two_runs_are_equal_bit_for_bit():
 def test_padding_keeps_groups_apart():
     ids = torch.tensor([[2, 0], [2, 2], [0, 9]])
     slots = sort_slots(ids, 4, multiple=4)
-    assert slots.ends == [4, 4, 8, 8]
+    assert slots.sizes == [4, 0, 4, 0, 1]
     assert slots.slot_of_row_P.tolist() == [1, 4, 6, 6, 0, 2, 3, 6, 6]
     assert slots.row_of_slot_S.tolist() == [4, 0, 5, 6, 1, 8]
 

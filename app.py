@@ -1,0 +1,6 @@
+"""Home page of EMO Viz. Run: python -m streamlit run app.py"""
+
+from emo_viz.ui import chrome, home
+
+chrome.page("EMO Viz")
+home.show()

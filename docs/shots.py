@@ -1,0 +1,84 @@
+"""Screenshots of the real app with its bundled assets.
+
+make docs-shots                                          docs/images/*.png, for the README
+PYTHONPATH=tests/browser python docs/shots.py --check shots   every page at two widths, both themes
+"""
+
+import io
+from pathlib import Path
+
+import click
+import harness
+from PIL import Image
+from playwright.sync_api import Browser, Page
+
+IMAGES = Path(__file__).parent / "images"
+MAX_BYTES = 300_000
+HEIGHT = 900
+WIDTHS = (1440, 900)
+SCHEMES = ("light", "dark")
+# Streamlit scrolls inside this element, so the window has to grow to show all of it.
+CONTENT_HEIGHT = "document.querySelector('[data-testid=\"stMain\"]').scrollHeight"
+
+
+def readme_images(browser: Browser, url: str) -> None:
+    """The first screen of every page, as the README shows it."""
+    for address in harness.addresses():
+        with harness.new_page(browser) as page:
+            harness.visit(page, f"{url}/{address}")
+            _write(IMAGES / f"{_file_name(address)}.png", _small_png(page))
+
+
+def check_images(browser: Browser, url: str, folder: Path) -> None:
+    """Every page from top to bottom, at each width and in each theme."""
+    for address in harness.addresses():
+        for width in WIDTHS:
+            for scheme in SCHEMES:
+                with harness.new_page(browser, width, scheme=scheme) as page:
+                    harness.visit(page, f"{url}/{address}")
+                    _show_all(page, width)
+                    name = f"{_file_name(address)}-{width}-{scheme}.png"
+                    _write(folder / name, page.screenshot())
+
+
+def _show_all(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": page.evaluate(CONTENT_HEIGHT)})
+    harness.settle(page)
+
+
+def _file_name(address: str) -> str:
+    return address.lower().replace("_", "-") or "home"
+
+
+def _small_png(page: Page) -> bytes:
+    """A screenshot of at most MAX_BYTES; ValueError if even 256 colours do not make it fit."""
+    shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    for image in (shot, shot.quantize(256)):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", optimize=True)
+        if buffer.tell() <= MAX_BYTES:
+            return buffer.getvalue()
+    raise ValueError(f"A screenshot has {buffer.tell():,} bytes; at most {MAX_BYTES:,} may be.")
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+    click.echo(f"{path} {len(content) / 1000:.0f} kB")
+
+
+@click.command()
+@click.option("--check", type=click.Path(file_okay=False, path_type=Path), help="Folder to fill.")
+def main(check: Path | None) -> None:
+    """Take the README's screenshots, or with --check DIR every page in every look."""
+    with harness.serve(None) as server, harness.launch() as browser:
+        if check is None:
+            readme_images(browser, server.url)
+        else:
+            check_images(browser, server.url, check)
+
+
+if __name__ == "__main__":
+    main()

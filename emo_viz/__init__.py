@@ -1,0 +1,1 @@
+"""EMO Viz: from a model, through its recorded routing, to figures and pages."""

@@ -1,0 +1,1 @@
+"""Pure functions over traces, recordings and tables; no figures, no pages."""

@@ -1,0 +1,334 @@
+"""Measuring subset curves: choose experts on calibration documents, lose nats on held-out ones.
+
+`measure` does one (model, domain); `python -m emo_viz curves` and the ablation page call it and
+`analysis/curves.py` does the arithmetic. A Part, what it returns, is plain data that JSON can hold.
+
+Shapes: L layers, R routed experts, D documents.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from emo_viz.analysis.curves import (
+    COLUMNS,
+    FORMAT,
+    FORMAT_VERSION,
+    FULL,
+    GREEDY,
+    METHODS,
+    OTHER_DOMAIN,
+    RANDOM,
+    ROUTER_PROBABILITY,
+    Curves,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from model.config import EmoConfig
+    from model.modeling import EmoForCausalLM
+    from model.subset import ExpertSubset
+
+MAX_TOKENS = 256  # of a document, EOS included: the context that the nano pair was trained with
+MAX_CALIBRATION = 16
+RANDOM_SEEDS = 5
+BATCH_TOKENS = 1024  # fastest on a CPU: the logits of larger batches fall out of its caches
+GUARDED_DOCUMENTS = 8  # so that a visitor waits for a fraction of a second, not for a whole curve
+
+Guard = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Named documents of one domain as token ids, EOS first."""
+
+    domain: str
+    ids: tuple[str, ...]
+    documents: tuple[NDArray[np.int64], ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One cell of a curve: how the experts are chosen, how many stay, which random draw."""
+
+    method: str
+    keep_k: int
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to measure for one domain: chosen on `calibration`, evaluated on `held_out`.
+
+    `other` is the calibration of another domain, for the cuts of method other_domain.
+    """
+
+    calibration: Texts
+    held_out: Texts
+    other: Texts | None
+    cuts: tuple[Cut, ...]
+
+    def fingerprint(self, model: str) -> str:
+        """Names the result by all it depends on; `model` is a digest of the weights."""
+        state = hashlib.sha256(repr((model, self.cuts)).encode())
+        for texts in (self.calibration, self.held_out, self.other):
+            for name, document in zip(texts.ids, texts.documents, strict=True) if texts else ():
+                state.update(name.encode() + document.tobytes())
+        return state.hexdigest()
+
+
+@dataclass(frozen=True)
+class Part:
+    """The curves of one model on one domain.
+
+    losses[c] are the summed nats of the D held-out documents under cuts[c]; tokens [D]; ranking
+    [L, R] lists routed experts by falling router probability on the calibration documents;
+    greedy maps a keep-k to the kept experts of every layer.
+    """
+
+    domain: str
+    cuts: list[tuple[str, int, int]]
+    documents: list[str]
+    tokens: list[int]
+    losses: list[list[float]]
+    ranking: list[list[int]]
+    greedy: dict[str, list[list[int]]]
+
+    def rows(self, model: str) -> pd.DataFrame:
+        """The rows of curves.parquet for this part."""
+        count, cells = len(self.documents), len(self.cuts)
+        method, keep_k, seed = zip(*self.cuts, strict=True)
+        columns = {
+            "model": model,
+            "domain": self.domain,
+            "method": np.repeat(method, count),
+            "keep_k": np.repeat(np.array(keep_k, np.int16), count),
+            "seed": np.repeat(np.array(seed, np.int16), count),
+            "document": np.tile(self.documents, cells),
+            "loss_sum": np.concatenate(self.losses).astype(np.float32),
+            "tokens": np.tile(np.array(self.tokens, np.int32), cells),
+        }
+        categories = dict.fromkeys(("model", "domain", "method", "document"), "category")
+        return pd.DataFrame(columns).astype(categories)
+
+
+def check_disjoint(documents: pd.DataFrame, calibration: pd.DataFrame) -> None:
+    """Raises ValueError if a calibration document, or another part of its parent, is evaluated."""
+    for column in ("id", "parent"):
+        given = calibration[column].dropna().astype(str)
+        shared = set(given[given != ""]) & set(documents[column].dropna().astype(str))
+        if shared:
+            raise ValueError(
+                f"{len(shared)} calibration documents are evaluation documents too (same {column} "
+                f"{min(shared)!r}); take them out of one of the two files."
+            )
+
+
+def other_domains(domains: Sequence[str]) -> dict[str, str]:
+    """A fixed derangement: every domain's partner is half the sorted list away.
+
+    Half the list, not the next name, because neighbours in the alphabet are often kin.
+    """
+    names = sorted(domains)
+    half = len(names) // 2
+    return dict(zip(names, names[half:] + names[:half], strict=True)) if half else {}
+
+
+def plan_cuts(
+    config: "EmoConfig", keep: Sequence[int], methods: Sequence[str], random_seeds: int
+) -> tuple[Cut, ...]:
+    """The full model once, then every method at every keep-k below the number of experts.
+
+    Raises ValueError for an unknown method or a keep-k out of range.
+    """
+    from model.subset import check_keep_k
+
+    if unknown := set(methods) - set(METHODS):
+        raise ValueError(f"There is no method {min(unknown)!r}; choose of {', '.join(METHODS)}.")
+    cuts = [Cut(FULL, config.num_experts)]
+    for keep_k in sorted(set(keep) - {config.num_experts}):
+        check_keep_k(config, keep_k)
+        for method in methods:
+            seeds = random_seeds if method == RANDOM else 1
+            cuts += [Cut(method, keep_k, seed) for seed in range(seeds)]
+    return tuple(cuts)
+
+
+def tokenise(
+    rows: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", max_tokens: int = MAX_TOKENS
+) -> dict[str, Texts]:
+    """The documents of each domain, in the order of the rows. rows: id, domain, text."""
+    from model.inference import encode
+
+    texts = {}
+    for domain, group in rows.groupby("domain", observed=True):
+        documents = tuple(encode(tokenizer, text, max_tokens).token_ids for text in group["text"])
+        texts[str(domain)] = Texts(str(domain), tuple(group["id"].astype(str)), documents)
+    return texts
+
+
+def plan_tasks(
+    held_out: dict[str, Texts], calibration: dict[str, Texts], cuts: tuple[Cut, ...]
+) -> list[Task]:
+    """A task for every held-out domain, each with at most MAX_CALIBRATION calibration documents.
+
+    Raises ValueError if a domain has no calibration documents, or other_domain has no partner.
+    """
+    if missing := set(held_out) - set(calibration):
+        raise ValueError(
+            f"The domain {min(missing)} has no calibration documents; add some to the "
+            "calibration file."
+        )
+    partners = other_domains(list(held_out))
+    if not partners and any(cut.method == OTHER_DOMAIN for cut in cuts):
+        raise ValueError("The method other_domain needs at least two domains; leave it out.")
+    few = {name: first_texts(calibration[name]) for name in held_out}
+    return [
+        Task(few[name], texts, few.get(partners.get(name, "")), cuts)
+        for name, texts in held_out.items()
+    ]
+
+
+def first_texts(texts: Texts) -> Texts:
+    """At most MAX_CALIBRATION documents: what a subset is chosen from."""
+    return Texts(texts.domain, texts.ids[:MAX_CALIBRATION], texts.documents[:MAX_CALIBRATION])
+
+
+def rank_experts(model: "EmoForCausalLM", calibration: Texts) -> NDArray[np.int64]:
+    """Routed experts of every layer by falling mean router probability: [L, R], one pass."""
+    from model.subset import expert_scores
+
+    scores_LR = expert_scores(model, calibration.documents)
+    return np.argsort(-scores_LR, axis=1, kind="stable")
+
+
+def ranked_subset(
+    ranking_LR: NDArray[np.int64], keep_k: int, config: "EmoConfig", calibration_ids: Sequence[str]
+) -> "ExpertSubset":
+    """The subset of the first experts of a ranking. Raises ValueError for a keep-k out of range."""
+    from model.subset import subset_from_scores
+
+    scores_LR = -np.argsort(ranking_LR, axis=1)
+    return subset_from_scores(scores_LR, keep_k, config, ROUTER_PROBABILITY, calibration_ids)
+
+
+def measure(
+    model: "EmoForCausalLM",
+    task: Task,
+    guard: Guard = nullcontext,
+    step: Callable[[], None] = lambda: None,
+) -> Part:
+    """Measure every cut of a task.
+
+    guard() is held around a few documents at a time; step() is called after each cut, outside
+    the guard, and may raise to stop.
+    """
+    with guard():
+        ranking = rank_experts(model, task.calibration)
+        needs_other = any(cut.method == OTHER_DOMAIN for cut in task.cuts)
+        other = rank_experts(model, task.other) if needs_other and task.other else None
+    losses, greedy = [], {}
+    for cut in task.cuts:
+        with guard():
+            subset = _choose(model, task, cut, ranking, other)
+        losses.append(_loss_sums(model, task.held_out, subset, guard))
+        if cut.method == GREEDY:
+            greedy[str(cut.keep_k)] = [list(layer) for layer in subset.experts]
+        step()
+    return Part(
+        domain=task.held_out.domain,
+        cuts=[(cut.method, cut.keep_k, cut.seed) for cut in task.cuts],
+        documents=list(task.held_out.ids),
+        tokens=[len(document) - 1 for document in task.held_out.documents],
+        losses=losses,
+        ranking=ranking.tolist(),
+        greedy=greedy,
+    )
+
+
+def _choose(
+    model: "EmoForCausalLM",
+    task: Task,
+    cut: Cut,
+    ranking: NDArray[np.int64],
+    other: NDArray[np.int64] | None,
+) -> "ExpertSubset":
+    from model.subset import full_subset, random_subset, select_experts
+
+    config = model.config
+    if cut.method == FULL:
+        return full_subset(config)
+    if cut.method == RANDOM:
+        return random_subset(config, cut.keep_k, cut.seed)
+    if cut.method == GREEDY:
+        return select_experts(
+            model, task.calibration.documents, cut.keep_k, "greedy", task.calibration.ids
+        )
+    if cut.method == OTHER_DOMAIN:
+        assert other is not None and task.other is not None
+        return ranked_subset(other, cut.keep_k, config, task.other.ids)
+    return ranked_subset(ranking, cut.keep_k, config, task.calibration.ids)
+
+
+def _loss_sums(
+    model: "EmoForCausalLM", texts: Texts, subset: "ExpertSubset", guard: Guard
+) -> list[float]:
+    from model.inference import document_losses
+    from model.subset import apply_subset
+
+    sums: list[float] = []
+    for first in range(0, len(texts.documents), GUARDED_DOCUMENTS):
+        with guard(), apply_subset(model, subset):
+            some = texts.documents[first : first + GUARDED_DOCUMENTS]
+            losses = document_losses(model, some, BATCH_TOKENS)
+        sums += [float(np.nansum(loss, dtype=np.float64)) for loss in losses]
+    return sums
+
+
+def collect(
+    parts: Mapping[str, Sequence[Part]], tasks: Sequence[Task], about: dict[str, Any]
+) -> Curves:
+    """The parts of every model (by objective) as one set of curves.
+
+    about: num_experts, num_experts_per_tok and `models`, which names the weights measured.
+    """
+    rows = pd.concat([part.rows(model) for model, found in parts.items() for part in found])
+    rows = rows.astype(dict.fromkeys(("model", "domain", "method", "document"), "category"))
+    domains = {
+        task.held_out.domain: {
+            "calibration": list(task.calibration.ids),
+            "other": task.other.domain if task.other else None,
+        }
+        for task in tasks
+    }
+    info = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        **about,
+        "domains": domains,
+        "ranking": {m: {part.domain: part.ranking for part in parts[m]} for m in parts},
+        "greedy": {m: {part.domain: part.greedy for part in parts[m]} for m in parts},
+    }
+    return Curves(rows.sort_values(COLUMNS[:6], ignore_index=True), info)
+
+
+def shared_share(
+    kept: Sequence[Sequence[int]], ranking_LR: NDArray[np.int64], num_routed: int
+) -> float:
+    """Share of a subset's routed experts that are also among the first of a ranking.
+
+    kept: ids of each layer; as many of the ranking count as the subset keeps routed experts.
+    Mean over layers.
+    """
+    shares = []
+    for experts, ranked in zip(kept, ranking_LR, strict=True):
+        routed = {expert for expert in experts if expert < num_routed}
+        shares.append(len(routed & set(ranked[: len(routed)].tolist())) / len(routed))
+    return float(np.mean(shares))

@@ -1,0 +1,323 @@
+"""Subset curves: what a model loses when only some experts of every layer are kept.
+
+Pure functions over the table that `python -m emo_viz curves` writes: one row per (model, domain,
+method, keep_k, seed, document) with the summed held-out loss and the number of predicted tokens.
+
+Conventions: a loss is in nats a token. An increase is the loss with a subset minus the loss of
+the same model with all experts on the same documents: token-weighted inside a domain, then the
+plain mean over domains. Intervals are 95 % percentile intervals over bootstrap resamples of the
+documents, drawn inside each domain; every model and method sees the same resamples, so a ratio of
+two of them is paired.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from emo_viz.analysis.bootstrap import Interval, percentile_interval, resample_counts
+
+FORMAT = "emo-viz-curves"
+FORMAT_VERSION = 1
+FULL = "full"
+ROUTER_PROBABILITY = "router_probability"
+GREEDY = "greedy"
+RANDOM = "random"
+OTHER_DOMAIN = "other_domain"
+METHODS = (ROUTER_PROBABILITY, GREEDY, RANDOM, OTHER_DOMAIN)
+EMO = "emo"
+STANDARD = "standard"
+CELL = ["model", "method", "keep_k", "seed"]
+COLUMNS = ["model", "domain", "method", "keep_k", "seed", "document", "loss_sum", "tokens"]
+DRAWS = 1000
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Measured curves: the table, and in `info` how every point was made (curves.json)."""
+
+    rows: pd.DataFrame
+    info: dict[str, Any]
+
+    def of_domain(self, domain: str | None) -> pd.DataFrame:
+        """The rows of one domain, or of all domains for None."""
+        return self.rows if domain is None else self.rows[self.rows["domain"] == domain]
+
+
+class Cell(NamedTuple):
+    """One column of measurements; a point of a curve is all seeds of (model, method, keep_k)."""
+
+    model: str
+    method: str
+    keep_k: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Losses laid out for arithmetic over C cells.
+
+    tokens[d] is [D] and loss[d] is [D, C] (summed nats) for the D documents of domain d.
+    full[c] is the cell of the same model with all experts.
+    """
+
+    keys: tuple[Cell, ...]
+    tokens: tuple[Array, ...]
+    loss: tuple[Array, ...]
+    full: Indices
+
+    @property
+    def documents(self) -> int:
+        return sum(map(len, self.tokens))
+
+    def find(self, model: str, method: str, keep_k: int) -> Indices:
+        """Cells (one a seed) of a point; at all experts the full model, whatever the method.
+
+        Raises ValueError if the point was not measured.
+        """
+        methods = (method, FULL)
+        found = [
+            c
+            for c, key in enumerate(self.keys)
+            if key.model == model and key.keep_k == keep_k and key.method in methods
+        ]
+        if not found:
+            raise ValueError(
+                f"The curves hold no {method} point of the {model} model at {keep_k} experts; "
+                "measure it with `python -m emo_viz curves --keep`."
+            )
+        return np.array(found)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What the home page says about one keep-k: increases in nats a token over all domains."""
+
+    keep_k: int
+    num_experts: int
+    domains: int
+    documents: int
+    tokens: int
+    emo: Interval
+    standard: Interval
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"On {self.documents:,} held-out documents of {self.domains} domains "
+            f"({self.tokens:,} tokens), EMO keeps {likelihood_kept(self.emo.mean):.0%} of its "
+            f"likelihood a token with {self.keep_k} of {self.num_experts} experts; the standard "
+            f"MoE keeps {likelihood_kept(self.standard.mean):.0%}."
+        )
+
+
+def read_curves(path: Path) -> Curves:
+    """Read curves.parquet and the curves.json beside it.
+
+    Raises ValueError if either is missing, damaged, or of another format version.
+    """
+    try:
+        info = json.loads(path.with_suffix(".json").read_text())
+        rows = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"There are no readable curves at {path}; write them with `python -m emo_viz curves`."
+        ) from error
+    if (info.get("format"), info.get("format_version")) != (FORMAT, FORMAT_VERSION):
+        raise ValueError(
+            f"{path} is not of curve format {FORMAT_VERSION}; write it again with "
+            "`python -m emo_viz curves`."
+        )
+    if missing := set(COLUMNS) - set(rows.columns):
+        raise ValueError(f"{path} lacks the column {min(missing)}; write the curves again.")
+    return Curves(rows, info)
+
+
+def write_curves(curves: Curves, path: Path) -> None:
+    """Write the table to `path` and its info beside it, each whole or not at all."""
+    table, info = (path.with_suffix(suffix + ".partial") for suffix in (".parquet", ".json"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    curves.rows.to_parquet(table, index=False, compression="zstd")
+    info.write_text(json.dumps(curves.info, separators=(",", ":")))
+    table.replace(path)
+    info.replace(path.with_suffix(".json"))
+
+
+def likelihood_kept(increase: float) -> float:
+    """Share of a token's likelihood (geometric mean) that is left after an increase in nats."""
+    return float(np.exp(-increase))
+
+
+def layout(rows: pd.DataFrame) -> Cells:
+    """Lay rows out by domain and cell.
+
+    Raises ValueError if a cell lacks a document or a model lacks its full-model loss: points of
+    one curve would then be means over different documents.
+    """
+    tokens, tables = [], list[pd.DataFrame]()
+    plain = rows.astype({"model": str, "method": str, "domain": str, "document": str})
+    for domain, group in plain.groupby("domain"):
+        table = group.pivot(index="document", columns=CELL, values="loss_sum").sort_index(axis=1)
+        tables.append(table)
+        if table.isna().to_numpy().any() or not table.columns.equals(tables[0].columns):
+            raise ValueError(
+                f"The curves of {domain} are not measured on the same documents for every model "
+                "and method; measure them again with `python -m emo_viz curves`."
+            )
+        tokens.append(group.groupby("document")["tokens"].first().to_numpy(np.float64))
+    if not tables:
+        raise ValueError("The curves hold no rows; measure them with `python -m emo_viz curves`.")
+    columns: list[Any] = tables[0].columns.tolist()
+    keys = tuple(Cell(m, how, int(k), int(seed)) for m, how, k, seed in columns)
+    loss = tuple(table.to_numpy(np.float64) for table in tables)
+    return Cells(keys, tuple(tokens), loss, _full_cells(keys))
+
+
+def _full_cells(keys: Sequence[Cell]) -> Indices:
+    full = {key.model: c for c, key in enumerate(keys) if key.method == FULL}
+    if missing := {key.model for key in keys} - set(full):
+        raise ValueError(
+            f"The curves of the {min(missing)} model lack its full-model loss; measure them again."
+        )
+    return np.array([full[key.model] for key in keys])
+
+
+def mean_losses(cells: Cells) -> Array:
+    """Loss of every cell [C] in nats a token: token-weighted in a domain, mean over domains."""
+    pairs = zip(cells.loss, cells.tokens, strict=True)
+    means: Array = np.mean([loss.sum(axis=0) / tokens.sum() for loss, tokens in pairs], axis=0)
+    return means
+
+
+def resampled_losses(cells: Cells, draws: int = DRAWS) -> Array:
+    """`mean_losses` of `draws` bootstrap resamples of the documents: [draws, C]."""
+    total = np.zeros((draws, len(cells.keys)))
+    for domain, (loss, tokens) in enumerate(zip(cells.loss, cells.tokens, strict=True)):
+        blocks = resample_counts(len(tokens), draws, seed=domain)
+        total += np.concatenate([(n @ loss) / (n @ tokens)[:, None] for n in blocks])
+    return total / len(cells.tokens)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Curves ready for many questions: laid out, averaged and resampled once.
+
+    loss is [C] and drawn is [draws, C], both in nats a token.
+    """
+
+    cells: Cells
+    loss: Array
+    drawn: Array
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, draws: int = DRAWS) -> "Measured":
+        """Raises ValueError as `layout` does."""
+        cells = layout(rows)
+        return cls(cells, mean_losses(cells), resampled_losses(cells, draws))
+
+    @property
+    def documents(self) -> int:
+        return self.cells.documents
+
+    @property
+    def tokens(self) -> int:
+        return int(sum(tokens.sum() for tokens in self.cells.tokens))
+
+    def table(self) -> pd.DataFrame:
+        """One row per (model, method, keep_k), in this order.
+
+        loss and increase in nats a token (mean over seeds), with _low and _high (interval over
+        documents) and _min and _max (least and greatest seed: the band of random subsets), seeds,
+        documents, tokens.
+        """
+        points = dict.fromkeys(key[:3] for key in self.cells.keys)
+        rows = [
+            dict(zip(CELL, point, strict=False)) | self._columns(self.cells.find(*point))
+            for point in points
+        ]
+        return pd.DataFrame(rows).assign(documents=self.documents, tokens=self.tokens)
+
+    def _columns(self, at: Indices) -> dict[str, float]:
+        full = self.cells.full[at]
+        views = {
+            "loss": (self.loss[at], self.drawn[:, at]),
+            "increase": (self.loss[at] - self.loss[full], self.drawn[:, at] - self.drawn[:, full]),
+        }
+        columns: dict[str, float] = {"seeds": len(at)}
+        for name, (values, drawn) in views.items():
+            span = self._interval(values.mean(), drawn.mean(axis=1))
+            columns |= {name: span.mean, f"{name}_low": span.low, f"{name}_high": span.high}
+            columns |= {f"{name}_min": float(values.min()), f"{name}_max": float(values.max())}
+        return columns
+
+    def increase(self, model: str, method: str, keep_k: int) -> Interval:
+        """Loss increase over the full model. Raises ValueError if it was not measured."""
+        return self._interval(*self._increases(model, method, keep_k))
+
+    def full_loss(self, model: str) -> Interval:
+        """Loss of a model with all its experts."""
+        at = self._full_cell(model)
+        return self._interval(self.loss[at], self.drawn[:, at])
+
+    def full_difference(self, model: str, other: str) -> Interval:
+        """Loss of one full model less that of another, paired by document."""
+        at, less = self._full_cell(model), self._full_cell(other)
+        return self._interval(
+            self.loss[at] - self.loss[less], self.drawn[:, at] - self.drawn[:, less]
+        )
+
+    def ratio(self, over: tuple[str, str, int], under: tuple[str, str, int]) -> Interval:
+        """Ratio of two increases, each named (model, method, keep_k).
+
+        A resample whose lower increase is not positive counts as an infinite ratio.
+        """
+        (top, tops), (bottom, bottoms) = self._increases(*over), self._increases(*under)
+        ratios = np.divide(tops, bottoms, out=np.full_like(tops, np.inf), where=bottoms > 0)
+        low, high = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")
+        mean = top / bottom if bottom > 0 else np.inf
+        return Interval(mean, float(low), float(high), self.documents)
+
+    def _increases(self, model: str, method: str, keep_k: int) -> tuple[float, Array]:
+        at = self.cells.find(model, method, keep_k)
+        full = self.cells.full[at]
+        mean = float((self.loss[at] - self.loss[full]).mean())
+        return mean, (self.drawn[:, at] - self.drawn[:, full]).mean(axis=1)
+
+    def _full_cell(self, model: str) -> int:
+        for c, key in enumerate(self.cells.keys):
+            if (key.model, key.method) == (model, FULL):
+                return c
+        raise ValueError(f"The curves hold no {model} model; measure it and try again.")
+
+    def _interval(self, mean: float, samples: Array) -> Interval:
+        if max(map(len, self.cells.tokens)) == 1:  # one document a domain shows no spread
+            return Interval(float(mean), np.nan, np.nan, self.documents)
+        return percentile_interval(float(mean), samples, self.documents)
+
+
+def headline(curves: Curves, keep_k: int) -> Headline:
+    """Both models at one keep-k, experts chosen by router probability for each domain.
+
+    Raises ValueError if that point was not measured for both models.
+    """
+    measured = Measured.of(curves.rows)
+    emo, standard = (
+        measured.increase(model, ROUTER_PROBABILITY, keep_k) for model in (EMO, STANDARD)
+    )
+    return Headline(
+        keep_k=keep_k,
+        num_experts=int(curves.info["num_experts"]),
+        domains=len(measured.cells.tokens),
+        documents=measured.documents,
+        tokens=measured.tokens,
+        emo=emo,
+        standard=standard,
+    )

@@ -1,0 +1,136 @@
+"""Flat maps of documents: UMAP, computed once by `python -m emo_viz map`, and PCA at once.
+
+Maps are made one at a time, so their orientation means nothing by itself: every map is turned,
+mirrored, shifted and resized onto the map of EMO with all layers (Procrustes).
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emo_viz.analysis.arrays import load_arrays, save_arrays
+from emo_viz.analysis.vectors import fit_pca, unit_rows
+
+FORMAT = "emo-viz-maps"
+FORMAT_VERSION = 1
+UMAP_COMPONENTS = 50
+# In units of a map, whose points have a root mean square distance of 1 from its middle.
+WIDEST_LABELLED = 0.3
+CHARACTER_WIDTH = 0.045
+LINE_HEIGHT = 0.11
+
+
+@dataclass(frozen=True)
+class Label:
+    """A text and its place on a map."""
+
+    text: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Aligned coordinates [1 + L, D, 2] of the same documents for both models.
+
+    The first map is of all layers, the others of one layer each. key: the `content_key` of
+    the documents and both usages. info: how the maps were made.
+    """
+
+    key: str
+    emo: NDArray[np.float32]
+    standard: NDArray[np.float32]
+    info: dict[str, Any]
+
+
+def content_key(ids: Iterable[str], *usages: NDArray[np.floating]) -> str:
+    """A hash of document ids in their order and of what was recorded of them."""
+    digest = hashlib.sha256("\n".join(ids).encode())
+    for usage in usages:
+        digest.update(np.ascontiguousarray(usage).tobytes())
+    return digest.hexdigest()
+
+
+def pca_map(rows: NDArray[np.floating]) -> NDArray[np.float32]:
+    """The two coordinates [D, 2] of largest variance of rows [D, F], scaled by `unit_scale`."""
+    flat = fit_pca(rows, components=2).project(rows)
+    return unit_scale(np.pad(flat, ((0, 0), (0, 2 - flat.shape[1]))))
+
+
+def umap_map(
+    rows: NDArray[np.floating], neighbours: int, min_dist: float, seed: int
+) -> NDArray[np.float32]:
+    """UMAP [D, 2] of rows [D, F] after a 50-component PCA to unit length, by `unit_scale`."""
+    from umap import UMAP
+
+    vectors = unit_rows(fit_pca(rows, components=UMAP_COMPONENTS).project(rows))
+    fit = UMAP(n_neighbors=neighbours, min_dist=min_dist, random_state=seed, n_jobs=1)
+    return unit_scale(fit.fit_transform(vectors))
+
+
+def unit_scale(points: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Points [D, 2] with mean 0 and root mean square distance 1 from it."""
+    centred = points - points.mean(axis=0)
+    size = np.sqrt(np.square(centred).sum(axis=1).mean())
+    scaled: NDArray[np.float32] = (centred / (size or 1.0)).astype(np.float32)
+    return scaled
+
+
+def procrustes(points: NDArray[np.floating], onto: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Points [D, 2] turned, mirrored and shifted to lie closest to `onto` [D, 2], at its size.
+
+    Row i of both is the same document. The size is matched, not fitted: a fitted one would shrink
+    maps that have little in common. Raises ValueError for different shapes.
+    """
+    if points.shape != onto.shape:
+        raise ValueError(
+            f"Maps of {len(points)} and {len(onto)} documents cannot be aligned; use the same ones."
+        )
+    centred, target = points - points.mean(axis=0), onto - onto.mean(axis=0)
+    left, _, right = np.linalg.svd(centred.T.astype(np.float64) @ target)
+    scale = np.linalg.norm(target) / (np.linalg.norm(centred) or 1.0)
+    moved: NDArray[np.float32] = scale * centred @ (left @ right) + onto.mean(axis=0)
+    return moved.astype(np.float32)
+
+
+def place_labels(points: NDArray[np.floating], groups: Sequence[str]) -> list[Label]:
+    """Names of the groups of points [D, 2] that lie together, at their median point.
+
+    A group that is spread out has no place and gets no label; nor does one whose label would
+    cover that of a denser group.
+    """
+    names = np.asarray(groups)
+    found = []
+    for name in np.unique(names):
+        own = points[names == name]
+        centre = np.median(own, axis=0)
+        spread = float(np.median(np.linalg.norm(own - centre, axis=1)))
+        if spread <= WIDEST_LABELLED:
+            found.append((spread, Label(str(name), float(centre[0]), float(centre[1]))))
+    placed: list[Label] = []
+    for _, label in sorted(found, key=lambda each: each[0]):
+        if not any(_overlap(label, other) for other in placed):
+            placed.append(label)
+    return placed
+
+
+def _overlap(one: Label, other: Label) -> bool:
+    width = CHARACTER_WIDTH * (len(one.text) + len(other.text)) / 2
+    return abs(one.x - other.x) < width and abs(one.y - other.y) < LINE_HEIGHT
+
+
+def save_maps(path: Path, maps: Maps) -> None:
+    """Write the maps as one .npz file, under a temporary name first."""
+    info = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": maps.key, **maps.info}
+    save_arrays(path, {"emo": maps.emo, "standard": maps.standard}, info)
+
+
+def load_maps(path: Path) -> Maps:
+    """Read maps. Raises ValueError if there are none or they have another format version."""
+    arrays, info = load_arrays(path, FORMAT, FORMAT_VERSION)
+    return Maps(info.pop("key"), arrays["emo"], arrays["standard"], info)

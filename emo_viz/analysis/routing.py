@@ -1,0 +1,151 @@
+"""How a text, or many documents, spread over the experts of a model.
+
+Shapes: L layers, T positions (position 0 is the EOS that opens a document and is never counted),
+R routed experts, S routed experts a token.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from emo_viz.analysis.bootstrap import Interval, bootstrap_interval
+from emo_viz.trace import Trace
+
+
+class Recorded(Protocol):
+    """What these functions read of a `model.inference.Recording`."""
+
+    @property
+    def token_ids(self) -> np.ndarray: ...
+    @property
+    def expert_ids(self) -> np.ndarray: ...
+    @property
+    def gate_weights(self) -> np.ndarray: ...
+    @property
+    def entropy(self) -> np.ndarray: ...
+    @property
+    def loss(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class TextRouting:
+    """One text in one model, layer by layer; arrays of length L.
+
+    half: the fewest routed experts that carry half of the expert choices of all tokens.
+    distinct: routed experts that at least one token uses. overlap: experts that both halves of
+    the text use, as a share of those that either uses (NaN for a single token). entropy: mean
+    over the tokens, in nats. mean_loss: nats a token.
+    """
+
+    num_tokens: int
+    half: NDArray[np.int64]
+    distinct: NDArray[np.int64]
+    overlap: NDArray[np.float64]
+    entropy: NDArray[np.float64]
+    mean_loss: float
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Routed experts of a layer that a document uses: means over the layers and documents.
+
+    half: the fewest that carry half of the document's expert choices. distinct: all of them.
+    """
+
+    half: Interval
+    distinct: Interval
+    num_routed: int
+    num_layers: int
+    num_tokens: int
+
+
+def text_routing(recorded: Recorded) -> TextRouting:
+    """Count what one text uses of each layer."""
+    experts = recorded.expert_ids[:, 1:]
+    tokens = experts.shape[1]
+    halves = experts[:, : tokens // 2], experts[:, tokens // 2 :]
+    return TextRouting(
+        num_tokens=tokens,
+        half=np.array([int(half_load(np.bincount(layer.ravel()))) for layer in experts]),
+        distinct=np.array([len(np.unique(layer)) for layer in experts]),
+        overlap=np.array([_jaccard(a, b) for a, b in zip(*halves, strict=True)]),
+        entropy=recorded.entropy[:, 1:].mean(axis=1, dtype=np.float64),
+        mean_loss=float(np.nanmean(recorded.loss, dtype=np.float64)),
+    )
+
+
+def expert_order(recorded: Recorded, layer: int, num_routed: int) -> NDArray[np.int64]:
+    """All routed experts of a layer by falling sum of gate weights over the text, [R].
+
+    Experts that no token uses follow by id.
+    """
+    mass = np.bincount(
+        recorded.expert_ids[layer, 1:].ravel(),
+        weights=recorded.gate_weights[layer, 1:].ravel(),
+        minlength=num_routed,
+    )
+    return np.argsort(-mass, kind="stable")
+
+
+def gate_matrix(recorded: Recorded, layer: int, num_routed: int) -> NDArray[np.float32]:
+    """Gate weights of one layer as [T - 1, R]: 0 where a token does not use the expert."""
+    gates = np.zeros((recorded.expert_ids.shape[1] - 1, num_routed), dtype=np.float32)
+    np.put_along_axis(
+        gates, recorded.expert_ids[layer, 1:].astype(np.int64), recorded.gate_weights[layer, 1:], 1
+    )
+    return gates
+
+
+def routing_table(recordings: Mapping[str, Recorded], token_texts: Sequence[str]) -> pd.DataFrame:
+    """One row a model, layer and token with its experts and gate weights, for export."""
+    parts = []
+    for model, recorded in recordings.items():
+        for layer, (experts, gates) in enumerate(
+            zip(recorded.expert_ids, recorded.gate_weights, strict=True)
+        ):
+            part = pd.DataFrame(
+                {
+                    "model": model,
+                    "layer": layer,
+                    "position": np.arange(1, len(token_texts)),
+                    "token_id": recorded.token_ids[1:],
+                    "token": list(token_texts[1:]),
+                    "loss_nats": recorded.loss[1:],
+                    "router_entropy_nats": recorded.entropy[layer, 1:],
+                }
+            )
+            for rank in range(experts.shape[1]):
+                part[f"expert_{rank + 1}"] = experts[1:, rank]
+                part[f"gate_weight_{rank + 1}"] = gates[1:, rank]
+            parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def half_load(load: NDArray[Any]) -> NDArray[np.int64]:
+    """The fewest experts that carry half of the load [..., R], which is 0 or more: [...]."""
+    falling = -np.sort(-load.astype(np.float64), axis=-1)
+    carried = np.cumsum(falling, axis=-1)
+    return (carried < carried[..., -1:] / 2).sum(axis=-1) + 1
+
+
+def coverage(trace: Trace) -> Coverage:
+    """How many experts the documents of a trace use, with intervals over the documents."""
+    activation = np.asarray(trace.activation)
+    return Coverage(
+        half=bootstrap_interval(half_load(activation).mean(axis=1)),
+        distinct=bootstrap_interval((activation > 0).sum(axis=2).mean(axis=1)),
+        num_routed=trace.manifest.model.num_routed_experts,
+        num_layers=trace.manifest.model.num_layers,
+        num_tokens=trace.manifest.tokens,
+    )
+
+
+def _jaccard(first: np.ndarray, second: np.ndarray) -> float:
+    if not (first.size and second.size):
+        return float("nan")
+    either = len(np.union1d(first, second))
+    return len(np.intersect1d(first, second)) / either

@@ -1,0 +1,234 @@
+"""Clusters of tokens by their routing in all layers, and how well they follow the domain.
+
+A token's vector is its router probabilities of all layers, mean-centred, in the PCA that holds 95 %
+of the variance, at unit length; spherical k-means groups the tokens of the bundled documents.
+`python -m emo_viz clusters` fits and stores them; a page then finds the clusters of a new
+recording's tokens with one projection. The EOS that opens a document is not a token here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emo_viz.analysis.alignment import Alignment, alignment, contingency, ratio_interval
+from emo_viz.analysis.arrays import load_arrays, save_arrays
+from emo_viz.analysis.bootstrap import Interval, bootstrap_interval
+from emo_viz.analysis.clusters import nearest, spherical_kmeans
+from emo_viz.analysis.profiles import enriched, label, top_shares
+from emo_viz.analysis.projection import content_key
+from emo_viz.analysis.vectors import Pca, fit_pca, unit_rows
+
+FORMAT = "emo-viz-token-clusters"
+FORMAT_VERSION = 1
+CLUSTERS = 32
+MIN_TOKEN_COUNT = 3
+TOP_TOKENS = 5
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """Tokens of documents, without the opening EOS.
+
+    rows: router probabilities [N, L * R]; token_ids [N]; documents [N]: index of each token's
+    document among `ids` [D], whose domains are `domains` [D]. texts: text of a token id.
+    """
+
+    rows: NDArray[np.floating]
+    token_ids: NDArray[np.int64]
+    documents: NDArray[np.int64]
+    ids: Sequence[str]
+    domains: Sequence[str]
+    texts: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """NMI of the token clusters with one grouping of the tokens."""
+
+    nmi: Interval
+    chance: float
+
+
+@dataclass(frozen=True)
+class TokenClusters:
+    """Fitted token clusters of one model and what was measured on the documents they come from.
+
+    labels [K]: names made of domains and tokens. shares [K]: share of the tokens. agreements:
+    "domain", "token", "document". modal_share: share of a document's tokens in its largest
+    cluster, mean over documents. domain_influence [D]: see `Alignment`.
+    """
+
+    pca: Pca
+    centroids: NDArray[np.float32]
+    shares: NDArray[np.float32]
+    labels: list[str]
+    agreements: dict[str, Agreement]
+    modal_share: Interval
+    domain_influence: NDArray[np.float64]
+    documents: int
+    tokens: int
+    info: dict[str, Any]
+
+    def assign(self, router_probs: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Cluster [T] of each token of router probabilities [L, T, R]; see `check`."""
+        self.check(router_probs)
+        rows = token_rows(router_probs)
+        return nearest(unit_rows(self.pca.project(rows)), self.centroids)
+
+    def check(self, router_probs: NDArray[np.floating]) -> None:
+        """Raises ValueError if router probabilities [L, T, R] are of a model of another shape."""
+        layers, _, routed = router_probs.shape
+        if layers * routed != len(self.pca.mean):
+            raise ValueError("The token clusters were made with a model of another shape.")
+
+
+@dataclass(frozen=True)
+class Headline:
+    """Token clusters against the domain of the token's document, on the same documents."""
+
+    emo: Interval
+    standard: Interval
+    ratio: Interval
+    emo_chance: float
+    standard_chance: float
+    clusters: int
+    documents: int
+    tokens: int
+
+
+def token_rows(router_probs: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Router probabilities [L, T, R] as one row a token: [T, L * R]."""
+    layers, _, routed = router_probs.shape
+    return np.swapaxes(router_probs, 0, 1).reshape(router_probs.shape[1], layers * routed)
+
+
+def fit_token_clusters(
+    table: TokenTable, info: dict[str, Any], k: int = CLUSTERS, n: int = 1000, seed: int = 0
+) -> TokenClusters:
+    """Cluster the tokens of `table` into `k` and measure the clusters with `n` resamples.
+
+    info: how the table was made; stored as it is. Raises ValueError for too few tokens.
+    """
+    pca = fit_pca(table.rows)
+    clustering = spherical_kmeans(unit_rows(pca.project(table.rows)), k, seed)
+    found, documents = clustering.labels, table.documents
+    domains = np.asarray(table.domains)[documents]
+    domain = alignment(found, domains, documents, "documents", n, seed)
+    token = alignment(found, table.token_ids, documents, "items", n, seed)
+    document = alignment(found, documents, documents, "items", n, seed)
+    return TokenClusters(
+        pca=pca,
+        centroids=clustering.centroids,
+        shares=(clustering.sizes / len(found)).astype(np.float32),
+        labels=_labels(found, table, k),
+        agreements={
+            "domain": _agreement(domain),
+            "token": _agreement(token),
+            "document": _agreement(document),
+        },
+        modal_share=bootstrap_interval(_modal_shares(found, documents), None, n, seed),
+        domain_influence=domain.influence,
+        documents=len(table.ids),
+        tokens=len(found),
+        info={**info, "ids": content_key(table.ids), "seed": seed, "resamples": n},
+    )
+
+
+def headline(emo_path: Path, standard_path: Path) -> Headline:
+    """What two stored files say side by side.
+
+    Raises ValueError if one is missing or damaged, or if they are not of the same documents.
+    """
+    emo, standard = load_token_clusters(emo_path), load_token_clusters(standard_path)
+    if emo.info["ids"] != standard.info["ids"]:
+        raise ValueError(
+            "The token clusters of the two models come from different documents; run "
+            "`python -m emo_viz clusters` for both with the same ones."
+        )
+    of_emo, of_standard = emo.agreements["domain"], standard.agreements["domain"]
+    return Headline(
+        emo=of_emo.nmi,
+        standard=of_standard.nmi,
+        ratio=ratio_interval(
+            of_emo.nmi, emo.domain_influence, of_standard.nmi, standard.domain_influence
+        ),
+        emo_chance=of_emo.chance,
+        standard_chance=of_standard.chance,
+        clusters=len(emo.centroids),
+        documents=emo.documents,
+        tokens=emo.tokens,
+    )
+
+
+def save_token_clusters(path: Path, clusters: TokenClusters) -> None:
+    """Write `clusters` as one .npz file, under a temporary name first."""
+    arrays: dict[str, NDArray[Any]] = {
+        "mean": clusters.pca.mean,
+        "components": clusters.pca.components,
+        "centroids": clusters.centroids,
+        "shares": clusters.shares,
+        "domain_influence": clusters.domain_influence,
+    }
+    measured = {
+        "explained": clusters.pca.explained,
+        "labels": clusters.labels,
+        "agreements": {name: asdict(each) for name, each in clusters.agreements.items()},
+        "modal_share": asdict(clusters.modal_share),
+        "documents": clusters.documents,
+        "tokens": clusters.tokens,
+        "made": clusters.info,
+    }
+    save_arrays(path, arrays, {"format": FORMAT, "format_version": FORMAT_VERSION, **measured})
+
+
+def load_token_clusters(path: Path) -> TokenClusters:
+    """Read stored clusters; ValueError if there are none or they are of another format version."""
+    arrays, info = load_arrays(path, FORMAT, FORMAT_VERSION)
+    return TokenClusters(
+        pca=Pca(arrays["mean"], arrays["components"], info["explained"]),
+        centroids=arrays["centroids"],
+        shares=arrays["shares"],
+        labels=info["labels"],
+        agreements={
+            name: Agreement(Interval(**each["nmi"]), each["chance"])
+            for name, each in info["agreements"].items()
+        },
+        modal_share=Interval(**info["modal_share"]),
+        domain_influence=arrays["domain_influence"],
+        documents=info["documents"],
+        tokens=info["tokens"],
+        info=info["made"],
+    )
+
+
+def _agreement(measured: Alignment) -> Agreement:
+    return Agreement(measured.nmi, measured.chance_nmi)
+
+
+def _modal_shares(found: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Share of each document's tokens that lie in its largest cluster [D]."""
+    counts = contingency(documents, found)[2]
+    shares: NDArray[np.float64] = counts.max(axis=1) / counts.sum(axis=1)
+    return shares
+
+
+def _labels(found: NDArray[np.int64], table: TokenTable, k: int) -> list[str]:
+    """A name for each cluster from its domains and its most enriched tokens."""
+    shares = top_shares(np.asarray(table.domains)[table.documents], found, k)
+    tokens, clusters, counts = contingency(table.token_ids, found)
+    frequent = counts.sum(axis=1) >= MIN_TOKEN_COUNT
+    rates = np.zeros((k, int(frequent.sum())))
+    rates[clusters] = (counts[frequent] / np.bincount(found, minlength=k)[clusters]).T
+    picks = enriched(rates, counts[frequent].sum(axis=1) / len(found), TOP_TOKENS)
+    texts = [_shown(table.texts[int(token)]) for token in tokens[frequent]]
+    names = [list(dict.fromkeys(texts[i] for i in each)) for each in picks]
+    return [label(*each) for each in zip(shares, names, strict=True)]
+
+
+def _shown(text: str) -> str:
+    """A token without its spaces, or its spaces made visible."""
+    return text.strip() or text.replace("\n", "↵").replace("\t", "⇥").replace(" ", "␣")

@@ -1,0 +1,96 @@
+"""Routing vectors: mean router probabilities -> centred PCA -> unit length.
+
+The same three steps serve documents (rows of a trace's usage) and tokens (rows of a recording), so
+that "close" means the same thing on every page: a large cosine after the mean routing is removed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+VARIANCE_SHARE = 0.95
+ROWS_AT_ONCE = 8192  # bounds the float64 copies made of a large float16 table
+
+
+@dataclass(frozen=True)
+class Pca:
+    """Mean [F] and orthonormal components [C, F], with the share of the variance they explain."""
+
+    mean: NDArray[np.float32]
+    components: NDArray[np.float32]
+    explained: float
+
+    def project(self, rows: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Coordinates [N, C] of rows [N, F]."""
+        parts = [(block - self.mean) @ self.components.T for block in _blocks(rows, np.float32)]
+        return np.concatenate(parts) if parts else np.empty((0, len(self.components)), np.float32)
+
+
+def flatten_usage(usage: NDArray[np.floating], layer: int | None = None) -> NDArray[np.float32]:
+    """Usage [D, L, R] as one float32 vector per document: [D, L*R], or [D, R] of one `layer`."""
+    if layer is None:
+        return np.asarray(usage, np.float32).reshape(len(usage), -1)
+    if not 0 <= layer < usage.shape[1]:
+        raise ValueError(f"Layer {layer} does not exist: choose 0 to {usage.shape[1] - 1}.")
+    return np.asarray(usage[:, layer], np.float32)
+
+
+def fit_pca(
+    rows: NDArray[np.floating], share: float = VARIANCE_SHARE, components: int | None = None
+) -> Pca:
+    """PCA of rows [N, F] with the fewest components that reach `share` of the variance, or with
+    exactly `components` (fewer if the rows span fewer).
+
+    Exact and independent of the order of the rows: the signs are fixed by the largest entry of
+    each component. Raises ValueError for fewer than two rows or rows that are all the same.
+    """
+    if len(rows) < 2:
+        raise ValueError("A PCA needs at least two rows.")
+    mean, covariance = _moments(rows)
+    variances, vectors = np.linalg.eigh(covariance)
+    variances, vectors = np.clip(variances[::-1], 0, None), vectors.T[::-1]
+    rounding = np.finfo(np.float64).eps * len(variances) * (variances[0] + np.square(mean).sum())
+    rank = int((variances > rounding).sum())
+    if rank == 0:
+        raise ValueError("All rows have the same routing, so there is nothing to tell them apart.")
+    cumulative = np.cumsum(variances) / variances.sum()
+    kept = min(rank, components or int(np.searchsorted(cumulative, share - 1e-12)) + 1)
+    return Pca(mean.astype(np.float32), _signed(vectors[:kept]), float(cumulative[kept - 1]))
+
+
+def unit_rows(rows: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Rows [N, C] scaled to length 1; a row of zeros stays as it is."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return scaled
+
+
+def routing_vectors(rows: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Rows [N, F] of router probabilities as unit vectors [N, C] in their 95 % PCA."""
+    return unit_rows(fit_pca(rows).project(rows))
+
+
+def _moments(rows: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean [F] and covariance [F, F] of the rows, in two passes of bounded memory."""
+    mean = sum(b.sum(axis=0) for b in _blocks(rows, np.float64)) / len(rows)
+    covariance = np.zeros((rows.shape[1], rows.shape[1]))
+    for block in _blocks(rows, np.float64):
+        centred = block - mean
+        covariance += centred.T @ centred
+    return np.asarray(mean), covariance / (len(rows) - 1)
+
+
+def _blocks(rows: NDArray[np.floating], dtype: type) -> Iterator[NDArray[Any]]:
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        yield np.asarray(rows[start : start + ROWS_AT_ONCE], dtype)
+
+
+def _signed(components: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Components [C, F] turned so that the largest entry of each is positive."""
+    largest = np.abs(components).argmax(axis=1)
+    signs = np.sign(components[np.arange(len(components)), largest])
+    signed: NDArray[np.float32] = (components * signs[:, None]).astype(np.float32)
+    return signed

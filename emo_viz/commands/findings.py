@@ -1,0 +1,149 @@
+"""Print what was measured as Markdown, as it stands in the README: python -m emo_viz findings"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from emo_viz.analysis.bootstrap import Interval
+from emo_viz.analysis.curves import (
+    EMO,
+    FULL,
+    GREEDY,
+    OTHER_DOMAIN,
+    RANDOM,
+    ROUTER_PROBABILITY,
+    STANDARD,
+    Measured,
+    read_curves,
+)
+from emo_viz.analysis.tokens import Headline, headline
+
+MODELS = {EMO: "EMO", STANDARD: "Standard MoE"}
+METHODS = {
+    ROUTER_PROBABILITY: "experts of the domain",
+    GREEDY: "experts of the domain, greedy",
+    OTHER_DOMAIN: "experts of another domain",
+    RANDOM: "random experts",
+}
+RATIO_AT = 16
+FILE = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One claim: what it says, the number it is about, and whether that number meets it."""
+
+    claim: str
+    value: Interval
+    met: bool
+
+
+@click.command()
+@click.option(
+    "--curves",
+    "curves_path",
+    type=FILE,
+    default=Path("assets/analysis/curves.parquet"),
+    show_default=True,
+    help="What `python -m emo_viz curves` wrote.",
+)
+@click.option(
+    "--clusters",
+    "clusters_paths",
+    nargs=2,
+    type=FILE,
+    default=(
+        Path("assets/analysis/clusters-emo-nano.npz"),
+        Path("assets/analysis/clusters-std-nano.npz"),
+    ),
+    show_default=True,
+    help="What `python -m emo_viz clusters` wrote for the EMO and the standard model.",
+)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Print each claim and whether it holds; exit code 1 if one does not.",
+)
+@click.pass_context
+def command(
+    ctx: click.Context, curves_path: Path, clusters_paths: tuple[Path, Path], check: bool
+) -> None:
+    """Print the results as Markdown."""
+    curves = read_curves(curves_path)
+    measured, clusters = Measured.of(curves.rows), headline(*clusters_paths)
+    if not check:
+        click.echo("\n".join(_report(measured, clusters, int(curves.info["num_experts"]))))
+        return
+    bars = list(_bars(measured, clusters))
+    for bar in bars:
+        click.echo(f"{'met' if bar.met else 'MISSED':>6}  {bar.claim}: {_span(bar.value)}")
+    ctx.exit(0 if all(bar.met for bar in bars) else 1)
+
+
+def _report(measured: Measured, clusters: Headline, num_experts: int) -> Iterator[str]:
+    keys = {key for key in measured.cells.keys if key.method != FULL}
+    keep = sorted({key.keep_k for key in keys})
+    yield (
+        f"{measured.documents:,} held-out documents of {len(measured.cells.tokens)} domains, "
+        f"{measured.tokens:,} tokens. Loss increase over all {num_experts} experts in nats a "
+        "token, mean over domains, with 95 % bootstrap intervals over documents:"
+    )
+    yield ""
+    yield "| Experts kept in every layer | " + " | ".join(map(str, keep)) + " |"
+    yield "|---|" + "--:|" * len(keep)
+    for method, words in METHODS.items():
+        for model, label in MODELS.items():
+            if not any((key.model, key.method) == (model, method) for key in keys):
+                continue
+            cells = (_span(measured.increase(model, method, k)) for k in keep)
+            yield f"| {label}, {words} | " + " | ".join(cells) + " |"
+    yield ""
+    if RATIO_AT in keep:
+        ratio = _standard_over_emo(measured)
+        yield f"- Standard MoE over EMO at {RATIO_AT} experts: {_span(ratio, '.1f')} times."
+    for model, label in MODELS.items():
+        yield f"- {label}, all experts: {_span(measured.full_loss(model))} nats a token."
+    difference = measured.full_difference(EMO, STANDARD)
+    yield f"- EMO less standard MoE, all experts: {_span(difference, '+.3f')} nats a token."
+    yield f"- {_clusters_sentence(clusters)}"
+
+
+def _clusters_sentence(clusters: Headline) -> str:
+    spans = f"EMO {_span(clusters.emo)}, standard MoE {_span(clusters.standard)}"
+    return (
+        f"{clusters.clusters} token clusters, normalised mutual information (NMI) with the domain: "
+        f"{spans}, {_span(clusters.ratio, '.2f')} times as much "
+        f"({clusters.documents:,} documents, {clusters.tokens:,} tokens)."
+    )
+
+
+def _bars(measured: Measured, clusters: Headline) -> Iterator[Bar]:
+    """The claims, each judged by its measured value. ValueError if one was not measured."""
+    for keep_k, most in ((32, 0.03), (16, 0.12), (8, 0.35)):
+        one = measured.increase(EMO, ROUTER_PROBABILITY, keep_k)
+        claim = f"EMO loses at most {most} nats a token with {keep_k} experts"
+        yield Bar(claim, one, one.mean <= most)
+    ratio = _standard_over_emo(measured)
+    claim = f"the standard MoE loses at least 8 times as much as EMO with {RATIO_AT} experts"
+    yield Bar(claim, ratio, ratio.mean >= 8)
+    own = (EMO, ROUTER_PROBABILITY, RATIO_AT)
+    other = measured.ratio((EMO, OTHER_DOMAIN, RATIO_AT), own)
+    claim = f"another domain's {RATIO_AT} experts cost EMO at least 8 times its own"
+    yield Bar(claim, other, other.mean >= 8)
+    gap = measured.full_difference(EMO, STANDARD)
+    claim = "full EMO is within 0.03 nats a token of full standard MoE"
+    yield Bar(claim, gap, abs(gap.mean) <= 0.03)
+    claim = "token clusters share at least 1.5 times as much with the domain in EMO (NMI)"
+    yield Bar(claim, clusters.ratio, clusters.ratio.mean >= 1.5)
+
+
+def _standard_over_emo(measured: Measured) -> Interval:
+    return measured.ratio(
+        (STANDARD, ROUTER_PROBABILITY, RATIO_AT), (EMO, ROUTER_PROBABILITY, RATIO_AT)
+    )
+
+
+def _span(one: Interval, spec: str = ".3f") -> str:
+    return f"{one.mean:{spec}} [{one.low:{spec}}, {one.high:{spec}}]"

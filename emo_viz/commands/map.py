@@ -1,0 +1,84 @@
+"""Lay out the recorded documents on flat maps: python -m emo_viz map --help"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from emo_viz.analysis.projection import Maps
+    from emo_viz.trace import Trace
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option(
+    "--traces",
+    nargs=2,
+    type=FOLDER,
+    required=True,
+    help="Traces of the EMO and of the standard model, of the same documents.",
+)
+@click.option("--out", type=FOLDER, required=True, help="The .npz file to write.")
+@click.option(
+    "--neighbours",
+    type=click.IntRange(min=2),
+    default=15,
+    show_default=True,
+    help="UMAP's n_neighbors: larger keeps more of the whole, smaller more of the detail.",
+)
+@click.option(
+    "--min-dist",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="UMAP's min_dist: smaller packs similar documents tighter.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+def command(
+    traces: tuple[Path, Path], out: Path, neighbours: int, min_dist: float, seed: int
+) -> None:
+    """Fit UMAPs to both traces, of all layers and of each one, and turn them onto the first."""
+    from emo_viz.analysis.projection import save_maps
+    from emo_viz.trace import Trace
+
+    emo, standard = (Trace.open(path) for path in traces)
+    if list(emo.documents["id"]) != list(standard.documents["id"]):
+        raise ValueError("The two traces hold different documents; record both from one file.")
+    if emo.usage.shape != standard.usage.shape:
+        raise ValueError("The two models differ in layers or experts; name a matched pair.")
+    if neighbours >= emo.manifest.documents:
+        raise ValueError(
+            f"{neighbours} neighbours need more than {emo.manifest.documents} documents; "
+            "choose fewer with --neighbours."
+        )
+    maps = _fit(emo, standard, neighbours, min_dist, seed)
+    save_maps(out, maps)
+    documents, size = emo.manifest.documents, out.stat().st_size / 1e3
+    click.echo(f"{out}: {len(maps.emo)} maps a model, {documents:,} documents, {size:.0f} kB.")
+
+
+def _fit(emo: "Trace", standard: "Trace", neighbours: int, min_dist: float, seed: int) -> "Maps":
+    """Maps of all layers and of each layer, every one turned onto the first."""
+    import numpy as np
+
+    from emo_viz.analysis.projection import Maps, content_key, procrustes, umap_map
+    from emo_viz.analysis.vectors import flatten_usage
+
+    layers = [None, *range(emo.manifest.model.num_layers)]
+    steps = [(trace, layer) for trace in (emo, standard) for layer in layers]
+    maps: list[np.ndarray] = []
+    with click.progressbar(steps, label="Laying out", show_pos=True) as bar:
+        for trace, layer in bar:
+            points = umap_map(flatten_usage(trace.usage, layer), neighbours, min_dist, seed)
+            maps.append(procrustes(points, maps[0]) if maps else points)
+    info = {
+        "method": "umap",
+        "neighbours": neighbours,
+        "min_dist": min_dist,
+        "seed": seed,
+        "models": [trace.manifest.model.name for trace in (emo, standard)],
+    }
+    key = content_key(emo.documents["id"], emo.usage, standard.usage)
+    return Maps(key, np.stack(maps[: len(layers)]), np.stack(maps[len(layers) :]), info)

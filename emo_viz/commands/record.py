@@ -1,0 +1,88 @@
+"""Record what a model does on documents: python -m emo_viz record --help"""
+
+from pathlib import Path
+
+import click
+import pandas as pd
+
+from emo_viz.trace.schema import Level
+
+
+@click.command()
+@click.option(
+    "--model",
+    "checkpoint",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Checkpoint folder of the model to record.",
+)
+@click.option(
+    "--documents",
+    "documents_path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Parquet file with the columns id, domain and text.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the trace; a trace that is already there is replaced.",
+)
+@click.option(
+    "--level",
+    type=click.Choice(["documents", "tokens"]),
+    default="documents",
+    show_default=True,
+    help="Keep averages a document, or every token as well.",
+)
+@click.option(
+    "--max-tokens",
+    type=int,
+    default=256,
+    show_default=True,
+    help="Tokens a document, the opening end-of-text token among them.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Record only the first documents.")
+def command(
+    checkpoint: Path,
+    documents_path: Path,
+    out: Path,
+    level: Level,
+    max_tokens: int,
+    limit: int | None,
+) -> None:
+    """Record the routing of a model over documents into a trace folder."""
+    from emo_viz.trace.recorder import check_documents, checkpoint_sha256, record_trace
+    from emo_viz.trace.writer import check_replaceable
+
+    documents = _read_documents(documents_path)
+    documents = documents if limit is None else documents.head(limit)
+    check_documents(documents)
+    check_replaceable(out)
+    from model.loading import load_model, load_tokenizer
+
+    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    with click.progressbar(length=len(documents), label="Recording", show_pos=True) as bar:
+        trace = record_trace(
+            model,
+            tokenizer,
+            documents,
+            out,
+            name=checkpoint.resolve().name,
+            checkpoint_sha256=checkpoint_sha256(checkpoint),
+            level=level,
+            max_tokens=max_tokens,
+            progress=lambda done, total: bar.update(done - bar.pos),
+        )
+    manifest = trace.manifest
+    click.echo(f"{out}: {manifest.documents:,} documents, {manifest.tokens:,} tokens.")
+
+
+def _read_documents(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}; --documents takes a Parquet file.")
+    try:
+        return pd.read_parquet(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} is not a Parquet file that can be read.") from error

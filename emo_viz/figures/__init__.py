@@ -1,0 +1,1 @@
+"""Plotly builders: pure functions from arrays and tables to figures."""

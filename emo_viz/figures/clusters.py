@@ -1,0 +1,216 @@
+"""Figures of document clusters: the two maps, and how clusters and domains cover each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from emo_viz.figures.theme import (
+    CHART_CONFIG,
+    GROUP_COLOURS,
+    OTHER_COLOUR,
+    SELECTION_COLOUR,
+    SEQUENTIAL,
+    style,
+)
+
+# A colour never stands alone: every group has a marker of its own, and its sign in the legend.
+SYMBOLS: Final = {
+    "circle": "●",
+    "square": "■",
+    "diamond": "◆",
+    "triangle-up": "▲",
+    "triangle-down": "▼",
+    "cross": "✚",
+    "x": "✖",
+    "star": "★",
+    "circle-open": "○",
+    "square-open": "□",
+}
+OTHER_SYMBOL: Final = "diamond-open"
+OTHER_SIGN: Final = "◇"
+MARKER_SIZE: Final = 7
+MAP_HEIGHT: Final = 460
+DIMMED: Final = 0.1
+MAP_CONFIG: Final[dict[str, Any]] = CHART_CONFIG | {
+    "modeBarButtonsToRemove": ["sendDataToCloud", "autoScale2d"],
+    "scrollZoom": True,
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one group and how they are drawn; `sign` is the marker as a character."""
+
+    name: str
+    rows: NDArray[np.int64]
+    colour: str
+    symbol: str
+    sign: str
+
+
+def colour_groups(names: Sequence[str], first: str | None = None) -> list[Group]:
+    """The ten largest groups of rows, each with a colour and a marker, and the rest as one.
+
+    names: the group of each row. first: a group that gets a colour whatever its size.
+    """
+    groups, inverse, sizes = np.unique(names, return_inverse=True, return_counts=True)
+    order = sorted(range(len(groups)), key=lambda i: (groups[i] != first, -sizes[i], groups[i]))
+    own = order if len(order) <= len(GROUP_COLOURS) else order[: len(GROUP_COLOURS)]
+    drawn = [
+        Group(str(groups[i]), np.flatnonzero(inverse == i), colour, symbol, sign)
+        for i, colour, (symbol, sign) in zip(own, GROUP_COLOURS, SYMBOLS.items(), strict=False)
+    ]
+    if len(order) > len(own):
+        rest = np.flatnonzero(~np.isin(inverse, own))
+        name = f"{len(order) - len(own)} others"
+        drawn.append(Group(name, rest, OTHER_COLOUR, OTHER_SYMBOL, OTHER_SIGN))
+    return drawn
+
+
+def document_map(
+    points: NDArray[np.float32],
+    groups: Sequence[Group],
+    hover: Sequence[str],
+    title: str,
+    axis: str,
+    labels: Sequence[tuple[str, float, float]] = (),
+    highlighted: NDArray[np.bool_] | None = None,
+    selected: NDArray[np.int64] | None = None,
+) -> go.Figure:
+    """Documents as points [D, 2] by group, with the hover text (HTML) of each.
+
+    axis: name of the axes. labels: texts (HTML) with their place. highlighted [D]: the rest
+    recedes. selected: rows drawn as selected. Lasso is the default gesture.
+    """
+    fig = go.Figure()
+    for group in groups:
+        fig.add_trace(_points(points, group, hover, highlighted, selected))
+    style(fig, title)
+    fig.update_layout(
+        height=MAP_HEIGHT,
+        margin={"l": 28, "r": 8, "t": 40, "b": 28},
+        showlegend=False,
+        dragmode="lasso",
+        hovermode="closest",
+        uirevision="map",
+        newselection={"line": {"color": SELECTION_COLOUR, "width": 2}},
+    )
+    low, high = points.min(axis=0), points.max(axis=0)
+    for update, number in ((fig.update_xaxes, 0), (fig.update_yaxes, 1)):
+        update(
+            title_text=f"{axis} {number + 1} (no unit)",
+            title_standoff=4,
+            range=_padded(low[number], high[number]),
+            showticklabels=False,
+            showgrid=False,
+        )
+    fig.update_yaxes(scaleanchor="x")
+    for text, x, y in labels:
+        fig.add_annotation(text=text, x=x, y=y, showarrow=False, font={"size": 11, "weight": 600})
+    return fig
+
+
+def domain_heatmap(
+    tables: dict[str, pd.DataFrame], labels: dict[str, str], title: str
+) -> go.Figure:
+    """Share of each domain's documents in each cluster: one panel a model, one colour scale.
+
+    tables: counts, domains (rows, the same in all) by clusters (columns). labels: the panels'
+    names. Domains and clusters are put in an order that brings large shares to the diagonal.
+    """
+    fig = make_subplots(
+        cols=len(tables),
+        shared_yaxes=True,
+        horizontal_spacing=0.02,
+        subplot_titles=[labels[name] for name in tables],
+    )
+    first = next(iter(tables.values()))
+    domains = _diagonal_rows(_shares(first))
+    for column, table in enumerate(tables.values(), start=1):
+        fig.add_trace(_share_heatmap(table.iloc[domains]), row=1, col=column)
+    style(fig, title)
+    fig.update_layout(
+        height=140 + 19 * len(first),
+        coloraxis={
+            "colorscale": SEQUENTIAL,
+            "cmin": 0,
+            "cmax": 100,
+            "colorbar": {"title": {"text": "% of the<br>domain"}, "thickness": 12},
+        },
+    )
+    fig.update_xaxes(title_text="Cluster (its number in the table)", type="category")
+    fig.update_xaxes(showgrid=False, tickangle=0)
+    fig.update_yaxes(autorange="reversed", showgrid=False)
+    return fig
+
+
+def _points(
+    points: NDArray[np.float32],
+    group: Group,
+    hover: Sequence[str],
+    highlighted: NDArray[np.bool_] | None,
+    selected: NDArray[np.int64] | None,
+) -> go.Scattergl:
+    rows = group.rows
+    opacity = 0.85 if highlighted is None else np.where(highlighted[rows], 0.95, DIMMED)
+    chosen = None if selected is None else np.flatnonzero(np.isin(rows, selected))
+    return go.Scattergl(
+        x=points[rows, 0],
+        y=points[rows, 1],
+        mode="markers",
+        name=group.name,
+        marker={
+            "color": group.colour,
+            "symbol": group.symbol,
+            "size": MARKER_SIZE,
+            "opacity": opacity,
+        },
+        selected={"marker": {"opacity": 1}},
+        unselected={"marker": {"opacity": DIMMED}},
+        selectedpoints=chosen,
+        hovertext=[hover[row] for row in rows],
+        hovertemplate="%{hovertext}<extra></extra>",
+    )
+
+
+def _padded(low: float, high: float) -> list[float]:
+    """A range with room for whole markers at its ends."""
+    room = 0.04 * (high - low) or 1.0
+    return [float(low - room), float(high + room)]
+
+
+def _shares(table: pd.DataFrame) -> NDArray[np.float64]:
+    """Rows of counts as shares that sum to 1."""
+    counts = table.to_numpy(np.float64)
+    shares: NDArray[np.float64] = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return shares
+
+
+def _diagonal_rows(shares: NDArray[np.float64]) -> list[int]:
+    """Order of the rows: by the column with their largest share, then by that share."""
+    best = shares.argmax(axis=1)
+    return sorted(range(len(shares)), key=lambda i: (best[i], -shares[i, best[i]]))
+
+
+def _share_heatmap(table: pd.DataFrame) -> go.Heatmap:
+    shares = _shares(table)
+    columns = _diagonal_rows((shares / np.maximum(shares.sum(axis=0), 1e-9)).T)
+    return go.Heatmap(
+        z=(100 * shares[:, columns]).astype(np.float32),
+        x=[str(table.columns[i]) for i in columns],
+        y=list(table.index),
+        customdata=table.to_numpy()[:, columns].astype(np.int32),
+        coloraxis="coloraxis",
+        xgap=1,
+        ygap=1,
+        hovertemplate=(
+            "%{y}, cluster %{x}<br>%{z:.0f} % of the domain's documents (%{customdata})"
+            "<extra></extra>"
+        ),
+    )

@@ -1,0 +1,389 @@
+"""Figures of one text's routing: tokens by experts, along the text, by layer, one token.
+
+A Plotly heatmap reports no clicks, so every map here is a heatmap under invisible markers whose
+customdata is (position, expert or layer, model index). All figures take EMO first and put it on
+the left or on top; both models share every axis and every colour scale.
+
+Shapes: P tokens shown (position 1 is the first, EOS is left out), L layers, R routed experts,
+S routed experts a token.
+"""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from emo_viz.figures.theme import (
+    MODEL_COLOURS,
+    REFERENCE_COLOUR,
+    SELECTION_COLOUR,
+    SEQUENTIAL,
+    style,
+    with_alpha,
+)
+
+MODELS = ("emo", "standard")
+LABELS = {"emo": "EMO", "standard": "Standard MoE"}
+# A quarter of a megabyte less a figure than float32: 0 is "not used", 1-255 the gate weight
+# (its square root).
+LEVELS = 255
+CLEAR_BELOW_FIRST_LEVEL = [
+    [0.0, "rgba(0, 0, 0, 0)"],
+    [0.5 / LEVELS, "rgba(0, 0, 0, 0)"],
+    [0.5 / LEVELS, "rgba(118, 96, 234, 0.4)"],
+    SEQUENTIAL[-1],
+]
+FEW_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class ExpertMap:
+    """One layer of one model: gates [P, R], 0 where unused, and the expert at each column [R]."""
+
+    gates: NDArray[np.float32]
+    order: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TokenExperts:
+    """One token in one model: expert_ids and gate_weights [L, S], entropy [L] in nats."""
+
+    expert_ids: NDArray[np.int16]
+    gate_weights: NDArray[np.float32]
+    entropy: NDArray[np.float32]
+
+
+def expert_map(
+    maps: Mapping[str, ExpertMap], tokens: Sequence[str], layer: int, selected: int | None
+) -> go.Figure:
+    """Tokens (down) by routed experts (across) of one layer, the models side by side.
+
+    tokens: [P] labels. selected: position of a token, or None.
+    """
+    tokens = _escaped(tokens)
+    fig = make_subplots(
+        cols=2,
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+        subplot_titles=[_coloured(model) for model in MODELS],
+    )
+    top = max(float(one.gates.max()) for one in maps.values())
+    for column, model in enumerate(MODELS, start=1):
+        one = maps[model]
+        fig.add_trace(_gate_heatmap(one, top), row=1, col=column)
+        fig.add_trace(_gate_targets(one, tokens, column - 1), row=1, col=column)
+    style(fig, f"Gate weight (colour) of the experts that each token uses, layer {layer}")
+    _map_axes(fig, maps, tokens)
+    height = _map_height(len(tokens))
+    fig.update_layout(coloraxis=_gate_axis(top), height=height, margin_b=110)
+    _mark_row(fig, selected)
+    return fig
+
+
+def along_text(
+    entropy: Mapping[str, NDArray[np.float32]],
+    loss: Mapping[str, NDArray[np.float32]],
+    tokens: Sequence[str],
+    selected: int | None,
+) -> go.Figure:
+    """Router entropy [L, P] of every layer and loss [P] at every token, the models on one scale."""
+    tokens = _escaped(tokens)
+    fig = make_subplots(
+        rows=3, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.3, 0.3, 0.4]
+    )
+    for row, model in enumerate(MODELS, start=1):
+        fig.add_trace(_entropy_heatmap(entropy[model]), row=row, col=1)
+        fig.add_trace(_entropy_targets(entropy[model], tokens, row - 1), row=row, col=1)
+        fig.add_trace(_loss_line(loss[model], tokens, model, row - 1), row=3, col=1)
+        fig.update_yaxes(
+            title_text=f"{_coloured(model)}<br>layer", dtick=1, autorange="reversed", row=row, col=1
+        )
+    style(fig, "Router entropy (nats, colour) and loss along the text")
+    every = np.stack([entropy[model] for model in MODELS])
+    fig.update_layout(coloraxis=_entropy_axis(float(every.min()), float(every.max())), height=470)
+    fig.update_layout(margin_b=96, legend={"yref": "container", "y": 0.01, "yanchor": "bottom"})
+    fig.update_yaxes(title_text="Loss<br>nats a token", rangemode="tozero", row=3, col=1)
+    fig.update_xaxes(range=[0.5, len(tokens) + 0.5])
+    fig.update_xaxes(title_text="Position in the text (tokens)", row=3, col=1)
+    _mark_column(fig, selected)
+    return fig
+
+
+def by_layer(
+    values: Mapping[str, NDArray[Any]], title: str, unit: str, even_use: float | None = None
+) -> go.Figure:
+    """One number by layer [L] for both models; a dotted line where even use would lie."""
+    fig = go.Figure([_layer_line(values[model], model, unit) for model in MODELS])
+    if even_use is not None:
+        fig.add_trace(_even_line(len(values["emo"]), even_use, unit))
+    style(fig, title)
+    fig.update_layout(height=270, legend_y=-0.35, margin_t=48)
+    fig.update_xaxes(title_text="Layer", dtick=1)
+    fig.update_yaxes(title_text=unit, rangemode="tozero")
+    return fig
+
+
+def token_experts(chosen: Mapping[str, TokenExperts]) -> go.Figure:
+    """One token's routed experts in every layer as bars of gate weight, one bar a model.
+
+    Each piece carries its expert id; the rest up to 1 belongs to experts not used.
+    """
+    fig = go.Figure()
+    for model, offset in zip(MODELS, (-0.2, 0.2), strict=True):
+        one = chosen[model]
+        places = np.arange(len(one.entropy)) + offset
+        for rank in range(one.expert_ids.shape[1]):
+            fig.add_trace(_rank_bar(places, one, rank, model))
+        fig.add_trace(_entropy_labels(places, one))
+    style(fig, "Gate weight of its routed experts, and router entropy")
+    layers = len(chosen["emo"].entropy)
+    reach = max(float(one.gate_weights.sum(axis=1).max()) for one in chosen.values())
+    fig.update_layout(barmode="stack", height=130 + 52 * layers, legend_y=-0.22)
+    fig.update_layout(uniformtext={"minsize": 9, "mode": "hide"})
+    fig.update_xaxes(title_text="Gate weight", range=[0, 1.25 * reach])
+    fig.update_yaxes(
+        tickvals=np.arange(layers),
+        ticktext=[f"Layer {layer}" for layer in range(layers)],
+        autorange="reversed",
+        showgrid=False,
+    )
+    return fig
+
+
+def _gate_heatmap(one: ExpertMap, top: float) -> go.Heatmap:
+    levels = np.ceil(np.sqrt(one.gates[:, one.order] / top) * LEVELS).astype(np.uint8)
+    return go.Heatmap(z=levels, y=_positions(len(levels)), coloraxis="coloraxis", hoverinfo="skip")
+
+
+def _gate_targets(one: ExpertMap, tokens: Sequence[str], model: int) -> go.Scattergl:
+    """Invisible markers over the used cells: hover and click."""
+    rows, columns = np.nonzero(one.gates[:, one.order])
+    experts = one.order[columns]
+    return _targets(
+        x=columns,
+        y=rows + 1,
+        customdata=[rows + 1, experts, np.full(len(rows), model), one.gates[rows, experts]],
+        text=[tokens[row] for row in rows.tolist()],
+        what="expert %{customdata[1]}, gate weight %{customdata[3]:.3f}",
+    )
+
+
+def _entropy_heatmap(entropy: NDArray[np.float32]) -> go.Heatmap:
+    return go.Heatmap(
+        z=entropy.astype(np.float32),
+        x=_positions(entropy.shape[1]),
+        coloraxis="coloraxis",
+        hoverinfo="skip",
+    )
+
+
+def _entropy_targets(
+    entropy: NDArray[np.float32], tokens: Sequence[str], model: int
+) -> go.Scattergl:
+    layers, columns = np.indices(entropy.shape).reshape(2, -1)
+    return _targets(
+        x=columns + 1,
+        y=layers,
+        customdata=[columns + 1, layers, np.full(len(layers), model), entropy.ravel()],
+        text=[tokens[column] for column in columns],
+        what="layer %{customdata[1]}, entropy %{customdata[3]:.2f} nats",
+    )
+
+
+def _targets(
+    x: NDArray[np.int64],
+    y: NDArray[np.int64],
+    customdata: list[NDArray[Any]],
+    text: list[str],
+    what: str,
+) -> go.Scattergl:
+    unseen = {"marker": {"opacity": 0}}
+    return go.Scattergl(
+        x=x.astype(np.float32),
+        y=y.astype(np.float32),
+        mode="markers",
+        marker={"size": 6, "opacity": 0},
+        selected=unseen,
+        unselected=unseen,
+        customdata=np.stack(customdata, axis=1).astype(np.float32),
+        text=text,
+        hovertemplate=f"<b>%{{text}}</b> (token %{{customdata[0]}})<br>{what}<extra></extra>",
+        showlegend=False,
+    )
+
+
+def _loss_line(
+    loss: NDArray[np.float32], tokens: Sequence[str], model: str, index: int
+) -> go.Scatter:
+    positions = _positions(len(loss))
+    ids = np.stack([positions, np.full(len(loss), -1), np.full(len(loss), index)], axis=1)
+    return go.Scatter(
+        x=positions,
+        y=loss.astype(np.float32),
+        mode="lines+markers",
+        name=LABELS[model],
+        line={"color": MODEL_COLOURS[model], "width": 1.5},
+        marker={"size": 4, "color": MODEL_COLOURS[model], "symbol": ("circle", "diamond")[index]},
+        selected={"marker": {"opacity": 1}},
+        unselected={"marker": {"opacity": 1}},
+        customdata=ids.astype(np.int32),
+        text=list(tokens),
+        hovertemplate="<b>%{text}</b> (token %{x})<br>loss %{y:.2f} nats"
+        f"<extra>{LABELS[model]}</extra>",
+    )
+
+
+def _layer_line(values: NDArray[Any], model: str, unit: str) -> go.Scatter:
+    return go.Scatter(
+        x=np.arange(len(values)),
+        y=values,
+        mode="lines+markers",
+        name=LABELS[model],
+        line={"color": MODEL_COLOURS[model], "width": 2},
+        marker={"size": 8, "symbol": "circle" if model == "emo" else "diamond"},
+        hovertemplate=f"layer %{{x}}: %{{y:.3~g}} {unit}<extra>{LABELS[model]}</extra>",
+    )
+
+
+def _even_line(layers: int, level: float, unit: str) -> go.Scatter:
+    return go.Scatter(
+        x=np.arange(layers),
+        y=np.full(layers, level),
+        mode="lines",
+        name="Even use",
+        line={"color": REFERENCE_COLOUR, "width": 1.5, "dash": "dot"},
+        hovertemplate=f"%{{y:.1f}} {unit}<extra>Even use</extra>",
+    )
+
+
+def _rank_bar(places: NDArray[np.floating], one: TokenExperts, rank: int, model: str) -> go.Bar:
+    experts = one.expert_ids[:, rank]
+    return go.Bar(
+        y=places,
+        x=one.gate_weights[:, rank],
+        width=0.36,
+        orientation="h",
+        name=LABELS[model],
+        legendgroup=model,
+        showlegend=rank == 0,
+        marker={
+            "color": with_alpha(MODEL_COLOURS[model], 0.9 - 0.1 * rank),
+            "line": {"color": "rgba(255, 255, 255, 0.7)", "width": 1},
+        },
+        text=[str(expert) for expert in experts],
+        textposition="inside",
+        insidetextanchor="middle",
+        textangle=0,
+        hovertemplate=f"choice {rank + 1}: expert %{{text}}, gate weight %{{x:.3f}}"
+        f"<extra>{LABELS[model]}</extra>",
+    )
+
+
+def _entropy_labels(places: NDArray[np.floating], one: TokenExperts) -> go.Scatter:
+    """The router entropy in words at the end of each bar."""
+    return go.Scatter(
+        x=one.gate_weights.sum(axis=1),
+        y=places,
+        mode="text",
+        text=[f" {value:.2f} nats" for value in one.entropy],
+        textposition="middle right",
+        textfont={"size": 10},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+
+
+def _map_axes(fig: go.Figure, maps: Mapping[str, ExpertMap], tokens: Sequence[str]) -> None:
+    for column, model in enumerate(MODELS, start=1):
+        order = maps[model].order
+        places = np.arange(0, len(order), 16)
+        fig.update_xaxes(
+            title_text="Routed expert (id)",
+            range=[-0.5, len(order) - 0.5],
+            tickvals=places,
+            ticktext=[str(expert) for expert in order[places]],
+            showgrid=False,
+            row=1,
+            col=column,
+        )
+    fig.update_yaxes(range=[len(tokens) + 0.5, 0.5], showgrid=False)
+    fig.update_yaxes(title_text="Position in the text (tokens)", row=1, col=1)
+    if len(tokens) <= FEW_TOKENS:
+        fig.update_yaxes(tickvals=_positions(len(tokens)), ticktext=list(tokens), title_text="")
+
+
+def _gate_axis(top: float) -> dict[str, Any]:
+    """A square-root scale: most gate weights are small beside the largest."""
+    places = np.linspace(0, 1, 5)
+    return {
+        "colorscale": CLEAR_BELOW_FIRST_LEVEL,
+        "cmin": 0,
+        "cmax": LEVELS,
+        "colorbar": _BAR_BELOW
+        | {
+            "tickvals": places * LEVELS,
+            "ticktext": [f"{gate:.2g}" for gate in top * places**2],
+        },
+    }
+
+
+def _entropy_axis(lowest: float, highest: float) -> dict[str, Any]:
+    return {
+        "colorscale": SEQUENTIAL,
+        "cmin": lowest,
+        "cmax": highest,
+        "colorbar": _BAR_BELOW | {"ticksuffix": " nats", "nticks": 5},
+    }
+
+
+def _mark_row(fig: go.Figure, selected: int | None) -> None:
+    if selected is not None:
+        for column in (1, 2):
+            fig.add_hrect(y0=selected - 0.5, y1=selected + 0.5, row=1, col=column, **_MARK)
+
+
+def _mark_column(fig: go.Figure, selected: int | None) -> None:
+    if selected is not None:
+        for row in (1, 2, 3):
+            fig.add_vrect(x0=selected - 0.5, x1=selected + 0.5, row=row, col=1, **_MARK)
+
+
+def _coloured(model: str) -> str:
+    return f'<b style="color:{MODEL_COLOURS[model]}">{LABELS[model]}</b>'
+
+
+def _escaped(tokens: Sequence[str]) -> list[str]:
+    """Labels that Plotly's own small HTML shows as they are."""
+    return [html.escape(token, quote=False) for token in tokens]
+
+
+def _map_height(tokens: int) -> int:
+    """Pixels: legible rows for a short text, the whole of a long one on a screen."""
+    return 190 + (18 * tokens if tokens <= FEW_TOKENS else max(18 * FEW_TOKENS // 2, 2 * tokens))
+
+
+def _positions(tokens: int) -> NDArray[np.int32]:
+    return np.arange(1, tokens + 1, dtype=np.int32)
+
+
+# Under the figure, where it takes no width from the maps; the figure's title names the quantity.
+_BAR_BELOW: dict[str, Any] = {
+    "orientation": "h",
+    "thickness": 10,
+    "len": 0.45,
+    "x": 1,
+    "xanchor": "right",
+    "yref": "container",
+    "y": 0.005,
+    "yanchor": "bottom",
+}
+_MARK: dict[str, Any] = {
+    "line": {"color": SELECTION_COLOUR, "width": 1},
+    "fillcolor": with_alpha(SELECTION_COLOUR, 0.3),
+    "layer": "below",
+}

@@ -1,0 +1,5 @@
+"""Recording a model over documents to a folder on disk, and reading it back without the model."""
+
+from emo_viz.trace.reader import Trace
+
+__all__ = ["Trace"]

@@ -1,0 +1,1 @@
+"""What the pages share; the only package, with pages/ and app.py, that imports streamlit."""

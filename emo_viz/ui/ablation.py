@@ -1,0 +1,480 @@
+"""Subset ablation page: what was measured, what the visitor chose, and one document, live."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from numpy.typing import NDArray
+
+from emo_viz.analysis import ablation
+from emo_viz.analysis.curves import (
+    GREEDY,
+    METHODS,
+    OTHER_DOMAIN,
+    RANDOM,
+    ROUTER_PROBABILITY,
+    Curves,
+    Measured,
+    likelihood_kept,
+    read_curves,
+)
+from emo_viz.ui import assets, chrome, links, resources
+from emo_viz.ui.jobs import Job, politely, registry
+from emo_viz.ui.resources import LoadedModel, Pair
+from emo_viz.ui.text import count, escape_markdown, share, shorten, visible
+from emo_viz.ui.work import run_exclusive
+
+if TYPE_CHECKING:
+    from model.subset import ExpertSubset
+
+CURVES_COMMAND = (
+    "python -m emo_viz curves --models assets/checkpoints/emo-nano assets/checkpoints/std-nano "
+    "--documents assets/documents/documents.parquet "
+    "--calibration assets/documents/calibration.parquet --out assets/analysis/curves.parquet"
+)
+ALL_DOMAINS = "All domains"
+DOMAIN, METHOD, KEEP, DOCUMENT = "subset_domain", "subset_method", "k", "subset_document"
+DEFAULT_KEEP = 16
+FINE_KEEP = (8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 112)
+NEW_TOKENS = 40
+WORSE = 0.1  # nats: a token counts as worse only beyond what rounding could do
+METHOD_LABELS = {
+    ROUTER_PROBABILITY: "Router probability",
+    GREEDY: "Greedy, layer by layer",
+    OTHER_DOMAIN: "Another domain's experts",
+    RANDOM: "Random",
+}
+SUFFIXES = {
+    ROUTER_PROBABILITY: "",
+    GREEDY: " chosen layer by layer",
+    OTHER_DOMAIN: " chosen for another domain",
+    RANDOM: " drawn at random",
+}
+METHOD_WORDS = {
+    ROUTER_PROBABILITY: "the experts with the highest mean router probability on the calibration "
+    "documents, in one pass of the full model",
+    GREEDY: "the experts with the highest mean router probability, layer by layer, each layer "
+    "measured with the layers below it already cut",
+    OTHER_DOMAIN: "the experts with the highest mean router probability on the calibration "
+    "documents of another domain",
+    RANDOM: "experts drawn at random in every layer",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """All that the page shows from: measured curves, the pair, the held-out documents."""
+
+    curves: Curves
+    pair: Pair
+    documents: pd.DataFrame
+
+    @property
+    def config(self) -> Any:
+        return self.pair.emo.model.config
+
+    @property
+    def num_experts(self) -> int:
+        return int(self.config.num_experts)
+
+    @property
+    def domains(self) -> list[str]:
+        return sorted(self.curves.info["domains"])
+
+    @property
+    def methods(self) -> list[str]:
+        measured = set(self.curves.rows["method"].unique())
+        return [method for method in METHODS if method in measured]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the visitor looks at; domain None means all. `document` is an id."""
+
+    domain: str | None
+    method: str
+    keep_k: int
+    document: str
+
+
+@dataclass(frozen=True, eq=False)
+class Live:
+    """One document under the chosen subset of each model, computed now.
+
+    pieces: texts of its T tokens, "" for EOS. subsets, full and cut (losses [T], NaN at EOS) have
+    the keys "emo" and "standard". domain: whose calibration chose the experts.
+    """
+
+    token_ids: NDArray[np.int64]
+    pieces: list[str]
+    domain: str
+    subsets: "dict[str, ExpertSubset]"
+    full: dict[str, NDArray[np.float32]]
+    cut: dict[str, NDArray[np.float32]]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.pieces) - 1
+
+    def change(self, model: str) -> NDArray[np.float32]:
+        """Loss with the subset less the loss with all experts, by token [T]."""
+        return self.cut[model] - self.full[model]
+
+    def increase(self, model: str) -> float:
+        return float(np.nanmean(self.change(model)))
+
+    def worse(self, model: str) -> int:
+        """Tokens whose loss rose by more than WORSE."""
+        return int((self.change(model) > WORSE).sum())
+
+
+def open_study() -> Study:
+    """Everything measured, or an empty state that says what to run (the script ends there)."""
+    path = resources.analysis_path("curves.parquet")
+    try:
+        curves = _curves(path, path.stat().st_mtime_ns if path.exists() else 0)
+    except ValueError:
+        _nothing("No subset curves have been measured yet.")
+    study = Study(curves, resources.pair(), resources.documents())
+    weights = {loaded.name: _digest(str(loaded.path)) for loaded in study.pair}
+    if weights != {name: model["sha256"] for name, model in curves.info["models"].items()}:
+        _nothing("The subset curves were measured on other weights than these checkpoints.")
+    if not set(curves.rows["document"].unique()) <= set(study.documents["id"]):
+        _nothing("The subset curves were measured on other documents than these.")
+    return study
+
+
+def _nothing(sentence: str) -> None:
+    chrome.empty_state(f"{sentence} Measure them with this command:", CURVES_COMMAND)
+    st.stop()
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _curves(path: Path, changed: int) -> Curves:
+    return read_curves(path)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _digest(folder: str) -> str:
+    from emo_viz.trace.recorder import checkpoint_sha256
+
+    return checkpoint_sha256(Path(folder))
+
+
+def controls(study: Study) -> Choice:
+    """The row of controls. A link's impossible keep-k is named in one sentence and not used."""
+    config = study.config
+    _warn_of_keep_k(config.num_experts_per_tok, config.num_experts)
+    columns = st.columns([3, 3, 4, 4, 0.8, 0.8], vertical_alignment="bottom", gap="small")
+    domain = columns[0].selectbox(
+        "Domain", [ALL_DOMAINS, *study.domains], key=DOMAIN, bind="query-params"
+    )
+    method = columns[1].selectbox(
+        "Experts chosen by",
+        study.methods,
+        format_func=METHOD_LABELS.__getitem__,
+        key=METHOD,
+        bind="query-params",
+    )
+    keep_k = columns[2].slider(
+        "Experts kept a layer (keep-k)",
+        min_value=config.num_experts_per_tok,
+        max_value=config.num_experts,
+        value=max(config.num_experts_per_tok, min(DEFAULT_KEEP, config.num_experts)),
+        key=KEEP,
+        bind="query-params",
+        help="Counts the shared expert, which always stays. Fewer than "
+        f"{config.num_experts_per_tok} cannot be kept: each token uses as many.",
+    )
+    chosen = None if domain == ALL_DOMAINS else domain
+    return Choice(chosen, method, keep_k, _choose_document(chosen, columns[3:]))
+
+
+def _warn_of_keep_k(low: int, high: int) -> None:
+    asked = st.query_params.get(KEEP)
+    if asked is None or asked.isascii() and asked.isdigit() and low <= int(asked) <= high:
+        return
+    st.warning(
+        f"The link asks for {escape_markdown(shorten(asked, 20))} experts a layer; a subset keeps "
+        f"{low} (what each token uses) to {high} of them, so this shows another number."
+    )
+
+
+def _choose_document(domain: str | None, columns: Sequence[Any]) -> str:
+    path = assets.documents_path()
+    labels = _document_labels(resources.documents(), path, path.stat().st_mtime_ns, domain)
+    ids = list(labels)
+    unknown = links.follow(DOCUMENT, DOCUMENT, ids)
+    if st.session_state.get(DOCUMENT) not in labels:
+        st.session_state[DOCUMENT] = ids[0]
+    chosen: str = columns[0].selectbox(
+        f"Held-out document ({len(ids):,})", ids, format_func=labels.__getitem__, key=DOCUMENT
+    )
+    _step_button(columns[1], ids, -1)
+    _step_button(columns[2], ids, +1)
+    links.write(DOCUMENT, chosen)
+    if unknown is not None:
+        st.warning(
+            f"The link asks for document {escape_markdown(shorten(unknown, 60))}, which is not "
+            "among these; this is another one."
+        )
+    return chosen
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _document_labels(
+    _documents: pd.DataFrame, path: Path, changed: int, domain: str | None
+) -> dict[str, str]:
+    """Ids of the documents of a domain (None: of all) and a numbered opening of each.
+
+    The number keeps equal openings apart.
+    """
+    shown = _documents if domain is None else _documents[_documents["domain"] == domain]
+    return {
+        name: f"{number}. {_opening(text)}"
+        for number, (name, text) in enumerate(zip(shown["id"], shown["text"], strict=True), start=1)
+    }
+
+
+def _opening(text: str) -> str:
+    return shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), 70)
+
+
+def _step_button(column: Any, ids: list[str], step: int) -> None:
+    name, icon, key = (
+        ("Previous", ":material/chevron_left:", "Left")
+        if step < 0
+        else ("Next", ":material/chevron_right:", "Right")
+    )
+    place = ids.index(st.session_state[DOCUMENT]) + step
+    column.button(
+        "",
+        icon=icon,
+        help=f"{name} document ({key.lower()} arrow key)",
+        shortcut=key,
+        key=f"subset_{name.lower()}",
+        disabled=not 0 <= place < len(ids),
+        on_click=_open_document,
+        args=(ids[place % len(ids)],),
+        width="stretch",
+    )
+
+
+def _open_document(document: str) -> None:
+    st.session_state[DOCUMENT] = document
+
+
+def measured(study: Study, choice: Choice) -> Measured:
+    """The curves of the chosen domain: finer ones, if they have been measured on this server."""
+    job = fine_job(study, choice)
+    if job is not None and isinstance(job.result, Measured):
+        return job.result
+    folder = resources.analysis_path("curves.parquet")
+    return _measured(study.curves, str(folder), folder.stat().st_mtime_ns, choice.domain)
+
+
+@st.cache_resource(max_entries=64, show_spinner="Averaging the curves …")
+def _measured(_curves: Curves, path: str, changed: int, domain: str | None) -> Measured:
+    return Measured.of(_curves.of_domain(domain))
+
+
+def compute_live(study: Study, choice: Choice) -> Live:
+    """Both models on the chosen document, whole and cut: a few forward passes, done now."""
+    row = study.documents[study.documents["id"] == choice.document].iloc[0]
+    pair = study.pair
+    token_ids, pieces = _encoded(pair.emo, str(pair.emo.path), row["text"])
+    subsets = {loaded.name: choose_subset(study, loaded, row["domain"], choice) for loaded in pair}
+    return Live(
+        token_ids=token_ids,
+        pieces=pieces,
+        domain=row["domain"],
+        subsets=subsets,
+        full={loaded.name: _losses(loaded, str(loaded.path), token_ids, ()) for loaded in pair},
+        cut={
+            loaded.name: _losses(loaded, str(loaded.path), token_ids, subsets[loaded.name].experts)
+            for loaded in pair
+        },
+    )
+
+
+def choose_subset(study: Study, loaded: LoadedModel, domain: str, choice: Choice) -> "ExpertSubset":
+    """The subset of one model for a domain; only a greedy one at a new keep-k asks the model."""
+    from model.subset import ExpertSubset, full_subset, random_subset
+
+    info, config, keep_k = study.curves.info, loaded.model.config, choice.keep_k
+    if keep_k == config.num_experts:
+        return full_subset(config)
+    if choice.method == RANDOM:
+        return random_subset(config, keep_k, seed=0)
+    if choice.method == GREEDY:
+        known = info["greedy"][loaded.name][domain].get(str(keep_k))
+        if known is None:
+            return _greedy(loaded, str(loaded.path), domain, keep_k)
+        ids = tuple(info["domains"][domain]["calibration"])
+        return ExpertSubset(tuple(map(tuple, known)), GREEDY, ids, keep_k)
+    source = info["domains"][domain]["other"] if choice.method == OTHER_DOMAIN else domain
+    return ablation.ranked_subset(
+        ranking(study, loaded.name, source),
+        keep_k,
+        config,
+        info["domains"][source]["calibration"],
+    )
+
+
+def ranking(study: Study, model: str, domain: str) -> NDArray[np.int64]:
+    """Routed experts of every layer by falling router probability on a domain: [L, R]."""
+    return np.asarray(study.curves.info["ranking"][model][domain])
+
+
+@st.cache_resource(max_entries=64, show_spinner="Choosing experts layer by layer …")
+def _greedy(_loaded: LoadedModel, path: str, domain: str, keep_k: int) -> "ExpertSubset":
+    from model.subset import select_experts
+
+    texts = _calibration(_loaded, path)[domain]
+    with run_exclusive(_loaded):
+        return select_experts(_loaded.model, texts.documents, keep_k, "greedy", texts.ids)
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _calibration(_loaded: LoadedModel, path: str) -> dict[str, ablation.Texts]:
+    """The calibration documents of every domain, tokenised."""
+    file = assets.documents_path().with_name("calibration.parquet")
+    texts = ablation.tokenise(pd.read_parquet(file), _loaded.tokenizer)
+    return {domain: ablation.first_texts(some) for domain, some in texts.items()}
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _encoded(_loaded: LoadedModel, path: str, text: str) -> tuple[NDArray[np.int64], list[str]]:
+    from model.inference import encode
+
+    encoded = encode(_loaded.tokenizer, text, ablation.MAX_TOKENS)
+    return encoded.token_ids, encoded.texts
+
+
+@st.cache_resource(max_entries=512, show_spinner=False)
+def _losses(
+    _loaded: LoadedModel,
+    path: str,
+    token_ids: NDArray[np.int64],
+    experts: tuple[tuple[int, ...], ...],
+) -> NDArray[np.float32]:
+    """Losses of one document [T]; `experts` are those kept in each layer, () for all."""
+    from model.inference import document_losses
+    from model.subset import ExpertSubset, apply_subset, full_subset
+
+    subset = ExpertSubset(experts, "", (), 0) if experts else full_subset(_loaded.model.config)
+    with run_exclusive(_loaded), apply_subset(_loaded.model, subset):
+        losses = document_losses(_loaded.model, [token_ids])[0]
+    losses.flags.writeable = False
+    return losses
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def continuation(
+    _loaded: LoadedModel,
+    path: str,
+    prompt_ids: NDArray[np.int64],
+    experts: tuple[tuple[int, ...], ...],
+) -> str:
+    """The likeliest NEW_TOKENS tokens after a prompt; `experts` as in `_losses`."""
+    from model.inference import continue_text
+    from model.subset import ExpertSubset, apply_subset, full_subset
+
+    subset = ExpertSubset(experts, "", (), 0) if experts else full_subset(_loaded.model.config)
+    with run_exclusive(_loaded), apply_subset(_loaded.model, subset):
+        return continue_text(_loaded.model, _loaded.tokenizer, prompt_ids, NEW_TOKENS)
+
+
+def answer(study: Study, choice: Choice, found: Measured, live: Live) -> None:
+    """The first line: what both models keep at this keep-k, measured where it can be."""
+    keep = f"**{choice.keep_k} of {study.num_experts}** experts{SUFFIXES[choice.method]}"
+    try:
+        emo, standard = (
+            found.increase(model, choice.method, choice.keep_k) for model in assets.MODEL_FOLDERS
+        )
+    except ValueError:
+        _answer_live(choice, live, keep)
+        return
+    where = f"{count(len(study.domains), 'domain')}" if choice.domain is None else choice.domain
+    st.markdown(
+        f"#### On {count(found.documents, 'held-out document')} of {escape_markdown(where)} "
+        f"({count(found.tokens, 'token')}), EMO keeps **{_kept(emo.mean)}** of its likelihood a "
+        f"token with {keep}; the standard MoE keeps **{_kept(standard.mean)}**."
+    )
+    spans = (
+        f"{assets.MODEL_LABELS[name]} {one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
+        for name, one in zip(assets.MODEL_FOLDERS, (emo, standard), strict=True)
+    )
+    st.caption(
+        f"Loss increase over all experts in nats a token, 95 % interval over documents: "
+        f"{', '.join(spans)}. Likelihood kept is e to the minus that."
+    )
+
+
+def _answer_live(choice: Choice, live: Live, keep: str) -> None:
+    emo, standard = (live.increase(model) for model in assets.MODEL_FOLDERS)
+    st.markdown(
+        f"#### On the document below ({count(live.num_tokens, 'token')}), EMO keeps "
+        f"**{_kept(emo)}** of its likelihood a token with {keep}; the standard MoE keeps "
+        f"**{_kept(standard)}**."
+    )
+    st.caption(
+        f"The curve has no measured point at {choice.keep_k}, so this is the chosen document "
+        f"alone, computed now: EMO {emo:+.3f}, standard MoE {standard:+.3f} nats a token."
+    )
+
+
+def _kept(increase: float) -> str:
+    return share(likelihood_kept(increase)).replace(" ", "\u00a0")
+
+
+def fine_task(study: Study, domain: str, method: str) -> ablation.Task:
+    """What "more points" measures: one method and random subsets at FINE_KEEP."""
+    loaded = study.pair.emo
+    calibration = _calibration(loaded, str(loaded.path))
+    rows = study.documents[study.documents["domain"] == domain]
+    held_out = ablation.tokenise(rows, loaded.tokenizer)[domain]
+    config = study.config
+    keep = [k for k in FINE_KEEP if config.num_experts_per_tok <= k < config.num_experts]
+    methods = list(dict.fromkeys([method, RANDOM]))
+    cuts = ablation.plan_cuts(config, keep, methods, ablation.RANDOM_SEEDS)
+    other = study.curves.info["domains"][domain]["other"]
+    return ablation.Task(calibration[domain], held_out, calibration[other] if other else None, cuts)
+
+
+def _fine_key(study: Study, domain: str, method: str) -> str:
+    """Names the finer curve by what it depends on; documents and calibration change together."""
+    weights = [_digest(str(loaded.path)) for loaded in study.pair]
+    return "|".join([*weights, str(assets.documents_path().stat().st_mtime_ns), domain, method])
+
+
+def fine_job(study: Study, choice: Choice) -> Job | None:
+    """The finer measurement of the chosen domain and method, if anybody has asked for it."""
+    if choice.domain is None:
+        return None
+    return registry().find(_fine_key(study, choice.domain, choice.method))
+
+
+def start_fine_job(study: Study, domain: str, method: str) -> None:
+    """Measure the domain at more keep-ks, in the background; both models, one after the other."""
+    task = fine_task(study, domain, method)
+
+    def work(report: Any) -> Measured:
+        total, done = 2 * len(task.cuts), 0
+        parts = {}
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            report(done, total)
+
+        for loaded in study.pair:
+            guard = politely(loaded.lock)
+            parts[loaded.name] = [ablation.measure(loaded.model, task, guard, step)]
+        return Measured.of(ablation.collect(parts, [task], {}).rows)
+
+    registry().start(_fine_key(study, domain, method), work)

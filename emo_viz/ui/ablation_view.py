@@ -1,0 +1,381 @@
+"""Subset ablation page: the curve, how its experts were chosen, and the document token by token."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from emo_viz.analysis.ablation import shared_share
+from emo_viz.analysis.curves import OTHER_DOMAIN, RANDOM, Measured
+from emo_viz.figures import ablation as figures
+from emo_viz.figures.theme import CHART_CONFIG, DIVERGING, SELECTION_COLOUR, colour_at
+from emo_viz.ui import ablation, assets
+from emo_viz.ui.ablation import ALL_DOMAINS, METHOD_WORDS, Choice, Live, Study
+from emo_viz.ui.jobs import Job
+from emo_viz.ui.routing_view import CONTINUED
+from emo_viz.ui.strip import StripToken, token_strip
+from emo_viz.ui.text import count, escape_markdown, share, token_label, visible
+
+VIEW, TOKEN = "subset_view", "subset_token"
+INCREASE, LOSS = "Loss increase", "Loss"
+MEASURES: dict[str, figures.Measure] = {INCREASE: "increase", LOSS: "loss"}
+# Nats. Fixed, so that colours mean the same at every keep-k: a token at the end of the scale has
+# become 20 times less (or more) likely.
+COLOUR_REACH = 3.0
+SHOWN_PROMPT = 240  # characters
+TEXT_PIXELS = 420
+
+
+def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
+    """The curve of both models, its options above it and what it rests on below."""
+    points = found.table()
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        view = st.segmented_control(
+            "Curve of",
+            [INCREASE, LOSS],
+            default=INCREASE,
+            required=True,
+            key=VIEW,
+            bind="query-params",
+            label_visibility="collapsed",
+        )
+        _chosen_how(study, choice, live)
+        _export(study, choice, points, live)
+    measure = MEASURES[str(view)]
+    where = ALL_DOMAINS if choice.domain is None else choice.domain
+    numbers = f"{count(found.documents, 'held-out document')}, {count(found.tokens, 'token')}"
+    values = {
+        model: live.increase(model) if measure == "increase" else float(np.nanmean(live.cut[model]))
+        for model in assets.MODEL_FOLDERS
+    }
+    st.plotly_chart(
+        figures.curve(points, measure, choice.method, choice.keep_k, values, f"{where}: {numbers}"),
+        key="subset_curve",
+        theme="streamlit",
+        config=CHART_CONFIG,
+        alt=_alt(points, choice, numbers),
+    )
+    st.caption(_rests_on(study, choice, points))
+    _more_points(study, choice)
+
+
+def _alt(points: pd.DataFrame, choice: Choice, numbers: str) -> str:
+    """The measured increases in words."""
+    lines = []
+    for model, label in assets.MODEL_LABELS.items():
+        at = points[(points["model"] == model) & (points["method"] == choice.method)]
+        pairs = zip(at["keep_k"], at["increase"], strict=True)
+        lines.append(f"{label} " + ", ".join(f"{value:+.3f} at {k}" for k, value in pairs))
+    return f"Loss increase in nats a token by experts kept, on {numbers}: {'; '.join(lines)}."
+
+
+def _rests_on(study: Study, choice: Choice, points: pd.DataFrame) -> str:
+    """What chose the experts and what was evaluated, in words."""
+    seeds = _seeds(points)
+    band = (
+        f"Grey: least to greatest of {seeds} random subsets, dashed their mean. " if seeds else ""
+    )
+    mean = "" if choice.domain else f"Mean over {count(len(study.domains), 'domain')}. "
+    return (
+        f"{_chosen_on(study, choice, seeds)} {mean}Coloured band: 95 % interval, bootstrap over "
+        f"the held-out documents. {band}Open marks: the document below, computed now."
+    )
+
+
+def _chosen_on(study: Study, choice: Choice, seeds: int) -> str:
+    if choice.method == RANDOM:
+        return f"Experts are drawn at random, {seeds} times."
+    domains = study.curves.info["domains"]
+    looked_at = [choice.domain] if choice.domain else study.domains
+    numbers = sorted({len(domains[domain]["calibration"]) for domain in looked_at})
+    number = " to ".join(str(n) for n in dict.fromkeys([numbers[0], numbers[-1]]))
+    whose = "another domain" if choice.method == OTHER_DOMAIN else "the domain"
+    return (
+        f"Experts are chosen on {number} calibration documents of {whose}, none of them evaluated."
+    )
+
+
+def _seeds(points: pd.DataFrame) -> int:
+    """How many random subsets stand behind each random point; 0 if none was measured."""
+    return max(points.loc[points["method"] == RANDOM, "seeds"], default=0)
+
+
+def _more_points(study: Study, choice: Choice) -> None:
+    """Measure the domain at more keep-ks, on request; progress, and a way to stop."""
+    job = ablation.fine_job(study, choice)
+    if job is not None and job.running:
+        st.fragment(_watch, run_every=1.0)(job)
+        return
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        done = job is not None and job.result is not None
+        if st.button(
+            "Measure more points",
+            icon=":material/add_chart:",
+            disabled=choice.domain is None or done,
+            help=_more_points_help(choice, done),
+        ):
+            assert choice.domain is not None
+            ablation.start_fine_job(study, choice.domain, choice.method)
+            st.rerun()
+        if job is not None and job.error is not None:
+            st.error(f"The measurement failed: {job.error}", icon=":material/error:")
+        elif job is not None and job.cancelled:
+            st.caption("The measurement was stopped; the curve shows the stored points.")
+
+
+def _more_points_help(choice: Choice, done: bool) -> str:
+    if choice.domain is None:
+        return "Choose one domain first: for all of them the command line is the place."
+    if done:
+        return "This curve has been measured at all these points."
+    return (
+        f"Both models on every held-out document of the domain, at keep-k "
+        f"{', '.join(map(str, ablation.FINE_KEEP))}. Runs in the background; you can go on."
+    )
+
+
+def _watch(job: Job) -> None:
+    if not job.running:
+        st.rerun()
+    left = job.seconds_left
+    eta = "" if left is None else f", about {math.ceil(left)} s left"
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.progress(
+            job.share, f"Measuring more points: {job.done} of {job.total} passes{eta}", width=420
+        )
+        if st.button("Stop", icon=":material/stop_circle:", disabled=job.cancelled):
+            job.cancel()
+
+
+def _chosen_how(study: Study, choice: Choice, live: Live) -> None:
+    place = st.popover(
+        "How the experts were chosen",
+        icon=":material/help:",
+        key="subset_how",
+        on_change="rerun",
+    )
+    if not place.open:
+        return
+    with place:
+        st.markdown(
+            f"**{escape_markdown(live.domain)}**, keep-k {choice.keep_k}: "
+            f"{METHOD_WORDS[choice.method]}, and the shared expert."
+        )
+        st.plotly_chart(
+            figures.kept_map(
+                {model: subset.experts for model, subset in live.subsets.items()}, study.num_experts
+            ),
+            key="subset_kept",
+            config=CHART_CONFIG,
+            alt=f"The {choice.keep_k} kept experts of each of {study.config.num_hidden_layers} "
+            "layers by expert id, EMO above, standard MoE below.",
+        )
+        _overlap(study, choice, live)
+        _calibration_documents(study, choice, live)
+
+
+def _overlap(study: Study, choice: Choice, live: Live) -> None:
+    """How much of the subset the other domains would keep too."""
+    routed = study.config.num_routed_experts
+    others = [domain for domain in study.domains if domain != live.domain]
+    if not others or choice.keep_k == study.num_experts:
+        return
+    shares = pd.DataFrame(
+        {
+            model: [
+                shared_share(subset.experts, ablation.ranking(study, model, domain), routed)
+                for domain in others
+            ]
+            for model, subset in live.subsets.items()
+        },
+        index=others,
+    ).sort_values("emo", ascending=False)
+    chance = (choice.keep_k - study.config.num_shared_experts) / routed
+    means = {model: share(shares[model].mean()) for model in shares}
+    st.plotly_chart(
+        figures.overlap_bars(shares, chance),
+        key="subset_overlap",
+        config=CHART_CONFIG,
+        alt=f"Kept routed experts shared with each of {len(others)} other domains: mean "
+        f"{means['emo']} in EMO, {means['standard']} in the standard MoE, {share(chance)} by "
+        "chance.",
+    )
+    st.caption("The other domains' subsets are chosen by router probability at the same keep-k.")
+
+
+def _calibration_documents(study: Study, choice: Choice, live: Live) -> None:
+    about = study.curves.info["domains"]
+    if choice.method == RANDOM:
+        st.caption("A random subset needs no calibration documents; this one is of seed 0.")
+        return
+    source = about[live.domain]["other"] if choice.method == OTHER_DOMAIN else live.domain
+    ids = about[source]["calibration"]
+    st.markdown(f"**{count(len(ids), 'calibration document')}** of {escape_markdown(source)}:")
+    st.dataframe(
+        pd.DataFrame({"Calibration document": ids}),
+        hide_index=True,
+        height=180,
+        key="subset_calibration",
+        alt=f"The ids of the {len(ids)} calibration documents of {source}.",
+    )
+
+
+def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> None:
+    with st.popover("Export", icon=":material/download:"):
+        name = (choice.domain or "all-domains").replace("/", "-")
+        st.download_button(
+            "Curve as CSV",
+            points.to_csv(index=False),
+            file_name=f"curve-{name}.csv",
+            mime="text/csv",
+            on_click="ignore",
+            width="stretch",
+        )
+        for model, subset in live.subsets.items():
+            st.download_button(
+                f"{assets.MODEL_LABELS[model]} subset as JSON",
+                subset.to_json(),
+                file_name=f"{model}-{live.domain}-{choice.method}-{choice.keep_k}.json",
+                mime="application/json",
+                on_click="ignore",
+                width="stretch",
+            )
+        st.caption("A subset lists the kept expert ids of every layer and how they were chosen.")
+
+
+@st.fragment
+def document(study: Study, choice: Choice, live: Live) -> None:
+    """The chosen document: how much each model loses on it, and on which tokens."""
+    st.markdown(f"### Document {escape_markdown(choice.document)}")
+    st.markdown(_numbers(study, choice, live))
+    for column, model in zip(st.columns(2, gap="medium"), assets.MODEL_FOLDERS, strict=True):
+        with column:
+            st.markdown(f"**{assets.MODEL_LABELS[model]}**, {choice.keep_k} experts")
+            _strip(live, model)
+    _legend()
+    _token(live)
+
+
+def _numbers(study: Study, choice: Choice, live: Live) -> str:
+    """A Markdown table of both models."""
+    head = (
+        f"| {count(live.num_tokens, 'token')} of {escape_markdown(live.domain)}"
+        f" | All {study.num_experts} experts | {choice.keep_k} experts | Change "
+        f"| Tokens worse by more than {ablation.WORSE} nats |\n|---|--:|--:|--:|--:|\n"
+    )
+    rows = [
+        f"| **{label}** | {np.nanmean(live.full[model]):.3f} nats a token "
+        f"| {np.nanmean(live.cut[model]):.3f} | {live.increase(model):+.3f} "
+        f"| {live.worse(model):,} ({share(live.worse(model) / live.num_tokens)}) |"
+        for model, label in assets.MODEL_LABELS.items()
+    ]
+    return head + "\n".join(rows)
+
+
+def _strip(live: Live, model: str) -> None:
+    change = live.change(model)
+    token_strip(
+        [
+            _strip_token(live, model, position, float(change[position]))
+            for position in range(1, len(live.pieces))
+        ],
+        _selected(live),
+        mark_colour="rgba(0, 0, 0, 0)",
+        selection_colour=SELECTION_COLOUR,
+        pixels=TEXT_PIXELS,
+        key=f"subset_strip_{model}",
+        on_pick=_pick,
+    )
+
+
+def _pick(position: int | None) -> None:
+    st.session_state[TOKEN] = position
+
+
+def _selected(live: Live) -> int | None:
+    token = st.session_state.get(TOKEN)
+    return token if token is not None and token <= live.num_tokens else None
+
+
+def _strip_token(live: Live, model: str, position: int, change: float) -> StripToken:
+    piece = live.pieces[position]
+    return StripToken(
+        text=visible(piece),
+        title=f"Token {position}: {_name(piece)}\n{_change_in_words(live, model, position)}",
+        colour=change_colour(change),
+        sign=piece.isspace() and "\n" in piece,
+        breaks=piece.count("\n"),
+    )
+
+
+def _name(piece: str) -> str:
+    return token_label(piece) if piece else CONTINUED
+
+
+def change_colour(change: float) -> str:
+    """Orange where the loss rose, blue where it fell; full colour at COLOUR_REACH nats."""
+    return colour_at(DIVERGING, 0.5 - change / (2 * COLOUR_REACH))
+
+
+def _change_in_words(live: Live, model: str, position: int) -> str:
+    full, cut = live.full[model][position], live.cut[model][position]
+    return f"Loss {full:.2f} → {cut:.2f} nats ({cut - full:+.2f})"
+
+
+def _legend() -> None:
+    stops = ", ".join(change_colour(step * COLOUR_REACH / 4) for step in range(-4, 5))
+    st.html(
+        '<div style="display: flex; align-items: center; gap: 0.6rem; font-size: 0.85rem">'
+        f"<span>Loss change: −{COLOUR_REACH:g} nats</span>"
+        '<span style="width: 12rem; height: 0.8rem; border-radius: 2px; '
+        f'background: linear-gradient(to right, {stops})"></span>'
+        f"<span>+{COLOUR_REACH:g} nats or more. Orange: the subset predicts the token worse. "
+        "Same scale for both models.</span></div>"
+    )
+
+
+def _token(live: Live) -> None:
+    token = _selected(live)
+    if token is None:
+        st.caption("Click a token to compare it in both models; the arrow keys move on from it.")
+        return
+    label = escape_markdown(_name(live.pieces[token]))
+    words = " · ".join(
+        f"{name}: {_change_in_words(live, model, token)}"
+        for model, name in assets.MODEL_LABELS.items()
+    )
+    st.caption(f"Token {token} of {live.num_tokens}, “{label}”. {words}")
+
+
+@st.fragment
+def continuations(study: Study, choice: Choice, live: Live) -> None:
+    """What each model writes after the first half of the document, with and without the cut.
+
+    Last on the page: it is slower than the rest, and a new choice ends it.
+    """
+    prompt = live.token_ids[: max(1, len(live.token_ids) // 2)]
+    st.markdown("### What the models write next")
+    st.caption(
+        f"Prompt: the first {count(len(prompt) - 1, 'token')} of the document. Each model goes on "
+        f"with its likeliest {ablation.NEW_TOKENS} tokens (greedy decoding)."
+    )
+    with st.container(border=True):
+        st.text("… " + "".join(live.pieces[: len(prompt)])[-SHOWN_PROMPT:])
+        goes_on = "".join(live.pieces[len(prompt) : len(prompt) + ablation.NEW_TOKENS])
+        st.caption("The document itself goes on:")
+        st.text(goes_on or "(it ends here)")
+    columns = st.columns(2, gap="medium")
+    places = {}
+    for column, loaded in zip(columns, study.pair, strict=True):
+        for experts, words in (
+            ((), f"all {study.num_experts} experts"),
+            (live.subsets[loaded.name].experts, f"{choice.keep_k} experts"),
+        ):
+            with column.container(border=True):
+                st.markdown(f"**{loaded.label}**, {words}")
+                places[loaded.name, experts] = (loaded, st.empty())
+    for (_, experts), (loaded, place) in places.items():
+        with place, st.spinner("Writing …"):
+            text = ablation.continuation(loaded, str(loaded.path), prompt, experts)
+        place.text(text or "(it ends the text at once)")

@@ -1,0 +1,59 @@
+"""What frames every page: its title, the way to the other pages, the glossary, what is loaded."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from emo_viz.ui import assets, glossary
+from emo_viz.ui.text import compact, count
+
+PAGES = (
+    ("app.py", "Overview", ":material/home:"),
+    ("pages/1_Token_routing.py", "Token routing", ":material/alt_route:"),
+    ("pages/2_Document_clusters.py", "Document clusters", ":material/bubble_chart:"),
+    ("pages/3_Subset_ablation.py", "Subset ablation", ":material/content_cut:"),
+)
+SIDEBAR_PIXELS = 230
+ICON = Path(__file__).with_name("icon.png")
+
+
+def page(title: str) -> None:
+    """Set up the page: the first call of every page.
+
+    title: sentence case, also the browser tab's.
+    """
+    st.set_page_config(
+        page_title="EMO Viz" if title == "EMO Viz" else f"{title} · EMO Viz",
+        # A file: Streamlit would fetch the image of a Material icon from another machine.
+        page_icon=ICON,
+        layout="wide",
+        initial_sidebar_state=SIDEBAR_PIXELS,
+    )
+    with st.sidebar:
+        st.markdown("**EMO Viz**")
+        for path, label, page_icon in PAGES:
+            st.page_link(path, label=label, icon=page_icon, width="stretch")
+        glossary.popover()
+        _loaded()
+    st.title(title)
+
+
+def empty_state(sentence: str, command: str) -> None:
+    """Say what is missing and how to make it, in place of what the page would show."""
+    with st.container(border=True):
+        st.markdown(":material/inventory_2: **Nothing to show yet**")
+        st.write(sentence)
+        st.code(command, language="bash")
+
+
+def _loaded() -> None:
+    """The two models in one line each."""
+    for name in assets.MODEL_FOLDERS:
+        try:
+            facts = assets.model_facts(name)
+        except FileNotFoundError:
+            continue
+        st.caption(
+            f"**{facts.label}**: {count(facts.num_layers, 'layer')}, "
+            f"{facts.num_experts} experts a layer, {compact(facts.parameters)} parameters"
+        )

@@ -1,0 +1,259 @@
+"""Document clusters page: the clusters of both models, how they are asked for, what they say."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from numpy.typing import NDArray
+
+from emo_viz.analysis.alignment import Alignment, alignment
+from emo_viz.analysis.bootstrap import Interval
+from emo_viz.analysis.clusters import Clustering, spherical_kmeans
+from emo_viz.analysis.profiles import WordTable, cluster_table, top_experts, word_table
+from emo_viz.analysis.projection import Maps, content_key, load_maps, pca_map, procrustes
+from emo_viz.analysis.vectors import flatten_usage, routing_vectors
+from emo_viz.ui import chrome, resources
+from emo_viz.ui.text import count
+
+if TYPE_CHECKING:
+    from emo_viz.trace import Trace
+
+MAP_COMMAND = (
+    "python -m emo_viz map --traces assets/traces/emo-nano assets/traces/std-nano "
+    "--out assets/analysis/maps.npz"
+)
+RECORD_COMMAND = (
+    "python -m emo_viz record --model assets/checkpoints/emo-nano "
+    "--documents assets/documents/documents.parquet --out assets/traces/emo-nano"
+)
+LABELS = {"emo": "EMO", "standard": "Standard MoE"}
+DOMAIN, CLUSTER, EXPERT = "Domain", "Cluster", "Top expert"
+ALL_DOMAINS = "All domains"
+ALL_LAYERS = "All layers"
+UMAP, PCA = "UMAP", "PCA"
+FEWEST, MOST, USUAL = 2, 64, 24
+
+
+@dataclass(frozen=True)
+class View:
+    """What the controls ask for; layer and domain are None for all of them."""
+
+    colour: str
+    domain: str | None
+    k: int
+    layer: int | None
+    method: str
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The recorded documents, the same in both traces, and what is shared by every view."""
+
+    traces: "Mapping[str, Trace]"
+    documents: pd.DataFrame
+    domains: list[str]
+    key: str
+    words: WordTable
+
+    @property
+    def size(self) -> str:
+        """ "1,104 documents, 269,935 tokens" """
+        tokens = int(self.documents["n_tokens"].sum())
+        return f"{count(len(self.documents), 'document')}, {count(tokens, 'token')}"
+
+
+@dataclass(frozen=True, eq=False)
+class Clustered:
+    """One model's clusters: found, measured against the domains, and described."""
+
+    clustering: Clustering
+    measured: Alignment
+    table: pd.DataFrame
+    names: list[str]
+
+    @property
+    def labels(self) -> list[str]:
+        """The cluster of each document, by number and name."""
+        return [self.names[cluster] for cluster in self.clustering.labels]
+
+
+def load_data() -> Data:
+    """Both traces; ends the page with a sentence if they do not belong together."""
+    traces = resources.traces()
+    emo, standard = (traces[name] for name in LABELS)
+    key = _key("|".join(f"{t.path} {t.manifest.created}" for t in (emo, standard)), emo, standard)
+    if key is None:
+        chrome.empty_state(
+            "The traces of the two models hold different documents or another number of layers "
+            "and experts; record both from one file of documents with a matched pair.",
+            RECORD_COMMAND,
+        )
+        st.stop()
+    return _data(key, emo, standard)
+
+
+def controls(data: Data) -> View:
+    """The one row of controls."""
+    row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
+    colour = row.segmented_control(
+        "Colour by",
+        [DOMAIN, CLUSTER, EXPERT],
+        default=DOMAIN,
+        required=True,
+        key="cluster_colour",
+        bind="query-params",
+    )
+    method = row.segmented_control(
+        "Map",
+        [UMAP, PCA],
+        default=UMAP,
+        required=True,
+        key="cluster_map",
+        bind="query-params",
+        help="UMAP keeps neighbours together and says little about long distances; PCA shows the "
+        "two directions of largest variance.",
+    )
+    domain = row.selectbox(
+        "Highlight",
+        [ALL_DOMAINS, *sorted(set(data.domains))],
+        key="cluster_domain",
+        bind="query-params",
+        width=190,
+    )
+    layers = data.traces["emo"].manifest.model.num_layers
+    layer = row.selectbox(
+        "Layer",
+        [ALL_LAYERS, *(str(layer) for layer in range(layers))],
+        key="cluster_layer",
+        bind="query-params",
+        width=120,
+    )
+    most = min(MOST, len(data.documents) // 2)
+    k = row.slider(
+        "Number of clusters",
+        FEWEST,
+        most,
+        min(USUAL, most),
+        key="cluster_k",
+        bind="query-params",
+        width=220,
+    )
+    return View(
+        colour=colour,
+        domain=None if domain == ALL_DOMAINS else domain,
+        k=k,
+        layer=None if layer == ALL_LAYERS else int(layer),
+        method=method,
+    )
+
+
+def find_clusters(data: Data, view: View) -> dict[str, Clustered]:
+    """The clusters of both models."""
+    return {name: _clustered(data.key, name, view.k, view.layer, data) for name in LABELS}
+
+
+def answer(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
+    """The first line of the page: whose clusters follow the domains, in numbers."""
+    emo, standard = (found[name].measured for name in LABELS)
+    st.markdown(
+        f"#### Document clusters of EMO share **{_interval(emo.nmi)}** of their information with "
+        f"the domain, those of the standard MoE **{_interval(standard.nmi)}**."
+    )
+    where = "all layers" if view.layer is None else f"layer {view.layer}"
+    st.caption(
+        f"Normalised mutual information (NMI) of {view.k} clusters with "
+        f"{count(len(set(data.domains)), 'domain')}, {data.size}, routing of {where}; in "
+        f"brackets the 95 % interval over documents. Shuffled domains reach "
+        f"{emo.chance_nmi:.2f} (EMO) and {standard.chance_nmi:.2f} (standard MoE). Adjusted Rand "
+        f"index, 0 by chance: {_interval(emo.ari)} and {_interval(standard.ari)}."
+    )
+
+
+def map_points(data: Data, view: View) -> tuple[dict[str, NDArray[np.float32]], str]:
+    """Coordinates [D, 2] of both models and the name of the method that made them.
+
+    Falls back to PCA, and says so, where there is no UMAP of these traces.
+    """
+    maps = _umaps(data) if view.method == UMAP else None
+    if maps is None:
+        return _pca(data.key, view.layer, data), PCA
+    slot = 0 if view.layer is None else 1 + view.layer
+    return {"emo": maps.emo[slot], "standard": maps.standard[slot]}, UMAP
+
+
+def colour_names(data: Data, view: View, found: Mapping[str, Clustered]) -> dict[str, list[str]]:
+    """What each document is coloured by, for both models."""
+    if view.colour == DOMAIN:
+        return dict.fromkeys(LABELS, data.domains)
+    if view.colour == CLUSTER:
+        return {name: one.labels for name, one in found.items()}
+    return {name: top_experts(data.traces[name].usage, view.layer) for name in LABELS}
+
+
+def _interval(value: Interval) -> str:
+    return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def _umaps(data: Data) -> Maps | None:
+    path = resources.analysis_path("maps.npz")
+    try:
+        maps = _stored_maps(str(path), path.stat().st_mtime_ns if path.exists() else 0)
+        problem = "" if maps.key == data.key else "The stored UMAP is of other traces."
+    except ValueError as error:
+        problem = str(error)
+    if not problem:
+        return maps
+    st.info(f"{problem} The maps show a PCA instead. To make the UMAP: `{MAP_COMMAND}`")
+    return None
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _stored_maps(path: str, changed: int) -> Maps:
+    from pathlib import Path
+
+    return load_maps(Path(path))
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _key(recorded: str, _emo: "Trace", _standard: "Trace") -> str | None:
+    """The content key of both traces; None if they do not hold the same documents."""
+    same_shape = _emo.usage.shape == _standard.usage.shape
+    if not same_shape or list(_emo.documents["id"]) != list(_standard.documents["id"]):
+        return None
+    return content_key(_emo.documents["id"], _emo.usage, _standard.usage)
+
+
+@st.cache_resource(max_entries=2, show_spinner="Reading the documents …")
+def _data(key: str, _emo: "Trace", _standard: "Trace") -> Data:
+    documents = _emo.documents.rename(columns={"mean_loss": "emo_loss"})
+    documents["standard_loss"] = _standard.documents["mean_loss"]
+    return Data(
+        traces={"emo": _emo, "standard": _standard},
+        documents=documents,
+        domains=documents["domain"].tolist(),
+        key=key,
+        words=word_table(documents["text"].tolist()),
+    )
+
+
+@st.cache_resource(max_entries=20, show_spinner="Preparing the routing of this layer …")
+def _vectors(key: str, name: str, layer: int | None, _data: Data) -> NDArray[np.float32]:
+    return routing_vectors(flatten_usage(_data.traces[name].usage, layer))
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _clustered(key: str, name: str, k: int, layer: int | None, _data: Data) -> Clustered:
+    clustering = spherical_kmeans(_vectors(key, name, layer, _data), k)
+    table = cluster_table(clustering, _data.domains, _data.words, _data.traces[name].usage)
+    names = [f"{n}: {label}" for n, label in zip(table["cluster"], table["label"], strict=True)]
+    measured = alignment(clustering.labels, _data.domains)
+    return Clustered(clustering, measured, table, names)
+
+
+@st.cache_resource(max_entries=20, show_spinner=False)
+def _pca(key: str, layer: int | None, _data: Data) -> dict[str, NDArray[np.float32]]:
+    flat = {name: pca_map(flatten_usage(_data.traces[name].usage, layer)) for name in LABELS}
+    return {"emo": flat["emo"], "standard": procrustes(flat["standard"], flat["emo"])}

@@ -1,0 +1,37 @@
+"""The words that the pages use, each explained once."""
+
+import streamlit as st
+
+TERMS = {
+    "Layer": "One step of the model, with a router and experts of its own. Numbered from 0, as "
+    "in the checkpoint; expert ids start at 0 in every layer.",
+    "Routed expert": "One of the small feed-forward networks of a layer among which the router "
+    "chooses for every token.",
+    "Shared expert": "The one expert of a layer that every token passes, with weight 1.",
+    "Router logits": "The router's raw scores, one for each routed expert; a softmax turns them "
+    "into router probabilities.",
+    "Gate weight": "The router probability of a chosen expert: how much of its output is used. "
+    "The weights are not rescaled, so they sum to less than 1.",
+    "Top-k": "How many experts work on one token, the shared expert included.",
+    "Router entropy": "How undecided the router is, in nats: 0 when one expert takes all, the "
+    "logarithm of the number of routed experts when all are equally likely.",
+    "Loss": "How surprised the model is by a token given those before it, in nats a token. "
+    "Lower is better.",
+    "Document pool": "In EMO's training, the set of experts that all tokens of one document must "
+    "share.",
+    "Expert subset": "The experts that stay when the others of a layer are switched off.",
+    "Keep-k": "The size of an expert subset in each layer, the shared expert included.",
+    "Calibration documents": "The documents from which an expert subset is chosen.",
+    "Held-out documents": "Documents that neither training nor calibration has seen.",
+    "EMO": "A mixture of experts trained with document pools, so that groups of experts which "
+    "belong together emerge.",
+    "Standard MoE": "The same architecture, data and number of tokens, trained without document "
+    "pools.",
+}
+
+
+def popover() -> None:
+    """A button that opens the definitions."""
+    with st.popover("Glossary", icon=":material/menu_book:", width="stretch"):
+        for term, meaning in TERMS.items():
+            st.markdown(f"**{term}**  \n{meaning}")

@@ -1,0 +1,242 @@
+"""Home page: what the pair of models shows, in computed sentences, and what is loaded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from emo_viz.analysis import curves, tokens
+from emo_viz.analysis.bootstrap import Interval
+from emo_viz.analysis.routing import coverage
+from emo_viz.figures.comparison import Compared, two_models
+from emo_viz.figures.theme import CHART_CONFIG
+from emo_viz.trace import Trace
+from emo_viz.ui import assets, resources
+from emo_viz.ui.ablation import CURVES_COMMAND
+from emo_viz.ui.reader import CLUSTERS_COMMAND
+from emo_viz.ui.text import compact, count
+
+KEEP_K = 16
+CURVES, TOKEN_CLUSTERS = "curves.parquet", "clusters-{}.npz"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one card says; `compared` is drawn, `sentence` carries the same numbers in words."""
+
+    sentence: str
+    compared: Compared
+
+
+@dataclass(frozen=True)
+class Card:
+    """A question, where its answer comes from, and the page that goes deeper."""
+
+    question: str
+    title: str
+    find: Callable[[], Finding]
+    command: str
+    page: str
+    link: str
+
+
+def show() -> None:
+    """Draw the page."""
+    st.markdown(
+        "Watch a mixture-of-experts language model route tokens. EMO, trained so that groups of "
+        "experts emerge, stands beside a standard MoE of the same size, data and number of tokens."
+    )
+    st.subheader("What the pair shows")
+    with st.grid(3, min_column_width=300, border=True) as grid:
+        for card in CARDS:
+            with grid.cell():
+                _draw(card)
+    st.subheader("What is loaded")
+    _models()
+    _documents()
+
+
+def _draw(card: Card) -> None:
+    st.markdown(f"**{card.question}**")
+    try:
+        finding = card.find()
+    except ValueError as error:
+        st.write(str(error))
+        _commands(card.command)
+    else:
+        st.markdown(finding.sentence)
+        st.plotly_chart(
+            two_models(finding.compared, card.title), config=CHART_CONFIG, alt=finding.sentence
+        )
+    st.page_link(card.page, label=card.link, icon=":material/arrow_forward:")
+
+
+def _commands(template: str) -> None:
+    """The command, once for each model if it names one."""
+    folders = assets.MODEL_FOLDERS.values()
+    lines = dict.fromkeys(template.format(folder=folder) for folder in folders)
+    st.code("\n".join(lines), language="bash", wrap_lines=True)
+
+
+def _robustness() -> Finding:
+    path = _existing(CURVES)
+    found = _curves_headline(str(path), _changed(path))
+    emo, standard = (_percent(_kept(one)) for one in (found.emo, found.standard))
+    return Finding(
+        f"With {found.keep_k} of {found.num_experts} experts a layer, EMO keeps "
+        f"**{emo.mean:.0f} %** {_span(emo, '{:.0f}')} of its likelihood a token, the standard "
+        f"MoE **{standard.mean:.0f} %** {_span(standard, '{:.0f}')}. "
+        f"{count(found.documents, 'held-out document')}, {count(found.tokens, 'token')}, "
+        f"{count(found.domains, 'domain')}.",
+        Compared(emo, standard, "% of the likelihood a token"),
+    )
+
+
+def _modularity() -> Finding:
+    folders = assets.MODEL_FOLDERS.values()
+    paths = [_existing(TOKEN_CLUSTERS.format(folder)) for folder in folders]
+    found = _tokens_headline(str(paths[0]), str(paths[1]), tuple(map(_changed, paths)))
+    return Finding(
+        f"{found.clusters} clusters of tokens by routing share **{found.emo.mean:.2f}** "
+        f"{_span(found.emo)} of their information (NMI) with the domain in EMO, "
+        f"**{found.standard.mean:.2f}** {_span(found.standard)} in the standard MoE. "
+        f"{count(found.documents, 'document')}, {count(found.tokens, 'token')}.",
+        Compared(
+            found.emo,
+            found.standard,
+            "NMI with the domain (0 to 1)",
+            max(found.emo_chance, found.standard_chance),
+            "shuffled domains",
+        ),
+    )
+
+
+def _spread() -> Finding:
+    traces = [Trace.open(assets.trace_path(name)) for name in assets.MODEL_FOLDERS]
+    emo, standard = (coverage(trace) for trace in traces)
+    return Finding(
+        f"Half of a document's routing in a layer goes to **{emo.half.mean:.1f}** "
+        f"{_span(emo.half, '{:.1f}')} of {emo.num_routed} experts in EMO, to "
+        f"**{standard.half.mean:.1f}** {_span(standard.half, '{:.1f}')} in the standard MoE; in "
+        f"all it uses {emo.distinct.mean:.1f} and {standard.distinct.mean:.1f}. "
+        f"{count(emo.half.n, 'document')}, {count(emo.num_tokens, 'token')}, mean over "
+        f"{count(emo.num_layers, 'layer')}.",
+        Compared(emo.half, standard.half, "routed experts", emo.num_routed / 2, "even use"),
+    )
+
+
+CARDS = (
+    Card(
+        "How many experts does a document use?",
+        "Experts that carry half of the routing",
+        _spread,
+        resources.RECORD_COMMAND,
+        "pages/1_Token_routing.py",
+        "See one text, token by token",
+    ),
+    Card(
+        "Do the experts follow the subject?",
+        "Token clusters and domains",
+        _modularity,
+        CLUSTERS_COMMAND,
+        "pages/2_Document_clusters.py",
+        "See which documents share experts",
+    ),
+    Card(
+        "How far can the model be cut down?",
+        f"Likelihood kept with {KEEP_K} experts",
+        _robustness,
+        CURVES_COMMAND,
+        "pages/3_Subset_ablation.py",
+        "Choose a subset of the experts",
+    ),
+)
+
+
+def _models() -> None:
+    rows = []
+    for name in assets.MODEL_FOLDERS:
+        try:
+            facts = assets.model_facts(name)
+        except FileNotFoundError:
+            continue
+        trained = facts.tokens_trained
+        rows.append(
+            {
+                "Model": facts.label,
+                "Layers": facts.num_layers,
+                "Experts a layer": f"{facts.num_experts - facts.num_shared_experts} routed + "
+                f"{facts.num_shared_experts} shared",
+                "Experts a token": f"{facts.num_experts_per_tok - facts.num_shared_experts} routed "
+                f"+ {facts.num_shared_experts} shared",
+                "Hidden size": facts.hidden_size,
+                "Parameters": compact(facts.parameters),
+                "Tokens trained on": "not recorded" if trained is None else compact(trained),
+            }
+        )
+    if rows:
+        st.table(pd.DataFrame(rows).set_index("Model"))
+    else:
+        st.write("No checkpoint is here.")
+        trains = [resources.TRAIN_COMMAND.format(name=name) for name in assets.MODEL_FOLDERS]
+        st.code("\n".join(trains), language="bash")
+
+
+def _documents() -> None:
+    if not assets.documents_path().exists():
+        st.write("No documents are here.")
+        st.code(resources.DOCUMENTS_COMMAND, language="bash")
+        return
+    documents = resources.documents()
+    st.caption(
+        f"Bundled: {count(len(documents), 'document')} of "
+        f"{count(documents['domain'].nunique(), 'domain')}{_bundled_tokens()}, with their "
+        "licences in ATTRIBUTION.md beside them."
+    )
+
+
+def _bundled_tokens() -> str:
+    try:
+        tokens = Trace.open(assets.trace_path("emo")).manifest.tokens
+    except ValueError:
+        return ""
+    return f", {count(tokens, 'token')}"
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading the curves …")
+def _curves_headline(path: str, changed: float) -> curves.Headline:
+    return curves.headline(curves.read_curves(Path(path)), KEEP_K)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _tokens_headline(emo: str, standard: str, changed: tuple[float, ...]) -> tokens.Headline:
+    return tokens.headline(Path(emo), Path(standard))
+
+
+def _existing(name: str) -> Path:
+    path = assets.analysis_path(name)
+    if not path.exists():
+        raise ValueError(f"Not measured yet: {name} is not there. This makes it:")
+    return path
+
+
+def _changed(path: Path) -> float:
+    """When the file was last written, so that a newer one is read again."""
+    return path.stat().st_mtime
+
+
+def _kept(increase: Interval) -> Interval:
+    """An increase of the loss in nats as the share of a token's likelihood that is left."""
+    mean, low, high = (np.exp(-value) for value in (increase.mean, increase.high, increase.low))
+    return Interval(float(mean), float(low), float(high), increase.n)
+
+
+def _percent(value: Interval) -> Interval:
+    return Interval(100 * value.mean, 100 * value.low, 100 * value.high, value.n)
+
+
+def _span(value: Interval, form: str = "{:.2f}") -> str:
+    return f"[{form.format(value.low)}, {form.format(value.high)}]"

@@ -1,0 +1,265 @@
+"""The document reader: one text in both models, its tokens coloured by cluster or by top expert.
+
+Picking a token in either pane shows the group that each model puts it in; the same token is picked
+in the other pane.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from emo_viz.analysis.profiles import expert_name
+from emo_viz.analysis.tokens import TokenClusters, load_token_clusters
+from emo_viz.figures.clusters import Group, colour_groups
+from emo_viz.figures.theme import SELECTION_COLOUR, with_alpha
+from emo_viz.ui import assets, links, resources
+from emo_viz.ui.routing import Chosen, Reading, cut_notice, read
+from emo_viz.ui.strip import StripToken, token_strip
+from emo_viz.ui.text import count, escape_html, escape_markdown, share, shorten, visible
+
+DOCUMENT, TOKEN, COLOUR, LAYER = (
+    "cluster_document",
+    "cluster_token",
+    "cluster_reader",
+    "cluster_reader_layer",
+)
+BY_CLUSTER, BY_EXPERT = "Token cluster", "Top expert"
+CLUSTERS_COMMAND = (
+    "python -m emo_viz clusters --model assets/checkpoints/{folder} "
+    "--documents assets/documents/documents.parquet --out assets/analysis/clusters-{folder}.npz"
+)
+TINT = 0.38
+FADED_TINT = 0.06
+STRIP_PIXELS = 300
+
+
+@dataclass(frozen=True)
+class Coloured:
+    """The groups of a text's tokens in one model; `rows` of a group are positions less 1."""
+
+    groups: list[Group]
+    of_token: list[Group]
+    names: list[str]
+
+
+def _chosen(documents: pd.DataFrame, listed: Sequence[str]) -> pd.Series:
+    """The document to read: the one in the address, or the first listed one."""
+    links.follow(DOCUMENT, DOCUMENT)
+    known = documents["id"].tolist()
+    chosen = st.session_state.get(DOCUMENT)
+    if chosen not in known:
+        if chosen is not None:
+            st.warning(
+                f"There is no document {escape_markdown(shorten(str(chosen), 60))} here; this is "
+                "another one."
+            )
+        chosen = st.session_state[DOCUMENT] = (listed or known)[0]
+    links.write(DOCUMENT, chosen)
+    return documents.iloc[known.index(chosen)]
+
+
+@st.fragment
+def reader(documents: pd.DataFrame, listed: Sequence[str]) -> None:
+    """The chosen document in both models, and the way to the next one among the `listed` ids.
+
+    documents: columns id, domain, parent, source, text, emo_loss, standard_loss.
+    """
+    document = _chosen(documents, listed)
+    pair = resources.pair()
+    reading = read(pair, Chosen(document["text"], ""))
+    _head(document, listed, reading)
+    clusters = _token_clusters(reading)
+    by, layer = _colour_controls(reading, clusters)
+    cut_notice(reading)
+    token = st.session_state.get(TOKEN)
+    token = token if token is not None and token < len(reading.pieces) else None
+    coloured = {name: _coloured(reading, name, by, layer, clusters) for name in reading.recordings}
+    for column, (name, one) in zip(st.columns(2), coloured.items(), strict=True):
+        with column:
+            _pane(name, reading, one, token)
+    st.caption(_explanation(by, layer, clusters))
+
+
+def _head(document: pd.Series, listed: Sequence[str], reading: Reading) -> None:
+    row = st.container(horizontal=True, vertical_alignment="center", gap="small")
+    parts = (document["domain"], document["parent"] or document["id"], document["source"])
+    known = [escape_markdown(shorten(str(part), 60)) for part in parts if part]
+    row.markdown(f"##### {' · '.join(known)}", width="content")
+    row.caption(
+        f"{count(reading.num_tokens, 'token')}, loss {document['emo_loss']:.2f} (EMO) and "
+        f"{document['standard_loss']:.2f} (standard MoE) nats a token",
+        width="stretch",
+    )
+    for step in (-1, 1):
+        _step(row, document["id"], listed, step)
+    row.page_link(
+        "pages/1_Token_routing.py",
+        label="Token routing of this document",
+        icon=":material/alt_route:",
+        query_params={"routing_doc": document["id"]},
+    )
+
+
+def _step(
+    row: st.delta_generator.DeltaGenerator, now: str, listed: Sequence[str], step: int
+) -> None:
+    """Previous (-1) or next (+1) of the listed documents; the first if `now` is not listed."""
+    place = listed.index(now) + step if now in listed else 0
+    name, key = ("previous", "Left") if step < 0 else ("next", "Right")
+    row.button(
+        "",
+        icon=":material/chevron_left:" if step < 0 else ":material/chevron_right:",
+        help=f"Go to the {name} of the {count(len(listed), 'listed document')}",
+        shortcut=key,
+        key=f"cluster_{name}",
+        disabled=not 0 <= place < len(listed),
+        on_click=_open,
+        args=(listed[place % len(listed)] if listed else now,),
+    )
+
+
+def _open(document: str) -> None:
+    st.session_state[DOCUMENT] = document
+    st.session_state[TOKEN] = None
+
+
+def _colour_controls(
+    reading: Reading, clusters: Mapping[str, TokenClusters] | None
+) -> tuple[str, int]:
+    """What the tokens are coloured by, and the layer whose top expert counts."""
+    row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
+    options = [BY_CLUSTER, BY_EXPERT] if clusters else [BY_EXPERT]
+    by = row.segmented_control(
+        "Colour tokens by",
+        options,
+        default=options[0],
+        required=True,
+        key=COLOUR,
+        bind="query-params",
+    )
+    last = reading.num_layers - 1
+    if by == BY_CLUSTER:
+        return by, last
+    layer = row.segmented_control(
+        "Layer",
+        list(range(reading.num_layers)),
+        default=last,
+        required=True,
+        key=LAYER,
+        bind="query-params",
+    )
+    return by, layer
+
+
+def _token_clusters(reading: Reading) -> dict[str, TokenClusters] | None:
+    """The stored token clusters of both models; None, and a sentence, if one cannot be used."""
+    found = {}
+    for name, folder in assets.MODEL_FOLDERS.items():
+        path = resources.analysis_path(f"clusters-{folder}.npz")
+        try:
+            stored = _stored(path, path.stat().st_mtime_ns if path.exists() else 0)
+            stored.check(reading.recordings[name].router_probs)
+        except ValueError as error:
+            command = CLUSTERS_COMMAND.format(folder=folder)
+            st.info(f"{error} Tokens are coloured by their top expert. To mend it: `{command}`")
+            return None
+        found[name] = stored
+    return found
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _stored(path: Path, changed: int) -> TokenClusters:
+    return load_token_clusters(path)
+
+
+def _coloured(
+    reading: Reading,
+    name: str,
+    by: str,
+    layer: int,
+    clusters: Mapping[str, TokenClusters] | None,
+) -> Coloured:
+    recording = reading.recordings[name]
+    if by == BY_CLUSTER and clusters:
+        stored = clusters[name]
+        found = stored.assign(recording.router_probs[:, 1:])
+        names = [f"{cluster}: {stored.labels[cluster]}" for cluster in found]
+    else:
+        first = layer * reading.num_routed
+        best = recording.expert_ids[layer, 1:, 0]
+        names = [expert_name(first + int(expert), reading.num_routed) for expert in best]
+    groups = colour_groups(names)
+    of_token = {int(row): group for group in groups for row in group.rows}
+    return Coloured(groups, [of_token[row] for row in range(len(names))], names)
+
+
+def _pane(name: str, reading: Reading, coloured: Coloured, token: int | None) -> None:
+    picked = coloured.of_token[token - 1] if token else None
+    largest = max(coloured.groups, key=lambda group: len(group.rows))
+    tokens = len(coloured.names)
+    st.markdown(
+        f"**{assets.MODEL_LABELS[name]}** · the largest of {len(set(coloured.names))} groups holds "
+        f"{share(np.unique(coloured.names, return_counts=True)[1].max() / tokens)} of the tokens"
+    )
+    token_strip(
+        [_token(reading, coloured, row, picked) for row in range(tokens)],
+        token,
+        mark_colour=(picked or largest).colour,
+        selection_colour=SELECTION_COLOUR,
+        pixels=STRIP_PIXELS,
+        key=f"cluster_strip_{name}",
+        on_pick=_pick,
+    )
+    _legend(coloured, picked)
+
+
+def _token(reading: Reading, coloured: Coloured, row: int, picked: Group | None) -> StripToken:
+    piece, group = reading.pieces[row + 1], coloured.of_token[row]
+    alpha = FADED_TINT if picked is not None and group is not picked else TINT
+    return StripToken(
+        text=visible(piece) if piece else "‥",
+        title=f"{group.sign} {coloured.names[row]}",
+        colour=with_alpha(group.colour, alpha),
+        marked=group is picked,
+        sign=not piece or not piece.strip() and "\n" in piece,
+        breaks=piece.count("\n"),
+    )
+
+
+def _pick(position: int | None) -> None:
+    st.session_state[TOKEN] = position
+
+
+def _legend(coloured: Coloured, picked: Group | None) -> None:
+    """Colour, sign, name and share of every group."""
+    items = [
+        f'<span style="opacity:{1 if picked in (None, group) else 0.45}">'
+        f'<span aria-hidden="true" style="color:{group.colour}">{group.sign}</span> '
+        f"{escape_html(shorten(group.name, 70))} "
+        f'<span style="opacity:.65">{share(len(group.rows) / len(coloured.names))}</span></span>'
+        for group in coloured.groups
+    ]
+    st.html(
+        '<div style="display:flex;flex-wrap:wrap;gap:.1rem 1rem;font-size:.82rem;'
+        f'line-height:1.5">{"".join(items)}</div>'
+    )
+
+
+def _explanation(by: str, layer: int, clusters: Mapping[str, TokenClusters] | None) -> str:
+    if by == BY_EXPERT or not clusters:
+        return (
+            f"The top expert of a token in layer {layer} is the routed expert with its largest "
+            "gate weight. Pick a token to see its group alone, in both models."
+        )
+    emo, standard = (clusters[name] for name in ("emo", "standard"))
+    return (
+        f"{len(emo.centroids)} token clusters a model, from the routing of {emo.tokens:,} tokens "
+        f"of {emo.documents:,} documents in all layers. Mean share of a document's tokens in its "
+        f"largest cluster: {share(emo.modal_share.mean)} in EMO, "
+        f"{share(standard.modal_share.mean)} in the standard MoE. Pick a token to see its cluster "
+        "alone, in both models."
+    )

@@ -1,0 +1,125 @@
+"""Cached, shared, read-only resources: the two models, the documents, the traces.
+
+Whatever is missing ends the page with a sentence and the command that makes it.
+"""
+
+import gc
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pandas as pd
+import streamlit as st
+
+from emo_viz.ui import assets, chrome
+
+if TYPE_CHECKING:
+    from emo_viz.trace import Trace
+
+TRAIN_COMMAND = "python -m model.train --preset nano --objective {name}"
+RECORD_COMMAND = (
+    "python -m emo_viz record --model assets/checkpoints/{folder} "
+    "--documents assets/documents/documents.parquet --out assets/traces/{folder}"
+)
+DOCUMENTS_COMMAND = "python -m emo_viz documents --corpus data/corpus --out assets/documents"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory, shared by all visitors: hold it through work.run_exclusive."""
+
+    name: str
+    label: str
+    path: Path
+    model: Any
+    tokenizer: Any
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two models that every page compares."""
+
+    emo: LoadedModel
+    standard: LoadedModel
+
+    def __iter__(self) -> Iterator[LoadedModel]:
+        return iter((self.emo, self.standard))
+
+
+def pair() -> Pair:
+    """Both models of the pair, loaded once for the whole server."""
+    return Pair(emo=_loaded("emo"), standard=_loaded("standard"))
+
+
+def documents() -> pd.DataFrame:
+    """The bundled documents, one a row; do not write into it."""
+    path = assets.documents_path()
+    if not path.exists():
+        _missing("The bundled documents are not here.", DOCUMENTS_COMMAND)
+    return _documents(path)
+
+
+def traces() -> dict[str, "Trace"]:
+    """The recorded routing of the bundled documents, by model: "emo" and "standard"."""
+    return {name: _trace_or_stop(name) for name in assets.MODEL_FOLDERS}
+
+
+def analysis_path(name: str) -> Path:
+    """Path of an analysis file; it need not exist."""
+    return assets.analysis_path(name)
+
+
+def _loaded(name: str) -> LoadedModel:
+    path, command = assets.checkpoint_path(name), TRAIN_COMMAND.format(name=name)
+    if not (path / "config.json").exists():
+        _missing(f"The {assets.MODEL_LABELS[name]} checkpoint is not here.", command)
+    try:
+        return _load(name, path)
+    except ValueError as error:
+        _missing(str(error), command)
+
+
+def _trace_or_stop(name: str) -> "Trace":
+    path = assets.trace_path(name)
+    try:
+        return _open_trace(path)
+    except ValueError as error:
+        _missing(str(error), RECORD_COMMAND.format(folder=path.name))
+
+
+def _missing(sentence: str, command: str) -> NoReturn:
+    chrome.empty_state(sentence, command)
+    st.stop()
+
+
+@st.cache_resource(max_entries=4, show_spinner="Loading the model …")
+def _load(name: str, path: Path) -> LoadedModel:
+    import torch
+
+    from model.loading import load_model, load_tokenizer
+
+    # One text is too little work to share: a second thread waits for a core while the first spins.
+    torch.set_num_threads(1)
+    loaded = LoadedModel(
+        name, assets.MODEL_LABELS[name], path, load_model(path), load_tokenizer(path)
+    )
+    # torch and transformers leave some 400,000 objects behind that Streamlit's collection
+    # would walk after every rerun; frozen, they are skipped.
+    gc.collect()
+    gc.freeze()
+    return loaded
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _documents(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _open_trace(path: Path) -> "Trace":
+    from emo_viz.trace import Trace
+
+    return Trace.open(path)

@@ -1,0 +1,251 @@
+"""Token routing page: choosing a text, and reading it with both models."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from emo_viz.analysis.routing import TextRouting, text_routing
+from emo_viz.ui import assets, links
+from emo_viz.ui.resources import LoadedModel, Pair
+from emo_viz.ui.text import count, escape_markdown, shorten, visible
+from emo_viz.ui.work import run_exclusive
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from model.inference import Recording
+
+BUNDLED, OWN = "Bundled document", "Your own text"
+ALL_DOMAINS = "All domains"
+# A percent-encoded text of this length stays well inside what servers accept as one address.
+MAX_LINK_CHARACTERS = 1500
+DOCUMENT, DRAFT, TOKEN, EXPERT = (
+    "routing_choice",
+    "routing_draft",
+    "routing_token",
+    "routing_expert",
+)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A text to read, and in words where it comes from (safe for Markdown)."""
+
+    text: str
+    origin: str
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One text as both models read it; `pieces` are the texts of the tokens, "" for EOS.
+
+    recordings and routing have the keys "emo" and "standard", in this order.
+    """
+
+    chosen: Chosen
+    pieces: list[str]
+    dropped_tokens: int
+    dropped_characters: int
+    recordings: "dict[str, Recording]"
+    routing: dict[str, TextRouting]
+    num_routed: int
+    num_layers: int
+    tokenizer: "PreTrainedTokenizerBase"
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the text, the opening EOS not counted."""
+        return len(self.pieces) - 1
+
+
+def choose_text(documents: pd.DataFrame) -> Chosen | None:
+    """The row of controls that picks a text; None (and a hint) as long as there is none."""
+    row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
+    source = row.segmented_control(
+        "Text",
+        [BUNDLED, OWN],
+        default=BUNDLED,
+        required=True,
+        key="routing_source",
+        bind="query-params",
+        on_change=forget_selection,
+    )
+    if source == OWN:
+        links.write("routing_doc", None)
+        return _own_text()
+    links.write("routing_text", None)
+    return _bundled_text(documents, row)
+
+
+def read(pair: Pair, chosen: Chosen) -> Reading:
+    """Encode the text and record both models on it. Raises ValueError for an empty text."""
+    from model.inference import encode
+
+    context = min(assets.model_facts(name).context for name in assets.MODEL_FOLDERS)
+    encoded = encode(pair.emo.tokenizer, chosen.text, context)
+    recordings = {loaded.name: _recorded_once(loaded, encoded.token_ids) for loaded in pair}
+    config = pair.emo.model.config
+    return Reading(
+        chosen=chosen,
+        pieces=encoded.texts,
+        dropped_tokens=encoded.dropped,
+        dropped_characters=len(chosen.text) - sum(map(len, encoded.texts)),
+        recordings=recordings,
+        routing={name: text_routing(one) for name, one in recordings.items()},
+        num_routed=config.num_experts - config.num_shared_experts,
+        num_layers=config.num_hidden_layers,
+        tokenizer=pair.emo.tokenizer,
+    )
+
+
+def answer(reading: Reading) -> None:
+    """The first line of the page: how the two models route this text, in numbers."""
+    emo, standard = (reading.routing[name] for name in ("emo", "standard"))
+    st.markdown(
+        f"#### In a layer, half of this text's routing goes to **{emo.half.mean():.1f}** of "
+        f"{reading.num_routed} experts in EMO, to **{standard.half.mean():.1f}** in the standard "
+        "MoE."
+    )
+    st.caption(
+        f"{reading.chosen.origin}, {count(reading.num_tokens, 'token')}; mean over "
+        f"{count(reading.num_layers, 'layer')}. EMO and standard MoE: distinct routed experts "
+        f"{emo.distinct.mean():.1f} and {standard.distinct.mean():.1f}, router entropy "
+        f"{emo.entropy.mean():.2f} and {standard.entropy.mean():.2f} nats, loss "
+        f"{emo.mean_loss:.2f} and {standard.mean_loss:.2f} nats a token."
+    )
+
+
+def cut_notice(reading: Reading) -> None:
+    """Say what of a long text the models have not read."""
+    if reading.dropped_tokens:
+        st.info(
+            f"The text is longer than the models' context: its first "
+            f"{count(reading.num_tokens, 'token')} are shown, the last "
+            f"{count(reading.dropped_tokens, 'token')} "
+            f"({count(reading.dropped_characters, 'character')}) are cut off.",
+            icon=":material/content_cut:",
+        )
+
+
+def forget_selection() -> None:
+    """Another text has other tokens: drop the selected one."""
+    for key in (TOKEN, EXPERT):
+        if key in st.session_state:
+            st.session_state[key] = None
+
+
+def _own_text() -> Chosen | None:
+    links.follow("routing_text", DRAFT)
+    text = st.text_area(
+        "Text for both models",
+        key=DRAFT,
+        height=140,
+        placeholder="Type or paste a text, then press Ctrl+Enter.",
+        persist_state="page",
+        on_change=forget_selection,
+    )
+    fits = 0 < len(text) <= MAX_LINK_CHARACTERS
+    links.write("routing_text", text if fits else None)
+    if not text.strip():
+        with st.container(border=True):
+            st.markdown(":material/edit_note: **No text yet**")
+            st.write(
+                "Both models will read what you type above, and this page shows which experts "
+                "each of its tokens uses. Nothing is stored."
+            )
+        return None
+    if not fits:
+        st.caption(
+            f":material/link_off: A link cannot carry a text of {count(len(text), 'character')}; "
+            f"up to {MAX_LINK_CHARACTERS:,} it can."
+        )
+    return Chosen(text, "Your own text")
+
+
+def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
+    domain = row.selectbox(
+        "Domain",
+        [ALL_DOMAINS, *sorted(documents["domain"].unique())],
+        key="routing_domain",
+        bind="query-params",
+        on_change=forget_selection,
+        width=210,
+    )
+    shown = documents if domain == ALL_DOMAINS else documents[documents["domain"] == domain]
+    ids = shown["id"].tolist()
+    unknown = links.follow("routing_doc", DOCUMENT, ids)
+    if st.session_state.get(DOCUMENT) not in ids:
+        st.session_state[DOCUMENT] = ids[0]
+    labels = _document_labels(ids, shown["text"].tolist())
+    chosen = row.selectbox(
+        f"Document ({len(ids):,})",
+        ids,
+        format_func=labels.__getitem__,
+        key=DOCUMENT,
+        on_change=forget_selection,
+    )
+    steps = row.container(horizontal=True, width="content", gap="small")
+    _step_button(steps, ids, -1)
+    _step_button(steps, ids, +1)
+    links.write("routing_doc", chosen)
+    if unknown is not None:
+        st.warning(
+            f"The link asks for document {escape_markdown(shorten(unknown, 60))}, which is not "
+            "here; this is another one."
+        )
+    document = shown.iloc[ids.index(chosen)]
+    return Chosen(document["text"], _origin(document))
+
+
+def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:
+    """Previous (-1) or next (+1) document, by click or arrow key."""
+    name, key = ("previous", "Left") if step < 0 else ("next", "Right")
+    place = ids.index(st.session_state[DOCUMENT]) + step
+    row.button(
+        "",
+        icon=":material/chevron_left:" if step < 0 else ":material/chevron_right:",
+        help=f"Go to the {name} document",
+        shortcut=key,
+        key=f"routing_{name}",
+        disabled=not 0 <= place < len(ids),
+        on_click=_open_document,
+        args=(ids[place % len(ids)],),
+    )
+
+
+def _open_document(document: str) -> None:
+    st.session_state[DOCUMENT] = document
+    forget_selection()
+
+
+def _document_labels(ids: list[str], texts: list[str]) -> dict[str, str]:
+    """A numbered opening of each document; the number keeps equal openings apart."""
+    openings = (
+        shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), 90) for text in texts
+    )
+    return {
+        document: f"{number}. {opening}"
+        for number, (document, opening) in enumerate(zip(ids, openings, strict=True), start=1)
+    }
+
+
+def _origin(row: pd.Series) -> str:
+    parts = [row["parent"] or row["id"], row["source"], row["licence"]]
+    known = [escape_markdown(shorten(str(part), 80)) for part in parts if part]
+    return f"Document of {escape_markdown(row['domain'])} ({', '.join(known)})"
+
+
+def _recorded_once(loaded: LoadedModel, token_ids: np.ndarray) -> "Recording":
+    return _recorded(loaded, str(loaded.path), token_ids)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _recorded(_loaded: LoadedModel, path: str, token_ids: np.ndarray) -> "Recording":
+    from model.inference import record
+
+    with run_exclusive(_loaded):
+        return record(_loaded.model, token_ids)

@@ -1,0 +1,447 @@
+"""Token routing page: the views of one text, in a fragment of their own.
+
+Choosing a token, an expert or a layer reruns only this part; the models are not asked again.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from numpy.typing import NDArray
+
+from emo_viz.analysis.routing import expert_order, gate_matrix, routing_table
+from emo_viz.figures import routing as figures
+from emo_viz.figures.theme import (
+    CHART_CONFIG,
+    DIVERGING,
+    MODEL_COLOURS,
+    SELECTION_COLOUR,
+    SEQUENTIAL,
+    colour_at,
+)
+from emo_viz.ui.assets import MODEL_LABELS
+from emo_viz.ui.routing import EXPERT, TOKEN, Reading
+from emo_viz.ui.strip import StripToken, token_strip
+from emo_viz.ui.text import count, escape_markdown, share, token_label, visible
+
+LAYER, ORDER, COLOUR = "routing_layer", "routing_order", "routing_colour"
+BY_USE, BY_ID = "By use in this text", "By id"
+DIFFERENCE, PLAIN = "Loss difference", "None"
+# One height whether a token is chosen or not: the maps below stay where the pointer is.
+PANEL_PIXELS, TEXT_PIXELS = 690, 600
+CONTINUED = "more of the character before"
+NO_VALUE = "rgba(0, 0, 0, 0)"
+
+
+@dataclass(frozen=True)
+class View:
+    """What the visitor has chosen to look at; token is a position, expert (model, id)."""
+
+    layer: int
+    token: int | None
+    expert: tuple[str, int] | None
+    order: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """A place on a colour scale for every position [T] (NaN: none), and the scale in words."""
+
+    places: NDArray[np.float64]
+    scale: list[list[Any]]
+    legend: str
+
+
+@st.fragment
+def explore(reading: Reading) -> None:
+    """The text, the chosen token and the maps: all that follows the layer, token and expert."""
+    view = _controls(reading)
+    with st.grid(2, min_column_width=380) as grid:
+        with grid.cell():
+            _text(reading, view)
+        with grid.cell(), st.container(border=True, height=PANEL_PIXELS):
+            if view.token is None:
+                _summary(reading)
+            else:
+                _token_panel(reading, view.token)
+    _expert_maps(reading, view)
+    _along_text(reading, view)
+
+
+def _controls(reading: Reading) -> View:
+    _drop_impossible(reading)
+    st.session_state.setdefault(LAYER, 0)  # no default=: a click in a map sets it as well
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        layer = st.segmented_control(
+            "Layer",
+            range(reading.num_layers),
+            required=True,
+            key=LAYER,
+            bind="query-params",
+        )
+        _layer_button(layer or 0, -1, reading.num_layers)
+        _layer_button(layer or 0, +1, reading.num_layers)
+        token = st.number_input(
+            "Token",
+            min_value=1,
+            max_value=reading.num_tokens,
+            value=None,
+            placeholder="none",
+            key=TOKEN,
+            bind="query-params",
+            width=130,
+            help="Position in the text. Or click a token; in the text, the arrow keys move it "
+            "and Esc clears it.",
+        )
+        expert = st.selectbox(
+            "Expert to follow",
+            _expert_names(reading),
+            index=None,
+            placeholder="none",
+            key=EXPERT,
+            bind="query-params",
+            width=190,
+            help="Underlines every token that uses it in the chosen layer.",
+        )
+        with st.popover("View", icon=":material/tune:"):
+            order, colour = _view_options()
+    return View(int(layer or 0), token, _parse_expert(expert), order, colour)
+
+
+def _layer_button(layer: int, step: int, num_layers: int) -> None:
+    """To the layer below (-1) or above (+1), by click or key."""
+    name, key = ("previous", "Shift+Up") if step < 0 else ("next", "Shift+Down")
+    st.button(
+        "",
+        icon=":material/keyboard_arrow_up:" if step < 0 else ":material/keyboard_arrow_down:",
+        help=f"Go to the {name} layer",
+        shortcut=key,
+        key=f"routing_{name}_layer",
+        disabled=not 0 <= layer + step < num_layers,
+        on_click=_open_layer,
+        args=(layer + step,),
+    )
+
+
+def _open_layer(layer: int) -> None:
+    st.session_state[LAYER] = layer
+
+
+def _view_options() -> tuple[str, str]:
+    order = st.segmented_control(
+        "Order of the experts",
+        [BY_USE, BY_ID],
+        default=BY_ID,
+        required=True,
+        key=ORDER,
+        bind="query-params",
+    )
+    colour = st.selectbox(
+        "Colour of the text",
+        [DIFFERENCE, *_measures(), PLAIN],
+        key=COLOUR,
+        bind="query-params",
+    )
+    return order, colour
+
+
+def _drop_impossible(reading: Reading) -> None:
+    """A position from a link or from a longer text may lie beyond this one."""
+    token = st.session_state.get(TOKEN)
+    if token is not None and not 1 <= token <= reading.num_tokens:
+        st.session_state[TOKEN] = None
+
+
+def _expert_names(reading: Reading) -> list[str]:
+    return [
+        f"{label} {expert}"
+        for label in MODEL_LABELS.values()
+        for expert in range(reading.num_routed)
+    ]
+
+
+def _parse_expert(name: str | None) -> tuple[str, int] | None:
+    if name is None:
+        return None
+    label, _, expert = name.rpartition(" ")
+    return next(key for key, value in MODEL_LABELS.items() if value == label), int(expert)
+
+
+def _pick_token(position: int | None) -> None:
+    st.session_state[TOKEN] = position
+    if position is None:
+        st.session_state[EXPERT] = None
+
+
+def _pick_point(chart: str) -> Callable[[], None]:
+    """A callback that reads (position, expert or layer, model) from the clicked marker."""
+
+    def picked() -> None:
+        points = st.session_state[chart]["selection"]["points"]
+        if not points:
+            return
+        # The browser sends a row of a typed array as an object with the keys "0", "1", ...
+        position, which, model = (int(points[0]["customdata"][key]) for key in "012")
+        st.session_state[TOKEN] = position
+        if chart == "routing_map":
+            st.session_state[EXPERT] = f"{list(MODEL_LABELS.values())[model]} {which}"
+        elif which >= 0:
+            st.session_state[LAYER] = which
+
+    return picked
+
+
+def _text(reading: Reading, view: View) -> None:
+    colouring = _colouring(reading, view)
+    marked = _marked(reading, view)
+    token_strip(
+        [
+            _strip_token(reading, position, colouring, bool(marked[position]))
+            for position in range(1, len(reading.pieces))
+        ],
+        view.token,
+        mark_colour=MODEL_COLOURS[view.expert[0]] if view.expert else NO_VALUE,
+        selection_colour=SELECTION_COLOUR,
+        pixels=TEXT_PIXELS,
+        key="routing_strip",
+        on_pick=_pick_token,
+    )
+    followed = ""
+    if view.expert:
+        model, expert = view.expert
+        followed = (
+            f" Underlined: the {count(int(marked.sum()), 'token')} that {MODEL_LABELS[model]} "
+            f"routes to expert {expert} in layer {view.layer}."
+        )
+    st.caption(colouring.legend + followed)
+
+
+def _marked(reading: Reading, view: View) -> NDArray[np.bool_]:
+    """Whether each position [T] uses the followed expert; EOS never counts."""
+    if view.expert is None:
+        return np.zeros(len(reading.pieces), dtype=bool)
+    model, expert = view.expert
+    used = reading.recordings[model].expert_ids[view.layer] == expert
+    marked: NDArray[np.bool_] = used.any(axis=1)
+    marked[0] = False
+    return marked
+
+
+def _strip_token(reading: Reading, position: int, colouring: Colouring, marked: bool) -> StripToken:
+    piece = reading.pieces[position]
+    place = colouring.places[position]
+    losses = " · ".join(
+        f"{MODEL_LABELS[name]} {one.loss[position]:.2f}" for name, one in reading.recordings.items()
+    )
+    return StripToken(
+        text=visible(piece),
+        title=f"Token {position}: {token_label(piece) if piece else CONTINUED}\nLoss in nats: "
+        f"{losses}",
+        colour=NO_VALUE if np.isnan(place) else colour_at(colouring.scale, place),
+        marked=marked,
+        sign=piece.isspace() and "\n" in piece,
+        breaks=piece.count("\n"),
+    )
+
+
+def _measures() -> dict[str, tuple[str, str]]:
+    """Colour choices of one model: (what, model)."""
+    return {
+        f"{what}, {label}": (what, model)
+        for what in ("Router entropy", "Loss")
+        for model, label in MODEL_LABELS.items()
+    }
+
+
+def _colouring(reading: Reading, view: View) -> Colouring:
+    emo, standard = (reading.recordings[name] for name in ("emo", "standard"))
+    if view.colour == DIFFERENCE:
+        gain = standard.loss - emo.loss
+        reach = float(np.nanmax(np.abs(gain))) or 1.0
+        return Colouring(
+            places=(gain / reach + 1) / 2,
+            scale=DIVERGING,
+            legend="Colour: which model predicts the token better, blue EMO, orange standard MoE; "
+            f"the full colour is a loss lower by {reach:.1f} nats.",
+        )
+    if view.colour == PLAIN:
+        return Colouring(np.full(len(reading.pieces), np.nan), SEQUENTIAL, "")
+    what, model = _measures()[view.colour]
+    both = [
+        one.entropy[view.layer, 1:] if what == "Router entropy" else one.loss[1:]
+        for one in (emo, standard)
+    ]
+    top = float(np.max(both)) or 1.0
+    values = np.concatenate([[np.nan], both[("emo", "standard").index(model)]])
+    where = f" in layer {view.layer}" if what == "Router entropy" else ""
+    return Colouring(
+        places=values / top,
+        scale=SEQUENTIAL,
+        legend=f"Colour: {what.lower()} of {MODEL_LABELS[model]}{where}, from 0 to {top:.2f} nats "
+        "(the highest of both models).",
+    )
+
+
+def _token_panel(reading: Reading, token: int) -> None:
+    label = token_label(reading.pieces[token]) if reading.pieces[token] else "‥"
+    st.markdown(f"**Token {token} of {reading.num_tokens:,}: “{escape_markdown(label)}”**")
+    losses = ", ".join(
+        f"{MODEL_LABELS[name]} **{one.loss[token]:.2f} nats** "
+        f"({share(float(np.exp(-one.loss[token])))})"
+        for name, one in reading.recordings.items()
+    )
+    st.caption(
+        f"Loss (probability) of this token: {losses}. The shared expert, {reading.num_routed}, "
+        "has weight 1 in every layer."
+    )
+    st.plotly_chart(
+        figures.token_experts(
+            {
+                name: figures.TokenExperts(
+                    one.expert_ids[:, token], one.gate_weights[:, token], one.entropy[:, token]
+                )
+                for name, one in reading.recordings.items()
+            }
+        ),
+        key="routing_token_experts",
+        config=CHART_CONFIG,
+        alt=f"Gate weights of the routed experts of token {token}, a bar of EMO and one of the "
+        f"standard MoE for each of {count(reading.num_layers, 'layer')}.",
+    )
+    st.dataframe(
+        _next_tokens(reading, token),
+        hide_index=True,
+        key="routing_next",
+        column_config={
+            name: st.column_config.NumberColumn("Probability", format="percent", width="small")
+            for name in MODEL_LABELS
+        },
+        alt=f"The five likeliest tokens after token {token} in EMO and in the standard MoE.",
+    )
+
+
+def _next_tokens(reading: Reading, token: int) -> pd.DataFrame:
+    columns: dict[str, Any] = {}
+    for name, one in reading.recordings.items():
+        texts = [token_label(reading.tokenizer.decode([index])) for index in one.next_ids[token]]
+        columns[f"Next in {MODEL_LABELS[name]}"] = texts
+        columns[name] = one.next_probs[token]
+    return pd.DataFrame(columns)
+
+
+def _summary(reading: Reading) -> None:
+    """What stands where a token would: the whole text, layer by layer."""
+    st.markdown("**The whole text, layer by layer**")
+    st.caption(
+        ":material/touch_app: Choose a token, in the text or in a map below, to see its experts "
+        "here."
+    )
+    st.plotly_chart(
+        figures.by_layer(
+            {name: one.half for name, one in reading.routing.items()},
+            "Experts that carry half of the routing",
+            "routed experts",
+            reading.num_routed / 2,
+        ),
+        key="routing_half",
+        config=CHART_CONFIG,
+        alt="The fewest routed experts that carry half of the expert choices in each layer, EMO "
+        "and standard MoE.",
+    )
+    st.dataframe(
+        _layer_table(reading), key="routing_layers", alt="More numbers of each layer, as a table."
+    )
+    st.caption(
+        f"1 document, {count(reading.num_tokens, 'token')}; EMO / standard MoE. Distinct: routed "
+        "experts that any token uses. Shared: those that both halves of the text use, of those "
+        "that either uses. Entropy: mean router entropy in nats. Even use: every expert alike."
+    )
+
+
+def _layer_table(reading: Reading) -> pd.DataFrame:
+    emo, standard = (reading.routing[name] for name in ("emo", "standard"))
+
+    def pairs(first: NDArray[Any], second: NDArray[Any], form: str) -> list[str]:
+        return [f"{a:{form}} / {b:{form}}" for a, b in zip(first, second, strict=True)]
+
+    columns = {
+        "Distinct": pairs(emo.distinct, standard.distinct, "d"),
+        "Shared": pairs(emo.overlap, standard.overlap, ".0%"),
+        "Entropy": pairs(emo.entropy, standard.entropy, ".2f"),
+    }
+    return pd.DataFrame(columns).rename_axis("Layer")
+
+
+def _expert_maps(reading: Reading, view: View) -> None:
+    maps = {
+        name: figures.ExpertMap(
+            gate_matrix(one, view.layer, reading.num_routed),
+            expert_order(one, view.layer, reading.num_routed)
+            if view.order == BY_USE
+            else np.arange(reading.num_routed),
+        )
+        for name, one in reading.recordings.items()
+    }
+    emo, standard = (int(reading.routing[name].distinct[view.layer]) for name in maps)
+    st.plotly_chart(
+        figures.expert_map(maps, _labels(reading), view.layer, view.token),
+        key="routing_map",
+        on_select=_pick_point("routing_map"),
+        selection_mode="points",
+        config=CHART_CONFIG,
+        alt=f"Which routed experts each of {count(reading.num_tokens, 'token')} uses in layer "
+        f"{view.layer}: {emo} different experts in EMO on the left, {standard} in the standard "
+        "MoE on the right; colour is gate weight.",
+    )
+    st.caption(
+        f"1 document, {count(reading.num_tokens, 'token')}. In layer {view.layer} EMO uses {emo} "
+        f"different routed experts, the standard MoE {standard}. The colour scale is that of a square "
+        "root. Click a cell to choose its token "
+        "and follow its expert; drag to zoom, double-click to zoom out."
+    )
+
+
+def _along_text(reading: Reading, view: View) -> None:
+    st.plotly_chart(
+        figures.along_text(
+            {name: one.entropy[:, 1:] for name, one in reading.recordings.items()},
+            {name: one.loss[1:] for name, one in reading.recordings.items()},
+            _labels(reading),
+            view.token,
+        ),
+        key="routing_along",
+        on_select=_pick_point("routing_along"),
+        selection_mode="points",
+        config=CHART_CONFIG,
+        alt=f"Router entropy of {count(reading.num_layers, 'layer')} and the loss, at each of "
+        f"{count(reading.num_tokens, 'token')}, for EMO and the standard MoE on one scale.",
+    )
+
+
+def export(reading: Reading) -> None:
+    """A button that hands out everything the charts show as a table."""
+    st.download_button(
+        "Routing table as CSV",
+        data=lambda: _csv(reading),
+        file_name="token_routing.csv",
+        mime="text/csv",
+        icon=":material/download:",
+        on_click="ignore",
+        help="Every token, layer and model: experts, gate weights, entropy, loss. The figures "
+        "have a camera button of their own.",
+    )
+
+
+def _csv(reading: Reading) -> str:
+    """The routing table; tokens as JSON strings, so that no spreadsheet takes one for a formula."""
+    quoted = [json.dumps(piece, ensure_ascii=False) for piece in reading.pieces]
+    return routing_table(reading.recordings, quoted).to_csv(index=False)
+
+
+def _labels(reading: Reading) -> list[str]:
+    return [token_label(piece) if piece else "‥" for piece in reading.pieces[1:]]

@@ -1,0 +1,75 @@
+"""Untrusted text made safe to show, and numbers made pleasant to read.
+
+Text of documents and tokens may hold markup, control characters or marks that turn the writing
+direction round. It is always shown as text: escaped for HTML or Markdown, controls made visible.
+"""
+
+import html
+import re
+import unicodedata
+
+_NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u200b": "∅", "\ufeff": "∅"}
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=])")
+
+
+def visible(text: str) -> str:
+    """`text` with every control or direction-changing character as a visible sign."""
+    return "".join(_sign(character) for character in text)
+
+
+def token_label(text: str, limit: int = 24) -> str:
+    """One token as a short label on one line: spaces at its ends become open boxes."""
+    shown = visible(text)
+    body = shown.strip(" ")
+    if not body:
+        return "␣" * len(shown) or "∅"
+    before, after = len(shown) - len(shown.lstrip(" ")), len(shown) - len(shown.rstrip(" "))
+    return shorten("␣" * before + body + "␣" * after, limit)
+
+
+def escape_markdown(text: str) -> str:
+    """`text` such that Markdown renders it literally, on one line."""
+    return _MARKDOWN.sub(r"\\\1", visible(text))
+
+
+def escape_html(text: str) -> str:
+    """`text` such that HTML (and Plotly's small part of it) renders it literally."""
+    return html.escape(visible(text), quote=True)
+
+
+def shorten(text: str, limit: int) -> str:
+    """`text`, or its first `limit` - 1 characters and an ellipsis."""
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 document", "1,234 documents"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def share(value: float) -> str:
+    """A share of one as a percentage: "63 %", "0.4 %"."""
+    percent = 100 * value
+    return f"{percent:.1f} %" if abs(percent) < 10 else f"{percent:.0f} %"
+
+
+def compact(number: float) -> str:
+    """ "950", "12.3 k", "4.1 M", "13.6 B": large counts of tokens and parameters."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:.0f}"
+
+
+def _sign(character: str) -> str:
+    if character in _NAMED:
+        return _NAMED[character]
+    category = unicodedata.category(character)
+    if category == "Cc":
+        code = ord(character)
+        return chr(0x2400 + code) if code < 32 else "␡" if code == 127 else "�"
+    # Zero-width joiners hold emoji and Indic or Persian words together; other format
+    # characters (direction overrides, isolates) would rearrange the page around the token.
+    if category in ("Cf", "Cs", "Co", "Cn") and character not in "\u200c\u200d":
+        return "�"
+    return character

@@ -1,0 +1,186 @@
+"""What a document is, and how texts become documents: cleaned, cut, deduplicated, split.
+
+Everything here depends on its input alone, so a corpus built twice is the same twice.
+"""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+
+import click
+import pandas as pd
+
+MIN_CHARS = 400
+# Well below the 20,000 a document may have: short enough to read, and enough of them a domain.
+MAX_CHARS = 6_000
+LONG_LINE = 50
+NEAR_DUPLICATE_SHARE = 0.6
+# A group that would carry the held-out part past this multiple of its target stays in training.
+HELDOUT_SLACK = 1.15
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b\ufeff]")
+BLANK_LINES = re.compile(r"\n{3,}")
+# From the most to the least natural place to cut: between blocks, paragraphs, lines, sentences,
+# words.
+BOUNDARIES = tuple(
+    re.compile(pattern)
+    for pattern in (r"\n\n(?=\S)", r"\n\n", r"\n", r"[.!?。！？][\"'’”」]*\s*", r" ")
+)
+
+
+class CorpusError(click.ClickException):
+    """A mistake the caller can mend: one sentence on stderr, exit code 2."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text as a source gives it. Texts of one `group` stay on one side of the split."""
+
+    domain: str
+    parent: str
+    text: str
+    group: str = ""
+    source: str = ""
+    licence: str = ""
+    rights: str = "open"
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One row of documents.parquet (`group` is used for the split and not stored)."""
+
+    id: str
+    domain: str
+    source: str
+    licence: str
+    rights: str
+    parent: str
+    part: int
+    split: str
+    text: str
+    group: str
+
+
+COLUMNS = [name for name in Document.__dataclass_fields__ if name != "group"]
+
+
+def clean(text: str) -> str:
+    """Plain newlines, no control characters, no trailing spaces, at most one blank line."""
+    text = CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).expandtabs(4)
+    return BLANK_LINES.sub("\n\n", "\n".join(line.rstrip() for line in text.split("\n"))).strip()
+
+
+def cut(text: str, limit: int = MAX_CHARS) -> list[str]:
+    """Pieces of at most `limit` characters that join to exactly `text`.
+
+    Halves at the natural boundary nearest the middle, so no piece is a short remainder.
+    """
+    if len(text) <= limit:
+        return [text]
+    middle = _boundary(text)
+    return cut(text[:middle], limit) + cut(text[middle:], limit)
+
+
+def _boundary(text: str) -> int:
+    low, high = len(text) // 4, len(text) * 3 // 4
+    middle = len(text) // 2
+    for pattern in BOUNDARIES:
+        places = [match.end() for match in pattern.finditer(text, low, high)]
+        if places:
+            return min(places, key=lambda place: abs(place - middle))
+    return middle
+
+
+def fingerprint(text: str) -> str:
+    """Same for texts that differ only in case, spacing and punctuation."""
+    letters = "".join(char for char in text.casefold() if char.isalnum())
+    return hashlib.sha1((letters or text).encode()).hexdigest()
+
+
+def to_documents(item: Text) -> Iterator[Document]:
+    """Cleaned pieces of a text in their order; pieces under MIN_CHARS are dropped."""
+    pieces = cut(clean(item.text))
+    for part, piece in enumerate(piece.strip("\n").rstrip() for piece in pieces):
+        if len(piece) >= MIN_CHARS and "\ufffd" not in piece:
+            yield _document(item, part, len(pieces), piece)
+
+
+def _document(item: Text, part: int, parts: int, piece: str) -> Document:
+    given = item.id and (item.id if parts == 1 else f"{item.id}-{part}")
+    return Document(
+        id=given or fingerprint(piece)[:16],
+        domain=item.domain,
+        source=item.source,
+        licence=item.licence,
+        rights=item.rights,
+        parent=item.parent,
+        part=part,
+        split="train",
+        text=piece,
+        group=item.group or item.parent,
+    )
+
+
+class Deduplicator:
+    """Says which documents are new: exact over all domains, near duplicates within a domain."""
+
+    def __init__(self) -> None:
+        self.prints: set[str] = set()
+        self.lines: dict[str, set[str]] = defaultdict(set)
+
+    def is_new(self, document: Document) -> bool:
+        """Remembers the document if it is new."""
+        key = fingerprint(document.text)
+        lines = [
+            line for line in map(str.strip, document.text.split("\n")) if len(line) > LONG_LINE
+        ]
+        known = self.lines[document.domain]
+        repeated = sum(line in known for line in lines)
+        if key in self.prints or repeated > NEAR_DUPLICATE_SHARE * len(lines):
+            return False
+        self.prints.add(key)
+        known.update(lines)
+        return True
+
+
+def hold_out(documents: list[Document], fraction: float) -> list[Document]:
+    """The documents of one domain with `split` set: about `fraction` of the bytes held out.
+
+    Whole groups are taken in the order of a hash of their name, so the choice depends on nothing
+    but names and sizes. A parent belongs to the group of its first document.
+    """
+    group_of: dict[str, str] = {}
+    sizes: dict[str, int] = defaultdict(int)
+    for item in documents:
+        sizes[group_of.setdefault(item.parent, item.group)] += len(item.text.encode())
+    held = _held_groups(sizes, fraction * sum(sizes.values()))
+    return [
+        replace(item, split="heldout" if group_of[item.parent] in held else "train")
+        for item in documents
+    ]
+
+
+def _held_groups(sizes: dict[str, int], target: float) -> set[str]:
+    held: set[str] = set()
+    taken = 0
+    for group in sorted(sizes, key=lambda name: digest("heldout", name)):
+        if taken < target and taken + sizes[group] <= target * HELDOUT_SLACK:
+            held.add(group)
+            taken += sizes[group]
+    return held
+
+
+def digest(*parts: object) -> str:
+    """A stable key to sort by when an order should look random."""
+    return hashlib.sha1("|".join(map(str, parts)).encode()).hexdigest()
+
+
+def to_frame(documents: Iterable[Document], seed: int) -> pd.DataFrame:
+    """Columns COLUMNS, sorted by split and, within it, in an order that mixes the domains."""
+    rows = sorted(documents, key=lambda item: (item.split, digest(seed, item.id)))
+    return pd.DataFrame([asdict(row) for row in rows], columns=COLUMNS)

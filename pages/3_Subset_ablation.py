@@ -1,0 +1,17 @@
+"""What each model loses when only some experts of every layer are kept."""
+
+import streamlit as st
+
+from emo_viz.ui import ablation, ablation_view, chrome
+
+chrome.page("Subset ablation")
+study = ablation.open_study()
+first_line = st.container()
+choice = ablation.controls(study)
+live = ablation.compute_live(study, choice)
+found = ablation.measured(study, choice)
+with first_line:
+    ablation.answer(study, choice, found, live)
+ablation_view.curve(study, choice, found, live)
+ablation_view.document(study, choice, live)
+ablation_view.continuations(study, choice, live)

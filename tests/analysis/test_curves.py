@@ -1,0 +1,194 @@
+"""The arithmetic of subset curves against numbers worked out by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emo_viz.analysis.curves import (
+    FORMAT,
+    FORMAT_VERSION,
+    FULL,
+    RANDOM,
+    ROUTER_PROBABILITY,
+    Curves,
+    Measured,
+    headline,
+    layout,
+    likelihood_kept,
+    read_curves,
+    resampled_losses,
+    write_curves,
+)
+
+# Two domains of two documents. Tokens: fables 10 and 30, laws 20 and 20.
+TOKENS = {"f1": 10, "f2": 30, "l1": 20, "l2": 20}
+# Summed nats of the documents above, in their order.
+EMO_FULL = (20, 30, 40, 60)  # fables 50 / 40 = 1.25, laws 100 / 40 = 2.5: mean 1.875
+EMO_EIGHT = (30, 50, 50, 70)  # fables 80 / 40 = 2.0, laws 120 / 40 = 3.0: mean 2.5
+STANDARD_FULL = (22, 26, 40, 56)  # fables 48 / 40 = 1.2, laws 96 / 40 = 2.4: mean 1.8
+STANDARD_EIGHT = (62, 106, 80, 96)  # four times EMO's increase of every document
+RANDOM_0 = (40, 60, 60, 80)  # fables 2.5, laws 3.5: mean 3.0
+RANDOM_1 = (60, 80, 80, 100)  # fables 3.5, laws 4.5: mean 4.0
+
+
+def rows_of(model: str, method: str, keep_k: int, seed: int, losses: tuple[int, ...]) -> list[dict]:
+    return [
+        {
+            "model": model,
+            "domain": "fables" if document.startswith("f") else "laws",
+            "method": method,
+            "keep_k": keep_k,
+            "seed": seed,
+            "document": document,
+            "loss_sum": float(loss),
+            "tokens": TOKENS[document],
+        }
+        for document, loss in zip(TOKENS, losses, strict=True)
+    ]
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    """In no order, as a file may have them."""
+    table = [
+        *rows_of("emo", FULL, 16, 0, EMO_FULL),
+        *rows_of("emo", ROUTER_PROBABILITY, 8, 0, EMO_EIGHT),
+        *rows_of("emo", RANDOM, 8, 0, RANDOM_0),
+        *rows_of("emo", RANDOM, 8, 1, RANDOM_1),
+        *rows_of("standard", FULL, 16, 0, STANDARD_FULL),
+        *rows_of("standard", ROUTER_PROBABILITY, 8, 0, STANDARD_EIGHT),
+        *rows_of("standard", RANDOM, 8, 0, RANDOM_0),
+        *rows_of("standard", RANDOM, 8, 1, RANDOM_1),
+    ]
+    return pd.DataFrame(table).sample(frac=1, random_state=0)
+
+
+def test_loss_is_token_weighted_in_a_domain_and_a_plain_mean_over_domains(rows):
+    measured = Measured.of(rows)
+    assert measured.full_loss("emo").mean == pytest.approx(1.875)
+    assert measured.increase("emo", ROUTER_PROBABILITY, 8).mean == pytest.approx(2.5 - 1.875)
+    assert measured.increase("standard", ROUTER_PROBABILITY, 8).mean == pytest.approx(2.5)
+    assert measured.full_difference("emo", "standard").mean == pytest.approx(0.075)
+    assert (measured.documents, measured.tokens) == (4, 80)
+
+
+def test_one_domain_alone_has_its_own_numbers(rows):
+    fables = Measured.of(Curves(rows, {}).of_domain("fables"))
+    assert fables.increase("emo", ROUTER_PROBABILITY, 8).mean == pytest.approx(0.75)
+    assert fables.tokens == 40
+
+
+def test_keeping_all_experts_costs_exactly_nothing_whatever_the_method(rows):
+    measured = Measured.of(rows)
+    for method in (ROUTER_PROBABILITY, RANDOM):
+        none = measured.increase("emo", method, 16)
+        assert (none.mean, none.low, none.high) == (0.0, 0.0, 0.0)
+
+
+def test_random_subsets_are_averaged_and_their_range_is_kept(rows):
+    table = Measured.of(rows).table().set_index(["model", "method", "keep_k"])
+    point = table.loc["emo", RANDOM, 8]
+    assert point["loss"] == pytest.approx(3.5)
+    assert (point["loss_min"], point["loss_max"]) == pytest.approx((3.0, 4.0))
+    assert point["increase"] == pytest.approx(3.5 - 1.875)
+    assert (point["increase_min"], point["increase_max"]) == pytest.approx((1.125, 2.125))
+    assert point["seeds"] == 2
+    assert point["increase_low"] <= point["increase"] <= point["increase_high"]
+    assert table.loc["emo", FULL, 16]["increase"] == 0
+
+
+def test_resamples_draw_documents_inside_their_domain(rows):
+    """Of two documents a resample holds one, both or the other: three possible losses."""
+    fables = Curves(rows, {}).of_domain("fables")
+    cells = layout(fables)
+    cell = int(cells.find("emo", ROUTER_PROBABILITY, 8)[0])
+    drawn = np.unique(resampled_losses(cells, 500)[:, cell].round(9))
+    assert drawn == pytest.approx([50 / 30, 80 / 40, 30 / 10])
+    span = Measured.of(fables).increase("emo", ROUTER_PROBABILITY, 8)
+    assert (span.low, span.high) == pytest.approx((20 / 30, 10 / 10))
+
+
+def test_the_ratio_of_two_models_is_paired_by_document(rows):
+    ratio = Measured.of(rows).ratio(
+        ("standard", ROUTER_PROBABILITY, 8), ("emo", ROUTER_PROBABILITY, 8)
+    )
+    assert (ratio.mean, ratio.low, ratio.high) == pytest.approx((4, 4, 4))
+
+
+def test_a_ratio_to_nothing_lost_is_infinite(rows):
+    measured = Measured.of(rows)
+    ratio = measured.ratio(("standard", ROUTER_PROBABILITY, 8), ("emo", ROUTER_PROBABILITY, 16))
+    assert ratio.mean == ratio.low == ratio.high == np.inf
+
+
+def test_one_document_a_domain_has_no_interval(rows):
+    alone = rows[rows["document"].isin(["f1", "l1"])]
+    span = Measured.of(alone).increase("emo", ROUTER_PROBABILITY, 8)
+    assert span.mean == pytest.approx((10 / 10 + 10 / 20) / 2)
+    assert np.isnan(span.low) and np.isnan(span.high)
+
+
+def test_a_point_that_was_not_measured_is_not_invented(rows):
+    with pytest.raises(ValueError, match="no router_probability point of the emo model at 12"):
+        Measured.of(rows).increase("emo", ROUTER_PROBABILITY, 12)
+
+
+def test_a_document_that_one_cell_lacks_is_an_error(rows):
+    gap = (rows["document"] == "l2") & (rows["model"] == "emo") & (rows["method"] == FULL)
+    with pytest.raises(ValueError, match="laws are not measured on the same documents"):
+        layout(rows[~gap])
+
+
+def test_a_cell_that_one_domain_lacks_is_an_error(rows):
+    gap = (rows["domain"] == "laws") & (rows["method"] == RANDOM) & (rows["seed"] == 1)
+    with pytest.raises(ValueError, match="same documents for every model"):
+        layout(rows[~gap])
+
+
+def test_curves_without_the_full_model_or_without_rows_are_an_error(rows):
+    with pytest.raises(ValueError, match="standard model lack its full-model loss"):
+        layout(rows[(rows["model"] == "emo") | (rows["method"] != FULL)])
+    with pytest.raises(ValueError, match="no rows"):
+        layout(rows.head(0))
+
+
+def test_headline_says_the_share_of_the_likelihood_that_is_left(rows):
+    found = headline(Curves(rows, {"num_experts": 16}), 8)
+    assert found.emo.mean == pytest.approx(0.625)
+    assert found.standard.mean == pytest.approx(2.5)
+    assert found.sentence == (
+        "On 4 held-out documents of 2 domains (80 tokens), EMO keeps 54% of its likelihood a "
+        "token with 8 of 16 experts; the standard MoE keeps 8%."
+    )
+    assert likelihood_kept(np.log(2)) == pytest.approx(0.5)
+
+
+def test_curves_survive_the_way_to_disk(rows, tmp_path: Path):
+    info = {"format": FORMAT, "format_version": FORMAT_VERSION, "num_experts": 16}
+    path = tmp_path / "new" / "curves.parquet"
+    write_curves(Curves(rows, info), path)
+    back = read_curves(path)
+    assert back.info == info
+    assert Measured.of(back.rows).full_loss("emo").mean == pytest.approx(1.875)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["curves.json", "curves.parquet"]
+
+
+def test_missing_foreign_and_truncated_curves_are_named(rows, tmp_path: Path):
+    path = tmp_path / "curves.parquet"
+    with pytest.raises(ValueError, match="no readable curves"):
+        read_curves(path)
+    write_curves(Curves(rows, {"format": FORMAT, "format_version": FORMAT_VERSION + 1}), path)
+    with pytest.raises(ValueError, match="not of curve format 1"):
+        read_curves(path)
+    path.with_suffix(".json").write_text(
+        json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION})
+    )
+    rows.drop(columns="tokens").to_parquet(path)
+    with pytest.raises(ValueError, match="lacks the column tokens"):
+        read_curves(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="no readable curves"):
+        read_curves(path)

@@ -1,0 +1,37 @@
+"""Fixtures of the browser tests; every test in this folder is marked e2e."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import harness
+import pytest
+from playwright.sync_api import Browser, Page
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies in this folder, so that `-m "not e2e"` runs without a browser."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One Chromium for the whole run."""
+    with harness.launch() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def app_server(tiny_assets: Path) -> Iterator[harness.Server]:
+    """The app on the tiny assets, shared by the tests; `harness.serve` gives one of one's own."""
+    with harness.serve(tiny_assets) as server:
+        yield server
+
+
+@pytest.fixture
+def browser_page(browser: Browser) -> Iterator[Page]:
+    """A fresh page of 1440 x 900; the test fails if the browser or the app met an error."""
+    with harness.new_page(browser) as page:
+        yield page

@@ -1,0 +1,231 @@
+"""Start the app, open it in Chromium, wait for what Streamlit does: for tests and docs/shots.py.
+
+Nothing here sleeps. A server is ready when its health endpoint says so; a page is ready when
+Streamlit reports that its script has finished and nothing stale is left on it.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import chromium
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Request,
+    WebSocket,
+    expect,
+    sync_playwright,
+)
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 60
+WAIT_MS = 60_000
+LOCAL = "http://127.0.0.1:"
+PROBES = ("/_stcore/health", "/_stcore/host-config")
+
+SETTLED = """() => {
+  const app = document.querySelector('[data-testid="stApp"]');
+  return app !== null
+    && app.getAttribute("data-test-connection-state") === "CONNECTED"
+    && app.getAttribute("data-test-script-state") === "notRunning"
+    && document.querySelector('[data-stale="true"], [data-testid="stSkeleton"]') === null;
+}"""
+TWO_FRAMES = """() => new Promise((done) =>
+  requestAnimationFrame(() => requestAnimationFrame(() => done())))"""
+CHARTS_DRAWN = """() => {
+  const charts = [...document.querySelectorAll('[data-testid="stPlotlyChart"]')];
+  return charts.every((chart) => chart.querySelector(".main-svg") !== null);
+}"""
+
+
+_sockets: WeakKeyDictionary[Page, WebSocket] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running app: its address and the file that it logs to."""
+
+    url: str
+    log: Path
+
+
+def addresses() -> list[str]:
+    """The path of every page as Streamlit derives it from the files: "" is the home page."""
+    files = sorted((ROOT / "pages").glob("*.py"))
+    return ["", *(file.stem.split("_", 1)[1] for file in files)]
+
+
+@contextmanager
+def serve(assets: Path | None) -> Iterator[Server]:
+    """Run the app on a free port with these assets (None: the bundled ones) and stop it after.
+
+    Raises RuntimeError with the server's log if it does not come up.
+    """
+    environment = dict(os.environ)
+    if assets is not None:
+        environment["EMO_VIZ_ASSETS"] = str(assets)
+    port = _free_port()
+    options = ["--server.port", str(port), "--server.fileWatcherType", "none"]
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", *options]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "server.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+            )
+        server = Server(f"http://127.0.0.1:{port}", log)
+        try:
+            _wait_for_health(server, process)
+            yield server
+        finally:
+            _stop(process)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_health(server: Server, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if _is_healthy(server.url):
+            return
+        try:
+            process.wait(timeout=0.1)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    raise RuntimeError(f"The app did not start:\n{server.log.read_text()}")
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/_stcore/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def launch() -> Iterator[Browser]:
+    """A headless Chromium. Raises RuntimeError where there is none."""
+    path = chromium.find()
+    if path is None:
+        raise RuntimeError("No Chromium here: run python tests/browser/chromium.py to get one.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(chromium.FLAGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def new_page(
+    browser: Browser, width: int = 1440, height: int = 900, scheme: str = "light"
+) -> Iterator[Page]:
+    """A page of its own context; on leaving, AssertionError if the browser met any error.
+
+    scheme: "light" or "dark", which Streamlit's theme follows.
+    """
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if scheme == "dark" else "light",
+        reduced_motion="reduce",
+    )
+    context.set_default_timeout(WAIT_MS)
+    page = context.new_page()
+    errors = _collect_errors(page)
+    page.on("websocket", lambda socket: _sockets.update({page: socket}))
+    try:
+        yield page
+        exceptions = page.get_by_test_id("stException").all_inner_texts()
+        assert not exceptions, "the page shows an exception:\n" + "\n".join(exceptions)
+        assert not errors, "the browser met errors:\n" + "\n".join(errors)
+    finally:
+        context.close()
+
+
+def _collect_errors(page: Page) -> list[str]:
+    """Errors on the console, uncaught ones, and requests that leave this machine; it fills up."""
+    errors: list[str] = []
+
+    def on_console(message: ConsoleMessage) -> None:
+        url = message.location.get("url", "")
+        # On a deep link the frontend looks for the server beneath the page's path first.
+        if message.type == "error" and not url.endswith(PROBES):
+            errors.append(f"console: {message.text} ({url})")
+
+    def on_request(request: Request) -> None:
+        if request.url.startswith("http") and not request.url.startswith(LOCAL):
+            errors.append(f"request to another machine: {request.url}")
+
+    page.on("console", on_console)
+    page.on("request", on_request)
+    page.on("pageerror", lambda error: errors.append(f"uncaught: {error}"))
+    return errors
+
+
+def visit(page: Page, url: str) -> None:
+    """Open an address and wait until the page's first run is over and its charts are drawn."""
+    page.goto(url)
+    settle(page)
+
+
+def settle(page: Page) -> None:
+    """Wait until no script runs, nothing is stale, and every Plotly chart is drawn."""
+    page.wait_for_function(SETTLED)
+    page.wait_for_function(CHARTS_DRAWN)
+
+
+@contextmanager
+def rerun(page: Page) -> Iterator[None]:
+    """Around an action that makes Streamlit rerun: leave when that rerun is over.
+
+    with rerun(page):
+        page.get_by_role("button", name="Next").click()
+
+    Waits for the server's message that a run ended: a short run can begin and end without the
+    page ever showing that it ran.
+    """
+    with _sockets[page].expect_event("framereceived", _is_end_of_run, timeout=WAIT_MS):
+        yield
+    page.evaluate(TWO_FRAMES)  # let the page take in what came before that message
+    settle(page)
+
+
+def _is_end_of_run(payload: bytes | str) -> bool:
+    assert isinstance(payload, bytes)
+    message = ForwardMsg.FromString(payload)
+    if message.WhichOneof("type") != "script_finished":
+        return False
+    return message.script_finished != ForwardMsg.FINISHED_EARLY_FOR_RERUN
+
+
+def wait_for_text(page: Page, text: str) -> None:
+    """Wait until a text can be seen on the page (the first place where it stands)."""
+    expect(page.get_by_text(text).first).to_be_visible(timeout=WAIT_MS)

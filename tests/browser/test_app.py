@@ -1,0 +1,130 @@
+"""What a visitor does with mouse, keyboard and link, in a real browser.
+
+Every page here fails its test if the browser's console met an error (harness.new_page).
+"""
+
+import re
+from pathlib import Path
+
+import harness
+from playwright.sync_api import Browser, Page, expect
+
+STRIP = ".st-key-routing_strip .token"
+
+
+def first_sentence(page: Page) -> str:
+    return page.get_by_role("heading", level=4).first.inner_text()
+
+
+def open_page(page: Page, server: harness.Server, address: str) -> None:
+    harness.visit(page, f"{server.url}/{address}")
+
+
+def test_a_clicked_token_is_selected_in_both_models(app_server: harness.Server, browser_page: Page):
+    open_page(browser_page, app_server, "Token_routing")
+    with harness.rerun(browser_page):
+        browser_page.locator(STRIP).nth(6).click()
+    harness.wait_for_text(browser_page, "Token 7 of")
+    assert "routing_token=7" in browser_page.url
+    expect(browser_page.locator(STRIP).nth(6)).to_have_attribute("aria-selected", "true")
+
+
+def test_the_arrow_keys_walk_the_tokens_and_escape_lets_go(
+    app_server: harness.Server, browser_page: Page
+):
+    open_page(browser_page, app_server, "Token_routing")
+    with harness.rerun(browser_page):
+        browser_page.locator(STRIP).nth(2).click()
+    with harness.rerun(browser_page):
+        browser_page.keyboard.press("ArrowRight")
+    harness.wait_for_text(browser_page, "Token 4 of")
+    with harness.rerun(browser_page):
+        browser_page.keyboard.press("Escape")
+    assert "routing_token" not in browser_page.url
+
+
+def test_a_click_in_the_expert_map_selects_the_token_under_it(
+    app_server: harness.Server, browser_page: Page
+):
+    open_page(browser_page, app_server, "Token_routing")
+    chart = browser_page.locator(".st-key-routing_map .js-plotly-plot")
+    chart.scroll_into_view_if_needed()
+    # Where plotly drew the 20th token's first expert, from the figure itself.
+    x, y, token = chart.evaluate(
+        """(plot) => {
+          const drawn = (one) => one.type.startsWith("scatter") && one.x.length;
+          const trace = plot._fullData.find(drawn);
+          const layout = plot._fullLayout;
+          const axis = (id) => layout[id[0] + "axis" + id.slice(1)];
+          const [xaxis, yaxis] = [axis(trace.xaxis), axis(trace.yaxis)];
+          const at = trace.customdata.findIndex((data) => data[0] === 20);
+          const box = plot.getBoundingClientRect();
+          return [box.x + xaxis._offset + xaxis.d2p(trace.x[at]),
+                  box.y + yaxis._offset + yaxis.d2p(trace.y[at]), trace.customdata[at][0]];
+        }"""
+    )
+    browser_page.mouse.move(x, y)
+    with harness.rerun(browser_page):
+        browser_page.mouse.click(x, y)
+    harness.wait_for_text(browser_page, f"Token {token} of")
+
+
+def test_pasted_markup_is_shown_as_text(app_server: harness.Server, browser_page: Page):
+    text = "<script>document.title='owned'</script> <b>soil</b> 😀 שלום"
+    open_page(browser_page, app_server, "Token_routing?routing_source=Your+own+text")
+    area = browser_page.get_by_role("textbox")
+    area.fill(text)
+    with harness.rerun(browser_page):
+        area.press("Control+Enter")
+    expect(browser_page.locator(STRIP).first).to_be_visible()
+    shown = "".join(browser_page.locator(STRIP).all_inner_texts())
+    assert "<script>document.title='owned'</script>" in shown.replace("␣", " ")
+    assert "owned" not in browser_page.title()
+
+
+def test_a_lasso_lists_the_documents_inside_it(app_server: harness.Server, browser_page: Page):
+    open_page(browser_page, app_server, "Document_clusters")
+    harness.wait_for_text(browser_page, "All 24 documents")
+    chart = browser_page.locator(".js-plotly-plot").first
+    chart.scroll_into_view_if_needed()
+    chart.hover()
+    chart.locator('[data-title="Lasso Select"]').click()
+    area = chart.locator(".nsewdrag").first.bounding_box()
+    assert area is not None
+    left, top, width, height = (area[side] for side in ("x", "y", "width", "height"))
+    corners = [(0.02, 0.02), (0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.05)]
+    browser_page.mouse.move(left + 0.02 * width, top + 0.02 * height)
+    browser_page.mouse.down()
+    for across, down in corners:
+        browser_page.mouse.move(left + across * width, top + down * height, steps=6)
+    with harness.rerun(browser_page):
+        browser_page.mouse.up()
+    selected = browser_page.get_by_text(re.compile(r"\d+ documents? selected|selected.*documents"))
+    expect(selected.first).to_be_visible()
+    expect(browser_page.get_by_text("All 24 documents")).to_have_count(0)
+
+
+def test_moving_the_slider_recomputes_the_document(app_server: harness.Server, browser_page: Page):
+    open_page(browser_page, app_server, "Subset_ablation?k=8")
+    before = browser_page.get_by_test_id("stMain").inner_text()
+    slider = browser_page.get_by_role("slider").first
+    slider.focus()
+    with harness.rerun(browser_page):
+        slider.press("ArrowRight")
+    assert "k=9" in browser_page.url
+    assert browser_page.get_by_test_id("stMain").inner_text() != before
+
+
+def test_a_copied_link_opens_the_same_view_on_a_fresh_server(
+    app_server: harness.Server, browser_page: Page, browser: Browser, tiny_assets: Path
+):
+    open_page(browser_page, app_server, "Token_routing?routing_domain=harbour&routing_layer=1")
+    with harness.rerun(browser_page):
+        browser_page.locator(STRIP).nth(8).click()
+    seen = first_sentence(browser_page)
+    link = browser_page.url.removeprefix(app_server.url)
+    assert "routing_token=9" in link and "routing_layer=1" in link
+    with harness.serve(tiny_assets) as server, harness.new_page(browser) as page:
+        harness.visit(page, server.url + link)
+        harness.wait_for_text(page, "Token 9 of")
+        assert first_sentence(page) == seen

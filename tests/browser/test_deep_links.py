@@ -1,0 +1,45 @@
+"""Every page opens as the very first request to a fresh server, and can be walked to from there."""
+
+from pathlib import Path
+
+import harness
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+ADDRESSES = harness.addresses()
+
+
+def title_of(address: str) -> str:
+    return address.replace("_", " ")
+
+
+@pytest.mark.parametrize("address", ADDRESSES, ids=[a or "home" for a in ADDRESSES])
+def test_first_request_to_a_fresh_server(address: str, tiny_assets: Path, browser: Browser):
+    with harness.serve(tiny_assets) as server, harness.new_page(browser) as page:
+        harness.visit(page, f"{server.url}/{address}")
+        assert page.url.split("?")[0] == f"{server.url}/{address}"
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        expect(page.get_by_role("heading", level=1)).to_have_count(1)
+        if address:
+            expect(page.get_by_role("heading", level=1)).to_contain_text(title_of(address))
+        links = page.get_by_test_id("stSidebar").get_by_test_id("stPageLink-NavLink")
+        expect(links).to_have_count(len(ADDRESSES))
+
+
+def test_sidebar_leads_to_every_page(app_server: harness.Server, browser_page: Page):
+    harness.visit(browser_page, app_server.url)
+    sidebar = browser_page.get_by_test_id("stSidebar")
+    for address in ADDRESSES[1:]:
+        with harness.rerun(browser_page):
+            sidebar.get_by_role("link", name=title_of(address)).click()
+        heading = browser_page.get_by_role("heading", level=1)
+        expect(heading).to_contain_text(title_of(address))
+
+
+@pytest.mark.parametrize("address", ADDRESSES, ids=[a or "home" for a in ADDRESSES])
+def test_missing_assets_give_a_page_not_an_exception(
+    address: str, tmp_path: Path, browser: Browser
+):
+    with harness.serve(tmp_path) as server, harness.new_page(browser) as page:
+        harness.visit(page, f"{server.url}/{address}")
+        expect(page.get_by_role("heading", level=1)).to_have_count(1)

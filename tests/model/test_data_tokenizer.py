@@ -1,0 +1,99 @@
+"""The tokenizer gives every string back, splits digits, and is found again on disk."""
+
+import hypothesis.strategies as st
+import pandas as pd
+import pytest
+from hypothesis import example, given, settings
+from transformers import AutoTokenizer
+
+from model.data.documents import CorpusError
+from model.data.tokenizer import EOS, PADDING, encode, load_tokenizer, train_tokenizer
+
+ENGLISH = "The lighthouse keeper counted 1234 ships, and the ships weren't counting him. " * 40
+CHINESE = "東林百不會，瞎驢隨大隊。鞭打不進前，步步只倒退。" * 60
+
+HEX_TO_LETTERS = str.maketrans("0123456789", "ghijklmnop")
+
+
+def frame(**texts):
+    rows = [{"domain": name, "split": "train", "text": text} for name, text in texts.items()]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(frame(sea=ENGLISH, verse=CHINESE), vocab_size=400)
+
+
+@given(st.text())
+@example("👩‍👩‍👧 \u202eabc\u202c עברית\x00\x1b[0m\ufeff")
+@example("  \n\n\t 007  don't\r\n")
+@example(f"{EOS}{PADDING} in the text itself")
+@example("e\u0301 é ﬁ Ⅷ")
+@settings(max_examples=300, deadline=None)
+def test_decoding_gives_the_text_back(tokenizer, text):
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.decode(encode(tokenizer, [text])[0]) == text
+
+
+def test_special_tokens_have_their_ids_and_none_is_added(tokenizer):
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1)
+    assert tokenizer.bos_token is None
+    assert tokenizer("ships")["input_ids"] == encode(tokenizer, ["ships"])[0]
+    assert 0 not in tokenizer("ships")["input_ids"]
+
+
+def test_a_special_token_written_in_a_text_stays_text(tokenizer):
+    assert 0 not in encode(tokenizer, [f"before {EOS} after"])[0]
+
+
+def test_digits_are_tokens_of_their_own(tokenizer):
+    assert tokenizer.tokenize("1234 ships")[:4] == ["1", "2", "3", "4"]
+
+
+def test_frequent_words_become_one_token(tokenizer):
+    assert len(encode(tokenizer, [" lighthouse"])[0]) == 1
+
+
+def test_the_vocabulary_has_the_asked_size():
+    texts = frame(sea=" ".join(f"{n:x}".translate(HEX_TO_LETTERS) for n in range(5000)))
+    assert len(train_tokenizer(texts, vocab_size=400)) == 400
+
+
+def test_only_the_training_split_is_learned_from():
+    texts = frame(sea=ENGLISH, secret="xylophone " * 500)
+    texts.loc[1, "split"] = "heldout"
+    tokens = train_tokenizer(texts, vocab_size=400).tokenize(" xylophone")
+    assert len(tokens) > 3
+
+
+def test_a_large_domain_does_not_starve_a_small_one(monkeypatch):
+    monkeypatch.setattr("model.data.tokenizer.SAMPLE_CHARS", 2000)
+    words = " ".join(f"{n * 7919:x}".translate(HEX_TO_LETTERS) for n in range(300))
+    texts = pd.concat([frame(sea=words)] * 100 + [frame(verse=CHINESE)], ignore_index=True)
+    tokenizer = train_tokenizer(texts, vocab_size=400)
+    assert len(encode(tokenizer, [CHINESE])[0]) < len(CHINESE)
+
+
+def test_training_twice_gives_the_same_tokenizer(tokenizer):
+    again = train_tokenizer(frame(sea=ENGLISH, verse=CHINESE), vocab_size=400)
+    assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+
+
+def test_a_saved_tokenizer_is_read_back(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    for loaded in (load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)):
+        assert encode(loaded, [ENGLISH]) == encode(tokenizer, [ENGLISH])
+        assert loaded.eos_token_id == 0
+
+
+def test_folders_without_a_usable_tokenizer_are_refused(tokenizer, tmp_path):
+    with pytest.raises(CorpusError, match="holds no tokenizer.json"):
+        load_tokenizer(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(CorpusError, match="has no eos_token"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(CorpusError, match="cannot be read"):
+        load_tokenizer(tmp_path)

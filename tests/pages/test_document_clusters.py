@@ -1,0 +1,259 @@
+"""The document clusters page: its numbers are those of the traces, whatever the visitor asks."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sklearn.metrics import normalized_mutual_info_score
+from streamlit.testing.v1 import AppTest
+
+from emo_viz.__main__ import main
+from emo_viz.analysis.clusters import spherical_kmeans
+from emo_viz.analysis.projection import load_maps
+from emo_viz.analysis.tokens import load_token_clusters
+from emo_viz.analysis.vectors import flatten_usage, routing_vectors
+from emo_viz.figures.clusters import DIMMED
+from emo_viz.trace import Trace
+from emo_viz.ui import assets
+from model.inference import encode, record
+from model.loading import load_model, load_tokenizer
+
+PAGE = "pages/2_Document_clusters.py"
+SECONDS = 60
+FOLDERS = {"emo": "emo-nano", "standard": "std-nano"}
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny assets with token clusters."""
+    copy = tmp_path_factory.mktemp("clusters") / "assets"
+    shutil.copytree(tiny_assets, copy)
+    for name in FOLDERS.values():
+        arguments = {
+            "--model": copy / "checkpoints" / name,
+            "--documents": copy / "documents" / "documents.parquet",
+            "--out": copy / "analysis" / f"clusters-{name}.npz",
+            "--clusters": 6,
+        }
+        command = ["clusters", *(str(each) for pair in arguments.items() for each in pair)]
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 0, result.output
+        assert "NMI with domain" in result.output
+    return copy
+
+
+@pytest.fixture(autouse=True)
+def _assets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMO_VIZ_ASSETS", str(folder))
+
+
+def opened(**params: str) -> AppTest:
+    """The page as the first request of a visitor who follows a link."""
+    at = AppTest.from_file(assets.APP_FOLDER / "app.py", default_timeout=SECONDS)
+    at.switch_page(PAGE)
+    for name, value in params.items():
+        at.query_params[name] = value
+    return run(at)
+
+
+def run(at: AppTest) -> AppTest:
+    at.run()
+    assert not at.exception, at.exception
+    return at
+
+
+def trace(folder: Path, name: str) -> Trace:
+    return Trace.open(folder / "traces" / FOLDERS[name])
+
+
+def expected_nmi(folder: Path, name: str, k: int, layer: int | None = None) -> str:
+    """As the page writes it, by another implementation of NMI."""
+    one = trace(folder, name)
+    found = spherical_kmeans(routing_vectors(flatten_usage(one.usage, layer)), k)
+    return f"**{normalized_mutual_info_score(one.documents['domain'], found.labels):.2f} ["
+
+
+def answer(at: AppTest) -> str:
+    return next(part.value for part in at.markdown if part.value.startswith("#### "))
+
+
+def charts(at: AppTest) -> list[dict]:
+    """The figures of the page: EMO's map, the standard model's, the heatmap."""
+    return [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
+
+
+def texts(at: AppTest) -> str:
+    return "\n".join(part.value for part in [*at.markdown, *at.caption, *at.info, *at.warning])
+
+
+def legends(at: AppTest) -> list[str]:
+    return [part.proto.body for part in at.get("html")]
+
+
+def listed(at: AppTest) -> list[str]:
+    return at.dataframe[0].value["id"].tolist()
+
+
+def strips(at: AppTest) -> list[dict]:
+    """What the two panes of the reader were given."""
+    return [json.loads(part.proto.json) for part in at.get("bidi_component")]
+
+
+def test_answer_is_computed_from_the_traces(folder: Path):
+    said = answer(at := opened())
+    for name in FOLDERS:
+        assert expected_nmi(folder, name, 12) in said
+    tokens = trace(folder, "emo").manifest.tokens
+    assert f"12 clusters with 4 domains, 24 documents, {tokens:,} tokens" in texts(at)
+
+
+def test_number_of_clusters_changes_the_answer(folder: Path):
+    at = opened()
+    at.slider(key="cluster_k").set_value(3)
+    said = answer(run(at))
+    assert all(expected_nmi(folder, name, 3) in said for name in FOLDERS)
+    assert at.query_params["cluster_k"] == ["3"]
+    assert len(at.dataframe[1].value) == len(at.dataframe[2].value) == 3
+
+
+def test_one_layer_has_its_own_answer_and_map(folder: Path):
+    at = opened(cluster_layer="1", cluster_k="4")
+    assert expected_nmi(folder, "emo", 4, layer=1) in answer(at)
+    stored = load_maps(folder / "analysis" / "maps.npz")
+    drawn = sorted(x for trace in charts(at)[0]["data"] for x in numbers(trace["x"]))
+    assert drawn == pytest.approx(sorted(stored.emo[2][:, 0].tolist()))
+
+
+def numbers(array) -> list[float]:
+    """A plotly array, plain or packed."""
+    if isinstance(array, dict):
+        import base64
+
+        return np.frombuffer(base64.b64decode(array["bdata"]), array["dtype"]).tolist()
+    return array
+
+
+def test_highlighting_a_domain_makes_the_others_recede():
+    at = opened()
+    at.selectbox(key="cluster_domain").set_value("harbour")
+    for figure in charts(run(at))[:2]:
+        opacity = {
+            trace["name"]: set(numbers(trace["marker"]["opacity"])) for trace in figure["data"]
+        }
+        assert opacity.pop("harbour") == {0.95}
+        assert set(opacity) == {"garden", "kitchen", "court"}
+        assert all(values == {DIMMED} for values in opacity.values())
+
+
+@pytest.mark.parametrize(
+    ("colour", "sign"), [("Cluster", "0: "), ("Top expert", "L"), ("Domain", "garden")]
+)
+def test_colours_have_a_legend(colour: str, sign: str):
+    at = opened(cluster_colour=colour)
+    names = [trace["name"] for trace in charts(at)[0]["data"]]
+    assert any(name.startswith(sign) for name in names)
+    assert all(name.split(" ·")[0] in legends(at)[0] for name in names)
+
+
+def test_documents_selected_by_a_link_are_listed_and_drawn():
+    chosen = ["heldout-garden-1", "heldout-court-4"]
+    at = opened(cluster_selection=",".join(chosen))
+    assert sorted(listed(at)) == sorted(chosen)
+    assert "2 documents selected" in texts(at)
+    for figure in charts(at)[:2]:
+        assert sum(len(numbers(trace["selectedpoints"])) for trace in figure["data"]) == 2
+    at.button(key="cluster_clear").click()
+    assert len(listed(run(at))) == 24
+    assert "cluster_selection" not in at.query_params
+
+
+def test_a_region_without_documents_says_so():
+    at = opened(cluster_selection="none")
+    assert "No document lies in this region" in texts(at)
+    assert len(at.dataframe) == 2  # only the tables of the clusters
+
+
+def test_a_link_to_lost_documents_selects_nothing():
+    at = opened(cluster_selection="gone", cluster_document="lost")
+    assert "selects documents that are not here" in texts(at)
+    assert "There is no document lost here" in texts(at)
+    assert len(listed(at)) == 24
+
+
+def test_the_reader_shows_the_document_of_the_link(folder: Path):
+    at = opened(cluster_document="heldout-kitchen-2")
+    row = trace(folder, "emo").documents.set_index("id").loc["heldout-kitchen-2"]
+    text = "".join(token["text"] for token in strips(at)[0]["tokens"])
+    assert text == row["text"]
+    for name, strip in zip(FOLDERS, strips(at), strict=True):
+        path = folder / "checkpoints" / FOLDERS[name]
+        ids = encode(load_tokenizer(path), row["text"], 256).token_ids
+        probs = record(load_model(path), ids).router_probs[:, 1:]
+        stored = load_token_clusters(folder / "analysis" / f"clusters-{FOLDERS[name]}.npz")
+        clusters = [int(token["title"].split(" ")[1][:-1]) for token in strip["tokens"]]
+        assert clusters == stored.assign(probs).tolist()
+
+
+def test_next_document_goes_through_the_listed_ones():
+    chosen = ["heldout-garden-1", "heldout-court-4"]
+    at = opened(cluster_selection=",".join(chosen))
+    order = listed(at)
+    assert at.query_params["cluster_document"] == [order[0]]
+    assert at.button(key="cluster_previous").disabled
+    at.button(key="cluster_next").click()
+    run(at)
+    assert at.query_params["cluster_document"] == [order[1]]
+    assert at.button(key="cluster_next").disabled
+
+
+def test_tokens_by_top_expert_of_a_layer(folder: Path):
+    at = opened(cluster_document="heldout-court-0", cluster_reader="Top expert")
+    at.get("button_group")
+    text = trace(folder, "emo").documents.set_index("id").loc["heldout-court-0", "text"]
+    path = folder / "checkpoints" / "emo-nano"
+    ids = encode(load_tokenizer(path), text, 256).token_ids
+    best = record(load_model(path), ids).router_probs[1, 1:].argmax(axis=1)
+    titles = [token["title"].split(" ", 1)[1] for token in strips(at)[0]["tokens"]]
+    assert titles == [f"L1 E{expert}" for expert in best]
+
+
+def test_markup_in_a_document_stays_text():
+    at = opened(cluster_document="heldout-garden-0")
+    hover = "".join(str(trace["hovertext"]) for trace in charts(at)[0]["data"])
+    assert "&lt;b onclick" in hover and "<b onclick" not in hover
+
+
+def lose(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the assets to take something from."""
+    copy = tmp_path / "assets"
+    shutil.copytree(folder, copy)
+    monkeypatch.setenv("EMO_VIZ_ASSETS", str(copy))
+    return copy
+
+
+def test_without_a_stored_map_there_is_a_pca(folder, tmp_path, monkeypatch):
+    (lose(folder, tmp_path, monkeypatch) / "analysis" / "maps.npz").unlink()
+    at = opened()
+    assert "python -m emo_viz map" in texts(at)
+    assert "PCA of routing" in charts(at)[0]["layout"]["title"]["text"]
+
+
+def test_without_token_clusters_tokens_show_their_top_expert(folder, tmp_path, monkeypatch):
+    (lose(folder, tmp_path, monkeypatch) / "analysis" / "clusters-std-nano.npz").unlink()
+    at = opened()
+    assert "python -m emo_viz clusters --model assets/checkpoints/std-nano" in texts(at)
+    assert strips(at)[0]["tokens"][0]["title"].split(" ")[1].startswith("L1")
+
+
+def test_traces_of_different_documents_end_the_page(folder, tmp_path, monkeypatch):
+    copy = lose(folder, tmp_path, monkeypatch)
+    command = ["record", "--model", copy / "checkpoints" / "std-nano", "--limit", 5]
+    command += ["--documents", copy / "documents" / "documents.parquet"]
+    command += ["--out", copy / "traces" / "std-nano"]
+    assert CliRunner().invoke(main, [str(each) for each in command]).exit_code == 0
+    at = opened()
+    assert "hold different documents" in texts(at)
+    assert not at.get("plotly_chart")

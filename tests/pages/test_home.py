@@ -1,0 +1,71 @@
+"""The home page: its sentences follow the files, and a missing file is said, not raised."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from emo_viz.trace import Trace
+from emo_viz.ui import assets
+
+SECONDS = 60
+
+
+def home() -> AppTest:
+    at = AppTest.from_file(assets.APP_FOLDER / "app.py", default_timeout=SECONDS).run()
+    assert not at.exception, at.exception
+    return at
+
+
+def words(at: AppTest) -> str:
+    return "\n".join(part.value for part in [*at.markdown, *at.caption])
+
+
+def test_experts_a_document_uses_are_those_of_the_traces(tiny_assets: Path):
+    said = words(home())
+    for name in ("emo-nano", "std-nano"):
+        trace = Trace.open(tiny_assets / "traces" / name)
+        layers = [np.sort(layer)[::-1] for slab in trace.activation for layer in slab]
+        half = [1 + int((np.cumsum(x, dtype=float) < x.sum(dtype=float) / 2).sum()) for x in layers]
+        assert f"**{np.mean(half):.1f}**" in said
+        assert f"{np.mean([np.count_nonzero(x) for x in layers]):.1f}" in said
+    assert "24 documents" in said
+
+
+def test_geometry_is_read_from_the_checkpoints(tiny_assets: Path):
+    table = home().table[0].value
+    assert table.loc["EMO", "Experts a layer"] == "15 routed + 1 shared"
+    assert table.loc["EMO", "Experts a token"] == "3 routed + 1 shared"
+    assert table["Layers"].tolist() == [2, 2]
+
+
+def test_bundled_documents_are_counted(tiny_assets: Path):
+    tokens = Trace.open(tiny_assets / "traces" / "emo-nano").manifest.tokens
+    assert f"24 documents of 4 domains, {tokens:,} tokens" in words(home())
+
+
+@pytest.mark.parametrize(
+    ("lost", "command"),
+    [
+        ("traces/emo-nano", "python -m emo_viz record"),
+        ("analysis", "python -m emo_viz curves"),
+    ],
+)
+def test_a_missing_file_is_said_with_its_command(
+    tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str, command: str
+):
+    folder = tmp_path / "assets"
+    shutil.copytree(tiny_assets, folder)
+    shutil.rmtree(folder / lost)
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(folder))
+    assert any(code.value.startswith(command) for code in home().code)
+
+
+def test_nothing_at_all_is_still_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(tmp_path))
+    at = home()
+    assert len(at.code) == 5
+    assert not at.table

@@ -1,0 +1,319 @@
+"""The subset ablation page: every number is what the models give, whatever the visitor asks."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from emo_viz.analysis import ablation as measuring
+from emo_viz.analysis.curves import ROUTER_PROBABILITY, Curves, Measured, read_curves
+from emo_viz.ui import assets, jobs
+from model.inference import continue_text, encode, record
+from model.loading import load_model, load_tokenizer
+from model.subset import ExpertSubset, apply_subset, random_subset, select_experts
+
+PAGE = "pages/3_Subset_ablation.py"
+SECONDS = 60
+FOLDERS = {"emo": "emo-nano", "standard": "std-nano"}
+
+
+@pytest.fixture(autouse=True)
+def _assets(tiny_assets: Path) -> None:
+    """Every test here reads the tiny assets."""
+
+
+@pytest.fixture(scope="module")
+def curves(tiny_assets: Path) -> Curves:
+    return read_curves(tiny_assets / "analysis" / "curves.parquet")
+
+
+@pytest.fixture(scope="module")
+def models(tiny_assets: Path) -> dict:
+    return {n: load_model(tiny_assets / "checkpoints" / f) for n, f in FOLDERS.items()}
+
+
+def opened(**params: str) -> AppTest:
+    """The page as the first request of a visitor who follows a link."""
+    at = AppTest.from_file(assets.APP_FOLDER / "app.py", default_timeout=SECONDS)
+    at.switch_page(PAGE)
+    for name, value in params.items():
+        at.query_params[name] = value
+    return run(at)
+
+
+def run(at: AppTest) -> AppTest:
+    at.run()
+    assert not at.exception, at.exception
+    return at
+
+
+def words(at: AppTest) -> str:
+    """All that the page says in words."""
+    parts = [*at.markdown, *at.caption, *at.info, *at.warning, *at.error]
+    return "\n".join(part.value for part in parts)
+
+
+def first_line(at: AppTest) -> str:
+    return next(part.value for part in at.markdown if part.value.startswith("#### "))
+
+
+def table(at: AppTest) -> dict[str, list[str]]:
+    """The numbers of the chosen document by model label: full loss, cut, change, worse tokens."""
+    lines = next(part.value for part in at.markdown if part.value.startswith("| ")).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    return {row[0].strip("*"): row[1:] for row in cells}
+
+
+def tokens_of(assets: Path, name: str, folder: str = "emo-nano") -> list[np.ndarray]:
+    """Token ids of every text of one domain: heldout-garden, calibration-court, ..."""
+    part, domain = name.split("-")
+    file = {"heldout": "documents", "calibration": "calibration"}[part]
+    rows = pd.read_parquet(assets / "documents" / f"{file}.parquet")
+    tokenizer = load_tokenizer(assets / "checkpoints" / folder)
+    texts = rows.loc[rows["domain"] == domain, "text"]
+    return [encode(tokenizer, text, 256).token_ids for text in texts]
+
+
+def losses(model, token_ids: np.ndarray, subset: ExpertSubset | None = None) -> np.ndarray:
+    """Losses of a document without EOS, worked out beside the app."""
+    if subset is None:
+        return record(model, token_ids).loss[1:]
+    with apply_subset(model, subset):
+        return record(model, token_ids).loss[1:]
+
+
+def test_the_first_line_is_the_measured_curve(curves):
+    at = opened(subset_domain="garden", k="8")
+    found = Measured.of(curves.of_domain("garden"))
+    emo, standard = (found.increase(m, ROUTER_PROBABILITY, 8) for m in ("emo", "standard"))
+    line = first_line(at)
+    assert f"On 6 held-out documents of garden ({found.tokens:,} tokens)" in line
+    assert "**8 of 16** experts" in line
+    kept = [f"{100 * np.exp(-one.mean):.0f}\u00a0%" for one in (emo, standard)]
+    assert f"EMO keeps **{kept[0]}**" in line and f"MoE keeps **{kept[1]}**" in line
+    assert f"EMO {emo.mean:+.3f} ({emo.low:+.3f} to {emo.high:+.3f})" in words(at)
+
+
+def test_all_domains_are_the_default_and_averaged(curves):
+    at = opened(k="4")
+    found = Measured.of(curves.rows)
+    assert f"On 24 held-out documents of 4 domains ({found.tokens:,} tokens)" in first_line(at)
+    (figure,) = [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
+    assert figure["layout"]["title"]["text"].endswith(
+        f"24 held-out documents, {found.tokens:,} tokens"
+    )
+
+
+def test_moving_the_slider_shows_the_loss_of_that_subset(tiny_assets, models):
+    at = opened(subset_domain="harbour", k="8")
+    before = table(at)
+    at.slider(key="k").set_value(6)
+    after = table(run(at))
+    own = tokens_of(tiny_assets, "calibration-harbour")
+    document = tokens_of(tiny_assets, "heldout-harbour")[0]
+    for name, label in (("emo", "EMO"), ("standard", "Standard MoE")):
+        full = losses(models[name], document)
+        cut = losses(models[name], document, select_experts(models[name], own, 6))
+        change, worse = cut - full, int((cut - full > 0.1).sum())
+        assert after[label][0] == f"{full.mean():.3f} nats a token"
+        assert after[label][1] == f"{cut.mean():.3f}"
+        assert after[label][2] == f"{change.mean():+.3f}"
+        assert after[label][3].startswith(f"{worse} (")
+        assert after[label] != before[label]
+
+
+def test_between_the_points_the_first_line_speaks_of_the_document_alone(tiny_assets, models):
+    at = opened(subset_domain="harbour", k="6")
+    own = tokens_of(tiny_assets, "calibration-harbour")
+    document = tokens_of(tiny_assets, "heldout-harbour")[0]
+    full = losses(models["emo"], document)
+    cut = losses(models["emo"], document, select_experts(models["emo"], own, 6))
+    assert f"On the document below ({len(full)} tokens)" in first_line(at)
+    assert f"EMO {(cut - full).mean():+.3f}, standard" in words(at)
+    assert "no measured point at 6" in words(at)
+
+
+def test_the_method_decides_which_experts_stay(tiny_assets, models):
+    at = opened(subset_domain="court", k="5")
+    document = tokens_of(tiny_assets, "heldout-court")[0]
+    other = read_curves(tiny_assets / "analysis" / "curves.parquet").info["domains"]["court"][
+        "other"
+    ]
+    model = models["emo"]
+    expected = {
+        "random": random_subset(model.config, 5, 0),
+        "greedy": select_experts(model, tokens_of(tiny_assets, "calibration-court"), 5, "greedy"),
+        "other_domain": select_experts(model, tokens_of(tiny_assets, f"calibration-{other}"), 5),
+    }
+    for method, subset in expected.items():
+        at.selectbox(key="subset_method").set_value(method)
+        shown = table(run(at))["EMO"][1]
+        assert shown == f"{losses(model, document, subset).mean():.3f}", method
+
+
+def test_a_stored_greedy_subset_is_the_greedy_subset(tiny_assets, models):
+    at = opened(subset_domain="court", k="8", subset_method="Greedy, layer by layer")
+    own = tokens_of(tiny_assets, "calibration-court", "std-nano")
+    document = tokens_of(tiny_assets, "heldout-court", "std-nano")[0]
+    model = models["standard"]
+    cut = losses(model, document, select_experts(model, own, 8, "greedy"))
+    assert table(at)["Standard MoE"][1] == f"{cut.mean():.3f}"
+
+
+def test_with_all_experts_nothing_changes():
+    at = opened(k="16")
+    for cells in table(at).values():
+        assert cells[2] == "+0.000" and cells[3] == "0 (0.0 %)"
+    assert "EMO keeps **100\u00a0%**" in first_line(at)
+
+
+@pytest.mark.parametrize("asked", ["3", "17", "-8", "many", "8.5"])
+def test_an_impossible_keep_k_is_one_clear_sentence(asked):
+    at = opened(k=asked)
+    (warning,) = at.warning
+    assert "a subset keeps 4 (what each token uses) to 16 of them" in warning.value
+    assert 4 <= at.slider(key="k").value <= 16
+
+
+def test_a_possible_keep_k_is_not_warned_of():
+    assert not opened(k="4").warning
+
+
+def test_documents_are_walked_and_named():
+    at = opened(subset_domain="kitchen", k="8")
+    assert at.button(key="subset_previous").disabled
+    at.button(key="subset_next").click()
+    run(at)
+    assert at.query_params["subset_document"] == "heldout-kitchen-1"
+    assert r"heldout\-kitchen\-1" in words(at)
+    again = opened(subset_domain="kitchen", k="8", subset_document="heldout-kitchen-1")
+    assert table(again) == table(at)
+
+
+def test_a_document_that_is_not_there_is_named():
+    at = opened(subset_domain="kitchen", subset_document="heldout-garden-1")
+    assert "is not among these" in at.warning[0].value
+
+
+def strips(at: AppTest) -> list[dict]:
+    """The data of the coloured texts, EMO's first."""
+    return [json.loads(part.proto.json) for part in at.get("bidi_component")]
+
+
+def test_tokens_are_coloured_by_their_loss_change(tiny_assets, models):
+    document = tokens_of(tiny_assets, "heldout-garden")[0]
+    own = tokens_of(tiny_assets, "calibration-garden")
+    for strip, model in zip(
+        strips(opened(subset_domain="garden", k="6")), models.values(), strict=True
+    ):
+        full = losses(model, document)
+        change = losses(model, document, select_experts(model, own, 6)) - full
+        tokens = strip["tokens"]
+        assert len(tokens) == len(change)
+        worst, best = tokens[int(change.argmax())], tokens[int(change.argmin())]
+        assert f"({change.max():+.2f})" in worst["title"]
+        assert f"({change.min():+.2f})" in best["title"]
+        assert worst["colour"].startswith("rgba(2") and "(47, 111, 214" in best["colour"]
+
+
+def test_markup_in_a_document_stays_text():
+    at = opened(subset_domain="garden", k="8")
+    for element in [*at.markdown, *at.caption, *at.get("html")]:
+        value = element.value if hasattr(element, "value") else element.proto.body
+        assert "onclick" not in value
+    shown = "".join(token["text"] for token in strips(at)[0]["tokens"])
+    assert shown.startswith("<b onclick='alert(1)'>")
+
+
+def test_each_model_goes_on_with_and_without_the_cut(tiny_assets, models):
+    at = opened(subset_domain="kitchen", k="5")
+    document = tokens_of(tiny_assets, "heldout-kitchen")[0]
+    prompt = document[: len(document) // 2]
+    shown = {text.value for text in at.text}
+    assert f"first {len(prompt) - 1} tokens" in words(at)
+    for name, folder in FOLDERS.items():
+        own = tokens_of(tiny_assets, "calibration-kitchen", folder)
+        tokenizer = load_tokenizer(tiny_assets / "checkpoints" / folder)
+        with apply_subset(models[name], select_experts(models[name], own, 5)):
+            written = continue_text(models[name], tokenizer, prompt, 40)
+        assert written in shown
+        assert continue_text(models[name], tokenizer, prompt, 40) in shown
+
+
+def test_loss_and_its_increase_are_two_views():
+    at = opened(k="8", subset_view="Loss")
+    figure = json.loads(at.get("plotly_chart")[0].proto.spec)
+    assert "Held-out loss" in figure["layout"]["yaxis"]["title"]["text"]
+
+
+def copied(assets: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(assets, to)
+    monkeypatch.setenv("EMO_VIZ_ASSETS", str(to))
+    return to
+
+
+def test_without_curves_the_page_says_how_to_make_them(tiny_assets, tmp_path, monkeypatch):
+    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
+    (folder / "analysis" / "curves.parquet").unlink()
+    at = opened()
+    assert "No subset curves have been measured yet" in words(at)
+    assert at.code[0].value.startswith("python -m emo_viz curves --models")
+    assert not at.get("plotly_chart")
+
+
+def test_curves_of_other_weights_are_not_shown(tiny_assets, tmp_path, monkeypatch):
+    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
+    checkpoints = folder / "checkpoints"
+    shutil.copy(
+        checkpoints / "std-nano" / "model.safetensors",
+        checkpoints / "emo-nano" / "model.safetensors",
+    )
+    at = opened()
+    assert "measured on other weights" in words(at)
+    assert not at.get("plotly_chart")
+
+
+def test_curves_of_other_documents_are_not_shown(tiny_assets, tmp_path, monkeypatch):
+    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
+    file = folder / "documents" / "documents.parquet"
+    pd.read_parquet(file).iloc[1:].to_parquet(file)
+    assert "measured on other documents" in words(opened())
+
+
+def test_more_points_are_measured_in_the_background(tiny_assets, models):
+    at = opened(subset_domain="garden", k="10")
+    assert "no measured point at 10" in words(at)
+    next(b for b in at.button if b.label == "Measure more points").click()
+    run(at)
+    (job,) = jobs.registry()._jobs.values()
+    job.wait(SECONDS)
+    run(at)
+    assert "On 6 held-out documents of garden" in first_line(at)
+    model = models["emo"]
+    subset = select_experts(model, tokens_of(tiny_assets, "calibration-garden"), 10)
+    documents = tokens_of(tiny_assets, "heldout-garden")
+    rise = [losses(model, one, subset).sum() - losses(model, one).sum() for one in documents]
+    increase = sum(rise) / sum(len(one) - 1 for one in documents)
+    assert f"EMO {increase:+.3f} (" in words(at)
+
+
+def test_a_failed_measurement_is_said_and_can_be_tried_again(monkeypatch):
+    def broken(*arguments, **named):
+        raise ValueError("The disk is full.")
+
+    monkeypatch.setattr(measuring, "measure", broken)
+    at = opened(subset_domain="kitchen", k="10")
+    next(b for b in at.button if b.label == "Measure more points").click()
+    run(at)
+    list(jobs.registry()._jobs.values())[-1].wait(SECONDS)
+    run(at)
+    assert "The measurement failed: The disk is full." in words(at)
+    assert not next(b for b in at.button if b.label == "Measure more points").disabled
+
+
+def test_all_domains_cannot_be_measured_from_the_page():
+    assert next(b for b in opened().button if b.label == "Measure more points").disabled

@@ -1,0 +1,123 @@
+"""What import-linter cannot see: the pages, imports that are too heavy, and sizes.
+
+import-linter (pyproject.toml) holds the layers of emo_viz and model; it cannot import a page whose
+name starts with a digit, and it does not tell an import at the top from one inside a function.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("emo_viz", "model", "pages", "tests", "docs", "benchmarks")
+PAGES = [ROOT / "app.py", *sorted((ROOT / "pages").glob("*.py"))]
+SOURCES = [ROOT / "app.py", *sorted(f for d in FOLDERS for f in (ROOT / d).rglob("*.py"))]
+HEAVY = ("torch", "transformers", "umap", "sklearn")
+MAX_FILE, MAX_PAGE, MAX_FUNCTION = 500, 120, 60
+
+# Imports each module in turn and prints what heavy library came with it.
+IMPORT_ALL = """
+import importlib, sys
+heavy = sys.argv[1].split(",")
+for module in sys.argv[2:]:
+    before = set(sys.modules)
+    importlib.import_module(module)
+    print(*(f"{module} imports {name}" for name in heavy if name in set(sys.modules) - before),
+          sep="\\n", end="")
+"""
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(body: list[ast.stmt]) -> Iterator[str]:
+    """Modules that these statements import when they run at the top of a file."""
+    for statement in body:
+        if isinstance(statement, ast.Import):
+            yield from (alias.name for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom) and statement.module:
+            yield statement.module
+            yield from (f"{statement.module}.{alias.name}" for alias in statement.names)
+        elif isinstance(statement, ast.Try):
+            yield from imports(statement.body)
+
+
+def every_import(path: Path) -> set[str]:
+    """Modules imported anywhere in a file, inside functions too."""
+    found = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return set(imports([node for node in found if isinstance(node, ast.Import | ast.ImportFrom)]))
+
+
+def is_within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def emo_viz_modules() -> list[str]:
+    paths = sorted((ROOT / "emo_viz").rglob("*.py"))
+    parts = [path.relative_to(ROOT).with_suffix("").parts for path in paths]
+    return [".".join(part for part in names if part != "__init__") for names in parts]
+
+
+def test_there_is_something_to_check():
+    assert len(PAGES) == 4
+    assert {"emo_viz", "model", "tests"} <= {path.relative_to(ROOT).parts[0] for path in SOURCES}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_page_imports_nothing_heavy_and_no_model(page: Path):
+    top = set(imports(ast.parse(page.read_text(encoding="utf-8")).body))
+    assert not [module for module in top if is_within(module, (*HEAVY, "model"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_page_does_no_arithmetic_on_routing(page: Path):
+    assert not [
+        m for m in every_import(page) if is_within(m, ("model", "numpy", "duckdb", "scipy"))
+    ]
+
+
+def test_importing_emo_viz_loads_nothing_heavy():
+    modules = [m for m in emo_viz_modules() if not m.endswith("__main__")]
+    command = [sys.executable, "-c", IMPORT_ALL, ",".join(HEAVY), *modules]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+
+
+def test_nothing_imports_a_page():
+    importers = [
+        name_of(path)
+        for path in SOURCES
+        if any(is_within(module, ("app", "pages")) for module in every_import(path))
+    ]
+    assert not importers
+
+
+def test_streamlit_stays_in_ui_and_pages():
+    # Tests and benchmarks run pages.
+    folders = [ROOT / "emo_viz" / "ui", ROOT / "tests", ROOT / "benchmarks"]
+    allowed = [*PAGES, *(path for folder in folders for path in folder.rglob("*.py"))]
+    importers = [
+        name_of(path)
+        for path in SOURCES
+        if path not in allowed and any(is_within(m, ("streamlit",)) for m in every_import(path))
+    ]
+    assert not importers
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_sizes_and_docstring(path: Path):
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    limit = MAX_PAGE if path in PAGES else MAX_FILE
+    assert text.count("\n") < limit, f"{name_of(path)} has more than {limit} lines"
+    assert ast.get_docstring(tree), f"{name_of(path)} does not say what it is"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= MAX_FUNCTION, f"{name_of(path)}: {node.name} has {length} lines"

@@ -1,0 +1,42 @@
+"""Text made safe and numbers made readable."""
+
+import pytest
+
+from emo_viz.ui import text
+
+
+def test_controls_and_direction_marks_become_visible():
+    assert text.visible("a\nb\tc\x07d\u202ee") == "a↵b⇥c␇d\ufffde"
+
+
+def test_joined_emoji_and_scripts_are_left_alone():
+    family = "👩\u200d👧 שלום नमस्ते"
+    assert text.visible(family) == family
+
+
+@pytest.mark.parametrize(
+    ("token", "label"),
+    [(" the", "␣the"), ("   ", "␣␣␣"), ("", "∅"), ("x " * 20, "x x x x x x x x x x x x…")],
+)
+def test_token_label_shows_its_spaces(token: str, label: str):
+    assert text.token_label(token) == label
+
+
+def test_html_is_escaped():
+    assert text.escape_html("<i a='b'>&") == "&lt;i a=&#x27;b&#x27;&gt;&amp;"
+
+
+def test_markdown_is_escaped():
+    assert text.escape_markdown("*a* [b](c) $d$ :e:") == r"\*a\* \[b\]\(c\) \$d\$ \:e\:"
+
+
+def test_numbers():
+    assert text.count(1, "token") == "1 token"
+    assert text.count(1234, "token") == "1,234 tokens"
+    assert [text.share(x) for x in (0.004, 0.634)] == ["0.4 %", "63 %"]
+    assert [text.compact(x) for x in (950, 12_300, 4.1e6, 13.6e9)] == [
+        "950",
+        "12.3 k",
+        "4.1 M",
+        "13.6 B",
+    ]
