@@ -17,3 +17,4 @@ with headline:
 routing.cut_notice(reading)
 routing_view.explore(reading)
 routing_view.export(reading)
+routing.write_address(chosen)

@@ -2,16 +2,16 @@
 
 import streamlit as st
 
-from emo_viz.ui import ablation, ablation_view, chrome
+from emo_viz.ui import ablation, ablation_controls, ablation_view, chrome
 
 chrome.page("Subset ablation")
 study = ablation.open_study()
 first_line = st.container()
-choice = ablation.controls(study)
+choice = ablation_controls.controls(study)
 live = ablation.compute_live(study, choice)
 found = ablation.measured(study, choice)
 with first_line:
-    ablation.answer(study, choice, found, live)
+    ablation_controls.answer(study, choice, found, live)
 ablation_view.curve(study, choice, found, live)
 ablation_view.document(study, choice, live)
 ablation_view.continuations(study, choice, live)

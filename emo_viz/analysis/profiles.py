@@ -100,10 +100,10 @@ def top_shares(
 
 
 def label(shares: Sequence[tuple[str, float]], words: Sequence[str]) -> str:
-    """A cluster's name from its data: "rfc 71 % · header, packet, byte"; "mixed" has no large
+    """A cluster's name from its data: "rfc 71 % · header packet byte"; "mixed" has no large
     domain."""
     named = [f"{name} {100 * share:.0f} %" for name, share in shares if share >= LABEL_SHARE][:2]
-    parts = [" + ".join(named) or "mixed", ", ".join(words[:LABEL_WORDS])]
+    parts = [" + ".join(named) or "mixed", " ".join(words[:LABEL_WORDS])]
     return " · ".join(part for part in parts if part)
 
 

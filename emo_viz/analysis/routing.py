@@ -129,7 +129,7 @@ def half_load(load: NDArray[Any]) -> NDArray[np.int64]:
     """The fewest experts that carry half of the load [..., R], which is 0 or more: [...]."""
     falling = -np.sort(-load.astype(np.float64), axis=-1)
     carried = np.cumsum(falling, axis=-1)
-    return (carried < carried[..., -1:] / 2).sum(axis=-1) + 1
+    return np.asarray((carried < carried[..., -1:] / 2).sum(axis=-1) + 1)
 
 
 def coverage(trace: Trace) -> Coverage:

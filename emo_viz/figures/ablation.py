@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 
 from emo_viz.analysis.curves import FULL, RANDOM
 from emo_viz.figures.theme import (
+    DENSE_COLOUR,
     GRID_COLOUR,
     MODEL_COLOURS,
     REFERENCE_COLOUR,
@@ -51,11 +52,12 @@ def curve(
         _method_lines(fig, _line(of_model, method), model, measure)
     for model, value in live.items():
         fig.add_trace(_live_marker(model, keep_k, value))
+    _legend_entries(fig, method != RANDOM and bool((points["method"] == RANDOM).any()), bool(live))
     _mark_keep_k(fig, keep_k)
     style(fig, title)
     _keep_k_axis(fig, points)
     fig.update_yaxes(title_text=AXIS_TITLES[measure])
-    fig.update_layout(height=430, hovermode="closest", legend={"y": -0.22, "yanchor": "top"})
+    fig.update_layout(height=430, hovermode="closest", legend={"y": -0.24, "yanchor": "top"})
     return fig
 
 
@@ -95,6 +97,7 @@ def _random_lines(fig: go.Figure, line: pd.DataFrame, model: str, measure: Measu
             y=line[measure],
             customdata=line[[f"{measure}_min", f"{measure}_max", "seeds"]],
             name=f"{LABELS[model]}, random subsets",
+            showlegend=False,
             mode="lines",
             line={"color": with_alpha(MODEL_COLOURS[model], 0.75), "width": 1.5, "dash": "dash"},
             hovertemplate=f"<b>{LABELS[model]}, random</b>, %{{x}} experts<br>%{{y:.3f}} nats a "
@@ -122,6 +125,7 @@ def _live_marker(model: str, keep_k: int, value: float) -> go.Scatter:
         x=[keep_k],
         y=[value],
         name=f"{LABELS[model]}, the document below",
+        showlegend=False,
         mode="markers",
         marker={
             "symbol": f"{SYMBOLS[model]}-open",
@@ -132,6 +136,18 @@ def _live_marker(model: str, keep_k: int, value: float) -> go.Scatter:
         hovertemplate=f"<b>{LABELS[model]}</b>, the document below, %{{x}} experts<br>"
         "%{y:.3f} nats a token<extra></extra>",
     )
+
+
+def _legend_entries(fig: go.Figure, random: bool, live: bool) -> None:
+    """One entry for what both models have in their own colours: it would not fit twice."""
+    if random:
+        line = {"color": DENSE_COLOUR, "width": 1.5, "dash": "dash"}
+        name = "Random subsets"
+        fig.add_trace(go.Scatter(x=[None], y=[None], name=name, mode="lines", line=line))
+    if live:
+        marker = {"symbol": "circle-open", "size": LIVE_SIZE, "color": DENSE_COLOUR}
+        name = "The document below"
+        fig.add_trace(go.Scatter(x=[None], y=[None], name=name, mode="markers", marker=marker))
 
 
 def _mark_keep_k(fig: go.Figure, keep_k: int) -> None:

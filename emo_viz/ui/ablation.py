@@ -1,6 +1,9 @@
-"""Subset ablation page: what was measured, what the visitor chose, and one document, live."""
+"""Subset ablation page: what was measured, and what is measured live.
 
-from collections.abc import Sequence
+Opens the curves and the pair, runs both models on one document with a subset of their experts, and
+measures more points of a curve in the background. Nothing here draws, but for an empty state.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +22,11 @@ from emo_viz.analysis.curves import (
     ROUTER_PROBABILITY,
     Curves,
     Measured,
-    likelihood_kept,
     read_curves,
 )
-from emo_viz.ui import assets, chrome, links, resources
+from emo_viz.ui import assets, chrome, resources
 from emo_viz.ui.jobs import Job, politely, registry
 from emo_viz.ui.resources import LoadedModel, Pair
-from emo_viz.ui.text import count, escape_markdown, share, shorten, visible
 from emo_viz.ui.work import run_exclusive
 
 if TYPE_CHECKING:
@@ -37,23 +38,9 @@ CURVES_COMMAND = (
     "--calibration assets/documents/calibration.parquet --out assets/analysis/curves.parquet"
 )
 ALL_DOMAINS = "All domains"
-DOMAIN, METHOD, KEEP, DOCUMENT = "subset_domain", "subset_method", "k", "subset_document"
-DEFAULT_KEEP = 16
 FINE_KEEP = (8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 112)
 NEW_TOKENS = 40
 WORSE = 0.1  # nats: a token counts as worse only beyond what rounding could do
-METHOD_LABELS = {
-    ROUTER_PROBABILITY: "Router probability",
-    GREEDY: "Greedy, layer by layer",
-    OTHER_DOMAIN: "Another domain's experts",
-    RANDOM: "Random",
-}
-SUFFIXES = {
-    ROUTER_PROBABILITY: "",
-    GREEDY: " chosen layer by layer",
-    OTHER_DOMAIN: " chosen for another domain",
-    RANDOM: " drawn at random",
-}
 METHOD_WORDS = {
     ROUTER_PROBABILITY: "the experts with the highest mean router probability on the calibration "
     "documents, in one pass of the full model",
@@ -165,109 +152,6 @@ def _digest(folder: str) -> str:
     return checkpoint_sha256(Path(folder))
 
 
-def controls(study: Study) -> Choice:
-    """The row of controls. A link's impossible keep-k is named in one sentence and not used."""
-    config = study.config
-    _warn_of_keep_k(config.num_experts_per_tok, config.num_experts)
-    columns = st.columns([3, 3, 4, 4, 0.8, 0.8], vertical_alignment="bottom", gap="small")
-    domain = columns[0].selectbox(
-        "Domain", [ALL_DOMAINS, *study.domains], key=DOMAIN, bind="query-params"
-    )
-    method = columns[1].selectbox(
-        "Experts chosen by",
-        study.methods,
-        format_func=METHOD_LABELS.__getitem__,
-        key=METHOD,
-        bind="query-params",
-    )
-    keep_k = columns[2].slider(
-        "Experts kept a layer (keep-k)",
-        min_value=config.num_experts_per_tok,
-        max_value=config.num_experts,
-        value=max(config.num_experts_per_tok, min(DEFAULT_KEEP, config.num_experts)),
-        key=KEEP,
-        bind="query-params",
-        help="Counts the shared expert, which always stays. Fewer than "
-        f"{config.num_experts_per_tok} cannot be kept: each token uses as many.",
-    )
-    chosen = None if domain == ALL_DOMAINS else domain
-    return Choice(chosen, method, keep_k, _choose_document(chosen, columns[3:]))
-
-
-def _warn_of_keep_k(low: int, high: int) -> None:
-    asked = st.query_params.get(KEEP)
-    if asked is None or asked.isascii() and asked.isdigit() and low <= int(asked) <= high:
-        return
-    st.warning(
-        f"The link asks for {escape_markdown(shorten(asked, 20))} experts a layer; a subset keeps "
-        f"{low} (what each token uses) to {high} of them, so this shows another number."
-    )
-
-
-def _choose_document(domain: str | None, columns: Sequence[Any]) -> str:
-    path = assets.documents_path()
-    labels = _document_labels(resources.documents(), path, path.stat().st_mtime_ns, domain)
-    ids = list(labels)
-    unknown = links.follow(DOCUMENT, DOCUMENT, ids)
-    if st.session_state.get(DOCUMENT) not in labels:
-        st.session_state[DOCUMENT] = ids[0]
-    chosen: str = columns[0].selectbox(
-        f"Held-out document ({len(ids):,})", ids, format_func=labels.__getitem__, key=DOCUMENT
-    )
-    _step_button(columns[1], ids, -1)
-    _step_button(columns[2], ids, +1)
-    links.write(DOCUMENT, chosen)
-    if unknown is not None:
-        st.warning(
-            f"The link asks for document {escape_markdown(shorten(unknown, 60))}, which is not "
-            "among these; this is another one."
-        )
-    return chosen
-
-
-@st.cache_resource(max_entries=64, show_spinner=False)
-def _document_labels(
-    _documents: pd.DataFrame, path: Path, changed: int, domain: str | None
-) -> dict[str, str]:
-    """Ids of the documents of a domain (None: of all) and a numbered opening of each.
-
-    The number keeps equal openings apart.
-    """
-    shown = _documents if domain is None else _documents[_documents["domain"] == domain]
-    return {
-        name: f"{number}. {_opening(text)}"
-        for number, (name, text) in enumerate(zip(shown["id"], shown["text"], strict=True), start=1)
-    }
-
-
-def _opening(text: str) -> str:
-    return shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), 70)
-
-
-def _step_button(column: Any, ids: list[str], step: int) -> None:
-    name, icon, key = (
-        ("Previous", ":material/chevron_left:", "Left")
-        if step < 0
-        else ("Next", ":material/chevron_right:", "Right")
-    )
-    place = ids.index(st.session_state[DOCUMENT]) + step
-    column.button(
-        "",
-        icon=icon,
-        help=f"{name} document ({key.lower()} arrow key)",
-        shortcut=key,
-        key=f"subset_{name.lower()}",
-        disabled=not 0 <= place < len(ids),
-        on_click=_open_document,
-        args=(ids[place % len(ids)],),
-        width="stretch",
-    )
-
-
-def _open_document(document: str) -> None:
-    st.session_state[DOCUMENT] = document
-
-
 def measured(study: Study, choice: Choice) -> Measured:
     """The curves of the chosen domain: finer ones, if they have been measured on this server."""
     job = fine_job(study, choice)
@@ -282,9 +166,14 @@ def _measured(_curves: Curves, path: str, changed: int, domain: str | None) -> M
     return Measured.of(_curves.of_domain(domain))
 
 
+def document_row(study: Study, choice: Choice) -> "pd.Series[Any]":
+    """The chosen document: id, domain, parent, source, licence, text."""
+    return study.documents[study.documents["id"] == choice.document].iloc[0]
+
+
 def compute_live(study: Study, choice: Choice) -> Live:
     """Both models on the chosen document, whole and cut: a few forward passes, done now."""
-    row = study.documents[study.documents["id"] == choice.document].iloc[0]
+    row = document_row(study, choice)
     pair = study.pair
     token_ids, pieces = _encoded(pair.emo, str(pair.emo.path), row["text"])
     subsets = {loaded.name: choose_subset(study, loaded, row["domain"], choice) for loaded in pair}
@@ -339,11 +228,25 @@ def _greedy(_loaded: LoadedModel, path: str, domain: str, keep_k: int) -> "Exper
         return select_experts(_loaded.model, texts.documents, keep_k, "greedy", texts.ids)
 
 
+def calibration_documents() -> pd.DataFrame:
+    """The calibration documents, one a row. ValueError if their file is not there."""
+    path = assets.documents_path().with_name("calibration.parquet")
+    if not path.exists():
+        raise ValueError(
+            "The calibration documents are not here; write them with `python -m emo_viz documents`."
+        )
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _read(path: Path, changed: int) -> pd.DataFrame:
+    return pd.read_parquet(path)
+
+
 @st.cache_resource(max_entries=2, show_spinner=False)
 def _calibration(_loaded: LoadedModel, path: str) -> dict[str, ablation.Texts]:
     """The calibration documents of every domain, tokenised."""
-    file = assets.documents_path().with_name("calibration.parquet")
-    texts = ablation.tokenise(pd.read_parquet(file), _loaded.tokenizer)
+    texts = ablation.tokenise(calibration_documents(), _loaded.tokenizer)
     return {domain: ablation.first_texts(some) for domain, some in texts.items()}
 
 
@@ -387,49 +290,6 @@ def continuation(
     subset = ExpertSubset(experts, "", (), 0) if experts else full_subset(_loaded.model.config)
     with run_exclusive(_loaded), apply_subset(_loaded.model, subset):
         return continue_text(_loaded.model, _loaded.tokenizer, prompt_ids, NEW_TOKENS)
-
-
-def answer(study: Study, choice: Choice, found: Measured, live: Live) -> None:
-    """The first line: what both models keep at this keep-k, measured where it can be."""
-    keep = f"**{choice.keep_k} of {study.num_experts}** experts{SUFFIXES[choice.method]}"
-    try:
-        emo, standard = (
-            found.increase(model, choice.method, choice.keep_k) for model in assets.MODEL_FOLDERS
-        )
-    except ValueError:
-        _answer_live(choice, live, keep)
-        return
-    where = f"{count(len(study.domains), 'domain')}" if choice.domain is None else choice.domain
-    st.markdown(
-        f"#### On {count(found.documents, 'held-out document')} of {escape_markdown(where)} "
-        f"({count(found.tokens, 'token')}), EMO keeps **{_kept(emo.mean)}** of its likelihood a "
-        f"token with {keep}; the standard MoE keeps **{_kept(standard.mean)}**."
-    )
-    spans = (
-        f"{assets.MODEL_LABELS[name]} {one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
-        for name, one in zip(assets.MODEL_FOLDERS, (emo, standard), strict=True)
-    )
-    st.caption(
-        f"Loss increase over all experts in nats a token, 95 % interval over documents: "
-        f"{', '.join(spans)}. Likelihood kept is e to the minus that."
-    )
-
-
-def _answer_live(choice: Choice, live: Live, keep: str) -> None:
-    emo, standard = (live.increase(model) for model in assets.MODEL_FOLDERS)
-    st.markdown(
-        f"#### On the document below ({count(live.num_tokens, 'token')}), EMO keeps "
-        f"**{_kept(emo)}** of its likelihood a token with {keep}; the standard MoE keeps "
-        f"**{_kept(standard)}**."
-    )
-    st.caption(
-        f"The curve has no measured point at {choice.keep_k}, so this is the chosen document "
-        f"alone, computed now: EMO {emo:+.3f}, standard MoE {standard:+.3f} nats a token."
-    )
-
-
-def _kept(increase: float) -> str:
-    return share(likelihood_kept(increase)).replace(" ", "\u00a0")
 
 
 def fine_task(study: Study, domain: str, method: str) -> ablation.Task:

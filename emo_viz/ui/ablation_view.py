@@ -15,7 +15,7 @@ from emo_viz.ui.ablation import ALL_DOMAINS, METHOD_WORDS, Choice, Live, Study
 from emo_viz.ui.jobs import Job
 from emo_viz.ui.routing_view import CONTINUED
 from emo_viz.ui.strip import StripToken, token_strip
-from emo_viz.ui.text import count, escape_markdown, share, token_label, visible
+from emo_viz.ui.text import count, escape_markdown, share, shorten, token_label, visible
 
 VIEW, TOKEN = "subset_view", "subset_token"
 INCREASE, LOSS = "Loss increase", "Loss"
@@ -212,12 +212,13 @@ def _calibration_documents(study: Study, choice: Choice, live: Live) -> None:
     source = about[live.domain]["other"] if choice.method == OTHER_DOMAIN else live.domain
     ids = about[source]["calibration"]
     st.markdown(f"**{count(len(ids), 'calibration document')}** of {escape_markdown(source)}:")
+    rows = ablation.calibration_documents().set_index("id").loc[ids, ["parent", "source"]]
     st.dataframe(
-        pd.DataFrame({"Calibration document": ids}),
+        rows.reset_index().rename(columns={"id": "Id", "parent": "Document", "source": "Source"}),
         hide_index=True,
         height=180,
         key="subset_calibration",
-        alt=f"The ids of the {len(ids)} calibration documents of {source}.",
+        alt=f"The {len(ids)} calibration documents of {source}.",
     )
 
 
@@ -247,7 +248,12 @@ def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> N
 @st.fragment
 def document(study: Study, choice: Choice, live: Live) -> None:
     """The chosen document: how much each model loses on it, and on which tokens."""
-    st.markdown(f"### Document {escape_markdown(choice.document)}")
+    row = ablation.document_row(study, choice)
+    st.markdown(f"### Document: {escape_markdown(shorten(row['parent'] or row['id'], 80))}")
+    facts = (row["domain"], row["source"], row["licence"], f"id {row['id']}")
+    st.caption(
+        f"{count(live.num_tokens, 'token')}. " + " · ".join(escape_markdown(fact) for fact in facts)
+    )
     st.markdown(_numbers(study, choice, live))
     for column, model in zip(st.columns(2, gap="medium"), assets.MODEL_FOLDERS, strict=True):
         with column:
@@ -260,12 +266,11 @@ def document(study: Study, choice: Choice, live: Live) -> None:
 def _numbers(study: Study, choice: Choice, live: Live) -> str:
     """A Markdown table of both models."""
     head = (
-        f"| {count(live.num_tokens, 'token')} of {escape_markdown(live.domain)}"
-        f" | All {study.num_experts} experts | {choice.keep_k} experts | Change "
-        f"| Tokens worse by more than {ablation.WORSE} nats |\n|---|--:|--:|--:|--:|\n"
+        f"| Loss in nats a token | All {study.num_experts} experts | {choice.keep_k} experts "
+        f"| Change | Tokens over {ablation.WORSE} worse |\n|---|--:|--:|--:|--:|\n"
     )
     rows = [
-        f"| **{label}** | {np.nanmean(live.full[model]):.3f} nats a token "
+        f"| **{label}** | {np.nanmean(live.full[model]):.3f} "
         f"| {np.nanmean(live.cut[model]):.3f} | {live.increase(model):+.3f} "
         f"| {live.worse(model):,} ({share(live.worse(model) / live.num_tokens)}) |"
         for model, label in assets.MODEL_LABELS.items()
@@ -326,19 +331,21 @@ def _change_in_words(live: Live, model: str, position: int) -> str:
 def _legend() -> None:
     stops = ", ".join(change_colour(step * COLOUR_REACH / 4) for step in range(-4, 5))
     st.html(
-        '<div style="display: flex; align-items: center; gap: 0.6rem; font-size: 0.85rem">'
-        f"<span>Loss change: −{COLOUR_REACH:g} nats</span>"
+        '<div style="display: flex; align-items: center; gap: 0.6rem; font-size: 0.85rem; '
+        f'white-space: nowrap"><span>Loss change: −{COLOUR_REACH:g}</span>'
         '<span style="width: 12rem; height: 0.8rem; border-radius: 2px; '
         f'background: linear-gradient(to right, {stops})"></span>'
-        f"<span>+{COLOUR_REACH:g} nats or more. Orange: the subset predicts the token worse. "
-        "Same scale for both models.</span></div>"
+        f"<span>+{COLOUR_REACH:g} nats</span></div>"
     )
 
 
 def _token(live: Live) -> None:
     token = _selected(live)
     if token is None:
-        st.caption("Click a token to compare it in both models; the arrow keys move on from it.")
+        st.caption(
+            "Orange: the subset predicts the token worse; blue: better. Both texts have the same "
+            "scale. Click a token to compare it in both; the arrow keys move on from it."
+        )
         return
     label = escape_markdown(_name(live.pieces[token]))
     words = " · ".join(
@@ -365,17 +372,15 @@ def continuations(study: Study, choice: Choice, live: Live) -> None:
         goes_on = "".join(live.pieces[len(prompt) : len(prompt) + ablation.NEW_TOKENS])
         st.caption("The document itself goes on:")
         st.text(goes_on or "(it ends here)")
-    columns = st.columns(2, gap="medium")
-    places = {}
-    for column, loaded in zip(columns, study.pair, strict=True):
-        for experts, words in (
-            ((), f"all {study.num_experts} experts"),
-            (live.subsets[loaded.name].experts, f"{choice.keep_k} experts"),
-        ):
-            with column.container(border=True):
-                st.markdown(f"**{loaded.label}**, {words}")
-                places[loaded.name, experts] = (loaded, st.empty())
-    for (_, experts), (loaded, place) in places.items():
+    places = []
+    for kept in (study.num_experts, choice.keep_k):
+        for column, loaded in zip(st.columns(2, gap="medium"), study.pair, strict=True):
+            with column.container(border=True, height="stretch"):
+                every = "all " if kept == study.num_experts else ""
+                st.markdown(f"**{loaded.label}**, {every}{kept} experts")
+                experts = () if kept == study.num_experts else live.subsets[loaded.name].experts
+                places.append((loaded, experts, st.empty()))
+    for loaded, experts, place in places:
         with place, st.spinner("Writing …"):
             text = ablation.continuation(loaded, str(loaded.path), prompt, experts)
         place.text(text or "(it ends the text at once)")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +15,9 @@ from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.clusters import Clustering, spherical_kmeans
 from emo_viz.analysis.profiles import WordTable, cluster_table, top_experts, word_table
 from emo_viz.analysis.projection import Maps, content_key, load_maps, pca_map, procrustes
+from emo_viz.analysis.tokens import Headline, headline
 from emo_viz.analysis.vectors import flatten_usage, routing_vectors
-from emo_viz.ui import chrome, resources
+from emo_viz.ui import assets, chrome, resources
 from emo_viz.ui.text import count
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ RECORD_COMMAND = (
     "python -m emo_viz record --model assets/checkpoints/emo-nano "
     "--documents assets/documents/documents.parquet --out assets/traces/emo-nano"
 )
-LABELS = {"emo": "EMO", "standard": "Standard MoE"}
+LABELS = assets.MODEL_LABELS
 DOMAIN, CLUSTER, EXPERT = "Domain", "Cluster", "Top expert"
 ALL_DOMAINS = "All domains"
 ALL_LAYERS = "All layers"
@@ -162,6 +164,7 @@ def answer(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
         f"#### Document clusters of EMO share **{_interval(emo.nmi)}** of their information with "
         f"the domain, those of the standard MoE **{_interval(standard.nmi)}**."
     )
+    _token_answer()
     where = "all layers" if view.layer is None else f"layer {view.layer}"
     st.caption(
         f"Normalised mutual information (NMI) of {view.k} clusters with "
@@ -193,6 +196,33 @@ def colour_names(data: Data, view: View, found: Mapping[str, Clustered]) -> dict
     return {name: top_experts(data.traces[name].usage, view.layer) for name in LABELS}
 
 
+def token_clusters_path(name: str) -> Path:
+    """Where `python -m emo_viz clusters` puts the token clusters of model `name`."""
+    return resources.analysis_path(f"clusters-{assets.MODEL_FOLDERS[name]}.npz")
+
+
+def _token_answer() -> None:
+    """The same question for single tokens, where it was measured."""
+    paths = [token_clusters_path(name) for name in LABELS]
+    if not all(path.exists() for path in paths):
+        return
+    try:
+        found = _headline(paths[0], paths[1], max(path.stat().st_mtime_ns for path in paths))
+    except ValueError:
+        return  # the reader below says what is wrong with the files
+    st.markdown(
+        f"{found.clusters} clusters of single tokens share {_interval(found.emo)} in EMO and "
+        f"{_interval(found.standard)} in the standard MoE, {found.ratio.mean:.1f} "
+        f"[{found.ratio.low:.1f}, {found.ratio.high:.1f}] times as much "
+        f"({count(found.tokens, 'token')} of {count(found.documents, 'document')})."
+    )
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _headline(emo: Path, standard: Path, changed: int) -> Headline:
+    return headline(emo, standard)
+
+
 def _interval(value: Interval) -> str:
     return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
@@ -200,7 +230,7 @@ def _interval(value: Interval) -> str:
 def _umaps(data: Data) -> Maps | None:
     path = resources.analysis_path("maps.npz")
     try:
-        maps = _stored_maps(str(path), path.stat().st_mtime_ns if path.exists() else 0)
+        maps = _stored_maps(path, path.stat().st_mtime_ns if path.exists() else 0)
         problem = "" if maps.key == data.key else "The stored UMAP is of other traces."
     except ValueError as error:
         problem = str(error)
@@ -211,10 +241,8 @@ def _umaps(data: Data) -> Maps | None:
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _stored_maps(path: str, changed: int) -> Maps:
-    from pathlib import Path
-
-    return load_maps(Path(path))
+def _stored_maps(path: Path, changed: int) -> Maps:
+    return load_maps(path)
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)

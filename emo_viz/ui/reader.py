@@ -17,6 +17,7 @@ from emo_viz.analysis.tokens import TokenClusters, load_token_clusters
 from emo_viz.figures.clusters import Group, colour_groups
 from emo_viz.figures.theme import SELECTION_COLOUR, with_alpha
 from emo_viz.ui import assets, links, resources
+from emo_viz.ui.clusters import token_clusters_path
 from emo_viz.ui.routing import Chosen, Reading, cut_notice, read
 from emo_viz.ui.strip import StripToken, token_strip
 from emo_viz.ui.text import count, escape_html, escape_markdown, share, shorten, visible
@@ -159,7 +160,7 @@ def _token_clusters(reading: Reading) -> dict[str, TokenClusters] | None:
     """The stored token clusters of both models; None, and a sentence, if one cannot be used."""
     found = {}
     for name, folder in assets.MODEL_FOLDERS.items():
-        path = resources.analysis_path(f"clusters-{folder}.npz")
+        path = token_clusters_path(name)
         try:
             stored = _stored(path, path.stat().st_mtime_ns if path.exists() else 0)
             stored.check(reading.recordings[name].router_probs)

@@ -33,10 +33,13 @@ DOCUMENT, DRAFT, TOKEN, EXPERT = (
 
 @dataclass(frozen=True)
 class Chosen:
-    """A text to read, and in words where it comes from (safe for Markdown)."""
+    """A text to read, in words where it comes from (safe for Markdown), and what of it goes into
+    the address: parameters and their values, None for one to take out.
+    """
 
     text: str
     origin: str
+    address: dict[str, str | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +77,17 @@ def choose_text(documents: pd.DataFrame) -> Chosen | None:
         bind="query-params",
         on_change=forget_selection,
     )
-    if source == OWN:
-        links.write("routing_doc", None)
-        return _own_text()
-    links.write("routing_text", None)
-    return _bundled_text(documents, row)
+    return _own_text() if source == OWN else _bundled_text(documents, row)
+
+
+def write_address(chosen: Chosen) -> None:
+    """Make the address a link to this text.
+
+    The last call of the page: the browser keeps every change as a step of its history, and one
+    step back from a new document must be the old one, not the new one with the old token.
+    """
+    for param, value in chosen.address.items():
+        links.write(param, value)
 
 
 def read(pair: Pair, chosen: Chosen) -> Reading:
@@ -149,8 +158,9 @@ def _own_text() -> Chosen | None:
         on_change=forget_selection,
     )
     fits = 0 < len(text) <= MAX_LINK_CHARACTERS
-    links.write("routing_text", text if fits else None)
+    address = {"routing_doc": None, "routing_text": text if fits else None}
     if not text.strip():
+        write_address(Chosen(text, "", address))
         with st.container(border=True):
             st.markdown(":material/edit_note: **No text yet**")
             st.write(
@@ -163,7 +173,7 @@ def _own_text() -> Chosen | None:
             f":material/link_off: A link cannot carry a text of {count(len(text), 'character')}; "
             f"up to {MAX_LINK_CHARACTERS:,} it can."
         )
-    return Chosen(text, "Your own text")
+    return Chosen(text, "Your own text", address)
 
 
 def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
@@ -191,14 +201,14 @@ def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
     steps = row.container(horizontal=True, width="content", gap="small")
     _step_button(steps, ids, -1)
     _step_button(steps, ids, +1)
-    links.write("routing_doc", chosen)
     if unknown is not None:
         st.warning(
             f"The link asks for document {escape_markdown(shorten(unknown, 60))}, which is not "
             "here; this is another one."
         )
     document = shown.iloc[ids.index(chosen)]
-    return Chosen(document["text"], _origin(document))
+    address = {"routing_doc": chosen, "routing_text": None}
+    return Chosen(document["text"], _origin(document), address)
 
 
 def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:

@@ -400,9 +400,9 @@ def _expert_maps(reading: Reading, view: View) -> None:
     )
     st.caption(
         f"1 document, {count(reading.num_tokens, 'token')}. In layer {view.layer} EMO uses {emo} "
-        f"different routed experts, the standard MoE {standard}. The colour scale is that of a square "
-        "root. Click a cell to choose its token "
-        "and follow its expert; drag to zoom, double-click to zoom out."
+        f"different routed experts, the standard MoE {standard}. The colours follow a square-root "
+        "scale. Click a cell to choose its token and follow its expert; drag to zoom, "
+        "double-click to zoom out."
     )
 
 

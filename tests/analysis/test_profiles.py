@@ -44,7 +44,7 @@ def test_table_of_planted_clusters():
     usage = np.full((8, 2, 3), 0.2, np.float16)
     usage[:4, 1, 2] = 0.6
     row = cluster_table(two_clusters(), DOMAINS, word_table(TEXTS), usage).iloc[0]
-    assert row["label"] == "harbour 100 % · rope, tide"
+    assert row["label"] == "harbour 100 % · rope tide"
     assert (row["cluster"], row["documents"], row["purity"]) == (0, 4, 1.0)
     assert row["top_domains"] == "harbour 100 %"
     assert row["words"] == "rope, tide"  # "the" and "and" are everywhere
@@ -59,7 +59,7 @@ def test_shares_of_a_cluster_without_rows_are_empty():
 @pytest.mark.parametrize(
     ("shares", "words", "expected"),
     [
-        ([("rfc", 0.71), ("code", 0.1)], list("abcd"), "rfc 71 % · a, b, c"),
+        ([("rfc", 0.71), ("code", 0.1)], list("abcd"), "rfc 71 % · a b c"),
         ([("rfc", 0.4), ("code", 0.3), ("law", 0.3)], [], "rfc 40 % + code 30 %"),
         ([("rfc", 0.1)], ["a"], "mixed · a"),
         ([], [], "mixed"),

@@ -58,7 +58,7 @@ def test_clusters_that_follow_the_token(by_token):
     assert domain.nmi.mean == pytest.approx(domain.chance, abs=0.01)
     assert token.nmi.mean == pytest.approx(2 * np.log(3) / (np.log(3) + np.log(9)), abs=0.01)
     assert token.nmi.low > 10 * token.chance
-    names = {frozenset(label.split("· ")[1].split(", ")) for label in by_token.labels}
+    names = {frozenset(label.split("· ")[1].split(" ")) for label in by_token.labels}
     assert names == {frozenset(f"t{i}" for i in range(9) if i % 3 == way) for way in range(3)}
     assert by_token.modal_share.mean < 0.7
 

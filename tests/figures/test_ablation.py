@@ -66,13 +66,10 @@ def test_random_subsets_are_the_baseline_of_any_other_method_only(points):
     def names(fig):
         return [trace.name for trace in fig.data if trace.showlegend is not False]
 
-    assert names(drawn(points)) == [
-        "EMO, random subsets",
-        "EMO",
-        "Standard MoE, random subsets",
-        "Standard MoE",
-    ]
+    assert names(drawn(points)) == ["EMO", "Standard MoE", "Random subsets"]
+    assert line(drawn(points), "EMO, random subsets").line.dash == "dash"
     assert names(drawn(points, method="random")) == ["EMO", "Standard MoE"]
+    assert names(drawn(points, live={"emo": 1.0}))[-1] == "The document below"
 
 
 def test_keep_k_is_marked_and_the_document_stands_at_it(points):

@@ -39,7 +39,8 @@ def test_columns_follow_the_order_of_the_experts(expert_map: go.Figure):
 def test_both_models_share_one_scale(expert_map: go.Figure):
     emo, standard = expert_map.data[0], expert_map.data[2]
     assert emo.coloraxis == standard.coloraxis == "coloraxis"
-    assert (emo.z.max(), standard.z.max()) == (255, 181)  # a half in weight: the root of a half on the scale
+    # A half in weight is the root of a half on the scale.
+    assert (emo.z.max(), standard.z.max()) == (255, 181)
     assert expert_map.layout.coloraxis.colorbar.ticktext[-1] == "0.4"
 
 

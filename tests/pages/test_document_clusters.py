@@ -115,7 +115,6 @@ def test_number_of_clusters_changes_the_answer(folder: Path):
     at.slider(key="cluster_k").set_value(3)
     said = answer(run(at))
     assert all(expected_nmi(folder, name, 3) in said for name in FOLDERS)
-    assert at.query_params["cluster_k"] == ["3"]
     assert len(at.dataframe[1].value) == len(at.dataframe[2].value) == 3
 
 
@@ -201,11 +200,11 @@ def test_next_document_goes_through_the_listed_ones():
     chosen = ["heldout-garden-1", "heldout-court-4"]
     at = opened(cluster_selection=",".join(chosen))
     order = listed(at)
-    assert at.query_params["cluster_document"] == [order[0]]
+    assert at.query_params["cluster_document"] == order[0]
     assert at.button(key="cluster_previous").disabled
     at.button(key="cluster_next").click()
     run(at)
-    assert at.query_params["cluster_document"] == [order[1]]
+    assert at.query_params["cluster_document"] == order[1]
     assert at.button(key="cluster_next").disabled
 
 

@@ -119,7 +119,7 @@ def test_moving_the_slider_shows_the_loss_of_that_subset(tiny_assets, models):
         full = losses(models[name], document)
         cut = losses(models[name], document, select_experts(models[name], own, 6))
         change, worse = cut - full, int((cut - full > 0.1).sum())
-        assert after[label][0] == f"{full.mean():.3f} nats a token"
+        assert after[label][0] == f"{full.mean():.3f}"
         assert after[label][1] == f"{cut.mean():.3f}"
         assert after[label][2] == f"{change.mean():+.3f}"
         assert after[label][3].startswith(f"{worse} (")

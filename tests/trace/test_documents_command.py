@@ -102,6 +102,9 @@ def test_the_seed_decides(choose, corpus):
     pd.testing.assert_frame_equal(first.evaluation, again.evaluation)
     pd.testing.assert_frame_equal(first.calibration, again.calibration)
     assert set(first.evaluation["id"]) != set(other.evaluation["id"])
+    # Of the parents as of their parts: neither the first parents nor all first parts.
+    assert set(first.calibration["parent"]) != set(other.calibration["parent"])
+    assert set(first.evaluation["part"]) == {0, 1, 2}
 
 
 def test_first_rows_are_balanced_too(choose):

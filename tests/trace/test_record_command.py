@@ -52,7 +52,12 @@ def write_table(path, table: pd.DataFrame):
         (lambda d, p: {"documents": write_table(p / "d", d.head(0))}, "There are no documents"),
         (lambda d, p: {"documents": write_table(p / "d", d.assign(text=" "))}, "have no text"),
         (lambda d, p: {"max-tokens": 1000}, "within 2 and 300"),
-        (lambda d, p: {"out": p}, "exists and is not a trace"),
+        # Said before a model is loaded, which can take minutes.
+        (lambda d, p: {"out": p, "model": p / "none"}, "exists and is not a trace"),
+        (
+            lambda d, p: {"documents": write_table(p / "d", d.head(0)), "model": p / "none"},
+            "There are no documents",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(run, documents, tmp_path, make, sentence):

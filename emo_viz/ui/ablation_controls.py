@@ -1,0 +1,186 @@
+"""Subset ablation page: its first line, and the row of controls under it."""
+
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from emo_viz.analysis.curves import (
+    GREEDY,
+    OTHER_DOMAIN,
+    RANDOM,
+    ROUTER_PROBABILITY,
+    Measured,
+    likelihood_kept,
+)
+from emo_viz.ui import assets, links, resources
+from emo_viz.ui.ablation import ALL_DOMAINS, Choice, Live, Study
+from emo_viz.ui.text import count, escape_markdown, share, shorten, visible
+
+DOMAIN, METHOD, KEEP, DOCUMENT = "subset_domain", "subset_method", "k", "subset_document"
+DEFAULT_KEEP = 16
+METHOD_LABELS = {
+    ROUTER_PROBABILITY: "Router probability",
+    GREEDY: "Greedy, layer by layer",
+    OTHER_DOMAIN: "Another domain's experts",
+    RANDOM: "Random",
+}
+SUFFIXES = {
+    ROUTER_PROBABILITY: "",
+    GREEDY: " chosen layer by layer",
+    OTHER_DOMAIN: " chosen for another domain",
+    RANDOM: " drawn at random",
+}
+
+
+def answer(study: Study, choice: Choice, found: Measured, live: Live) -> None:
+    """The first line: what both models keep at this keep-k, measured where it can be."""
+    keep = f"**{choice.keep_k} of {study.num_experts}** experts{SUFFIXES[choice.method]}"
+    try:
+        emo, standard = (
+            found.increase(model, choice.method, choice.keep_k) for model in assets.MODEL_FOLDERS
+        )
+    except ValueError:
+        _answer_live(choice, live, keep)
+        return
+    where = f"{count(len(study.domains), 'domain')}" if choice.domain is None else choice.domain
+    st.markdown(
+        f"#### On {count(found.documents, 'held-out document')} of {escape_markdown(where)} "
+        f"({count(found.tokens, 'token')}), EMO keeps **{_kept(emo.mean)}** of its likelihood a "
+        f"token with {keep}; the standard MoE keeps **{_kept(standard.mean)}**."
+    )
+    spans = (
+        f"{assets.MODEL_LABELS[name]} {one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
+        for name, one in zip(assets.MODEL_FOLDERS, (emo, standard), strict=True)
+    )
+    st.caption(
+        f"Loss increase over all experts in nats a token, 95 % interval over documents: "
+        f"{', '.join(spans)}. Likelihood kept is e to the minus that."
+    )
+
+
+def _answer_live(choice: Choice, live: Live, keep: str) -> None:
+    emo, standard = (live.increase(model) for model in assets.MODEL_FOLDERS)
+    st.markdown(
+        f"#### On the document below ({count(live.num_tokens, 'token')}), EMO keeps "
+        f"**{_kept(emo)}** of its likelihood a token with {keep}; the standard MoE keeps "
+        f"**{_kept(standard)}**."
+    )
+    st.caption(
+        f"The curve has no measured point at {choice.keep_k}, so this is the chosen document "
+        f"alone, computed now: EMO {emo:+.3f}, standard MoE {standard:+.3f} nats a token."
+    )
+
+
+def _kept(increase: float) -> str:
+    return share(likelihood_kept(increase)).replace(" ", "\u00a0")
+
+
+def controls(study: Study) -> Choice:
+    """The row of controls. A link's impossible keep-k is named in one sentence and not used."""
+    config = study.config
+    _warn_of_keep_k(config.num_experts_per_tok, config.num_experts)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        domain = st.selectbox(
+            "Domain", [ALL_DOMAINS, *study.domains], key=DOMAIN, bind="query-params", width=180
+        )
+        method = st.selectbox(
+            "Experts chosen by",
+            study.methods,
+            format_func=METHOD_LABELS.__getitem__,
+            key=METHOD,
+            bind="query-params",
+            width=200,
+        )
+        keep_k = st.slider(
+            "Experts kept a layer (keep-k)",
+            min_value=config.num_experts_per_tok,
+            max_value=config.num_experts,
+            value=max(config.num_experts_per_tok, min(DEFAULT_KEEP, config.num_experts)),
+            key=KEEP,
+            bind="query-params",
+            help="Counts the shared expert, which always stays. Fewer than "
+            f"{config.num_experts_per_tok} cannot be kept: each token uses as many.",
+            width=230,
+        )
+        chosen = None if domain == ALL_DOMAINS else domain
+        document, unknown = _choose_document(chosen)
+    if unknown is not None:
+        st.warning(
+            f"The link asks for document {escape_markdown(shorten(unknown, 60))}, which is not "
+            "among these; this is another one."
+        )
+    return Choice(chosen, method, keep_k, document)
+
+
+def _warn_of_keep_k(low: int, high: int) -> None:
+    asked = st.query_params.get(KEEP)
+    if asked is None or asked.isascii() and asked.isdigit() and low <= int(asked) <= high:
+        return
+    st.warning(
+        f"The link asks for {escape_markdown(shorten(asked, 20))} experts a layer; a subset keeps "
+        f"{low} (what each token uses) to {high} of them, so this shows another number."
+    )
+
+
+def _choose_document(domain: str | None) -> tuple[str, str | None]:
+    """The id of the chosen document, and the one that a link asks for in vain."""
+    path = assets.documents_path()
+    labels = _document_labels(resources.documents(), path, path.stat().st_mtime_ns, domain)
+    ids = list(labels)
+    unknown = links.follow(DOCUMENT, DOCUMENT, ids)
+    if st.session_state.get(DOCUMENT) not in labels:
+        st.session_state[DOCUMENT] = ids[0]
+    chosen: str = st.selectbox(
+        f"Held-out document ({len(ids):,})",
+        ids,
+        format_func=labels.__getitem__,
+        key=DOCUMENT,
+        width=215,
+    )
+    _step_button(ids, -1)
+    _step_button(ids, +1)
+    links.write(DOCUMENT, chosen)
+    return chosen, unknown
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _document_labels(
+    _documents: pd.DataFrame, path: Path, changed: int, domain: str | None
+) -> dict[str, str]:
+    """Ids of the documents of a domain (None: of all) and a numbered opening of each.
+
+    The number keeps equal openings apart.
+    """
+    shown = _documents if domain is None else _documents[_documents["domain"] == domain]
+    return {
+        name: f"{number}. {_opening(text)}"
+        for number, (name, text) in enumerate(zip(shown["id"], shown["text"], strict=True), start=1)
+    }
+
+
+def _opening(text: str) -> str:
+    return shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), 70)
+
+
+def _step_button(ids: list[str], step: int) -> None:
+    name, icon, key = (
+        ("Previous", ":material/chevron_left:", "Left")
+        if step < 0
+        else ("Next", ":material/chevron_right:", "Right")
+    )
+    place = ids.index(st.session_state[DOCUMENT]) + step
+    st.button(
+        "",
+        icon=icon,
+        help=f"{name} document ({key.lower()} arrow key)",
+        shortcut=key,
+        key=f"subset_{name.lower()}",
+        disabled=not 0 <= place < len(ids),
+        on_click=_open_document,
+        args=(ids[place % len(ids)],),
+    )
+
+
+def _open_document(document: str) -> None:
+    st.session_state[DOCUMENT] = document
