@@ -56,7 +56,7 @@ def compile_launch(launch: plans.Launch, arch: str, element: str = "bf16") -> Co
     compiled = triton.compile(
         ASTSource(kernel, signature, dict(launch.constants), aligned),
         target=GPUTarget("cuda", int(arch.removeprefix("sm_")), 32),
-        options={"num_warps": launch.warps, "num_stages": launch.stages},
+        options=launch.options(),
     )
     return _facts(compiled)
 

@@ -53,6 +53,34 @@ def act_grad_part(
 
 
 @triton.jit
+def act_grad_parts(
+    dact: tl.tensor,
+    h_SJ: tl.tensor,
+    dh_SJ: tl.tensor,
+    sa_SI: tl.tensor,
+    s: tl.tensor,
+    first: tl.tensor,
+    n0: tl.tensor,
+    live_M: tl.tensor,
+    I: tl.constexpr,  # noqa: E741
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    PARTS: tl.constexpr,
+) -> tl.tensor:
+    """`act_grad_part` on one part of the columns after the other: their registers are reused."""
+    if PARTS == 1:
+        ds = act_grad_part(dact, h_SJ, dh_SJ, sa_SI, s, first, n0, live_M, I, BM, BN)
+    else:
+        HALF: tl.constexpr = BN // 2
+        REST: tl.constexpr = PARTS // 2
+        left, right = tl.split(tl.permute(tl.reshape(dact, (BM, 2, HALF)), (0, 2, 1)))
+        ds = act_grad_parts(left, h_SJ, dh_SJ, sa_SI, s, first, n0, live_M, I, BM, HALF, REST)
+        n1 = n0 + HALF
+        ds += act_grad_parts(right, h_SJ, dh_SJ, sa_SI, s, first, n1, live_M, I, BM, HALF, REST)
+    return ds
+
+
+@triton.jit
 def act_grad_kernel(
     dout_TH: tl.tensor,
     w2_PHI: tl.tensor,
@@ -106,18 +134,7 @@ def act_grad_kernel(
     if DETACH:
         s = tl.where(tl.load(detach_S + slots) != 0, 0.0, s)
     live = m < count
-    PART: tl.constexpr = BN // PARTS
-    left, right = tl.split(tl.permute(tl.reshape(dact, (BM, 2, BN // 2)), (0, 2, 1)))
-    if PARTS == 2:
-        ds = act_grad_part(left, h_SJ, dh_SJ, sa_SI, s, first, n0, live, I, BM, PART)
-        ds += act_grad_part(right, h_SJ, dh_SJ, sa_SI, s, first, n0 + PART, live, I, BM, PART)
-    else:
-        a, b = tl.split(tl.permute(tl.reshape(left, (BM, 2, PART)), (0, 2, 1)))
-        c, d = tl.split(tl.permute(tl.reshape(right, (BM, 2, PART)), (0, 2, 1)))
-        ds = act_grad_part(a, h_SJ, dh_SJ, sa_SI, s, first, n0, live, I, BM, PART)
-        ds += act_grad_part(b, h_SJ, dh_SJ, sa_SI, s, first, n0 + PART, live, I, BM, PART)
-        ds += act_grad_part(c, h_SJ, dh_SJ, sa_SI, s, first, n0 + 2 * PART, live, I, BM, PART)
-        ds += act_grad_part(d, h_SJ, dh_SJ, sa_SI, s, first, n0 + 3 * PART, live, I, BM, PART)
+    ds = act_grad_parts(dact, h_SJ, dh_SJ, sa_SI, s, first, n0, live, I, BM, BN, PARTS)
     tl.store(ds_SB + slots.to(tl.int64) * blocks + pid % blocks, ds, mask=live)
 
 
@@ -160,24 +177,28 @@ def weight_grad_kernel(
     for r0 in range(0, total, BK):
         count = total - r0
         near = tl.minimum(k, count - 1)
-        tokens = (tl.load(order_S + start + r0 + near) // K).to(tl.int64)[:, None]
+        tokens = (tl.load(order_S + start + r0 + near) // K).to(tl.int64)
         rows = (start + r0).to(tl.int64)
-        # Past the last row the token side repeats it and the other side is zero.
+        # Past the last row the token side repeats it and the other side is zero. The left block is
+        # loaded as it is multiplied, BM x BK: transposed afterwards, sm_80 would not load it
+        # asynchronously.
         if LEFT_IS_TOKENS:
-            l_tile = load_block(left + tokens * HEIGHT + m0 + m[None, :], k, m0 + m, 0, M_EDGE)
+            l_pointers = left + m0 + tokens[None, :] * HEIGHT + m[:, None]
+            l_tile = load_block(l_pointers, m0 + m, k, M_EDGE, 0)
             r_pointers = right + rows * WIDTH + n0 + k[:, None] * WIDTH + n[None, :]
             r_mask = (k < count)[:, None]
             if N_EDGE > 0:
                 r_mask = r_mask & (n0 + n < WIDTH)[None, :]
             r_tile = tl.load(r_pointers, mask=r_mask, other=0.0)
         else:
-            r_tile = load_block(right + tokens * WIDTH + n0 + n[None, :], k, n0 + n, 0, N_EDGE)
-            l_pointers = left + rows * HEIGHT + m0 + k[:, None] * HEIGHT + m[None, :]
-            l_mask = (k < count)[:, None]
+            r_pointers = right + n0 + tokens[:, None] * WIDTH + n[None, :]
+            r_tile = load_block(r_pointers, k, n0 + n, 0, N_EDGE)
+            l_pointers = left + rows * HEIGHT + m0 + k[None, :] * HEIGHT + m[:, None]
+            l_mask = (k < count)[None, :]
             if M_EDGE > 0:
-                l_mask = l_mask & (m0 + m < HEIGHT)[None, :]
+                l_mask = l_mask & (m0 + m < HEIGHT)[:, None]
             l_tile = tl.load(l_pointers, mask=l_mask, other=0.0)
-        acc = tl.dot(tl.trans(l_tile), r_tile, acc, input_precision="ieee")
+        acc = tl.dot(l_tile, r_tile, acc, input_precision="ieee")
     dw = dw_P + expert.to(tl.int64) * (HEIGHT * WIDTH) + m0 * WIDTH + n0
     live = (m0 + m < HEIGHT)[:, None] & (n0 + n < WIDTH)[None, :]
     local = m[:, None] * WIDTH + n[None, :]

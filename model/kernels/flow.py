@@ -49,21 +49,21 @@ def _layer(x_TH: Tensor, w2_PHI: Tensor, num_slots: int) -> plans.Layer:
     return plans.Layer(H, I, max(K, 1), P, x_TH.dtype != torch.float32)
 
 
-def _run(module: Any, launch: plans.Launch, programs: int, *tensors: Tensor, **scalars: int) -> None:
+def _run(
+    module: Any, launch: plans.Launch, programs: int, *tensors: Tensor, **scalars: int
+) -> None:
     """Launch `programs` times the plan's blocks; nothing at all for an empty grid."""
     grid = programs * launch.blocks
     if grid:
         kernel = getattr(module, launch.kernel)
-        options = {"num_warps": launch.warps, "num_stages": launch.stages}
-        kernel[(grid,)](*tensors, **scalars, **launch.constants, **options)
+        kernel[(grid,)](*tensors, **scalars, **launch.constants, **launch.options())
 
 
 def _sum_slots(launch: plans.Launch, y_SH: Tensor, s: Tensor, bucket_S: Tensor, T: int) -> Tensor:
     out_TH = y_SH.new_empty(T, y_SH.shape[1])
     if T:
-        options = {"num_warps": launch.warps, "num_stages": launch.stages}
         kernel = forward.sum_slots_kernel[(T, launch.blocks)]
-        kernel(y_SH, s, bucket_S, out_TH, **launch.constants, **options)
+        kernel(y_SH, s, bucket_S, out_TH, **launch.constants, **launch.options())
     return out_TH
 
 
@@ -133,9 +133,7 @@ class _Backward:
         ds_S = torch.where(self.bucket_S >= 0, ds_SB.sum(1), 0.0)
         return dh_SJ, sa_SI, ds_S.to(self.s_TK.dtype)
 
-    def weight_grads(
-        self, dout_TH: Tensor, dh_SJ: Tensor, sa_SI: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def weight_grads(self, dout_TH: Tensor, dh_SJ: Tensor, sa_SI: Tensor) -> tuple[Tensor, Tensor]:
         dw2_PHI, dw13_PJH = torch.empty_like(self.w2_PHI), torch.empty_like(self.w13_PJH)
         P = dw2_PHI.shape[0]
         _run(backward, self.plan.dw2, P, dout_TH, sa_SI, *self.sorted, dw2_PHI)

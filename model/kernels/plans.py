@@ -41,6 +41,12 @@ class Launch:
     warps: int
     stages: int
     blocks: int = 1
+    max_registers: int | None = None
+
+    def options(self) -> dict[str, int]:
+        """How Triton is to compile it."""
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        return options | ({"maxnreg": self.max_registers} if self.max_registers else {})
 
 
 @dataclass(frozen=True)
@@ -90,15 +96,14 @@ def _fit(block: int, size: int) -> int:
 
 
 def _launch(kernel: str, tile: dict[str, int], blocks: int, **constants: Any) -> Launch:
-    return Launch(kernel, constants, tile["warps"], tile["stages"], blocks)
+    limit = tile.get("max_registers")
+    return Launch(kernel, constants, tile["warps"], tile["stages"], blocks, limit)
 
 
 def up_launch(layer: Layer, tile: dict[str, int], BM: int, save_h: bool, store_a: bool) -> Launch:
     BN, BK = _fit(tile["BN"], layer.I), _fit(tile["BK"], layer.H)
     sizes = {"H": layer.H, "I": layer.I, "K": layer.K, "BM": BM, "BN": BN, "BK": BK}
-    return _launch(
-        "up_kernel", tile, cdiv(layer.I, BN), SAVE_H=save_h, STORE_A=store_a, **sizes
-    )
+    return _launch("up_kernel", tile, cdiv(layer.I, BN), SAVE_H=save_h, STORE_A=store_a, **sizes)
 
 
 def _product_launch(
@@ -153,11 +158,9 @@ def backward_plan(arch: str, layer: Layer, num_slots: int, detach: bool) -> Back
 
 def act_grad_launch(layer: Layer, tile: dict[str, int], BM: int, detach: bool) -> Launch:
     BN, BK = max(32, _fit(tile["BN"], layer.I)), _fit(tile["BK"], layer.H)
-    parts = 2 if BN < 64 else tile["parts"]
+    parts = min(tile["parts"], BN // 16)
     sizes = {"H": layer.H, "I": layer.I, "K": layer.K, "BM": BM, "BN": BN, "BK": BK}
-    return _launch(
-        "act_grad_kernel", tile, cdiv(layer.I, BN), DETACH=detach, PARTS=parts, **sizes
-    )
+    return _launch("act_grad_kernel", tile, cdiv(layer.I, BN), DETACH=detach, PARTS=parts, **sizes)
 
 
 def weight_grad_launch(
