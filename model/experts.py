@@ -65,12 +65,14 @@ def _per_expert_product(
 
 
 def _per_expert_gradient(left_PA: Tensor, right_PC: Tensor, ends: list[int]) -> Tensor:
-    """left_e^T @ right_e for every expert e: float32 [E, A, C]; zero for experts without rows."""
-    out_EAC = torch.zeros(len(ends), left_PA.shape[1], right_PC.shape[1], dtype=torch.float32)
+    """left_e^T @ right_e for every expert e: [E, A, C]; zero for experts without rows."""
+    out_EAC = left_PA.new_empty(len(ends), left_PA.shape[1], right_PC.shape[1])
     start = 0
-    for e, end in enumerate(ends):
+    for out_AC, end in zip(out_EAC, ends, strict=True):
         if end > start:
-            out_EAC[e] = left_PA[start:end].t() @ right_PC[start:end]
+            torch.mm(left_PA[start:end].t(), right_PC[start:end], out=out_AC)
+        else:
+            out_AC.zero_()
         start = end
     return out_EAC
 
@@ -125,7 +127,6 @@ class _SortedExperts(torch.autograd.Function):
         dx_PH = _per_expert_product(dh_PJ, w13_EJH.unbind(0), ends, x_PH.shape[1])
         dx_NH = _sum_slots(dx_PH, row_of_slot_S, N, K)
         ds_NK = ds_P[row_of_slot_S].view(N, K).to(ctx.s_dtype)
-        dw13_EJH, dw2_EHI = dw13_EJH.to(w13_EJH.dtype), dw2_EHI.to(w2_EHI.dtype)
         return dx_NH, dw13_EJH, dw2_EHI, ds_NK, None
 
 
