@@ -61,18 +61,17 @@ def test_logical_experts_map_to_rows_of_a_smaller_buffer():
 
 def test_nothing_is_read_back_to_the_host():
     with FakeTensorMode():
-        idx = torch.zeros(64, 8, dtype=torch.long, device="cuda")
-        phys = torch.zeros(128, dtype=torch.long, device="cuda")
+        idx = torch.zeros(64, 8, dtype=torch.long)
+        phys = torch.zeros(128, dtype=torch.long)
         bucket = metadata.physical_experts(idx, 16, phys)
         slots = metadata.sort_slots_by_expert(bucket, 16)
         tiles = metadata.tile_map(slots.starts_P1, 512, 128)
     assert tiles.expert_M.shape == (4 + 16,)
-    assert tiles.expert_M.device.type == "cuda"
 
 
 def test_a_host_read_would_be_noticed():
     with FakeTensorMode(), pytest.raises(Exception, match="data-dependent|dynamic shape|bincount"):
-        torch.bincount(torch.zeros(4, dtype=torch.long, device="cuda"))
+        torch.bincount(torch.zeros(4, dtype=torch.long))
 
 
 @pytest.mark.parametrize("module", ["metadata", "flow", "ops"])
