@@ -110,7 +110,10 @@ def _tool(name: str, *arguments: str) -> str:
 
 
 def product_loop(sass: str, op: str) -> str:
-    """Machine code of the longest backward jump over the tensor-core op: the loop over K."""
+    """Machine code of the loop over K: the longest backward jump over the tensor-core operation.
+
+    Where the loop was unrolled there is no jump: then all from the first operation to the last.
+    """
     lines = sass.splitlines()
     labels: dict[str, int] = {}
     loops = []
@@ -121,4 +124,6 @@ def product_loop(sass: str, op: str) -> str:
         jump = re.search(r"BRA\b.*?`\((\.L_x_\d+)\)", line)
         if jump and jump[1] in labels:
             loops.append("\n".join(lines[labels[jump[1]] : number + 1]))
-    return max((loop for loop in loops if op in loop), key=len, default="")
+    products = [number for number, line in enumerate(lines) if op in line]
+    unrolled = "\n".join(lines[products[0] : products[-1] + 1])
+    return max((loop for loop in loops if op in loop), key=len, default=unrolled)
