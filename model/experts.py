@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from transformers.activations import SiLUActivation
 from transformers.integrations.moe import ExpertsInterface, _default_apply_gate
 
 ROW_MULTIPLE = 32
@@ -173,7 +174,7 @@ def is_plain_swiglu(experts: Any) -> bool:
     layout = {"has_gate": True, "is_concatenated": True, "has_bias": False, "is_transposed": False}
     layout["has_post_expert_norm"] = False
     return (
-        isinstance(experts.act_fn, torch.nn.SiLU)
+        isinstance(experts.act_fn, torch.nn.SiLU | SiLUActivation)
         and own_gate is _default_apply_gate
         and all(getattr(experts, name, wanted) == wanted for name, wanted in layout.items())
     )

@@ -8,12 +8,14 @@ so and exits with 2.
 Shapes: T tokens, K experts a token, E experts, H hidden size, I expert width.
 """
 
+import importlib
 import importlib.util
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ NUMERIC_SIZES = (
 TIMED_SIZES = ((16_384, 128, 8, 2048, 1024), (256, 128, 8, 2048, 1024), (16, 128, 8, 2048, 1024))
 REPEATS = 5
 NAMES = ("out", "dx", "dw13", "dw2", "ds")
-Run = Callable[[], Any]
+Layer = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def problem(
@@ -61,7 +63,8 @@ def problem(
 def outputs(
     tensors: list[Tensor], idx: Tensor, upstream: Tensor, backend: Any = "triton", **options: Any
 ) -> list[Tensor]:
-    out = moe(*tensors, idx, backend=backend, **options)
+    x, w13, w2, s = tensors
+    out = moe(x, w13, w2, s, idx, backend=backend, **options)
     return [out.detach(), *torch.autograd.grad(out, tensors, upstream)]
 
 
@@ -111,29 +114,29 @@ def races() -> dict[str, Any]:
 
 def peers(
     tensors: list[Tensor], idx: Tensor, sizes: tuple[int, int, int, int, int]
-) -> dict[str, Callable[..., Tensor]]:
-    """Everything to time, by name: each takes x, w13, w2, s."""
-    T = sizes[0]
+) -> dict[str, Callable[[], Layer]]:
+    """Everything to time: by name, how to make it. What is not installed is left out."""
     # transformers wants parameters; the others take them as well.
     tensors[1:3] = [torch.nn.Parameter(w.detach()) for w in tensors[1:3]]
-    found: dict[str, Callable[..., Tensor]] = {
-        "triton": lambda *t: moe(*t, idx, backend="triton"),
-        "triton, save x": lambda *t: moe(*t, idx, backend="triton", save="x"),
-        "grouped_mm": lambda *t: moe(*t, idx, backend="grouped_mm"),
+    found: dict[str, Callable[[], Layer]] = {
+        "triton": lambda: lambda x, w13, w2, s: moe(x, w13, w2, s, idx),
+        "triton, save x": lambda: lambda x, w13, w2, s: moe(x, w13, w2, s, idx, save="x"),
+        "grouped_mm": lambda: lambda x, w13, w2, s: moe(x, w13, w2, s, idx, backend="grouped_mm"),
     }
-    slow = ("eager", "batched_mm") if T <= 256 else ("eager",)
-    for name in ("grouped_mm", "sonicmoe", *slow):
-        found[f"transformers {name}"] = _transformers(name, tensors, idx, sizes)
+    # One weight a slot is gathered there: only few tokens fit.
+    few = ("batched_mm",) if sizes[0] <= 256 else ()
+    for name in ("grouped_mm", "sonicmoe", "eager", *few):
+        found[f"transformers {name}"] = partial(_transformers, name, tensors, idx, sizes)
     if importlib.util.find_spec("liger_kernel"):
-        found["Liger"] = _liger(idx)
+        found["Liger"] = partial(_liger, idx)
     if importlib.util.find_spec("scattermoe"):
-        found["ScatterMoE"] = _scattermoe(tensors, idx, sizes)
+        found["ScatterMoE"] = partial(_scattermoe, tensors, idx, sizes)
     return found
 
 
 def _transformers(
     name: str, tensors: list[Tensor], idx: Tensor, sizes: tuple[int, int, int, int, int]
-) -> Callable[..., Tensor]:
+) -> Layer:
     from transformers import OlmoeConfig
     from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
 
@@ -146,21 +149,17 @@ def _transformers(
     return lambda x, w13, w2, s: experts(x, idx, s.to(x.dtype))
 
 
-def _liger(idx: Tensor) -> Callable[..., Tensor]:
-    from liger_kernel.ops.fused_moe import LigerFusedMoEFunction
-
+def _liger(idx: Tensor) -> Layer:
+    function = importlib.import_module("liger_kernel.ops.fused_moe").LigerFusedMoEFunction
     ids = idx.int()
-    return lambda x, w13, w2, s: LigerFusedMoEFunction.apply(x, w13, w2, ids, s.to(x.dtype))
+    return lambda x, w13, w2, s: function.apply(x, w13, w2, ids, s.to(x.dtype))
 
 
-def _scattermoe(
-    tensors: list[Tensor], idx: Tensor, sizes: tuple[int, int, int, int, int]
-) -> Callable[..., Tensor]:
+def _scattermoe(tensors: list[Tensor], idx: Tensor, sizes: tuple[int, int, int, int, int]) -> Layer:
     """Its own weights: only the time is compared."""
-    from scattermoe.mlp import GLUMLP
-
     _, E, K, H, I = sizes  # noqa: E741
-    layer = GLUMLP(H, I, E, K).to("cuda", tensors[0].dtype)
+    glu = importlib.import_module("scattermoe.mlp").GLUMLP
+    layer = glu(H, I, E, K).to("cuda", tensors[0].dtype)
     return lambda x, w13, w2, s: layer(x, s.to(x.dtype), idx)
 
 
@@ -171,10 +170,10 @@ def timing() -> list[dict[str, Any]]:
     rows = []
     for sizes in TIMED_SIZES:
         tensors, idx, upstream = problem(sizes, torch.bfloat16)
-        for name, run in peers(tensors, idx, sizes).items():
+        for name, make in peers(tensors, idx, sizes).items():
             row: dict[str, Any] = {"sizes": sizes, "name": name}
             try:
-                row |= _time(run, tensors, upstream, do_bench)
+                row |= _time(make(), tensors, upstream, do_bench)
             except Exception as error:  # a foreign library may fail in any way
                 row["error"] = f"{type(error).__name__}: {error}"[:300]
             rows.append(row)
@@ -182,14 +181,16 @@ def timing() -> list[dict[str, Any]]:
 
 
 def _time(
-    run: Callable[..., Tensor], tensors: list[Tensor], upstream: Tensor, bench: Callable[..., float]
+    run: Layer, tensors: list[Tensor], upstream: Tensor, bench: Callable[..., float]
 ) -> dict[str, float]:
+    x, w13, w2, s = tensors
+
     def forward() -> Tensor:
         with torch.no_grad():
-            return run(*tensors)
+            return run(x, w13, w2, s)
 
     def both() -> None:
-        torch.autograd.backward(run(*tensors), upstream)
+        torch.autograd.backward(run(x, w13, w2, s), upstream)
 
     torch.cuda.reset_peak_memory_stats()
     times = {

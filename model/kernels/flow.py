@@ -163,10 +163,11 @@ def run_backward(
     """Gradients of all four inputs; those not needed stay empty (the gate's costs nothing)."""
     run = _Backward(x_TH, w13_PJH, w2_PHI, s_TK, bucket_S, detach_S, saved)
     dh_SJ, sa_SI, ds_S = run.act_grad(dout_TH)
-    nothing = x_TH.new_empty(0)
-    dw13, dw2 = run.weight_grads(dout_TH, dh_SJ, sa_SI) if needs_weights else (nothing, nothing)
+    dw13, dw2 = x_TH.new_empty(0), x_TH.new_empty(0)
+    if needs_weights:
+        dw13, dw2 = run.weight_grads(dout_TH, dh_SJ, sa_SI)
     del sa_SI
-    dx_TH = run.input_grad(dh_SJ) if needs_x else nothing
+    dx_TH = run.input_grad(dh_SJ) if needs_x else x_TH.new_empty(0)
     return Gradients(dx_TH, dw13, dw2, ds_S.view_as(s_TK))
 
 

@@ -149,7 +149,8 @@ def backward_op(
 
     saved = Saved(h_SJ, order_S, starts_P1)
     inputs = (x_TH, w13_PJH, w2_PHI, s_TK, bucket_S, detach_S, saved)
-    return tuple(run_backward(dout_TH.contiguous(), *inputs, needs_x, needs_weights))
+    found = run_backward(dout_TH.contiguous(), *inputs, needs_x, needs_weights)
+    return found.x_TH, found.w13_PJH, found.w2_PHI, found.s_TK
 
 
 @backward_op.register_fake
@@ -167,11 +168,10 @@ def _(
     needs_x: bool,
     needs_weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    nothing = x_TH.new_empty(0)
     return (
-        torch.empty_like(x_TH) if needs_x else nothing,
-        torch.empty_like(w13_PJH) if needs_weights else nothing.clone(),
-        torch.empty_like(w2_PHI) if needs_weights else nothing.clone(),
+        torch.empty_like(x_TH) if needs_x else x_TH.new_empty(0),
+        torch.empty_like(w13_PJH) if needs_weights else x_TH.new_empty(0),
+        torch.empty_like(w2_PHI) if needs_weights else x_TH.new_empty(0),
         torch.empty_like(s_TK),
     )
 
@@ -230,13 +230,21 @@ PLAIN: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
+@torch.library.custom_op("emo_kernels::document_pools", mutates_args=())
 def document_pools(
     logits_BTE: Tensor, segments_BT: Tensor, sizes_BD: Tensor, num_routed: int
 ) -> Tensor:
-    """Each token's document pool from router logits: bool [B, T, R] (triton backend only).
+    """Each token's document pool from router logits: bool [B, T, R], without a gradient.
 
     The first `num_routed` columns of the logits are routed experts. Ties go to the lower id.
+    Triton only: CUDA, or a CPU under the interpreter.
     """
     from model.kernels.flow import run_document_pools
 
     return run_document_pools(logits_BTE, segments_BT, sizes_BD, num_routed)
+
+
+@document_pools.register_fake
+def _(logits_BTE: Tensor, segments_BT: Tensor, sizes_BD: Tensor, num_routed: int) -> Tensor:
+    B, T, _ = logits_BTE.shape
+    return logits_BTE.new_empty(B, T, num_routed, dtype=torch.bool)

@@ -93,19 +93,20 @@ def act_grad():
 
 def weight_grad():
     """The expert's two rows are the last ones and its token is the last."""
-    x, token = far_rows(H), FAR - 1
-    x[token] = normal(H)
-    dh = far_rows(H)
-    dh[FAR - 2 :] = normal(2, H)
-    order = torch.full((FAR,), token, dtype=torch.int32)
-    dw = torch.empty(1, H, H, dtype=torch.float16)
-    tile = TILE | {"BM": H, "BN": H, "BK": 16}
-    sizes = {"HEIGHT": H, "WIDTH": H, "K": K}
+    side, far = 1024, 2 * FAR
+    x, token = torch.empty(far, side, dtype=torch.float16), far - 1
+    x[token] = normal(side)
+    dh = torch.empty_like(x)
+    dh[-2:] = normal(2, side)
+    order = torch.full((far,), token, dtype=torch.int32)
+    dw = torch.empty(1, side, side, dtype=torch.float16)
+    tile = TILE | {"BM": side, "BN": side, "BK": 16}
+    sizes = {"HEIGHT": side, "WIDTH": side, "K": K}
     for tokens_left, operands in ((False, (dh, x)), (True, (x, dh))):
         backward.weight_grad_kernel[(1,)](
-            *operands, order, index(FAR - 2, FAR), dw, LEFT_IS_TOKENS=tokens_left, **sizes, **tile
+            *operands, order, index(far - 2, far), dw, LEFT_IS_TOKENS=tokens_left, **sizes, **tile
         )
-        want = dh[FAR - 2 :, :4].float().sum(0)[:, None] * x[token, :4].float()
+        want = dh[-2:, :4].float().sum(0)[:, None] * x[token, :4].float()
         same(dw[0, :4, :4], want.t() if tokens_left else want)
 
 

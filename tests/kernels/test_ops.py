@@ -11,6 +11,7 @@ from model.experts import is_plain_swiglu
 from model.kernels import costs, plans
 from model.kernels.ops import default_backend, forward_op, moe
 from tests.kernels.problems import assert_same_bits, make, run
+from tests.model.helpers import tiny_ids, tiny_model
 
 SMALL = {"T": 9, "E": 4, "K": 2, "H": 16, "I": 16}
 
@@ -153,3 +154,26 @@ def test_wrong_operands_are_refused_in_one_sentence():
         moe(x, w13, w2, s, idx, backend="cublas")
     with pytest.raises(ValueError, match="no kernels for torch.float64"):
         moe(x.double(), w13.double(), w2.double(), s, idx, backend="triton")
+
+
+def losses_of_training(implementation, steps=3):
+    ExpertsInterface.register("triton_experts", triton_experts)
+    model = tiny_model(num_hidden_layers=1).train()
+    model.set_experts_implementation(implementation)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    ids = tiny_ids(rows=1, tokens=16)
+    losses = []
+    for step in range(steps):
+        torch.manual_seed(step)  # the same pool sizes are drawn
+        loss = model(ids, labels=ids).loss
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return losses
+
+
+def test_a_tiny_emo_trains_to_the_same_losses_with_either_backend():
+    fast, slow = (losses_of_training(name) for name in ("triton_experts", "emo_moe"))
+    assert fast == pytest.approx(slow, rel=1e-5)
+    assert slow[-1] < slow[0]

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,17 @@ def test_every_kernel_reaches_past_two_to_the_31():
     result = run_overflow()
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.count("ok") == 5
+
+
+@pytest.mark.parametrize("module", ["forward", "backward"])
+def test_32_bit_addresses_are_noticed(module, tmp_path):
+    shutil.copytree(KERNELS, tmp_path / "model" / "kernels")
+    (tmp_path / "model" / "__init__.py").touch()
+    path = tmp_path / "model" / "kernels" / f"{module}.py"
+    path.write_text(path.read_text().replace(".to(tl.int64)", ".to(tl.int32)"))
+    result = run_overflow(tmp_path)
+    assert result.returncode != 0
+    assert result.stdout.count("ok") == {"forward": 0, "backward": 3}[module]
 
 
 @pytest.mark.parametrize("module", ["forward", "backward"])
