@@ -5,7 +5,7 @@ buffers, plain loads where asynchronous ones were meant, a product off the tenso
 """
 
 from model.kernels.aot import Compiled
-from model.kernels.costs import MACHINES, blocks_per_sm, l2_intensity, tile_bytes
+from model.kernels.costs import MACHINES, blocks_per_sm, l2_intensity, tile_bytes, tile_width
 from model.kernels.plans import Launch
 
 REGISTERS = {"sm_80": 252, "sm_90": 224, "sm_100": 224}
@@ -82,7 +82,7 @@ def _product_misses(launch: Launch, compiled: Compiled, arch: str, full_size: bo
     training = full_size and launch.constants["BM"] == 128
     if training and l2_intensity(launch) < INTENSITY[arch]:
         failed.append(f"{l2_intensity(launch):.0f} FLOP a byte from L2, at least {INTENSITY[arch]}")
-    square = launch.constants["BM"] == 128 and launch.constants["BN"] == 128
+    square = tile_width(launch) == 128
     if training and square and arch != "sm_80" and occupancy(compiled, arch) < SQUARE_OCCUPANCY:
         failed.append(f"occupancy {occupancy(compiled, arch):.0%} of a 128x128 tile")
     return failed

@@ -104,21 +104,23 @@ def saved_bytes_per_token(layer: Layer, save: str = "xh", bytes_each: int = 2) -
     return (layer.H + h) * bytes_each + 3 * 4 * layer.K
 
 
+def tile_width(launch: Launch) -> int:
+    """Columns a tile of a product multiplies: gate and up count both."""
+    return launch.constants["BN"] * (2 if launch.kernel == "up_kernel" else 1)
+
+
 def l2_intensity(launch: Launch, bytes_each: int = 2) -> float:
     """FLOPs a byte that a product's tile loads from L2: 0 for kernels without a product."""
-    constants = launch.constants
-    if "BK" not in constants:
+    if "BK" not in launch.constants:
         return 0.0
-    width = constants["BN"] * (2 if launch.kernel == "up_kernel" else 1)
-    height = constants["BM"]
+    height, width = launch.constants["BM"], tile_width(launch)
     return 2 * height * width / ((height + width) * bytes_each)
 
 
 def tile_bytes(launch: Launch, bytes_each: int = 2) -> int:
     """Shared memory of one buffer of every operand that a product's tile streams."""
     constants = launch.constants
-    width = constants["BN"] * (2 if launch.kernel == "up_kernel" else 1)
-    return (constants["BM"] + width) * constants["BK"] * bytes_each
+    return (constants["BM"] + tile_width(launch)) * constants["BK"] * bytes_each
 
 
 def blocks_per_sm(machine: Machine, registers: int, shared: int, threads: int) -> int:

@@ -26,6 +26,8 @@ LAYERS = {
     "128/64": Layer(128, 64, 8, 128),
 }
 TRAINING_TOKENS = 16_384
+# One number of tokens for each row of the tables: 8 slots a token over 128 experts.
+TILE_TOKENS = (1, 512, 1536, TRAINING_TOKENS)
 MASK_TOKENS = (1, 4, 16, 64, 256, 1024, 4096)
 MASK_KEPT = (128, 64, 32, 16, 8)
 NOT_MEASURED = (
@@ -71,11 +73,11 @@ def _backward_launches(arch: str, layer: Layer, slots: int) -> Iterator[tuple[st
     yield "reduce", plan.reduce
 
 
-def launches(arch: str, layer: Layer) -> Iterator[tuple[str, Launch]]:
-    """Every launch that some number of tokens leads to, without repeats."""
+def launches(arch: str, layer: Layer, tokens: tuple[int, ...]) -> Iterator[tuple[str, Launch]]:
+    """Every launch that these numbers of tokens lead to, without repeats."""
     seen = []
-    for tokens in (1, 512, 1536, TRAINING_TOKENS):
-        slots = tokens * layer.K
+    for T in tokens:
+        slots = T * layer.K
         both = (_forward_launches(arch, layer, slots), _backward_launches(arch, layer, slots))
         for name, launch in itertools.chain(*both):
             if launch not in seen:
@@ -84,14 +86,16 @@ def launches(arch: str, layer: Layer) -> Iterator[tuple[str, Launch]]:
 
 
 def shipped(arch: str) -> list[Shipped]:
-    """All sizes in bf16, the 1B/14B layer in float32, and the document-pool kernel."""
+    """The 1B/14B layer in every tile, smaller ones in the training tiles, one layer in float32."""
     found = [
         Shipped(arch, size, name, launch)
         for size, layer in LAYERS.items()
-        for name, launch in launches(arch, layer)
+        for name, launch in launches(
+            arch, layer, TILE_TOKENS if size == "1B/14B" else (TRAINING_TOKENS,)
+        )
     ]
-    full = Layer(2048, 1024, 8, 128, half=False)
-    found += [Shipped(arch, "1B/14B", n, launch, "fp32") for n, launch in launches(arch, full)]
+    full = launches(arch, Layer(2048, 1024, 8, 128, half=False), (TRAINING_TOKENS,))
+    found += [Shipped(arch, "1B/14B", name, launch, "fp32") for name, launch in full]
     return [*found, Shipped(arch, "1B/14B", "document pool", plans.pool_launch(127, 128))]
 
 
