@@ -127,8 +127,9 @@ def _product_launch(
 def sum_launch(layer: Layer, scaled: bool) -> Launch:
     BH = min(2048, max(16, 1 << (layer.H - 1).bit_length()))
     constants = {"H": layer.H, "K": layer.K, "SCALED": scaled, "BH": BH}
-    # One 128-bit load of 16-bit values a thread and slot.
-    return Launch("sum_slots_kernel", constants, max(1, min(8, BH // 256)), 1, cdiv(layer.H, BH))
+    # One 128-bit load of 16-bit values a thread and slot; two warps at least, because no more than
+    # 32 blocks fit on a multiprocessor.
+    return Launch("sum_slots_kernel", constants, max(2, min(8, BH // 256)), 1, cdiv(layer.H, BH))
 
 
 def forward_plan(arch: str, layer: Layer, num_slots: int, save_h: bool) -> ForwardPlan:
