@@ -1,9 +1,10 @@
 """Expert backends behind transformers' ExpertsInterface: the same numbers at different speed.
 
-`emo_moe` is the one the models use. On a CPU it sorts the (token, expert) rows by expert and runs
-one matrix product an expert into preallocated buffers, with a hand-written backward; nothing is
-padded in fp32. In bf16 row counts are padded to a multiple of ROW_MULTIPLE, because oneDNN compiles
-a kernel for every new shape. `reference_experts` is the plain loop that tests compare with.
+`emo_moe` is the one the models use: the kernels of `model.kernels` on CUDA. On a CPU it sorts the
+(token, expert) rows by expert and runs one matrix product an expert into preallocated buffers, with
+a hand-written backward; nothing is padded in fp32. In bf16 row counts are padded to a multiple of
+ROW_MULTIPLE, because oneDNN compiles a kernel for every new shape. `reference_experts` is the plain
+loop that tests compare with.
 
 Shapes: N tokens, K experts a token, S = N*K slots, P rows (slots sorted by expert, padded),
 E experts, H hidden size, I expert width.
@@ -16,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from transformers.integrations.moe import ExpertsInterface
+from transformers.activations import SiLUActivation
+from transformers.integrations.moe import ExpertsInterface, _default_apply_gate
 
 ROW_MULTIPLE = 32
 
@@ -64,13 +66,12 @@ def _per_expert_product(
 
 
 def _per_expert_gradient(left_PA: Tensor, right_PC: Tensor, sizes: list[int]) -> Tensor:
-    """left_e^T @ right_e for every expert e: float32 [E, A, C]; zero for experts without rows."""
-    shape = (len(sizes) - 1, left_PA.shape[1], right_PC.shape[1])
-    out_EAC = torch.zeros(shape, dtype=torch.float32)
-    groups = zip(sizes[:-1], left_PA.split(sizes), right_PC.split(sizes), strict=False)
-    for e, (size, left, right) in enumerate(groups):
+    """left_e^T @ right_e for every expert e: [E, A, C]; zero for experts without rows."""
+    out_EAC = left_PA.new_zeros(len(sizes) - 1, left_PA.shape[1], right_PC.shape[1])
+    groups = zip(out_EAC, sizes, left_PA.split(sizes), right_PC.split(sizes), strict=False)
+    for out_AC, size, left, right in groups:
         if size:
-            out_EAC[e] = left.t() @ right
+            torch.mm(left.t(), right, out=out_AC)
     return out_EAC
 
 
@@ -124,7 +125,6 @@ class _SortedExperts(torch.autograd.Function):
         dx_PH = _per_expert_product(dh_PJ, w13_EJH.unbind(0), sizes, x_PH.shape[1])
         dx_NH = _sum_slots(dx_PH, row_of_slot_S, N, K)
         ds_NK = ds_P[row_of_slot_S].view(N, K).to(ctx.s_dtype)
-        dw13_EJH, dw2_EHI = dw13_EJH.to(w13_EJH.dtype), dw2_EHI.to(w2_EHI.dtype)
         return dx_NH, dw13_EJH, dw2_EHI, ds_NK, None
 
 
@@ -162,14 +162,45 @@ def reference_experts(
     return out_NH
 
 
+def is_plain_swiglu(experts: Any) -> bool:
+    """Whether a fused-expert module computes down(silu(gate) * up) and nothing else.
+
+    gpt-oss has biases and interleaves gate and up, others have another activation or a norm.
+    """
+    own_gate = getattr(type(experts), "_apply_gate", _default_apply_gate)
+    layout = {"has_gate": True, "is_concatenated": True, "has_bias": False, "is_transposed": False}
+    layout["has_post_expert_norm"] = False
+    return (
+        isinstance(experts.act_fn, torch.nn.SiLU | SiLUActivation)
+        and own_gate is _default_apply_gate
+        and all(getattr(experts, name, wanted) == wanted for name, wanted in layout.items())
+    )
+
+
+def _cuda_experts(
+    x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
+) -> Tensor:
+    """The Triton kernels, in the autocast dtype if one is set."""
+    # Triton is imported where it is used: a CPU-only reader of this module never needs it.
+    from model.kernels.ops import moe
+
+    autocast = torch.is_autocast_enabled("cuda")
+    dtype = torch.get_autocast_dtype("cuda") if autocast else x_NH.dtype
+    x, w13, w2 = x_NH.to(dtype), w13_EJH.to(dtype), w2_EHI.to(dtype)
+    return moe(x, w13, w2, s_NK, ids_NK, backend="triton").to(x_NH.dtype)
+
+
 def emo_moe(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    """ExpertsInterface entry: the sorted CPU path, transformers' grouped_mm on other devices."""
-    if hidden_states.device.type != "cpu":
+    """ExpertsInterface entry: Triton kernels on CUDA, sorted rows on a CPU.
+
+    Experts that are not plain SwiGLU, and other devices, get transformers' grouped_mm.
+    """
+    backends = {"cuda": _cuda_experts, "cpu": sorted_experts}
+    backend = backends.get(hidden_states.device.type)
+    if backend is None or not is_plain_swiglu(self):
         grouped_mm = ExpertsInterface._global_mapping["grouped_mm"]
         return grouped_mm(self, hidden_states, top_k_index, top_k_weights)
-    return sorted_experts(
-        hidden_states, self.gate_up_proj, self.down_proj, top_k_weights, top_k_index
-    )
+    return backend(hidden_states, self.gate_up_proj, self.down_proj, top_k_weights, top_k_index)
 
 
 ExpertsInterface.register("emo_moe", emo_moe)

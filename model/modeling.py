@@ -104,15 +104,21 @@ class EmoRouter(nn.Module):
         if documents is None or documents.pool_sizes_LBD is None:
             return subset_R
         B, T = documents.segments_BT.shape
+        sizes_BD = documents.pool_sizes_LBD[self.layer_idx]
         with torch.no_grad():
-            scores_NR = logits_NE[:, : self.num_experts - self.num_shared].float().softmax(-1)
-            pools_BTR = document_pools(
-                scores_NR.view(B, T, -1),
-                documents.segments_BT,
-                documents.pool_sizes_LBD[self.layer_idx],
-            )
+            pools_BTR = self._pools(logits_NE.view(B, T, -1), documents.segments_BT, sizes_BD)
         pools_NR = pools_BTR.reshape(B * T, -1)
         return pools_NR if subset_R is None else pools_NR & subset_R
+
+    def _pools(self, logits_BTE: Tensor, segments_BT: Tensor, sizes_BD: Tensor) -> Tensor:
+        """Each token's document pool; one kernel on CUDA."""
+        num_routed = self.num_experts - self.num_shared
+        if logits_BTE.is_cuda:
+            from model.kernels import ops
+
+            return ops.document_pools(logits_BTE, segments_BT, sizes_BD, num_routed)
+        scores_BTR = logits_BTE[..., :num_routed].float().softmax(-1)
+        return document_pools(scores_BTR, segments_BT, sizes_BD)
 
     def _report(
         self, documents: DocumentRouting, logits_NE: Tensor, routed: Routed, allowed: Tensor | None

@@ -12,6 +12,7 @@ PAGES = (
     ("pages/1_Token_routing.py", "Token routing", ":material/alt_route:"),
     ("pages/2_Document_clusters.py", "Document clusters", ":material/bubble_chart:"),
     ("pages/3_Subset_ablation.py", "Subset ablation", ":material/content_cut:"),
+    ("pages/4_Kernel.py", "Kernel", ":material/memory:"),
 )
 SIDEBAR_PIXELS = 230
 ICON = Path(__file__).with_name("icon.png")

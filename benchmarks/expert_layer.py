@@ -1,0 +1,99 @@
+"""Our CPU experts against transformers' own: python -m benchmarks.expert_layer
+
+One expert layer of nano size (training step, one text) and of the 1B/14B size, forward and
+forward+backward, against transformers' `grouped_mm`, its `eager` loop and `batched_mm` (one text
+only: it copies a weight matrix a slot), in one run. Prints medians and, last, our ratio to the best
+of them. At the 1B/14B size the eager loop is left out: its backward allocates a gradient of all
+experts for each expert, minutes a run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import click
+import torch
+from torch import Tensor
+
+from benchmarks.timing import interleaved, report
+from model.config import EmoConfig
+from model.modeling import EmoExperts
+from model.routing import route
+
+
+@dataclass(frozen=True)
+class Size:
+    hidden: int
+    width: int
+    tokens: int
+    dtype: torch.dtype
+    peers: tuple[str, ...] = ("grouped_mm", "eager")
+
+
+SIZES = {
+    "nano, training step": Size(128, 32, 16_384, torch.float32),
+    "nano, one text": Size(128, 32, 256, torch.float32, ("grouped_mm", "eager", "batched_mm")),
+    "1B/14B layer, bf16": Size(2048, 1024, 512, torch.bfloat16, ("grouped_mm",)),
+    "1B/14B layer, fp32": Size(2048, 1024, 512, torch.float32, ("grouped_mm",)),
+}
+E, K = 128, 8
+OURS = "ours"
+
+
+@click.command()
+@click.option("--rounds", default=5)
+@click.option("--threads", default=1)
+@click.option("--size", "names", multiple=True, default=tuple(SIZES), show_default=True)
+def main(rounds: int, threads: int, names: tuple[str, ...]) -> None:
+    """Print medians and ratios."""
+    torch.set_num_threads(threads)
+    lines = []
+    for name in names:
+        size = SIZES[name]
+        experts, inputs = _layer(size)
+        for backward in (False, True):
+            sides = {OURS: _run(experts, inputs, "emo_moe", backward)}
+            for peer in size.peers:
+                sides[f"transformers {peer}"] = _run(experts, inputs, peer, backward)
+            title = f"{name}, {size.tokens:,} tokens, forward{'+backward' * backward}"
+            medians = interleaved(sides, rounds)
+            report(title, medians, OURS)
+            lines.append((title, medians))
+        del experts, inputs
+    for title, medians in lines:
+        best = min(time for side, time in medians.items() if side != OURS)
+        print(f"{title}: {best / medians[OURS]:.2f}x transformers' best")
+
+
+def _layer(size: Size) -> tuple[EmoExperts, tuple[Tensor, Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    config = EmoConfig(
+        hidden_size=size.hidden, intermediate_size=size.width, num_experts=E, num_experts_per_tok=K
+    )
+    experts = EmoExperts(config, 0).to(size.dtype)
+    for weight in experts.parameters():
+        torch.nn.init.normal_(weight, std=0.02, generator=generator)
+    hidden = torch.randn(size.tokens, size.hidden, generator=generator).to(size.dtype)
+    logits = torch.randn(size.tokens, E, generator=generator)
+    routed = route(logits + torch.randn(E, generator=generator), 1, K)
+    weights = routed.gate_weights_NK.to(size.dtype).requires_grad_()
+    return experts, (hidden.requires_grad_(), routed.expert_ids_NK, weights)
+
+
+def _run(
+    experts: EmoExperts, inputs: tuple[Tensor, Tensor, Tensor], kind: str, backward: bool
+) -> Callable[[], object]:
+    hidden, ids, weights = inputs
+    upstream = torch.ones_like(hidden)
+
+    def run() -> None:
+        experts.config._experts_implementation = kind
+        with torch.set_grad_enabled(backward):
+            out = experts(hidden, ids, weights)
+            if backward:
+                torch.autograd.grad(out, (hidden, weights, *experts.parameters()), upstream)
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Figures of the kernel report: the roofline of each kernel, and what fewer experts save."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from emo_viz.figures.theme import GROUP_COLOURS, REFERENCE_COLOUR, SELECTION_COLOUR, style
+
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")
+INTENSITY_RANGE = (0.5, 2000.0)
+
+
+def roofline(
+    rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any], tokens: int
+) -> go.Figure:
+    """Each kernel on the roof of one machine: FLOP a byte against TFLOP/s that it can reach.
+
+    rows: rows of the report with flops and bytes. machine: name, flops (a second) and
+    bytes_per_second. The points lie on the roof by construction: nothing was timed.
+    """
+    ridge = machine["flops"] / machine["bytes_per_second"]
+    low, high = INTENSITY_RANGE
+    roof = [(x, attainable(x, machine) / 1e12) for x in (low, ridge, high)]
+    fig = go.Figure()
+    fig.add_trace(
+        go.Scatter(
+            x=[x for x, _ in roof],
+            y=[y for _, y in roof],
+            mode="lines",
+            line={"color": REFERENCE_COLOUR, "width": 2},
+            hovertemplate="%{x:.0f} FLOP a byte: at most %{y:.0f} TFLOP/s<extra></extra>",
+        )
+    )
+    fig.add_trace(_points(rows, machine))
+    style(fig, f"Roofline of {machine['name']} at {tokens:,} tokens: nothing here was timed")
+    fig.update_xaxes(type="log", title_text="Arithmetic intensity (FLOP a byte of memory)")
+    fig.update_yaxes(type="log", title_text="Attainable rate (TFLOP/s)")
+    fig.update_layout(height=420, showlegend=False)
+    return fig
+
+
+def attainable(intensity: float, machine: Mapping[str, Any]) -> float:
+    """FLOP/s that a machine allows at an intensity in FLOP a byte."""
+    return float(min(machine["flops"], intensity * machine["bytes_per_second"]))
+
+
+def _points(rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> go.Scatter:
+    intensities = [row["flops"] / row["bytes"] for row in rows]
+    figures = [
+        (row["kernel"], row["flops"] / 1e9, row["bytes"] / 1e6, row["roofline_seconds"] * 1e6)
+        for row in rows
+    ]
+    return go.Scatter(
+        x=intensities,
+        y=[attainable(x, machine) / 1e12 for x in intensities],
+        customdata=figures,
+        text=[row["kernel"] for row in rows],
+        mode="markers+text",
+        # Neighbours on the roof are labelled on alternating sides.
+        textposition=["top left" if n % 2 else "bottom right" for n in range(len(rows))],
+        marker={"size": 10, "color": SELECTION_COLOUR},
+        hovertemplate=(
+            "%{customdata[0]}<br>%{customdata[1]:,.0f} GFLOP, %{customdata[2]:,.0f} MB"
+            "<br>%{x:.0f} FLOP a byte<br>at least %{customdata[3]:,.0f} µs<extra></extra>"
+        ),
+    )
+
+
+def mask_savings(savings: Sequence[Mapping[str, Any]], num_experts: int, name: str) -> go.Figure:
+    """How many times less roofline time a forward pass takes with fewer experts.
+
+    savings: rows with tokens, kept and times, of one machine. One line a keep-k.
+    """
+    fig = go.Figure()
+    kept = sorted({row["kept"] for row in savings if row["kept"] < num_experts})
+    for number, keep_k in enumerate(kept):
+        line = [row for row in savings if row["kept"] == keep_k]
+        fig.add_trace(
+            go.Scatter(
+                x=[row["tokens"] for row in line],
+                y=[row["times"] for row in line],
+                name=f"{keep_k} of {num_experts} experts",
+                mode="lines+markers",
+                line={"color": GROUP_COLOURS[number]},
+                marker={"symbol": SYMBOLS[number], "size": 8},
+                hovertemplate=(
+                    f"{keep_k} experts, %{{x:,}} tokens: %{{y:.1f}} times less<extra></extra>"
+                ),
+            )
+        )
+    fig.add_hline(y=1, line={"color": REFERENCE_COLOUR, "dash": "dot", "width": 1})
+    style(fig, f"Forward pass of one layer with fewer experts on {name}, by the roofline")
+    ticks = sorted({row["tokens"] for row in savings})
+    fig.update_xaxes(
+        type="log", tickvals=ticks, ticktext=[f"{t:,}" for t in ticks], title_text="Tokens at once"
+    )
+    fig.update_yaxes(title_text="Time with all experts over time with fewer", rangemode="tozero")
+    fig.update_layout(height=380)
+    return fig

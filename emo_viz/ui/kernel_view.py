@@ -1,0 +1,167 @@
+"""Kernel page: what the compiler made of the GPU kernels, and what a GPU found, if one did."""
+
+import json
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from emo_viz.figures import kernel as figures
+from emo_viz.figures.theme import CHART_CONFIG
+from emo_viz.ui import assets, chrome
+from emo_viz.ui.text import count
+
+REPORT, CHECK = "kernel_report.json", "kernel_check.json"
+FORMAT_VERSION = 1
+ARCH, SIZE, ALL_SIZES = "kernel_arch", "kernel_size", "All sizes"
+COLUMNS = {
+    "kernel": "Kernel",
+    "size": "Layer (hidden / width)",
+    "element": "Type",
+    "tile": "Tile",
+    "warps": "Warps",
+    "registers": "Registers",
+    "stack": "Stack (bytes)",
+    "spills": "Spills",
+    "shared_kib": "Shared memory (KiB)",
+    "occupancy": "Resident threads",
+    "tensor_op": "Tensor-core operation",
+    "async_loads": "Asynchronous loads",
+    "gflop": "GFLOP",
+    "megabytes": "MB moved",
+    "microseconds": "Roofline (µs)",
+    "misses": "Bars missed",
+}
+
+
+def open_report() -> dict[str, Any]:
+    """The bundled report; without a usable one the page says how to make it and ends."""
+    path = assets.analysis_path(REPORT)
+    command = f"python -m model.kernels.report --json assets/analysis/{REPORT}"
+    if not path.exists():
+        chrome.empty_state("The kernels were not compiled on this machine yet.", command)
+        st.stop()
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if report.get("format_version") != FORMAT_VERSION:
+        chrome.empty_state("The kernel report is of another version.", command)
+        st.stop()
+    return report
+
+
+def answer(report: dict[str, Any]) -> None:
+    """The first line: what was compiled, whether it meets its bars, and that nothing was timed."""
+    rows = report["rows"]
+    missed = sum(bool(row["misses"]) for row in rows)
+    archs = len({row["arch"] for row in rows})
+    verdict = "every one meets its static bars" if not missed else f"{missed} miss a static bar"
+    timed = " None was timed on a GPU." if not assets.analysis_path(CHECK).exists() else ""
+    st.markdown(
+        f"Compiled without a GPU: {count(len(rows), 'kernel')} for {archs} architectures, "
+        f"{verdict}.{timed}"
+    )
+
+
+def controls(report: dict[str, Any]) -> tuple[str, str]:
+    """Architecture and layer size."""
+    archs = list(report["costs"]["machines"])
+    names = {arch: machine["name"] for arch, machine in report["costs"]["machines"].items()}
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        arch = st.segmented_control(
+            "Architecture",
+            archs,
+            default=archs[min(1, len(archs) - 1)],
+            required=True,
+            format_func=lambda arch: f"{arch} ({names[arch]})",
+            key=ARCH,
+            bind="query-params",
+        )
+        sizes = [ALL_SIZES, *dict.fromkeys(row["size"] for row in report["rows"])]
+        size = st.selectbox("Layer", sizes, key=SIZE, bind="query-params", width=220)
+    return str(arch), str(size)
+
+
+def roofline(report: dict[str, Any], arch: str) -> None:
+    """The training kernels of the 1B/14B layer under one machine's roof."""
+    rows = [row for row in report["rows"] if row["arch"] == arch and row["flops"]]
+    machine, tokens = report["costs"]["machines"][arch], report["costs"]["tokens"]
+    words = ", ".join(f"{r['kernel']} {r['flops'] / r['bytes']:.0f}" for r in rows)
+    st.plotly_chart(
+        figures.roofline(rows, machine, tokens),
+        key="kernel_roofline",
+        config=CHART_CONFIG,
+        alt=f"FLOP a byte of each kernel at {tokens:,} tokens: {words}.",
+    )
+    costs = report["costs"]
+    st.caption(
+        f"1B/14B layer (hidden 2048, width 1024, 8 of 128 experts), {tokens:,} tokens, even "
+        f"routing, bf16. The forward pass moves {costs['forward_over_bound']:.2f} times the least "
+        f"possible bytes, the backward pass {costs['backward_over_bound']:.2f} times; "
+        f"{costs['saved_bytes_per_token']:,.0f} bytes a token are kept between them. Peak rates "
+        "are those of the data sheet."
+    )
+
+
+def mask(report: dict[str, Any], arch: str) -> None:
+    """What a mask of fewer experts saves, by the lower bound of bytes and FLOPs."""
+    savings = [row for row in report["costs"]["mask_savings"] if row["arch"] == arch]
+    name, experts = report["costs"]["machines"][arch]["name"], max(r["kept"] for r in savings)
+    most = max(savings, key=lambda row: row["times"])
+    st.plotly_chart(
+        figures.mask_savings(savings, experts, name),
+        key="kernel_mask",
+        config=CHART_CONFIG,
+        alt=(
+            f"The greatest saving is {most['times']:.1f} times, with {most['kept']} experts at "
+            f"{most['tokens']:,} tokens; at one token there is none."
+        ),
+    )
+    st.caption(
+        "One token reads its 8 experts with a mask or without: at batch one a subset saves memory, "
+        "not time. Roofline of one layer's weights, inputs and outputs; routing even within the "
+        "subset."
+    )
+
+
+def table(report: dict[str, Any], arch: str, size: str) -> None:
+    """All kernels of one architecture."""
+    rows = [
+        row for row in report["rows"] if row["arch"] == arch and size in (ALL_SIZES, row["size"])
+    ]
+    shown = pd.DataFrame(rows)
+    shown["shared_kib"] = shown["shared"] / 1024
+    shown["gflop"] = shown["flops"].astype(float) / 1e9
+    shown["megabytes"] = shown["bytes"].astype(float) / 1e6
+    shown["microseconds"] = shown["roofline_seconds"].astype(float) * 1e6
+    shown["misses"] = ["; ".join(missed) for missed in shown["misses"]]
+    number = st.column_config.NumberColumn(format="%.0f")
+    formats: dict[str, Any] = {
+        COLUMNS[name]: number for name in ("shared_kib", "gflop", "megabytes", "microseconds")
+    }
+    formats[COLUMNS["occupancy"]] = st.column_config.NumberColumn(format="percent")
+    st.dataframe(
+        shown[list(COLUMNS)].rename(columns=COLUMNS),
+        hide_index=True,
+        column_config=formats,
+        key="kernel_table",
+    )
+
+
+def measured() -> None:
+    """What a GPU found, if someone ran the check there."""
+    path = assets.analysis_path(CHECK)
+    if not path.exists():
+        return
+    check = json.loads(path.read_text(encoding="utf-8"))
+    good = sum(row["passed"] for row in check["numerics"])
+    st.subheader(f"Measured on {check['device']}")
+    st.markdown(f"{good} of {count(len(check['numerics']), 'numeric case')} within their bars.")
+    st.dataframe(pd.DataFrame(check["timing"]), hide_index=True, key="kernel_timing")
+
+
+def not_measured(report: dict[str, Any]) -> None:
+    """What nobody knows yet, in plain words."""
+    st.subheader("What was not measured")
+    st.markdown("\n".join(f"- {line}" for line in report["not_measured"]))
+    st.markdown("On a machine with a GPU, one command answers these:")
+    command = f"python -m model.kernels.check --out assets/analysis/{CHECK}"
+    st.code(command, language="bash")

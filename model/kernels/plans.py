@@ -1,0 +1,188 @@
+"""How each kernel is launched: constants, tile, warps and stages, from the tables in configs.json.
+
+The same `Launch` is what a GPU runs, what the interpreter runs and what `aot` compiles, so that
+what was verified is what is used. A table is chosen by architecture and number format, a row of it
+by the mean rows an expert would own, which is known without looking at the routing. Nothing is
+autotuned; EMO_KERNEL_CONFIGS may name another file of the same form.
+
+Shapes: T tokens, K experts a token, S = T*K slots, P physical experts, H hidden size, I expert
+width, J = 2I.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+TABLES = Path(__file__).with_name("configs.json")
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+POOL_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One expert layer: the sizes every kernel is compiled for."""
+
+    H: int
+    I: int  # noqa: E741
+    K: int
+    P: int
+    half: bool = True  # 16-bit (bf16, fp16) or float32
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel with its compile-time constants; `blocks` programs a tile of rows (or expert)."""
+
+    kernel: str
+    constants: dict[str, Any]
+    warps: int
+    stages: int
+    blocks: int = 1
+    max_registers: int | None = None
+
+    def options(self) -> dict[str, int]:
+        """How Triton is to compile it."""
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        return options | ({"maxnreg": self.max_registers} if self.max_registers else {})
+
+
+@dataclass(frozen=True)
+class ForwardPlan:
+    BM: int
+    up: Launch
+    down: Launch
+    combine: Launch
+
+
+@dataclass(frozen=True)
+class BackwardPlan:
+    BM: int
+    recompute: Launch  # h again, for save="x"
+    act_grad: Launch
+    dw2: Launch
+    dw13: Launch
+    input_grad: Launch
+    reduce: Launch
+
+
+def cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def architecture(major: int) -> str:
+    """The table for a compute capability; consumer Blackwell (12) has sm_80's shared memory."""
+    return {9: "sm_90", 10: "sm_100"}.get(major, "sm_80")
+
+
+@cache
+def tables() -> dict[str, Any]:
+    return json.loads(Path(os.environ.get("EMO_KERNEL_CONFIGS", TABLES)).read_text())
+
+
+def _row(rows: list[dict[str, Any]], num_slots: int, num_experts: int) -> dict[str, Any]:
+    """The first row made for this many rows an expert."""
+    for row in rows:
+        if row["max_mean_rows"] is None or num_slots <= row["max_mean_rows"] * num_experts:
+            return row
+    raise ValueError("The last row of a kernel table must have max_mean_rows null.")
+
+
+def _fit(block: int, size: int) -> int:
+    """No block wider than the axis needs (16 is the least `tl.dot` takes)."""
+    return min(block, max(16, 1 << (size - 1).bit_length()))
+
+
+def _launch(kernel: str, tile: dict[str, int], blocks: int, **constants: Any) -> Launch:
+    limit = tile.get("max_registers")
+    return Launch(kernel, constants, tile["warps"], tile["stages"], blocks, limit)
+
+
+def up_launch(layer: Layer, tile: dict[str, int], BM: int, save_h: bool, store_a: bool) -> Launch:
+    BN, BK = _fit(tile["BN"], layer.I), _fit(tile["BK"], layer.H)
+    sizes = {"H": layer.H, "I": layer.I, "K": layer.K, "BM": BM, "BN": BN, "BK": BK}
+    return _launch("up_kernel", tile, cdiv(layer.I, BN), SAVE_H=save_h, STORE_A=store_a, **sizes)
+
+
+def _product_launch(
+    tile: dict[str, int], BM: int, depth: int, width: int, strides: tuple[int, int]
+) -> Launch:
+    BN, BK = _fit(tile["BN"], width), _fit(tile["BK"], depth)
+    return _launch(
+        "rows_to_slots_kernel",
+        tile,
+        cdiv(width, BN),
+        DEPTH=depth,
+        WIDTH=width,
+        STRIDE_DEPTH=strides[0],
+        STRIDE_WIDTH=strides[1],
+        BM=BM,
+        BN=BN,
+        BK=BK,
+    )
+
+
+def sum_launch(layer: Layer, scaled: bool) -> Launch:
+    BH = min(2048, max(16, 1 << (layer.H - 1).bit_length()))
+    constants = {"H": layer.H, "K": layer.K, "SCALED": scaled, "BH": BH}
+    # One 128-bit load of 16-bit values a thread and slot; two warps at least, because no more than
+    # 32 blocks fit on a multiprocessor.
+    return Launch("sum_slots_kernel", constants, max(2, min(8, BH // 256)), 1, cdiv(layer.H, BH))
+
+
+def forward_plan(arch: str, layer: Layer, num_slots: int, save_h: bool) -> ForwardPlan:
+    table = tables()[arch]["half" if layer.half else "full"]
+    row = _row(table["forward"], num_slots, layer.P)
+    BM = row["BM"]
+    down = _product_launch(row["down"], BM, layer.I, layer.H, (1, layer.I))
+    up = up_launch(layer, row["up"], BM, save_h, True)
+    return ForwardPlan(BM, up, down, sum_launch(layer, True))
+
+
+def backward_plan(arch: str, layer: Layer, num_slots: int, detach: bool) -> BackwardPlan:
+    table = tables()[arch]["half" if layer.half else "full"]
+    row = _row(table["backward"], num_slots, layer.P)
+    BM = row["BM"]
+    forward_row = next(r for r in table["forward"] if r["BM"] == BM)
+    return BackwardPlan(
+        BM,
+        up_launch(layer, forward_row["up"], BM, True, False),
+        act_grad_launch(layer, row["act_grad"], BM, detach),
+        weight_grad_launch(layer, table["weight_grad"], layer.H, layer.I, True),
+        weight_grad_launch(layer, table["weight_grad"], 2 * layer.I, layer.H, False),
+        _product_launch(row["input_grad"], BM, 2 * layer.I, layer.H, (layer.H, 1)),
+        sum_launch(layer, False),
+    )
+
+
+def act_grad_launch(layer: Layer, tile: dict[str, int], BM: int, detach: bool) -> Launch:
+    BN, BK = max(32, _fit(tile["BN"], layer.I)), _fit(tile["BK"], layer.H)
+    parts = min(tile["parts"], BN // 16)
+    sizes = {"H": layer.H, "I": layer.I, "K": layer.K, "BM": BM, "BN": BN, "BK": BK}
+    return _launch("act_grad_kernel", tile, cdiv(layer.I, BN), DETACH=detach, PARTS=parts, **sizes)
+
+
+def weight_grad_launch(
+    layer: Layer, tile: dict[str, int], height: int, width: int, left_is_tokens: bool
+) -> Launch:
+    BM, BN = _fit(tile["BM"], height), _fit(tile["BN"], width)
+    return _launch(
+        "weight_grad_kernel",
+        tile,
+        cdiv(height, BM) * cdiv(width, BN),
+        HEIGHT=height,
+        WIDTH=width,
+        K=layer.K,
+        LEFT_IS_TOKENS=left_is_tokens,
+        BM=BM,
+        BN=BN,
+        BK=tile["BK"],
+    )
+
+
+def pool_launch(num_routed: int, row_stride: int) -> Launch:
+    BR = max(16, 1 << (num_routed - 1).bit_length())
+    constants = {"ROW_STRIDE": row_stride, "R": num_routed, "BR": BR, "BT": POOL_TOKENS}
+    return Launch("document_pool_kernel", constants, 4, 1)

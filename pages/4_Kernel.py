@@ -1,0 +1,16 @@
+"""What the GPU kernels of the expert layer are on paper, and what nobody has measured."""
+
+import streamlit as st
+
+from emo_viz.ui import chrome, kernel_view
+
+chrome.page("Kernel")
+report = kernel_view.open_report()
+kernel_view.answer(report)
+arch, size = kernel_view.controls(report)
+kernel_view.roofline(report, arch)
+kernel_view.mask(report, arch)
+st.subheader("Every kernel that ships")
+kernel_view.table(report, arch, size)
+kernel_view.measured()
+kernel_view.not_measured(report)

@@ -1,0 +1,28 @@
+"""The kernel report's figures: points on the roof, one line a subset."""
+
+from emo_viz.figures.kernel import attainable, mask_savings, roofline
+
+MACHINE = {"name": "Test GPU", "flops": 1e15, "bytes_per_second": 1e12}
+
+
+def row(kernel, flops, moved):
+    return {"kernel": kernel, "flops": flops, "bytes": moved, "roofline_seconds": 1e-3}
+
+
+def test_every_kernel_lies_on_the_roof():
+    fig = roofline([row("up", 1e12, 1e8), row("combine", 1e9, 1e9)], MACHINE, 1024)
+    roof, points = fig.data
+    assert list(points.y) == [1000.0, 1.0]
+    assert max(roof.y) == 1000.0
+    assert "nothing here was timed" in fig.layout.title.text
+
+
+def test_the_roof_bends_at_the_ridge():
+    assert attainable(999, MACHINE) < attainable(1000, MACHINE) == attainable(2000, MACHINE)
+
+
+def test_one_line_a_subset_and_none_for_all_experts():
+    savings = [{"tokens": t, "kept": k, "times": 1.0} for t in (1, 64) for k in (128, 16, 8)]
+    fig = mask_savings(savings, 128, "Test GPU")
+    assert [trace.name for trace in fig.data] == ["8 of 128 experts", "16 of 128 experts"]
+    assert list(fig.data[0].x) == [1, 64]

@@ -1,0 +1,151 @@
+"""What must hold of the kernels, as functions: the tests run them, and so does the mutation check.
+
+Each is small enough for the interpreter; together they must notice every planted fault of
+test_mutations.py.
+"""
+
+import torch
+
+from model.kernels import flow, plans
+from tests.kernels import problems
+from tests.kernels.problems import BARS, assert_close, assert_same_bits, make, run, truth
+
+SHARED_LAST = torch.tensor([[t % 4, 4] for t in range(20)])
+
+
+def numerics(dtype=torch.float32, **case):
+    """Odd sizes, empty tiles and ragged edges against float64, unwritten scratch being NaN."""
+    problem = make(dtype=dtype, **case)
+    with problems.poisoned_scratch():
+        got = run(problem)
+    assert_close(got, truth(problem), BARS[dtype])
+
+
+def dropped_slots():
+    """Ids below 0 and from E on own no row, give no gradient, and their gate weight is not read."""
+    generator = torch.Generator().manual_seed(1)
+    idx = torch.randint(-2, 8, (37, 3), generator=generator)
+    problem = make(idx=idx)
+    gone = (idx < 0) | (idx >= 5)
+    want = truth(problem)
+    with torch.no_grad():
+        problem.tensors[3][gone] = float("nan")
+    with problems.poisoned_scratch():
+        got = run(problem)
+    assert_close(got, want, BARS[torch.float32])
+    assert torch.equal(got[4][gone], torch.zeros(int(gone.sum())))
+
+
+def everything_dropped():
+    problem = make(idx=torch.full((37, 3), -1))
+    with problems.poisoned_scratch():
+        got = run(problem)
+    assert all(not t.any() for t in got)
+
+
+def mask_equals_compaction():
+    """Three of six experts, live on the full weights and in a buffer of three: the same bits."""
+    kept = torch.tensor([4, 1, 2])
+    phys = torch.full((6,), -1)
+    phys[kept] = torch.arange(3)
+    generator = torch.Generator().manual_seed(2)
+    full = make(E=6, idx=torch.randint(0, 6, (37, 3), generator=generator))
+    masked_idx = torch.where(torch.isin(full.idx, kept), full.idx, -1)
+    masked = run(full._replace(idx=masked_idx))
+    x, w13, w2, s = (t.detach() for t in full.tensors)
+    small = [t.clone().requires_grad_() for t in (x, w13[kept], w2[kept], s)]
+    compact = run(full._replace(tensors=small), phys_E=phys)
+    assert_same_bits([masked[0], masked[1], masked[4]], [compact[0], compact[1], compact[4]])
+    assert_same_bits([masked[2][kept], masked[3][kept]], compact[2:4])
+
+
+def relabelling_changes_nothing():
+    problem = make()
+    relabelled = torch.randperm(5, generator=torch.Generator().manual_seed(3))
+    x, w13, w2, s = (t.detach() for t in problem.tensors)
+    moved = [torch.empty_like(w).index_copy_(0, relabelled, w) for w in (w13, w2)]
+    tensors = [t.clone().requires_grad_() for t in (x, *moved, s)]
+    got = run(problem._replace(tensors=tensors, idx=relabelled[problem.idx]))
+    want = run(problem)
+    assert_same_bits([got[0], got[1], got[4]], [want[0], want[1], want[4]])
+    assert_same_bits([g[relabelled] for g in got[2:4]], want[2:4])
+
+
+def two_runs_are_equal():
+    problem = make()
+    assert_same_bits(run(problem), run(problem))
+
+
+def doubling_the_gate_doubles_the_output():
+    """A factor of two is exact, so linearity in the gate weights must hold bit for bit."""
+    problem = make()
+    *rest, s = problem.tensors
+    doubled = problem._replace(tensors=[*rest, (2 * s.detach()).requires_grad_()])
+    once, twice = run(problem), run(doubled)
+    assert_same_bits([2 * t for t in once[:4]], twice[:4])
+    assert torch.equal(once[4], twice[4])
+
+
+def recomputing_gives_the_same_bits():
+    problem = make(dtype=torch.bfloat16)
+    assert_same_bits(run(problem, save="x"), run(problem, save="xh"))
+
+
+def detached_slots_train_only_their_gate():
+    problem = make()
+    detach = torch.rand(37, 3, generator=torch.Generator().manual_seed(4)) < 0.4
+    got = run(problem, detach_TK=detach)
+    assert_close(got, truth(problem, detach_TK=detach), BARS[torch.float32])
+    assert torch.equal(got[4], run(problem)[4])
+    assert not torch.equal(got[1], run(problem)[1])
+
+
+def large_tiles(arch="sm_90", dtype=torch.bfloat16):
+    """The tiles that ship, on a problem that fills more than one of them and leaves edges."""
+    problem = make(T=150, E=2, K=2, H=72, I=136, dtype=dtype)
+    layer = plans.Layer(72, 136, 2, 2)
+    assert plans.forward_plan(arch, layer, 300, True).BM == 128
+    original = flow.table_name
+    flow.table_name = lambda device: arch
+    try:
+        assert_close(run(problem), truth(problem), BARS[dtype])
+    finally:
+        flow.table_name = original
+
+
+CASES = {
+    "odd-sizes": {},
+    "no-tokens": {"T": 0},
+    "one-token": {"T": 1},
+    "one-slot": {"T": 1, "K": 1, "E": 1},
+    "top-1": {"K": 1},
+    "one-expert": {"E": 1},
+    "empty-experts": {"E": 16, "T": 3},
+    "all-to-one": {"idx": torch.full((37, 3), 2)},
+    "shared-last": {"T": 20, "K": 2, "idx": SHARED_LAST},
+    "whole-tiles": {
+        "T": 32,
+        "H": 32,
+        "I": 32,
+        "K": 1,
+        "E": 2,
+        "idx": torch.arange(32)[:, None] % 2,
+    },
+    "narrow": {"H": 8, "I": 4},
+    "wide": {"T": 9, "H": 100, "I": 52},
+}
+
+PROPERTIES = {
+    check.__name__: check
+    for check in (
+        dropped_slots,
+        everything_dropped,
+        mask_equals_compaction,
+        relabelling_changes_nothing,
+        two_runs_are_equal,
+        doubling_the_gate_doubles_the_output,
+        recomputing_gives_the_same_bits,
+        detached_slots_train_only_their_gate,
+        large_tiles,
+    )
+}

@@ -1,0 +1,80 @@
+"""Every shipped kernel, compiled without a GPU, against every static bar.
+
+Compilation and the interpreter cannot share a process, so the commands run in their own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.kernels import plans
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(*arguments, interpret=False):
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"OMP_NUM_THREADS": "1"} | ({"TRITON_INTERPRET": "1"} if interpret else {})
+    run = [sys.executable, "-m", *arguments]
+    return subprocess.run(run, env=environment, capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.json"
+    result = command("model.kernels.report", "--json", str(path))
+    assert path.exists(), result.stderr[-3000:]
+    return json.loads(path.read_text())
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("arch", plans.ARCHITECTURES)
+def test_every_shipped_kernel_meets_every_bar(report, arch):
+    rows = [row for row in report["rows"] if row["arch"] == arch]
+    assert len(rows) > 20
+    missed = {f"{r['size']} {r['kernel']} {r['tile']}": r["misses"] for r in rows if r["misses"]}
+    assert not missed
+
+
+def test_the_report_covers_every_kernel_and_says_what_was_not_measured(report):
+    names = {row["kernel"] for row in report["rows"]}
+    wanted = {"up", "down", "combine", "act_grad", "dw2", "dw13", "input_grad", "reduce"}
+    assert names >= wanted | {"h again", "up without h", "document pool"}
+    assert any("timed" in line for line in report["not_measured"])
+    assert report["costs"]["forward_over_bound"] <= 1.75
+
+
+def test_a_missed_bar_is_reported():
+    """The bars can fail: a kernel that spills, lost its pipeline and left the tensor cores."""
+    from model.kernels.report import LAYERS
+
+    code = (
+        "from model.kernels import bars, plans, aot\n"
+        "from model.kernels.report import LAYERS\n"
+        "launch = plans.forward_plan('sm_90', LAYERS['1B/14B'], 131072, True).down\n"
+        "bad = aot.Compiled(255, 64, 12, 40000, 0, 256, 'HMMA', 0, 4, 0, 1)\n"
+        "print(len(bars.misses(launch, bad, 'sm_90', True, True)))\n"
+    )
+    assert LAYERS["1B/14B"].H == 2048
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    run = [sys.executable, "-c", code]
+    result = subprocess.run(run, env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout.strip() == "8", result.stderr[-2000:]
+
+
+def test_the_report_refuses_to_run_interpreted():
+    result = command("model.kernels.report", interpret=True)
+    assert result.returncode == 2
+    assert "TRITON_INTERPRET" in result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: run the command itself")
+def test_the_gpu_check_says_when_there_is_no_gpu():
+    result = command("model.kernels.check")
+    assert result.returncode == 2
+    assert "No CUDA device" in result.stdout
