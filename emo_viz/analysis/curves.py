@@ -13,6 +13,7 @@ two of them is paired.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -231,6 +232,7 @@ class Measured:
     def tokens(self) -> int:
         return int(sum(tokens.sum() for tokens in self.cells.tokens))
 
+    @cached_property
     def table(self) -> pd.DataFrame:
         """One row per (model, method, keep_k), in this order.
 

@@ -88,13 +88,18 @@ class TokenClusters:
 
 @dataclass(frozen=True)
 class Headline:
-    """Token clusters against the domain of the token's document, on the same documents."""
+    """Token clusters against the domain of the token's document, on the same documents.
+
+    emo_token, standard_token: the same clusters against the token id.
+    """
 
     emo: Interval
     standard: Interval
     ratio: Interval
     emo_chance: float
     standard_chance: float
+    emo_token: Interval
+    standard_token: Interval
     clusters: int
     documents: int
     tokens: int
@@ -158,6 +163,8 @@ def headline(emo_path: Path, standard_path: Path) -> Headline:
         ),
         emo_chance=of_emo.chance,
         standard_chance=of_standard.chance,
+        emo_token=emo.agreements["token"].nmi,
+        standard_token=standard.agreements["token"].nmi,
         clusters=len(emo.centroids),
         documents=emo.documents,
         tokens=emo.tokens,

@@ -37,6 +37,7 @@ OTHER_SIGN: Final = "◇"
 MARKER_SIZE: Final = 7
 MAP_HEIGHT: Final = 460
 DIMMED: Final = 0.1
+LABEL_SHIFT: Final = 14  # pixels above the points it names
 MAP_CONFIG: Final[dict[str, Any]] = CHART_CONFIG | {
     "modeBarButtonsToRemove": ["sendDataToCloud", "autoScale2d"],
     "scrollZoom": True,
@@ -112,7 +113,9 @@ def document_map(
         )
     fig.update_yaxes(scaleanchor="x")
     for text, x, y in labels:
-        fig.add_annotation(text=text, x=x, y=y, showarrow=False, font={"size": 11, "weight": 600})
+        fig.add_annotation(
+            text=text, x=x, y=y, yshift=LABEL_SHIFT, showarrow=False, font={"size": 11}
+        )
     return fig
 
 

@@ -53,7 +53,8 @@ def _point(name: str, value: Interval, colour: str, symbol: str, unit: str) -> g
             "symmetric": False,
             "array": [value.high - value.mean],
             "arrayminus": [value.mean - value.low],
-            "thickness": 2,
+            "thickness": 3,
+            "width": 0,
             "color": colour,
         },
         hovertemplate=f"{name}: {value.mean:.3g} {unit}<br>95 % interval {value.low:.3g} to "

@@ -29,7 +29,7 @@ TEXT_PIXELS = 420
 
 def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
     """The curve of both models, its options above it and what it rests on below."""
-    points = found.table()
+    points = found.table
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         view = st.segmented_control(
             "Curve of",

@@ -281,39 +281,39 @@ def _hover(
 
 
 _COLUMNS = {
-    "domain": st.column_config.TextColumn("Domain", width="small"),
-    "opening": st.column_config.TextColumn("First words", width="large"),
-    "emo": st.column_config.TextColumn("EMO cluster", width="medium"),
-    "standard": st.column_config.TextColumn("Standard MoE cluster", width="medium"),
-    "tokens": st.column_config.NumberColumn("Tokens", width="small"),
+    "domain": st.column_config.TextColumn("Domain", width=150),
+    "opening": st.column_config.TextColumn("First words", width=330),
+    "emo": st.column_config.TextColumn("EMO cluster", width=210),
+    "standard": st.column_config.TextColumn("Standard MoE cluster", width=210),
+    "tokens": st.column_config.NumberColumn("Tokens", width=60),
     "emo_loss": st.column_config.NumberColumn(
-        "EMO loss", format="%.2f", help="Nats a token", width="small"
+        "EMO loss", format="%.2f", help="Nats a token", width=75
     ),
     "standard_loss": st.column_config.NumberColumn(
-        "Standard loss", format="%.2f", help="Nats a token", width="small"
+        "Standard loss", format="%.2f", help="Nats a token", width=95
     ),
     "id": st.column_config.TextColumn("Id", width="small"),
 }
 _CLUSTER_COLUMNS = {
-    "cluster": st.column_config.NumberColumn("Cluster", width="small"),
-    "documents": st.column_config.NumberColumn("Documents", width="small"),
+    "cluster": st.column_config.NumberColumn("Cluster", width=55),
+    "documents": st.column_config.NumberColumn("Documents", width=80),
     "purity": st.column_config.ProgressColumn(
         "Purity",
         format="%.0f %%",
         min_value=0,
         max_value=100,
-        width="small",
+        width=100,
         help="Share of the cluster's largest domain",
     ),
-    "top_domains": st.column_config.TextColumn("Largest domains", width="large"),
+    "top_domains": st.column_config.TextColumn("Largest domains", width=330),
     "words": st.column_config.TextColumn(
         "Enriched words",
-        width="large",
+        width=290,
         help="Words that more of its documents hold than of all documents",
     ),
     "experts": st.column_config.TextColumn(
         "Enriched experts",
-        width="large",
+        width=240,
         help="Layer and expert, with its mean router probability relative to all documents",
     ),
 }

@@ -211,10 +211,12 @@ def _token_answer() -> None:
     except ValueError:
         return  # the reader below says what is wrong with the files
     st.markdown(
-        f"{found.clusters} clusters of single tokens share {_interval(found.emo)} in EMO and "
-        f"{_interval(found.standard)} in the standard MoE, {found.ratio.mean:.1f} "
-        f"[{found.ratio.low:.1f}, {found.ratio.high:.1f}] times as much "
-        f"({count(found.tokens, 'token')} of {count(found.documents, 'document')})."
+        f"{found.clusters} clusters of single tokens share **{_interval(found.emo)}** with the "
+        f"domain in EMO and **{_interval(found.standard)}** in the standard MoE, so EMO's "
+        f"{found.ratio.mean:.2f} [{found.ratio.low:.2f}, {found.ratio.high:.2f}] times as much; "
+        f"with the token itself they share {_interval(found.emo_token)} and "
+        f"{_interval(found.standard_token)} ({count(found.tokens, 'token')} of "
+        f"{count(found.documents, 'document')})."
     )
 
 

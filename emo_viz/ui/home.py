@@ -54,6 +54,7 @@ def show() -> None:
         for card in CARDS:
             with grid.cell():
                 _draw(card)
+    st.caption("In brackets, and as bars: 95 % intervals, by resampling the documents.")
     st.subheader("What is loaded")
     _models()
     _documents()
@@ -83,15 +84,15 @@ def _commands(template: str) -> None:
 
 def _robustness() -> Finding:
     path = _existing(CURVES)
-    found = _curves_headline(str(path), _changed(path))
+    found, by_chance = _curves_headline(str(path), _changed(path))
     emo, standard = (_percent(_kept(one)) for one in (found.emo, found.standard))
     return Finding(
         f"With {found.keep_k} of {found.num_experts} experts a layer, EMO keeps "
-        f"**{emo.mean:.0f} %** {_span(emo, '{:.0f}')} of its likelihood a token, the standard "
-        f"MoE **{standard.mean:.0f} %** {_span(standard, '{:.0f}')}. "
+        f"**{emo.mean:.0f}\u00a0%** {_span(emo, '{:.0f}')} of its likelihood a token, the standard "
+        f"MoE **{standard.mean:.0f}\u00a0%** {_span(standard, '{:.0f}')}. "
         f"{count(found.documents, 'held-out document')}, {count(found.tokens, 'token')}, "
         f"{count(found.domains, 'domain')}.",
-        Compared(emo, standard, "% of the likelihood a token"),
+        Compared(emo, standard, "% of the likelihood a token", 100 * by_chance, "random experts"),
     )
 
 
@@ -207,8 +208,15 @@ def _bundled_tokens() -> str:
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the curves …")
-def _curves_headline(path: str, changed: float) -> curves.Headline:
-    return curves.headline(curves.read_curves(Path(path)), KEEP_K)
+def _curves_headline(path: str, changed: float) -> tuple[curves.Headline, float]:
+    """The headline, and the likelihood kept with random experts by the model that keeps more."""
+    read = curves.read_curves(Path(path))
+    measured = curves.Measured.of(read.rows)
+    by_chance = (
+        measured.increase(model, curves.RANDOM, KEEP_K).mean
+        for model in (curves.EMO, curves.STANDARD)
+    )
+    return curves.headline(read, KEEP_K), curves.likelihood_kept(min(by_chance))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

@@ -71,7 +71,7 @@ def reader(documents: pd.DataFrame, listed: Sequence[str]) -> None:
     """
     document = _chosen(documents, listed)
     pair = resources.pair()
-    reading = read(pair, Chosen(document["text"], ""))
+    reading = read(pair, Chosen(document["text"], origin="", address={}))
     _head(document, listed, reading)
     clusters = _token_clusters(reading)
     by, layer = _colour_controls(reading, clusters)

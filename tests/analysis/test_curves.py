@@ -89,7 +89,7 @@ def test_keeping_all_experts_costs_exactly_nothing_whatever_the_method(rows):
 
 
 def test_random_subsets_are_averaged_and_their_range_is_kept(rows):
-    table = Measured.of(rows).table().set_index(["model", "method", "keep_k"])
+    table = Measured.of(rows).table.set_index(["model", "method", "keep_k"])
     point = table.loc["emo", RANDOM, 8]
     assert point["loss"] == pytest.approx(3.5)
     assert (point["loss_min"], point["loss_max"]) == pytest.approx((3.0, 4.0))

@@ -100,6 +100,7 @@ def test_headline_compares_the_two_models(tmp_path, by_domain, by_token):
     assert line.ratio.mean == pytest.approx(line.emo.mean / line.standard.mean)
     assert line.ratio.low < line.ratio.mean < line.ratio.high
     assert (line.documents, line.tokens, line.clusters) == (24, 600, 3)
+    assert line.emo_token == by_domain.agreements["token"].nmi
     assert line.standard_chance == by_token.agreements["domain"].chance
 
 
