@@ -24,14 +24,14 @@ FOLDER = click.Path(path_type=Path)
 @click.option(
     "--neighbours",
     type=click.IntRange(min=2),
-    default=15,
+    default=30,
     show_default=True,
     help="UMAP's n_neighbors: larger keeps more of the whole, smaller more of the detail.",
 )
 @click.option(
     "--min-dist",
     type=click.FloatRange(0, 1),
-    default=0.1,
+    default=0.9,
     show_default=True,
     help="UMAP's min_dist: smaller packs similar documents tighter.",
 )

@@ -37,7 +37,7 @@ OTHER_SIGN: Final = "◇"
 MARKER_SIZE: Final = 7
 MAP_HEIGHT: Final = 460
 DIMMED: Final = 0.1
-LABEL_SHIFT: Final = 14  # pixels above the points it names
+LABEL_SHIFT: Final = 10  # pixels above the place that it is given
 MAP_CONFIG: Final[dict[str, Any]] = CHART_CONFIG | {
     "modeBarButtonsToRemove": ["sendDataToCloud", "autoScale2d"],
     "scrollZoom": True,
@@ -69,7 +69,8 @@ def colour_groups(names: Sequence[str], first: str | None = None) -> list[Group]
     ]
     if len(order) > len(own):
         rest = np.flatnonzero(~np.isin(inverse, own))
-        name = f"{len(order) - len(own)} others"
+        left = len(order) - len(own)
+        name = f"{left} others" if left > 1 else str(groups[order[-1]])
         drawn.append(Group(name, rest, OTHER_COLOUR, OTHER_SYMBOL, OTHER_SIGN))
     return drawn
 

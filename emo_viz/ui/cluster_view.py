@@ -180,7 +180,7 @@ def _legend(groups: Sequence[Group], highlighted: NDArray[np.bool_] | None) -> N
             f'<span style="white-space:nowrap;opacity:{0.4 if faded else 1}">'
             f'<span aria-hidden="true" style="color:{group.colour}">{group.sign}</span> '
             f"{escape_html(shorten(group.name, 60))} "
-            f'<span style="opacity:.65">{len(group.rows):,}</span></span>'
+            f'<span style="opacity:.65">({len(group.rows):,})</span></span>'
         )
     st.html(
         '<div style="display:flex;flex-wrap:wrap;gap:.1rem 1rem;font-size:.82rem;'

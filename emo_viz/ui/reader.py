@@ -81,23 +81,24 @@ def reader(documents: pd.DataFrame, listed: Sequence[str]) -> None:
     coloured = {name: _coloured(reading, name, by, layer, clusters) for name in reading.recordings}
     for column, (name, one) in zip(st.columns(2), coloured.items(), strict=True):
         with column:
-            _pane(name, reading, one, token)
+            _pane(name, reading, one, token, "clusters" if by == BY_CLUSTER else "experts")
     st.caption(_explanation(by, layer, clusters))
 
 
 def _head(document: pd.Series, listed: Sequence[str], reading: Reading) -> None:
     row = st.container(horizontal=True, vertical_alignment="center", gap="small")
+    below = st.container(horizontal=True, vertical_alignment="center", gap="medium")
     parts = (document["domain"], document["parent"] or document["id"], document["source"])
     known = [escape_markdown(shorten(str(part), 60)) for part in parts if part]
-    row.markdown(f"##### {' · '.join(known)}", width="content")
-    row.caption(
-        f"{count(reading.num_tokens, 'token')}, loss {document['emo_loss']:.2f} (EMO) and "
-        f"{document['standard_loss']:.2f} (standard MoE) nats a token",
-        width="stretch",
-    )
+    row.markdown(f"##### {' · '.join(known)}", width="stretch")
     for step in (-1, 1):
         _step(row, document["id"], listed, step)
-    row.page_link(
+    below.caption(
+        f"{count(reading.num_tokens, 'token')}, loss {document['emo_loss']:.2f} (EMO) and "
+        f"{document['standard_loss']:.2f} (standard MoE) nats a token",
+        width="content",
+    )
+    below.page_link(
         "pages/1_Token_routing.py",
         label="Token routing of this document",
         icon=":material/alt_route:",
@@ -198,12 +199,12 @@ def _coloured(
     return Coloured(groups, [of_token[row] for row in range(len(names))], names)
 
 
-def _pane(name: str, reading: Reading, coloured: Coloured, token: int | None) -> None:
+def _pane(name: str, reading: Reading, coloured: Coloured, token: int | None, groups: str) -> None:
     picked = coloured.of_token[token - 1] if token else None
     largest = max(coloured.groups, key=lambda group: len(group.rows))
     tokens = len(coloured.names)
     st.markdown(
-        f"**{assets.MODEL_LABELS[name]}** · the largest of {len(set(coloured.names))} groups holds "
+        f"**{assets.MODEL_LABELS[name]}** · the largest of {len(set(coloured.names))} {groups} holds "
         f"{share(np.unique(coloured.names, return_counts=True)[1].max() / tokens)} of the tokens"
     )
     token_strip(
@@ -241,7 +242,7 @@ def _legend(coloured: Coloured, picked: Group | None) -> None:
         f'<span style="opacity:{1 if picked in (None, group) else 0.45}">'
         f'<span aria-hidden="true" style="color:{group.colour}">{group.sign}</span> '
         f"{escape_html(shorten(group.name, 70))} "
-        f'<span style="opacity:.65">{share(len(group.rows) / len(coloured.names))}</span></span>'
+        f'<span style="opacity:.65">({share(len(group.rows) / len(coloured.names))})</span></span>'
         for group in coloured.groups
     ]
     st.html(

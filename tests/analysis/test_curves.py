@@ -124,6 +124,16 @@ def test_a_ratio_to_nothing_lost_is_infinite(rows):
     assert ratio.mean == ratio.low == ratio.high == np.inf
 
 
+def test_a_ratio_to_a_gain_is_infinite(rows):
+    """A subset that is better than the full model loses less than nothing."""
+    cut = (rows["model"] == "emo") & (rows["method"] == ROUTER_PROBABILITY)
+    better = rows.assign(loss_sum=rows["loss_sum"].where(~cut, rows["loss_sum"] / 10))
+    measured = Measured.of(better)
+    assert measured.increase("emo", ROUTER_PROBABILITY, 8).mean < 0
+    ratio = measured.ratio(("standard", ROUTER_PROBABILITY, 8), ("emo", ROUTER_PROBABILITY, 8))
+    assert ratio.mean == ratio.low == np.inf
+
+
 def test_one_document_a_domain_has_no_interval(rows):
     alone = rows[rows["document"].isin(["f1", "l1"])]
     span = Measured.of(alone).increase("emo", ROUTER_PROBABILITY, 8)

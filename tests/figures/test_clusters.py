@@ -45,6 +45,11 @@ def test_more_groups_fall_into_others():
     assert groups[-1].symbol not in {group.symbol for group in groups[:-1]}
 
 
+def test_a_single_group_too_many_keeps_its_name():
+    groups = colour_groups([f"g{i:02}" for i in range(11) for _ in range(30 - i)])
+    assert groups[-1].name == "g10" and groups[-1].colour == OTHER_COLOUR
+
+
 def test_a_small_group_can_be_given_a_colour():
     names = [f"g{i:02}" for i in range(13) for _ in range(30 - i)]
     groups = colour_groups(names, first="g12")
