@@ -203,9 +203,10 @@ def _pane(name: str, reading: Reading, coloured: Coloured, token: int | None, gr
     picked = coloured.of_token[token - 1] if token else None
     largest = max(coloured.groups, key=lambda group: len(group.rows))
     tokens = len(coloured.names)
+    held = share(np.unique(coloured.names, return_counts=True)[1].max() / tokens)
     st.markdown(
-        f"**{assets.MODEL_LABELS[name]}** · the largest of {len(set(coloured.names))} {groups} holds "
-        f"{share(np.unique(coloured.names, return_counts=True)[1].max() / tokens)} of the tokens"
+        f"**{assets.MODEL_LABELS[name]}** · the largest of {len(set(coloured.names))} {groups} "
+        f"holds {held} of the tokens"
     )
     token_strip(
         [_token(reading, coloured, row, picked) for row in range(tokens)],

@@ -98,8 +98,8 @@ def test_objects_are_neither_written_nor_read(tmp_path):
 
 def test_labels_name_groups_that_lie_together():
     rng = np.random.default_rng(0)
-    places = {"dense": (-1.5, 0.0), "looser": (1.5, 0.0), "hidden": (-1.48, 0.03)}
-    spreads = {"dense": 0.05, "looser": 0.15, "hidden": 0.1}
+    places = {"dense": (-1.5, 0.0), "looser": (1.5, 0.0), "hidden": (-1.48, 0.0)}
+    spreads = {"dense": 0.05, "looser": 0.15, "hidden": 0.06}
     groups = np.repeat([*places, "spread"], 50)
     rows = [np.array(places[n]) + spreads[n] * rng.normal(size=(50, 2)) for n in places]
     labels = place_labels(np.concatenate([*rows, rng.normal(size=(50, 2))]), groups)
