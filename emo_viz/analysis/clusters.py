@@ -16,14 +16,14 @@ MINIBATCH_ROWS = 20_000  # above this, k-means starts from mini-batches
 
 @dataclass(frozen=True)
 class Clustering:
-    """Labels [N] (0 = the largest cluster) and unit centroids [K, C]."""
+    """Labels [N] and unit centroids [K, C]; cluster 0 is the largest unless renumbered."""
 
     labels: NDArray[np.int64]
     centroids: NDArray[np.float32]
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
-        """Rows per cluster [K], falling."""
+        """Rows per cluster [K]."""
         return np.bincount(self.labels, minlength=len(self.centroids))
 
 
@@ -43,6 +43,21 @@ def spherical_kmeans(vectors: NDArray[np.float32], k: int, seed: int = 0) -> Clu
     labels[order] = nearest(rows, centroids)
     by_size = np.argsort(-np.bincount(labels, minlength=k), kind="stable")
     return Clustering(np.argsort(by_size)[labels], centroids[by_size])
+
+
+def match_clusters(clustering: Clustering, reference: Clustering) -> Clustering:
+    """The clusters of the same rows, renumbered so that equal numbers share the most rows.
+
+    Raises ValueError if the two do not have the same rows and the same number of clusters.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    k = len(reference.centroids)
+    if len(clustering.centroids) != k or len(clustering.labels) != len(reference.labels):
+        raise ValueError("Only as many clusters of the same rows can be matched.")
+    shared = np.bincount(reference.labels * k + clustering.labels, minlength=k * k).reshape(k, k)
+    own = linear_sum_assignment(shared, maximize=True)[1]
+    return Clustering(np.argsort(own)[clustering.labels], clustering.centroids[own])
 
 
 def nearest(vectors: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int64]:

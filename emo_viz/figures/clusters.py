@@ -36,6 +36,9 @@ OTHER_SYMBOL: Final = "diamond-open"
 OTHER_SIGN: Final = "◇"
 MARKER_SIZE: Final = 7
 MAP_HEIGHT: Final = 460
+ROW_HEIGHT: Final = 19
+HEATMAP_TOP: Final = 72
+HEATMAP_BOTTOM: Final = 116
 DIMMED: Final = 0.1
 LABEL_SHIFT: Final = 10  # pixels above the place that it is given
 MAP_CONFIG: Final[dict[str, Any]] = CHART_CONFIG | {
@@ -55,13 +58,17 @@ class Group:
     sign: str
 
 
-def colour_groups(names: Sequence[str], first: str | None = None) -> list[Group]:
+def colour_groups(names: Sequence[str], first: Sequence[str] = ()) -> list[Group]:
     """The ten largest groups of rows, each with a colour and a marker, and the rest as one.
 
-    names: the group of each row. first: a group that gets a colour whatever its size.
+    names: the group of each row. first: groups that get the first colours whatever their size.
     """
     groups, inverse, sizes = np.unique(names, return_inverse=True, return_counts=True)
-    order = sorted(range(len(groups)), key=lambda i: (groups[i] != first, -sizes[i], groups[i]))
+    claim = {name: place for place, name in enumerate(first)}
+    order = sorted(
+        range(len(groups)),
+        key=lambda i: (claim.get(groups[i], len(claim)), -sizes[i], groups[i]),
+    )
     own = order if len(order) <= len(GROUP_COLOURS) else order[: len(GROUP_COLOURS)]
     drawn = [
         Group(str(groups[i]), np.flatnonzero(inverse == i), colour, symbol, sign)
@@ -126,7 +133,8 @@ def domain_heatmap(
     """Share of each domain's documents in each cluster: one panel a model, one colour scale.
 
     tables: counts, domains (rows, the same in all) by clusters (columns). labels: the panels'
-    names. Domains and clusters are put in an order that brings large shares to the diagonal.
+    names. Domains and clusters are put in an order that brings the large shares of the first
+    model to the diagonal; the others keep to it.
     """
     fig = make_subplots(
         cols=len(tables),
@@ -136,22 +144,34 @@ def domain_heatmap(
     )
     first = next(iter(tables.values()))
     domains = _diagonal_rows(_shares(first))
+    clusters = _diagonal_rows(_shares(first.iloc[domains].T))
     for column, table in enumerate(tables.values(), start=1):
-        fig.add_trace(_share_heatmap(table.iloc[domains]), row=1, col=column)
+        fig.add_trace(_share_heatmap(table.iloc[domains, clusters]), row=1, col=column)
     style(fig, title)
+    cells = ROW_HEIGHT * len(first)
     fig.update_layout(
-        height=140 + 19 * len(first),
-        coloraxis={
-            "colorscale": SEQUENTIAL,
-            "cmin": 0,
-            "cmax": 100,
-            "colorbar": {"title": {"text": "% of the<br>domain"}, "thickness": 12},
-        },
+        height=cells + HEATMAP_TOP + HEATMAP_BOTTOM,
+        margin={"t": HEATMAP_TOP, "b": HEATMAP_BOTTOM},
+        coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 100, "colorbar": _below(cells)},
     )
-    fig.update_xaxes(title_text="Cluster (its number in the table)", type="category")
+    fig.update_xaxes(title_text="Cluster", type="category")
     fig.update_xaxes(showgrid=False, tickangle=0)
     fig.update_yaxes(autorange="reversed", showgrid=False)
     return fig
+
+
+def _below(cells: int) -> dict[str, Any]:
+    """A colour bar under the panels, whose cells are that many pixels high: the width is theirs."""
+    return {
+        "title": {"text": "% of the domain's documents", "side": "right"},
+        "orientation": "h",
+        "thickness": 10,
+        "len": 0.45,
+        "x": 0,
+        "xanchor": "left",
+        "y": -64 / cells,
+        "yanchor": "top",
+    }
 
 
 def _points(
@@ -203,13 +223,11 @@ def _diagonal_rows(shares: NDArray[np.float64]) -> list[int]:
 
 
 def _share_heatmap(table: pd.DataFrame) -> go.Heatmap:
-    shares = _shares(table)
-    columns = _diagonal_rows((shares / np.maximum(shares.sum(axis=0), 1e-9)).T)
     return go.Heatmap(
-        z=(100 * shares[:, columns]).astype(np.float32),
-        x=[str(table.columns[i]) for i in columns],
+        z=(100 * _shares(table)).astype(np.float32),
+        x=[str(cluster) for cluster in table.columns],
         y=list(table.index),
-        customdata=table.to_numpy()[:, columns].astype(np.int32),
+        customdata=table.to_numpy(np.int32),
         coloraxis="coloraxis",
         xgap=1,
         ygap=1,

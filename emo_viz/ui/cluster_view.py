@@ -35,6 +35,7 @@ from emo_viz.ui.text import count, escape_html, escape_markdown, share, shorten,
 
 DOCUMENT = "cluster_document"
 FIRST_WORDS = 60
+NARROWEST_MAP = 340
 TABLE_HEIGHT = 248
 COLOURED_BY = {DOMAIN: "domain", CLUSTER: "its own clusters", EXPERT: "top expert"}
 
@@ -46,10 +47,10 @@ def maps(data: Data, view: View, found: Mapping[str, Clustered]) -> Rows | None:
     ids = data.documents["id"].tolist()
     cluster_selection.follow_address(f"{data.key} {view} {method}")
     highlighted = None if view.domain is None else np.array(data.domains) == view.domain
-    first = view.domain if view.colour == DOMAIN else None
-    groups = {name: colour_groups(names[name], first) for name in LABELS}
-    for column, name in zip(st.columns(2), LABELS, strict=True):
-        with column:
+    groups = {name: colour_groups(names[name], _first(name, view, found)) for name in LABELS}
+    side_by_side = st.grid(2, min_column_width=NARROWEST_MAP)
+    for name in LABELS:
+        with side_by_side.cell():
             _map(name, data, view, method, points[name], groups[name], found[name], highlighted)
             if view.colour != DOMAIN:
                 _legend(groups[name], highlighted)
@@ -72,6 +73,7 @@ def documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustered
     else:
         _selection_summary(data, rows, found)
         if len(rows) == 0:
+            st.caption("Draw around points on either map, or clear the selection.")
             return []
     table = data.documents.iloc[listed]
     ids = table["id"].tolist()
@@ -160,14 +162,30 @@ def _map(
     )
 
 
+def _first(name: str, view: View, found: Mapping[str, Clustered]) -> list[str]:
+    """What gets the first colours: the highlighted domain; of clusters those that are the largest
+    in EMO, so that matching clusters have the same colour in both maps."""
+    if view.colour == DOMAIN:
+        return [] if view.domain is None else [view.domain]
+    if view.colour == CLUSTER:
+        largest = np.argsort(-found["emo"].clustering.sizes, kind="stable")
+        return [found[name].names[cluster] for cluster in largest]
+    return []
+
+
 def _map_caption(data: Data, view: View, method: str) -> None:
     where = "all layers" if view.layer is None else f"layer {view.layer}"
+    matched = (
+        " Clusters are matched by the documents they share: the same number and colour in both."
+        if view.colour == CLUSTER
+        else ""
+    )
     highlight = f" All domains but {escape_markdown(view.domain)} recede." if view.domain else ""
     distances = " UMAP distances far apart mean little." if method == UMAP else ""
     st.caption(
         f"{data.size}; a point is a document, its place the mean router probabilities of {where}. "
         f"The standard model's map is turned and resized onto EMO's, so that the same document "
-        f"lies near the same place where the models agree.{distances}{highlight}"
+        f"lies near the same place where the models agree.{distances}{matched}{highlight}"
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from emo_viz.analysis.alignment import Alignment, alignment
 from emo_viz.analysis.bootstrap import Interval
-from emo_viz.analysis.clusters import Clustering, spherical_kmeans
+from emo_viz.analysis.clusters import Clustering, match_clusters, spherical_kmeans
 from emo_viz.analysis.profiles import WordTable, cluster_table, top_experts, word_table
 from emo_viz.analysis.projection import Maps, content_key, load_maps, pca_map, procrustes
 from emo_viz.analysis.tokens import Headline, headline
@@ -277,6 +277,8 @@ def _vectors(key: str, name: str, layer: int | None, _data: Data) -> NDArray[np.
 @st.cache_resource(max_entries=256, show_spinner=False)
 def _clustered(key: str, name: str, k: int, layer: int | None, _data: Data) -> Clustered:
     clustering = spherical_kmeans(_vectors(key, name, layer, _data), k)
+    if name != "emo":
+        clustering = match_clusters(clustering, _clustered(key, "emo", k, layer, _data).clustering)
     table = cluster_table(clustering, _data.domains, _data.words, _data.traces[name].usage)
     names = [f"{n}: {label}" for n, label in zip(table["cluster"], table["label"], strict=True)]
     measured = alignment(clustering.labels, _data.domains)

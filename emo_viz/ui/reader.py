@@ -4,11 +4,11 @@ Picking a token in either pane shows the group that each model puts it in; the s
 in the other pane.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -202,11 +202,10 @@ def _coloured(
 def _pane(name: str, reading: Reading, coloured: Coloured, token: int | None, groups: str) -> None:
     picked = coloured.of_token[token - 1] if token else None
     largest = max(coloured.groups, key=lambda group: len(group.rows))
-    tokens = len(coloured.names)
-    held = share(np.unique(coloured.names, return_counts=True)[1].max() / tokens)
+    tokens, sizes = len(coloured.names), Counter(coloured.names)
     st.markdown(
-        f"**{assets.MODEL_LABELS[name]}** · the largest of {len(set(coloured.names))} {groups} "
-        f"holds {held} of the tokens"
+        f"**{assets.MODEL_LABELS[name]}** · the largest of {len(sizes)} {groups} holds "
+        f"{share(max(sizes.values()) / tokens)} of the tokens"
     )
     token_strip(
         [_token(reading, coloured, row, picked) for row in range(tokens)],

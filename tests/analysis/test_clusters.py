@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emo_viz.analysis import clusters
-from emo_viz.analysis.clusters import nearest, spherical_kmeans
+from emo_viz.analysis.clusters import match_clusters, nearest, spherical_kmeans
 from emo_viz.analysis.vectors import unit_rows
 
 
@@ -69,6 +69,20 @@ def test_more_clusters_than_different_rows_are_refused():
     with pytest.raises(ValueError, match="2 different rows cannot make 3 clusters"):
         spherical_kmeans(rows, 3)
     assert spherical_kmeans(rows, 2).sizes.tolist() == [2, 1]
+
+
+def test_matched_clusters_share_numbers_where_they_share_rows():
+    rows, truth = planted([40, 25, 15, 8])
+    reference = spherical_kmeans(rows, 4)
+    moved = np.array([2, 0, 3, 1])
+    other = clusters.Clustering(moved[reference.labels], np.eye(4, dtype=np.float32))
+    other.labels[:3] = 0  # a few rows lie elsewhere
+    matched = match_clusters(other, reference)
+    assert (matched.labels[3:] == reference.labels[3:]).all()
+    assert (matched.centroids.argmax(axis=1) == moved).all()
+    assert sorted(matched.sizes) == sorted(other.sizes)
+    with pytest.raises(ValueError, match="as many clusters"):
+        match_clusters(spherical_kmeans(rows, 3), reference)
 
 
 def test_nearest_is_by_direction():

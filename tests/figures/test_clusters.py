@@ -52,7 +52,7 @@ def test_a_single_group_too_many_keeps_its_name():
 
 def test_a_small_group_can_be_given_a_colour():
     names = [f"g{i:02}" for i in range(13) for _ in range(30 - i)]
-    groups = colour_groups(names, first="g12")
+    groups = colour_groups(names, first=["g12"])
     assert groups[0].name == "g12" and groups[0].colour == GROUP_COLOURS[0]
     assert "g12" not in [group.name for group in groups[1:]]
 
@@ -98,6 +98,12 @@ def test_lasso_and_box_can_be_reached():
     assert "sendDataToCloud" in removed
 
 
+def test_colours_can_be_claimed_in_an_order():
+    groups = colour_groups(list("aaabbc"), first=["c", "missing", "b"])
+    assert [group.name for group in groups] == ["c", "b", "a"]
+    assert [group.colour for group in groups] == list(GROUP_COLOURS[:3])
+
+
 def test_heatmap_gives_shares_of_domains_and_counts():
     tables = {
         "emo": pd.DataFrame([[0, 4], [6, 2]], index=["law", "sea"], columns=[0, 1]),
@@ -116,6 +122,6 @@ def test_heatmap_gives_shares_of_domains_and_counts():
         ("sea", "0"): (75, 6),
         ("sea", "1"): (25, 2),
     }
-    assert list(fig.data[1].y) == list(emo.y)
+    assert list(fig.data[1].y) == list(emo.y) and list(fig.data[1].x) == list(emo.x)
     assert [emo.z[i][i] for i in range(2)] == pytest.approx([75, 100])
     assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (0, 100)

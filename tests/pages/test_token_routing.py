@@ -191,6 +191,14 @@ def test_token_beyond_the_text_is_ignored():
     assert "Choose a token" in words(opened(routing_token="4000"))
 
 
+def test_token_left_over_from_a_longer_text_is_dropped():
+    at = opened()
+    at.session_state["routing_token"] = 4000
+    at.run()
+    assert not at.exception
+    assert "Choose a token" in words(at)
+
+
 def test_missing_assets_are_an_empty_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(tmp_path))
     at = opened()
