@@ -82,6 +82,7 @@ $(BIN)/pip:
 
 $(APP_READY): requirements.txt | $(BIN)/pip
 	$(BIN)/pip install -r requirements.txt
+	$(BIN)/python -m model.native
 	@touch $@
 
 $(DEV_READY): requirements-dev.txt $(APP_READY)

@@ -1,20 +1,27 @@
-"""Time several callables in turn, in one process, and print medians and ratios."""
+"""Time several callables in turn, in one process, and print medians and ratios.
+
+With one torch thread the clock counts the process's own CPU time, so that other programs on the
+machine disturb less; with more it is the wall's.
+"""
 
 import statistics
 import time
 from collections.abc import Callable
 
+import torch
+
 
 def interleaved(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each side; the sides take turns, so that load falls on all alike."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for run in sides.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, run in sides.items():
-            started = time.perf_counter()
+            started = clock()
             run()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

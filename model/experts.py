@@ -1,10 +1,11 @@
 """Expert backends behind transformers' ExpertsInterface: the same numbers at different speed.
 
-`emo_moe` is the one the models use: the kernels of `model.kernels` on CUDA. On a CPU it sorts the
-(token, expert) rows by expert and runs one matrix product an expert into preallocated buffers, with
-a hand-written backward; nothing is padded in fp32. In bf16 row counts are padded to a multiple of
-ROW_MULTIPLE, because oneDNN compiles a kernel for every new shape. `reference_experts` is the plain
-loop that tests compare with.
+`emo_moe` is the one the models use: the kernels of `model.kernels` on CUDA; on a CPU the compiled
+code of `model.native` for small experts, else `sorted_experts`. That one sorts the (token, expert)
+rows by expert and runs one matrix product an expert into preallocated buffers, with a hand-written
+backward. Row counts of small experts in bf16 are padded to a multiple of ROW_MULTIPLE, because
+oneDNN compiles a kernel for every new shape. `reference_experts` is the plain loop that
+tests compare with.
 
 Shapes: N tokens, K experts a token, S = N*K slots, P rows (slots sorted by expert, padded),
 E experts, H hidden size, I expert width.
@@ -19,6 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers.activations import SiLUActivation
 from transformers.integrations.moe import ExpertsInterface, _default_apply_gate
+
+from model import native
 
 ROW_MULTIPLE = 32
 
@@ -67,11 +70,13 @@ def _per_expert_product(
 
 def _per_expert_gradient(left_PA: Tensor, right_PC: Tensor, sizes: list[int]) -> Tensor:
     """left_e^T @ right_e for every expert e: [E, A, C]; zero for experts without rows."""
-    out_EAC = left_PA.new_zeros(len(sizes) - 1, left_PA.shape[1], right_PC.shape[1])
+    out_EAC = left_PA.new_empty(len(sizes) - 1, left_PA.shape[1], right_PC.shape[1])
     groups = zip(out_EAC, sizes, left_PA.split(sizes), right_PC.split(sizes), strict=False)
     for out_AC, size, left, right in groups:
         if size:
             torch.mm(left.t(), right, out=out_AC)
+        else:
+            out_AC.zero_()
     return out_EAC
 
 
@@ -89,7 +94,7 @@ class _SortedExperts(torch.autograd.Function):
         ctx: Any, x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
     ) -> Tensor:
         N, K = ids_NK.shape
-        slots = sort_slots(ids_NK, w13_EJH.shape[0], _row_multiple(x_NH.dtype))
+        slots = sort_slots(ids_NK, w13_EJH.shape[0], _row_multiple(w13_EJH))
         x_PH = _gather_rows(x_NH, slots.slot_of_row_P, K)
         h_PJ = _per_expert_product(
             x_PH, w13_EJH.transpose(1, 2).unbind(0), slots.sizes, w13_EJH.shape[1]
@@ -133,8 +138,38 @@ def _sum_slots(y_PH: Tensor, row_of_slot_S: Tensor, N: int, K: int) -> Tensor:
     return y_PH.index_select(0, row_of_slot_S).view(N, K, y_PH.shape[1]).sum(1)
 
 
-def _row_multiple(dtype: torch.dtype) -> int:
-    return ROW_MULTIPLE if dtype == torch.bfloat16 else 1
+class _NativeExperts(torch.autograd.Function):
+    """The same sum in compiled code (experts.c), fp32; rows stay in the cache between products."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
+    ) -> Tensor:
+        out_NH, saved = native.experts_forward(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK, keep=True)
+        ctx.save_for_backward(*saved)
+        return out_NH
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout_NH: Tensor) -> tuple[Tensor | None, ...]:
+        return *native.experts_backward(ctx.saved_tensors, dout_NH), None
+
+
+@torch.compiler.disable
+def native_experts(
+    x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
+) -> Tensor:
+    """SwiGLU experts in compiled code: [N, H], all in float32; see `native.fits`."""
+    inputs = (x_NH, w13_EJH, w2_EHI, s_NK)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        return _NativeExperts.apply(*inputs, ids_NK)
+    return native.experts_forward(*inputs, ids_NK, keep=False)[0]
+
+
+def _row_multiple(w13_EJH: Tensor) -> int:
+    """Padding of row counts: pays where products are short and oneDNN compiles for every shape."""
+    short = w13_EJH[0].numel() <= native.MAX_WEIGHTS
+    return ROW_MULTIPLE if short and w13_EJH.dtype == torch.bfloat16 else 1
 
 
 def sorted_experts(
@@ -190,12 +225,21 @@ def _cuda_experts(
     return moe(x, w13, w2, s_NK, ids_NK, backend="triton").to(x_NH.dtype)
 
 
+def _cpu_experts(
+    x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
+) -> Tensor:
+    """Compiled code where it fits, in float32 under autocast too: it is the faster of the two."""
+    if x_NH.dtype == torch.float32 and native.fits(w13_EJH, w2_EHI):
+        return native_experts(x_NH, w13_EJH, w2_EHI, s_NK.float(), ids_NK)
+    return sorted_experts(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK)
+
+
 def emo_moe(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    """ExpertsInterface entry: Triton kernels on CUDA, sorted rows on a CPU.
+    """ExpertsInterface entry: Triton kernels on CUDA, compiled code or sorted rows on a CPU.
 
     Experts that are not plain SwiGLU, and other devices, get transformers' grouped_mm.
     """
-    backends = {"cuda": _cuda_experts, "cpu": sorted_experts}
+    backends = {"cuda": _cuda_experts, "cpu": _cpu_experts}
     backend = backends.get(hidden_states.device.type)
     if backend is None or not is_plain_swiglu(self):
         grouped_mm = ExpertsInterface._global_mapping["grouped_mm"]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_TOKENS = 1024
+CHUNK_TOKENS = {"cpu": 128}
+"""By device: on a CPU so few that a chunk's logits stay in a core's cache between passes."""
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -24,18 +25,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dh_NH, dw_VH = torch.empty_like(h), torch.zeros_like(w_VH)
         total = h_NH.new_zeros(())
         scale = 1.0 / h.shape[0]
-        for start in range(0, h.shape[0], CHUNK_TOKENS):
-            chunk = slice(start, start + CHUNK_TOKENS)
-            logits_CV = (h[chunk] @ w.t()).float()
-            label_C1 = labels_N[chunk].unsqueeze(1)
-            lse_C1 = logits_CV.logsumexp(1, keepdim=True)
-            total += (lse_C1 - logits_CV.gather(1, label_C1)).sum() + z_coef * lse_C1.square().sum()
-            probs_CV = logits_CV.sub_(lse_C1).exp_()
-            dlogits_CV = probs_CV.mul_(1 + 2 * z_coef * lse_C1)
-            dlogits_CV.scatter_add_(1, label_C1, torch.full_like(lse_C1, -1.0))
+        size = min(CHUNK_TOKENS.get(h.device.type, 4096), h.shape[0])
+        logits_CV = h.new_empty(size, w.shape[0])
+        for h_CH, dh_CH, labels_C in zip(
+            h.split(size), dh_NH.split(size), labels_N.split(size), strict=True
+        ):
+            torch.mm(h_CH, w.t(), out=logits_CV[: len(h_CH)])
+            loss, dlogits_CV = _chunk_loss(logits_CV[: len(h_CH)].float(), labels_C, z_coef)
+            total += loss
             dlogits_CV = dlogits_CV.mul_(scale).to(dtype)
-            torch.mm(dlogits_CV, w, out=dh_NH[chunk])
-            dw_VH += dlogits_CV.t() @ h[chunk]
+            torch.mm(dlogits_CV, w, out=dh_CH)
+            if dtype == dw_VH.dtype:
+                dw_VH.addmm_(dlogits_CV.t(), h_CH)
+            else:  # gradients of many chunks are not added up in half precision
+                dw_VH += dlogits_CV.t() @ h_CH
         ctx.save_for_backward(dh_NH.to(h_NH.dtype), dw_VH)
         return total * scale
 
@@ -44,6 +47,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         dh_NH, dw_VH = ctx.saved_tensors
         return dh_NH * dloss, dw_VH * dloss, None, None
+
+
+def _chunk_loss(logits_CV: Tensor, labels_C: Tensor, z_coef: float) -> tuple[Tensor, Tensor]:
+    """Summed loss of a chunk and its gradient, which takes the place of the logits."""
+    labels_C1 = labels_C.unsqueeze(1)
+    label_logits_C1, top_C1 = logits_CV.gather(1, labels_C1), logits_CV.amax(1, True)
+    exp_CV = logits_CV.sub_(top_C1).exp_()
+    sum_C1 = exp_CV.sum(1, keepdim=True)
+    lse_C1 = sum_C1.log() + top_C1
+    loss = (lse_C1 - label_logits_C1).sum() + z_coef * lse_C1.square().sum()
+    dlogits_CV = exp_CV.mul_((1 + 2 * z_coef * lse_C1) / sum_C1)
+    return loss, dlogits_CV.scatter_add_(1, labels_C1, torch.full_like(lse_C1, -1.0))
 
 
 def linear_cross_entropy(

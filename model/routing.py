@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from model.native import top_k_ids
+
 EosSide = Literal["next", "own"]
 
 
@@ -86,7 +88,8 @@ def route(
     if allowed_NR is not None:
         logits_NR = logits_NR.masked_fill(~allowed_NR, float("-inf"))
     scores_NR = logits_NR.softmax(-1)
-    weights, ids = scores_NR.topk(top_k - num_shared, dim=-1)
+    ids = top_k_ids(scores_NR.detach(), top_k - num_shared)
+    weights = scores_NR.gather(1, ids)
     shared_ids = torch.arange(num_routed, E, device=ids.device).expand(N, num_shared)
     shared_weights = weights.new_ones(N, num_shared)
     return Routed(

@@ -32,6 +32,7 @@ from model.train.presets import PRESETS, Preset, find_preset
 @click.option("--rows", type=click.IntRange(min=1), default=None, help="Packed rows a step.")
 @click.option("--seed", type=int, default=None)
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads.")
+@click.option("--bf16/--fp32", default=None, help="Of the products outside the experts.")
 @click.option("--stop-at", type=click.IntRange(min=1), default=None, help="Pause after this step.")
 def main(
     name: str,
@@ -42,12 +43,13 @@ def main(
     rows: int | None,
     seed: int | None,
     threads: int | None,
+    bf16: bool | None,
     stop_at: int | None,
 ) -> None:
     """Pretrain an EMO, a standard MoE or a dense model on a built corpus."""
     torch.set_num_threads(threads or os.cpu_count() or 1)
     try:
-        preset = find_preset(name, objective, steps=steps, rows=rows, seed=seed)
+        preset = find_preset(name, objective, steps=steps, rows=rows, seed=seed, bf16=bf16)
         _run(preset, corpus, out or Path("runs") / f"{name}-{objective}", stop_at)
     except ValueError as error:
         raise click.UsageError(str(error)) from error

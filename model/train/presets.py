@@ -81,6 +81,7 @@ NANO = Preset(
     rows=64,
     steps=1900,
     warmup_steps=100,
+    bf16=False,  # half as fast as float32 on a CPU that has no bf16 arithmetic (docs/log.md)
 )
 
 PAPER_1B14B = Preset(

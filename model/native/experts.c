@@ -1,0 +1,246 @@
+/* SwiGLU experts of one MoE layer on a CPU, fp32, forward and backward.
+ *
+ * Slots (token, expert) are counting-sorted by expert. The rows of one expert are worked off in
+ * blocks that stay in the cache: gather, product, activation, product, add to the token. Every
+ * token's sum runs in expert order, so equal inputs give equal bits, whatever other tokens do.
+ *
+ * Letters: N tokens, K slots a token, E experts, H hidden size, I expert width, J = 2I, M rows.
+ * w13 is [E, J, H] (gate over up), w2 [E, H, I], as transformers stores fused experts. H and I are
+ * multiples of WIDTH. Expert ids outside 0..E-1 drop their slot.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define TILE_ROWS 8
+#elif defined(__AVX2__)
+#define LANES 8
+#define TILE_ROWS 6
+#else
+#define LANES 4
+#define TILE_ROWS 8
+#endif
+#define TILE_VECTORS 2
+#define TILE_COLUMNS (TILE_VECTORS * LANES)
+#define WIDTH 32
+#define BLOCK 64
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#define INLINE static inline __attribute__((always_inline))
+
+/* C[m, n] (+)= sum_k A[m * a_row + k * a_step] * B[k, n], one tile of `rows` x TILE_COLUMNS. */
+INLINE void tile(const int rows, const float *A, long a_row, long a_step, const float *B, long ldb,
+                 float *C, long ldc, long depth, int accumulate) {
+    vec sum[TILE_ROWS][TILE_VECTORS];
+    for (int m = 0; m < rows; m++)
+        for (int v = 0; v < TILE_VECTORS; v++)
+            sum[m][v] = accumulate ? *(const vec *)(C + m * ldc + v * LANES) : (vec){0};
+    for (long k = 0; k < depth; k++) {
+        vec b[TILE_VECTORS];
+        for (int v = 0; v < TILE_VECTORS; v++) b[v] = *(const vec *)(B + k * ldb + v * LANES);
+        for (int m = 0; m < rows; m++) {
+            const float a = A[m * a_row + k * a_step];
+            for (int v = 0; v < TILE_VECTORS; v++) sum[m][v] += a * b[v];
+        }
+    }
+    for (int m = 0; m < rows; m++)
+        for (int v = 0; v < TILE_VECTORS; v++) *(vec *)(C + m * ldc + v * LANES) = sum[m][v];
+}
+
+/* C[M, n] (+)= A B; the rows are split evenly, so that no tile is left nearly empty. */
+static void product(long M, long n, long depth, const float *A, long a_row, long a_step,
+                    const float *B, long ldb, float *C, long ldc, int accumulate) {
+    const long tiles = (M + TILE_ROWS - 1) / TILE_ROWS;
+    for (long t = 0; t < tiles; t++) {
+        const long first = M * t / tiles, rows = M * (t + 1) / tiles - first;
+        const float *a = A + first * a_row;
+        float *c = C + first * ldc;
+        for (long j = 0; j < n; j += TILE_COLUMNS) {
+#define CASE(R) \
+    case R: tile(R, a, a_row, a_step, B + j, ldb, c + j, ldc, depth, accumulate); break;
+            switch (rows) {
+                CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#if TILE_ROWS > 6
+                CASE(7) CASE(8)
+#endif
+            }
+        }
+    }
+}
+
+/* LOW and HIGH interleave the lower and the upper halves of two vectors. */
+#if LANES == 16
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define HIGH(a, b) \
+    __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#elif LANES == 8
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#else
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
+#endif
+
+/* out[n, m] = in[m, n] in squares of LANES; log2(LANES) rounds of interleaving transpose one. */
+static void transpose(long rows, long columns, const float *in, float *out) {
+    for (long m = 0; m < rows; m += LANES)
+        for (long n = 0; n < columns; n += LANES) {
+            vec a[LANES], b[LANES];
+            for (int i = 0; i < LANES; i++) a[i] = *(const vec *)(in + (m + i) * columns + n);
+            for (int round = 1; round < LANES; round *= 2) {
+                for (int i = 0; i < LANES / 2; i++) {
+                    b[2 * i] = LOW(a[i], a[i + LANES / 2]);
+                    b[2 * i + 1] = HIGH(a[i], a[i + LANES / 2]);
+                }
+                for (int i = 0; i < LANES; i++) a[i] = b[i];
+            }
+            for (int i = 0; i < LANES; i++) *(vec *)(out + (n + i) * rows + m) = a[i];
+        }
+}
+
+INLINE vec choose(ivec mask, vec yes, vec no) {
+    return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
+}
+
+/* exp, about 1 ulp: 2^n times a polynomial of the remainder (Cephes' coefficients). */
+INLINE vec vec_exp(vec x) {
+    const vec top = (vec){0} + 88.0f, bottom = (vec){0} - 87.0f, magic = (vec){0} + 12582912.0f;
+    x = choose(x > top, top, x);
+    x = choose(x < bottom, bottom, x);
+    const vec n = (x * 1.44269504f + magic) - magic;
+    const vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+    vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return p * (vec)((__builtin_convertvector(n, ivec) + 127) << 23);
+}
+
+INLINE vec vec_sigmoid(vec x) { return 1.0f / (1.0f + vec_exp(-x)); }
+
+/* Slots of expert e are order[offsets[e]] .. order[offsets[e + 1] - 1], in token order. */
+int emo_sort_slots(long slots, long E, const int64_t *ids, int32_t *order, int32_t *offsets) {
+    memset(offsets, 0, (E + 1) * sizeof *offsets);
+    for (long s = 0; s < slots; s++)
+        if (ids[s] >= 0 && ids[s] < E) offsets[ids[s] + 1]++;
+    for (long e = 0; e < E; e++) offsets[e + 1] += offsets[e];
+    for (long s = 0; s < slots; s++)
+        if (ids[s] >= 0 && ids[s] < E) order[offsets[ids[s]]++] = (int32_t)s;
+    for (long e = E; e > 0; e--) offsets[e] = offsets[e - 1];
+    offsets[0] = 0;
+    return 0;
+}
+
+/* ids [N, k] of the k largest scores [N, R] of each row, falling; equal scores go to the lower id. */
+int emo_top_k(long N, long R, long k, const float *scores, int64_t *ids) {
+    for (long n = 0; n < N; n++) {
+        const float *row = scores + n * R;
+        int64_t *best = ids + n * k;
+        long found = 0;
+        for (long i = 0; i < R; i++) {
+            if (found == k && !(row[i] > row[best[k - 1]])) continue;
+            long place = found < k ? found++ : k - 1;
+            for (; place > 0 && row[i] > row[best[place - 1]]; place--) best[place] = best[place - 1];
+            best[place] = i;
+        }
+    }
+    return 0;
+}
+
+INLINE void gather(long M, long H, const float *x, const int32_t *order, long K, float *rows) {
+    for (long m = 0; m < M; m++) memcpy(rows + m * H, x + order[m] / K * H, H * sizeof *rows);
+}
+
+INLINE void add_rows(long M, long H, const float *rows, const int32_t *order, long K, float *out) {
+    for (long m = 0; m < M; m++) {
+        float *to = out + order[m] / K * H;
+        for (long i = 0; i < H; i += LANES) *(vec *)(to + i) += *(const vec *)(rows + m * H + i);
+    }
+}
+
+/* out [N, H] += the experts' sum; h [slots, J], if given, keeps the sorted pre-activations. */
+int emo_experts_forward(long K, long E, long H, long I, const float *x, const float *w13,
+                        const float *w2, const float *gate, const int32_t *order,
+                        const int32_t *offsets, float *h, float *out) {
+    const long J = 2 * I;
+    float *memory = aligned_alloc(64, (3 * H * I + BLOCK * (2 * H + I + J)) * sizeof *memory);
+    if (!memory) return 1;
+    float *w13_t = memory, *w2_t = w13_t + H * J, *rows = w2_t + H * I;
+    float *y = rows + BLOCK * H, *a = y + BLOCK * H, *h_block = a + BLOCK * I;
+    for (long e = 0; e < E; e++) {
+        if (offsets[e] == offsets[e + 1]) continue;
+        transpose(J, H, w13 + e * J * H, w13_t);
+        transpose(H, I, w2 + e * H * I, w2_t);
+        for (long p = offsets[e]; p < offsets[e + 1]; p += BLOCK) {
+            const long M = offsets[e + 1] - p < BLOCK ? offsets[e + 1] - p : BLOCK;
+            float *hp = h ? h + p * J : h_block;
+            gather(M, H, x, order + p, K, rows);
+            product(M, J, H, rows, H, 1, w13_t, J, hp, J, 0);
+            for (long m = 0; m < M; m++)
+                for (long i = 0; i < I; i += LANES) {
+                    const vec g = *(vec *)(hp + m * J + i), u = *(vec *)(hp + m * J + I + i);
+                    *(vec *)(a + m * I + i) = g * vec_sigmoid(g) * u * gate[order[p + m]];
+                }
+            product(M, H, I, a, I, 1, w2_t, H, y, H, 0);
+            add_rows(M, H, y, order + p, K, out);
+        }
+    }
+    free(memory);
+    return 0;
+}
+
+/* From saved h [M, J] and da [M, I] = d(loss)/d(gate * a): a becomes gate * a, dh is overwritten,
+ * dgate gets one number a slot. */
+INLINE void activation_backward(long M, long I, const float *h, const float *gate,
+                                const int32_t *order, const float *da, float *a, float *dh,
+                                float *dgate) {
+    const long J = 2 * I;
+    for (long m = 0; m < M; m++) {
+        const float s = gate[order[m]];
+        vec total = {0};
+        for (long i = 0; i < I; i += LANES) {
+            const vec g = *(const vec *)(h + m * J + i), u = *(const vec *)(h + m * J + I + i);
+            const vec sigmoid = vec_sigmoid(g), silu = g * sigmoid;
+            const vec d = *(const vec *)(da + m * I + i);
+            total += d * silu * u;
+            *(vec *)(a + m * I + i) = silu * u * s;
+            *(vec *)(dh + m * J + i) = d * s * u * (sigmoid + silu * (1.0f - sigmoid));
+            *(vec *)(dh + m * J + I + i) = d * s * silu;
+        }
+        float sum = 0;
+        for (int lane = 0; lane < LANES; lane++) sum += total[lane];
+        dgate[order[m]] = sum;
+    }
+}
+
+/* dx [N, H] and dgate [slots] are added to and written; dw13, dw2 of experts with rows written. */
+int emo_experts_backward(long K, long E, long H, long I, const float *x, const float *w13,
+                         const float *w2, const float *gate, const int32_t *order,
+                         const int32_t *offsets, const float *h, const float *dout, float *dx,
+                         float *dw13, float *dw2, float *dgate) {
+    const long J = 2 * I;
+    float *memory = aligned_alloc(64, BLOCK * (3 * H + 2 * I + J) * sizeof *memory);
+    if (!memory) return 1;
+    float *rows = memory, *dy = rows + BLOCK * H, *dx_rows = dy + BLOCK * H;
+    float *a = dx_rows + BLOCK * H, *da = a + BLOCK * I, *dh = da + BLOCK * I;
+    for (long e = 0; e < E; e++)
+        for (long p = offsets[e]; p < offsets[e + 1]; p += BLOCK) {
+            const long M = offsets[e + 1] - p < BLOCK ? offsets[e + 1] - p : BLOCK;
+            const int later = p > offsets[e];
+            gather(M, H, x, order + p, K, rows);
+            gather(M, H, dout, order + p, K, dy);
+            product(M, I, H, dy, H, 1, w2 + e * H * I, I, da, I, 0);
+            activation_backward(M, I, h + p * J, gate, order + p, da, a, dh, dgate);
+            product(H, I, M, dy, 1, H, a, I, dw2 + e * H * I, I, later);
+            product(J, H, M, dh, 1, J, rows, H, dw13 + e * J * H, H, later);
+            product(M, H, J, dh, J, 1, w13 + e * J * H, H, dx_rows, H, 0);
+            add_rows(M, H, dx_rows, order + p, K, dx);
+        }
+    free(memory);
+    return 0;
+}

@@ -1,0 +1,138 @@
+"""The compiled experts and top-k against torch, for every vector width, and life without them."""
+
+import logging
+import platform
+import shutil
+import stat
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from model import native
+from model.experts import native_experts, reference_experts, sorted_experts
+from tests.model.test_experts import CASES, outputs_and_gradients, problem, relative_errors
+
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+ON_X86 = platform.machine() in ("x86_64", "AMD64")
+PROCESSORS = ["native", *(["haswell", "x86-64"] if ON_X86 else [])]
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """An empty cache folder, and no library loaded yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.library.cache_clear()
+    yield tmp_path
+    native.library.cache_clear()
+
+
+def wide(**changes):
+    tensors, ids, upstream = problem(**{"N": 37, "H": 96, "I": 32, **changes})
+    return [t.detach().mul(0.3).requires_grad_() for t in tensors], ids, upstream
+
+
+@needs_compiler
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_native_experts_equal_the_loop(case):
+    tensors, ids, upstream = wide(**case)
+    assert native.fits(tensors[1], tensors[2])
+    fast = outputs_and_gradients(native_experts, tensors, ids, upstream)
+    slow = outputs_and_gradients(reference_experts, tensors, ids, upstream)
+    assert max(relative_errors(fast, slow)) < 2e-6
+
+
+@needs_compiler
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_every_vector_width_gives_the_same_numbers(fresh, monkeypatch, processor):
+    monkeypatch.setattr(native, "FLAGS", ["-O3", f"-march={processor}", "-fPIC", "-shared"])
+    tensors, ids, upstream = wide(N=700, E=3)
+    fast = outputs_and_gradients(native_experts, tensors, ids, upstream)
+    slow = outputs_and_gradients(reference_experts, tensors, ids, upstream)
+    assert max(relative_errors(fast, slow)) < 3e-6
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [20.0, 1e4])
+def test_large_activations_saturate_without_nan(size):
+    (x, w13, w2, s), ids, upstream = wide()
+    tensors = [(x.detach() * size).requires_grad_(), w13, w2, s]
+    fast = outputs_and_gradients(native_experts, tensors, ids, upstream)
+    slow = outputs_and_gradients(reference_experts, tensors, ids, upstream)
+    assert all(torch.isfinite(t).all() for t in fast)
+    assert max(relative_errors(fast, slow)) < 1e-5
+
+
+@needs_compiler
+def test_a_token_does_not_depend_on_the_others():
+    tensors, ids, _ = wide(N=300)
+    x, *weights, s = (t.detach() for t in tensors)
+    all_rows = native_experts(x, *weights, s, ids)
+    some = torch.arange(0, 300, 7)
+    assert torch.equal(all_rows[some], native_experts(x[some], *weights, s[some], ids[some]))
+
+
+@needs_compiler
+def test_threads_do_not_disturb_each_other():
+    tensors, ids, _ = wide(N=300)
+    inputs = [t.detach() for t in tensors]
+    expected = native_experts(*inputs, ids)
+    with ThreadPoolExecutor(4) as pool:
+        results = pool.map(lambda _: native_experts(*inputs, ids), range(40))
+    assert all(torch.equal(result, expected) for result in results)
+
+
+@needs_compiler
+def test_nan_stays_visible():
+    (x, w13, w2, s), ids, _ = wide()
+    broken = x.detach().clone()
+    broken[3, 5] = float("nan")
+    out = native_experts(broken, w13.detach(), w2.detach(), s.detach(), ids)
+    assert out[3].isnan().all() and not out[4].isnan().any()
+
+
+@pytest.mark.parametrize("k", [1, 7, 127])
+def test_top_k_agrees_with_a_stable_sort(k):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 40, (50, 127), generator=generator).float()
+    scores[7] = float("-inf")
+    expected = scores.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    assert torch.equal(native.top_k_ids(scores, k), expected) or native.library() is None
+
+
+def test_sizes_that_do_not_fit_take_the_torch_path():
+    for H, I in ((24, 32), (64, 10), (1024, 512)):  # noqa: E741
+        w13, w2 = torch.zeros(2, 2 * I, H), torch.zeros(2, H, I)
+        assert not native.fits(w13, w2)
+
+
+def test_without_a_compiler_the_numbers_are_the_same(fresh, monkeypatch, caplog):
+    tensors, ids, upstream = wide()
+    with caplog.at_level(logging.INFO):
+        monkeypatch.setenv("CC", "no-such-compiler")
+        plain = outputs_and_gradients(sorted_experts, tensors, ids, upstream)
+        top = native.top_k_ids(torch.tensor([[0.1, 0.7, 0.2]]), 2)
+    assert native.library() is None and "No C compiler" in caplog.text
+    slow = outputs_and_gradients(reference_experts, tensors, ids, upstream)
+    assert max(relative_errors(plain, slow)) < 2e-6
+    assert top.tolist() == [[1, 2]]
+
+
+def test_a_compiler_that_fails_is_reported_once_and_leaves_nothing(fresh, monkeypatch, caplog):
+    broken = fresh / "cc"
+    broken.write_text("#!/bin/sh\n[ $1 = --version ] && exit 0\nexit 1\n")
+    broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CC", str(broken))
+    assert native.library() is None and native.library() is None
+    assert caplog.text.count("did not compile") == 1
+    assert list((fresh / "emo-viz").iterdir()) == []
+
+
+@needs_compiler
+def test_the_library_is_compiled_once(fresh):
+    native.library()
+    (made,) = (fresh / "emo-viz").iterdir()
+    stamp = made.stat().st_mtime_ns
+    native.library.cache_clear()
+    assert native.library() is not None
+    assert made.stat().st_mtime_ns == stamp
