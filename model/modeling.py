@@ -10,7 +10,6 @@ Shapes: B rows, T tokens, N = B*T, L layers, D documents a row, E experts, R rou
 token, H hidden size.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -44,6 +43,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from model.config import EmoConfig
 from model.experts import reference_experts
+from model.loss import linear_cross_entropy
 from model.routing import (
     Routed,
     document_pools,
@@ -59,19 +59,20 @@ from model.routing import (
 from model.subset import active_mask
 
 
-@dataclass
 class DocumentRouting:
     """What the routers of one training forward need to know of its documents, and what they report.
 
     `pool_sizes_LBD` is None for a model without pools. Each layer appends one entry to every list.
+    Not a dataclass: FSDP2 hands a sharded layer a copy of any that holds tensors with gradients,
+    and the layer's report would be lost with the copy.
     """
 
-    segments_BT: Tensor
-    pool_sizes_LBD: Tensor | None
-    balancing_losses: list[Tensor] = field(default_factory=list)
-    z_losses: list[Tensor] = field(default_factory=list)
-    counts_R: list[Tensor] = field(default_factory=list)
-    entropies: list[Tensor] = field(default_factory=list)
+    def __init__(self, segments_BT: Tensor, pool_sizes_LBD: Tensor | None) -> None:
+        self.segments_BT, self.pool_sizes_LBD = segments_BT, pool_sizes_LBD
+        self.balancing_losses: list[Tensor] = []
+        self.z_losses: list[Tensor] = []
+        self.counts_R: list[Tensor] = []
+        self.entropies: list[Tensor] = []
 
 
 class EmoRouter(nn.Module):
@@ -342,6 +343,18 @@ class EmoForCausalLM(EmoPreTrainedModel, GenerationMixin):
             torch.stack(documents.balancing_losses).mean(),
             torch.stack(documents.z_losses).mean(),
         )
+
+    def next_token_loss(
+        self, input_ids_BT: Tensor, labels_BT: Tensor, documents: DocumentRouting, z_coef: float
+    ) -> Tensor:
+        """Training loss of the next tokens, in nats a token, without ever holding all logits.
+
+        `documents` collects the routers' reports; `z_coef` weighs the squared log-sum-exp of the
+        logits.
+        """
+        hidden = self.model(input_ids=input_ids_BT, documents=documents, use_cache=False)
+        hidden_NH = hidden.last_hidden_state.flatten(0, 1)
+        return linear_cross_entropy(hidden_NH, self.lm_head.weight, labels_BT.flatten(), z_coef)
 
     @can_return_tuple
     def forward(

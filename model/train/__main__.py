@@ -1,5 +1,6 @@
 """Train a model: python -m model.train --preset nano --objective emo
 
+`torchrun --nproc-per-node=2 -m model.train ...` shares the rows of every step among two processes.
 Continues by itself from the newest checkpoint of the same run, also after a kill. When the last
 step is done the model is exported to <out>/export in the released format (bf16 safetensors).
 """
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import click
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from model.config import Objective
 from model.data.shards import TokenShard
 from model.loading import export_model, load_tokenizer
 from model.modeling import EmoForCausalLM
+from model.train import parallel
 from model.train.batches import PackedRows, heldout_batches
 from model.train.loop import train
 from model.train.presets import PRESETS, Preset, find_preset
@@ -47,12 +50,18 @@ def main(
     stop_at: int | None,
 ) -> None:
     """Pretrain an EMO, a standard MoE or a dense model on a built corpus."""
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads or _fair_threads())
     try:
         preset = find_preset(name, objective, steps=steps, rows=rows, seed=seed, bf16=bf16)
-        _run(preset, corpus, out or Path("runs") / f"{name}-{objective}", stop_at)
+        with parallel.process_group():
+            _run(preset, corpus, out or Path("runs") / f"{name}-{objective}", stop_at)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+def _fair_threads() -> int:
+    """This machine's cores, divided among the processes that torchrun started on it."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _run(preset: Preset, corpus: Path, out: Path, stop_at: int | None) -> None:
@@ -64,9 +73,17 @@ def _run(preset: Preset, corpus: Path, out: Path, stop_at: int | None) -> None:
     documents = heldout_batches(heldout.document, min(256, len(heldout)), preset.context)
     train(model, batches, preset, out, documents, stop_at=stop_at)
     if stop_at is None or stop_at >= preset.steps:
-        training = {**asdict(preset), "tokens": preset.steps * preset.tokens_per_step}
-        export_model(model, tokenizer, out / "export")
-        (out / "export" / "training.json").write_text(json.dumps(training, indent=1))
+        whole = parallel.gather(model)
+        if whole is not None:
+            _export(whole, tokenizer, preset, out / "export")
+
+
+def _export(
+    model: EmoForCausalLM, tokenizer: PreTrainedTokenizerBase, preset: Preset, folder: Path
+) -> None:
+    training = {**asdict(preset), "tokens": preset.steps * preset.tokens_per_step}
+    export_model(model, tokenizer, folder)
+    (folder / "training.json").write_text(json.dumps(training, indent=1))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ the last one.
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +24,51 @@ def latest(folder: Path) -> Path | None:
     return steps[-1] if steps else None
 
 
-def save(
-    folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, run: dict
-) -> Path:
-    """Write step-<step> atomically, then drop all but the newest KEEP."""
-    target, partial = folder / f"step-{step}", folder / f"partial-{step}"
+def partial_folder(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is written before it is renamed."""
+    return folder / f"partial-{step}"
+
+
+@contextmanager
+def publish(folder: Path, step: int, run: dict) -> Iterator[None]:
+    """A `with` block that fills partial_folder; it ends as step-<step>, the newest KEEP stay."""
+    target, partial = folder / f"step-{step}", partial_folder(folder, step)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(_named_parameters(model), partial / "model.safetensors")
-    save_file(_optimizer_state(model, optimizer), partial / "optimizer.safetensors")
+    yield
     (partial / "run.json").write_text(json.dumps({"step": step, **run}, indent=1))
     if target.exists():
         shutil.rmtree(target)
     partial.rename(target)
     for old in sorted(folder.glob("step-*"), key=lambda p: int(p.name.split("-")[1]))[:-KEEP]:
         shutil.rmtree(old)
-    return target
 
 
-def restore(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Load weights and optimiser state in place; returns what `save` was given as `run`.
+def save(
+    folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, run: dict
+) -> None:
+    """Write step-<step> atomically, then drop all but the newest KEEP."""
+    partial = partial_folder(folder, step)
+    with publish(folder, step, run):
+        save_file(_named_parameters(model), partial / "model.safetensors")
+        save_file(_optimizer_state(model, optimizer), partial / "optimizer.safetensors")
 
-    Raises ValueError for a checkpoint of another geometry.
+
+def read_run(path: Path) -> dict[str, Any]:
+    """What `save` was given as `run`, and the step."""
+    return dict(json.loads((path / "run.json").read_text()))
+
+
+def restore(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Load weights and optimiser state in place.
+
+    Raises ValueError for a checkpoint of another geometry or of several processes.
     """
-    run = json.loads((path / "run.json").read_text())
+    if not (path / "model.safetensors").exists():
+        raise ValueError(
+            f"{path} was written by several processes; continue it with torchrun or choose "
+            f"another --out."
+        )
     weights = load_file(path / "model.safetensors")
     named = dict(model.named_parameters())
     if {n: p.shape for n, p in named.items()} != {n: w.shape for n, w in weights.items()}:
@@ -54,7 +77,6 @@ def restore(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
         for name, weight in weights.items():
             named[name].copy_(weight)
     _load_optimizer_state(model, optimizer, load_file(path / "optimizer.safetensors"))
-    return run
 
 
 def _named_parameters(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from model.inference import document_losses
-from model.loss import linear_cross_entropy
 from model.modeling import DocumentRouting, EmoForCausalLM
-from model.train import checkpoint
+from model.train import checkpoint, parallel
 from model.train.batches import Batch, PackedRows
 from model.train.presets import Preset
 
@@ -55,12 +55,8 @@ def training_loss(
     """The objective, its next-token part, and what the routers reported."""
     documents = model.document_routing(batch.input_ids_BT, batch.pool_sizes_LBD)
     with torch.autocast("cpu", torch.bfloat16, enabled=preset.bf16):
-        hidden = model.model(input_ids=batch.input_ids_BT, documents=documents, use_cache=False)
-        loss = linear_cross_entropy(
-            hidden.last_hidden_state.flatten(0, 1),
-            model.lm_head.weight,
-            batch.labels_BT.flatten(),
-            preset.head_z_coef,
+        loss = model.next_token_loss(
+            batch.input_ids_BT, batch.labels_BT, documents, preset.head_z_coef
         )
     if not documents.z_losses:
         return loss, loss.detach(), documents
@@ -76,7 +72,7 @@ def train_step(
     preset: Preset,
     step: int,
 ) -> Metrics:
-    """One optimiser step; returns its metrics."""
+    """One optimiser step on this process's rows; returns the metrics of the whole batch."""
     lr = learning_rate(preset, step)
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -84,7 +80,7 @@ def train_step(
     total, loss, documents = training_loss(model, batch, preset)
     optimizer.zero_grad(set_to_none=True)
     total.backward()
-    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), preset.grad_clip)
+    grad_norm = parallel.clip_gradients(model, preset.grad_clip)
     if not torch.isfinite(grad_norm):
         raise FloatingPointError(
             f"The gradient is not finite at step {step}; lower the learning rate and start again "
@@ -92,7 +88,7 @@ def train_step(
         )
     optimizer.step()
     metrics = {"loss": float(loss), "grad_norm": float(grad_norm), "lr": lr}
-    return metrics | _router_metrics(model, documents)
+    return parallel.average(metrics | _router_metrics(model, documents))
 
 
 def _router_metrics(model: EmoForCausalLM, documents: DocumentRouting) -> Metrics:
@@ -145,25 +141,47 @@ def train(
 ) -> None:
     """Train to `preset.steps` (or `stop_at`), continuing from the newest checkpoint in `out`.
 
-    Raises ValueError if that checkpoint was made by another preset.
+    Inside `parallel.process_group` the processes train together, and `model` is sharded in place.
+    Raises ValueError if the checkpoint was made by another preset, or if the processes cannot
+    share the rows of a step.
     """
+    parallel.shard(model, preset)
     optimizer = make_optimizer(model, preset)
     out.mkdir(parents=True, exist_ok=True)
     first = _resume(out, model, optimizer, preset)
-    log = MetricsLog(out, first)
+    log = MetricsLog(out, first) if parallel.leads() else None
     last = min(preset.steps, stop_at or preset.steps)
-    bar = progress(range(first, last), initial=first, total=preset.steps, unit="step")
+    bar = progress(
+        range(first, last), initial=first, total=preset.steps, unit="step", disable=log is None
+    )
     for step in bar:
-        started = time.perf_counter()
-        metrics = train_step(model, optimizer, rows.batch(step), preset, step)
-        metrics["tokens_per_second"] = preset.tokens_per_step / (time.perf_counter() - started)
+        metrics = _timed_step(model, optimizer, rows, preset, step)
         if (step + 1) % evaluate_every == 0 or step + 1 == last:
             metrics["heldout_loss"] = heldout_loss(model, heldout)
-        log.write(step, metrics)
         bar.set_postfix(loss=f"{metrics['loss']:.3f}", tok_s=f"{metrics['tokens_per_second']:.0f}")
+        if log is not None:
+            log.write(step, metrics)
         if (step + 1) % checkpoint_every == 0 or step + 1 == last:
-            checkpoint.save(out, step + 1, model, optimizer, {"preset": asdict(preset)})
-    log.close()
+            _checkpoints().save(out, step + 1, model, optimizer, {"preset": asdict(preset)})
+    if log is not None:
+        log.close()
+
+
+def _timed_step(
+    model: EmoForCausalLM,
+    optimizer: torch.optim.Optimizer,
+    rows: PackedRows,
+    preset: Preset,
+    step: int,
+) -> Metrics:
+    started = time.perf_counter()
+    metrics = train_step(model, optimizer, parallel.share(rows.batch(step)), preset, step)
+    return metrics | {"tokens_per_second": preset.tokens_per_step / (time.perf_counter() - started)}
+
+
+def _checkpoints() -> ModuleType:
+    """Who writes and reads checkpoints: one process a file, several their shards."""
+    return parallel if parallel.world_size() > 1 else checkpoint
 
 
 def _resume(
@@ -172,9 +190,10 @@ def _resume(
     newest = checkpoint.latest(out)
     if newest is None:
         return 0
-    run = checkpoint.restore(newest, model, optimizer)
+    run = checkpoint.read_run(newest)
     if run["preset"] != json.loads(json.dumps(asdict(preset))):
         raise ValueError(f"{newest} was trained with other settings; choose another --out.")
+    _checkpoints().restore(newest, model, optimizer)
     return int(run["step"])
 
 

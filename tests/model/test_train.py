@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,19 +52,27 @@ def new_model(preset: Preset = PRESET) -> EmoForCausalLM:
     return EmoForCausalLM(preset.model_config(EOS, 1))
 
 
-def run(out: Path, stop_at: int | None = None, preset: Preset = PRESET, every: int = 4) -> None:
+def run(
+    out: Path,
+    stop_at: int | None = None,
+    preset: Preset = PRESET,
+    every: int = 4,
+    heldout: Sequence[np.ndarray] = (),
+) -> EmoForCausalLM:
     torch.set_num_threads(1)
-    rows = PackedRows(stream(), preset, EOS)
+    model = new_model(preset)
     train(
-        new_model(preset),
-        rows,
+        model,
+        PackedRows(stream(), preset, EOS),
         preset,
         out,
-        [],
+        list(heldout),
         checkpoint_every=every,
+        evaluate_every=2,
         stop_at=stop_at,
         progress=lambda steps, **_: _Quiet(steps),
     )
+    return model
 
 
 class _Quiet(list):
@@ -76,16 +85,17 @@ def final_weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(newest / "model.safetensors")
 
 
+def metrics_of(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_a_stopped_run_continues_to_bit_identical_weights_and_metrics(tmp_path):
     run(tmp_path / "whole")
     run(tmp_path / "parts", stop_at=5)
     run(tmp_path / "parts")
     whole, parts = final_weights(tmp_path / "whole"), final_weights(tmp_path / "parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    metrics = [
-        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("whole", "parts")
-    ]
+    metrics = [metrics_of(tmp_path / name) for name in ("whole", "parts")]
     assert [m["step"] for m in metrics[1]] == list(range(12))
     assert [m["loss"] for m in metrics[0]] == [m["loss"] for m in metrics[1]]
 

@@ -1,0 +1,145 @@
+"""Training by several processes: each takes its rows of every step and holds its shard of weights.
+
+`torchrun --nproc-per-node=2 -m model.train` starts them. Weights and optimiser state are sharded
+and gradients averaged by FSDP2, so that a step is that of one process on the whole batch, but for
+rounding. In a process that torchrun did not start, every function here but `save` and `restore`
+changes nothing.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from model.modeling import EmoForCausalLM
+from model.train import checkpoint
+from model.train.batches import Batch
+from model.train.presets import Preset
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the processes that torchrun started, for the length of a `with` block."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def leads() -> bool:
+    """Whether this process writes what is written once: metrics, progress, the export."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def share(batch: Batch) -> Batch:
+    """This process's rows of a step's batch, with the pool sizes of their documents."""
+    if world_size() == 1:
+        return batch
+    mine = slice(dist.get_rank(), None, world_size())
+    return Batch(batch.input_ids_BT[mine], batch.labels_BT[mine], batch.pool_sizes_LBD[:, mine])
+
+
+def shard(model: EmoForCausalLM, preset: Preset) -> None:
+    """Shard the weights in place, layer by layer. Call before the optimiser is made.
+
+    Raises ValueError if the rows of a step cannot be shared evenly.
+    """
+    if world_size() == 1:
+        return
+    if preset.rows % world_size():
+        raise ValueError(
+            f"The {preset.rows} rows of a step cannot be shared evenly by {world_size()} "
+            f"processes; choose --rows as a multiple of {world_size()}."
+        )
+    mesh = init_device_mesh("cpu", (world_size(),))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    # The root too gives its weights back after the forward: on held-out documents no backward
+    # follows that would.
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    register_fsdp_forward_method(model, "next_token_loss")
+
+
+def clip_gradients(model: EmoForCausalLM, max_norm: float) -> Tensor:
+    """Clip to `max_norm` the gradient of the whole model; returns its norm before."""
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def average(metrics: dict[str, float]) -> dict[str, float]:
+    """The mean of every metric over the processes, the same on all of them."""
+    if world_size() == 1:
+        return metrics
+    values = torch.tensor(list(metrics.values()), dtype=torch.float64)
+    dist.all_reduce(values)
+    return dict(zip(metrics, (values / world_size()).tolist(), strict=True))
+
+
+def gather(model: EmoForCausalLM) -> EmoForCausalLM | None:
+    """The model with all its weights in the leading process, None in the others."""
+    if world_size() == 1:
+        return model
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = get_model_state_dict(model, options=options)
+    if not leads():
+        return None
+    whole = EmoForCausalLM(model.config)
+    whole.load_state_dict(weights)
+    return whole
+
+
+def save(
+    folder: Path, step: int, model: EmoForCausalLM, optimizer: torch.optim.Optimizer, run: dict
+) -> None:
+    """As `checkpoint.save`, each process writing its shards (torch.distributed.checkpoint)."""
+    partial = checkpoint.partial_folder(folder, step)
+    with checkpoint.publish(folder, step, run) if leads() else nullcontext():
+        dist.barrier()
+        state_dict_saver.save(_state(model, optimizer), checkpoint_id=partial)
+    dist.barrier()
+
+
+def restore(path: Path, model: EmoForCausalLM, optimizer: torch.optim.Optimizer) -> None:
+    """As `checkpoint.restore`, each process reading its shards.
+
+    Raises ValueError for a checkpoint of a single process.
+    """
+    if not (path / ".metadata").exists():
+        raise ValueError(
+            f"{path} was written by one process; continue it without torchrun or choose another "
+            f"--out."
+        )
+    state = _state(model, optimizer)
+    state_dict_loader.load(state, checkpoint_id=path)
+    set_state_dict(
+        model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+    )
+
+
+def _state(model: EmoForCausalLM, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    weights, moments = get_state_dict(model, optimizer)
+    return {"model": weights, "optimizer": moments}

@@ -1,0 +1,171 @@
+"""Two processes train as one: the same balancing loss, gradients, weights and exact resume."""
+
+import json
+import multiprocessing
+import os
+import socket
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.distributed as dist
+
+from model.loading import load_model
+from model.train import checkpoint, parallel
+from model.train.__main__ import main as train_command
+from tests.model.helpers import tiny_ids, tiny_model
+from tests.model.test_train import PRESET, metrics_of, run, stream
+
+ROOT = Path(__file__).parents[2]
+# fp32 and a clip that bites: what differs between one process and two is rounding alone.
+EXACT = replace(PRESET, bf16=False, grad_clip=0.5)
+
+
+def as_rank(rank, store, work, args):
+    """Run `work` in a process group of two; a rank that waits in vain gives up."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", f"file://{store}", timedelta(seconds=30), world_size=2, rank=rank
+    )
+    try:
+        return work(*args)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_processes():
+    """Calls work(rank, *args) in two processes at a time; returns what each returned.
+
+    A process keeps its rank for all calls: DTensor caches what it derives from it.
+    """
+    pools = [ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) for _ in range(2)]
+
+    def call(work, *args):
+        futures = [pool.submit(work, rank, *args) for rank, pool in enumerate(pools)]
+        return [future.result() for future in futures]
+
+    yield call
+    for pool in pools:
+        pool.shutdown(wait=False)
+
+
+@pytest.fixture
+def on_two_ranks(two_processes, tmp_path_factory):
+    """Calls a function in two processes of one group; returns what each returned."""
+    folder = tmp_path_factory.mktemp("stores")
+    stores = count()
+    return lambda work, *args: two_processes(as_rank, folder / str(next(stores)), work, args)
+
+
+def balancing(scope):
+    """The balancing loss and its gradient in every router, on this rank's rows (all if alone)."""
+    model = tiny_model(load_balancing_scope=scope).train()
+    ids_BT, pool_sizes_LBD = tiny_ids(rows=4), torch.tensor([4, 6, 9, 16]).view(1, 4, 1)
+    ids_BT[2:] = ids_BT[2:] % 7 + 2  # The ranks' rows differ in kind, so their balance does too.
+    if dist.is_initialized():
+        mine = slice(2 * dist.get_rank(), 2 * dist.get_rank() + 2)
+        ids_BT, pool_sizes_LBD = ids_BT[mine], pool_sizes_LBD[:, mine]
+    documents = model.document_routing(ids_BT, pool_sizes_LBD.expand(2, -1, -1))
+    model.model(input_ids=ids_BT, documents=documents, use_cache=False)
+    loss, _ = model.router_losses(documents)
+    loss.backward()
+    return loss.item(), np.stack([router.weight.grad.numpy() for router in model.routers()])
+
+
+def test_global_balancing_over_two_ranks_is_that_of_the_joined_batch_and_local_is_not(on_two_ranks):
+    joined_loss, joined_gradient = balancing("global")
+    losses, gradients = zip(*on_two_ranks(balancing, "global"), strict=True)
+    assert np.mean(losses) == pytest.approx(joined_loss, rel=1e-5)
+    np.testing.assert_allclose(np.mean(gradients, 0), joined_gradient, rtol=1e-4, atol=1e-6)
+    losses, gradients = zip(*on_two_ranks(balancing, "local"), strict=True)
+    assert np.mean(losses) > joined_loss * 1.05
+    assert np.abs(np.mean(gradients, 0) - joined_gradient).max() > 0.01
+
+
+def train_and_gather(out, *args):
+    """Weights after training: whole in the leading process, None in the other."""
+    whole = parallel.gather(run(out, *args))
+    return whole and {name: weight.numpy() for name, weight in whole.state_dict().items()}
+
+
+def test_two_ranks_train_to_the_weights_and_metrics_of_one_process(on_two_ranks, tmp_path):
+    heldout = [stream(20, seed=1), stream(25, seed=2)]
+    arguments = (4, EXACT, 4, heldout)
+    one = train_and_gather(tmp_path / "one", *arguments)
+    two, nothing = on_two_ranks(train_and_gather, tmp_path / "two", *arguments)
+    assert nothing is None
+    for name, weight in one.items():
+        np.testing.assert_allclose(two[name], weight, rtol=1e-3, atol=1e-5, err_msg=name)
+    for of_one, of_two in zip(*(metrics_of(tmp_path / n) for n in ("one", "two")), strict=True):
+        assert of_one["grad_norm"] > EXACT.grad_clip
+        del of_one["tokens_per_second"], of_two["tokens_per_second"]
+        assert of_two == pytest.approx(of_one, rel=1e-4)
+
+
+def test_two_stopped_ranks_continue_to_bit_identical_weights(on_two_ranks, tmp_path):
+    whole, _ = on_two_ranks(train_and_gather, tmp_path / "whole")
+    on_two_ranks(train_and_gather, tmp_path / "parts", 5)
+    parts, _ = on_two_ranks(train_and_gather, tmp_path / "parts")
+    assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+    assert [m["step"] for m in metrics_of(tmp_path / "parts")] == list(range(PRESET.steps))
+    folders = sorted(path.name for path in (tmp_path / "parts").glob("*-*"))
+    assert folders == ["step-12", "step-8"], "the newest two, nothing half-written"
+
+
+def test_rows_that_two_ranks_cannot_share_evenly_are_refused(on_two_ranks, tmp_path):
+    with pytest.raises(ValueError, match="3 rows of a step cannot be shared evenly by 2 processes"):
+        on_two_ranks(run, tmp_path, None, replace(PRESET, rows=3))
+
+
+def test_a_checkpoint_of_one_process_is_not_continued_by_two_nor_the_reverse(
+    on_two_ranks, tmp_path
+):
+    run(tmp_path / "one", stop_at=1)
+    with pytest.raises(ValueError, match="written by one process; continue it without torchrun"):
+        on_two_ranks(run, tmp_path / "one")
+    on_two_ranks(train_and_gather, tmp_path / "two", 1)
+    with pytest.raises(ValueError, match="written by several processes; continue it with torchrun"):
+        run(tmp_path / "two")
+
+
+def write_corpus(folder):
+    """A corpus as model.data writes one, of 20 documents, with the bundled tokenizer."""
+    (folder / "tokenizer").symlink_to(ROOT / "assets/checkpoints/emo-nano")
+    manifest = {"format": "emo-viz-corpus", "format_version": 1}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    for split in ("train", "heldout"):
+        stream(3000).astype("<u2").tofile(folder / f"{split}.bin")
+        np.save(folder / f"{split}.offsets.npy", np.arange(21) * 150)
+        index = pd.DataFrame({"id": [f"{n}" for n in range(20)], "domain": "x"})
+        index.to_parquet(folder / f"{split}.index.parquet")
+
+
+def as_torchrun(rank, port, arguments):
+    """Run the command with what torchrun puts into the environment."""
+    given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": rank}
+    with patch.dict(os.environ, {name: str(value) for name, value in given.items()}):
+        train_command(arguments, standalone_mode=False)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_the_command_trains_and_exports_as_torchrun_starts_it(two_processes, tmp_path):
+    write_corpus(tmp_path)
+    out = tmp_path / "run"
+    settings = ["--steps=1", "--rows=2", "--threads=1", f"--corpus={tmp_path}", f"--out={out}"]
+    two_processes(as_torchrun, free_port(), settings)
+    assert len(metrics_of(out)) == 1
+    assert (checkpoint.latest(out) / ".metadata").exists(), "written by both"
+    assert load_model(out / "export").config.num_experts == 128
