@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from model.modeling import EmoForCausalLM
 
@@ -19,9 +22,10 @@ def load_model(path: str | Path, dtype: str = "float32") -> EmoForCausalLM:
     folder = Path(path)
     _check_folder(folder)
     try:
-        model, report = EmoForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
-        )
+        with _without_progress_bar():
+            model, report = EmoForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
+            )
     except (SafetensorError, OSError, RuntimeError, KeyError, EOFError) as error:
         raise ValueError(
             f"The weights in {folder} cannot be read ({str(error).splitlines()[0]}); copy or "
@@ -29,6 +33,18 @@ def load_model(path: str | Path, dtype: str = "float32") -> EmoForCausalLM:
         ) from error
     _check_weights(folder, model, report)
     return model.eval()
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Keeps transformers' bar out of the output of commands, which draw their own."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _check_folder(folder: Path) -> None:

@@ -147,3 +147,8 @@ def test_a_continuation_repeats_itself_for_a_seed_and_leaves_the_random_state(to
     assert texts[0] == texts[1] != texts[2]
     assert torch.equal(state, torch.random.get_rng_state())
     assert isinstance(continue_text(model, tokenizer, np.array([0]), 3), str)
+
+
+def test_loading_prints_nothing(checkpoint, capfd):
+    load_model(checkpoint)
+    assert capfd.readouterr() == ("", "")
