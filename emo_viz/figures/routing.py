@@ -23,6 +23,7 @@ from emo_viz.figures.theme import (
     REFERENCE_COLOUR,
     SELECTION_COLOUR,
     SEQUENTIAL,
+    legend_below,
     style,
     with_alpha,
 )
@@ -106,7 +107,7 @@ def along_text(
     style(fig, "Router entropy (nats, colour) and loss along the text")
     every = np.stack([entropy[model] for model in MODELS])
     fig.update_layout(coloraxis=_entropy_axis(float(every.min()), float(every.max())), height=470)
-    fig.update_layout(margin_b=96, legend={"yref": "container", "y": 0.01, "yanchor": "bottom"})
+    legend_below(fig)
     fig.update_yaxes(title_text="Loss<br>nats a token", rangemode="tozero", row=3, col=1)
     fig.update_xaxes(range=[0.5, len(tokens) + 0.5])
     fig.update_xaxes(title_text="Position in the text (tokens)", row=3, col=1)
@@ -122,7 +123,7 @@ def by_layer(
     if even_use is not None:
         fig.add_trace(_even_line(len(values["emo"]), even_use, unit))
     style(fig, title)
-    fig.update_layout(height=270, legend_y=-0.35, margin_t=48)
+    legend_below(fig).update_layout(height=270)
     fig.update_xaxes(title_text="Layer", dtick=1)
     fig.update_yaxes(title_text=unit, rangemode="tozero")
     return fig
@@ -143,7 +144,7 @@ def token_experts(chosen: Mapping[str, TokenExperts]) -> go.Figure:
     style(fig, "Gate weight of its routed experts, and router entropy")
     layers = len(chosen["emo"].entropy)
     reach = max(float(one.gate_weights.sum(axis=1).max()) for one in chosen.values())
-    fig.update_layout(barmode="stack", height=130 + 52 * layers, legend_y=-0.22)
+    legend_below(fig).update_layout(barmode="stack", height=136 + 52 * layers)
     fig.update_layout(uniformtext={"minsize": 9, "mode": "hide"})
     fig.update_xaxes(title_text="Gate weight", range=[0, 1.25 * reach])
     fig.update_yaxes(
