@@ -56,7 +56,7 @@ def answer(report: dict[str, Any]) -> None:
     verdict = "every one meets its static bars" if not missed else f"{missed} miss a static bar"
     timed = " None was timed on a GPU." if not assets.analysis_path(CHECK).exists() else ""
     st.markdown(
-        f"Compiled without a GPU: {count(len(rows), 'kernel')} for {archs} architectures, "
+        f"#### Compiled without a GPU: {count(len(rows), 'kernel')} for {archs} architectures, "
         f"{verdict}.{timed}"
     )
 
@@ -164,4 +164,4 @@ def not_measured(report: dict[str, Any]) -> None:
     st.markdown("\n".join(f"- {line}" for line in report["not_measured"]))
     st.markdown("On a machine with a GPU, one command answers these:")
     command = f"python -m model.kernels.check --out assets/analysis/{CHECK}"
-    st.code(command, language="bash")
+    st.code(command, language="bash", wrap_lines=True)
