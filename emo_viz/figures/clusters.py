@@ -122,7 +122,12 @@ def document_map(
     fig.update_yaxes(scaleanchor="x")
     for text, x, y in labels:
         fig.add_annotation(
-            text=text, x=x, y=y, yshift=LABEL_SHIFT, showarrow=False, font={"size": 11}
+            text=text,
+            x=x,
+            y=y,
+            yshift=LABEL_SHIFT,
+            showarrow=False,
+            font={"size": 11, "shadow": "auto"},  # legible over points of another group
         )
     return fig
 
@@ -163,13 +168,14 @@ def domain_heatmap(
 def _below(cells: int) -> dict[str, Any]:
     """A colour bar under the panels, whose cells are that many pixels high: the width is theirs."""
     return {
-        "title": {"text": "% of the domain's documents", "side": "right"},
+        # Above the bar: beside it, the title would take the bar's own width.
+        "title": {"text": "% of the domain's documents", "side": "top", "font": {"size": 12}},
         "orientation": "h",
         "thickness": 10,
         "len": 0.45,
         "x": 0,
         "xanchor": "left",
-        "y": -64 / cells,
+        "y": -56 / cells,
         "yanchor": "top",
     }
 
