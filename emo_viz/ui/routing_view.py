@@ -83,6 +83,7 @@ def _controls(reading: Reading) -> View:
             required=True,
             key=LAYER,
             bind="query-params",
+            persist_state="page",  # an empty text of one's own takes the widget away for a while
         )
         _layer_button(layer or 0, -1, reading.num_layers)
         _layer_button(layer or 0, +1, reading.num_layers)
@@ -366,15 +367,21 @@ def _summary(reading: Reading) -> None:
 def _layer_table(reading: Reading) -> pd.DataFrame:
     emo, standard = (reading.routing[name] for name in ("emo", "standard"))
 
-    def pairs(first: NDArray[Any], second: NDArray[Any], form: str) -> list[str]:
-        return [f"{a:{form}} / {b:{form}}" for a, b in zip(first, second, strict=True)]
-
     columns = {
-        "Distinct": pairs(emo.distinct, standard.distinct, "d"),
-        "Shared": pairs(emo.overlap, standard.overlap, ".0%"),
-        "Entropy": pairs(emo.entropy, standard.entropy, ".2f"),
+        "Distinct": _pairs(emo.distinct, standard.distinct, "{:d}".format),
+        "Shared": _pairs(emo.overlap, standard.overlap, share),
+        "Entropy": _pairs(emo.entropy, standard.entropy, "{:.2f}".format),
     }
     return pd.DataFrame(columns).rename_axis("Layer")
+
+
+def _pairs(emo: NDArray[Any], standard: NDArray[Any], form: Callable[[Any], str]) -> list[str]:
+    """ "EMO / standard MoE" of each layer; a dash for what a text of one token does not have."""
+
+    def shown(value: Any) -> str:
+        return "–" if np.isnan(value) else form(value)
+
+    return [f"{shown(a)} / {shown(b)}" for a, b in zip(emo, standard, strict=True)]
 
 
 def _expert_maps(reading: Reading, view: View) -> None:
