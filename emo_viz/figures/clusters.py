@@ -67,7 +67,7 @@ def colour_groups(names: Sequence[str], first: Sequence[str] = ()) -> list[Group
     claim = {name: place for place, name in enumerate(first)}
     order = sorted(
         range(len(groups)),
-        key=lambda i: (claim.get(groups[i], len(claim)), -sizes[i], groups[i]),
+        key=lambda i: (claim.get(str(groups[i]), len(claim)), -sizes[i], groups[i]),
     )
     own = order if len(order) <= len(GROUP_COLOURS) else order[: len(GROUP_COLOURS)]
     drawn = [
