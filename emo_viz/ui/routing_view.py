@@ -23,6 +23,7 @@ from emo_viz.figures.theme import (
     SEQUENTIAL,
     colour_at,
 )
+from emo_viz.ui import links
 from emo_viz.ui.assets import MODEL_LABELS
 from emo_viz.ui.routing import EXPERT, TOKEN, Reading
 from emo_viz.ui.strip import StripToken, token_strip
@@ -75,6 +76,7 @@ def explore(reading: Reading) -> None:
 
 def _controls(reading: Reading) -> View:
     _drop_impossible(reading)
+    links.warn_of_unknown(LAYER, [str(layer) for layer in range(reading.num_layers)], "layer")
     st.session_state.setdefault(LAYER, 0)  # no default=: a click in a map sets it as well
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         layer = st.segmented_control(
