@@ -15,6 +15,7 @@ from emo_viz.figures.theme import (
     MODEL_COLOURS,
     REFERENCE_COLOUR,
     SELECTION_COLOUR,
+    coloured,
     legend_below,
     style,
     with_alpha,
@@ -186,7 +187,7 @@ def kept_map(kept: Mapping[str, Sequence[Sequence[int]]], num_experts: int) -> g
         rows=len(kept),
         shared_xaxes=True,
         vertical_spacing=0.16,
-        subplot_titles=[LABELS[model] for model in kept],
+        subplot_titles=[coloured(model, LABELS[model]) for model in kept],
     )
     for row, (model, layers) in enumerate(kept.items(), start=1):
         fig.add_trace(_kept_cells(model, layers, num_experts), row=row, col=1)

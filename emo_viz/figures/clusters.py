@@ -16,6 +16,7 @@ from emo_viz.figures.theme import (
     OTHER_COLOUR,
     SELECTION_COLOUR,
     SEQUENTIAL,
+    coloured,
     style,
 )
 
@@ -145,7 +146,7 @@ def domain_heatmap(
         cols=len(tables),
         shared_yaxes=True,
         horizontal_spacing=0.02,
-        subplot_titles=[labels[name] for name in tables],
+        subplot_titles=[coloured(name, labels[name]) for name in tables],
     )
     first = next(iter(tables.values()))
     domains = _diagonal_rows(_shares(first))

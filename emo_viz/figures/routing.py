@@ -23,6 +23,7 @@ from emo_viz.figures.theme import (
     REFERENCE_COLOUR,
     SELECTION_COLOUR,
     SEQUENTIAL,
+    coloured,
     legend_below,
     style,
     with_alpha,
@@ -60,18 +61,22 @@ class TokenExperts:
 
 
 def expert_map(
-    maps: Mapping[str, ExpertMap], tokens: Sequence[str], layer: int, selected: int | None
+    maps: Mapping[str, ExpertMap],
+    tokens: Sequence[str],
+    layer: int,
+    selected: int | None,
+    followed: tuple[str, int] | None = None,
 ) -> go.Figure:
     """Tokens (down) by routed experts (across) of one layer, the models side by side.
 
-    tokens: [P] labels. selected: position of a token, or None.
+    tokens: [P] labels. selected: position of a token, or None. followed: model and expert id.
     """
     tokens = _escaped(tokens)
     fig = make_subplots(
         cols=2,
         shared_yaxes=True,
         horizontal_spacing=0.03,
-        subplot_titles=[_coloured(model) for model in MODELS],
+        subplot_titles=[coloured(model, LABELS[model]) for model in MODELS],
     )
     top = max(float(one.gates.max()) for one in maps.values())
     for column, model in enumerate(MODELS, start=1):
@@ -83,6 +88,7 @@ def expert_map(
     height = _map_height(len(tokens))
     fig.update_layout(coloraxis=_gate_axis(top), height=height, margin_b=110)
     _mark_row(fig, selected)
+    _mark_expert(fig, maps, followed)
     return fig
 
 
@@ -102,7 +108,11 @@ def along_text(
         fig.add_trace(_entropy_targets(entropy[model], tokens, row - 1), row=row, col=1)
         fig.add_trace(_loss_line(loss[model], tokens, model, row - 1), row=3, col=1)
         fig.update_yaxes(
-            title_text=f"{_coloured(model)}<br>layer", dtick=1, autorange="reversed", row=row, col=1
+            title_text=f"{coloured(model, LABELS[model])}<br>layer",
+            dtick=1,
+            autorange="reversed",
+            row=row,
+            col=1,
         )
     style(fig, "Router entropy (nats, colour) and loss along the text")
     every = np.stack([entropy[model] for model in MODELS])
@@ -348,14 +358,20 @@ def _mark_row(fig: go.Figure, selected: int | None) -> None:
             fig.add_hrect(y0=selected - 0.5, y1=selected + 0.5, row=1, col=column, **_ROW_MARK)
 
 
+def _mark_expert(
+    fig: go.Figure, maps: Mapping[str, ExpertMap], followed: tuple[str, int] | None
+) -> None:
+    if followed is not None:
+        model, expert = followed
+        place = int(np.flatnonzero(maps[model].order == expert)[0])
+        column = MODELS.index(model) + 1
+        fig.add_vrect(x0=place - 0.5, x1=place + 0.5, row=1, col=column, **_COLUMN_MARK)
+
+
 def _mark_column(fig: go.Figure, selected: int | None) -> None:
     if selected is not None:
         for row in (1, 2, 3):
             fig.add_vrect(x0=selected - 0.5, x1=selected + 0.5, row=row, col=1, **_COLUMN_MARK)
-
-
-def _coloured(model: str) -> str:
-    return f'<b style="color:{MODEL_COLOURS[model]}">{LABELS[model]}</b>'
 
 
 def _escaped(tokens: Sequence[str]) -> list[str]:

@@ -99,6 +99,11 @@ def legend_below(fig: go.Figure, rows: int = 1) -> go.Figure:
     return fig
 
 
+def coloured(model: str, label: str) -> str:
+    """The name of a model in bold and in its colour, as HTML for Plotly."""
+    return f'<b style="color:{MODEL_COLOURS[model]}">{label}</b>'
+
+
 def with_alpha(colour: str, alpha: float) -> str:
     """`#rrggbb` as an rgba() string, for bands and faint lines."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))

@@ -33,7 +33,7 @@ LAYER, ORDER, COLOUR = "routing_layer", "routing_order", "routing_colour"
 BY_USE, BY_ID = "By use in this text", "By id"
 DIFFERENCE, PLAIN = "Loss difference", "None"
 # One height whether a token is chosen or not: the maps below stay where the pointer is.
-PANEL_PIXELS, TEXT_PIXELS = 690, 600
+PANEL_PIXELS, TEXT_PIXELS = 710, 620
 CONTINUED = "more of the character before"
 NO_VALUE = "rgba(0, 0, 0, 0)"
 
@@ -109,7 +109,8 @@ def _controls(reading: Reading) -> View:
             key=EXPERT,
             bind="query-params",
             width=190,
-            help="Underlines every token that uses it in the chosen layer.",
+            help="Underlines every token that uses it in the chosen layer, and marks its column in "
+            "the map.",
         )
         with st.popover("View", icon=":material/tune:"):
             order, colour = _view_options()
@@ -398,7 +399,7 @@ def _expert_maps(reading: Reading, view: View) -> None:
     }
     emo, standard = (int(reading.routing[name].distinct[view.layer]) for name in maps)
     st.plotly_chart(
-        figures.expert_map(maps, _labels(reading), view.layer, view.token),
+        figures.expert_map(maps, _labels(reading), view.layer, view.token, view.expert),
         key="routing_map",
         on_select=_pick_point("routing_map"),
         selection_mode="points",

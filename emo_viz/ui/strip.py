@@ -22,6 +22,7 @@ _CSS = """
   line-height: 1.75;
   white-space: pre-wrap;
   overflow-wrap: anywhere;
+  unicode-bidi: plaintext; /* every line has the direction of its own script */
   color: var(--st-text-color);
 }
 .strip:focus-visible {
