@@ -8,7 +8,7 @@ import streamlit as st
 
 from emo_viz.figures import kernel as figures
 from emo_viz.figures.theme import CHART_CONFIG
-from emo_viz.ui import assets, chrome
+from emo_viz.ui import assets, chrome, links
 from emo_viz.ui.text import count
 
 REPORT, CHECK = "kernel_report.json", "kernel_check.json"
@@ -65,6 +65,9 @@ def controls(report: dict[str, Any]) -> tuple[str, str]:
     """Architecture and layer size."""
     archs = list(report["costs"]["machines"])
     names = {arch: machine["name"] for arch, machine in report["costs"]["machines"].items()}
+    sizes = [ALL_SIZES, *dict.fromkeys(row["size"] for row in report["rows"])]
+    links.warn_of_unknown(ARCH, [f"{arch} ({names[arch]})" for arch in archs], "architecture")
+    links.warn_of_unknown(SIZE, sizes, "layer")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         arch = st.segmented_control(
             "Architecture",
@@ -75,7 +78,6 @@ def controls(report: dict[str, Any]) -> tuple[str, str]:
             key=ARCH,
             bind="query-params",
         )
-        sizes = [ALL_SIZES, *dict.fromkeys(row["size"] for row in report["rows"])]
         size = st.selectbox("Layer", sizes, key=SIZE, bind="query-params", width=220)
     return str(arch), str(size)
 
