@@ -282,10 +282,12 @@ def _rank_bar(places: NDArray[np.floating], one: TokenExperts, rank: int, model:
         name=LABELS[model],
         legendgroup=model,
         showlegend=rank == 0,
+        # Opaque, so that the ids can be read on the light and on the dark page alike.
         marker={
-            "color": with_alpha(MODEL_COLOURS[model], 0.9 - 0.1 * rank),
+            "color": MODEL_COLOURS[model],
             "line": {"color": "rgba(255, 255, 255, 0.7)", "width": 1},
         },
+        insidetextfont={"color": "white"},
         text=[str(expert) for expert in experts],
         textposition="inside",
         insidetextanchor="middle",
