@@ -26,6 +26,12 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def mixed(one: str, other: str, share: float) -> str:
+    """#rrggbb between two colours, `share` of the way to the other."""
+    pairs = ((int(one[i : i + 2], 16), int(other[i : i + 2], 16)) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
+
+
 def backgrounds(scheme: str) -> list[str]:
     """What text can stand on in a theme: the page's and the sidebar's two surfaces."""
     keys = ("backgroundColor", "secondaryBackgroundColor")
@@ -44,10 +50,12 @@ def test_text_can_be_read_on_every_surface(scheme: str, key: str):
 
 
 @SCHEMES
-def test_primary_colour_carries_white_text_and_stands_out(scheme: str):
+def test_primary_colour_can_be_read_as_text_and_carries_white_signs(scheme: str):
+    """The chosen segment and the slider's number are written in it; a tick is white on it."""
     primary = THEMES[scheme]["primaryColor"]
-    assert contrast(primary, WHITE) >= TEXT
-    assert contrast(primary, THEMES[scheme]["backgroundColor"]) >= GRAPHICS
+    tint = mixed(THEMES[scheme]["backgroundColor"], primary, 0.1)  # behind the chosen segment
+    assert contrast(primary, tint) >= TEXT
+    assert contrast(primary, WHITE) >= GRAPHICS
 
 
 @SCHEMES

@@ -15,6 +15,8 @@ from emo_viz.figures.theme import (
     MODEL_COLOURS,
     REFERENCE_COLOUR,
     SELECTION_COLOUR,
+    coloured,
+    legend_below,
     style,
     with_alpha,
 )
@@ -57,7 +59,7 @@ def curve(
     style(fig, title)
     _keep_k_axis(fig, points)
     fig.update_yaxes(title_text=AXIS_TITLES[measure])
-    fig.update_layout(height=430, hovermode="closest", legend={"y": -0.24, "yanchor": "top"})
+    legend_below(fig, rows=2).update_layout(height=430, hovermode="closest")
     return fig
 
 
@@ -185,7 +187,7 @@ def kept_map(kept: Mapping[str, Sequence[Sequence[int]]], num_experts: int) -> g
         rows=len(kept),
         shared_xaxes=True,
         vertical_spacing=0.16,
-        subplot_titles=[LABELS[model] for model in kept],
+        subplot_titles=[coloured(model, LABELS[model]) for model in kept],
     )
     for row, (model, layers) in enumerate(kept.items(), start=1):
         fig.add_trace(_kept_cells(model, layers, num_experts), row=row, col=1)
@@ -233,7 +235,7 @@ def overlap_bars(shares: pd.DataFrame, chance: float) -> go.Figure:
     style(fig, "Kept experts shared with the other domains' subsets")
     fig.update_xaxes(title_text="% of the kept routed experts, mean over layers", range=[0, 102])
     fig.update_yaxes(autorange="reversed", showgrid=True)
-    fig.update_layout(height=140 + 20 * len(shares), margin_t=64, legend_y=-0.25)
+    legend_below(fig).update_layout(height=150 + 20 * len(shares), margin_t=64)
     return fig
 
 

@@ -16,6 +16,7 @@ from emo_viz.figures.theme import (
     OTHER_COLOUR,
     SELECTION_COLOUR,
     SEQUENTIAL,
+    coloured,
     style,
 )
 
@@ -122,7 +123,12 @@ def document_map(
     fig.update_yaxes(scaleanchor="x")
     for text, x, y in labels:
         fig.add_annotation(
-            text=text, x=x, y=y, yshift=LABEL_SHIFT, showarrow=False, font={"size": 11}
+            text=text,
+            x=x,
+            y=y,
+            yshift=LABEL_SHIFT,
+            showarrow=False,
+            font={"size": 11, "shadow": "auto"},  # legible over points of another group
         )
     return fig
 
@@ -140,7 +146,7 @@ def domain_heatmap(
         cols=len(tables),
         shared_yaxes=True,
         horizontal_spacing=0.02,
-        subplot_titles=[labels[name] for name in tables],
+        subplot_titles=[coloured(name, labels[name]) for name in tables],
     )
     first = next(iter(tables.values()))
     domains = _diagonal_rows(_shares(first))
@@ -163,13 +169,14 @@ def domain_heatmap(
 def _below(cells: int) -> dict[str, Any]:
     """A colour bar under the panels, whose cells are that many pixels high: the width is theirs."""
     return {
-        "title": {"text": "% of the domain's documents", "side": "right"},
+        # Above the bar: beside it, the title would take the bar's own width.
+        "title": {"text": "% of the domain's documents", "side": "top", "font": {"size": 12}},
         "orientation": "h",
         "thickness": 10,
         "len": 0.45,
         "x": 0,
         "xanchor": "left",
-        "y": -64 / cells,
+        "y": -56 / cells,
         "yanchor": "top",
     }
 

@@ -3,12 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
-from emo_viz.figures.theme import GROUP_COLOURS, REFERENCE_COLOUR, SELECTION_COLOUR, style
+from emo_viz.figures.theme import (
+    REFERENCE_COLOUR,
+    SELECTION_COLOUR,
+    SEQUENTIAL,
+    legend_below,
+    style,
+)
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")
-INTENSITY_RANGE = (0.5, 2000.0)
+DASHES = ("solid", "dash", "dashdot", "dot", "longdash")
+INTENSITY_RANGE = (0.3, 2000.0)
+LABEL_PIXELS = 17
 
 
 def roofline(
@@ -33,9 +42,14 @@ def roofline(
         )
     )
     fig.add_trace(_points(rows, machine))
+    _name_points(fig, rows, machine)
     style(fig, f"Roofline of {machine['name']} at {tokens:,} tokens: nothing here was timed")
-    fig.update_xaxes(type="log", title_text="Arithmetic intensity (FLOP a byte of memory)")
-    fig.update_yaxes(type="log", title_text="Attainable rate (TFLOP/s)")
+    axes: dict[str, Any] = {"type": "log", "dtick": 1}
+    fig.update_xaxes(**axes, range=np.log10(INTENSITY_RANGE))
+    fig.update_xaxes(title_text="Arithmetic intensity (FLOP a byte of memory)")
+    low, high = min(fig.data[1].y), roof[-1][1]
+    fig.update_yaxes(**axes, range=np.log10([low / 5, high * 2]))
+    fig.update_yaxes(title_text="Attainable rate (TFLOP/s)")
     fig.update_layout(height=420, showlegend=False)
     return fig
 
@@ -55,16 +69,38 @@ def _points(rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> go
         x=intensities,
         y=[attainable(x, machine) / 1e12 for x in intensities],
         customdata=figures,
-        text=[row["kernel"] for row in rows],
-        mode="markers+text",
-        # Neighbours on the roof are labelled on alternating sides.
-        textposition=["top left" if n % 2 else "bottom right" for n in range(len(rows))],
+        mode="markers",
         marker={"size": 10, "color": SELECTION_COLOUR},
         hovertemplate=(
             "%{customdata[0]}<br>%{customdata[1]:,.0f} GFLOP, %{customdata[2]:,.0f} MB"
             "<br>%{x:.0f} FLOP a byte<br>at least %{customdata[3]:,.0f} µs<extra></extra>"
         ),
     )
+
+
+def _name_points(
+    fig: go.Figure, rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]
+) -> None:
+    """Names under the roof, each on a lower line than its close neighbour to the right: so none
+    covers another, however narrow the page."""
+    last, line = np.inf, 0
+    for row in sorted(rows, key=lambda row: row["flops"] / row["bytes"], reverse=True):
+        intensity = row["flops"] / row["bytes"]
+        line = line + 1 if last < 3 * intensity else 1
+        last = intensity
+        fig.add_annotation(
+            x=np.log10(intensity),
+            y=np.log10(attainable(intensity, machine) / 1e12),
+            ax=0,
+            ay=LABEL_PIXELS * line,
+            text=row["kernel"],
+            xanchor="left",
+            yanchor="top",
+            font={"size": 11},
+            arrowhead=0,
+            arrowwidth=1,
+            arrowcolor=REFERENCE_COLOUR,
+        )
 
 
 def mask_savings(savings: Sequence[Mapping[str, Any]], num_experts: int, name: str) -> go.Figure:
@@ -82,7 +118,8 @@ def mask_savings(savings: Sequence[Mapping[str, Any]], num_experts: int, name: s
                 y=[row["times"] for row in line],
                 name=f"{keep_k} of {num_experts} experts",
                 mode="lines+markers",
-                line={"color": GROUP_COLOURS[number]},
+                # One hue: these are neither models nor groups, but more and more of one thing.
+                line={"color": SEQUENTIAL[-1][1], "dash": DASHES[number]},
                 marker={"symbol": SYMBOLS[number], "size": 8},
                 hovertemplate=(
                     f"{keep_k} experts, %{{x:,}} tokens: %{{y:.1f}} times less<extra></extra>"
@@ -95,6 +132,6 @@ def mask_savings(savings: Sequence[Mapping[str, Any]], num_experts: int, name: s
     fig.update_xaxes(
         type="log", tickvals=ticks, ticktext=[f"{t:,}" for t in ticks], title_text="Tokens at once"
     )
-    fig.update_yaxes(title_text="Time with all experts over time with fewer", rangemode="tozero")
-    fig.update_layout(height=380)
+    fig.update_yaxes(title_text="Times less time than all experts", rangemode="tozero")
+    legend_below(fig, rows=2).update_layout(height=400)
     return fig

@@ -23,6 +23,8 @@ from emo_viz.figures.theme import (
     REFERENCE_COLOUR,
     SELECTION_COLOUR,
     SEQUENTIAL,
+    coloured,
+    legend_below,
     style,
     with_alpha,
 )
@@ -59,18 +61,22 @@ class TokenExperts:
 
 
 def expert_map(
-    maps: Mapping[str, ExpertMap], tokens: Sequence[str], layer: int, selected: int | None
+    maps: Mapping[str, ExpertMap],
+    tokens: Sequence[str],
+    layer: int,
+    selected: int | None,
+    followed: tuple[str, int] | None = None,
 ) -> go.Figure:
     """Tokens (down) by routed experts (across) of one layer, the models side by side.
 
-    tokens: [P] labels. selected: position of a token, or None.
+    tokens: [P] labels. selected: position of a token, or None. followed: model and expert id.
     """
     tokens = _escaped(tokens)
     fig = make_subplots(
         cols=2,
         shared_yaxes=True,
         horizontal_spacing=0.03,
-        subplot_titles=[_coloured(model) for model in MODELS],
+        subplot_titles=[coloured(model, LABELS[model]) for model in MODELS],
     )
     top = max(float(one.gates.max()) for one in maps.values())
     for column, model in enumerate(MODELS, start=1):
@@ -82,6 +88,7 @@ def expert_map(
     height = _map_height(len(tokens))
     fig.update_layout(coloraxis=_gate_axis(top), height=height, margin_b=110)
     _mark_row(fig, selected)
+    _mark_expert(fig, maps, followed)
     return fig
 
 
@@ -101,12 +108,16 @@ def along_text(
         fig.add_trace(_entropy_targets(entropy[model], tokens, row - 1), row=row, col=1)
         fig.add_trace(_loss_line(loss[model], tokens, model, row - 1), row=3, col=1)
         fig.update_yaxes(
-            title_text=f"{_coloured(model)}<br>layer", dtick=1, autorange="reversed", row=row, col=1
+            title_text=f"{coloured(model, LABELS[model])}<br>layer",
+            dtick=1,
+            autorange="reversed",
+            row=row,
+            col=1,
         )
     style(fig, "Router entropy (nats, colour) and loss along the text")
     every = np.stack([entropy[model] for model in MODELS])
     fig.update_layout(coloraxis=_entropy_axis(float(every.min()), float(every.max())), height=470)
-    fig.update_layout(margin_b=96, legend={"yref": "container", "y": 0.01, "yanchor": "bottom"})
+    legend_below(fig)
     fig.update_yaxes(title_text="Loss<br>nats a token", rangemode="tozero", row=3, col=1)
     fig.update_xaxes(range=[0.5, len(tokens) + 0.5])
     fig.update_xaxes(title_text="Position in the text (tokens)", row=3, col=1)
@@ -122,7 +133,7 @@ def by_layer(
     if even_use is not None:
         fig.add_trace(_even_line(len(values["emo"]), even_use, unit))
     style(fig, title)
-    fig.update_layout(height=270, legend_y=-0.35, margin_t=48)
+    legend_below(fig).update_layout(height=270)
     fig.update_xaxes(title_text="Layer", dtick=1)
     fig.update_yaxes(title_text=unit, rangemode="tozero")
     return fig
@@ -143,7 +154,7 @@ def token_experts(chosen: Mapping[str, TokenExperts]) -> go.Figure:
     style(fig, "Gate weight of its routed experts, and router entropy")
     layers = len(chosen["emo"].entropy)
     reach = max(float(one.gate_weights.sum(axis=1).max()) for one in chosen.values())
-    fig.update_layout(barmode="stack", height=130 + 52 * layers, legend_y=-0.22)
+    legend_below(fig).update_layout(barmode="stack", height=136 + 52 * layers)
     fig.update_layout(uniformtext={"minsize": 9, "mode": "hide"})
     fig.update_xaxes(title_text="Gate weight", range=[0, 1.25 * reach])
     fig.update_yaxes(
@@ -271,10 +282,12 @@ def _rank_bar(places: NDArray[np.floating], one: TokenExperts, rank: int, model:
         name=LABELS[model],
         legendgroup=model,
         showlegend=rank == 0,
+        # Opaque, so that the ids can be read on the light and on the dark page alike.
         marker={
-            "color": with_alpha(MODEL_COLOURS[model], 0.9 - 0.1 * rank),
+            "color": MODEL_COLOURS[model],
             "line": {"color": "rgba(255, 255, 255, 0.7)", "width": 1},
         },
+        insidetextfont={"color": "white"},
         text=[str(expert) for expert in experts],
         textposition="inside",
         insidetextanchor="middle",
@@ -347,14 +360,20 @@ def _mark_row(fig: go.Figure, selected: int | None) -> None:
             fig.add_hrect(y0=selected - 0.5, y1=selected + 0.5, row=1, col=column, **_ROW_MARK)
 
 
+def _mark_expert(
+    fig: go.Figure, maps: Mapping[str, ExpertMap], followed: tuple[str, int] | None
+) -> None:
+    if followed is not None:
+        model, expert = followed
+        place = int(np.flatnonzero(maps[model].order == expert)[0])
+        column = MODELS.index(model) + 1
+        fig.add_vrect(x0=place - 0.5, x1=place + 0.5, row=1, col=column, **_COLUMN_MARK)
+
+
 def _mark_column(fig: go.Figure, selected: int | None) -> None:
     if selected is not None:
         for row in (1, 2, 3):
             fig.add_vrect(x0=selected - 0.5, x1=selected + 0.5, row=row, col=1, **_COLUMN_MARK)
-
-
-def _coloured(model: str) -> str:
-    return f'<b style="color:{MODEL_COLOURS[model]}">{LABELS[model]}</b>'
 
 
 def _escaped(tokens: Sequence[str]) -> list[str]:

@@ -87,6 +87,23 @@ def style(fig: go.Figure, title: str) -> go.Figure:
     return fig
 
 
+def legend_below(fig: go.Figure, rows: int = 1) -> go.Figure:
+    """Put the legend, of up to `rows` lines, at the lower edge of `fig`; returns the same figure.
+
+    It is held by the figure, not by the plot: a legend below the plot slides over the axis when
+    the page becomes narrower.
+    """
+    fig.update_layout(
+        legend={"y": 0.01, "yref": "container", "yanchor": "bottom"}, margin_b=64 + 20 * rows
+    )
+    return fig
+
+
+def coloured(model: str, label: str) -> str:
+    """The name of a model in bold and in its colour, as HTML for Plotly."""
+    return f'<b style="color:{MODEL_COLOURS[model]}">{label}</b>'
+
+
 def with_alpha(colour: str, alpha: float) -> str:
     """`#rrggbb` as an rgba() string, for bands and faint lines."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))

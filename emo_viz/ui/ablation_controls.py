@@ -17,7 +17,8 @@ from emo_viz.ui import assets, links, resources
 from emo_viz.ui.ablation import ALL_DOMAINS, Choice, Live, Study
 from emo_viz.ui.text import count, escape_markdown, share, shorten, visible
 
-DOMAIN, METHOD, KEEP, DOCUMENT = "subset_domain", "subset_method", "k", "subset_document"
+DOMAIN, METHOD, KEEP = "subset_domain", "subset_method", "k"
+DOCUMENT, TOKEN = "subset_document", "subset_token"
 DEFAULT_KEEP = 16
 METHOD_LABELS = {
     ROUTER_PROBABILITY: "Router probability",
@@ -80,10 +81,11 @@ def controls(study: Study) -> Choice:
     """The row of controls. A link's impossible keep-k is named in one sentence and not used."""
     config = study.config
     _warn_of_keep_k(config.num_experts_per_tok, config.num_experts)
+    domains = [ALL_DOMAINS, *study.domains]
+    links.warn_of_unknown(DOMAIN, domains, "domain")
+    links.warn_of_unknown(METHOD, [METHOD_LABELS[name] for name in study.methods], "method")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        domain = st.selectbox(
-            "Domain", [ALL_DOMAINS, *study.domains], key=DOMAIN, bind="query-params", width=180
-        )
+        domain = st.selectbox("Domain", domains, key=DOMAIN, bind="query-params", width=180)
         method = st.selectbox(
             "Experts chosen by",
             study.methods,
@@ -131,16 +133,18 @@ def _choose_document(domain: str | None) -> tuple[str, str | None]:
     unknown = links.follow(DOCUMENT, DOCUMENT, ids)
     if st.session_state.get(DOCUMENT) not in labels:
         st.session_state[DOCUMENT] = ids[0]
-    chosen: str = st.selectbox(
-        f"Held-out document ({len(ids):,})",
-        ids,
-        format_func=labels.__getitem__,
-        key=DOCUMENT,
-        width=215,
-    )
-    _step_button(ids, -1)
-    _step_button(ids, +1)
-    links.write(DOCUMENT, chosen)
+    # One container, so that a narrow page keeps the buttons beside the document.
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small", width=370):
+        chosen: str = st.selectbox(
+            f"Held-out document ({len(ids):,})",
+            ids,
+            format_func=labels.__getitem__,
+            key=DOCUMENT,
+            width=215,
+        )
+        _step_button(ids, -1)
+        _step_button(ids, +1)
+    links.open_document(DOCUMENT, chosen, TOKEN)
     return chosen, unknown
 
 

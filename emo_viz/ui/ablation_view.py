@@ -10,14 +10,15 @@ from emo_viz.analysis.ablation import shared_share
 from emo_viz.analysis.curves import OTHER_DOMAIN, RANDOM, Measured
 from emo_viz.figures import ablation as figures
 from emo_viz.figures.theme import CHART_CONFIG, DIVERGING, SELECTION_COLOUR, colour_at
-from emo_viz.ui import ablation, assets
+from emo_viz.ui import ablation, assets, links
 from emo_viz.ui.ablation import ALL_DOMAINS, METHOD_WORDS, Choice, Live, Study
+from emo_viz.ui.ablation_controls import TOKEN
 from emo_viz.ui.jobs import Job
 from emo_viz.ui.routing_view import CONTINUED
 from emo_viz.ui.strip import StripToken, token_strip
 from emo_viz.ui.text import count, escape_markdown, share, shorten, token_label, visible
 
-VIEW, TOKEN = "subset_view", "subset_token"
+VIEW = "subset_view"
 INCREASE, LOSS = "Loss increase", "Loss"
 MEASURES: dict[str, figures.Measure] = {INCREASE: "increase", LOSS: "loss"}
 # Nats. Fixed, so that colours mean the same at every keep-k: a token at the end of the scale has
@@ -73,8 +74,9 @@ def _alt(points: pd.DataFrame, choice: Choice, numbers: str) -> str:
 def _rests_on(study: Study, choice: Choice, points: pd.DataFrame) -> str:
     """What chose the experts and what was evaluated, in words."""
     seeds = _seeds(points)
+    drawn = seeds and choice.method != RANDOM
     band = (
-        f"Grey: least to greatest of {seeds} random subsets, dashed their mean. " if seeds else ""
+        f"Grey: least to greatest of {seeds} random subsets, dashed their mean. " if drawn else ""
     )
     mean = "" if choice.domain else f"Mean over {count(len(study.domains), 'domain')}. "
     return (
@@ -141,9 +143,8 @@ def _watch(job: Job) -> None:
     left = job.seconds_left
     eta = "" if left is None else f", about {math.ceil(left)} s left"
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.progress(
-            job.share, f"Measuring more points: {job.done} of {job.total} passes{eta}", width=420
-        )
+        done = f"{job.done} of {job.total} passes{eta}" if job.total else "the first pass"
+        st.progress(job.share, f"Measuring more points: {done}", width=420)
         if st.button("Stop", icon=":material/stop_circle:", disabled=job.cancelled):
             job.cancel()
 
@@ -255,12 +256,13 @@ def document(study: Study, choice: Choice, live: Live) -> None:
         f"{count(live.num_tokens, 'token')}. " + " · ".join(escape_markdown(fact) for fact in facts)
     )
     st.markdown(_numbers(study, choice, live))
+    token = links.token(TOKEN, live.num_tokens)
     for column, model in zip(st.columns(2, gap="medium"), assets.MODEL_FOLDERS, strict=True):
         with column:
             st.markdown(f"**{assets.MODEL_LABELS[model]}**, {choice.keep_k} experts")
-            _strip(live, model)
+            _strip(live, model, token)
     _legend()
-    _token(live)
+    _token(live, token)
 
 
 def _numbers(study: Study, choice: Choice, live: Live) -> str:
@@ -278,14 +280,14 @@ def _numbers(study: Study, choice: Choice, live: Live) -> str:
     return head + "\n".join(rows)
 
 
-def _strip(live: Live, model: str) -> None:
+def _strip(live: Live, model: str, selected: int | None) -> None:
     change = live.change(model)
     token_strip(
         [
             _strip_token(live, model, position, float(change[position]))
             for position in range(1, len(live.pieces))
         ],
-        _selected(live),
+        selected,
         mark_colour="rgba(0, 0, 0, 0)",
         selection_colour=SELECTION_COLOUR,
         pixels=TEXT_PIXELS,
@@ -296,11 +298,6 @@ def _strip(live: Live, model: str) -> None:
 
 def _pick(position: int | None) -> None:
     st.session_state[TOKEN] = position
-
-
-def _selected(live: Live) -> int | None:
-    token = st.session_state.get(TOKEN)
-    return token if token is not None and token <= live.num_tokens else None
 
 
 def _strip_token(live: Live, model: str, position: int, change: float) -> StripToken:
@@ -339,8 +336,7 @@ def _legend() -> None:
     )
 
 
-def _token(live: Live) -> None:
-    token = _selected(live)
+def _token(live: Live, token: int | None) -> None:
     if token is None:
         st.caption(
             "Orange: the subset predicts the token worse; blue: better. Both texts have the same "
@@ -373,7 +369,7 @@ def continuations(study: Study, choice: Choice, live: Live) -> None:
         st.caption("The document itself goes on:")
         st.text(goes_on or "(it ends here)")
     places = []
-    for kept in (study.num_experts, choice.keep_k):
+    for kept in dict.fromkeys((study.num_experts, choice.keep_k)):
         for column, loaded in zip(st.columns(2, gap="medium"), study.pair, strict=True):
             with column.container(border=True, height="stretch"):
                 every = "all " if kept == study.num_experts else ""

@@ -44,7 +44,7 @@ def empty_state(sentence: str, command: str) -> None:
     with st.container(border=True):
         st.markdown(":material/inventory_2: **Nothing to show yet**")
         st.write(sentence)
-        st.code(command, language="bash")
+        st.code(command, language="bash", wrap_lines=True)
 
 
 def _loaded() -> None:

@@ -299,10 +299,10 @@ def _hover(
 
 
 _COLUMNS = {
-    "domain": st.column_config.TextColumn("Domain", width=150),
-    "opening": st.column_config.TextColumn("First words", width=330),
-    "emo": st.column_config.TextColumn("EMO cluster", width=210),
-    "standard": st.column_config.TextColumn("Standard MoE cluster", width=210),
+    "domain": st.column_config.TextColumn("Domain", width=130),
+    "opening": st.column_config.TextColumn("First words", width=250),
+    "emo": st.column_config.TextColumn("EMO cluster", width=170),
+    "standard": st.column_config.TextColumn("Standard MoE cluster", width=170),
     "tokens": st.column_config.NumberColumn("Tokens", width=60),
     "emo_loss": st.column_config.NumberColumn(
         "EMO loss", format="%.2f", help="Nats a token", width=75

@@ -17,7 +17,7 @@ from emo_viz.analysis.profiles import WordTable, cluster_table, top_experts, wor
 from emo_viz.analysis.projection import Maps, content_key, load_maps, pca_map, procrustes
 from emo_viz.analysis.tokens import Headline, headline
 from emo_viz.analysis.vectors import flatten_usage, routing_vectors
-from emo_viz.ui import assets, chrome, resources
+from emo_viz.ui import assets, chrome, links, resources
 from emo_viz.ui.text import count
 
 if TYPE_CHECKING:
@@ -99,6 +99,14 @@ def load_data() -> Data:
 
 def controls(data: Data) -> View:
     """The one row of controls."""
+    domains = [ALL_DOMAINS, *sorted(set(data.domains))]
+    layers = [ALL_LAYERS, *map(str, range(data.traces["emo"].manifest.model.num_layers))]
+    most = min(MOST, len(data.documents) // 2)
+    links.warn_of_unknown("cluster_domain", domains, "domain")
+    links.warn_of_unknown("cluster_layer", layers, "layer")
+    links.warn_of_unknown(
+        "cluster_k", [str(k) for k in range(FEWEST, most + 1)], "number of clusters"
+    )
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
     colour = row.segmented_control(
         "Colour by",
@@ -120,20 +128,18 @@ def controls(data: Data) -> View:
     )
     domain = row.selectbox(
         "Highlight",
-        [ALL_DOMAINS, *sorted(set(data.domains))],
+        domains,
         key="cluster_domain",
         bind="query-params",
         width=190,
     )
-    layers = data.traces["emo"].manifest.model.num_layers
     layer = row.selectbox(
         "Layer",
-        [ALL_LAYERS, *(str(layer) for layer in range(layers))],
+        layers,
         key="cluster_layer",
         bind="query-params",
         width=120,
     )
-    most = min(MOST, len(data.documents) // 2)
     k = row.slider(
         "Number of clusters",
         FEWEST,

@@ -8,7 +8,7 @@ import streamlit as st
 
 from emo_viz.figures import kernel as figures
 from emo_viz.figures.theme import CHART_CONFIG
-from emo_viz.ui import assets, chrome
+from emo_viz.ui import assets, chrome, links
 from emo_viz.ui.text import count
 
 REPORT, CHECK = "kernel_report.json", "kernel_check.json"
@@ -56,7 +56,7 @@ def answer(report: dict[str, Any]) -> None:
     verdict = "every one meets its static bars" if not missed else f"{missed} miss a static bar"
     timed = " None was timed on a GPU." if not assets.analysis_path(CHECK).exists() else ""
     st.markdown(
-        f"Compiled without a GPU: {count(len(rows), 'kernel')} for {archs} architectures, "
+        f"#### Compiled without a GPU: {count(len(rows), 'kernel')} for {archs} architectures, "
         f"{verdict}.{timed}"
     )
 
@@ -65,6 +65,9 @@ def controls(report: dict[str, Any]) -> tuple[str, str]:
     """Architecture and layer size."""
     archs = list(report["costs"]["machines"])
     names = {arch: machine["name"] for arch, machine in report["costs"]["machines"].items()}
+    sizes = [ALL_SIZES, *dict.fromkeys(row["size"] for row in report["rows"])]
+    links.warn_of_unknown(ARCH, [f"{arch} ({names[arch]})" for arch in archs], "architecture")
+    links.warn_of_unknown(SIZE, sizes, "layer")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         arch = st.segmented_control(
             "Architecture",
@@ -75,7 +78,6 @@ def controls(report: dict[str, Any]) -> tuple[str, str]:
             key=ARCH,
             bind="query-params",
         )
-        sizes = [ALL_SIZES, *dict.fromkeys(row["size"] for row in report["rows"])]
         size = st.selectbox("Layer", sizes, key=SIZE, bind="query-params", width=220)
     return str(arch), str(size)
 
@@ -164,4 +166,4 @@ def not_measured(report: dict[str, Any]) -> None:
     st.markdown("\n".join(f"- {line}" for line in report["not_measured"]))
     st.markdown("On a machine with a GPU, one command answers these:")
     command = f"python -m model.kernels.check --out assets/analysis/{CHECK}"
-    st.code(command, language="bash")
+    st.code(command, language="bash", wrap_lines=True)

@@ -4,6 +4,8 @@ from collections.abc import Container
 
 import streamlit as st
 
+from emo_viz.ui.text import escape_markdown, shorten
+
 
 def follow(param: str, key: str, known: Container[str] | None = None) -> str | None:
     """Let the address set the widget `key` before it is drawn.
@@ -28,6 +30,39 @@ def write(param: str, value: str | None) -> None:
         st.query_params.pop(param, None)
     elif st.query_params.get(param) != value:
         st.query_params[param] = value
+
+
+def open_document(param: str, chosen: str, token: str) -> None:
+    """Put the open document into the address; a `token` chosen in another one is let go.
+
+    The token first: the browser keeps every change as a step of its history, and one step back
+    from a new document must be the old one.
+    """
+    if st.query_params.get(param) not in (None, chosen):
+        st.session_state[token] = None
+        write(token, None)
+    write(param, chosen)
+
+
+def token(param: str, tokens: int) -> int | None:
+    """The position, 1 to `tokens`, that a click (session state) or the address has chosen."""
+    asked = st.query_params.get(param)
+    if asked != st.session_state.get(_memo(param)):
+        st.session_state[param] = asked
+    text = str(st.session_state.get(param))
+    known = text.isascii() and text.isdigit() and 1 <= int(text) <= tokens
+    write(param, text if known else None)
+    return int(text) if known else None
+
+
+def warn_of_unknown(param: str, known: Container[str], what: str) -> None:
+    """Say that a link asks for a `what` that is not `known`; its widget shows another one."""
+    asked = st.query_params.get(param)
+    if asked is not None and asked not in known:
+        st.warning(
+            f"The link asks for the {what} {escape_markdown(shorten(asked, 60))}, which is not "
+            "here; this shows another one."
+        )
 
 
 def _memo(param: str) -> str:

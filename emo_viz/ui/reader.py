@@ -51,15 +51,15 @@ def _chosen(documents: pd.DataFrame, listed: Sequence[str]) -> pd.Series:
     """The document to read: the one in the address, or the first listed one."""
     links.follow(DOCUMENT, DOCUMENT)
     known = documents["id"].tolist()
-    chosen = st.session_state.get(DOCUMENT)
+    chosen: str = st.session_state.get(DOCUMENT, "")
     if chosen not in known:
-        if chosen is not None:
+        if chosen:
             st.warning(
-                f"There is no document {escape_markdown(shorten(str(chosen), 60))} here; this is "
+                f"There is no document {escape_markdown(shorten(chosen, 60))} here; this is "
                 "another one."
             )
         chosen = st.session_state[DOCUMENT] = (listed or known)[0]
-    links.write(DOCUMENT, chosen)
+    links.open_document(DOCUMENT, chosen, TOKEN)
     return documents.iloc[known.index(chosen)]
 
 
@@ -76,8 +76,7 @@ def reader(documents: pd.DataFrame, listed: Sequence[str]) -> None:
     clusters = _token_clusters(reading)
     by, layer = _colour_controls(reading, clusters)
     cut_notice(reading)
-    token = st.session_state.get(TOKEN)
-    token = token if token is not None and token < len(reading.pieces) else None
+    token = links.token(TOKEN, reading.num_tokens)
     coloured = {name: _coloured(reading, name, by, layer, clusters) for name in reading.recordings}
     for column, (name, one) in zip(st.columns(2), coloured.items(), strict=True):
         with column:
@@ -126,7 +125,6 @@ def _step(
 
 def _open(document: str) -> None:
     st.session_state[DOCUMENT] = document
-    st.session_state[TOKEN] = None
 
 
 def _colour_controls(

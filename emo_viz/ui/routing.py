@@ -177,9 +177,11 @@ def _own_text() -> Chosen | None:
 
 
 def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
+    domains = [ALL_DOMAINS, *sorted(documents["domain"].unique())]
+    links.warn_of_unknown("routing_domain", domains, "domain")
     domain = row.selectbox(
         "Domain",
-        [ALL_DOMAINS, *sorted(documents["domain"].unique())],
+        domains,
         key="routing_domain",
         bind="query-params",
         on_change=forget_selection,

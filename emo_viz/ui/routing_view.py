@@ -23,6 +23,7 @@ from emo_viz.figures.theme import (
     SEQUENTIAL,
     colour_at,
 )
+from emo_viz.ui import links
 from emo_viz.ui.assets import MODEL_LABELS
 from emo_viz.ui.routing import EXPERT, TOKEN, Reading
 from emo_viz.ui.strip import StripToken, token_strip
@@ -32,7 +33,7 @@ LAYER, ORDER, COLOUR = "routing_layer", "routing_order", "routing_colour"
 BY_USE, BY_ID = "By use in this text", "By id"
 DIFFERENCE, PLAIN = "Loss difference", "None"
 # One height whether a token is chosen or not: the maps below stay where the pointer is.
-PANEL_PIXELS, TEXT_PIXELS = 690, 600
+PANEL_PIXELS, TEXT_PIXELS = 710, 620
 CONTINUED = "more of the character before"
 NO_VALUE = "rgba(0, 0, 0, 0)"
 
@@ -75,6 +76,7 @@ def explore(reading: Reading) -> None:
 
 def _controls(reading: Reading) -> View:
     _drop_impossible(reading)
+    links.warn_of_unknown(LAYER, [str(layer) for layer in range(reading.num_layers)], "layer")
     st.session_state.setdefault(LAYER, 0)  # no default=: a click in a map sets it as well
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         layer = st.segmented_control(
@@ -83,6 +85,7 @@ def _controls(reading: Reading) -> View:
             required=True,
             key=LAYER,
             bind="query-params",
+            persist_state="page",  # an empty text of one's own takes the widget away for a while
         )
         _layer_button(layer or 0, -1, reading.num_layers)
         _layer_button(layer or 0, +1, reading.num_layers)
@@ -106,7 +109,8 @@ def _controls(reading: Reading) -> View:
             key=EXPERT,
             bind="query-params",
             width=190,
-            help="Underlines every token that uses it in the chosen layer.",
+            help="Underlines every token that uses it in the chosen layer, and marks its column in "
+            "the map.",
         )
         with st.popover("View", icon=":material/tune:"):
             order, colour = _view_options()
@@ -366,15 +370,21 @@ def _summary(reading: Reading) -> None:
 def _layer_table(reading: Reading) -> pd.DataFrame:
     emo, standard = (reading.routing[name] for name in ("emo", "standard"))
 
-    def pairs(first: NDArray[Any], second: NDArray[Any], form: str) -> list[str]:
-        return [f"{a:{form}} / {b:{form}}" for a, b in zip(first, second, strict=True)]
-
     columns = {
-        "Distinct": pairs(emo.distinct, standard.distinct, "d"),
-        "Shared": pairs(emo.overlap, standard.overlap, ".0%"),
-        "Entropy": pairs(emo.entropy, standard.entropy, ".2f"),
+        "Distinct": _pairs(emo.distinct, standard.distinct, "{:d}".format),
+        "Shared": _pairs(emo.overlap, standard.overlap, share),
+        "Entropy": _pairs(emo.entropy, standard.entropy, "{:.2f}".format),
     }
     return pd.DataFrame(columns).rename_axis("Layer")
+
+
+def _pairs(emo: NDArray[Any], standard: NDArray[Any], form: Callable[[Any], str]) -> list[str]:
+    """ "EMO / standard MoE" of each layer; a dash for what a text of one token does not have."""
+
+    def shown(value: Any) -> str:
+        return "–" if np.isnan(value) else form(value)
+
+    return [f"{shown(a)} / {shown(b)}" for a, b in zip(emo, standard, strict=True)]
 
 
 def _expert_maps(reading: Reading, view: View) -> None:
@@ -389,7 +399,7 @@ def _expert_maps(reading: Reading, view: View) -> None:
     }
     emo, standard = (int(reading.routing[name].distinct[view.layer]) for name in maps)
     st.plotly_chart(
-        figures.expert_map(maps, _labels(reading), view.layer, view.token),
+        figures.expert_map(maps, _labels(reading), view.layer, view.token, view.expert),
         key="routing_map",
         on_select=_pick_point("routing_map"),
         selection_mode="points",

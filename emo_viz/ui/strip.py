@@ -22,6 +22,7 @@ _CSS = """
   line-height: 1.75;
   white-space: pre-wrap;
   overflow-wrap: anywhere;
+  unicode-bidi: plaintext; /* every line has the direction of its own script */
   color: var(--st-text-color);
 }
 .strip:focus-visible {
@@ -159,7 +160,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (node) send(Number(node.id.slice("token-".length)), 0);
   };
   strip.onkeydown = (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    // Shift with an arrow key belongs to the page: it goes to another layer.
+    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
     const position = target(strip, event.key, data.tokens.length);
     if (position === undefined) return;
     event.preventDefault();

@@ -43,6 +43,31 @@ def test_the_arrow_keys_walk_the_tokens_and_escape_lets_go(
     assert "routing_token" not in browser_page.url
 
 
+def test_shift_with_an_arrow_changes_the_layer_from_within_the_text_too(
+    app_server: harness.Server, browser_page: Page
+):
+    open_page(browser_page, app_server, "Token_routing")
+    with harness.rerun(browser_page):
+        browser_page.locator(STRIP).nth(2).click()
+    with harness.rerun(browser_page):
+        browser_page.keyboard.press("Shift+ArrowDown")
+    assert "routing_layer=1" in browser_page.url and "routing_token=3" in browser_page.url
+
+
+def test_the_layer_stays_chosen_when_a_text_is_typed(
+    app_server: harness.Server, browser_page: Page
+):
+    open_page(browser_page, app_server, "Token_routing")
+    with harness.rerun(browser_page):
+        browser_page.get_by_text("Your own text").click()
+    area = browser_page.get_by_role("textbox", name="Text for both models")
+    area.fill("soil")
+    with harness.rerun(browser_page):
+        area.press("Control+Enter")
+    layers = browser_page.get_by_role("radiogroup", name="Layer").get_by_role("radio")
+    expect(layers.first).to_be_checked()
+
+
 def test_a_click_in_the_expert_map_selects_the_token_under_it(
     app_server: harness.Server, browser_page: Page
 ):

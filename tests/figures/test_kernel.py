@@ -26,3 +26,11 @@ def test_one_line_a_subset_and_none_for_all_experts():
     fig = mask_savings(savings, 128, "Test GPU")
     assert [trace.name for trace in fig.data] == ["8 of 128 experts", "16 of 128 experts"]
     assert list(fig.data[0].x) == [1, 64]
+
+
+def test_close_neighbours_are_named_on_lines_of_their_own():
+    fig = roofline(
+        [row("up", 560e9, 1e9), row("dw2", 630e9, 1e9), row("combine", 1e9, 1e9)], MACHINE, 9
+    )
+    lines = {note.text: note.ay for note in fig.layout.annotations}
+    assert lines["dw2"] == lines["combine"] < lines["up"]

@@ -52,6 +52,12 @@ def test_unused_cells_are_clear_and_used_ones_never(expert_map: go.Figure):
     assert (again.data[0].z == 0).sum() == (GATES == 0).sum()
 
 
+def test_followed_expert_is_marked_where_its_column_stands():
+    maps = dict.fromkeys(routing.MODELS, routing.ExpertMap(GATES, np.array([3, 0, 1, 2])))
+    (mark,) = routing.expert_map(maps, TOKENS, 0, None, ("standard", 1)).layout.shapes
+    assert (mark.xref, mark.x0, mark.x1) == ("x2", 1.5, 2.5)
+
+
 def test_token_texts_are_escaped(expert_map: go.Figure):
     assert "&lt;b&gt;two&lt;/b&gt;" in expert_map.data[1].text
     assert not any("<b>" in text for text in expert_map.data[1].text)

@@ -208,6 +208,21 @@ def test_next_document_goes_through_the_listed_ones():
     assert at.button(key="cluster_next").disabled
 
 
+def test_the_token_of_a_link_is_picked_until_another_document_is_opened():
+    at = opened(cluster_token="3")
+    assert [strip["selected"] for strip in strips(at)] == [3, 3]
+    at.button(key="cluster_next").click()
+    run(at)
+    assert [strip["selected"] for strip in strips(at)] == [None, None]
+    assert "cluster_token" not in at.query_params
+
+
+def test_what_a_link_asks_for_in_vain_is_named():
+    at = opened(cluster_domain="atlantis", cluster_layer="9", cluster_k="7000")
+    said = " ".join(warning.value for warning in at.warning)
+    assert "domain atlantis" in said and "layer 9" in said and "number of clusters 7000" in said
+
+
 def test_tokens_by_top_expert_of_a_layer(folder: Path):
     at = opened(cluster_document="heldout-court-0", cluster_reader="Top expert")
     at.get("button_group")

@@ -169,6 +169,7 @@ def test_with_all_experts_nothing_changes():
     for cells in table(at).values():
         assert cells[2] == "+0.000" and cells[3] == "0 (0.0 %)"
     assert "EMO keeps **100\u00a0%**" in first_line(at)
+    assert words(at).count("all 16 experts") == 2  # what each model writes, not once more as a cut
 
 
 @pytest.mark.parametrize("asked", ["3", "17", "-8", "many", "8.5"])
@@ -197,6 +198,30 @@ def test_documents_are_walked_and_named():
 def test_a_document_that_is_not_there_is_named():
     at = opened(subset_domain="kitchen", subset_document="heldout-garden-1")
     assert "is not among these" in at.warning[0].value
+
+
+def test_a_domain_or_method_that_is_not_there_is_named():
+    said = words(opened(subset_domain="atlantis", subset_method="By magic"))
+    assert "asks for the domain atlantis" in said and "asks for the method By magic" in said
+    assert "The link asks" not in words(opened(subset_domain="garden", subset_method="Random"))
+
+
+def test_the_token_of_a_link_is_shown_until_another_document_is_opened():
+    at = opened(subset_token="3")
+    assert "Token 3 of" in words(at) and at.query_params["subset_token"] == "3"
+    at.button(key="subset_next").click()
+    run(at)
+    assert "Token 3 of" not in words(at) and "subset_token" not in at.query_params
+
+
+@pytest.mark.parametrize("asked", ["0", "100000", "-1", "²", "x"])
+def test_a_token_beyond_the_text_is_ignored(asked):
+    assert "Click a token" in words(opened(subset_token=asked))
+
+
+def test_grey_is_explained_only_where_it_is_drawn():
+    assert "Grey:" in words(opened())
+    assert "Grey:" not in words(opened(subset_method="Random"))
 
 
 def strips(at: AppTest) -> list[dict]:

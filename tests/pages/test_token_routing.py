@@ -152,6 +152,11 @@ def test_empty_text_is_no_error(text: str):
     assert not at.get("plotly_chart")
 
 
+def test_a_text_of_one_token_has_no_halves_to_compare():
+    at = opened(routing_source="Your own text", routing_text="a")
+    assert at.dataframe[0].value["Shared"].tolist() == ["– / –"] * len(at.dataframe[0].value)
+
+
 def test_long_text_says_what_was_cut():
     at = opened(routing_source="Your own text")
     at.text_area(key="routing_draft").set_value("anchor " * 900).run()
