@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from model.native import WIDTH
+from model.native.compiled import call, library
+
+COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 CHUNK_TOKENS = {"cpu": 128}
 """By device: on a CPU so few that a chunk's logits stay in a core's cache between passes."""
 
@@ -31,9 +35,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             h.split(size), dh_NH.split(size), labels_N.split(size), strict=True
         ):
             torch.mm(h_CH, w.t(), out=logits_CV[: len(h_CH)])
-            loss, dlogits_CV = _chunk_loss(logits_CV[: len(h_CH)].float(), labels_C, z_coef)
+            loss, dlogits_CV = chunk_loss(logits_CV[: len(h_CH)], labels_C, z_coef, scale)
             total += loss
-            dlogits_CV = dlogits_CV.mul_(scale).to(dtype)
             torch.mm(dlogits_CV, w, out=dh_CH)
             if dtype == dw_VH.dtype:
                 dw_VH.addmm_(dlogits_CV.t(), h_CH)
@@ -49,8 +52,31 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return dh_NH * dloss, dw_VH * dloss, None, None
 
 
-def _chunk_loss(logits_CV: Tensor, labels_C: Tensor, z_coef: float) -> tuple[Tensor, Tensor]:
-    """Summed loss of a chunk and its gradient, which takes the place of the logits."""
+def chunk_loss(
+    logits_CV: Tensor, labels_C: Tensor, z_coef: float, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Summed loss of a chunk, and `scale` times its gradient, which takes the logits' place."""
+    fits = logits_CV.is_cpu and logits_CV.dtype in COMPILED_DTYPES and logits_CV.is_contiguous()
+    if fits and logits_CV.shape[1] % WIDTH == 0 and library() is not None:
+        return _compiled_chunk_loss(logits_CV, labels_C, z_coef, scale)
+    return _torch_chunk_loss(logits_CV, labels_C, z_coef, scale)
+
+
+def _compiled_chunk_loss(
+    logits_CV: Tensor, labels_C: Tensor, z_coef: float, scale: float
+) -> tuple[Tensor, Tensor]:
+    loss, scales = torch.empty(()), torch.tensor([scale, z_coef])
+    half = int(logits_CV.dtype == torch.bfloat16)
+    call(
+        "emo_cross_entropy", *logits_CV.shape, half, logits_CV, labels_C.contiguous(), scales, loss
+    )
+    return loss, logits_CV
+
+
+def _torch_chunk_loss(
+    logits_CV: Tensor, labels_C: Tensor, z_coef: float, scale: float
+) -> tuple[Tensor, Tensor]:
+    dtype, logits_CV = logits_CV.dtype, logits_CV.float()
     labels_C1 = labels_C.unsqueeze(1)
     label_logits_C1, top_C1 = logits_CV.gather(1, labels_C1), logits_CV.amax(1, True)
     exp_CV = logits_CV.sub_(top_C1).exp_()
@@ -58,7 +84,8 @@ def _chunk_loss(logits_CV: Tensor, labels_C: Tensor, z_coef: float) -> tuple[Ten
     lse_C1 = sum_C1.log() + top_C1
     loss = (lse_C1 - label_logits_C1).sum() + z_coef * lse_C1.square().sum()
     dlogits_CV = exp_CV.mul_((1 + 2 * z_coef * lse_C1) / sum_C1)
-    return loss, dlogits_CV.scatter_add_(1, labels_C1, torch.full_like(lse_C1, -1.0))
+    dlogits_CV.scatter_add_(1, labels_C1, torch.full_like(lse_C1, -1.0))
+    return loss, dlogits_CV.mul_(scale).to(dtype)
 
 
 def linear_cross_entropy(

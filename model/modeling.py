@@ -32,15 +32,12 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
-from transformers.models.llama.modeling_llama import (
-    LlamaAttention,
-    LlamaRMSNorm,
-    LlamaRotaryEmbedding,
-)
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from model.attention import EmoAttention
 from model.config import EmoConfig
 from model.experts import reference_experts
 from model.loss import linear_cross_entropy
@@ -49,11 +46,11 @@ from model.routing import (
     document_pools,
     document_segments,
     draw_pool_sizes,
-    entropy,
     expert_counts,
     load_balancing_loss,
     positions_in_segment,
     route,
+    router_entropy,
     router_z_loss,
 )
 from model.subset import active_mask
@@ -96,7 +93,7 @@ class EmoRouter(nn.Module):
         allowed = self._allowed(logits_NE, documents)
         routed = route(logits_NE, self.num_shared, self.top_k, allowed)
         if documents is not None:
-            self._report(documents, logits_NE, routed, allowed)
+            self._report(documents, logits_NE, routed)
         return logits_NE, routed.gate_weights_NK.to(hidden_NH.dtype), routed.expert_ids_NK
 
     def _allowed(self, logits_NE: Tensor, documents: DocumentRouting | None) -> Tensor | None:
@@ -121,9 +118,7 @@ class EmoRouter(nn.Module):
         scores_BTR = logits_BTE[..., :num_routed].float().softmax(-1)
         return document_pools(scores_BTR, segments_BT, sizes_BD)
 
-    def _report(
-        self, documents: DocumentRouting, logits_NE: Tensor, routed: Routed, allowed: Tensor | None
-    ) -> None:
+    def _report(self, documents: DocumentRouting, logits_NE: Tensor, routed: Routed) -> None:
         num_routed = self.num_experts - self.num_shared
         slots = self.top_k - self.num_shared
         counts_R = expert_counts(routed.expert_ids_NK[:, :slots], num_routed)
@@ -133,9 +128,11 @@ class EmoRouter(nn.Module):
         documents.balancing_losses.append(
             load_balancing_loss(routed.scores_NR, totals[:-1], slots, totals[-1])
         )
-        documents.z_losses.append(router_z_loss(logits_NE[:, :num_routed], allowed))
+        documents.z_losses.append(router_z_loss(routed.lse_N))
         documents.counts_R.append(totals[:-1])
-        documents.entropies.append(entropy(routed.scores_NR.detach()).mean())
+        with torch.no_grad():
+            entropy_N = router_entropy(logits_NE[:, :num_routed], routed)
+        documents.entropies.append(entropy_N.mean())
 
 
 @use_experts_implementation
@@ -190,16 +187,19 @@ class EmoDecoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: EmoConfig, layer_idx: int) -> None:
         super().__init__()
-        self.self_attn = LlamaAttention(config, layer_idx)
+        self.self_attn = EmoAttention(config, layer_idx)
         dense = config.objective == "dense"
         self.mlp = EmoDenseMlp(config) if dense else EmoSparseMlp(config, layer_idx)
-        self.pre_attention_layernorm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.pre_feedforward_layernorm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.pre_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.pre_feedforward_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
         self, hidden_BTH: Tensor, documents: DocumentRouting | None = None, **kwargs: Any
     ) -> Tensor:
-        attended, _ = self.self_attn(self.pre_attention_layernorm(hidden_BTH), **kwargs)
+        segments_BT = None if documents is None else documents.segments_BT
+        attended, _ = self.self_attn(
+            self.pre_attention_layernorm(hidden_BTH), segments_BT=segments_BT, **kwargs
+        )
         hidden_BTH = hidden_BTH + attended
         return hidden_BTH + self.mlp(self.pre_feedforward_layernorm(hidden_BTH), documents)
 
@@ -220,7 +220,7 @@ class EmoPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {
         "router_logits": OutputRecorder(EmoRouter, index=0),
         "hidden_states": EmoDecoderLayer,
-        "attentions": LlamaAttention,
+        "attentions": EmoAttention,
     }
 
     @torch.no_grad()
@@ -250,7 +250,7 @@ class EmoModel(EmoPreTrainedModel):
         self.layers = nn.ModuleList(
             [EmoDecoderLayer(config, layer) for layer in range(config.num_hidden_layers)]
         )
-        self.norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(config)
         self.gradient_checkpointing = False
         self.post_init()

@@ -18,11 +18,12 @@ EosSide = Literal["next", "own"]
 
 
 class Routed(NamedTuple):
-    """What a router decided for N tokens."""
+    """What a router decided for N tokens; lse is the log-sum-exp of the (masked) routed logits."""
 
     gate_weights_NK: Tensor
     expert_ids_NK: Tensor
     scores_NR: Tensor
+    lse_N: Tensor
 
 
 def document_segments(
@@ -90,11 +91,12 @@ def route(
     scores_NR = logits_NR.softmax(-1)
     ids = top_k_ids(scores_NR.detach(), top_k - num_shared)
     weights = scores_NR.gather(1, ids)
+    # Two numbers a token give what a pass over all logits would.
+    lse_N = logits_NR.gather(1, ids[:, :1]).squeeze(1) - weights[:, 0].log()
     shared_ids = torch.arange(num_routed, E, device=ids.device).expand(N, num_shared)
     shared_weights = weights.new_ones(N, num_shared)
-    return Routed(
-        torch.cat([weights, shared_weights], 1), torch.cat([ids, shared_ids], 1), scores_NR
-    )
+    gate_weights_NK = torch.cat([weights, shared_weights], 1)
+    return Routed(gate_weights_NK, torch.cat([ids, shared_ids], 1), scores_NR, lse_N)
 
 
 def expert_counts(routed_ids: Tensor, num_routed: int) -> Tensor:
@@ -116,14 +118,11 @@ def load_balancing_loss(
     return scores_NR.shape[-1] * torch.dot(share_R, scores_NR.mean(0))
 
 
-def router_z_loss(logits_NR: Tensor, allowed_NR: Tensor | None = None) -> Tensor:
-    """Mean squared log-sum-exp of the (masked) routed logits."""
-    logits_NR = logits_NR.float()
-    if allowed_NR is not None:
-        logits_NR = logits_NR.masked_fill(~allowed_NR, float("-inf"))
-    return logits_NR.logsumexp(-1).square().mean()
+def router_z_loss(lse_N: Tensor) -> Tensor:
+    """Mean squared log-sum-exp of the (masked) routed logits (appendix A.1)."""
+    return lse_N.square().mean()
 
 
-def entropy(scores: Tensor) -> Tensor:
-    """Entropy in nats over the last axis; zero probabilities count as zero."""
-    return torch.special.entr(scores).sum(-1)
+def router_entropy(logits_NR: Tensor, routed: Routed) -> Tensor:
+    """Entropy of each token's scores in nats, without a second logarithm of them all: [N]."""
+    return routed.lse_N - torch.linalg.vecdot(routed.scores_NR, logits_NR.float())

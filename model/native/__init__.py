@@ -1,81 +1,18 @@
-"""A layer's experts and top-k as machine code, compiled from experts.c when first needed.
-
-A C compiler (`cc`, or the one that CC names) makes a library for the processor at hand and keeps it
-in the user's cache folder; without a compiler `library()` is None and callers stay with torch.
+"""A layer's experts and top-k in compiled code, on a CPU (see model.native.compiled).
 
 Shapes: N tokens, K experts a token, S = N*K slots, E experts, R of them routed, H hidden size,
 I expert width, J = 2*I.
 """
 
-import ctypes
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from functools import lru_cache
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("experts.c")
-FLAGS = ["-O3", "-march=native", "-fPIC", "-shared"]
+from model.native.compiled import call, library
+
 WIDTH = 32
-"""Hidden size and expert width must be multiples of this (as in experts.c)."""
+"""Row lengths must be multiples of this: two of the widest vectors (simd.h)."""
 MAX_WEIGHTS = 2**16
 """Weights of one expert above which blocked products of a BLAS library are faster."""
-
-log = logging.getLogger(__name__)
-
-
-@lru_cache(maxsize=1)
-def library() -> ctypes.CDLL | None:
-    """The compiled library, or None (with one line in the log) where it cannot be had."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        log.info("No C compiler: experts run on torch's products, about half as fast.")
-        return None
-    try:
-        return ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
-        log.warning("experts.c did not compile or load (%s); experts run on torch.", error)
-        return None
-
-
-def _compiled(compiler: str) -> Path:
-    """Path of the library for this source, compiler and processor; made if it is not there."""
-    key = "\n".join([SOURCE.read_text(), *FLAGS, _version(compiler), _processor()])
-    name = f"experts-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    path = _cache_folder() / name
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made = Path(folder) / name
-            command = [compiler, *FLAGS, "-o", str(made), str(SOURCE), "-lm"]
-            subprocess.run(command, check=True, capture_output=True, timeout=60)
-            made.replace(path)
-    return path
-
-
-def _cache_folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "emo-viz"
-
-
-def _version(compiler: str) -> str:
-    command = [compiler, "--version"]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-
-
-def _processor() -> str:
-    """What -march=native depends on: a home folder may be shared between machines."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    flags = [line for line in lines if line.startswith(("flags", "Features"))][:1]
-    return "\n".join([platform.machine(), platform.processor(), *flags])
 
 
 def experts_forward(
@@ -133,17 +70,3 @@ def fits(w13_EJH: Tensor, w2_EHI: Tensor) -> bool:
         and w2_EHI.is_contiguous()
         and library() is not None
     )
-
-
-def call(name: str, *arguments: Tensor | int | None) -> None:
-    """Call one function of the library; tensors go as pointers, integers as C longs, None as 0."""
-    loaded = library()
-    assert loaded is not None
-    values = [
-        ctypes.c_long(value)
-        if isinstance(value, int)
-        else ctypes.c_void_p(None if value is None else value.data_ptr())
-        for value in arguments
-    ]
-    if getattr(loaded, name)(*values):
-        raise MemoryError(f"{name}: no memory left for a block of rows.")

@@ -21,7 +21,7 @@ from model.modeling import EmoForCausalLM
 from model.train import parallel
 from model.train.batches import PackedRows, heldout_batches
 from model.train.loop import train
-from model.train.presets import PRESETS, Preset, find_preset
+from model.train.presets import PRESETS, Preset, find_preset, multiplies_bf16
 
 
 @click.command()
@@ -35,7 +35,11 @@ from model.train.presets import PRESETS, Preset, find_preset
 @click.option("--rows", type=click.IntRange(min=1), default=None, help="Packed rows a step.")
 @click.option("--seed", type=int, default=None)
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads.")
-@click.option("--bf16/--fp32", default=None, help="Of the products outside the experts.")
+@click.option(
+    "--bf16/--fp32",
+    default=None,
+    help="Of the products outside the experts; bf16 where the processor multiplies it.",
+)
 @click.option("--stop-at", type=click.IntRange(min=1), default=None, help="Pause after this step.")
 def main(
     name: str,
@@ -51,6 +55,7 @@ def main(
 ) -> None:
     """Pretrain an EMO, a standard MoE or a dense model on a built corpus."""
     torch.set_num_threads(threads or _fair_threads())
+    bf16 = multiplies_bf16() if bf16 is None else bf16
     try:
         preset = find_preset(name, objective, steps=steps, rows=rows, seed=seed, bf16=bf16)
         with parallel.process_group():

@@ -1,4 +1,4 @@
-"""Packed rows of a token stream in a seeded order that depends on nothing but the step.
+"""Rows of a corpus in a seeded order that depends on nothing but the step.
 
 Shapes: B rows, T tokens a row, L layers, D documents a row (at most).
 """
@@ -22,16 +22,67 @@ class Batch(NamedTuple):
     pool_sizes_LBD: Tensor
 
 
+class RowTable:
+    """Where every row of `context` tokens, and the token after it, lies in one of two streams.
+
+    With `own_rows`, a document's full rows hold that document alone, and what is left of all
+    documents (the short ones and the ends of long ones, each opened by an end-of-text token) is
+    packed. Without, the stream is cut every `context` tokens, wherever documents end.
+    """
+
+    def __init__(self, tokens: np.ndarray, context: int, eos_token_id: int, own_rows: bool) -> None:
+        self.context = context
+        offsets = _document_offsets(tokens, eos_token_id) if own_rows else np.array([0])
+        lengths = np.diff(np.append(offsets, len(tokens)))
+        own = np.repeat(offsets, lengths // context) + context * _count_up(lengths // context)
+        rests = _rests(tokens, offsets, lengths, context, eos_token_id) if own_rows else tokens[:0]
+        packed = np.arange((len(rests) - 1) // context) * context
+        own = own[own + context < len(tokens)]
+        self._streams, self._starts, self._num_own = (tokens, rests), (own, packed), len(own)
+
+    def __len__(self) -> int:
+        return sum(len(starts) for starts in self._starts)
+
+    def row(self, index: int) -> np.ndarray:
+        """Row `index` and the token after it: [context + 1]."""
+        which = int(index >= self._num_own)
+        start = self._starts[which][index - which * self._num_own]
+        return self._streams[which][start : start + self.context + 1]
+
+
+def _document_offsets(tokens: np.ndarray, eos_token_id: int) -> np.ndarray:
+    """Where documents start: at every end-of-text token, and at the head of the stream."""
+    return np.union1d([0], np.flatnonzero(tokens == eos_token_id))
+
+
+def _count_up(counts: np.ndarray) -> np.ndarray:
+    """0, 1, .. count - 1 for each count, joined."""
+    return np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+
+
+def _rests(
+    tokens: np.ndarray, offsets: np.ndarray, lengths: np.ndarray, context: int, eos_token_id: int
+) -> np.ndarray:
+    """What no own row holds of each document, each part opened by an end-of-text token."""
+    first = offsets + lengths // context * context
+    ends = zip(first, offsets + lengths, strict=True)
+    parts = [tokens[start:end] for start, end in ends if start < end]
+    opening = np.array([eos_token_id], tokens.dtype)
+    opened = [part if part[0] == eos_token_id else np.append(opening, part) for part in parts]
+    return np.concatenate(opened or [tokens[:0]])
+
+
 class PackedRows:
-    """Rows of `context` tokens cut from a memory-mapped stream.
+    """Batches of rows cut from a memory-mapped stream (see RowTable).
 
     Every epoch visits each row once, in its own permutation. Raises ValueError if the stream is
     shorter than one step.
     """
 
     def __init__(self, tokens: np.ndarray, preset: Preset, eos_token_id: int) -> None:
-        self.tokens, self.preset, self.eos_token_id = tokens, preset, eos_token_id
-        self.num_rows = (len(tokens) - 1) // preset.context
+        self.preset, self.eos_token_id = preset, eos_token_id
+        self.table = RowTable(tokens, preset.context, eos_token_id, preset.own_rows)
+        self.num_rows = len(self.table)
         if self.num_rows < preset.rows:
             raise ValueError(
                 f"The corpus has {len(tokens):,} tokens, less than one step of "
@@ -48,9 +99,8 @@ class PackedRows:
 
     def batch(self, step: int) -> Batch:
         """The batch of one step; equal for equal (corpus, preset, step)."""
-        rows, context = self.preset.rows, self.preset.context
-        starts = [self._row(step * rows + i) * context for i in range(rows)]
-        stream = np.stack([self.tokens[s : s + context + 1] for s in starts]).astype(np.int64)
+        rows = range(step * self.preset.rows, (step + 1) * self.preset.rows)
+        stream = np.stack([self.table.row(self._row(i)) for i in rows]).astype(np.int64)
         input_ids_BT = torch.from_numpy(stream[:, :-1].copy())
         documents = 1 + int((stream[:, 1:-1] == self.eos_token_id).sum(1).max())
         return Batch(

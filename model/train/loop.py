@@ -191,8 +191,12 @@ def _resume(
     if newest is None:
         return 0
     run = checkpoint.read_run(newest)
-    if run["preset"] != json.loads(json.dumps(asdict(preset))):
-        raise ValueError(f"{newest} was trained with other settings; choose another --out.")
+    wanted = json.loads(json.dumps(asdict(preset)))
+    if other := [name for name in wanted if run["preset"].get(name) != wanted[name]]:
+        raise ValueError(
+            f"{newest} was trained with other settings ({', '.join(other)}); give the same ones, "
+            "or choose another --out."
+        )
     _checkpoints().restore(newest, model, optimizer)
     return int(run["step"])
 

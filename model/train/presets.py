@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from model.config import EmoConfig, Objective
 
 
@@ -10,7 +12,8 @@ from model.config import EmoConfig, Objective
 class Preset:
     """Everything that decides a run. Equal presets, corpora and seeds give equal weights.
 
-    Lengths are in tokens; `rows` are packed sequences a step. Coefficients follow the paper
+    Lengths are in tokens; `rows` are sequences a step; with `own_rows` a document as long as the
+    context shares its rows with no other. Coefficients follow the paper
     (section 4.1 and appendix A): balancing 0.1, router z 1e-3, head z 1e-5.
     """
 
@@ -39,8 +42,9 @@ class Preset:
     head_z_coef: float = 1e-5
     pool_size_min: int = 8
     pool_size_max: int = 128
+    own_rows: bool = False
     seed: int = 0
-    bf16: bool = True
+    bf16: bool = True  # of the products outside the experts
 
     @property
     def tokens_per_step(self) -> int:
@@ -80,8 +84,8 @@ NANO = Preset(
     context=256,
     rows=64,
     steps=1900,
+    own_rows=True,  # a pool drawn from a few tokens tells what they will be (docs/log.md)
     warmup_steps=100,
-    bf16=False,  # half as fast as float32 on a CPU that has no bf16 arithmetic (docs/log.md)
 )
 
 PAPER_1B14B = Preset(
@@ -106,3 +110,12 @@ def find_preset(name: str, objective: Objective, **changes: Any) -> Preset:
         raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
     given = {key: value for key, value in changes.items() if value is not None}
     return replace(PRESETS[name], objective=objective, **given)
+
+
+def multiplies_bf16() -> bool:
+    """Whether this processor has bf16 arithmetic; without it bf16 is half as fast as float32."""
+    return bool(
+        torch.cuda.is_available()
+        or torch.cpu._is_avx512_bf16_supported()
+        or torch.cpu._is_amx_tile_supported()
+    )

@@ -11,6 +11,7 @@ import torch
 
 from model import native
 from model.experts import native_experts, reference_experts, sorted_experts
+from model.native import compiled
 from tests.model.test_experts import CASES, outputs_and_gradients, problem, relative_errors
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
@@ -22,9 +23,9 @@ PROCESSORS = ["native", *(["haswell", "x86-64"] if ON_X86 else [])]
 def fresh(monkeypatch, tmp_path):
     """An empty cache folder, and no library loaded yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native.library.cache_clear()
+    compiled.library.cache_clear()
     yield tmp_path
-    native.library.cache_clear()
+    compiled.library.cache_clear()
 
 
 def wide(**changes):
@@ -45,7 +46,7 @@ def test_native_experts_equal_the_loop(case):
 @needs_compiler
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_every_vector_width_gives_the_same_numbers(fresh, monkeypatch, processor):
-    monkeypatch.setattr(native, "FLAGS", ["-O3", f"-march={processor}", "-fPIC", "-shared"])
+    monkeypatch.setattr(compiled, "FLAGS", ["-O3", f"-march={processor}", "-fPIC", "-shared"])
     tensors, ids, upstream = wide(N=700, E=3)
     fast = outputs_and_gradients(native_experts, tensors, ids, upstream)
     slow = outputs_and_gradients(reference_experts, tensors, ids, upstream)
@@ -97,7 +98,7 @@ def test_top_k_agrees_with_a_stable_sort(k):
     scores = torch.randint(0, 40, (50, 127), generator=generator).float()
     scores[7] = float("-inf")
     expected = scores.sort(dim=-1, descending=True, stable=True).indices[:, :k]
-    assert torch.equal(native.top_k_ids(scores, k), expected) or native.library() is None
+    assert torch.equal(native.top_k_ids(scores, k), expected) or compiled.library() is None
 
 
 def test_sizes_that_do_not_fit_take_the_torch_path():
@@ -112,7 +113,7 @@ def test_without_a_compiler_the_numbers_are_the_same(fresh, monkeypatch, caplog)
         monkeypatch.setenv("CC", "no-such-compiler")
         plain = outputs_and_gradients(sorted_experts, tensors, ids, upstream)
         top = native.top_k_ids(torch.tensor([[0.1, 0.7, 0.2]]), 2)
-    assert native.library() is None and "No C compiler" in caplog.text
+    assert compiled.library() is None and "No C compiler" in caplog.text
     slow = outputs_and_gradients(reference_experts, tensors, ids, upstream)
     assert max(relative_errors(plain, slow)) < 2e-6
     assert top.tolist() == [[1, 2]]
@@ -123,16 +124,16 @@ def test_a_compiler_that_fails_is_reported_once_and_leaves_nothing(fresh, monkey
     broken.write_text("#!/bin/sh\n[ $1 = --version ] && exit 0\nexit 1\n")
     broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("CC", str(broken))
-    assert native.library() is None and native.library() is None
+    assert compiled.library() is None and compiled.library() is None
     assert caplog.text.count("did not compile") == 1
     assert list((fresh / "emo-viz").iterdir()) == []
 
 
 @needs_compiler
 def test_the_library_is_compiled_once(fresh):
-    native.library()
+    compiled.library()
     (made,) = (fresh / "emo-viz").iterdir()
     stamp = made.stat().st_mtime_ns
-    native.library.cache_clear()
-    assert native.library() is not None
+    compiled.library.cache_clear()
+    assert compiled.library() is not None
     assert made.stat().st_mtime_ns == stamp

@@ -1,5 +1,7 @@
 """Routing against an independent loop, and the acceptance list of the method (points 1 to 6, 8)."""
 
+import math
+
 import pytest
 import torch
 
@@ -8,11 +10,11 @@ from model.routing import (
     document_pools,
     document_segments,
     draw_pool_sizes,
-    entropy,
     expert_counts,
     load_balancing_loss,
     positions_in_segment,
     route,
+    router_entropy,
     router_z_loss,
 )
 
@@ -130,7 +132,7 @@ def test_router_rows_outside_the_pool_get_no_gradient():
     loss = (
         routed.gate_weights_NK.square().sum()
         + load_balancing_loss(routed.scores_NR, counts, 3, 12)
-        + router_z_loss(logits_NE[:, :-1], pools)
+        + router_z_loss(routed.lse_N)
     )
     loss.backward()
     touched = weight_EH.grad.abs().sum(1) > 0
@@ -173,9 +175,28 @@ def test_pool_sizes_are_reproducible_and_cover_both_ends():
     assert not torch.equal(draws[0][0], draws[0][1]), "each layer draws its own sizes"
 
 
+def test_z_loss_and_entropy_are_those_of_the_masked_logits():
+    torch.manual_seed(0)
+    logits_NE = torch.randn(20, 17) * 3
+    allowed_NR = torch.rand(20, 16) < 0.6
+    routed = route(logits_NE, 1, 4, allowed_NR)
+    masked_NR = logits_NE[:, :-1].masked_fill(~allowed_NR, float("-inf"))
+    expected = masked_NR.logsumexp(1).square().mean()
+    assert float(router_z_loss(routed.lse_N)) == pytest.approx(float(expected), rel=1e-6)
+    expected_N = torch.distributions.Categorical(logits=masked_NR).entropy()
+    torch.testing.assert_close(router_entropy(logits_NE[:, :-1], routed), expected_N)
+
+
+def test_z_loss_pulls_every_allowed_logit_by_its_probability():
+    logits_NE = torch.randn(5, 9, requires_grad=True)
+    routed = route(logits_NE, 1, 3)
+    (gradient,) = torch.autograd.grad(routed.lse_N.sum(), logits_NE)
+    torch.testing.assert_close(gradient[:, :-1], logits_NE[:, :-1].softmax(1))
+
+
 def test_entropy_of_a_uniform_choice_is_log_n():
-    assert float(entropy(torch.full((1, 8), 1 / 8))) == pytest.approx(torch.log(torch.tensor(8.0)))
-    assert float(entropy(torch.tensor([[1.0, 0.0]]))) == 0.0
+    routed = route(torch.zeros(1, 9), 1, 3)
+    assert float(router_entropy(torch.zeros(1, 8), routed)) == pytest.approx(math.log(8))
 
 
 @pytest.mark.parametrize(

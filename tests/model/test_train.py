@@ -15,18 +15,18 @@ from safetensors.torch import load_file
 
 from model.modeling import EmoForCausalLM
 from model.train import checkpoint
-from model.train.batches import PackedRows
+from model.train.batches import PackedRows, RowTable
 from model.train.loop import learning_rate, make_optimizer, train, train_step
 from model.train.presets import NANO, Preset, find_preset
 
 EOS = 0
 PRESET = replace(
     NANO,
-    vocab_size=50,
+    vocab_size=64,
     hidden_size=32,
     expert_width=16,
     num_layers=2,
-    num_heads=2,
+    num_heads=1,
     num_experts=16,
     num_experts_per_tok=4,
     max_position_embeddings=32,
@@ -162,6 +162,26 @@ def test_batches_depend_on_the_step_alone_and_every_epoch_sees_each_row_once():
     starts = [first._row(i) for i in range(2 * rows)]
     assert sorted(starts[:rows]) == sorted(starts[rows:]) == list(range(rows))
     assert starts[:rows] != starts[rows:]
+
+
+def test_long_documents_have_rows_of_their_own_and_the_rest_is_packed():
+    documents = [[EOS, *range(100 * i + 1, 100 * i + n)] for i, n in enumerate([3, 8, 9, 20], 1)]
+    table = RowTable(np.concatenate(documents), 8, EOS, own_rows=True)
+    assert [table.row(i).tolist() for i in range(len(table))] == [
+        [EOS, *range(201, 208), EOS],
+        [EOS, *range(301, 309)],
+        [EOS, *range(401, 409)],
+        [*range(408, 417)],
+        [EOS, 101, 102, EOS, 308, EOS, 416, 417, 418],
+    ]
+
+
+def test_without_own_rows_the_stream_is_cut_as_it_comes():
+    table = RowTable(np.arange(20), 8, EOS, own_rows=False)
+    assert [table.row(i).tolist() for i in range(len(table))] == [
+        [*range(9)],
+        [*range(8, 17)],
+    ]
 
 
 def test_both_objectives_see_the_same_data():

@@ -1,0 +1,91 @@
+"""Attention of one layer; in training on a CPU, compiled code that never leaves a document.
+
+Shapes: B rows, T tokens a row, A heads, D numbers a head, H hidden size.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from transformers.models.llama.modeling_llama import LlamaAttention
+
+from model.native import WIDTH
+from model.native.compiled import call, library
+from model.routing import positions_in_segment
+
+
+class _DocumentAttention(torch.autograd.Function):
+    """attention.c on queries, keys and values of one product; bf16 or float32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv_BT3AD: Tensor, cosine_BTD: Tensor, sine_BTD: Tensor, first_BT: Tensor
+    ) -> Tensor:
+        B, T, _, A, D = qkv_BT3AD.shape
+        sizes = (B, T, A, D, int(qkv_BT3AD.dtype == torch.bfloat16))
+        inputs = (qkv_BT3AD.contiguous(), cosine_BTD, sine_BTD, first_BT)
+        out_BTH = qkv_BT3AD.new_empty(B, T, A * D)
+        lse_BAT = torch.empty(B, A, T)
+        call("emo_attention_forward", *sizes, *inputs, out_BTH, lse_BAT)
+        ctx.save_for_backward(*inputs, out_BTH, lse_BAT)
+        ctx.sizes = sizes
+        return out_BTH
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout_BTH: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        dqkv_BT3AD = torch.empty_like(saved[0])
+        call("emo_attention_backward", *ctx.sizes, *saved, dout_BTH.contiguous(), dqkv_BT3AD)
+        return dqkv_BT3AD, None, None, None
+
+
+class EmoAttention(LlamaAttention):
+    """Llama attention without QK-norm, as the released models have it."""
+
+    def forward(
+        self, hidden_states: Tensor, segments_BT: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attended states [B, T, H] and, where transformers computes them, attention weights.
+
+        `segments_BT` numbers the documents of packed rows (`model.routing`); the mask that
+        transformers made of them says the same, and serves where compiled code does not.
+        """
+        if segments_BT is None or not self._compiled_fits(hidden_states):
+            attended: tuple[Tensor, Tensor | None] = super().forward(hidden_states, **kwargs)
+            return attended
+        attended_BTH = self._within_documents(
+            hidden_states, segments_BT, *kwargs["position_embeddings"]
+        )
+        return self.o_proj(attended_BTH), None
+
+    def _compiled_fits(self, hidden_BTH: Tensor) -> bool:
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        return (
+            hidden_BTH.device.type == "cpu"
+            and hidden_BTH.dtype == torch.float32
+            and hidden_BTH.shape[1] % WIDTH == 0
+            and self.head_dim % WIDTH == 0
+            and self.num_key_value_groups == 1
+            and not self.attention_dropout
+            and all(p.bias is None and p.weight.dtype == torch.float32 for p in projections)
+            and library() is not None
+        )
+
+    @torch.compiler.disable
+    def _within_documents(
+        self, hidden_BTH: Tensor, segments_BT: Tensor, cosine_BTD: Tensor, sine_BTD: Tensor
+    ) -> Tensor:
+        B, T, _ = hidden_BTH.shape
+        weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
+        qkv_BT3AD = F.linear(hidden_BTH, weight).view(B, T, 3, -1, self.head_dim)
+        index_T = torch.arange(T)
+        first_BT = (index_T - positions_in_segment(segments_BT)).int().contiguous()
+        angles = (
+            table.float().expand(B, T, self.head_dim).contiguous()
+            for table in (cosine_BTD, sine_BTD)
+        )
+        attended: Tensor = _DocumentAttention.apply(qkv_BT3AD, *angles, first_BT)
+        return attended

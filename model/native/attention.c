@@ -1,0 +1,206 @@
+/* Causal attention inside documents on a CPU, rotary positions included, forward and backward.
+ *
+ * One head of one row is worked off at a time, so that its queries, keys and values stay in the
+ * cache. Keys before the first token of a query's document, or after the query, are never read
+ * by whole tiles, and masked inside them.
+ *
+ * Letters: B rows, T tokens a row, A heads, D numbers a head. qkv is [B, T, 3, A, D], out
+ * [B, T, A, D], both floats or bf16 (`half`); cosine and sine [B, T, D], equal in both halves of
+ * D; first [B, T] where the token's document begins in its row; lse [B, A, T] log-sum-exp of the
+ * scores. T and D are multiples of 2 * LANES.
+ */
+#include "simd.h"
+
+#define BLOCK 64
+
+typedef struct {
+    long T, D, stride;   /* stride: numbers from one token to the next in qkv */
+    const float *cosine, *sine;
+    const int32_t *first;
+} Row;
+
+static void gather(const Row *r, const void *x, long at, int half, float *out) {
+    for (long t = 0; t < r->T; t++)
+        for (long i = 0; i < r->D; i += LANES)
+            *(vec *)(out + t * r->D + i) = load(x, at + t * r->stride + i, half);
+}
+
+/* Rotates every token's pairs (i, i + D/2) by its position, and scales. */
+static void rotate(const Row *r, const void *x, long at, int half, float scale, float *out) {
+    const long pair = r->D / 2;
+    for (long t = 0; t < r->T; t++)
+        for (long i = 0; i < pair; i += LANES) {
+            const vec a = load(x, at + t * r->stride + i, half);
+            const vec b = load(x, at + t * r->stride + pair + i, half);
+            const vec c = *(const vec *)(r->cosine + t * r->D + i) * scale;
+            const vec s = *(const vec *)(r->sine + t * r->D + i) * scale;
+            *(vec *)(out + t * r->D + i) = a * c - b * s;
+            *(vec *)(out + t * r->D + pair + i) = b * c + a * s;
+        }
+}
+
+/* The gradient of `rotate`, for tokens m .. m + rows - 1 of x: the opposite turn. */
+static void rotate_back(const Row *r, long m, long rows, const float *x, float scale, void *out,
+                        long at, int half) {
+    const long pair = r->D / 2;
+    for (long t = m; t < m + rows; t++)
+        for (long i = 0; i < pair; i += LANES) {
+            const vec a = *(const vec *)(x + (t - m) * r->D + i);
+            const vec b = *(const vec *)(x + (t - m) * r->D + pair + i);
+            const vec c = *(const vec *)(r->cosine + t * r->D + i) * scale;
+            const vec s = *(const vec *)(r->sine + t * r->D + i) * scale;
+            store(out, at + t * r->stride + i, a * c + b * s, half);
+            store(out, at + t * r->stride + pair + i, b * c - a * s, half);
+        }
+}
+
+static void scatter(const Row *r, const float *x, void *out, long at, int half) {
+    for (long t = 0; t < r->T; t++)
+        for (long i = 0; i < r->D; i += LANES)
+            store(out, at + t * r->stride + i, *(const vec *)(x + t * r->D + i), half);
+}
+
+/* Scores of keys outside from .. to become so small that their exp is 0. */
+INLINE void mask(float *scores, long n, long from, long to) {
+    for (long j = 0; j < from; j++) scores[j] = -INFINITY;
+    for (long j = to + 1; j < n; j++) scores[j] = -INFINITY;
+}
+
+/* scores become exp(scores - shift); returns their sum. */
+INLINE float exponentials(float *scores, long n, float shift) {
+    const vec bottom = (vec){0} - 87.0f;
+    vec total = {0};
+    for (long j = 0; j < n; j += LANES) {
+        const vec x = *(const vec *)(scores + j) - shift;
+        const vec p = choose(x < bottom, (vec){0}, vec_exp(x));
+        *(vec *)(scores + j) = p;
+        total += p;
+    }
+    return sum_lanes(total);
+}
+
+INLINE float largest(const float *x, long n) {
+    vec top = *(const vec *)x;
+    for (long j = LANES; j < n; j += LANES) {
+        const vec y = *(const vec *)(x + j);
+        top = choose(y > top, y, top);
+    }
+    float best = top[0];
+    for (int lane = 1; lane < LANES; lane++) best = top[lane] > best ? top[lane] : best;
+    return best;
+}
+
+static void forward_head(const Row *r, const void *qkv, long q, long k, long v, int half, void *out,
+                         long o, float *lse, float *memory) {
+    const long T = r->T, D = r->D, heads_D = r->stride / 3;
+    float *Q = memory, *K = Q + T * D, *V = K + T * D, *Kt = V + T * D, *S = Kt + T * D;
+    float *O = S + TILE_ROWS * T;
+    rotate(r, qkv, q, half, 1.0f / sqrtf((float)D), Q);
+    rotate(r, qkv, k, half, 1.0f, K);
+    gather(r, qkv, v, half, V);
+    transpose(T, D, K, Kt);
+    for (long m = 0; m < T; m += TILE_ROWS) {
+        const long rows = T - m < TILE_ROWS ? T - m : TILE_ROWS;
+        const long low = r->first[m] / TILE_COLUMNS * TILE_COLUMNS;
+        const long n = (m + rows - low + TILE_COLUMNS - 1) / TILE_COLUMNS * TILE_COLUMNS;
+        product(rows, n, D, Q + m * D, D, 1, Kt + low, T, S, n, 0);
+        float share[TILE_ROWS];
+        for (long i = 0; i < rows; i++) {
+            float *scores = S + i * n;
+            mask(scores, n, r->first[m + i] - low, m + i - low);
+            const float top = largest(scores, n), sum = exponentials(scores, n, top);
+            lse[m + i] = top + logf(sum);
+            share[i] = 1.0f / sum;
+        }
+        product(rows, D, n, S, n, 1, V + low * D, D, O, D, 0);
+        for (long i = 0; i < rows; i++)
+            for (long j = 0; j < D; j += LANES)
+                store(out, o + (m + i) * heads_D + j, *(vec *)(O + i * D + j) * share[i], half);
+    }
+}
+
+int emo_attention_forward(long B, long T, long A, long D, long half, const void *qkv,
+                          const float *cosine, const float *sine, const int32_t *first, void *out,
+                          float *lse) {
+    float *memory = aligned_alloc(64, (4 * T * D + TILE_ROWS * (T + D)) * sizeof *memory);
+    if (!memory) return 1;
+    for (long b = 0; b < B; b++) {
+        const Row r = {T, D, 3 * A * D, cosine + b * T * D, sine + b * T * D, first + b * T};
+        for (long a = 0; a < A; a++) {
+            const long q = b * T * r.stride + a * D, o = b * T * A * D + a * D;
+            float *head_lse = lse + (b * A + a) * T;
+            forward_head(&r, qkv, q, q + A * D, q + 2 * A * D, half, out, o, head_lse, memory);
+        }
+    }
+    free(memory);
+    return 0;
+}
+
+/* From a block of queries: P = exp(scores - lse) and, in place of dP, the scores' gradient. */
+INLINE void scores_backward(const Row *r, long m, long rows, long low, long n, const float *lse,
+                            const float *O, const float *dO, float *P, float *dP) {
+    for (long i = 0; i < rows; i++) {
+        vec delta = {0};
+        for (long j = 0; j < r->D; j += LANES)
+            delta += *(const vec *)(O + (m + i) * r->D + j) *
+                     *(const vec *)(dO + (m + i) * r->D + j);
+        const float mean = sum_lanes(delta);
+        mask(P + i * n, n, r->first[m + i] - low, m + i - low);
+        exponentials(P + i * n, n, lse[m + i]);
+        for (long j = 0; j < n; j += LANES) {
+            vec *d = (vec *)(dP + i * n + j);
+            *d = *(const vec *)(P + i * n + j) * (*d - mean);
+        }
+    }
+}
+
+static void backward_head(const Row *r, const void *qkv, long q, long k, long v, int half,
+                          const void *out, const void *dout, long o, const float *lse, void *dqkv,
+                          float *memory) {
+    const long T = r->T, D = r->D, TD = T * D;
+    const float scale = 1.0f / sqrtf((float)D);
+    float *Q = memory, *K = Q + TD, *V = K + TD, *Kt = V + TD, *Vt = Kt + TD, *O = Vt + TD;
+    float *dO = O + TD, *dK = dO + TD, *dV = dK + TD, *dQ = dV + TD, *P = dQ + BLOCK * D;
+    float *dP = P + BLOCK * T;
+    const Row heads = {T, D, r->stride / 3, 0, 0, 0};
+    rotate(r, qkv, q, half, scale, Q);
+    rotate(r, qkv, k, half, 1.0f, K);
+    gather(r, qkv, v, half, V);
+    gather(&heads, out, o, half, O);
+    gather(&heads, dout, o, half, dO);
+    transpose(T, D, K, Kt);
+    transpose(T, D, V, Vt);
+    memset(dK, 0, 2 * TD * sizeof *dK);
+    for (long m = 0; m < T; m += BLOCK) {
+        const long rows = T - m < BLOCK ? T - m : BLOCK;
+        const long low = r->first[m] / TILE_COLUMNS * TILE_COLUMNS;
+        const long n = (m + rows - low + TILE_COLUMNS - 1) / TILE_COLUMNS * TILE_COLUMNS;
+        product(rows, n, D, Q + m * D, D, 1, Kt + low, T, P, n, 0);
+        product(rows, n, D, dO + m * D, D, 1, Vt + low, T, dP, n, 0);
+        scores_backward(r, m, rows, low, n, lse, O, dO, P, dP);
+        product(rows, D, n, dP, n, 1, K + low * D, D, dQ, D, 0);
+        product(n, D, rows, P, 1, n, dO + m * D, D, dV + low * D, D, 1);
+        product(n, D, rows, dP, 1, n, Q + m * D, D, dK + low * D, D, 1);
+        rotate_back(r, m, rows, dQ, scale, dqkv, q, half);
+    }
+    rotate_back(r, 0, T, dK, 1.0f, dqkv, k, half);
+    scatter(r, dV, dqkv, v, half);
+}
+
+/* dqkv, as qkv, is written whole. */
+int emo_attention_backward(long B, long T, long A, long D, long half, const void *qkv,
+                           const float *cosine, const float *sine, const int32_t *first,
+                           const void *out, const float *lse, const void *dout, void *dqkv) {
+    float *memory = aligned_alloc(64, (9 * T * D + BLOCK * (D + 2 * T)) * sizeof *memory);
+    if (!memory) return 1;
+    for (long b = 0; b < B; b++) {
+        const Row r = {T, D, 3 * A * D, cosine + b * T * D, sine + b * T * D, first + b * T};
+        for (long a = 0; a < A; a++) {
+            const long q = b * T * r.stride + a * D, o = b * T * A * D + a * D;
+            backward_head(&r, qkv, q, q + A * D, q + 2 * A * D, half, out, dout, o,
+                          lse + (b * A + a) * T, dqkv, memory);
+        }
+    }
+    free(memory);
+    return 0;
+}

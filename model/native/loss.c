@@ -1,0 +1,38 @@
+/* Next-token loss of a block of logits on a CPU: softmax, loss and gradient in one pass a row. */
+#include "simd.h"
+
+/* logits [rows, V] (floats or, with `half`, bf16) become the gradient of
+ * scales[0] * sum over rows of (-log p(label) + scales[1] * lse^2), lse = log-sum-exp of the row;
+ * *loss gets that sum, without scales[0]. V is a multiple of LANES. */
+int emo_cross_entropy(long rows, long V, long half, void *logits, const int64_t *labels,
+                      const float *scales, float *loss) {
+    float *row = aligned_alloc(64, V * sizeof *row);
+    if (!row) return 1;
+    double total = 0;
+    for (long m = 0; m < rows; m++) {
+        vec top = (vec){0} - INFINITY;
+        for (long j = 0; j < V; j += LANES) {
+            const vec x = load(logits, m * V + j, half);
+            *(vec *)(row + j) = x;
+            top = choose(x > top, x, top);
+        }
+        float best = top[0];
+        for (int lane = 1; lane < LANES; lane++) best = top[lane] > best ? top[lane] : best;
+        const float label_logit = row[labels[m]];
+        vec sum = {0};
+        for (long j = 0; j < V; j += LANES) {
+            const vec p = vec_exp(*(vec *)(row + j) - best);
+            *(vec *)(row + j) = p;
+            sum += p;
+        }
+        const float exps = sum_lanes(sum), lse = best + logf(exps);
+        total += lse - label_logit + scales[1] * lse * lse;
+        const float weight = scales[0] * (1 + 2 * scales[1] * lse) / exps;
+        row[labels[m]] -= scales[0] / weight;
+        for (long j = 0; j < V; j += LANES)
+            store(logits, m * V + j, *(vec *)(row + j) * weight, half);
+    }
+    *loss = (float)total;
+    free(row);
+    return 0;
+}

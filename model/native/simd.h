@@ -1,0 +1,147 @@
+/* What the compiled layers share: vectors of LANES floats, small matrix products, exp.
+ *
+ * The widest vectors of the processor at hand; matrices are row by row, and column counts are
+ * multiples of TILE_COLUMNS.
+ */
+#ifndef EMO_SIMD_H
+#define EMO_SIMD_H
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define TILE_ROWS 8
+#elif defined(__AVX2__)
+#define LANES 8
+#define TILE_ROWS 6
+#else
+#define LANES 4
+#define TILE_ROWS 8
+#endif
+#define TILE_VECTORS 2
+#define TILE_COLUMNS (TILE_VECTORS * LANES)
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint16_t hvec __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+#define INLINE static inline __attribute__((always_inline))
+
+/* C[m, n] (+)= sum_k A[m * a_row + k * a_step] * B[k, n], one tile of `rows` x TILE_COLUMNS. */
+INLINE void tile(const int rows, const float *A, long a_row, long a_step, const float *B, long ldb,
+                 float *C, long ldc, long depth, int accumulate) {
+    vec sum[TILE_ROWS][TILE_VECTORS];
+    for (int m = 0; m < rows; m++)
+        for (int v = 0; v < TILE_VECTORS; v++)
+            sum[m][v] = accumulate ? *(const vec *)(C + m * ldc + v * LANES) : (vec){0};
+    for (long k = 0; k < depth; k++) {
+        vec b[TILE_VECTORS];
+        for (int v = 0; v < TILE_VECTORS; v++) b[v] = *(const vec *)(B + k * ldb + v * LANES);
+        for (int m = 0; m < rows; m++) {
+            const float a = A[m * a_row + k * a_step];
+            for (int v = 0; v < TILE_VECTORS; v++) sum[m][v] += a * b[v];
+        }
+    }
+    for (int m = 0; m < rows; m++)
+        for (int v = 0; v < TILE_VECTORS; v++) *(vec *)(C + m * ldc + v * LANES) = sum[m][v];
+}
+
+/* C[M, n] (+)= A B; the rows are split evenly, so that no tile is left nearly empty. */
+static void product(long M, long n, long depth, const float *A, long a_row, long a_step,
+                    const float *B, long ldb, float *C, long ldc, int accumulate) {
+    const long tiles = (M + TILE_ROWS - 1) / TILE_ROWS;
+    for (long t = 0; t < tiles; t++) {
+        const long first = M * t / tiles, rows = M * (t + 1) / tiles - first;
+        const float *a = A + first * a_row;
+        float *c = C + first * ldc;
+        for (long j = 0; j < n; j += TILE_COLUMNS) {
+#define CASE(R) \
+    case R: tile(R, a, a_row, a_step, B + j, ldb, c + j, ldc, depth, accumulate); break;
+            switch (rows) {
+                CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#if TILE_ROWS > 6
+                CASE(7) CASE(8)
+#endif
+            }
+        }
+    }
+}
+
+/* LOW and HIGH interleave the lower and the upper halves of two vectors. */
+#if LANES == 16
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define HIGH(a, b) \
+    __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#elif LANES == 8
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#else
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
+#endif
+
+/* out[n, m] = in[m, n] in squares of LANES; log2(LANES) rounds of interleaving transpose one. */
+static void transpose(long rows, long columns, const float *in, float *out) {
+    for (long m = 0; m < rows; m += LANES)
+        for (long n = 0; n < columns; n += LANES) {
+            vec a[LANES], b[LANES];
+            for (int i = 0; i < LANES; i++) a[i] = *(const vec *)(in + (m + i) * columns + n);
+            for (int round = 1; round < LANES; round *= 2) {
+                for (int i = 0; i < LANES / 2; i++) {
+                    b[2 * i] = LOW(a[i], a[i + LANES / 2]);
+                    b[2 * i + 1] = HIGH(a[i], a[i + LANES / 2]);
+                }
+                for (int i = 0; i < LANES; i++) a[i] = b[i];
+            }
+            for (int i = 0; i < LANES; i++) *(vec *)(out + (n + i) * rows + m) = a[i];
+        }
+}
+
+/* LANES numbers of an array that holds floats or, with `half`, bf16. */
+INLINE vec load(const void *from, long i, const int half) {
+    if (!half) return *(const vec *)((const float *)from + i);
+    const hvec bits = *(const hvec *)((const uint16_t *)from + i);
+    return (vec)(__builtin_convertvector(bits, uvec) << 16);
+}
+
+/* The same, to memory; bf16 is rounded to the nearest, ties to even. */
+INLINE void store(void *to, long i, vec x, const int half) {
+    if (!half) {
+        *(vec *)((float *)to + i) = x;
+        return;
+    }
+    const uvec bits = (uvec)x, rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    *(hvec *)((uint16_t *)to + i) = __builtin_convertvector(rounded >> 16, hvec);
+}
+
+INLINE float sum_lanes(vec x) {
+    float sum = 0;
+    for (int lane = 0; lane < LANES; lane++) sum += x[lane];
+    return sum;
+}
+
+INLINE vec choose(ivec mask, vec yes, vec no) {
+    return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
+}
+
+/* exp, about 1 ulp: 2^n times a polynomial of the remainder (Cephes' coefficients). */
+INLINE vec vec_exp(vec x) {
+    const vec top = (vec){0} + 88.0f, bottom = (vec){0} - 87.0f, magic = (vec){0} + 12582912.0f;
+    x = choose(x > top, top, x);
+    x = choose(x < bottom, bottom, x);
+    const vec n = (x * 1.44269504f + magic) - magic;
+    const vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+    vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return p * (vec)((__builtin_convertvector(n, ivec) + 127) << 23);
+}
+
+INLINE vec vec_sigmoid(vec x) { return 1.0f / (1.0f + vec_exp(-x)); }
+
+#endif

@@ -1,0 +1,107 @@
+"""Compiled attention inside documents against transformers' masked attention."""
+
+import shutil
+
+import pytest
+import torch
+
+from model import attention
+from model.config import EmoConfig
+from model.modeling import EmoForCausalLM
+from model.native import compiled
+from model.routing import document_segments, positions_in_segment
+from tests.model.test_native import PROCESSORS, fresh  # noqa: F401
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+
+EOS = 0
+ROWS = {
+    "one document": [],
+    "several": [(0, 5), (0, 6), (0, 70), (1, 33)],
+    "ends everywhere": [(0, 0), (0, 1), (0, 127), (1, 127)],
+}
+
+
+def problem(ends=(), rows=2, length=128):
+    """An attention layer of two heads, states, an upstream gradient and documents."""
+    torch.manual_seed(0)
+    config = EmoConfig(hidden_size=64, num_attention_heads=2, num_hidden_layers=1, vocab_size=64)
+    model = EmoForCausalLM(config)
+    layer = model.model.layers[0].self_attn
+    for weight in layer.parameters():
+        weight.data.mul_(8)
+    ids_BT = torch.full((rows, length), 1)
+    for row, place in ends:
+        ids_BT[row, place] = EOS
+    segments_BT = document_segments(ids_BT, EOS)
+    positions_BT = positions_in_segment(segments_BT)
+    states = torch.randn(rows, length, 64)
+    angles = model.model.rotary_emb(states, positions_BT)
+    return layer, states, torch.randn_like(states), segments_BT, angles
+
+
+def attend(layer, states, upstream, segments_BT, angles, bf16=False):
+    """Output and gradients of states and weights, all float32."""
+    states = states.clone().requires_grad_()
+    layer.zero_grad()
+    same_BTT = segments_BT[:, :, None] == segments_BT[:, None]
+    mask = (same_BTT & torch.ones_like(same_BTT).tril()).unsqueeze(1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        out, _ = layer(
+            states, segments_BT=segments_BT, position_embeddings=angles, attention_mask=mask
+        )
+    out.float().backward(upstream)
+    return [out.detach().float(), states.grad, *(weight.grad for weight in layer.parameters())]
+
+
+def without_compiled(monkeypatch, *problem, **options):
+    with monkeypatch.context() as patch:
+        patch.setattr(attention, "library", lambda: None)
+        return attend(*problem, **options)
+
+
+def errors(values, expected):
+    pairs = zip(values, expected, strict=True)
+    return [float((value - wanted).norm() / wanted.norm()) for value, wanted in pairs]
+
+
+@pytest.mark.parametrize("ends", ROWS.values(), ids=ROWS)
+def test_compiled_attention_equals_transformers(monkeypatch, ends):
+    case = problem(ends)
+    assert max(errors(attend(*case), without_compiled(monkeypatch, *case))) < 2e-6
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_every_vector_width_gives_the_same_attention(fresh, monkeypatch, processor):  # noqa: F811
+    monkeypatch.setattr(compiled, "FLAGS", ["-O3", f"-march={processor}", "-fPIC", "-shared"])
+    case = problem(ROWS["several"])
+    assert max(errors(attend(*case), without_compiled(monkeypatch, *case))) < 3e-6
+
+
+def test_in_bf16_it_rounds_no_worse_than_transformers(monkeypatch):
+    case = problem(ROWS["several"])
+    exact = without_compiled(monkeypatch, *case)
+    ours = errors(attend(*case, bf16=True), exact)
+    theirs = errors(without_compiled(monkeypatch, *case, bf16=True), exact)
+    assert all(mine < 1.2 * other for mine, other in zip(ours, theirs, strict=True))
+
+
+def test_another_document_changes_no_bit():
+    layer, states, upstream, segments_BT, angles = problem([(0, 70)])
+    before = attend(layer, states, upstream, segments_BT, angles)[:2]
+    states[0, 70:], upstream[0, 70:] = torch.randn(58, 64), 0
+    after = attend(layer, states, upstream, segments_BT, angles)[:2]
+    assert torch.equal(before[0][0, :70], after[0][0, :70])
+    assert torch.equal(before[1][0, :70], after[1][0, :70])
+    assert not torch.equal(before[0][0, 70:], after[0][0, 70:])
+
+
+def test_very_large_scores_stay_finite():
+    layer, states, *rest = problem(ROWS["several"])
+    assert all(value.isfinite().all() for value in attend(layer, states * 1e4, *rest))
+
+
+def test_lengths_it_was_not_made_for_run_on_torch(monkeypatch):
+    case = problem(length=40)
+    monkeypatch.setattr(attention, "call", lambda *_: pytest.fail("compiled code was called"))
+    assert attend(*case)[0].shape == (2, 40, 64)
