@@ -2,7 +2,7 @@
 
 `emo_moe` is the one the models use: the kernels of `model.kernels` on CUDA; on a CPU the compiled
 code of `model.native` for small experts, else `sorted_experts`. That one sorts the (token, expert)
-rows by expert and works off one expert after the other, with a hand-written backward. Row counts of
+rows by expert and runs one matrix product an expert, with a hand-written backward. Row counts of
 small experts in bf16 are padded to a multiple of ROW_MULTIPLE, because oneDNN compiles a kernel for
 every new shape. `reference_experts` is the plain loop that tests compare with.
 
@@ -97,19 +97,39 @@ def _sum_slots(y_PH: Tensor, row_of_slot_S: Tensor, s_NK: Tensor | None, K: int)
 def _sorted_forward(
     x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor, SortedSlots]:
-    """[N, H], the pre-activations [P, J] (of the last expert alone unless `keep`), the order.
-
-    One expert at a time: its rows stay in the cache from the gather to the second product.
-    """
-    K, (H, I) = ids_NK.shape[1], w2_EHI.shape[1:]  # noqa: E741
+    """[N, H], the pre-activations [P, J] (anything unless `keep`), the order."""
     slots = sort_slots(ids_NK, w13_EJH.shape[0], _row_multiple(w13_EJH))
-    sizes, most, num_rows = slots.sizes, max(slots.sizes), sum(slots.sizes)
+    weights = (w13_EJH.transpose(1, 2).unbind(0), w2_EHI.transpose(1, 2).unbind(0))
+    if _is_short(w13_EJH):
+        x_PH = _gather_rows(x_NH, slots.slot_of_row_P, ids_NK.shape[1])
+        h_PJ = _per_expert_product(x_PH, weights[0], slots.sizes, w13_EJH.shape[1])
+        gate_PI, up_PI = h_PJ.chunk(2, -1)
+        sizes, H = slots.sizes, x_NH.shape[1]
+        y_PH = _per_expert_product(F.silu(gate_PI).mul_(up_PI), weights[1], sizes, H)
+    else:
+        y_PH, h_PJ = _expert_after_expert(x_NH, *weights, slots, ids_NK.shape[1], keep)
+    return _sum_slots(y_PH, slots.row_of_slot_S, s_NK, ids_NK.shape[1]), h_PJ, slots
+
+
+def _expert_after_expert(
+    x_NH: Tensor,
+    w13_EHJ: Sequence[Tensor],
+    w2_EIH: Sequence[Tensor],
+    slots: SortedSlots,
+    K: int,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    """Each row's output [P, H] and pre-activation; an expert's rows stay in the cache throughout.
+
+    Many small experts would pay more for the calls than they gain by the cache.
+    """
+    (H, J), sizes = w13_EHJ[0].shape, slots.sizes
+    most, num_rows = max(sizes), sum(sizes)
     x_pad, tokens = F.pad(x_NH, (0, 0, 0, 1)), (slots.slot_of_row_P // K).split(sizes)
-    rows_MH, h_PJ = x_NH.new_empty(most, H), x_NH.new_empty(num_rows if keep else most, 2 * I)
+    rows_MH, h_PJ = x_NH.new_empty(most, H), x_NH.new_empty(num_rows if keep else most, J)
     h = h_PJ.split(sizes) if keep else [h_PJ[:size] for size in sizes]
     y_PH = x_NH.new_empty(num_rows, H)
-    weights = (w13_EJH.transpose(1, 2).unbind(0), w2_EHI.transpose(1, 2).unbind(0))
-    groups = zip(*weights, tokens, h, y_PH.split(sizes), sizes, strict=False)
+    groups = zip(w13_EHJ, w2_EIH, tokens, h, y_PH.split(sizes), sizes, strict=False)
     for w13_HJ, w2_IH, token, h_e, y_e, size in groups:
         if size:
             rows = torch.index_select(x_pad, 0, token, out=rows_MH[:size])
@@ -117,7 +137,7 @@ def _sorted_forward(
             torch.mm(F.silu(gate).mul_(up), w2_IH, out=y_e)
     # Dropped slots point at the last row, which no expert writes.
     h_PJ[-1] = y_PH[-1] = 0
-    return _sum_slots(y_PH, slots.row_of_slot_S, s_NK, K), h_PJ, slots
+    return y_PH, h_PJ
 
 
 class _SortedExperts(torch.autograd.Function):
@@ -202,8 +222,12 @@ def _learning(*inputs: Tensor) -> bool:
 
 def _row_multiple(w13_EJH: Tensor) -> int:
     """Padding of row counts: pays where products are short and oneDNN compiles for every shape."""
-    short = w13_EJH[0].numel() <= native.MAX_WEIGHTS
-    return ROW_MULTIPLE if short and w13_EJH.dtype == torch.bfloat16 else 1
+    return ROW_MULTIPLE if _is_short(w13_EJH) and w13_EJH.dtype == torch.bfloat16 else 1
+
+
+def _is_short(w13_EJH: Tensor) -> bool:
+    """Whether an expert is so small that calls, not arithmetic, take the time."""
+    return w13_EJH[0].numel() <= native.MAX_WEIGHTS
 
 
 def sorted_experts(

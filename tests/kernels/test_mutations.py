@@ -112,7 +112,6 @@ def suite():
     """The checks in the order in which they are likely to notice something."""
     yield checks.numerics
     yield from checks.PROPERTIES.values()
-    yield from (lambda case=case: checks.numerics(**case) for case in checks.CASES.values())
 
 
 def plant(fault, folder, monkeypatch):
