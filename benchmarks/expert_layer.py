@@ -5,8 +5,12 @@ forward+backward, against transformers' `grouped_mm`, its `eager` loop and `batc
 only: it copies a weight matrix a slot), in one run. Prints medians and, last, our ratio to the best
 of them. At the 1B/14B size the eager loop is left out: its backward allocates a gradient of all
 experts for each expert, minutes a run.
+
+Freed memory stays with the process, as in `make train-nano`: faulting in gigabytes of gradients
+anew costs both sides more than the experts, and never the same.
 """
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,6 +40,7 @@ SIZES = {
     "1B/14B layer, fp32": Size(2048, 1024, 512, torch.float32, ("grouped_mm",)),
 }
 E, K = 128, 8
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # as glibc's malloc.h numbers them
 OURS = "ours"
 
 
@@ -46,6 +51,7 @@ OURS = "ours"
 def main(rounds: int, threads: int, names: tuple[str, ...]) -> None:
     """Print medians and ratios."""
     torch.set_num_threads(threads)
+    _keep_freed_memory()
     lines = []
     for name in names:
         size = SIZES[name]
@@ -62,6 +68,13 @@ def main(rounds: int, threads: int, names: tuple[str, ...]) -> None:
     for title, medians in lines:
         best = min(time for side, time in medians.items() if side != OURS)
         print(f"{title}: {best / medians[OURS]:.2f}x transformers' best")
+
+
+def _keep_freed_memory() -> None:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def _layer(size: Size) -> tuple[EmoExperts, tuple[Tensor, Tensor, Tensor]]:

@@ -2,10 +2,9 @@
 
 `emo_moe` is the one the models use: the kernels of `model.kernels` on CUDA; on a CPU the compiled
 code of `model.native` for small experts, else `sorted_experts`. That one sorts the (token, expert)
-rows by expert and runs one matrix product an expert into preallocated buffers, with a hand-written
-backward. Row counts of small experts in bf16 are padded to a multiple of ROW_MULTIPLE, because
-oneDNN compiles a kernel for every new shape. `reference_experts` is the plain loop that
-tests compare with.
+rows by expert and runs one matrix product an expert, with a hand-written backward. Row counts of
+small experts in bf16 are padded to a multiple of ROW_MULTIPLE, because oneDNN compiles a kernel for
+every new shape. `reference_experts` is the plain loop that tests compare with.
 
 Shapes: N tokens, K experts a token, S = N*K slots, P rows (slots sorted by expert, padded),
 E experts, H hidden size, I expert width.
@@ -86,6 +85,61 @@ def _gather_rows(x_NH: Tensor, slot_of_row_P: Tensor, top_k: int) -> Tensor:
     return padded.index_select(0, slot_of_row_P // top_k)
 
 
+def _sum_slots(y_PH: Tensor, row_of_slot_S: Tensor, s_NK: Tensor | None, K: int) -> Tensor:
+    """Each token's K rows (times their gate weights), added in slot order (deterministic)."""
+    rows_NK = row_of_slot_S.view(-1, K)
+    if s_NK is not None:
+        # A dropped slot's gate weight may be anything, not a number included.
+        s_NK = torch.where(rows_NK == y_PH.shape[0] - 1, 0, s_NK).to(y_PH.dtype)
+    return F.embedding_bag(rows_NK, y_PH, mode="sum", per_sample_weights=s_NK)
+
+
+def _sorted_forward(
+    x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor, keep: bool
+) -> tuple[Tensor, Tensor, SortedSlots]:
+    """[N, H], the pre-activations [P, J] (anything unless `keep`), the order."""
+    slots = sort_slots(ids_NK, w13_EJH.shape[0], _row_multiple(w13_EJH))
+    weights = (w13_EJH.transpose(1, 2).unbind(0), w2_EHI.transpose(1, 2).unbind(0))
+    if _is_short(w13_EJH):
+        x_PH = _gather_rows(x_NH, slots.slot_of_row_P, ids_NK.shape[1])
+        h_PJ = _per_expert_product(x_PH, weights[0], slots.sizes, w13_EJH.shape[1])
+        gate_PI, up_PI = h_PJ.chunk(2, -1)
+        sizes, H = slots.sizes, x_NH.shape[1]
+        y_PH = _per_expert_product(F.silu(gate_PI).mul_(up_PI), weights[1], sizes, H)
+    else:
+        y_PH, h_PJ = _expert_after_expert(x_NH, *weights, slots, ids_NK.shape[1], keep)
+    return _sum_slots(y_PH, slots.row_of_slot_S, s_NK, ids_NK.shape[1]), h_PJ, slots
+
+
+def _expert_after_expert(
+    x_NH: Tensor,
+    w13_EHJ: Sequence[Tensor],
+    w2_EIH: Sequence[Tensor],
+    slots: SortedSlots,
+    K: int,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    """Each row's output [P, H] and pre-activation; an expert's rows stay in the cache throughout.
+
+    Many small experts would pay more for the calls than they gain by the cache.
+    """
+    (H, J), sizes = w13_EHJ[0].shape, slots.sizes
+    most, num_rows = max(sizes), sum(sizes)
+    x_pad, tokens = F.pad(x_NH, (0, 0, 0, 1)), (slots.slot_of_row_P // K).split(sizes)
+    rows_MH, h_PJ = x_NH.new_empty(most, H), x_NH.new_empty(num_rows if keep else most, J)
+    h = h_PJ.split(sizes) if keep else [h_PJ[:size] for size in sizes]
+    y_PH = x_NH.new_empty(num_rows, H)
+    groups = zip(w13_EHJ, w2_EIH, tokens, h, y_PH.split(sizes), sizes, strict=False)
+    for w13_HJ, w2_IH, token, h_e, y_e, size in groups:
+        if size:
+            rows = torch.index_select(x_pad, 0, token, out=rows_MH[:size])
+            gate, up = torch.mm(rows, w13_HJ, out=h_e).chunk(2, -1)
+            torch.mm(F.silu(gate).mul_(up), w2_IH, out=y_e)
+    # Dropped slots point at the last row, which no expert writes.
+    h_PJ[-1] = y_PH[-1] = 0
+    return y_PH, h_PJ
+
+
 class _SortedExperts(torch.autograd.Function):
     """Sum over the K slots of s * down(silu(gate(x)) * up(x)), with gate weights s."""
 
@@ -93,49 +147,45 @@ class _SortedExperts(torch.autograd.Function):
     def forward(
         ctx: Any, x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
     ) -> Tensor:
-        N, K = ids_NK.shape
-        slots = sort_slots(ids_NK, w13_EJH.shape[0], _row_multiple(w13_EJH))
-        x_PH = _gather_rows(x_NH, slots.slot_of_row_P, K)
-        h_PJ = _per_expert_product(
-            x_PH, w13_EJH.transpose(1, 2).unbind(0), slots.sizes, w13_EJH.shape[1]
-        )
-        gate_PI, up_PI = h_PJ.chunk(2, -1)
-        s_P1 = F.pad(s_NK.reshape(-1), (0, 1))[slots.slot_of_row_P].unsqueeze(1).to(x_NH.dtype)
-        sa_PI = F.silu(gate_PI).mul_(up_PI).mul_(s_P1)
-        y_PH = _per_expert_product(
-            sa_PI, w2_EHI.transpose(1, 2).unbind(0), slots.sizes, w2_EHI.shape[1]
-        )
-        ctx.save_for_backward(x_PH, w13_EJH, w2_EHI, h_PJ, s_P1, *slots[:2])
-        ctx.sizes, ctx.shape, ctx.s_dtype = slots.sizes, (N, K), s_NK.dtype
-        return _sum_slots(y_PH, slots.row_of_slot_S, N, K)
+        inputs = (x_NH, w13_EJH, w2_EHI, s_NK)
+        out_NH, h_PJ, slots = _sorted_forward(*inputs, ids_NK, keep=True)
+        ctx.save_for_backward(*inputs, h_PJ, *slots[:2])
+        ctx.sizes = slots.sizes
+        return out_NH
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout_NH: Tensor) -> tuple[Tensor | None, ...]:
-        x_PH, w13_EJH, w2_EHI, h_PJ, s_P1, row_of_slot_S, slot_of_row_P = ctx.saved_tensors
-        (N, K), sizes = ctx.shape, ctx.sizes
-        dy_PH = _gather_rows(dout_NH.to(x_PH.dtype), slot_of_row_P, K)
-        gate_PI, up_PI = h_PJ.chunk(2, -1)
-        sigmoid_PI = gate_PI.sigmoid()
-        silu_PI = gate_PI * sigmoid_PI
-        a_PI = silu_PI * up_PI
-        dsa_PI = _per_expert_product(dy_PH, w2_EHI.unbind(0), sizes, a_PI.shape[1])
-        ds_P = (dsa_PI * a_PI).sum(-1, dtype=torch.float32)
-        dw2_EHI = _per_expert_gradient(dy_PH, a_PI.mul_(s_P1), sizes)
-        da_PI = dsa_PI.mul_(s_P1)
-        dup_PI = da_PI * silu_PI
-        dsilu_PI = sigmoid_PI + silu_PI * (1 - sigmoid_PI)
-        dh_PJ = torch.cat([da_PI * up_PI * dsilu_PI, dup_PI], -1)
-        dw13_EJH = _per_expert_gradient(dh_PJ, x_PH, sizes)
-        dx_PH = _per_expert_product(dh_PJ, w13_EJH.unbind(0), sizes, x_PH.shape[1])
-        dx_NH = _sum_slots(dx_PH, row_of_slot_S, N, K)
-        ds_NK = ds_P[row_of_slot_S].view(N, K).to(ctx.s_dtype)
+        x_NH, w13_EJH, w2_EHI, s_NK, h_PJ, row_of_slot_S, slot_of_row_P = ctx.saved_tensors
+        sizes, K = ctx.sizes, s_NK.shape[1]
+        s_P1 = F.pad(s_NK.reshape(-1), (0, 1))[slot_of_row_P].unsqueeze(1).to(x_NH.dtype)
+        dy_PH = _gather_rows(dout_NH.to(x_NH.dtype), slot_of_row_P, K)
+        dsa_PI = _per_expert_product(dy_PH, w2_EHI.unbind(0), sizes, w2_EHI.shape[2])
+        ds_P, sa_PI, dh_PJ = _activation_backward(h_PJ, dsa_PI, s_P1)
+        dw2_EHI = _per_expert_gradient(dy_PH, sa_PI, sizes)
+        dw13_EJH = _per_expert_gradient(dh_PJ, _gather_rows(x_NH, slot_of_row_P, K), sizes)
+        dx_PH = _per_expert_product(dh_PJ, w13_EJH.unbind(0), sizes, x_NH.shape[1])
+        dx_NH = _sum_slots(dx_PH, row_of_slot_S, None, K)
+        ds_NK = ds_P[row_of_slot_S].view_as(s_NK).to(s_NK.dtype)
         return dx_NH, dw13_EJH, dw2_EHI, ds_NK, None
 
 
-def _sum_slots(y_PH: Tensor, row_of_slot_S: Tensor, N: int, K: int) -> Tensor:
-    """Each token's K rows, added in slot order (deterministic)."""
-    return y_PH.index_select(0, row_of_slot_S).view(N, K, y_PH.shape[1]).sum(1)
+def _activation_backward(
+    h_PJ: Tensor, dsa_PI: Tensor, s_P1: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of every row's gate weight [P], s * activation [P, I], gradient of h [P, J].
+
+    `dsa` is the gradient of s * activation; it is overwritten.
+    """
+    (gate_PI, up_PI), dh_PJ = h_PJ.chunk(2, -1), torch.empty_like(h_PJ)
+    dgate_PI, dup_PI = dh_PJ.chunk(2, -1)
+    silu_PI = F.silu(gate_PI)
+    a_PI = silu_PI * up_PI
+    ds_P = (dsa_PI * a_PI).sum(-1, dtype=torch.float32)
+    da_PI = dsa_PI.mul_(s_P1)
+    torch.mul(da_PI, silu_PI, out=dup_PI)
+    torch.ops.aten.silu_backward(da_PI.mul_(up_PI), gate_PI, grad_input=dgate_PI)
+    return ds_P, a_PI.mul_(s_P1), dh_PJ
 
 
 class _NativeExperts(torch.autograd.Function):
@@ -161,15 +211,23 @@ def native_experts(
 ) -> Tensor:
     """SwiGLU experts in compiled code: [N, H], all in float32; see `native.fits`."""
     inputs = (x_NH, w13_EJH, w2_EHI, s_NK)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+    if _learning(*inputs):
         return _NativeExperts.apply(*inputs, ids_NK)
     return native.experts_forward(*inputs, ids_NK, keep=False)[0]
 
 
+def _learning(*inputs: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+
+
 def _row_multiple(w13_EJH: Tensor) -> int:
     """Padding of row counts: pays where products are short and oneDNN compiles for every shape."""
-    short = w13_EJH[0].numel() <= native.MAX_WEIGHTS
-    return ROW_MULTIPLE if short and w13_EJH.dtype == torch.bfloat16 else 1
+    return ROW_MULTIPLE if _is_short(w13_EJH) and w13_EJH.dtype == torch.bfloat16 else 1
+
+
+def _is_short(w13_EJH: Tensor) -> bool:
+    """Whether an expert is so small that calls, not arithmetic, take the time."""
+    return w13_EJH[0].numel() <= native.MAX_WEIGHTS
 
 
 def sorted_experts(
@@ -180,8 +238,10 @@ def sorted_experts(
     `w13` holds gate over up, [E, 2I, H]; `ids` outside 0..E-1 drop their slot.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_NH.dtype
-    x, w13, w2 = x_NH.to(dtype), w13_EJH.to(dtype), w2_EHI.to(dtype)
-    return _SortedExperts.apply(x, w13, w2, s_NK, ids_NK).to(x_NH.dtype)
+    inputs = (x_NH.to(dtype), w13_EJH.to(dtype), w2_EHI.to(dtype), s_NK)
+    if _learning(*inputs):
+        return _SortedExperts.apply(*inputs, ids_NK).to(x_NH.dtype)
+    return _sorted_forward(*inputs, ids_NK, keep=False)[0].to(x_NH.dtype)
 
 
 def reference_experts(
@@ -215,14 +275,14 @@ def is_plain_swiglu(experts: Any) -> bool:
 def _cuda_experts(
     x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
 ) -> Tensor:
-    """The Triton kernels, in the autocast dtype if one is set."""
+    """The Triton kernels (a plain loop in float64), in the autocast dtype if one is set."""
     # Triton is imported where it is used: a CPU-only reader of this module never needs it.
     from model.kernels.ops import moe
 
     autocast = torch.is_autocast_enabled("cuda")
     dtype = torch.get_autocast_dtype("cuda") if autocast else x_NH.dtype
     x, w13, w2 = x_NH.to(dtype), w13_EJH.to(dtype), w2_EHI.to(dtype)
-    return moe(x, w13, w2, s_NK, ids_NK, backend="triton").to(x_NH.dtype)
+    return moe(x, w13, w2, s_NK, ids_NK).to(x_NH.dtype)
 
 
 def _cpu_experts(

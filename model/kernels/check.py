@@ -1,11 +1,11 @@
 """Check the kernels on a GPU: python -m model.kernels.check --out kernel-check.json
 
-Numerics against float64, bit equality of repeated runs, races (with compute-sanitizer where it is
-installed), and time against torch's grouped_mm, transformers' own implementations, and ScatterMoE,
-Liger and SonicMoE where they are installed. The Kernel page shows the file. Without a GPU it says
-so and exits with 2.
+Numerics against float64, document pools against the routing function, bit equality of repeated
+runs, races (with compute-sanitizer where it is installed), and time against torch's grouped_mm,
+transformers' own implementations (SonicMoE is one of them), and ScatterMoE and Liger where they are
+installed. The Kernel page shows the file. Without a GPU it says so and exits with 2.
 
-Shapes: T tokens, K experts a token, E experts, H hidden size, I expert width.
+Shapes: B rows, T tokens, K experts a token, E experts, R of them routed, H hidden size, I width.
 """
 
 import importlib
@@ -23,9 +23,11 @@ import click
 import torch
 from torch import Tensor
 
-from model.kernels.ops import moe
+from model import routing
+from model.kernels.ops import document_pools, moe
 
 FORMAT_VERSION = 1
+DEVICE = "cuda"
 BARS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}
 # T, E, K, H, I: odd sizes, one token, few rows an expert, whole training tiles.
 NUMERIC_SIZES = (
@@ -35,6 +37,7 @@ NUMERIC_SIZES = (
     (4096, 16, 4, 512, 256),
 )
 TIMED_SIZES = ((16_384, 128, 8, 2048, 1024), (256, 128, 8, 2048, 1024), (16, 128, 8, 2048, 1024))
+POOL_SIZES = (4, 4096, 127)
 REPEATS = 5
 NAMES = ("out", "dx", "dw13", "dw2", "ds")
 Layer = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -45,18 +48,18 @@ def problem(
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """Unit-scale operands, expert ids (the last expert shared), and an upstream gradient."""
     T, E, K, H, I = sizes  # noqa: E741
-    generator = torch.Generator("cuda").manual_seed(0)
+    generator = torch.Generator(DEVICE).manual_seed(0)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return (torch.randn(shape, generator=generator, device="cuda") * scale).to(dtype)
+        return (torch.randn(shape, generator=generator, device=DEVICE) * scale).to(dtype)
 
     tensors = [normal(T, H), normal(E, 2 * I, H, scale=H**-0.5), normal(E, H, I, scale=I**-0.5)]
     tensors = [t.requires_grad_() for t in (*tensors, normal(T, K).float())]
-    scores_TE = torch.rand(T, E, generator=generator, device="cuda")
+    scores_TE = torch.rand(T, E, generator=generator, device=DEVICE)
     scores_TE[:, -1] = 2
     idx_TK = scores_TE.topk(K).indices
     if dropped:
-        idx_TK[torch.rand(T, K, generator=generator, device="cuda") < 0.3] = -1
+        idx_TK[torch.rand(T, K, generator=generator, device=DEVICE) < 0.3] = -1
     return tensors, idx_TK, normal(T, H)
 
 
@@ -68,6 +71,16 @@ def outputs(
     return [out.detach(), *torch.autograd.grad(out, tensors, upstream)]
 
 
+def options(sizes: tuple[int, int, int, int, int]) -> dict[str, dict[str, Tensor]]:
+    """Ways to call the layer: plainly, with a third of the experts absent, with detached slots."""
+    T, E, K = sizes[:3]
+    generator = torch.Generator(DEVICE).manual_seed(1)
+    phys_E = torch.randperm(E, generator=generator, device=DEVICE)
+    phys_E[::3] = -1
+    detach_TK = torch.rand(T, K, generator=generator, device=DEVICE) < 0.3
+    return {"plain": {}, "expert map": {"phys_E": phys_E}, "detached": {"detach_TK": detach_TK}}
+
+
 def numerics() -> list[dict[str, Any]]:
     """Relative Frobenius error of every output, and whether it is within its bar."""
     rows = []
@@ -75,15 +88,33 @@ def numerics() -> list[dict[str, Any]]:
         for sizes in NUMERIC_SIZES:
             tensors, idx, upstream = problem(sizes, dtype, dropped=True)
             exact = [t.detach().double().requires_grad_() for t in tensors]
-            want = outputs(exact, idx, upstream.double(), "reference")
-            got = outputs(tensors, idx, upstream)
-            errors = {
-                name: float((a.double() - b).norm() / b.norm().clamp(min=1e-30))
-                for name, a, b in zip(NAMES, got, want, strict=True)
-            }
-            passed = max(errors.values()) <= bar
-            rows.append({"sizes": sizes, "dtype": str(dtype), "errors": errors, "passed": passed})
+            for name, chosen in options(sizes).items():
+                want = outputs(exact, idx, upstream.double(), "reference", **chosen)
+                errors = _errors(outputs(tensors, idx, upstream, **chosen), want)
+                passed = all(error <= bar for error in errors.values())
+                row = {"sizes": sizes, "dtype": str(dtype), "options": name}
+                rows.append(row | {"errors": errors, "passed": passed})
     return rows
+
+
+def _errors(got: list[Tensor], want: list[Tensor]) -> dict[str, float]:
+    return {
+        name: float((a.double() - b).norm() / b.norm().clamp(min=1e-30))
+        for name, a, b in zip(NAMES, got, want, strict=True)
+    }
+
+
+def pools() -> dict[str, Any]:
+    """Document pools of packed rows: the mask that the routing function gives, or not."""
+    B, T, R = POOL_SIZES
+    generator = torch.Generator().manual_seed(0)
+    segments_BT = (torch.rand(B, T, generator=generator) < 0.02).long().cumsum(1)
+    logits_BTE = 3 * torch.randn(B, T, R + 1, generator=generator)
+    sizes_BD = torch.randint(1, R + 1, (B, T), generator=generator)
+    scores_BTR = logits_BTE[..., :R].double().softmax(-1)
+    want = routing.document_pools(scores_BTR, segments_BT, sizes_BD)
+    got = document_pools(*(t.to(DEVICE) for t in (logits_BTE, segments_BT, sizes_BD)), R)
+    return {"sizes": POOL_SIZES, "passed": torch.equal(got.cpu(), want)}
 
 
 def determinism() -> list[dict[str, Any]]:
@@ -159,7 +190,7 @@ def _scattermoe(tensors: list[Tensor], idx: Tensor, sizes: tuple[int, int, int, 
     """Its own weights: only the time is compared."""
     _, E, K, H, I = sizes  # noqa: E741
     glu = importlib.import_module("scattermoe.mlp").GLUMLP
-    layer = glu(H, I, E, K).to("cuda", tensors[0].dtype)
+    layer = glu(H, I, E, K).to(DEVICE, tensors[0].dtype)
     return lambda x, w13, w2, s: layer(x, s.to(x.dtype), idx)
 
 
@@ -209,13 +240,13 @@ def main(out: Path, numerics_only: bool) -> None:
         click.echo("No CUDA device here: nothing was checked. Run this on a machine with one.")
         raise SystemExit(2)
     result: dict[str, Any] = {"format_version": FORMAT_VERSION, "numerics": numerics()}
-    passed = [row["passed"] for row in result["numerics"]]
+    result["pools"] = pools()
+    passed = [row["passed"] for row in (*result["numerics"], result["pools"])]
     if not numerics_only:
         result |= {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
         result |= {"determinism": determinism(), "races": races(), "timing": timing()}
         passed += [row["passed"] for row in result["determinism"]]
-        tools = [v["passed"] for v in result["races"].values() if isinstance(v, dict)]
-        passed += tools
+        passed += [v["passed"] for v in result["races"].values() if isinstance(v, dict)]
         temporary = out.with_name(out.name + ".tmp")
         temporary.write_text(json.dumps(result, indent=1))
         temporary.replace(out)

@@ -52,19 +52,23 @@ def _layer(x_TH: Tensor, w2_PHI: Tensor, num_slots: int) -> plans.Layer:
 def _run(
     module: Any, launch: plans.Launch, programs: int, *tensors: Tensor, **scalars: int
 ) -> None:
-    """Launch `programs` times the plan's blocks; nothing at all for an empty grid."""
-    grid = programs * launch.blocks
-    if grid:
-        kernel = getattr(module, launch.kernel)
-        kernel[(grid,)](*tensors, **scalars, **launch.constants, **launch.options())
+    """Launch `programs` times the plan's blocks."""
+    _start(getattr(module, launch.kernel), (programs * launch.blocks,), launch, *tensors, **scalars)
 
 
 def _sum_slots(launch: plans.Launch, y_SH: Tensor, s: Tensor, bucket_S: Tensor, T: int) -> Tensor:
     out_TH = y_SH.new_empty(T, y_SH.shape[1])
-    if T:
-        kernel = forward.sum_slots_kernel[(T, launch.blocks)]
-        kernel(y_SH, s, bucket_S, out_TH, **launch.constants, **launch.options())
+    operands = (y_SH, s, bucket_S, out_TH)
+    _start(forward.sum_slots_kernel, (T, launch.blocks), launch, *operands)
     return out_TH
+
+
+def _start(
+    kernel: Any, grid: tuple[int, ...], launch: plans.Launch, *tensors: Tensor, **scalars: int
+) -> None:
+    """The one place where kernels start; an empty grid starts nothing."""
+    if all(grid):
+        kernel[grid](*tensors, **scalars, **launch.constants, **launch.options())
 
 
 def run_forward(

@@ -20,6 +20,7 @@ from model.kernels import metadata
 
 Backend = Literal["triton", "grouped_mm", "reference"]
 Save = Literal["xh", "x"]
+KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def moe(
@@ -45,7 +46,7 @@ def moe(
     """
     _check(x_TH, w13_PJH, w2_PHI, s_TK, idx_TK, save)
     bucket_S = metadata.physical_experts(idx_TK, w2_PHI.shape[0], phys_E)
-    backend = backend or default_backend(x_TH.device)
+    backend = backend or default_backend(x_TH.device, x_TH.dtype)
     if backend == "triton":
         return _triton_moe(x_TH, w13_PJH, w2_PHI, s_TK, bucket_S, detach_TK, save)
     if backend not in PLAIN:
@@ -59,8 +60,10 @@ def moe(
     return kept_TH + run(x_TH.detach(), w13_PJH.detach(), w2_PHI.detach(), s_TK, cut_TK)
 
 
-def default_backend(device: torch.device) -> Backend:
-    """triton on CUDA, grouped_mm elsewhere."""
+def default_backend(device: torch.device, dtype: torch.dtype) -> Backend:
+    """triton on CUDA, grouped_mm elsewhere, and reference where neither knows the number format."""
+    if dtype not in KERNEL_DTYPES:
+        return "reference"
     return "triton" if device.type == "cuda" else "grouped_mm"
 
 
@@ -85,7 +88,7 @@ def _check(x: Tensor, w13: Tensor, w2: Tensor, s: Tensor, idx: Tensor, save: str
 def _triton_moe(
     x: Tensor, w13: Tensor, w2: Tensor, s: Tensor, bucket: Tensor, detach: Tensor | None, save: Save
 ) -> Tensor:
-    if x.dtype not in (torch.bfloat16, torch.float16, torch.float32):
+    if x.dtype not in KERNEL_DTYPES:
         raise ValueError(f"The triton backend has no kernels for {x.dtype}; use reference.")
     learning = torch.is_grad_enabled() and any(t.requires_grad for t in (x, w13, w2, s))
     detach_S = None if detach is None else detach.reshape(-1).to(torch.int8)

@@ -3,7 +3,8 @@
 The same `Launch` is what a GPU runs, what the interpreter runs and what `aot` compiles, so that
 what was verified is what is used. A table is chosen by architecture and number format, a row of it
 by the mean rows an expert would own, which is known without looking at the routing. Nothing is
-autotuned; EMO_KERNEL_CONFIGS may name another file of the same form.
+autotuned unless asked: `model.kernels.tune` writes a file of the same form, and EMO_KERNEL_CONFIGS
+names it.
 
 Shapes: T tokens, K experts a token, S = T*K slots, P physical experts, H hidden size, I expert
 width, J = 2I.
@@ -79,7 +80,19 @@ def architecture(major: int) -> str:
 
 @cache
 def tables() -> dict[str, Any]:
-    return json.loads(Path(os.environ.get("EMO_KERNEL_CONFIGS", TABLES)).read_text())
+    """All tables, read once; ValueError if EMO_KERNEL_CONFIGS names something else."""
+    path = os.environ.get("EMO_KERNEL_CONFIGS", TABLES)
+    try:
+        found = json.loads(Path(path).read_text())
+        lacking = [f"no table for {arch}" for arch in ARCHITECTURES if arch not in found]
+    except (OSError, ValueError, TypeError) as error:
+        lacking = [str(error)]
+    if lacking:
+        raise ValueError(
+            f"{path} holds no kernel tables ({'; '.join(lacking)}): unset EMO_KERNEL_CONFIGS, or "
+            "write a file with python -m model.kernels.tune."
+        )
+    return found
 
 
 def _row(rows: list[dict[str, Any]], num_slots: int, num_experts: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import torch  # noqa: E402
 
-from model.kernels import backward, forward  # noqa: E402
+from model.kernels import backward, forward, pool  # noqa: E402
 
 H, K = 2048, 1
 FAR = 1_100_000  # rows; times 2048 is past 2^31
@@ -110,7 +110,19 @@ def weight_grad():
         same(dw[0, :4, :4], want.t() if tokens_left else want)
 
 
+def document_pool():
+    """A document of the last 20 of 17 million tokens, with a pool of the 3 likeliest experts."""
+    tokens, routed = 17_000_000, 127
+    logits = torch.empty(1, tokens, routed + 1, dtype=torch.float16)
+    logits[0, -20:] = torch.arange(routed + 1) / 16
+    allowed = torch.empty(1, tokens, routed, dtype=torch.int8)
+    sizes = {"ROW_STRIDE": routed + 1, "R": routed, "BR": 128, "BT": 32, "num_warps": 1}
+    operands = (logits, index(tokens - 20), index(tokens), index(3), allowed, tokens, 1)
+    pool.document_pool_kernel[(1,)](*operands, **sizes)
+    assert torch.equal(allowed[0, -20:].bool(), (torch.arange(routed) >= 124).expand(20, -1))
+
+
 if __name__ == "__main__":
-    for kernel in (up, down, sum_slots, act_grad, weight_grad):
+    for kernel in (up, down, sum_slots, act_grad, weight_grad, document_pool):
         kernel()
         print(kernel.__name__, "ok", flush=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from model.kernels import metadata
+from model.kernels import flow, metadata
 
 KERNELS = Path(metadata.__file__).parent
 SYNCS = {"item", "tolist", "cpu", "numpy", "nonzero", "bincount", "unique", "masked_select"}
@@ -67,6 +67,27 @@ def test_nothing_is_read_back_to_the_host():
         slots = metadata.sort_slots_by_expert(bucket, 16)
         tiles = metadata.tile_map(slots.starts_P1, 512, 128)
     assert tiles.expert_M.shape == (4 + 16,)
+
+
+@pytest.mark.parametrize("save_h", [True, False])
+def test_both_passes_and_the_pools_read_nothing_back_to_the_host(monkeypatch, save_h):
+    """Tensors without data, kernels that do nothing: whatever is left cannot wait for a GPU."""
+    started = []
+    monkeypatch.setattr(flow, "_start", lambda kernel, *_, **__: started.append(kernel))
+    T, K, P, H, I = 64, 8, 16, 32, 16  # noqa: E741
+    with FakeTensorMode():
+        x, s = torch.zeros(T, H), torch.zeros(T, K)
+        w13, w2 = torch.zeros(P, 2 * I, H), torch.zeros(P, H, I)
+        bucket = metadata.physical_experts(torch.zeros(T, K, dtype=torch.long), P)
+        out, saved = flow.run_forward(x, w13, w2, s, bucket, save_h)
+        detach = torch.zeros(T * K, dtype=torch.int8)
+        got = flow.run_backward(out, x, w13, w2, s, bucket, detach, saved, True, True)
+        logits, segments = torch.zeros(2, T, P), torch.zeros(2, T, dtype=torch.long)
+        allowed = flow.run_document_pools(logits, segments, segments, P - 1)
+    assert [t.shape for t in got] == [x.shape, w13.shape, w2.shape, s.shape]
+    assert allowed.shape == (2, T, P - 1)
+    # up, down, combine; h again; act_grad, dw2, dw13, dx, reduce; pools
+    assert len(started) == 9 + (not save_h)
 
 
 def test_a_host_read_would_be_noticed():

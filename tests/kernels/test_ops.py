@@ -9,7 +9,7 @@ from transformers.integrations.moe import ExpertsInterface
 
 from model.experts import is_plain_swiglu
 from model.kernels import costs, plans
-from model.kernels.ops import default_backend, forward_op, moe
+from model.kernels.ops import backward_op, default_backend, document_pools, forward_op, moe
 from tests.kernels.problems import assert_same_bits, make, run
 from tests.model.helpers import tiny_ids, tiny_model
 
@@ -57,6 +57,12 @@ def test_the_op_keeps_torch_librarys_promises():
     problem = make(**SMALL)
     bucket = problem.idx.reshape(-1).int()
     torch.library.opcheck(forward_op, (*problem.tensors, bucket, None, True))
+    tensors = [t.detach() for t in problem.tensors]
+    _, *saved = forward_op(*tensors, bucket, None, True)
+    rest = (*tensors, bucket, None, *saved, True, True)
+    torch.library.opcheck(backward_op, (problem.upstream, *rest))
+    documents = (torch.zeros(1, 8, dtype=torch.long), torch.full((1, 8), 3))
+    torch.library.opcheck(document_pools, (torch.randn(1, 8, 5), *documents, 4))
 
 
 def test_torch_compile_keeps_one_graph():
@@ -135,8 +141,16 @@ def test_experts_that_are_not_plain_swiglu_are_recognised():
 
 
 def test_cuda_gets_the_kernels_by_default():
-    assert default_backend(torch.device("cuda")) == "triton"
-    assert default_backend(torch.device("cpu")) == "grouped_mm"
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        assert default_backend(torch.device("cuda"), dtype) == "triton"
+        assert default_backend(torch.device("cpu"), dtype) == "grouped_mm"
+    assert default_backend(torch.device("cuda"), torch.float64) == "reference"
+
+
+def test_float64_is_computed_where_no_backend_is_named():
+    problem = make(**SMALL)
+    exact = [t.detach().double().requires_grad_() for t in problem.tensors]
+    assert moe(*exact, problem.idx).dtype == torch.float64
 
 
 def test_wrong_operands_are_refused_in_one_sentence():

@@ -25,10 +25,10 @@ def command(*arguments, interpret=False):
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    path = tmp_path_factory.mktemp("report") / "report.json"
-    result = command("model.kernels.report", "--json", str(path))
-    assert path.exists(), result.stderr[-3000:]
+def report(report_process):
+    process, path = report_process
+    _, errors = process.communicate()
+    assert path.exists(), errors[-3000:]
     return json.loads(path.read_text())
 
 
@@ -71,6 +71,13 @@ def test_the_report_refuses_to_run_interpreted():
     result = command("model.kernels.report", interpret=True)
     assert result.returncode == 2
     assert "TRITON_INTERPRET" in result.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_numbers_on_a_gpu():
+    result = command("model.kernels.check", "--numerics-only")
+    assert result.returncode == 0, result.stdout[-3000:]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: run the command itself")
