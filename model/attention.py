@@ -1,4 +1,4 @@
-"""Attention of one layer; in training on a CPU, compiled code that never leaves a document.
+"""Attention of one layer; on a CPU, for whole texts, compiled code that never leaves a document.
 
 Shapes: B rows, T tokens a row, A heads, D numbers a head, H hidden size.
 """
@@ -53,7 +53,10 @@ class EmoAttention(LlamaAttention):
         `segments_BT` numbers the documents of packed rows (`model.routing`); the mask that
         transformers made of them says the same, and serves where compiled code does not.
         """
-        if segments_BT is None or not self._compiled_fits(hidden_states):
+        whole_texts = segments_BT is not None or (
+            kwargs.get("attention_mask") is None and kwargs.get("past_key_values") is None
+        )
+        if not whole_texts or not self._compiled_fits(hidden_states):
             attended: tuple[Tensor, Tensor | None] = super().forward(hidden_states, **kwargs)
             return attended
         attended_BTH = self._within_documents(
@@ -66,26 +69,32 @@ class EmoAttention(LlamaAttention):
         return (
             hidden_BTH.device.type == "cpu"
             and hidden_BTH.dtype == torch.float32
-            and hidden_BTH.shape[1] % WIDTH == 0
             and self.head_dim % WIDTH == 0
             and self.num_key_value_groups == 1
             and not self.attention_dropout
+            and self.config._attn_implementation == "sdpa"
             and all(p.bias is None and p.weight.dtype == torch.float32 for p in projections)
             and library() is not None
         )
 
     @torch.compiler.disable
     def _within_documents(
-        self, hidden_BTH: Tensor, segments_BT: Tensor, cosine_BTD: Tensor, sine_BTD: Tensor
+        self, hidden_BTH: Tensor, segments_BT: Tensor | None, cosine: Tensor, sine: Tensor
     ) -> Tensor:
         B, T, _ = hidden_BTH.shape
         weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
         qkv_BT3AD = F.linear(hidden_BTH, weight).view(B, T, 3, -1, self.head_dim)
-        index_T = torch.arange(T)
-        first_BT = (index_T - positions_in_segment(segments_BT)).int().contiguous()
         angles = (
-            table.float().expand(B, T, self.head_dim).contiguous()
-            for table in (cosine_BTD, sine_BTD)
+            table.float().expand(B, T, self.head_dim).contiguous() for table in (cosine, sine)
         )
-        attended: Tensor = _DocumentAttention.apply(qkv_BT3AD, *angles, first_BT)
+        attended: Tensor = _DocumentAttention.apply(
+            qkv_BT3AD, *angles, _first_tokens(B, T, segments_BT)
+        )
         return attended
+
+
+def _first_tokens(B: int, T: int, segments_BT: Tensor | None) -> Tensor:
+    """Where in its row the document of each token begins: int32 [B, T]."""
+    if segments_BT is None:
+        return torch.zeros(B, T, dtype=torch.int32)
+    return (torch.arange(T) - positions_in_segment(segments_BT)).int().contiguous()

@@ -7,17 +7,19 @@
  * Letters: B rows, T tokens a row, A heads, D numbers a head. qkv is [B, T, 3, A, D], out
  * [B, T, A, D], both floats or bf16 (`half`); cosine and sine [B, T, D], equal in both halves of
  * D; first [B, T] where the token's document begins in its row; lse [B, A, T] log-sum-exp of the
- * scores. T and D are multiples of 2 * LANES.
+ * scores. D is a multiple of 2 * LANES; buffers hold `padded` tokens, T rounded up to whole tiles.
  */
 #include "simd.h"
 
 #define BLOCK 64
 
 typedef struct {
-    long T, D, stride;   /* stride: numbers from one token to the next in qkv */
+    long T, padded, D, stride; /* stride: numbers from one token to the next in qkv */
     const float *cosine, *sine;
     const int32_t *first;
 } Row;
+
+static long whole_tiles(long T) { return (T + TILE_COLUMNS - 1) / TILE_COLUMNS * TILE_COLUMNS; }
 
 static void gather(const Row *r, const void *x, long at, int half, float *out) {
     for (long t = 0; t < r->T; t++)
@@ -92,18 +94,18 @@ INLINE float largest(const float *x, long n) {
 
 static void forward_head(const Row *r, const void *qkv, long q, long k, long v, int half, void *out,
                          long o, float *lse, float *memory) {
-    const long T = r->T, D = r->D, heads_D = r->stride / 3;
-    float *Q = memory, *K = Q + T * D, *V = K + T * D, *Kt = V + T * D, *S = Kt + T * D;
-    float *O = S + TILE_ROWS * T;
+    const long T = r->T, padded = r->padded, D = r->D, heads_D = r->stride / 3, TD = padded * D;
+    float *Q = memory, *K = Q + TD, *V = K + TD, *Kt = V + TD, *S = Kt + TD;
+    float *O = S + TILE_ROWS * padded;
     rotate(r, qkv, q, half, 1.0f / sqrtf((float)D), Q);
     rotate(r, qkv, k, half, 1.0f, K);
     gather(r, qkv, v, half, V);
-    transpose(T, D, K, Kt);
+    transpose(padded, D, K, Kt);
     for (long m = 0; m < T; m += TILE_ROWS) {
         const long rows = T - m < TILE_ROWS ? T - m : TILE_ROWS;
         const long low = r->first[m] / TILE_COLUMNS * TILE_COLUMNS;
-        const long n = (m + rows - low + TILE_COLUMNS - 1) / TILE_COLUMNS * TILE_COLUMNS;
-        product(rows, n, D, Q + m * D, D, 1, Kt + low, T, S, n, 0);
+        const long n = whole_tiles(m + rows - low);
+        product(rows, n, D, Q + m * D, D, 1, Kt + low, padded, S, n, 0);
         float share[TILE_ROWS];
         for (long i = 0; i < rows; i++) {
             float *scores = S + i * n;
@@ -122,10 +124,12 @@ static void forward_head(const Row *r, const void *qkv, long q, long k, long v, 
 int emo_attention_forward(long B, long T, long A, long D, long half, const void *qkv,
                           const float *cosine, const float *sine, const int32_t *first, void *out,
                           float *lse) {
-    float *memory = aligned_alloc(64, (4 * T * D + TILE_ROWS * (T + D)) * sizeof *memory);
+    const long padded = whole_tiles(T), numbers = 4 * padded * D + TILE_ROWS * (padded + D);
+    float *memory = aligned_alloc(64, numbers * sizeof *memory);
     if (!memory) return 1;
+    memset(memory, 0, numbers * sizeof *memory); /* keys and values beyond the last token stay 0 */
     for (long b = 0; b < B; b++) {
-        const Row r = {T, D, 3 * A * D, cosine + b * T * D, sine + b * T * D, first + b * T};
+        const Row r = {T, padded, D, 3 * A * D, cosine + b * T * D, sine + b * T * D, first + b * T};
         for (long a = 0; a < A; a++) {
             const long q = b * T * r.stride + a * D, o = b * T * A * D + a * D;
             float *head_lse = lse + (b * A + a) * T;
@@ -157,26 +161,26 @@ INLINE void scores_backward(const Row *r, long m, long rows, long low, long n, c
 static void backward_head(const Row *r, const void *qkv, long q, long k, long v, int half,
                           const void *out, const void *dout, long o, const float *lse, void *dqkv,
                           float *memory) {
-    const long T = r->T, D = r->D, TD = T * D;
+    const long T = r->T, padded = r->padded, D = r->D, TD = padded * D;
     const float scale = 1.0f / sqrtf((float)D);
     float *Q = memory, *K = Q + TD, *V = K + TD, *Kt = V + TD, *Vt = Kt + TD, *O = Vt + TD;
     float *dO = O + TD, *dK = dO + TD, *dV = dK + TD, *dQ = dV + TD, *P = dQ + BLOCK * D;
-    float *dP = P + BLOCK * T;
-    const Row heads = {T, D, r->stride / 3, 0, 0, 0};
+    float *dP = P + BLOCK * padded;
+    const Row heads = {T, padded, D, r->stride / 3, 0, 0, 0};
     rotate(r, qkv, q, half, scale, Q);
     rotate(r, qkv, k, half, 1.0f, K);
     gather(r, qkv, v, half, V);
     gather(&heads, out, o, half, O);
     gather(&heads, dout, o, half, dO);
-    transpose(T, D, K, Kt);
-    transpose(T, D, V, Vt);
+    transpose(padded, D, K, Kt);
+    transpose(padded, D, V, Vt);
     memset(dK, 0, 2 * TD * sizeof *dK);
     for (long m = 0; m < T; m += BLOCK) {
         const long rows = T - m < BLOCK ? T - m : BLOCK;
         const long low = r->first[m] / TILE_COLUMNS * TILE_COLUMNS;
-        const long n = (m + rows - low + TILE_COLUMNS - 1) / TILE_COLUMNS * TILE_COLUMNS;
-        product(rows, n, D, Q + m * D, D, 1, Kt + low, T, P, n, 0);
-        product(rows, n, D, dO + m * D, D, 1, Vt + low, T, dP, n, 0);
+        const long n = whole_tiles(m + rows - low);
+        product(rows, n, D, Q + m * D, D, 1, Kt + low, padded, P, n, 0);
+        product(rows, n, D, dO + m * D, D, 1, Vt + low, padded, dP, n, 0);
         scores_backward(r, m, rows, low, n, lse, O, dO, P, dP);
         product(rows, D, n, dP, n, 1, K + low * D, D, dQ, D, 0);
         product(n, D, rows, P, 1, n, dO + m * D, D, dV + low * D, D, 1);
@@ -191,10 +195,12 @@ static void backward_head(const Row *r, const void *qkv, long q, long k, long v,
 int emo_attention_backward(long B, long T, long A, long D, long half, const void *qkv,
                            const float *cosine, const float *sine, const int32_t *first,
                            const void *out, const float *lse, const void *dout, void *dqkv) {
-    float *memory = aligned_alloc(64, (9 * T * D + BLOCK * (D + 2 * T)) * sizeof *memory);
+    const long padded = whole_tiles(T), numbers = 9 * padded * D + BLOCK * (D + 2 * padded);
+    float *memory = aligned_alloc(64, numbers * sizeof *memory);
     if (!memory) return 1;
+    memset(memory, 0, numbers * sizeof *memory);
     for (long b = 0; b < B; b++) {
-        const Row r = {T, D, 3 * A * D, cosine + b * T * D, sine + b * T * D, first + b * T};
+        const Row r = {T, padded, D, 3 * A * D, cosine + b * T * D, sine + b * T * D, first + b * T};
         for (long a = 0; a < A; a++) {
             const long q = b * T * r.stride + a * D, o = b * T * A * D + a * D;
             backward_head(&r, qkv, q, q + A * D, q + 2 * A * D, half, out, dout, o,

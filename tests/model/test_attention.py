@@ -10,6 +10,7 @@ from model.config import EmoConfig
 from model.modeling import EmoForCausalLM
 from model.native import compiled
 from model.routing import document_segments, positions_in_segment
+from tests.model.helpers import tiny_model
 from tests.model.test_native import PROCESSORS, fresh  # noqa: F401
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
@@ -101,7 +102,24 @@ def test_very_large_scores_stay_finite():
     assert all(value.isfinite().all() for value in attend(layer, states * 1e4, *rest))
 
 
-def test_lengths_it_was_not_made_for_run_on_torch(monkeypatch):
-    case = problem(length=40)
-    monkeypatch.setattr(attention, "call", lambda *_: pytest.fail("compiled code was called"))
-    assert attend(*case)[0].shape == (2, 40, 64)
+@pytest.mark.parametrize("length", [3, 7, 40, 133])
+def test_any_length_gives_the_same_attention(monkeypatch, length):
+    case = problem([(0, length // 2)], length=length)
+    assert max(errors(attend(*case), without_compiled(monkeypatch, *case))) < 2e-6
+
+
+def test_a_whole_text_without_a_mask_runs_compiled_and_a_padded_batch_does_not(monkeypatch):
+    model = tiny_model(head_dim=32)
+    ids = torch.randint(2, 50, (2, 9))
+    padding = torch.ones_like(ids)
+    padding[0, :4] = 0
+    called, call = [], attention.call
+    monkeypatch.setattr(attention, "call", lambda *a: [called.append(a[0]), call(*a)])
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits
+        assert len(called) == model.config.num_hidden_layers
+        padded = model(input_ids=ids, attention_mask=padding, use_cache=False).logits
+        assert len(called) == model.config.num_hidden_layers
+        monkeypatch.setattr(attention, "library", lambda: None)
+        torch.testing.assert_close(logits, model(input_ids=ids, use_cache=False).logits)
+    torch.testing.assert_close(padded[1], logits[1])
