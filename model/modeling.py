@@ -41,6 +41,7 @@ from model.attention import EmoAttention
 from model.config import EmoConfig
 from model.experts import reference_experts
 from model.loss import linear_cross_entropy
+from model.norm import EmoRMSNorm
 from model.routing import (
     Routed,
     document_pools,
@@ -190,8 +191,8 @@ class EmoDecoderLayer(GradientCheckpointingLayer):
         self.self_attn = EmoAttention(config, layer_idx)
         dense = config.objective == "dense"
         self.mlp = EmoDenseMlp(config) if dense else EmoSparseMlp(config, layer_idx)
-        self.pre_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.pre_feedforward_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.pre_attention_layernorm = EmoRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.pre_feedforward_layernorm = EmoRMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
         self, hidden_BTH: Tensor, documents: DocumentRouting | None = None, **kwargs: Any
@@ -250,7 +251,7 @@ class EmoModel(EmoPreTrainedModel):
         self.layers = nn.ModuleList(
             [EmoDecoderLayer(config, layer) for layer in range(config.num_hidden_layers)]
         )
-        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = EmoRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(config)
         self.gradient_checkpointing = False
         self.post_init()
