@@ -13,7 +13,7 @@ from model.native import WIDTH
 from model.native.compiled import call, library
 
 COMPILED_DTYPES = (torch.float32, torch.bfloat16)
-CHUNK_TOKENS = {"cpu": 128}
+CHUNK_TOKENS = {"cpu": 256}
 """By device: on a CPU so few that a chunk's logits stay in a core's cache between passes."""
 
 
