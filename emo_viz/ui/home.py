@@ -164,6 +164,9 @@ def _models() -> None:
             facts = assets.model_facts(name)
         except FileNotFoundError:
             continue
+        except ValueError as error:
+            st.error(str(error), icon=":material/error:")
+            continue
         trained = facts.tokens_trained
         rows.append(
             {

@@ -1,7 +1,7 @@
 """Kernel page: what the compiler made of the GPU kernels, and what a GPU found, if one did."""
 
 import json
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 import streamlit as st
@@ -13,6 +13,7 @@ from emo_viz.ui.text import count
 
 REPORT, CHECK = "kernel_report.json", "kernel_check.json"
 FORMAT_VERSION = 1
+PARTS = {"rows", "costs", "not_measured"}
 ARCH, SIZE, ALL_SIZES = "kernel_arch", "kernel_size", "All sizes"
 COLUMNS = {
     "kernel": "Kernel",
@@ -37,15 +38,21 @@ COLUMNS = {
 def open_report() -> dict[str, Any]:
     """The bundled report; without a usable one the page says how to make it and ends."""
     path = assets.analysis_path(REPORT)
-    command = f"python -m model.kernels.report --json assets/analysis/{REPORT}"
     if not path.exists():
-        chrome.empty_state("The kernels were not compiled on this machine yet.", command)
-        st.stop()
-    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if report.get("format_version") != FORMAT_VERSION:
-        chrome.empty_state("The kernel report is of another version.", command)
-        st.stop()
+        _nothing("The kernels were not compiled on this machine yet.")
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        _nothing("The kernel report is damaged.")
+    known = isinstance(report, dict) and report.get("format_version") == FORMAT_VERSION
+    if not known or not PARTS <= set(report):
+        _nothing("The kernel report is of another version.")
     return report
+
+
+def _nothing(sentence: str) -> NoReturn:
+    chrome.empty_state(sentence, f"python -m model.kernels.report --json assets/analysis/{REPORT}")
+    st.stop()
 
 
 def answer(report: dict[str, Any]) -> None:
