@@ -1,7 +1,5 @@
 """Subset ablation page: the curve, how its experts were chosen, and the document token by token."""
 
-import math
-
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -10,10 +8,9 @@ from emo_viz.analysis.ablation import shared_share
 from emo_viz.analysis.curves import OTHER_DOMAIN, RANDOM, Measured
 from emo_viz.figures import ablation as figures
 from emo_viz.figures.theme import CHART_CONFIG, DIVERGING, SELECTION_COLOUR, colour_at
-from emo_viz.ui import ablation, assets, links
+from emo_viz.ui import ablation, assets, links, measuring, resources
 from emo_viz.ui.ablation import ALL_DOMAINS, METHOD_WORDS, Choice, Live, Study
 from emo_viz.ui.ablation_controls import TOKEN
-from emo_viz.ui.jobs import Job
 from emo_viz.ui.routing_view import CONTINUED
 from emo_viz.ui.strip import StripToken, token_strip
 from emo_viz.ui.text import count, escape_markdown, share, shorten, token_label, visible
@@ -104,49 +101,36 @@ def _seeds(points: pd.DataFrame) -> int:
 
 
 def _more_points(study: Study, choice: Choice) -> None:
-    """Measure the domain at more keep-ks, on request; progress, and a way to stop."""
+    """Measure the curve again, or one domain at more keep-ks, on request."""
+    if choice.domain is None:
+        measuring.all_curves(study.pair, "Measure all domains again")
+        return
     job = ablation.fine_job(study, choice)
     if job is not None and job.running:
-        st.fragment(_watch, run_every=1.0)(job)
+        measuring.watch(job, "Measuring more points")
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         done = job is not None and job.result is not None
         if st.button(
             "Measure more points",
             icon=":material/add_chart:",
-            disabled=choice.domain is None or done,
-            help=_more_points_help(choice, done),
+            disabled=done,
+            help=_more_points_help(done),
         ):
-            assert choice.domain is not None
             ablation.start_fine_job(study, choice.domain, choice.method)
             st.rerun()
-        if job is not None and job.error is not None:
-            st.error(f"The measurement failed: {job.error}", icon=":material/error:")
-        elif job is not None and job.cancelled:
+        if job is not None and job.cancelled:
             st.caption("The measurement was stopped; the curve shows the stored points.")
+        measuring.failure(job)
 
 
-def _more_points_help(choice: Choice, done: bool) -> str:
-    if choice.domain is None:
-        return "Choose one domain first: for all of them the command line is the place."
+def _more_points_help(done: bool) -> str:
     if done:
         return "This curve has been measured at all these points."
     return (
         f"Both models on every held-out document of the domain, at keep-k "
         f"{', '.join(map(str, ablation.FINE_KEEP))}. Runs in the background; you can go on."
     )
-
-
-def _watch(job: Job) -> None:
-    if not job.running:
-        st.rerun()
-    left = job.seconds_left
-    eta = "" if left is None else f", about {math.ceil(left)} s left"
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        done = f"{job.done} of {job.total} passes{eta}" if job.total else "the first pass"
-        st.progress(job.share, f"Measuring more points: {done}", width=420)
-        if st.button("Stop", icon=":material/stop_circle:", disabled=job.cancelled):
-            job.cancel()
 
 
 def _chosen_how(study: Study, choice: Choice, live: Live) -> None:
@@ -213,7 +197,12 @@ def _calibration_documents(study: Study, choice: Choice, live: Live) -> None:
     source = about[live.domain]["other"] if choice.method == OTHER_DOMAIN else live.domain
     ids = about[source]["calibration"]
     st.markdown(f"**{count(len(ids), 'calibration document')}** of {escape_markdown(source)}:")
-    rows = ablation.calibration_documents().set_index("id").loc[ids, ["parent", "source"]]
+    try:
+        every = resources.calibration_documents().set_index("id")
+    except ValueError as error:
+        st.write(str(error))
+        return
+    rows = every.reindex(ids)[["parent", "source"]]
     st.dataframe(
         rows.reset_index().rename(columns={"id": "Id", "parent": "Document", "source": "Source"}),
         hide_index=True,

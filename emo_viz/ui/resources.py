@@ -72,6 +72,20 @@ def documents() -> pd.DataFrame:
     return table
 
 
+def calibration_documents() -> pd.DataFrame:
+    """The documents that subsets are chosen from, one a row; do not write into it.
+
+    Raises ValueError if there is no readable file of them.
+    """
+    path = assets.documents_path().with_name("calibration.parquet")
+    if not path.exists():
+        raise ValueError("The calibration documents are not here.")
+    try:
+        return _documents(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The calibration documents cannot be read: {path}.") from error
+
+
 def traces() -> dict[str, "Trace"]:
     """The recorded routing of the bundled documents, by model: "emo" and "standard"."""
     return {name: _trace_or_stop(name) for name in assets.MODEL_FOLDERS}

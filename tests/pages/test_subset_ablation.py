@@ -336,9 +336,58 @@ def test_a_failed_measurement_is_said_and_can_be_tried_again(monkeypatch):
     run(at)
     list(jobs.registry()._jobs.values())[-1].wait(SECONDS)
     run(at)
-    assert "The measurement failed: The disk is full." in words(at)
+    assert "The measurement failed: The disk is full" in words(at)
     assert not next(b for b in at.button if b.label == "Measure more points").disabled
 
 
-def test_all_domains_cannot_be_measured_from_the_page():
-    assert next(b for b in opened().button if b.label == "Measure more points").disabled
+def click(at: AppTest, label: str) -> None:
+    next(b for b in at.button if b.label == label).click()
+    run(at)
+
+
+def measured_again(at: AppTest, label: str) -> None:
+    click(at, label)
+    list(jobs.registry()._jobs.values())[-1].wait(SECONDS)
+    run(at)
+
+
+def test_missing_curves_are_measured_from_the_page(tiny_assets, tmp_path, monkeypatch, curves):
+    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
+    file = folder / "analysis" / "curves.parquet"
+    file.unlink()
+    at = opened(k="4")
+    measured_again(at, "Measure all curves")
+    assert "On 24 held-out documents of 4 domains" in first_line(at)
+    again, found = (Measured.of(one.rows) for one in (read_curves(file), curves))
+    increases = [one.increase("emo", "greedy", 4).mean for one in (again, found)]
+    assert increases[0] == pytest.approx(increases[1], abs=1e-5)
+
+
+def test_a_stopped_measurement_leaves_the_file_and_goes_on_later(
+    tiny_assets, tmp_path, monkeypatch
+):
+    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
+    file = folder / "analysis" / "curves.parquet"
+    before, measure, calls = file.read_bytes(), measuring.measure, []
+
+    def stopped_at_the_third(*arguments):
+        calls.append(arguments[1].held_out.domain)
+        if len(calls) == 3:
+            list(jobs.registry()._jobs.values())[-1].cancel()
+        return measure(*arguments)
+
+    monkeypatch.setattr(measuring, "measure", stopped_at_the_third)
+    at = opened()
+    measured_again(at, "Measure all domains again")
+    assert "Stopped; 2 finished parts kept" in words(at)
+    assert file.read_bytes() == before
+    measured_again(at, "Measure all domains again")
+    assert len(calls) == 3 + 6  # of 8 parts, the two finished ones were not measured again
+
+
+def test_calibration_documents_that_are_not_there_are_said(tiny_assets, tmp_path, monkeypatch):
+    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
+    (folder / "documents" / "calibration.parquet").unlink()
+    at = opened()
+    click(at, "Measure all domains again")
+    assert "The calibration documents are not here" in words(at)
