@@ -30,6 +30,10 @@ AXIS_TITLES = {
     "increase": "Loss increase over all experts<br>(nats a token)",
     "loss": "Held-out loss (nats a token)",
 }
+TITLES = {
+    "increase": "Loss increase by the number of experts kept",
+    "loss": "Loss by the number of experts kept",
+}
 LIVE_SIZE = 13
 
 
@@ -39,12 +43,13 @@ def curve(
     method: str,
     keep_k: int,
     live: Mapping[str, float],
-    title: str,
+    evaluated: str,
 ) -> go.Figure:
     """Loss or its increase against keep-k for both models, with random subsets as a baseline.
 
     points: the table of `analysis.curves.Measured`. keep_k: where the vertical marker stands.
-    live: the value of the document that is read below, by model, drawn at keep_k.
+    live: the value of the document that is read below, by model, drawn at keep_k. evaluated: on
+    what the loss was measured, in words.
     """
     fig = go.Figure()
     for model in MODELS:
@@ -56,10 +61,11 @@ def curve(
         fig.add_trace(_live_marker(model, keep_k, value))
     _legend_entries(fig, method != RANDOM and bool((points["method"] == RANDOM).any()), bool(live))
     _mark_keep_k(fig, keep_k)
-    style(fig, title)
+    style(fig, TITLES[measure])
+    fig.update_layout(title_subtitle={"text": evaluated, "font": {"size": 12}}, margin_t=84)
     _keep_k_axis(fig, points)
     fig.update_yaxes(title_text=AXIS_TITLES[measure])
-    legend_below(fig, rows=2).update_layout(height=430, hovermode="closest")
+    legend_below(fig, rows=2).update_layout(height=400, hovermode="closest")
     return fig
 
 

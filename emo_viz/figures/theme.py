@@ -60,6 +60,13 @@ CHART_CONFIG: Final[dict[str, Any]] = {
 }
 
 
+def chart_config(name: str) -> dict[str, Any]:
+    """CHART_CONFIG with a name for the image that the camera button saves."""
+    file_name = "-".join(name.lower().split())
+    options = CHART_CONFIG["toImageButtonOptions"] | {"filename": file_name}
+    return CHART_CONFIG | {"toImageButtonOptions": options}
+
+
 def style(fig: go.Figure, title: str) -> go.Figure:
     """Give `fig` the shared look and `title`; returns the same figure.
 

@@ -56,8 +56,23 @@ def answer(study: Study, choice: Choice, found: Measured, live: Live) -> None:
     )
     st.caption(
         f"Loss increase over all experts in nats a token, 95 % interval over documents: "
-        f"{', '.join(spans)}. Likelihood kept is e to the minus that."
+        f"{', '.join(spans)}. Likelihood kept is e to the minus that"
+        f"{_better(emo.mean, standard.mean)}. {_full_losses(found)}"
     )
+
+
+def _full_losses(found: Measured) -> str:
+    """Where each model starts: what is kept is a share of this."""
+    losses = (
+        f"{label} {found.full_loss(model).mean:.3f}" for model, label in assets.MODEL_LABELS.items()
+    )
+    return f"With all experts: {', '.join(losses)} nats a token."
+
+
+def _better(*increases: float) -> str:
+    """Why a share can exceed 100 %, where one does."""
+    above = min(increases) < -0.0005
+    return "; over 100 %, the subset predicts better than all experts" if above else ""
 
 
 def _answer_live(choice: Choice, live: Live, keep: str) -> None:
@@ -69,7 +84,8 @@ def _answer_live(choice: Choice, live: Live, keep: str) -> None:
     )
     st.caption(
         f"The curve has no measured point at {choice.keep_k}, so this is the chosen document "
-        f"alone, computed now: EMO {emo:+.3f}, standard MoE {standard:+.3f} nats a token."
+        f"alone, computed now: EMO {emo:+.3f}, standard MoE {standard:+.3f} nats a token"
+        f"{_better(emo, standard)}."
     )
 
 

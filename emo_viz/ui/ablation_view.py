@@ -7,7 +7,7 @@ import streamlit as st
 from emo_viz.analysis.ablation import shared_share
 from emo_viz.analysis.curves import OTHER_DOMAIN, RANDOM, Measured
 from emo_viz.figures import ablation as figures
-from emo_viz.figures.theme import CHART_CONFIG, DIVERGING, SELECTION_COLOUR, colour_at
+from emo_viz.figures.theme import DIVERGING, SELECTION_COLOUR, chart_config, colour_at
 from emo_viz.ui import ablation, assets, links, measuring, resources
 from emo_viz.ui.ablation import ALL_DOMAINS, METHOD_WORDS, Choice, Live, Study
 from emo_viz.ui.ablation_controls import TOKEN
@@ -51,7 +51,7 @@ def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
         figures.curve(points, measure, choice.method, choice.keep_k, values, f"{where}: {numbers}"),
         key="subset_curve",
         theme="streamlit",
-        config=CHART_CONFIG,
+        config=chart_config("subset curve"),
         alt=_alt(points, choice, numbers),
     )
     st.caption(_rests_on(study, choice, points))
@@ -152,7 +152,7 @@ def _chosen_how(study: Study, choice: Choice, live: Live) -> None:
                 {model: subset.experts for model, subset in live.subsets.items()}, study.num_experts
             ),
             key="subset_kept",
-            config=CHART_CONFIG,
+            config=chart_config("subset kept"),
             alt=f"The {choice.keep_k} kept experts of each of {study.config.num_hidden_layers} "
             "layers by expert id, EMO above, standard MoE below.",
         )
@@ -181,7 +181,7 @@ def _overlap(study: Study, choice: Choice, live: Live) -> None:
     st.plotly_chart(
         figures.overlap_bars(shares, chance),
         key="subset_overlap",
-        config=CHART_CONFIG,
+        config=chart_config("subset overlap"),
         alt=f"Kept routed experts shared with each of {len(others)} other domains: mean "
         f"{means['emo']} in EMO, {means['standard']} in the standard MoE, {share(chance)} by "
         "chance.",
@@ -353,7 +353,7 @@ def continuations(study: Study, choice: Choice, live: Live) -> None:
         f"with its likeliest {ablation.NEW_TOKENS} tokens (greedy decoding)."
     )
     with st.container(border=True):
-        st.text("… " + "".join(live.pieces[: len(prompt)])[-SHOWN_PROMPT:])
+        st.text(_ending("".join(live.pieces[: len(prompt)])))
         goes_on = "".join(live.pieces[len(prompt) : len(prompt) + ablation.NEW_TOKENS])
         st.caption("The document itself goes on:")
         st.text(goes_on or "(it ends here)")
@@ -369,3 +369,8 @@ def continuations(study: Study, choice: Choice, live: Live) -> None:
         with place, st.spinner("Writing …"):
             text = ablation.continuation(loaded, str(loaded.path), prompt, experts)
         place.text(text or "(it ends the text at once)")
+
+
+def _ending(prompt: str) -> str:
+    """The last characters of a prompt; an ellipsis where there are more before them."""
+    return prompt if len(prompt) <= SHOWN_PROMPT else "… " + prompt[-SHOWN_PROMPT:]

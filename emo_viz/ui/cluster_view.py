@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from emo_viz.analysis.alignment import contingency
 from emo_viz.analysis.projection import place_labels
 from emo_viz.figures.clusters import (
-    MAP_CONFIG,
     Group,
     colour_groups,
     document_map,
     domain_heatmap,
+    map_config,
 )
-from emo_viz.figures.theme import CHART_CONFIG
+from emo_viz.figures.theme import chart_config
 from emo_viz.ui import cluster_selection
 from emo_viz.ui.cluster_selection import EMPTY_REGION, Rows
 from emo_viz.ui.clusters import (
@@ -115,7 +115,7 @@ def coverage(data: Data, found: Mapping[str, Clustered]) -> None:
     emo, standard = (_concentration(table) for table in tables.values())
     st.plotly_chart(
         fig,
-        config=CHART_CONFIG,
+        config=chart_config("cluster heatmap"),
         width="stretch",
         key="cluster_heatmap",
         alt=f"Share of each domain's documents in each cluster; the largest cluster of a domain "
@@ -152,14 +152,23 @@ def _map(
     key = f"cluster_chart_{name}_{generation}"
     st.plotly_chart(
         document_map(points, groups, hover, title, method, labels, highlighted, selected),
-        config=MAP_CONFIG,
+        config=map_config(f"{method} {name}"),
         width="stretch",
         key=key,
-        on_select=lambda: cluster_selection.select(name, key, points, ids),
+        on_select=lambda: _select(name, key, points, ids),
         selection_mode=("box", "lasso"),
         alt=f"{method} map of {data.size} by the routing of {LABELS[name]}, coloured by "
         f"{COLOURED_BY[view.colour]}",
     )
+
+
+def _select(name: str, key: str, points: NDArray[np.float32], ids: Sequence[str]) -> None:
+    """Take over the region drawn; the reader goes to its first document unless it is in one."""
+    cluster_selection.select(name, key, points, ids)
+    rows = cluster_selection.decode(cluster_selection.current(), ids)
+    inside = [] if rows is None else [ids[row] for row in rows]
+    if inside and st.session_state.get(DOCUMENT) not in inside:
+        st.session_state[DOCUMENT] = inside[0]
 
 
 def _first(name: str, view: View, found: Mapping[str, Clustered]) -> list[str]:

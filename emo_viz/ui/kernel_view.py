@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from emo_viz.figures import kernel as figures
-from emo_viz.figures.theme import CHART_CONFIG
+from emo_viz.figures.theme import chart_config
 from emo_viz.ui import assets, chrome, links
 from emo_viz.ui.text import count
 
@@ -45,7 +45,7 @@ def open_report() -> dict[str, Any]:
     except ValueError:
         _nothing("The kernel report is damaged.")
     known = isinstance(report, dict) and report.get("format_version") == FORMAT_VERSION
-    if not known or not PARTS <= set(report):
+    if not known or PARTS - set(report):
         _nothing("The kernel report is of another version.")
     return report
 
@@ -97,7 +97,7 @@ def roofline(report: dict[str, Any], arch: str) -> None:
     st.plotly_chart(
         figures.roofline(rows, machine, tokens),
         key="kernel_roofline",
-        config=CHART_CONFIG,
+        config=chart_config("kernel roofline"),
         alt=f"FLOP a byte of each kernel at {tokens:,} tokens: {words}.",
     )
     costs = report["costs"]
@@ -118,7 +118,7 @@ def mask(report: dict[str, Any], arch: str) -> None:
     st.plotly_chart(
         figures.mask_savings(savings, experts, name),
         key="kernel_mask",
-        config=CHART_CONFIG,
+        config=chart_config("kernel mask"),
         alt=(
             f"The greatest saving is {most['times']:.1f} times, with {most['kept']} experts at "
             f"{most['tokens']:,} tokens; at one token there is none."

@@ -48,11 +48,17 @@ def token(param: str, tokens: int) -> int | None:
     """The position, 1 to `tokens`, that a click (session state) or the address has chosen."""
     asked = st.query_params.get(param)
     if asked != st.session_state.get(_memo(param)):
+        warn_of_unknown(param, positions(tokens), "token")
         st.session_state[param] = asked
     text = str(st.session_state.get(param))
-    known = text.isascii() and text.isdigit() and 1 <= int(text) <= tokens
+    known = text in positions(tokens)
     write(param, text if known else None)
     return int(text) if known else None
+
+
+def positions(tokens: int) -> set[str]:
+    """The positions of a text's tokens as an address writes them."""
+    return {str(position) for position in range(1, tokens + 1)}
 
 
 def warn_of_unknown(param: str, known: Container[str], what: str) -> None:

@@ -1,4 +1,4 @@
-"""Subset ablation page: measuring on request, in the background, with progress and a way to stop."""
+"""Subset ablation page: measuring in the background on request, with progress and a stop."""
 
 import math
 

@@ -162,10 +162,12 @@ def _own_text() -> Chosen | None:
     if not text.strip():
         write_address(Chosen(text, "", address))
         with st.container(border=True):
-            st.markdown(":material/edit_note: **No text yet**")
+            blank = "This text is blank" if text else "No text yet"
+            st.markdown(f":material/edit_note: **{blank}**")
             st.write(
                 "Both models will read what you type above, and this page shows which experts "
-                "each of its tokens uses. Nothing is stored."
+                "each of its tokens uses. It stays on this machine; a text of up to "
+                f"{MAX_LINK_CHARACTERS:,} characters also stands in the page's address."
             )
         return None
     if not fits:

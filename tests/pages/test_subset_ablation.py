@@ -96,6 +96,7 @@ def test_the_first_line_is_the_measured_curve(curves):
     kept = [f"{100 * np.exp(-one.mean):.0f}\u00a0%" for one in (emo, standard)]
     assert f"EMO keeps **{kept[0]}**" in line and f"MoE keeps **{kept[1]}**" in line
     assert f"EMO {emo.mean:+.3f} ({emo.low:+.3f} to {emo.high:+.3f})" in words(at)
+    assert f"With all experts: EMO {found.full_loss('emo').mean:.3f}, " in words(at)
 
 
 def test_all_domains_are_the_default_and_averaged(curves):
@@ -103,9 +104,9 @@ def test_all_domains_are_the_default_and_averaged(curves):
     found = Measured.of(curves.rows)
     assert f"On 24 held-out documents of 4 domains ({found.tokens:,} tokens)" in first_line(at)
     (figure,) = [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
-    assert figure["layout"]["title"]["text"].endswith(
-        f"24 held-out documents, {found.tokens:,} tokens"
-    )
+    title = figure["layout"]["title"]
+    assert title["text"] == "Loss increase by the number of experts kept"
+    assert title["subtitle"]["text"].endswith(f"24 held-out documents, {found.tokens:,} tokens")
 
 
 def test_moving_the_slider_shows_the_loss_of_that_subset(tiny_assets, models):
@@ -215,8 +216,9 @@ def test_the_token_of_a_link_is_shown_until_another_document_is_opened():
 
 
 @pytest.mark.parametrize("asked", ["0", "100000", "-1", "²", "x"])
-def test_a_token_beyond_the_text_is_ignored(asked):
-    assert "Click a token" in words(opened(subset_token=asked))
+def test_a_token_beyond_the_text_is_named_and_ignored(asked):
+    said = words(opened(subset_token=asked))
+    assert "Click a token" in said and "asks for the token" in said
 
 
 def test_grey_is_explained_only_where_it_is_drawn():

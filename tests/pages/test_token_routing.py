@@ -143,12 +143,14 @@ def test_own_text_comes_from_the_link(tiny_assets: Path):
     assert len(emo_cells(at)) == experts[1:].size
 
 
-@pytest.mark.parametrize("text", ["", "  \n\t "])
-def test_empty_text_is_no_error(text: str):
+@pytest.mark.parametrize(
+    ("text", "sentence"), [("", "No text yet"), ("  \n\t ", "This text is blank")]
+)
+def test_empty_text_is_no_error(text: str, sentence: str):
     at = opened(routing_source="Your own text")
     at.text_area(key="routing_draft").set_value(text).run()
     assert not at.exception
-    assert "No text yet" in words(at)
+    assert sentence in words(at)
     assert not at.get("plotly_chart")
 
 
@@ -209,3 +211,21 @@ def test_missing_assets_are_an_empty_page(tmp_path: Path, monkeypatch: pytest.Mo
     at = opened()
     assert "Nothing to show yet" in words(at)
     assert at.code[0].value.startswith("python -m ")
+
+
+@pytest.mark.parametrize(
+    ("param", "asked", "what"),
+    [("routing_token", "9999", "token 9999"), ("routing_expert", "EMO 999", "expert EMO 999")],
+)
+def test_a_token_or_expert_that_is_not_there_is_named(param: str, asked: str, what: str):
+    said = "\n".join(part.value for part in opened(**{param: asked}).warning)
+    assert f"asks for the {what}" in said
+
+
+def test_the_experts_of_a_token_are_there_as_a_table(tiny_assets: Path, documents: pd.DataFrame):
+    found = recorded(tiny_assets, documents["text"][0])
+    at = opened(routing_token="5")
+    table = next(one.value for one in at.dataframe if "Choice" in one.value)
+    assert table["EMO expert"].tolist() == found.expert_ids[:, 5].ravel().tolist()
+    weights = found.gate_weights[:, 5].ravel()
+    np.testing.assert_allclose(table["EMO gate weight"], weights, atol=1e-4)
