@@ -1,5 +1,8 @@
 """Subset ablation page: the curve, how its experts were chosen, and the document token by token."""
 
+import json
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -89,7 +92,10 @@ def _chosen_on(study: Study, choice: Choice, seeds: int) -> str:
     looked_at = [choice.domain] if choice.domain else study.domains
     numbers = sorted({len(domains[domain]["calibration"]) for domain in looked_at})
     number = " to ".join(str(n) for n in dict.fromkeys([numbers[0], numbers[-1]]))
-    whose = "another domain" if choice.method == OTHER_DOMAIN else "the domain"
+    whose = "the domain"
+    if choice.method == OTHER_DOMAIN:
+        other = domains[choice.domain]["other"] if choice.domain else None
+        whose = f"another domain ({escape_markdown(other)})" if other else "another domain"
     return (
         f"Experts are chosen on {number} calibration documents of {whose}, none of them evaluated."
     )
@@ -223,6 +229,15 @@ def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> N
             on_click="ignore",
             width="stretch",
         )
+        st.download_button(
+            "Token losses as CSV",
+            lambda: _token_losses(live),
+            file_name=f"token-losses-{choice.document}-{choice.method}-{choice.keep_k}.csv",
+            mime="text/csv",
+            on_click="ignore",
+            width="stretch",
+            help="Of the document below: each token with all experts and with the subset.",
+        )
         for model, subset in live.subsets.items():
             st.download_button(
                 f"{assets.MODEL_LABELS[model]} subset as JSON",
@@ -233,6 +248,15 @@ def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> N
                 width="stretch",
             )
         st.caption("A subset lists the kept expert ids of every layer and how they were chosen.")
+
+
+def _token_losses(live: Live) -> str:
+    """A row a token; its text as JSON, so that no spreadsheet takes one for a formula."""
+    texts = [json.dumps(piece, ensure_ascii=False) for piece in live.pieces[1:]]
+    columns: dict[str, Any] = {"token": range(1, len(live.pieces)), "text": texts}
+    for model in assets.MODEL_FOLDERS:
+        columns |= {f"{model}_full": live.full[model][1:], f"{model}_cut": live.cut[model][1:]}
+    return pd.DataFrame(columns).to_csv(index=False)
 
 
 @st.fragment

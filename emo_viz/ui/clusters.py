@@ -280,7 +280,7 @@ def _vectors(key: str, name: str, layer: int | None, _data: Data) -> NDArray[np.
     return routing_vectors(flatten_usage(_data.traces[name].usage, layer))
 
 
-@st.cache_resource(max_entries=256, show_spinner=False)
+@st.cache_resource(max_entries=256, show_spinner="Clustering the documents …")
 def _clustered(key: str, name: str, k: int, layer: int | None, _data: Data) -> Clustered:
     clustering = spherical_kmeans(_vectors(key, name, layer, _data), k)
     if name != "emo":

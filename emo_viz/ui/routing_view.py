@@ -34,6 +34,8 @@ BY_USE, BY_ID = "By use in this text", "By id"
 DIFFERENCE, PLAIN = "Loss difference", "None"
 # One height whether a token is chosen or not: the maps below stay where the pointer is.
 PANEL_PIXELS, TEXT_PIXELS = 720, 620
+# Where on the sequential scale a text's colours end: letters stay legible on them.
+DEEPEST = 0.75
 CONTINUED = "more of the character before"
 NO_VALUE = "rgba(0, 0, 0, 0)"
 
@@ -282,14 +284,16 @@ def _colouring(reading: Reading, view: View) -> Colouring:
         one.entropy[view.layer, 1:] if what == "Router entropy" else one.loss[1:]
         for one in (emo, standard)
     ]
-    top = float(np.max(both)) or 1.0
+    # Entropies lie close together, far from 0: their colours begin at the lowest.
+    low = float(np.min(both)) if what == "Router entropy" else 0.0
+    top = float(np.max(both))
     values = np.concatenate([[np.nan], both[("emo", "standard").index(model)]])
     where = f" in layer {view.layer}" if what == "Router entropy" else ""
     return Colouring(
-        places=values / top,
+        places=(values - low) / ((top - low) or 1.0) * DEEPEST,
         scale=SEQUENTIAL,
-        legend=f"Colour: {what.lower()} of {MODEL_LABELS[model]}{where}, from 0 to {top:.2f} nats "
-        "(the highest of both models).",
+        legend=f"Colour: {what.lower()} of {MODEL_LABELS[model]}{where}, from {low:.2f} (pale) to "
+        f"{top:.2f} nats (deep), the same for both models.",
     )
 
 

@@ -271,6 +271,12 @@ def test_each_model_goes_on_with_and_without_the_cut(tiny_assets, models):
         assert continue_text(models[name], tokenizer, prompt, 40) in shown
 
 
+def test_the_other_domain_is_named(curves):
+    other = curves.info["domains"]["garden"]["other"]
+    said = words(opened(subset_domain="garden", subset_method="Another domain's experts"))
+    assert f"calibration documents of another domain ({other})" in said
+
+
 def test_loss_and_its_increase_are_two_views():
     at = opened(k="8", subset_view="Loss")
     figure = json.loads(at.get("plotly_chart")[0].proto.spec)

@@ -30,9 +30,9 @@ def documents(tiny_assets: Path) -> pd.DataFrame:
     return pd.read_parquet(tiny_assets / "documents" / "documents.parquet")
 
 
-def recorded(folder: Path, text: str) -> Recording:
-    """What the EMO model does with a text, worked out beside the app."""
-    checkpoint = folder / "checkpoints" / "emo-nano"
+def recorded(folder: Path, text: str, name: str = "emo-nano") -> Recording:
+    """What a model does with a text, worked out beside the app."""
+    checkpoint = folder / "checkpoints" / name
     token_ids = encode(load_tokenizer(checkpoint), text, 512).token_ids
     return record(load_model(checkpoint), token_ids)
 
@@ -229,3 +229,14 @@ def test_the_experts_of_a_token_are_there_as_a_table(tiny_assets: Path, document
     assert table["EMO expert"].tolist() == found.expert_ids[:, 5].ravel().tolist()
     weights = found.gate_weights[:, 5].ravel()
     np.testing.assert_allclose(table["EMO gate weight"], weights, atol=1e-4)
+
+
+def test_entropy_colours_run_from_the_lowest_to_the_highest_of_both(
+    tiny_assets: Path, documents: pd.DataFrame
+):
+    both = [
+        recorded(tiny_assets, documents["text"][0], name).entropy[1, 1:]
+        for name in ("emo-nano", "std-nano")
+    ]
+    said = words(opened(routing_colour="Router entropy, EMO", routing_layer="1"))
+    assert f"from {np.min(both):.2f} (pale) to {np.max(both):.2f} nats (deep)" in said
