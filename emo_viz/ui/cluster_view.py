@@ -46,7 +46,7 @@ def maps(data: Data, view: View, found: Mapping[str, Clustered]) -> Rows | None:
     names = colour_names(data, view, found)
     ids = data.documents["id"].tolist()
     cluster_selection.follow_address(f"{data.key} {view} {method}")
-    highlighted = None if view.domain is None else np.array(data.domains) == view.domain
+    highlighted = np.isin(data.domains, view.domains) if view.domains else None
     groups = {name: colour_groups(names[name], _first(name, view, found)) for name in LABELS}
     side_by_side = st.grid(2, min_column_width=NARROWEST_MAP)
     for name in LABELS:
@@ -143,11 +143,10 @@ def _map(
     selected = cluster_selection.decode(code, ids) if code else None
     hover = _hover(data.key, name, view.k, view.layer, data, clustered)
     title = f"{LABELS[name]}: {method} of routing"
-    domains = None if view.domain is None else {view.domain}
     labels = [
         (escape_html(label.text), label.x, label.y)
         for label in place_labels(points, data.domains)
-        if domains is None or label.text in domains
+        if not view.domains or label.text in view.domains
     ]
     key = f"cluster_chart_{name}_{generation}"
     st.plotly_chart(
@@ -172,10 +171,10 @@ def _select(name: str, key: str, points: NDArray[np.float32], ids: Sequence[str]
 
 
 def _first(name: str, view: View, found: Mapping[str, Clustered]) -> list[str]:
-    """What gets the first colours: the highlighted domain; of clusters those that are the largest
+    """What gets the first colours: the highlighted domains; of clusters those that are the largest
     in EMO, so that matching clusters have the same colour in both maps."""
     if view.colour == DOMAIN:
-        return [] if view.domain is None else [view.domain]
+        return list(view.domains)
     if view.colour == CLUSTER:
         largest = np.argsort(-found["emo"].clustering.sizes, kind="stable")
         return [found[name].names[cluster] for cluster in largest]
@@ -189,7 +188,8 @@ def _map_caption(data: Data, view: View, method: str) -> None:
         if view.colour == CLUSTER
         else ""
     )
-    highlight = f" All domains but {escape_markdown(view.domain)} recede." if view.domain else ""
+    named = escape_markdown(", ".join(view.domains))
+    highlight = f" All domains but {named} recede." if named else ""
     distances = " UMAP distances far apart mean little." if method == UMAP else ""
     st.caption(
         f"{data.size}; a point is a document, its place the mean router probabilities of {where}. "

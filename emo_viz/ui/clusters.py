@@ -37,14 +37,15 @@ ALL_DOMAINS = "All domains"
 ALL_LAYERS = "All layers"
 UMAP, PCA = "UMAP", "PCA"
 FEWEST, MOST, USUAL = 2, 64, 24
+MOST_HIGHLIGHTED = 10  # as many as there are colours
 
 
 @dataclass(frozen=True)
 class View:
-    """What the controls ask for; layer and domain are None for all of them."""
+    """What the controls ask for: domains to highlight (none: all), layer (None: all of them)."""
 
     colour: str
-    domain: str | None
+    domains: tuple[str, ...]
     k: int
     layer: int | None
     method: str
@@ -99,7 +100,7 @@ def load_data() -> Data:
 
 def controls(data: Data) -> View:
     """The one row of controls."""
-    domains = [ALL_DOMAINS, *sorted(set(data.domains))]
+    domains = sorted(set(data.domains))
     layers = [ALL_LAYERS, *map(str, range(data.traces["emo"].manifest.model.num_layers))]
     most = min(MOST, len(data.documents) // 2)
     links.warn_of_unknown("cluster_domain", domains, "domain")
@@ -126,12 +127,14 @@ def controls(data: Data) -> View:
         help="UMAP keeps neighbours together and says little about long distances; PCA shows the "
         "two directions of largest variance.",
     )
-    domain = row.selectbox(
+    highlighted = row.multiselect(
         "Highlight",
         domains,
+        max_selections=MOST_HIGHLIGHTED,
+        placeholder=ALL_DOMAINS,
         key="cluster_domain",
         bind="query-params",
-        width=190,
+        width=250,
     )
     layer = row.selectbox(
         "Layer",
@@ -151,7 +154,7 @@ def controls(data: Data) -> View:
     )
     return View(
         colour=colour,
-        domain=None if domain == ALL_DOMAINS else domain,
+        domains=tuple(highlighted),
         k=k,
         layer=None if layer == ALL_LAYERS else int(layer),
         method=method,

@@ -63,12 +63,12 @@ def positions(tokens: int) -> set[str]:
 
 def warn_of_unknown(param: str, known: Container[str], what: str) -> None:
     """Say that a link asks for a `what` that is not `known`; its widget shows another one."""
-    asked = st.query_params.get(param)
-    if asked is not None and asked not in known:
-        st.warning(
-            f"The link asks for the {what} {escape_markdown(shorten(asked, 60))}, which is not "
-            "here; this shows another one."
-        )
+    for asked in st.query_params.get_all(param):
+        if asked not in known:
+            st.warning(
+                f"The link asks for the {what} {escape_markdown(shorten(asked, 60))}, which is not "
+                "here; this shows another one."
+            )
 
 
 def _memo(param: str) -> str:
