@@ -93,12 +93,14 @@ class Choice:
 class Live:
     """One document under the chosen subset of each model, computed now.
 
-    pieces: texts of its T tokens, "" for EOS. subsets, full and cut (losses [T], NaN at EOS) have
-    the keys "emo" and "standard". domain: whose calibration chose the experts.
+    pieces: texts of its T tokens, "" for EOS. dropped: tokens beyond the context. domain: whose
+    calibration chose the experts. subsets, full and cut (losses [T], NaN at EOS) have the keys
+    "emo" and "standard".
     """
 
     token_ids: NDArray[np.int64]
     pieces: list[str]
+    dropped: int
     domain: str
     subsets: "dict[str, ExpertSubset]"
     full: dict[str, NDArray[np.float32]]
@@ -170,7 +172,7 @@ def compute_live(study: Study, choice: Choice) -> Live:
     """Both models on the chosen document, whole and cut: a few forward passes, done now."""
     row = document_row(study, choice)
     pair = study.pair
-    token_ids, pieces = _encoded(pair.emo, str(pair.emo.path), row["text"])
+    token_ids, pieces, dropped = _encoded(pair.emo, str(pair.emo.path), row["text"])
     try:
         subsets = {one.name: choose_subset(study, one, row["domain"], choice) for one in pair}
     except ValueError as error:  # greedy at a new keep-k needs the calibration documents
@@ -179,6 +181,7 @@ def compute_live(study: Study, choice: Choice) -> Live:
     return Live(
         token_ids=token_ids,
         pieces=pieces,
+        dropped=dropped,
         domain=row["domain"],
         subsets=subsets,
         full={loaded.name: _losses(loaded, str(loaded.path), token_ids, ()) for loaded in pair},
@@ -235,11 +238,13 @@ def _calibration(_loaded: LoadedModel, path: str) -> dict[str, ablation.Texts]:
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
-def _encoded(_loaded: LoadedModel, path: str, text: str) -> tuple[NDArray[np.int64], list[str]]:
+def _encoded(
+    _loaded: LoadedModel, path: str, text: str
+) -> tuple[NDArray[np.int64], list[str], int]:
     from model.inference import encode
 
     encoded = encode(_loaded.tokenizer, text, ablation.MAX_TOKENS)
-    return encoded.token_ids, encoded.texts
+    return encoded.token_ids, encoded.texts, encoded.dropped
 
 
 @st.cache_resource(max_entries=512, show_spinner=False)

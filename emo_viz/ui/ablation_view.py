@@ -13,10 +13,19 @@ from emo_viz.figures import ablation as figures
 from emo_viz.figures.theme import DIVERGING, SELECTION_COLOUR, chart_config, colour_at
 from emo_viz.ui import ablation, assets, links, measuring, resources
 from emo_viz.ui.ablation import ALL_DOMAINS, METHOD_WORDS, Choice, Live, Study
-from emo_viz.ui.ablation_controls import TOKEN
+from emo_viz.ui.ablation_controls import METHOD_LABELS, TOKEN
 from emo_viz.ui.routing_view import CONTINUED
 from emo_viz.ui.strip import StripToken, token_strip
-from emo_viz.ui.text import count, escape_markdown, share, shorten, token_label, visible
+from emo_viz.ui.text import (
+    count,
+    escape_html,
+    escape_markdown,
+    rest_cut,
+    share,
+    shorten,
+    token_label,
+    visible,
+)
 
 VIEW = "subset_view"
 INCREASE, LOSS = "Loss increase", "Loss"
@@ -45,13 +54,21 @@ def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
         _export(study, choice, points, live)
     measure = MEASURES[str(view)]
     where = ALL_DOMAINS if choice.domain is None else choice.domain
+    chosen = f"Experts: {METHOD_LABELS[choice.method].lower()}"
     numbers = f"{count(found.documents, 'held-out document')}, {count(found.tokens, 'token')}"
     values = {
         model: live.increase(model) if measure == "increase" else float(np.nanmean(live.cut[model]))
         for model in assets.MODEL_FOLDERS
     }
     st.plotly_chart(
-        figures.curve(points, measure, choice.method, choice.keep_k, values, f"{where}: {numbers}"),
+        figures.curve(
+            points,
+            measure,
+            choice.method,
+            choice.keep_k,
+            values,
+            f"{chosen}. {escape_html(where)}: {numbers}",
+        ),
         key="subset_curve",
         theme="streamlit",
         config=chart_config("subset curve"),
@@ -180,7 +197,7 @@ def _overlap(study: Study, choice: Choice, live: Live) -> None:
             ]
             for model, subset in live.subsets.items()
         },
-        index=others,
+        index=[escape_html(domain) for domain in others],
     ).sort_values("emo", ascending=False)
     chance = (choice.keep_k - study.config.num_shared_experts) / routed
     means = {model: share(shares[model].mean()) for model in shares}
@@ -265,9 +282,8 @@ def document(study: Study, choice: Choice, live: Live) -> None:
     row = ablation.document_row(study, choice)
     st.markdown(f"### Document: {escape_markdown(shorten(row['parent'] or row['id'], 80))}")
     facts = (row["domain"], row["source"], row["licence"], f"id {row['id']}")
-    st.caption(
-        f"{count(live.num_tokens, 'token')}. " + " · ".join(escape_markdown(fact) for fact in facts)
-    )
+    origin = " · ".join(escape_markdown(fact) for fact in facts)
+    st.caption(f"{count(live.num_tokens, 'token')}{rest_cut(row, live.dropped)}. {origin}")
     st.markdown(_numbers(study, choice, live))
     token = links.token(TOKEN, live.num_tokens)
     for column, model in zip(st.columns(2, gap="medium"), assets.MODEL_FOLDERS, strict=True):

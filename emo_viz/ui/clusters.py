@@ -134,7 +134,7 @@ def controls(data: Data) -> View:
         placeholder=ALL_DOMAINS,
         key="cluster_domain",
         bind="query-params",
-        width=250,
+        width=210,
     )
     layer = row.selectbox(
         "Layer",
@@ -150,7 +150,7 @@ def controls(data: Data) -> View:
         min(USUAL, most),
         key="cluster_k",
         bind="query-params",
-        width=220,
+        width=200,
     )
     return View(
         colour=colour,

@@ -232,8 +232,15 @@ def _documents() -> None:
     st.caption(
         f"Bundled: {count(len(documents), 'document')} of "
         f"{count(documents['domain'].nunique(), 'domain')}{_bundled_tokens()}, with their "
-        "licences in ATTRIBUTION.md beside them."
+        f"licences in ATTRIBUTION.md beside them.{_cut(documents)}"
     )
+
+
+def _cut(documents: pd.DataFrame) -> str:
+    """How many texts are not here as a whole."""
+    cut = int((documents["cut_tokens"] > 0).sum()) if "cut_tokens" in documents else 0
+    words = f" Of {count(cut, 'longer text')} only the beginning is here, as much as fits the "
+    return f"{words}models' context." if cut else ""
 
 
 def _bundled_tokens() -> str:

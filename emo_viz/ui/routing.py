@@ -11,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 from emo_viz.analysis.routing import TextRouting, text_routing
 from emo_viz.ui import assets, links
 from emo_viz.ui.resources import LoadedModel, Pair
-from emo_viz.ui.text import count, escape_markdown, shorten, visible
+from emo_viz.ui.text import count, escape_markdown, rest_cut, shorten, visible
 from emo_viz.ui.work import run_exclusive
 
 if TYPE_CHECKING:
@@ -34,12 +34,13 @@ DOCUMENT, DRAFT, TOKEN, EXPERT = (
 @dataclass(frozen=True)
 class Chosen:
     """A text to read, in words where it comes from (safe for Markdown), and what of it goes into
-    the address: parameters and their values, None for one to take out.
+    the address: parameters and their values, None for one to take out. rest: what is not here.
     """
 
     text: str
     origin: str
     address: dict[str, str | None]
+    rest: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +121,8 @@ def answer(reading: Reading) -> None:
         "MoE."
     )
     st.caption(
-        f"{reading.chosen.origin}, {count(reading.num_tokens, 'token')}; mean over "
-        f"{count(reading.num_layers, 'layer')}. EMO and standard MoE: distinct routed experts "
+        f"{reading.chosen.origin}, {count(reading.num_tokens, 'token')}{reading.chosen.rest}. Mean "
+        f"over {count(reading.num_layers, 'layer')}. EMO and standard MoE: distinct routed experts "
         f"{emo.distinct.mean():.1f} and {standard.distinct.mean():.1f}, router entropy "
         f"{emo.entropy.mean():.2f} and {standard.entropy.mean():.2f} nats, loss "
         f"{emo.mean_loss:.2f} and {standard.mean_loss:.2f} nats a token."
@@ -212,7 +213,7 @@ def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
         )
     document = shown.iloc[ids.index(chosen)]
     address = {"routing_doc": chosen, "routing_text": None}
-    return Chosen(document["text"], _origin(document), address)
+    return Chosen(document["text"], _origin(document), address, rest_cut(document))
 
 
 def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:

@@ -89,6 +89,14 @@ def test_unusable_documents_are_named_with_their_command(
     assert at.code[0].value.startswith("python -m emo_viz documents")
 
 
+def test_what_was_cut_off_a_document_is_said(folder: Path):
+    file = folder / DOCUMENTS
+    pd.read_parquet(file).assign(cut_tokens=7).to_parquet(file)
+    for page in ("pages/1_Token_routing.py", "pages/3_Subset_ablation.py"):
+        assert "the 7 tokens that follow are cut off" in words(opened(page))
+    assert "Of 24 longer texts only the beginning is here" in words(opened(""))
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 1}', '{"format_version": 99}'])
 def test_an_unusable_kernel_report_is_named_with_its_command(folder: Path, text: str):
     (folder / "analysis" / "kernel_report.json").write_text(text)

@@ -40,3 +40,8 @@ def test_numbers():
         "4.1 M",
         "13.6 B",
     ]
+
+
+def test_what_is_cut_off_counts_both_cuts():
+    assert text.rest_cut({"cut_tokens": 3}, 4) == "; the 7 tokens that follow are cut off"
+    assert text.rest_cut({}) == "" == text.rest_cut({"cut_tokens": 0})
