@@ -283,7 +283,8 @@ def document(study: Study, choice: Choice, live: Live) -> None:
     st.markdown(f"### Document: {escape_markdown(shorten(row['parent'] or row['id'], 80))}")
     facts = (row["domain"], row["source"], row["licence"], f"id {row['id']}")
     origin = " · ".join(escape_markdown(fact) for fact in facts)
-    st.caption(f"{count(live.num_tokens, 'token')}{rest_cut(row, live.dropped)}. {origin}")
+    cut = rest_cut(row.get("cut_tokens", 0) + live.dropped)
+    st.caption(f"{count(live.num_tokens, 'token')}{cut}. {origin}")
     st.markdown(_numbers(study, choice, live))
     token = links.token(TOKEN, live.num_tokens)
     for column, model in zip(st.columns(2, gap="medium"), assets.MODEL_FOLDERS, strict=True):

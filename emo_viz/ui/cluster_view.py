@@ -110,7 +110,9 @@ def coverage(data: Data, found: Mapping[str, Clustered]) -> None:
     tables = {}
     for name, one in found.items():
         domains, clusters, counts = contingency(data.domains, one.clustering.labels)
-        tables[name] = pd.DataFrame(counts, index=map(escape_html, domains), columns=clusters)
+        tables[name] = pd.DataFrame(
+            counts, index=[escape_html(each) for each in domains], columns=clusters
+        )
     fig = domain_heatmap(tables, LABELS, f"Where each domain's documents lie ({data.size})")
     emo, standard = (_concentration(table) for table in tables.values())
     st.plotly_chart(

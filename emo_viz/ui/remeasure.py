@@ -58,13 +58,13 @@ def plan(pair: Pair, documents: pd.DataFrame, calibration: pd.DataFrame) -> list
     )
 
 
-def counter(report: Report, total: int) -> Callable[[int], None]:
-    """A function that adds to the steps done and reports them."""
+def counter(report: Report, total: int) -> Callable[[], None]:
+    """A function that counts one more step of `total` as done and reports it."""
     done = 0
 
-    def step(steps: int = 1) -> None:
+    def step() -> None:
         nonlocal done
-        done += steps
+        done += 1
         report(done, total)
 
     return step
@@ -76,14 +76,14 @@ def digest(loaded: LoadedModel) -> str:
 
 
 def _part(
-    loaded: LoadedModel, task: Task, parts: dict[str, Part], step: Callable[[int], None]
+    loaded: LoadedModel, task: Task, parts: dict[str, Part], step: Callable[[], None]
 ) -> Part:
     name = task.fingerprint(digest(loaded))
-    if name in parts:
-        step(len(task.cuts))
+    if name not in parts:
+        parts[name] = ablation.measure(loaded.model, task, politely(loaded.lock), step)
     else:
-        guard = politely(loaded.lock)
-        parts[name] = ablation.measure(loaded.model, task, guard, lambda: step(1))
+        for _ in task.cuts:
+            step()
     return parts[name]
 
 

@@ -213,7 +213,9 @@ def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
         )
     document = shown.iloc[ids.index(chosen)]
     address = {"routing_doc": chosen, "routing_text": None}
-    return Chosen(document["text"], _origin(document), address, rest_cut(document))
+    return Chosen(
+        document["text"], _origin(document), address, rest_cut(document.get("cut_tokens", 0))
+    )
 
 
 def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:

@@ -7,8 +7,6 @@ direction round. It is always shown as text: escaped for HTML or Markdown, contr
 import html
 import re
 import unicodedata
-from collections.abc import Mapping
-from typing import Any
 
 _NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u200b": "∅", "\ufeff": "∅"}
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=])")
@@ -49,10 +47,9 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def rest_cut(document: Mapping[Any, Any], dropped: int = 0) -> str:
-    """What of a document's text is not read: cut off when it was bundled, or `dropped` now."""
-    cut = int(document.get("cut_tokens", 0)) + dropped
-    return f"; the {count(cut, 'token')} that follow are cut off" if cut else ""
+def rest_cut(tokens: int) -> str:
+    """That a text goes on for so many tokens that are not read; "" for none."""
+    return f"; the {count(tokens, 'token')} that follow are cut off" if tokens else ""
 
 
 def share(value: float) -> str:

@@ -42,6 +42,6 @@ def test_numbers():
     ]
 
 
-def test_what_is_cut_off_counts_both_cuts():
-    assert text.rest_cut({"cut_tokens": 3}, 4) == "; the 7 tokens that follow are cut off"
-    assert text.rest_cut({}) == "" == text.rest_cut({"cut_tokens": 0})
+def test_what_is_cut_off_is_counted():
+    assert text.rest_cut(7) == "; the 7 tokens that follow are cut off"
+    assert text.rest_cut(0) == ""
