@@ -13,6 +13,7 @@ from emo_viz.figures.theme import (
     DENSE_COLOUR,
     GRID_COLOUR,
     MODEL_COLOURS,
+    MODEL_SYMBOLS,
     REFERENCE_COLOUR,
     SELECTION_COLOUR,
     coloured,
@@ -25,7 +26,6 @@ Measure = Literal["increase", "loss"]
 
 MODELS = ("emo", "standard")
 LABELS = {"emo": "EMO", "standard": "Standard MoE"}
-SYMBOLS = {"emo": "circle", "standard": "square"}
 AXIS_TITLES = {
     "increase": "Loss increase over all experts<br>(nats a token)",
     "loss": "Held-out loss (nats a token)",
@@ -87,7 +87,7 @@ def _method_lines(fig: go.Figure, line: pd.DataFrame, model: str, measure: Measu
             name=LABELS[model],
             mode="lines+markers",
             line={"color": colour, "width": 2.5},
-            marker={"symbol": SYMBOLS[model], "size": 8},
+            marker={"symbol": MODEL_SYMBOLS[model], "size": 8},
             hovertemplate=f"<b>{LABELS[model]}</b>, %{{x}} experts<br>%{{y:.3f}} nats a token"
             "<br>95 % interval %{customdata[0]:.3f} to %{customdata[1]:.3f}<extra></extra>",
         )
@@ -136,7 +136,7 @@ def _live_marker(model: str, keep_k: int, value: float) -> go.Scatter:
         showlegend=False,
         mode="markers",
         marker={
-            "symbol": f"{SYMBOLS[model]}-open",
+            "symbol": f"{MODEL_SYMBOLS[model]}-open",
             "size": LIVE_SIZE,
             "color": MODEL_COLOURS[model],
             "line": {"width": 2.5},
@@ -246,7 +246,11 @@ def overlap_bars(shares: pd.DataFrame, chance: float) -> go.Figure:
 
 
 def _overlap_points(shares: pd.DataFrame, model: str) -> go.Scatter:
-    marker: dict[str, Any] = {"color": MODEL_COLOURS[model], "symbol": SYMBOLS[model], "size": 9}
+    marker: dict[str, Any] = {
+        "color": MODEL_COLOURS[model],
+        "symbol": MODEL_SYMBOLS[model],
+        "size": 9,
+    }
     return go.Scatter(
         x=100 * shares[model],
         y=shares.index,

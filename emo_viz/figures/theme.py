@@ -18,6 +18,7 @@ MODEL_COLOURS: Final = {
     "standard": STANDARD_COLOUR,
     "dense": DENSE_COLOUR,
 }
+MODEL_SYMBOLS: Final = {"emo": "circle", "standard": "diamond"}
 SELECTION_COLOUR: Final = "#d6336c"
 GRID_COLOUR: Final = "rgba(128, 132, 140, 0.22)"
 REFERENCE_COLOUR: Final = "rgba(128, 132, 140, 0.9)"
@@ -109,6 +110,11 @@ def legend_below(fig: go.Figure, rows: int = 1) -> go.Figure:
 def coloured(model: str, label: str) -> str:
     """The name of a model in bold and in its colour, as HTML for Plotly."""
     return f'<b style="color:{MODEL_COLOURS[model]}">{label}</b>'
+
+
+def sentence_case(text: str) -> str:
+    """A unit as an axis title: "routed experts" becomes "Routed experts"."""
+    return text[:1].upper() + text[1:]
 
 
 def with_alpha(colour: str, alpha: float) -> str:
