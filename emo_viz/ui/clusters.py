@@ -108,8 +108,34 @@ def controls(data: Data) -> View:
     links.warn_of_unknown(
         "cluster_k", [str(k) for k in range(FEWEST, most + 1)], "number of clusters"
     )
-    row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
-    colour = row.segmented_control(
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        colour, method = _how_to_draw()
+        highlighted = st.multiselect(
+            "Highlight",
+            domains,
+            max_selections=MOST_HIGHLIGHTED,
+            placeholder=ALL_DOMAINS,
+            key="cluster_domain",
+            bind="query-params",
+            width=210,
+        )
+        layer = st.selectbox("Layer", layers, key="cluster_layer", bind="query-params", width=120)
+        k = st.slider(
+            "Number of clusters",
+            FEWEST,
+            most,
+            min(USUAL, most),
+            key="cluster_k",
+            bind="query-params",
+            width=200,
+        )
+    only = None if layer == ALL_LAYERS else int(layer)
+    return View(colour=colour, domains=tuple(highlighted), k=k, layer=only, method=method)
+
+
+def _how_to_draw() -> tuple[str, str]:
+    """What the points are coloured by, and the kind of map."""
+    colour = st.segmented_control(
         "Colour by",
         [DOMAIN, CLUSTER, EXPERT],
         default=DOMAIN,
@@ -117,7 +143,7 @@ def controls(data: Data) -> View:
         key="cluster_colour",
         bind="query-params",
     )
-    method = row.segmented_control(
+    method = st.segmented_control(
         "Map",
         [UMAP, PCA],
         default=UMAP,
@@ -127,38 +153,7 @@ def controls(data: Data) -> View:
         help="UMAP keeps neighbours together and says little about long distances; PCA shows the "
         "two directions of largest variance.",
     )
-    highlighted = row.multiselect(
-        "Highlight",
-        domains,
-        max_selections=MOST_HIGHLIGHTED,
-        placeholder=ALL_DOMAINS,
-        key="cluster_domain",
-        bind="query-params",
-        width=210,
-    )
-    layer = row.selectbox(
-        "Layer",
-        layers,
-        key="cluster_layer",
-        bind="query-params",
-        width=120,
-    )
-    k = row.slider(
-        "Number of clusters",
-        FEWEST,
-        most,
-        min(USUAL, most),
-        key="cluster_k",
-        bind="query-params",
-        width=200,
-    )
-    return View(
-        colour=colour,
-        domains=tuple(highlighted),
-        k=k,
-        layer=None if layer == ALL_LAYERS else int(layer),
-        method=method,
-    )
+    return colour, method
 
 
 def find_clusters(data: Data, view: View) -> dict[str, Clustered]:
