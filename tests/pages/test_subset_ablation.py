@@ -1,6 +1,7 @@
 """The subset ablation page: every number is what the models give, whatever the visitor asks."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -125,6 +126,15 @@ def test_moving_the_slider_shows_the_loss_of_that_subset(tiny_assets, models):
         assert after[label][2] == f"{change.mean():+.3f}"
         assert after[label][3].startswith(f"{worse} (")
         assert after[label] != before[label]
+
+
+def test_between_the_points_the_nearest_measured_ones_are_given(curves):
+    found = Measured.of(curves.of_domain("harbour"))
+    kept = {k: 100 * np.exp(-found.increase("emo", ROUTER_PROBABILITY, k).mean) for k in (4, 8)}
+    said = words(opened(subset_domain="harbour", k="6"))
+    assert "The curve's 6 documents keep" in said
+    for k, percent in kept.items():
+        assert re.search(rf"EMO {percent:.0f}\u00a0%, Standard MoE \d+\u00a0% with {k}[;.]", said)
 
 
 def test_between_the_points_the_first_line_speaks_of_the_document_alone(tiny_assets, models):
