@@ -23,6 +23,8 @@ BUNDLED, OWN = "Bundled document", "Your own text"
 ALL_DOMAINS = "All domains"
 # A percent-encoded text of this length stays well inside what servers accept as one address.
 MAX_LINK_CHARACTERS = 1500
+MAX_FILE_MEGABYTES = 1
+FILE, NOT_TEXT = "routing_file", "routing_file_is_no_text"
 DOCUMENT, DRAFT, TOKEN, EXPERT = (
     "routing_choice",
     "routing_draft",
@@ -78,7 +80,10 @@ def choose_text(documents: pd.DataFrame) -> Chosen | None:
         bind="query-params",
         on_change=forget_selection,
     )
-    return _own_text() if source == OWN else _bundled_text(documents, row)
+    if source != OWN:
+        return _bundled_text(documents, row)
+    _file_picker(row)
+    return _own_text()
 
 
 def write_address(chosen: Chosen) -> None:
@@ -148,6 +153,31 @@ def forget_selection() -> None:
             st.session_state[key] = None
 
 
+def _file_picker(row: DeltaGenerator) -> None:
+    """A text file instead of typing: it fills the field below."""
+    with row.popover("Open a file", icon=":material/upload_file:"):
+        st.file_uploader(
+            "A text file in UTF-8",
+            max_upload_size=MAX_FILE_MEGABYTES,
+            key=FILE,
+            on_change=_take_file,
+        )
+    if st.session_state.pop(NOT_TEXT, False):
+        st.warning("That file is not text in UTF-8, so it was not opened; save it as UTF-8 first.")
+
+
+def _take_file() -> None:
+    file = st.session_state[FILE]
+    if file is None:
+        return
+    try:
+        st.session_state[DRAFT] = file.getvalue().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        st.session_state[NOT_TEXT] = True
+    else:
+        forget_selection()
+
+
 def _own_text() -> Chosen | None:
     links.follow("routing_text", DRAFT)
     text = st.text_area(
@@ -166,8 +196,8 @@ def _own_text() -> Chosen | None:
             blank = "This text is blank" if text else "No text yet"
             st.markdown(f":material/edit_note: **{blank}**")
             st.write(
-                "Both models will read what you type above, and this page shows which experts "
-                "each of its tokens uses. It stays on this machine; a text of up to "
+                "Both models will read what you type or open above, and this page shows which "
+                "experts each of its tokens uses. It stays on this machine; a text of up to "
                 f"{MAX_LINK_CHARACTERS:,} characters also stands in the page's address."
             )
         return None

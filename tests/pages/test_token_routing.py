@@ -240,3 +240,19 @@ def test_entropy_colours_run_from_the_lowest_to_the_highest_of_both(
     ]
     said = words(opened(routing_colour="Router entropy, EMO", routing_layer="1"))
     assert f"from {np.min(both):.2f} (pale) to {np.max(both):.2f} nats (deep)" in said
+
+
+def test_a_file_is_read_like_a_typed_text(tiny_assets: Path):
+    at = opened(routing_source="Your own text", routing_text="rain and sun", routing_token="2")
+    at.file_uploader(key="routing_file").set_value(("a.txt", b"soil and water", "text/plain")).run()
+    assert at.text_area(key="routing_draft").value == "soil and water"
+    assert at.number_input(key="routing_token").value is None
+    tokens = len(recorded(tiny_assets, "soil and water").loss) - 1
+    assert f"Your own text, {tokens} tokens" in words(at)
+
+
+def test_a_file_that_is_no_text_is_said_and_changes_nothing():
+    at = opened(routing_source="Your own text", routing_text="soil")
+    at.file_uploader(key="routing_file").set_value(("a.png", b"\x89PNG\xff\xfe", "image/png")).run()
+    assert "not text in UTF-8" in "\n".join(part.value for part in at.warning)
+    assert at.text_area(key="routing_draft").value == "soil"
