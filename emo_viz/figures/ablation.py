@@ -13,6 +13,7 @@ from emo_viz.figures.theme import (
     DENSE_COLOUR,
     GRID_COLOUR,
     MODEL_COLOURS,
+    MODEL_SYMBOLS,
     REFERENCE_COLOUR,
     SELECTION_COLOUR,
     coloured,
@@ -25,10 +26,13 @@ Measure = Literal["increase", "loss"]
 
 MODELS = ("emo", "standard")
 LABELS = {"emo": "EMO", "standard": "Standard MoE"}
-SYMBOLS = {"emo": "circle", "standard": "square"}
 AXIS_TITLES = {
     "increase": "Loss increase over all experts<br>(nats a token)",
     "loss": "Held-out loss (nats a token)",
+}
+TITLES = {
+    "increase": "Loss increase by the number of experts kept",
+    "loss": "Loss by the number of experts kept",
 }
 LIVE_SIZE = 13
 
@@ -39,12 +43,13 @@ def curve(
     method: str,
     keep_k: int,
     live: Mapping[str, float],
-    title: str,
+    evaluated: str,
 ) -> go.Figure:
     """Loss or its increase against keep-k for both models, with random subsets as a baseline.
 
     points: the table of `analysis.curves.Measured`. keep_k: where the vertical marker stands.
-    live: the value of the document that is read below, by model, drawn at keep_k.
+    live: the value of the document that is read below, by model, drawn at keep_k. evaluated: on
+    what the loss was measured, in words.
     """
     fig = go.Figure()
     for model in MODELS:
@@ -56,10 +61,11 @@ def curve(
         fig.add_trace(_live_marker(model, keep_k, value))
     _legend_entries(fig, method != RANDOM and bool((points["method"] == RANDOM).any()), bool(live))
     _mark_keep_k(fig, keep_k)
-    style(fig, title)
+    style(fig, TITLES[measure])
+    fig.update_layout(title_subtitle={"text": evaluated, "font": {"size": 12}}, margin_t=84)
     _keep_k_axis(fig, points)
     fig.update_yaxes(title_text=AXIS_TITLES[measure])
-    legend_below(fig, rows=2).update_layout(height=430, hovermode="closest")
+    legend_below(fig, rows=2).update_layout(height=400, hovermode="closest")
     return fig
 
 
@@ -81,7 +87,7 @@ def _method_lines(fig: go.Figure, line: pd.DataFrame, model: str, measure: Measu
             name=LABELS[model],
             mode="lines+markers",
             line={"color": colour, "width": 2.5},
-            marker={"symbol": SYMBOLS[model], "size": 8},
+            marker={"symbol": MODEL_SYMBOLS[model], "size": 8},
             hovertemplate=f"<b>{LABELS[model]}</b>, %{{x}} experts<br>%{{y:.3f}} nats a token"
             "<br>95 % interval %{customdata[0]:.3f} to %{customdata[1]:.3f}<extra></extra>",
         )
@@ -130,7 +136,7 @@ def _live_marker(model: str, keep_k: int, value: float) -> go.Scatter:
         showlegend=False,
         mode="markers",
         marker={
-            "symbol": f"{SYMBOLS[model]}-open",
+            "symbol": f"{MODEL_SYMBOLS[model]}-open",
             "size": LIVE_SIZE,
             "color": MODEL_COLOURS[model],
             "line": {"width": 2.5},
@@ -240,7 +246,11 @@ def overlap_bars(shares: pd.DataFrame, chance: float) -> go.Figure:
 
 
 def _overlap_points(shares: pd.DataFrame, model: str) -> go.Scatter:
-    marker: dict[str, Any] = {"color": MODEL_COLOURS[model], "symbol": SYMBOLS[model], "size": 9}
+    marker: dict[str, Any] = {
+        "color": MODEL_COLOURS[model],
+        "symbol": MODEL_SYMBOLS[model],
+        "size": 9,
+    }
     return go.Scatter(
         x=100 * shares[model],
         y=shares.index,

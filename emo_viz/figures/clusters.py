@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from emo_viz.figures.theme import (
-    CHART_CONFIG,
     GROUP_COLOURS,
     OTHER_COLOUR,
     SELECTION_COLOUR,
     SEQUENTIAL,
+    chart_config,
     coloured,
     style,
 )
@@ -42,10 +42,6 @@ HEATMAP_TOP: Final = 72
 HEATMAP_BOTTOM: Final = 116
 DIMMED: Final = 0.1
 LABEL_SHIFT: Final = 10  # pixels above the place that it is given
-MAP_CONFIG: Final[dict[str, Any]] = CHART_CONFIG | {
-    "modeBarButtonsToRemove": ["sendDataToCloud", "autoScale2d"],
-    "scrollZoom": True,
-}
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,12 @@ class Group:
     colour: str
     symbol: str
     sign: str
+
+
+def map_config(name: str) -> dict[str, Any]:
+    """Chart settings of a map, which is zoomed by the wheel and selected on by lasso or box."""
+    buttons = {"modeBarButtonsToRemove": ["sendDataToCloud", "autoScale2d"]}
+    return chart_config(name) | buttons | {"scrollZoom": True}
 
 
 def colour_groups(names: Sequence[str], first: Sequence[str] = ()) -> list[Group]:

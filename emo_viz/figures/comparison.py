@@ -5,7 +5,13 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from emo_viz.analysis.bootstrap import Interval
-from emo_viz.figures.theme import MODEL_COLOURS, REFERENCE_COLOUR, style
+from emo_viz.figures.theme import (
+    MODEL_COLOURS,
+    MODEL_SYMBOLS,
+    REFERENCE_COLOUR,
+    sentence_case,
+    style,
+)
 
 
 @dataclass(frozen=True)
@@ -22,8 +28,8 @@ class Compared:
 def two_models(compared: Compared, title: str) -> go.Figure:
     """EMO above, standard MoE below: a point with its 95 % interval, on one axis from 0."""
     rows = (
-        ("EMO", compared.emo, MODEL_COLOURS["emo"], "circle"),
-        ("Standard MoE", compared.standard, MODEL_COLOURS["standard"], "diamond"),
+        ("EMO", compared.emo, MODEL_COLOURS["emo"], MODEL_SYMBOLS["emo"]),
+        ("Standard MoE", compared.standard, MODEL_COLOURS["standard"], MODEL_SYMBOLS["standard"]),
     )
     fig = go.Figure([_point(*row, unit=compared.unit) for row in rows])
     if compared.chance is not None:
@@ -35,7 +41,7 @@ def two_models(compared: Compared, title: str) -> go.Figure:
         )
     style(fig, title)
     fig.update_layout(height=210, showlegend=False, margin_t=66)
-    fig.update_xaxes(title_text=compared.unit, rangemode="tozero")
+    fig.update_xaxes(title_text=sentence_case(compared.unit), rangemode="tozero")
     fig.update_yaxes(range=[1.7, -0.5], showgrid=False)
     return fig
 

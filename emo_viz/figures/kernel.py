@@ -122,7 +122,7 @@ def mask_savings(savings: Sequence[Mapping[str, Any]], num_experts: int, name: s
                 line={"color": SEQUENTIAL[-1][1], "dash": DASHES[number]},
                 marker={"symbol": SYMBOLS[number], "size": 8},
                 hovertemplate=(
-                    f"{keep_k} experts, %{{x:,}} tokens: %{{y:.1f}} times less<extra></extra>"
+                    f"{keep_k} experts, %{{x:,}} tokens: %{{y:.1f}} times as fast<extra></extra>"
                 ),
             )
         )
@@ -132,6 +132,6 @@ def mask_savings(savings: Sequence[Mapping[str, Any]], num_experts: int, name: s
     fig.update_xaxes(
         type="log", tickvals=ticks, ticktext=[f"{t:,}" for t in ticks], title_text="Tokens at once"
     )
-    fig.update_yaxes(title_text="Times less time than all experts", rangemode="tozero")
+    fig.update_yaxes(title_text="Speed-up over all experts (times)", rangemode="tozero")
     legend_below(fig, rows=2).update_layout(height=400)
     return fig

@@ -20,11 +20,13 @@ from plotly.subplots import make_subplots
 
 from emo_viz.figures.theme import (
     MODEL_COLOURS,
+    MODEL_SYMBOLS,
     REFERENCE_COLOUR,
     SELECTION_COLOUR,
     SEQUENTIAL,
     coloured,
     legend_below,
+    sentence_case,
     style,
     with_alpha,
 )
@@ -135,7 +137,7 @@ def by_layer(
     style(fig, title)
     legend_below(fig).update_layout(height=270)
     fig.update_xaxes(title_text="Layer", dtick=1)
-    fig.update_yaxes(title_text=unit, rangemode="tozero")
+    fig.update_yaxes(title_text=sentence_case(unit), rangemode="tozero")
     return fig
 
 
@@ -239,7 +241,7 @@ def _loss_line(
         mode="lines+markers",
         name=LABELS[model],
         line={"color": MODEL_COLOURS[model], "width": 1.5},
-        marker={"size": 4, "color": MODEL_COLOURS[model], "symbol": ("circle", "diamond")[index]},
+        marker={"size": 4, "color": MODEL_COLOURS[model], "symbol": MODEL_SYMBOLS[model]},
         selected={"marker": {"opacity": 1}},
         unselected={"marker": {"opacity": 1}},
         customdata=ids.astype(np.int32),
@@ -256,7 +258,7 @@ def _layer_line(values: NDArray[Any], model: str, unit: str) -> go.Scatter:
         mode="lines+markers",
         name=LABELS[model],
         line={"color": MODEL_COLOURS[model], "width": 2},
-        marker={"size": 8, "symbol": "circle" if model == "emo" else "diamond"},
+        marker={"size": 8, "symbol": MODEL_SYMBOLS[model]},
         hovertemplate=f"layer %{{x}}: %{{y:.3~g}} {unit}<extra>{LABELS[model]}</extra>",
     )
 

@@ -18,6 +18,7 @@ MODEL_COLOURS: Final = {
     "standard": STANDARD_COLOUR,
     "dense": DENSE_COLOUR,
 }
+MODEL_SYMBOLS: Final = {"emo": "circle", "standard": "diamond"}
 SELECTION_COLOUR: Final = "#d6336c"
 GRID_COLOUR: Final = "rgba(128, 132, 140, 0.22)"
 REFERENCE_COLOUR: Final = "rgba(128, 132, 140, 0.9)"
@@ -58,6 +59,13 @@ CHART_CONFIG: Final[dict[str, Any]] = {
     "modeBarButtonsToRemove": ["sendDataToCloud", "select2d", "lasso2d", "autoScale2d"],
     "toImageButtonOptions": {"format": "png", "scale": 2},
 }
+
+
+def chart_config(name: str) -> dict[str, Any]:
+    """CHART_CONFIG with a name for the image that the camera button saves."""
+    file_name = "-".join(name.lower().split())
+    options = CHART_CONFIG["toImageButtonOptions"] | {"filename": file_name}
+    return CHART_CONFIG | {"toImageButtonOptions": options}
 
 
 def style(fig: go.Figure, title: str) -> go.Figure:
@@ -102,6 +110,11 @@ def legend_below(fig: go.Figure, rows: int = 1) -> go.Figure:
 def coloured(model: str, label: str) -> str:
     """The name of a model in bold and in its colour, as HTML for Plotly."""
     return f'<b style="color:{MODEL_COLOURS[model]}">{label}</b>'
+
+
+def sentence_case(text: str) -> str:
+    """A unit as an axis title: "routed experts" becomes "Routed experts"."""
+    return text[:1].upper() + text[1:]
 
 
 def with_alpha(colour: str, alpha: float) -> str:

@@ -6,7 +6,7 @@ measures more points of a curve in the background. Nothing here draws, but for a
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,9 @@ from emo_viz.analysis.curves import (
     Measured,
     read_curves,
 )
-from emo_viz.ui import assets, chrome, resources
-from emo_viz.ui.jobs import Job, politely, registry
+from emo_viz.ui import assets, chrome, measuring, resources
+from emo_viz.ui.jobs import Job, Report, politely, registry
+from emo_viz.ui.remeasure import counter, digest
 from emo_viz.ui.resources import LoadedModel, Pair
 from emo_viz.ui.work import run_exclusive
 
@@ -92,12 +93,14 @@ class Choice:
 class Live:
     """One document under the chosen subset of each model, computed now.
 
-    pieces: texts of its T tokens, "" for EOS. subsets, full and cut (losses [T], NaN at EOS) have
-    the keys "emo" and "standard". domain: whose calibration chose the experts.
+    pieces: texts of its T tokens, "" for EOS. dropped: tokens beyond the context. domain: whose
+    calibration chose the experts. subsets, full and cut (losses [T], NaN at EOS) have the keys
+    "emo" and "standard".
     """
 
     token_ids: NDArray[np.int64]
     pieces: list[str]
+    dropped: int
     domain: str
     subsets: "dict[str, ExpertSubset]"
     full: dict[str, NDArray[np.float32]]
@@ -127,7 +130,7 @@ def open_study() -> Study:
     except ValueError:
         _nothing("No subset curves have been measured yet.")
     study = Study(curves, resources.pair(), resources.documents())
-    weights = {loaded.name: _digest(str(loaded.path)) for loaded in study.pair}
+    weights = {loaded.name: digest(loaded) for loaded in study.pair}
     if weights != {name: model["sha256"] for name, model in curves.info["models"].items()}:
         _nothing("The subset curves were measured on other weights than these checkpoints.")
     if not set(curves.rows["document"].unique()) <= set(study.documents["id"]):
@@ -135,21 +138,15 @@ def open_study() -> Study:
     return study
 
 
-def _nothing(sentence: str) -> None:
-    chrome.empty_state(f"{sentence} Measure them with this command:", CURVES_COMMAND)
+def _nothing(sentence: str) -> NoReturn:
+    chrome.empty_state(f"{sentence} Measure them with this command, or here:", CURVES_COMMAND)
+    measuring.all_curves(resources.pair(), "Measure all curves")
     st.stop()
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
 def _curves(path: Path, changed: int) -> Curves:
     return read_curves(path)
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _digest(folder: str) -> str:
-    from emo_viz.trace.recorder import checkpoint_sha256
-
-    return checkpoint_sha256(Path(folder))
 
 
 def measured(study: Study, choice: Choice) -> Measured:
@@ -175,11 +172,16 @@ def compute_live(study: Study, choice: Choice) -> Live:
     """Both models on the chosen document, whole and cut: a few forward passes, done now."""
     row = document_row(study, choice)
     pair = study.pair
-    token_ids, pieces = _encoded(pair.emo, str(pair.emo.path), row["text"])
-    subsets = {loaded.name: choose_subset(study, loaded, row["domain"], choice) for loaded in pair}
+    token_ids, pieces, dropped = _encoded(pair.emo, str(pair.emo.path), row["text"])
+    try:
+        subsets = {one.name: choose_subset(study, one, row["domain"], choice) for one in pair}
+    except ValueError as error:  # greedy at a new keep-k needs the calibration documents
+        chrome.empty_state(str(error), resources.DOCUMENTS_COMMAND)
+        st.stop()
     return Live(
         token_ids=token_ids,
         pieces=pieces,
+        dropped=dropped,
         domain=row["domain"],
         subsets=subsets,
         full={loaded.name: _losses(loaded, str(loaded.path), token_ids, ()) for loaded in pair},
@@ -228,34 +230,21 @@ def _greedy(_loaded: LoadedModel, path: str, domain: str, keep_k: int) -> "Exper
         return select_experts(_loaded.model, texts.documents, keep_k, "greedy", texts.ids)
 
 
-def calibration_documents() -> pd.DataFrame:
-    """The calibration documents, one a row. ValueError if their file is not there."""
-    path = assets.documents_path().with_name("calibration.parquet")
-    if not path.exists():
-        raise ValueError(
-            "The calibration documents are not here; write them with `python -m emo_viz documents`."
-        )
-    return _read(path, path.stat().st_mtime_ns)
-
-
-@st.cache_resource(max_entries=2, show_spinner=False)
-def _read(path: Path, changed: int) -> pd.DataFrame:
-    return pd.read_parquet(path)
-
-
 @st.cache_resource(max_entries=2, show_spinner=False)
 def _calibration(_loaded: LoadedModel, path: str) -> dict[str, ablation.Texts]:
     """The calibration documents of every domain, tokenised."""
-    texts = ablation.tokenise(calibration_documents(), _loaded.tokenizer)
+    texts = ablation.tokenise(resources.calibration_documents(), _loaded.tokenizer)
     return {domain: ablation.first_texts(some) for domain, some in texts.items()}
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
-def _encoded(_loaded: LoadedModel, path: str, text: str) -> tuple[NDArray[np.int64], list[str]]:
+def _encoded(
+    _loaded: LoadedModel, path: str, text: str
+) -> tuple[NDArray[np.int64], list[str], int]:
     from model.inference import encode
 
     encoded = encode(_loaded.tokenizer, text, ablation.MAX_TOKENS)
-    return encoded.token_ids, encoded.texts
+    return encoded.token_ids, encoded.texts, encoded.dropped
 
 
 @st.cache_resource(max_entries=512, show_spinner=False)
@@ -308,7 +297,7 @@ def fine_task(study: Study, domain: str, method: str) -> ablation.Task:
 
 def _fine_key(study: Study, domain: str, method: str) -> str:
     """Names the finer curve by what it depends on; documents and calibration change together."""
-    weights = [_digest(str(loaded.path)) for loaded in study.pair]
+    weights = map(digest, study.pair)
     return "|".join([*weights, str(assets.documents_path().stat().st_mtime_ns), domain, method])
 
 
@@ -321,20 +310,14 @@ def fine_job(study: Study, choice: Choice) -> Job | None:
 
 def start_fine_job(study: Study, domain: str, method: str) -> None:
     """Measure the domain at more keep-ks, in the background; both models, one after the other."""
-    task = fine_task(study, domain, method)
 
-    def work(report: Any) -> Measured:
-        total, done = 2 * len(task.cuts), 0
-        parts = {}
-
-        def step() -> None:
-            nonlocal done
-            done += 1
-            report(done, total)
-
-        for loaded in study.pair:
-            guard = politely(loaded.lock)
-            parts[loaded.name] = [ablation.measure(loaded.model, task, guard, step)]
+    def work(report: Report) -> Measured:
+        task = fine_task(study, domain, method)
+        step = counter(report, total=2 * len(task.cuts))
+        parts = {
+            one.name: [ablation.measure(one.model, task, politely(one.lock), step)]
+            for one in study.pair
+        }
         return Measured.of(ablation.collect(parts, [task], {}).rows)
 
     registry().start(_fine_key(study, domain, method), work)

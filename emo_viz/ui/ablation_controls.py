@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from emo_viz.analysis.curves import (
+    FULL,
     GREEDY,
     OTHER_DOMAIN,
     RANDOM,
@@ -42,7 +43,7 @@ def answer(study: Study, choice: Choice, found: Measured, live: Live) -> None:
             found.increase(model, choice.method, choice.keep_k) for model in assets.MODEL_FOLDERS
         )
     except ValueError:
-        _answer_live(choice, live, keep)
+        _answer_live(choice, found, live, keep)
         return
     where = f"{count(len(study.domains), 'domain')}" if choice.domain is None else choice.domain
     st.markdown(
@@ -56,11 +57,26 @@ def answer(study: Study, choice: Choice, found: Measured, live: Live) -> None:
     )
     st.caption(
         f"Loss increase over all experts in nats a token, 95 % interval over documents: "
-        f"{', '.join(spans)}. Likelihood kept is e to the minus that."
+        f"{', '.join(spans)}. Likelihood kept is e to the minus that"
+        f"{_better(emo.mean, standard.mean)}. {_full_losses(found)}"
     )
 
 
-def _answer_live(choice: Choice, live: Live, keep: str) -> None:
+def _full_losses(found: Measured) -> str:
+    """Where each model starts: what is kept is a share of this."""
+    losses = (
+        f"{label} {found.full_loss(model).mean:.3f}" for model, label in assets.MODEL_LABELS.items()
+    )
+    return f"With all experts: {', '.join(losses)} nats a token."
+
+
+def _better(*increases: float) -> str:
+    """Why a share can exceed 100 %, where one does."""
+    above = min(increases) < -0.0005
+    return "; over 100 %, the subset predicts better than all experts" if above else ""
+
+
+def _answer_live(choice: Choice, found: Measured, live: Live, keep: str) -> None:
     emo, standard = (live.increase(model) for model in assets.MODEL_FOLDERS)
     st.markdown(
         f"#### On the document below ({count(live.num_tokens, 'token')}), EMO keeps "
@@ -69,8 +85,25 @@ def _answer_live(choice: Choice, live: Live, keep: str) -> None:
     )
     st.caption(
         f"The curve has no measured point at {choice.keep_k}, so this is the chosen document "
-        f"alone, computed now: EMO {emo:+.3f}, standard MoE {standard:+.3f} nats a token."
+        f"alone, computed now: EMO {emo:+.3f}, standard MoE {standard:+.3f} nats a token"
+        f"{_better(emo, standard)}. {_neighbours(choice, found)}"
     )
+
+
+def _neighbours(choice: Choice, found: Measured) -> str:
+    """What all the documents keep at the nearest measured keep-ks: one document is not all."""
+    points = found.table
+    measured = sorted(set(points.loc[points["method"].isin([choice.method, FULL]), "keep_k"]))
+    below = [k for k in measured if k < choice.keep_k][-1:]
+    above = [k for k in measured if k > choice.keep_k][:1]
+    parts = []
+    for keep_k in below + above:
+        kept = (
+            f"{label} {_kept(found.increase(model, choice.method, keep_k).mean)}"
+            for model, label in assets.MODEL_LABELS.items()
+        )
+        parts.append(f"{', '.join(kept)} with {keep_k}")
+    return f"The curve's {count(found.documents, 'document')} keep: {'; '.join(parts)}."
 
 
 def _kept(increase: float) -> str:

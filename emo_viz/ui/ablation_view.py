@@ -1,6 +1,7 @@
 """Subset ablation page: the curve, how its experts were chosen, and the document token by token."""
 
-import math
+import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,14 +10,22 @@ import streamlit as st
 from emo_viz.analysis.ablation import shared_share
 from emo_viz.analysis.curves import OTHER_DOMAIN, RANDOM, Measured
 from emo_viz.figures import ablation as figures
-from emo_viz.figures.theme import CHART_CONFIG, DIVERGING, SELECTION_COLOUR, colour_at
-from emo_viz.ui import ablation, assets, links
+from emo_viz.figures.theme import DIVERGING, SELECTION_COLOUR, chart_config, colour_at
+from emo_viz.ui import ablation, assets, links, measuring, resources
 from emo_viz.ui.ablation import ALL_DOMAINS, METHOD_WORDS, Choice, Live, Study
-from emo_viz.ui.ablation_controls import TOKEN
-from emo_viz.ui.jobs import Job
+from emo_viz.ui.ablation_controls import METHOD_LABELS, TOKEN
 from emo_viz.ui.routing_view import CONTINUED
 from emo_viz.ui.strip import StripToken, token_strip
-from emo_viz.ui.text import count, escape_markdown, share, shorten, token_label, visible
+from emo_viz.ui.text import (
+    count,
+    escape_html,
+    escape_markdown,
+    rest_cut,
+    share,
+    shorten,
+    token_label,
+    visible,
+)
 
 VIEW = "subset_view"
 INCREASE, LOSS = "Loss increase", "Loss"
@@ -45,16 +54,24 @@ def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
         _export(study, choice, points, live)
     measure = MEASURES[str(view)]
     where = ALL_DOMAINS if choice.domain is None else choice.domain
+    chosen = f"Experts: {METHOD_LABELS[choice.method].lower()}"
     numbers = f"{count(found.documents, 'held-out document')}, {count(found.tokens, 'token')}"
     values = {
         model: live.increase(model) if measure == "increase" else float(np.nanmean(live.cut[model]))
         for model in assets.MODEL_FOLDERS
     }
     st.plotly_chart(
-        figures.curve(points, measure, choice.method, choice.keep_k, values, f"{where}: {numbers}"),
+        figures.curve(
+            points,
+            measure,
+            choice.method,
+            choice.keep_k,
+            values,
+            f"{chosen}. {escape_html(where)}: {numbers}",
+        ),
         key="subset_curve",
         theme="streamlit",
-        config=CHART_CONFIG,
+        config=chart_config("subset curve"),
         alt=_alt(points, choice, numbers),
     )
     st.caption(_rests_on(study, choice, points))
@@ -92,7 +109,10 @@ def _chosen_on(study: Study, choice: Choice, seeds: int) -> str:
     looked_at = [choice.domain] if choice.domain else study.domains
     numbers = sorted({len(domains[domain]["calibration"]) for domain in looked_at})
     number = " to ".join(str(n) for n in dict.fromkeys([numbers[0], numbers[-1]]))
-    whose = "another domain" if choice.method == OTHER_DOMAIN else "the domain"
+    whose = "the domain"
+    if choice.method == OTHER_DOMAIN:
+        other = domains[choice.domain]["other"] if choice.domain else None
+        whose = f"another domain ({escape_markdown(other)})" if other else "another domain"
     return (
         f"Experts are chosen on {number} calibration documents of {whose}, none of them evaluated."
     )
@@ -104,49 +124,36 @@ def _seeds(points: pd.DataFrame) -> int:
 
 
 def _more_points(study: Study, choice: Choice) -> None:
-    """Measure the domain at more keep-ks, on request; progress, and a way to stop."""
+    """Measure the curve again, or one domain at more keep-ks, on request."""
+    if choice.domain is None:
+        measuring.all_curves(study.pair, "Measure all domains again")
+        return
     job = ablation.fine_job(study, choice)
     if job is not None and job.running:
-        st.fragment(_watch, run_every=1.0)(job)
+        measuring.watch(job, "Measuring more points")
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         done = job is not None and job.result is not None
         if st.button(
             "Measure more points",
             icon=":material/add_chart:",
-            disabled=choice.domain is None or done,
-            help=_more_points_help(choice, done),
+            disabled=done,
+            help=_more_points_help(done),
         ):
-            assert choice.domain is not None
             ablation.start_fine_job(study, choice.domain, choice.method)
             st.rerun()
-        if job is not None and job.error is not None:
-            st.error(f"The measurement failed: {job.error}", icon=":material/error:")
-        elif job is not None and job.cancelled:
+        if job is not None and job.cancelled:
             st.caption("The measurement was stopped; the curve shows the stored points.")
+        measuring.failure(job)
 
 
-def _more_points_help(choice: Choice, done: bool) -> str:
-    if choice.domain is None:
-        return "Choose one domain first: for all of them the command line is the place."
+def _more_points_help(done: bool) -> str:
     if done:
         return "This curve has been measured at all these points."
     return (
         f"Both models on every held-out document of the domain, at keep-k "
         f"{', '.join(map(str, ablation.FINE_KEEP))}. Runs in the background; you can go on."
     )
-
-
-def _watch(job: Job) -> None:
-    if not job.running:
-        st.rerun()
-    left = job.seconds_left
-    eta = "" if left is None else f", about {math.ceil(left)} s left"
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        done = f"{job.done} of {job.total} passes{eta}" if job.total else "the first pass"
-        st.progress(job.share, f"Measuring more points: {done}", width=420)
-        if st.button("Stop", icon=":material/stop_circle:", disabled=job.cancelled):
-            job.cancel()
 
 
 def _chosen_how(study: Study, choice: Choice, live: Live) -> None:
@@ -168,7 +175,7 @@ def _chosen_how(study: Study, choice: Choice, live: Live) -> None:
                 {model: subset.experts for model, subset in live.subsets.items()}, study.num_experts
             ),
             key="subset_kept",
-            config=CHART_CONFIG,
+            config=chart_config("subset kept"),
             alt=f"The {choice.keep_k} kept experts of each of {study.config.num_hidden_layers} "
             "layers by expert id, EMO above, standard MoE below.",
         )
@@ -190,14 +197,14 @@ def _overlap(study: Study, choice: Choice, live: Live) -> None:
             ]
             for model, subset in live.subsets.items()
         },
-        index=others,
+        index=[escape_html(domain) for domain in others],
     ).sort_values("emo", ascending=False)
     chance = (choice.keep_k - study.config.num_shared_experts) / routed
     means = {model: share(shares[model].mean()) for model in shares}
     st.plotly_chart(
         figures.overlap_bars(shares, chance),
         key="subset_overlap",
-        config=CHART_CONFIG,
+        config=chart_config("subset overlap"),
         alt=f"Kept routed experts shared with each of {len(others)} other domains: mean "
         f"{means['emo']} in EMO, {means['standard']} in the standard MoE, {share(chance)} by "
         "chance.",
@@ -213,7 +220,12 @@ def _calibration_documents(study: Study, choice: Choice, live: Live) -> None:
     source = about[live.domain]["other"] if choice.method == OTHER_DOMAIN else live.domain
     ids = about[source]["calibration"]
     st.markdown(f"**{count(len(ids), 'calibration document')}** of {escape_markdown(source)}:")
-    rows = ablation.calibration_documents().set_index("id").loc[ids, ["parent", "source"]]
+    try:
+        every = resources.calibration_documents().set_index("id")
+    except ValueError as error:
+        st.write(str(error))
+        return
+    rows = every.reindex(ids)[["parent", "source"]]
     st.dataframe(
         rows.reset_index().rename(columns={"id": "Id", "parent": "Document", "source": "Source"}),
         hide_index=True,
@@ -234,6 +246,15 @@ def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> N
             on_click="ignore",
             width="stretch",
         )
+        st.download_button(
+            "Token losses as CSV",
+            lambda: _token_losses(live),
+            file_name=f"token-losses-{choice.document}-{choice.method}-{choice.keep_k}.csv",
+            mime="text/csv",
+            on_click="ignore",
+            width="stretch",
+            help="Of the document below: each token with all experts and with the subset.",
+        )
         for model, subset in live.subsets.items():
             st.download_button(
                 f"{assets.MODEL_LABELS[model]} subset as JSON",
@@ -246,15 +267,24 @@ def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> N
         st.caption("A subset lists the kept expert ids of every layer and how they were chosen.")
 
 
+def _token_losses(live: Live) -> str:
+    """A row a token; its text as JSON, so that no spreadsheet takes one for a formula."""
+    texts = [json.dumps(piece, ensure_ascii=False) for piece in live.pieces[1:]]
+    columns: dict[str, Any] = {"token": range(1, len(live.pieces)), "text": texts}
+    for model in assets.MODEL_FOLDERS:
+        columns |= {f"{model}_full": live.full[model][1:], f"{model}_cut": live.cut[model][1:]}
+    return pd.DataFrame(columns).to_csv(index=False)
+
+
 @st.fragment
 def document(study: Study, choice: Choice, live: Live) -> None:
     """The chosen document: how much each model loses on it, and on which tokens."""
     row = ablation.document_row(study, choice)
     st.markdown(f"### Document: {escape_markdown(shorten(row['parent'] or row['id'], 80))}")
     facts = (row["domain"], row["source"], row["licence"], f"id {row['id']}")
-    st.caption(
-        f"{count(live.num_tokens, 'token')}. " + " · ".join(escape_markdown(fact) for fact in facts)
-    )
+    origin = " · ".join(escape_markdown(fact) for fact in facts)
+    cut = rest_cut(row.get("cut_tokens", 0) + live.dropped)
+    st.caption(f"{count(live.num_tokens, 'token')}{cut}. {origin}")
     st.markdown(_numbers(study, choice, live))
     token = links.token(TOKEN, live.num_tokens)
     for column, model in zip(st.columns(2, gap="medium"), assets.MODEL_FOLDERS, strict=True):
@@ -364,7 +394,7 @@ def continuations(study: Study, choice: Choice, live: Live) -> None:
         f"with its likeliest {ablation.NEW_TOKENS} tokens (greedy decoding)."
     )
     with st.container(border=True):
-        st.text("… " + "".join(live.pieces[: len(prompt)])[-SHOWN_PROMPT:])
+        st.text(_ending("".join(live.pieces[: len(prompt)])))
         goes_on = "".join(live.pieces[len(prompt) : len(prompt) + ablation.NEW_TOKENS])
         st.caption("The document itself goes on:")
         st.text(goes_on or "(it ends here)")
@@ -380,3 +410,8 @@ def continuations(study: Study, choice: Choice, live: Live) -> None:
         with place, st.spinner("Writing …"):
             text = ablation.continuation(loaded, str(loaded.path), prompt, experts)
         place.text(text or "(it ends the text at once)")
+
+
+def _ending(prompt: str) -> str:
+    """The last characters of a prompt; an ellipsis where there are more before them."""
+    return prompt if len(prompt) <= SHOWN_PROMPT else "… " + prompt[-SHOWN_PROMPT:]

@@ -57,10 +57,21 @@ def analysis_path(name: str) -> Path:
 
 
 def model_facts(name: str) -> ModelFacts:
-    """What the checkpoint `name` says of itself. Raises FileNotFoundError where there is none."""
+    """What the checkpoint `name` says of itself.
+
+    Raises FileNotFoundError where there is none, ValueError where it cannot be read.
+    """
     folder = checkpoint_path(name)
-    config = _json(folder / "config.json")
-    training = _json(folder / "training.json") if (folder / "training.json").exists() else {}
+    try:
+        return _facts(name, folder)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"The {MODEL_LABELS[name]} checkpoint at {folder} is damaged or of another model type."
+        ) from error
+
+
+def _facts(name: str, folder: Path) -> ModelFacts:
+    config, training = _json(folder / "config.json"), _training(folder / "training.json")
     return ModelFacts(
         label=MODEL_LABELS[name],
         num_layers=config["num_hidden_layers"],
@@ -72,6 +83,14 @@ def model_facts(name: str) -> ModelFacts:
         context=training.get("context", config["max_position_embeddings"]),
         tokens_trained=training.get("tokens"),
     )
+
+
+def _training(path: Path) -> dict[str, Any]:
+    """What training wrote of itself; nothing of it is needed to run the model."""
+    try:
+        return dict(_json(path))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -54,6 +54,9 @@ def _loaded() -> None:
             facts = assets.model_facts(name)
         except FileNotFoundError:
             continue
+        except ValueError:
+            st.caption(f":material/error: **{assets.MODEL_LABELS[name]}**: cannot be read")
+            continue
         st.caption(
             f"**{facts.label}**: {count(facts.num_layers, 'layer')}, "
             f"{facts.num_experts} experts a layer, {compact(facts.parameters)} parameters"

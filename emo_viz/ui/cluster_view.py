@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from emo_viz.analysis.alignment import contingency
 from emo_viz.analysis.projection import place_labels
 from emo_viz.figures.clusters import (
-    MAP_CONFIG,
     Group,
     colour_groups,
     document_map,
     domain_heatmap,
+    map_config,
 )
-from emo_viz.figures.theme import CHART_CONFIG
+from emo_viz.figures.theme import chart_config
 from emo_viz.ui import cluster_selection
 from emo_viz.ui.cluster_selection import EMPTY_REGION, Rows
 from emo_viz.ui.clusters import (
@@ -46,7 +46,7 @@ def maps(data: Data, view: View, found: Mapping[str, Clustered]) -> Rows | None:
     names = colour_names(data, view, found)
     ids = data.documents["id"].tolist()
     cluster_selection.follow_address(f"{data.key} {view} {method}")
-    highlighted = None if view.domain is None else np.array(data.domains) == view.domain
+    highlighted = np.isin(data.domains, view.domains) if view.domains else None
     groups = {name: colour_groups(names[name], _first(name, view, found)) for name in LABELS}
     side_by_side = st.grid(2, min_column_width=NARROWEST_MAP)
     for name in LABELS:
@@ -110,12 +110,14 @@ def coverage(data: Data, found: Mapping[str, Clustered]) -> None:
     tables = {}
     for name, one in found.items():
         domains, clusters, counts = contingency(data.domains, one.clustering.labels)
-        tables[name] = pd.DataFrame(counts, index=domains, columns=clusters)
+        tables[name] = pd.DataFrame(
+            counts, index=[escape_html(each) for each in domains], columns=clusters
+        )
     fig = domain_heatmap(tables, LABELS, f"Where each domain's documents lie ({data.size})")
     emo, standard = (_concentration(table) for table in tables.values())
     st.plotly_chart(
         fig,
-        config=CHART_CONFIG,
+        config=chart_config("cluster heatmap"),
         width="stretch",
         key="cluster_heatmap",
         alt=f"Share of each domain's documents in each cluster; the largest cluster of a domain "
@@ -143,30 +145,38 @@ def _map(
     selected = cluster_selection.decode(code, ids) if code else None
     hover = _hover(data.key, name, view.k, view.layer, data, clustered)
     title = f"{LABELS[name]}: {method} of routing"
-    domains = None if view.domain is None else {view.domain}
     labels = [
         (escape_html(label.text), label.x, label.y)
         for label in place_labels(points, data.domains)
-        if domains is None or label.text in domains
+        if not view.domains or label.text in view.domains
     ]
     key = f"cluster_chart_{name}_{generation}"
     st.plotly_chart(
         document_map(points, groups, hover, title, method, labels, highlighted, selected),
-        config=MAP_CONFIG,
+        config=map_config(f"{method} {name}"),
         width="stretch",
         key=key,
-        on_select=lambda: cluster_selection.select(name, key, points, ids),
+        on_select=lambda: _select(name, key, points, ids),
         selection_mode=("box", "lasso"),
         alt=f"{method} map of {data.size} by the routing of {LABELS[name]}, coloured by "
         f"{COLOURED_BY[view.colour]}",
     )
 
 
+def _select(name: str, key: str, points: NDArray[np.float32], ids: Sequence[str]) -> None:
+    """Take over the region drawn; the reader goes to its first document unless it is in one."""
+    cluster_selection.select(name, key, points, ids)
+    rows = cluster_selection.decode(cluster_selection.current(), ids)
+    inside = [] if rows is None else [ids[row] for row in rows]
+    if inside and st.session_state.get(DOCUMENT) not in inside:
+        st.session_state[DOCUMENT] = inside[0]
+
+
 def _first(name: str, view: View, found: Mapping[str, Clustered]) -> list[str]:
-    """What gets the first colours: the highlighted domain; of clusters those that are the largest
+    """What gets the first colours: the highlighted domains; of clusters those that are the largest
     in EMO, so that matching clusters have the same colour in both maps."""
     if view.colour == DOMAIN:
-        return [] if view.domain is None else [view.domain]
+        return list(view.domains)
     if view.colour == CLUSTER:
         largest = np.argsort(-found["emo"].clustering.sizes, kind="stable")
         return [found[name].names[cluster] for cluster in largest]
@@ -180,7 +190,8 @@ def _map_caption(data: Data, view: View, method: str) -> None:
         if view.colour == CLUSTER
         else ""
     )
-    highlight = f" All domains but {escape_markdown(view.domain)} recede." if view.domain else ""
+    named = escape_markdown(", ".join(view.domains))
+    highlight = f" All domains but {named} recede." if named else ""
     distances = " UMAP distances far apart mean little." if method == UMAP else ""
     st.caption(
         f"{data.size}; a point is a document, its place the mean router probabilities of {where}. "

@@ -37,14 +37,15 @@ ALL_DOMAINS = "All domains"
 ALL_LAYERS = "All layers"
 UMAP, PCA = "UMAP", "PCA"
 FEWEST, MOST, USUAL = 2, 64, 24
+MOST_HIGHLIGHTED = 10  # as many as there are colours
 
 
 @dataclass(frozen=True)
 class View:
-    """What the controls ask for; layer and domain are None for all of them."""
+    """What the controls ask for: domains to highlight (none: all), layer (None: all of them)."""
 
     colour: str
-    domain: str | None
+    domains: tuple[str, ...]
     k: int
     layer: int | None
     method: str
@@ -99,7 +100,7 @@ def load_data() -> Data:
 
 def controls(data: Data) -> View:
     """The one row of controls."""
-    domains = [ALL_DOMAINS, *sorted(set(data.domains))]
+    domains = sorted(set(data.domains))
     layers = [ALL_LAYERS, *map(str, range(data.traces["emo"].manifest.model.num_layers))]
     most = min(MOST, len(data.documents) // 2)
     links.warn_of_unknown("cluster_domain", domains, "domain")
@@ -107,8 +108,34 @@ def controls(data: Data) -> View:
     links.warn_of_unknown(
         "cluster_k", [str(k) for k in range(FEWEST, most + 1)], "number of clusters"
     )
-    row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
-    colour = row.segmented_control(
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        colour, method = _how_to_draw()
+        highlighted = st.multiselect(
+            "Highlight",
+            domains,
+            max_selections=MOST_HIGHLIGHTED,
+            placeholder=ALL_DOMAINS,
+            key="cluster_domain",
+            bind="query-params",
+            width=210,
+        )
+        layer = st.selectbox("Layer", layers, key="cluster_layer", bind="query-params", width=120)
+        k = st.slider(
+            "Number of clusters",
+            FEWEST,
+            most,
+            min(USUAL, most),
+            key="cluster_k",
+            bind="query-params",
+            width=200,
+        )
+    only = None if layer == ALL_LAYERS else int(layer)
+    return View(colour=colour, domains=tuple(highlighted), k=k, layer=only, method=method)
+
+
+def _how_to_draw() -> tuple[str, str]:
+    """What the points are coloured by, and the kind of map."""
+    colour = st.segmented_control(
         "Colour by",
         [DOMAIN, CLUSTER, EXPERT],
         default=DOMAIN,
@@ -116,7 +143,7 @@ def controls(data: Data) -> View:
         key="cluster_colour",
         bind="query-params",
     )
-    method = row.segmented_control(
+    method = st.segmented_control(
         "Map",
         [UMAP, PCA],
         default=UMAP,
@@ -126,36 +153,7 @@ def controls(data: Data) -> View:
         help="UMAP keeps neighbours together and says little about long distances; PCA shows the "
         "two directions of largest variance.",
     )
-    domain = row.selectbox(
-        "Highlight",
-        domains,
-        key="cluster_domain",
-        bind="query-params",
-        width=190,
-    )
-    layer = row.selectbox(
-        "Layer",
-        layers,
-        key="cluster_layer",
-        bind="query-params",
-        width=120,
-    )
-    k = row.slider(
-        "Number of clusters",
-        FEWEST,
-        most,
-        min(USUAL, most),
-        key="cluster_k",
-        bind="query-params",
-        width=220,
-    )
-    return View(
-        colour=colour,
-        domain=None if domain == ALL_DOMAINS else domain,
-        k=k,
-        layer=None if layer == ALL_LAYERS else int(layer),
-        method=method,
-    )
+    return colour, method
 
 
 def find_clusters(data: Data, view: View) -> dict[str, Clustered]:
@@ -280,7 +278,7 @@ def _vectors(key: str, name: str, layer: int | None, _data: Data) -> NDArray[np.
     return routing_vectors(flatten_usage(_data.traces[name].usage, layer))
 
 
-@st.cache_resource(max_entries=256, show_spinner=False)
+@st.cache_resource(max_entries=256, show_spinner="Clustering the documents …")
 def _clustered(key: str, name: str, k: int, layer: int | None, _data: Data) -> Clustered:
     clustering = spherical_kmeans(_vectors(key, name, layer, _data), k)
     if name != "emo":

@@ -23,6 +23,16 @@ TERMS = {
     "Keep-k": "The size of an expert subset in each layer, the shared expert included.",
     "Calibration documents": "The documents from which an expert subset is chosen.",
     "Held-out documents": "Documents that neither training nor calibration has seen.",
+    "Domain": "Where a document comes from, as its source says: chess, medicine, code_go, ...",
+    "Likelihood kept": "e to the minus of a loss increase: the share of the probability that the "
+    "full model gives a token, in the geometric mean, which is left after a cut.",
+    "95 % interval": "Where the number lies in 95 of 100 resamples of the documents (bootstrap).",
+    "Normalised mutual information (NMI)": "How much two groupings tell about each other, from 0 "
+    "(nothing) to 1 (the same groups). Rises a little by chance with more groups.",
+    "Adjusted Rand index (ARI)": "The share of pairs on which two groupings agree, corrected so "
+    "that chance gives 0; 1 for the same groups.",
+    "UMAP": "A map that keeps neighbours together; distances between far groups mean little.",
+    "L3 E62": "Expert 62 of layer 3.",
     "EMO": "A mixture of experts trained with document pools, so that groups of experts which "
     "belong together emerge.",
     "Standard MoE": "The same architecture, data and number of tokens, trained without document "

@@ -1,6 +1,7 @@
 """Home page: what the pair of models shows, in computed sentences, and what is loaded."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from emo_viz.analysis import curves, tokens
 from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.routing import coverage
 from emo_viz.figures.comparison import Compared, two_models
-from emo_viz.figures.theme import CHART_CONFIG
+from emo_viz.figures.theme import chart_config
 from emo_viz.trace import Trace
 from emo_viz.ui import assets, resources
 from emo_viz.ui.ablation import CURVES_COMMAND
@@ -54,7 +55,11 @@ def show() -> None:
         for card in CARDS:
             with grid.cell():
                 _draw(card)
-    st.caption("In brackets, and as bars: 95 % intervals, by resampling the documents.")
+    st.caption(
+        "In brackets, and as bars where they are wider than the mark: 95 % intervals, by "
+        "resampling the documents."
+    )
+    _price()
     st.subheader("What is loaded")
     _models()
     _documents()
@@ -68,11 +73,18 @@ def _draw(card: Card) -> None:
         st.write(str(error))
         _commands(card.command)
     else:
-        st.markdown(finding.sentence)
         st.plotly_chart(
-            two_models(finding.compared, card.title), config=CHART_CONFIG, alt=finding.sentence
+            two_models(finding.compared, card.title),
+            config=chart_config(card.title),
+            alt=finding.sentence,
         )
+        st.markdown(finding.sentence)  # below: charts line up whatever the sentences' lengths
     st.page_link(card.page, label=card.link, icon=":material/arrow_forward:")
+
+
+def _price() -> None:
+    with suppress(ValueError):  # the card has said what is missing
+        st.markdown(_full_models())
 
 
 def _commands(template: str) -> None:
@@ -83,16 +95,38 @@ def _commands(template: str) -> None:
 
 
 def _robustness() -> Finding:
-    path = _existing(CURVES)
-    found, by_chance = _curves_headline(str(path), _changed(path))
-    emo, standard = (_percent(_kept(one)) for one in (found.emo, found.standard))
+    measured, num_experts = _curves()
+    kept = {
+        model: _percent(_kept(measured.increase(model, curves.ROUTER_PROBABILITY, KEEP_K)))
+        for model in assets.MODEL_FOLDERS
+    }
+    emo, standard = kept["emo"], kept["standard"]
+    by_chance = min(measured.increase(model, curves.RANDOM, KEEP_K).mean for model in kept)
     return Finding(
-        f"With {found.keep_k} of {found.num_experts} experts a layer, EMO keeps "
+        f"With {KEEP_K} of {num_experts} experts a layer, EMO keeps "
         f"**{emo.mean:.0f}\u00a0%** {_span(emo, '{:.0f}')} of its likelihood a token, the standard "
         f"MoE **{standard.mean:.0f}\u00a0%** {_span(standard, '{:.0f}')}. "
-        f"{count(found.documents, 'held-out document')}, {count(found.tokens, 'token')}, "
-        f"{count(found.domains, 'domain')}.",
-        Compared(emo, standard, "% of the likelihood a token", 100 * by_chance, "random experts"),
+        f"{count(measured.documents, 'held-out document')}, {count(measured.tokens, 'token')}, "
+        f"{count(len(measured.cells.tokens), 'domain')}.",
+        Compared(
+            emo,
+            standard,
+            "% of the likelihood a token",
+            100 * curves.likelihood_kept(by_chance),
+            "random experts",
+        ),
+    )
+
+
+def _full_models() -> str:
+    """What each model loses with all its experts: kept shares are shares of this."""
+    measured, num_experts = _curves()
+    emo, standard = (measured.full_loss(model).mean for model in assets.MODEL_FOLDERS)
+    gap = measured.full_difference(curves.EMO, curves.STANDARD)
+    return (
+        f"With all {num_experts} experts, the loss is **{emo:.3f}** nats a token in EMO and "
+        f"**{standard:.3f}** in the standard MoE; EMO less standard MoE: **{gap.mean:+.3f}** "
+        f"{_span(gap, '{:+.3f}')}."
     )
 
 
@@ -164,6 +198,9 @@ def _models() -> None:
             facts = assets.model_facts(name)
         except FileNotFoundError:
             continue
+        except ValueError as error:
+            st.error(str(error), icon=":material/error:")
+            continue
         trained = facts.tokens_trained
         rows.append(
             {
@@ -195,8 +232,15 @@ def _documents() -> None:
     st.caption(
         f"Bundled: {count(len(documents), 'document')} of "
         f"{count(documents['domain'].nunique(), 'domain')}{_bundled_tokens()}, with their "
-        "licences in ATTRIBUTION.md beside them."
+        f"licences in ATTRIBUTION.md beside them.{_cut(documents)}"
     )
+
+
+def _cut(documents: pd.DataFrame) -> str:
+    """How many texts are not here as a whole."""
+    cut = int((documents["cut_tokens"] > 0).sum()) if "cut_tokens" in documents else 0
+    words = f" Of {count(cut, 'longer text')} only the beginning is here, as much as fits the "
+    return f"{words}models' context." if cut else ""
 
 
 def _bundled_tokens() -> str:
@@ -207,16 +251,16 @@ def _bundled_tokens() -> str:
     return f", {count(tokens, 'token')}"
 
 
+def _curves() -> tuple[curves.Measured, int]:
+    path = _existing(CURVES)
+    return _read_curves(str(path), _changed(path))
+
+
 @st.cache_resource(max_entries=4, show_spinner="Reading the curves …")
-def _curves_headline(path: str, changed: float) -> tuple[curves.Headline, float]:
-    """The headline, and the likelihood kept with random experts by the model that keeps more."""
+def _read_curves(path: str, changed: float) -> tuple[curves.Measured, int]:
+    """The curves of all domains, and the number of experts in a layer."""
     read = curves.read_curves(Path(path))
-    measured = curves.Measured.of(read.rows)
-    by_chance = (
-        measured.increase(model, curves.RANDOM, KEEP_K).mean
-        for model in (curves.EMO, curves.STANDARD)
-    )
-    return curves.headline(read, KEEP_K), curves.likelihood_kept(min(by_chance))
+    return curves.Measured.of(read.rows), int(read.info["num_experts"])
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

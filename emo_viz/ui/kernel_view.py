@@ -1,18 +1,20 @@
 """Kernel page: what the compiler made of the GPU kernels, and what a GPU found, if one did."""
 
 import json
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 import streamlit as st
 
 from emo_viz.figures import kernel as figures
-from emo_viz.figures.theme import CHART_CONFIG
+from emo_viz.figures.theme import chart_config
 from emo_viz.ui import assets, chrome, links
-from emo_viz.ui.text import count
+from emo_viz.ui.text import count, escape_markdown
 
 REPORT, CHECK = "kernel_report.json", "kernel_check.json"
 FORMAT_VERSION = 1
+PARTS = {"rows", "costs", "not_measured"}
+CHECK_PARTS = {"device", "torch", "numerics", "determinism", "races", "timing"}
 ARCH, SIZE, ALL_SIZES = "kernel_arch", "kernel_size", "All sizes"
 COLUMNS = {
     "kernel": "Kernel",
@@ -37,28 +39,56 @@ COLUMNS = {
 def open_report() -> dict[str, Any]:
     """The bundled report; without a usable one the page says how to make it and ends."""
     path = assets.analysis_path(REPORT)
-    command = f"python -m model.kernels.report --json assets/analysis/{REPORT}"
     if not path.exists():
-        chrome.empty_state("The kernels were not compiled on this machine yet.", command)
-        st.stop()
-    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if report.get("format_version") != FORMAT_VERSION:
-        chrome.empty_state("The kernel report is of another version.", command)
-        st.stop()
+        _nothing("The kernels were not compiled on this machine yet.")
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        _nothing("The kernel report is damaged.")
+    known = isinstance(report, dict) and report.get("format_version") == FORMAT_VERSION
+    if not known or PARTS - set(report):
+        _nothing("The kernel report is of another version.")
     return report
 
 
-def answer(report: dict[str, Any]) -> None:
-    """The first line: what was compiled, whether it meets its bars, and that nothing was timed."""
+def _nothing(sentence: str) -> NoReturn:
+    chrome.empty_state(sentence, f"python -m model.kernels.report --json assets/analysis/{REPORT}")
+    st.stop()
+
+
+def open_check() -> dict[str, Any] | None:
+    """What a GPU found, if someone ran the check there and its file can be read."""
+    path = assets.analysis_path(CHECK)
+    if not path.exists():
+        return None
+    try:
+        check = json.loads(path.read_text(encoding="utf-8"))
+        whole = set(check) >= CHECK_PARTS
+    except (ValueError, TypeError):
+        whole = False
+    if not whole:
+        st.warning(f"{CHECK} is damaged or of another version; run the check again.")
+        return None
+    return dict(check)
+
+
+def answer(report: dict[str, Any], check: dict[str, Any] | None) -> None:
+    """The first line: what was compiled, whether it meets its bars, and what a GPU says to it."""
     rows = report["rows"]
     missed = sum(bool(row["misses"]) for row in rows)
     archs = len({row["arch"] for row in rows})
     verdict = "every one meets its static bars" if not missed else f"{missed} miss a static bar"
-    timed = " None was timed on a GPU." if not assets.analysis_path(CHECK).exists() else ""
+    timed = "None was timed on a GPU." if check is None else _numerics(check)
     st.markdown(
         f"#### Compiled without a GPU: {count(len(rows), 'kernel')} for {archs} architectures, "
-        f"{verdict}.{timed}"
+        f"{verdict}. {timed}"
     )
+
+
+def _numerics(check: dict[str, Any]) -> str:
+    good = sum(row["passed"] for row in check["numerics"])
+    cases = count(len(check["numerics"]), "numeric case")
+    return f"On {escape_markdown(check['device'])}, {good} of {cases} are within their bars."
 
 
 def controls(report: dict[str, Any]) -> tuple[str, str]:
@@ -90,7 +120,7 @@ def roofline(report: dict[str, Any], arch: str) -> None:
     st.plotly_chart(
         figures.roofline(rows, machine, tokens),
         key="kernel_roofline",
-        config=CHART_CONFIG,
+        config=chart_config("kernel roofline"),
         alt=f"FLOP a byte of each kernel at {tokens:,} tokens: {words}.",
     )
     costs = report["costs"]
@@ -111,7 +141,7 @@ def mask(report: dict[str, Any], arch: str) -> None:
     st.plotly_chart(
         figures.mask_savings(savings, experts, name),
         key="kernel_mask",
-        config=CHART_CONFIG,
+        config=chart_config("kernel mask"),
         alt=(
             f"The greatest saving is {most['times']:.1f} times, with {most['kept']} experts at "
             f"{most['tokens']:,} tokens; at one token there is none."
@@ -145,25 +175,72 @@ def table(report: dict[str, Any], arch: str, size: str) -> None:
         hide_index=True,
         column_config=formats,
         key="kernel_table",
+        alt=f"Registers, shared memory, occupancy and roofline of {len(rows)} kernels",
     )
 
 
-def measured() -> None:
+def measured(check: dict[str, Any] | None) -> None:
     """What a GPU found, if someone ran the check there."""
-    path = assets.analysis_path(CHECK)
-    if not path.exists():
+    if check is None:
         return
-    check = json.loads(path.read_text(encoding="utf-8"))
-    good = sum(row["passed"] for row in check["numerics"])
-    st.subheader(f"Measured on {check['device']}")
-    st.markdown(f"{good} of {count(len(check['numerics']), 'numeric case')} within their bars.")
-    st.dataframe(pd.DataFrame(check["timing"]), hide_index=True, key="kernel_timing")
+    st.subheader(f"Measured on {escape_markdown(check['device'])}")
+    same = sum(row["passed"] for row in check["determinism"])
+    st.markdown(
+        f"{_numerics(check)} {same} of {count(len(check['determinism']), 'layer')} give the same "
+        f"bits in every run. {_races(check['races'])}"
+    )
+    st.dataframe(
+        _timing(check["timing"]),
+        hide_index=True,
+        key="kernel_timing",
+        alt="Milliseconds of each implementation by layer and number of tokens",
+    )
+    st.caption(
+        f"Medians in bf16, torch {escape_markdown(check['torch'])}; a ratio above 1 is slower than "
+        "the Triton kernels of this repository."
+    )
 
 
-def not_measured(report: dict[str, Any]) -> None:
-    """What nobody knows yet, in plain words."""
-    st.subheader("What was not measured")
+def _races(races: dict[str, Any]) -> str:
+    if not races["ran"]:
+        return f"Races were not looked for: {escape_markdown(races['reason'])}."
+    found = [name for name in ("racecheck", "memcheck") if not races[name]["passed"]]
+    return f"compute-sanitizer found faults in {' and '.join(found) or 'neither of two checks'}."
+
+
+def _timing(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row an implementation and layer, with its forward time over that of "triton"."""
+    ours = {tuple(r["sizes"]): r.get("forward_ms") for r in rows if r["name"] == "triton"}
+    shown = []
+    for row in rows:
+        tokens, experts, top_k, hidden, width = row["sizes"]
+        forward, reference = row.get("forward_ms"), ours.get(tuple(row["sizes"]))
+        peak = row.get("peak_bytes")
+        shown.append(
+            {
+                "Tokens": tokens,
+                "Layer": f"{hidden} / {width}, {top_k} of {experts}",
+                "Implementation": row["name"],
+                "Forward (ms)": forward,
+                "Forward, triton = 1": forward / reference if forward and reference else None,
+                "Forward and backward (ms)": row.get("forward_backward_ms"),
+                "Peak memory (MiB)": peak / 2**20 if peak else None,
+                "Failed with": row.get("error", ""),
+            }
+        )
+    return pd.DataFrame(shown).round(3)
+
+
+def not_measured(report: dict[str, Any], check: dict[str, Any] | None) -> None:
+    """What compiling cannot tell, in plain words, and the command that finds out."""
+    if check is None:
+        st.subheader("What was not measured")
+    else:
+        st.subheader("What compiling alone did not tell")
     st.markdown("\n".join(f"- {line}" for line in report["not_measured"]))
-    st.markdown("On a machine with a GPU, one command answers these:")
+    if check is None:
+        st.markdown("On a machine with a GPU, one command answers these:")
+    else:
+        st.markdown("The section above answers these for its GPU; for another one:")
     command = f"python -m model.kernels.check --out assets/analysis/{CHECK}"
     st.code(command, language="bash", wrap_lines=True)

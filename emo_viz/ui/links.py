@@ -48,21 +48,27 @@ def token(param: str, tokens: int) -> int | None:
     """The position, 1 to `tokens`, that a click (session state) or the address has chosen."""
     asked = st.query_params.get(param)
     if asked != st.session_state.get(_memo(param)):
+        warn_of_unknown(param, positions(tokens), "token")
         st.session_state[param] = asked
     text = str(st.session_state.get(param))
-    known = text.isascii() and text.isdigit() and 1 <= int(text) <= tokens
+    known = text in positions(tokens)
     write(param, text if known else None)
     return int(text) if known else None
 
 
+def positions(tokens: int) -> set[str]:
+    """The positions of a text's tokens as an address writes them."""
+    return {str(position) for position in range(1, tokens + 1)}
+
+
 def warn_of_unknown(param: str, known: Container[str], what: str) -> None:
     """Say that a link asks for a `what` that is not `known`; its widget shows another one."""
-    asked = st.query_params.get(param)
-    if asked is not None and asked not in known:
-        st.warning(
-            f"The link asks for the {what} {escape_markdown(shorten(asked, 60))}, which is not "
-            "here; this shows another one."
-        )
+    for asked in st.query_params.get_all(param):
+        if asked not in known:
+            st.warning(
+                f"The link asks for the {what} {escape_markdown(shorten(asked, 60))}, which is not "
+                "here; this shows another one."
+            )
 
 
 def _memo(param: str) -> str:

@@ -260,6 +260,6 @@ def _explanation(by: str, layer: int, clusters: Mapping[str, TokenClusters] | No
         f"{len(emo.centroids)} token clusters a model, from the routing of {emo.tokens:,} tokens "
         f"of {emo.documents:,} documents in all layers. Mean share of a document's tokens in its "
         f"largest cluster: {share(emo.modal_share.mean)} in EMO, "
-        f"{share(standard.modal_share.mean)} in the standard MoE. Pick a token to see its cluster "
-        "alone, in both models."
+        f"{share(standard.modal_share.mean)} in the standard MoE. Numbers and colours are each "
+        "model's own. Pick a token to see its cluster alone, in both models."
     )

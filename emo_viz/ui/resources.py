@@ -25,6 +25,8 @@ RECORD_COMMAND = (
 )
 DOCUMENTS_COMMAND = "python -m emo_viz documents --corpus data/corpus --out assets/documents"
 
+DOCUMENT_COLUMNS = {"id", "domain", "source", "licence", "parent", "text"}
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -59,7 +61,29 @@ def documents() -> pd.DataFrame:
     path = assets.documents_path()
     if not path.exists():
         _missing("The bundled documents are not here.", DOCUMENTS_COMMAND)
-    return _documents(path)
+    try:
+        table = _documents(path)
+    except (OSError, ValueError):  # pyarrow's errors are ValueErrors
+        _missing(f"The file of documents cannot be read: {path}.", DOCUMENTS_COMMAND)
+    if lacking := sorted(DOCUMENT_COLUMNS - set(table.columns)):
+        _missing(f"The file of documents lacks {', '.join(lacking)}: {path}.", DOCUMENTS_COMMAND)
+    if table.empty:
+        _missing(f"The file of documents holds none: {path}.", DOCUMENTS_COMMAND)
+    return table
+
+
+def calibration_documents() -> pd.DataFrame:
+    """The documents that subsets are chosen from, one a row; do not write into it.
+
+    Raises ValueError if there is no readable file of them.
+    """
+    path = assets.documents_path().with_name("calibration.parquet")
+    if not path.exists():
+        raise ValueError("The calibration documents are not here.")
+    try:
+        return _documents(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The calibration documents cannot be read: {path}.") from error
 
 
 def traces() -> dict[str, "Trace"]:

@@ -11,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 from emo_viz.analysis.routing import TextRouting, text_routing
 from emo_viz.ui import assets, links
 from emo_viz.ui.resources import LoadedModel, Pair
-from emo_viz.ui.text import count, escape_markdown, shorten, visible
+from emo_viz.ui.text import count, escape_markdown, rest_cut, shorten, visible
 from emo_viz.ui.work import run_exclusive
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ BUNDLED, OWN = "Bundled document", "Your own text"
 ALL_DOMAINS = "All domains"
 # A percent-encoded text of this length stays well inside what servers accept as one address.
 MAX_LINK_CHARACTERS = 1500
+MAX_FILE_MEGABYTES = 1
+FILE, NOT_TEXT = "routing_file", "routing_file_is_no_text"
 DOCUMENT, DRAFT, TOKEN, EXPERT = (
     "routing_choice",
     "routing_draft",
@@ -34,12 +36,13 @@ DOCUMENT, DRAFT, TOKEN, EXPERT = (
 @dataclass(frozen=True)
 class Chosen:
     """A text to read, in words where it comes from (safe for Markdown), and what of it goes into
-    the address: parameters and their values, None for one to take out.
+    the address: parameters and their values, None for one to take out. rest: what is not here.
     """
 
     text: str
     origin: str
     address: dict[str, str | None]
+    rest: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +80,10 @@ def choose_text(documents: pd.DataFrame) -> Chosen | None:
         bind="query-params",
         on_change=forget_selection,
     )
-    return _own_text() if source == OWN else _bundled_text(documents, row)
+    if source != OWN:
+        return _bundled_text(documents, row)
+    _file_picker(row)
+    return _own_text()
 
 
 def write_address(chosen: Chosen) -> None:
@@ -120,8 +126,8 @@ def answer(reading: Reading) -> None:
         "MoE."
     )
     st.caption(
-        f"{reading.chosen.origin}, {count(reading.num_tokens, 'token')}; mean over "
-        f"{count(reading.num_layers, 'layer')}. EMO and standard MoE: distinct routed experts "
+        f"{reading.chosen.origin}, {count(reading.num_tokens, 'token')}{reading.chosen.rest}. Mean "
+        f"over {count(reading.num_layers, 'layer')}. EMO and standard MoE: distinct routed experts "
         f"{emo.distinct.mean():.1f} and {standard.distinct.mean():.1f}, router entropy "
         f"{emo.entropy.mean():.2f} and {standard.entropy.mean():.2f} nats, loss "
         f"{emo.mean_loss:.2f} and {standard.mean_loss:.2f} nats a token."
@@ -147,6 +153,31 @@ def forget_selection() -> None:
             st.session_state[key] = None
 
 
+def _file_picker(row: DeltaGenerator) -> None:
+    """A text file instead of typing: it fills the field below."""
+    with row.popover("Open a file", icon=":material/upload_file:"):
+        st.file_uploader(
+            "A text file in UTF-8",
+            max_upload_size=MAX_FILE_MEGABYTES,
+            key=FILE,
+            on_change=_take_file,
+        )
+    if st.session_state.pop(NOT_TEXT, False):
+        st.warning("That file is not text in UTF-8, so it was not opened; save it as UTF-8 first.")
+
+
+def _take_file() -> None:
+    file = st.session_state[FILE]
+    if file is None:
+        return
+    try:
+        st.session_state[DRAFT] = file.getvalue().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        st.session_state[NOT_TEXT] = True
+    else:
+        forget_selection()
+
+
 def _own_text() -> Chosen | None:
     links.follow("routing_text", DRAFT)
     text = st.text_area(
@@ -162,10 +193,12 @@ def _own_text() -> Chosen | None:
     if not text.strip():
         write_address(Chosen(text, "", address))
         with st.container(border=True):
-            st.markdown(":material/edit_note: **No text yet**")
+            blank = "This text is blank" if text else "No text yet"
+            st.markdown(f":material/edit_note: **{blank}**")
             st.write(
-                "Both models will read what you type above, and this page shows which experts "
-                "each of its tokens uses. Nothing is stored."
+                "Both models will read what you type or open above, and this page shows which "
+                "experts each of its tokens uses. It stays on this machine; a text of up to "
+                f"{MAX_LINK_CHARACTERS:,} characters also stands in the page's address."
             )
         return None
     if not fits:
@@ -210,7 +243,9 @@ def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
         )
     document = shown.iloc[ids.index(chosen)]
     address = {"routing_doc": chosen, "routing_text": None}
-    return Chosen(document["text"], _origin(document), address)
+    return Chosen(
+        document["text"], _origin(document), address, rest_cut(document.get("cut_tokens", 0))
+    )
 
 
 def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from emo_viz.analysis.routing import expert_order, gate_matrix, routing_table
 from emo_viz.figures import routing as figures
 from emo_viz.figures.theme import (
-    CHART_CONFIG,
     DIVERGING,
     MODEL_COLOURS,
     SELECTION_COLOUR,
     SEQUENTIAL,
+    chart_config,
     colour_at,
 )
 from emo_viz.ui import links
@@ -33,7 +33,9 @@ LAYER, ORDER, COLOUR = "routing_layer", "routing_order", "routing_colour"
 BY_USE, BY_ID = "By use in this text", "By id"
 DIFFERENCE, PLAIN = "Loss difference", "None"
 # One height whether a token is chosen or not: the maps below stay where the pointer is.
-PANEL_PIXELS, TEXT_PIXELS = 710, 620
+PANEL_PIXELS, TEXT_PIXELS = 720, 620
+# Where on the sequential scale a text's colours end: letters stay legible on them.
+DEEPEST = 0.75
 CONTINUED = "more of the character before"
 NO_VALUE = "rgba(0, 0, 0, 0)"
 
@@ -77,6 +79,8 @@ def explore(reading: Reading) -> None:
 def _controls(reading: Reading) -> View:
     _drop_impossible(reading)
     links.warn_of_unknown(LAYER, [str(layer) for layer in range(reading.num_layers)], "layer")
+    links.warn_of_unknown(TOKEN, links.positions(reading.num_tokens), "token")
+    links.warn_of_unknown(EXPERT, _expert_names(reading), "expert")
     st.session_state.setdefault(LAYER, 0)  # no default=: a click in a map sets it as well
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         layer = st.segmented_control(
@@ -280,20 +284,27 @@ def _colouring(reading: Reading, view: View) -> Colouring:
         one.entropy[view.layer, 1:] if what == "Router entropy" else one.loss[1:]
         for one in (emo, standard)
     ]
-    top = float(np.max(both)) or 1.0
+    # Entropies lie close together, far from 0: their colours begin at the lowest.
+    low = float(np.min(both)) if what == "Router entropy" else 0.0
+    top = float(np.max(both))
     values = np.concatenate([[np.nan], both[("emo", "standard").index(model)]])
     where = f" in layer {view.layer}" if what == "Router entropy" else ""
     return Colouring(
-        places=values / top,
+        places=(values - low) / ((top - low) or 1.0) * DEEPEST,
         scale=SEQUENTIAL,
-        legend=f"Colour: {what.lower()} of {MODEL_LABELS[model]}{where}, from 0 to {top:.2f} nats "
-        "(the highest of both models).",
+        legend=f"Colour: {what.lower()} of {MODEL_LABELS[model]}{where}, from {low:.2f} (pale) to "
+        f"{top:.2f} nats (deep), the same for both models.",
     )
 
 
 def _token_panel(reading: Reading, token: int) -> None:
     label = token_label(reading.pieces[token]) if reading.pieces[token] else "‥"
-    st.markdown(f"**Token {token} of {reading.num_tokens:,}: “{escape_markdown(label)}”**")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(
+            f"**Token {token} of {reading.num_tokens:,}: “{escape_markdown(label)}”**",
+            width="stretch",
+        )
+        _experts_as_table(reading, token)
     losses = ", ".join(
         f"{MODEL_LABELS[name]} **{one.loss[token]:.2f} nats** "
         f"({share(float(np.exp(-one.loss[token])))})"
@@ -313,7 +324,7 @@ def _token_panel(reading: Reading, token: int) -> None:
             }
         ),
         key="routing_token_experts",
-        config=CHART_CONFIG,
+        config=chart_config("routing token experts"),
         alt=f"Gate weights of the routed experts of token {token}, a bar of EMO and one of the "
         f"standard MoE for each of {count(reading.num_layers, 'layer')}.",
     )
@@ -322,11 +333,33 @@ def _token_panel(reading: Reading, token: int) -> None:
         hide_index=True,
         key="routing_next",
         column_config={
-            name: st.column_config.NumberColumn("Probability", format="percent", width="small")
+            name: st.column_config.NumberColumn("Probability", format="%.1f %%", width="small")
             for name in MODEL_LABELS
         },
         alt=f"The five likeliest tokens after token {token} in EMO and in the standard MoE.",
     )
+
+
+def _experts_as_table(reading: Reading, token: int) -> None:
+    """All ids and weights: the narrow pieces of the bars have no room for theirs."""
+    with st.popover("Table", icon=":material/table:", help="Its experts and gate weights"):
+        st.dataframe(
+            _chosen_experts(reading, token),
+            hide_index=True,
+            key="routing_token_table",
+            alt=f"The routed experts of token {token} in every layer by falling gate weight.",
+        )
+
+
+def _chosen_experts(reading: Reading, token: int) -> pd.DataFrame:
+    """One row a layer and choice: the expert and its gate weight in each model."""
+    layers, choices = np.indices(reading.recordings["emo"].expert_ids[:, token].shape)
+    columns = {"Layer": layers.ravel(), "Choice": choices.ravel() + 1}
+    for name, one in reading.recordings.items():
+        label = MODEL_LABELS[name]
+        columns[f"{label} expert"] = one.expert_ids[:, token].ravel()
+        columns[f"{label} gate weight"] = one.gate_weights[:, token].ravel().round(4)
+    return pd.DataFrame(columns)
 
 
 def _next_tokens(reading: Reading, token: int) -> pd.DataFrame:
@@ -334,7 +367,7 @@ def _next_tokens(reading: Reading, token: int) -> pd.DataFrame:
     for name, one in reading.recordings.items():
         texts = [token_label(reading.tokenizer.decode([index])) for index in one.next_ids[token]]
         columns[f"Next in {MODEL_LABELS[name]}"] = texts
-        columns[name] = one.next_probs[token]
+        columns[name] = 100 * one.next_probs[token]
     return pd.DataFrame(columns)
 
 
@@ -353,7 +386,7 @@ def _summary(reading: Reading) -> None:
             reading.num_routed / 2,
         ),
         key="routing_half",
-        config=CHART_CONFIG,
+        config=chart_config("routing half"),
         alt="The fewest routed experts that carry half of the expert choices in each layer, EMO "
         "and standard MoE.",
     )
@@ -403,7 +436,7 @@ def _expert_maps(reading: Reading, view: View) -> None:
         key="routing_map",
         on_select=_pick_point("routing_map"),
         selection_mode="points",
-        config=CHART_CONFIG,
+        config=chart_config("routing map"),
         alt=f"Which routed experts each of {count(reading.num_tokens, 'token')} uses in layer "
         f"{view.layer}: {emo} different experts in EMO on the left, {standard} in the standard "
         "MoE on the right; colour is gate weight.",
@@ -427,9 +460,13 @@ def _along_text(reading: Reading, view: View) -> None:
         key="routing_along",
         on_select=_pick_point("routing_along"),
         selection_mode="points",
-        config=CHART_CONFIG,
+        config=chart_config("routing along"),
         alt=f"Router entropy of {count(reading.num_layers, 'layer')} and the loss, at each of "
         f"{count(reading.num_tokens, 'token')}, for EMO and the standard MoE on one scale.",
+    )
+    st.caption(
+        f"1 document, {count(reading.num_tokens, 'token')}; both models on one colour scale. Click "
+        "to choose a token, and in the colours its layer too."
     )
 
 

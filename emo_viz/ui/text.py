@@ -47,6 +47,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def rest_cut(tokens: int) -> str:
+    """That a text goes on for so many tokens that are not read; "" for none."""
+    return f"; the {count(tokens, 'token')} that follow are cut off" if tokens else ""
+
+
 def share(value: float) -> str:
     """A share of one as a percentage: "63 %", "0.4 %"."""
     percent = 100 * value

@@ -6,10 +6,10 @@ import pytest
 
 from emo_viz.figures.clusters import (
     DIMMED,
-    MAP_CONFIG,
     colour_groups,
     document_map,
     domain_heatmap,
+    map_config,
 )
 from emo_viz.figures.theme import GROUP_COLOURS, OTHER_COLOUR
 
@@ -93,7 +93,7 @@ def test_one_point_has_a_range():
 
 
 def test_lasso_and_box_can_be_reached():
-    removed = MAP_CONFIG["modeBarButtonsToRemove"]
+    removed = map_config("UMAP emo")["modeBarButtonsToRemove"]
     assert "lasso2d" not in removed and "select2d" not in removed
     assert "sendDataToCloud" in removed
 

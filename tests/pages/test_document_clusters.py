@@ -50,7 +50,7 @@ def _assets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMO_VIZ_ASSETS", str(folder))
 
 
-def opened(**params: str) -> AppTest:
+def opened(**params: str | list[str]) -> AppTest:
     """The page as the first request of a visitor who follows a link."""
     at = AppTest.from_file(assets.APP_FOLDER / "app.py", default_timeout=SECONDS)
     at.switch_page(PAGE)
@@ -137,7 +137,7 @@ def numbers(array) -> list[float]:
 
 def test_highlighting_a_domain_makes_the_others_recede():
     at = opened()
-    at.selectbox(key="cluster_domain").set_value("harbour")
+    at.multiselect(key="cluster_domain").set_value(["harbour"])
     for figure in charts(run(at))[:2]:
         opacity = {
             trace["name"]: set(numbers(trace["marker"]["opacity"])) for trace in figure["data"]
@@ -145,6 +145,15 @@ def test_highlighting_a_domain_makes_the_others_recede():
         assert opacity.pop("harbour") == {0.95}
         assert set(opacity) == {"garden", "kitchen", "court"}
         assert all(values == {DIMMED} for values in opacity.values())
+
+
+def test_a_link_highlights_several_domains():
+    at = opened(cluster_domain=["harbour", "court", "atlantis"])
+    assert "All domains but harbour, court recede" in texts(at)
+    assert "asks for the domain atlantis" in texts(at)
+    first, second, *rest = charts(at)[0]["data"]
+    assert (first["name"], second["name"]) == ("harbour", "court")
+    assert all(set(numbers(trace["marker"]["opacity"])) == {DIMMED} for trace in rest)
 
 
 @pytest.mark.parametrize(

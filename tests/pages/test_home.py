@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from emo_viz.analysis.curves import Measured, read_curves
 from emo_viz.trace import Trace
 from emo_viz.ui import assets
 
@@ -33,6 +34,14 @@ def test_experts_a_document_uses_are_those_of_the_traces(tiny_assets: Path):
         assert f"**{np.mean(half):.1f}**" in said
         assert f"{np.mean([np.count_nonzero(x) for x in layers]):.1f}" in said
     assert "24 documents" in said
+
+
+def test_the_losses_of_the_full_models_are_those_of_the_curves(tiny_assets: Path):
+    found = Measured.of(read_curves(tiny_assets / "analysis" / "curves.parquet").rows)
+    emo, standard = (found.full_loss(model).mean for model in ("emo", "standard"))
+    said = words(home())
+    assert f"the loss is **{emo:.3f}** nats a token in EMO and **{standard:.3f}**" in said
+    assert f"EMO less standard MoE: **{emo - standard:+.3f}**" in said
 
 
 def test_geometry_is_read_from_the_checkpoints(tiny_assets: Path):

@@ -1,6 +1,7 @@
 """The subset ablation page: every number is what the models give, whatever the visitor asks."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def test_the_first_line_is_the_measured_curve(curves):
     kept = [f"{100 * np.exp(-one.mean):.0f}\u00a0%" for one in (emo, standard)]
     assert f"EMO keeps **{kept[0]}**" in line and f"MoE keeps **{kept[1]}**" in line
     assert f"EMO {emo.mean:+.3f} ({emo.low:+.3f} to {emo.high:+.3f})" in words(at)
+    assert f"With all experts: EMO {found.full_loss('emo').mean:.3f}, " in words(at)
 
 
 def test_all_domains_are_the_default_and_averaged(curves):
@@ -103,9 +105,9 @@ def test_all_domains_are_the_default_and_averaged(curves):
     found = Measured.of(curves.rows)
     assert f"On 24 held-out documents of 4 domains ({found.tokens:,} tokens)" in first_line(at)
     (figure,) = [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
-    assert figure["layout"]["title"]["text"].endswith(
-        f"24 held-out documents, {found.tokens:,} tokens"
-    )
+    title = figure["layout"]["title"]
+    assert title["text"] == "Loss increase by the number of experts kept"
+    assert title["subtitle"]["text"].endswith(f"24 held-out documents, {found.tokens:,} tokens")
 
 
 def test_moving_the_slider_shows_the_loss_of_that_subset(tiny_assets, models):
@@ -124,6 +126,15 @@ def test_moving_the_slider_shows_the_loss_of_that_subset(tiny_assets, models):
         assert after[label][2] == f"{change.mean():+.3f}"
         assert after[label][3].startswith(f"{worse} (")
         assert after[label] != before[label]
+
+
+def test_between_the_points_the_nearest_measured_ones_are_given(curves):
+    found = Measured.of(curves.of_domain("harbour"))
+    kept = {k: 100 * np.exp(-found.increase("emo", ROUTER_PROBABILITY, k).mean) for k in (4, 8)}
+    said = words(opened(subset_domain="harbour", k="6"))
+    assert "The curve's 6 documents keep" in said
+    for k, percent in kept.items():
+        assert re.search(rf"EMO {percent:.0f}\u00a0%, Standard MoE \d+\u00a0% with {k}[;.]", said)
 
 
 def test_between_the_points_the_first_line_speaks_of_the_document_alone(tiny_assets, models):
@@ -215,8 +226,9 @@ def test_the_token_of_a_link_is_shown_until_another_document_is_opened():
 
 
 @pytest.mark.parametrize("asked", ["0", "100000", "-1", "²", "x"])
-def test_a_token_beyond_the_text_is_ignored(asked):
-    assert "Click a token" in words(opened(subset_token=asked))
+def test_a_token_beyond_the_text_is_named_and_ignored(asked):
+    said = words(opened(subset_token=asked))
+    assert "Click a token" in said and "asks for the token" in said
 
 
 def test_grey_is_explained_only_where_it_is_drawn():
@@ -267,6 +279,12 @@ def test_each_model_goes_on_with_and_without_the_cut(tiny_assets, models):
             written = continue_text(models[name], tokenizer, prompt, 40)
         assert written in shown
         assert continue_text(models[name], tokenizer, prompt, 40) in shown
+
+
+def test_the_other_domain_is_named(curves):
+    other = curves.info["domains"]["garden"]["other"]
+    said = words(opened(subset_domain="garden", subset_method="Another domain's experts"))
+    assert f"calibration documents of another domain ({other})" in said
 
 
 def test_loss_and_its_increase_are_two_views():
@@ -336,9 +354,58 @@ def test_a_failed_measurement_is_said_and_can_be_tried_again(monkeypatch):
     run(at)
     list(jobs.registry()._jobs.values())[-1].wait(SECONDS)
     run(at)
-    assert "The measurement failed: The disk is full." in words(at)
+    assert "The measurement failed: The disk is full" in words(at)
     assert not next(b for b in at.button if b.label == "Measure more points").disabled
 
 
-def test_all_domains_cannot_be_measured_from_the_page():
-    assert next(b for b in opened().button if b.label == "Measure more points").disabled
+def click(at: AppTest, label: str) -> None:
+    next(b for b in at.button if b.label == label).click()
+    run(at)
+
+
+def measured_again(at: AppTest, label: str) -> None:
+    click(at, label)
+    list(jobs.registry()._jobs.values())[-1].wait(SECONDS)
+    run(at)
+
+
+def test_missing_curves_are_measured_from_the_page(tiny_assets, tmp_path, monkeypatch, curves):
+    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
+    file = folder / "analysis" / "curves.parquet"
+    file.unlink()
+    at = opened(k="4")
+    measured_again(at, "Measure all curves")
+    assert "On 24 held-out documents of 4 domains" in first_line(at)
+    again, found = (Measured.of(one.rows) for one in (read_curves(file), curves))
+    increases = [one.increase("emo", "greedy", 4).mean for one in (again, found)]
+    assert increases[0] == pytest.approx(increases[1], abs=1e-5)
+
+
+def test_a_stopped_measurement_leaves_the_file_and_goes_on_later(
+    tiny_assets, tmp_path, monkeypatch
+):
+    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
+    file = folder / "analysis" / "curves.parquet"
+    before, measure, calls = file.read_bytes(), measuring.measure, []
+
+    def stopped_at_the_third(*arguments):
+        calls.append(arguments[1].held_out.domain)
+        if len(calls) == 3:
+            list(jobs.registry()._jobs.values())[-1].cancel()
+        return measure(*arguments)
+
+    monkeypatch.setattr(measuring, "measure", stopped_at_the_third)
+    at = opened()
+    measured_again(at, "Measure all domains again")
+    assert "Stopped; 2 finished parts kept" in words(at)
+    assert file.read_bytes() == before
+    measured_again(at, "Measure all domains again")
+    assert len(calls) == 3 + 6  # of 8 parts, the two finished ones were not measured again
+
+
+def test_calibration_documents_that_are_not_there_are_said(tiny_assets, tmp_path, monkeypatch):
+    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
+    (folder / "documents" / "calibration.parquet").unlink()
+    at = opened()
+    click(at, "Measure all domains again")
+    assert "The calibration documents are not here" in words(at)

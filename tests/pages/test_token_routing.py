@@ -30,9 +30,9 @@ def documents(tiny_assets: Path) -> pd.DataFrame:
     return pd.read_parquet(tiny_assets / "documents" / "documents.parquet")
 
 
-def recorded(folder: Path, text: str) -> Recording:
-    """What the EMO model does with a text, worked out beside the app."""
-    checkpoint = folder / "checkpoints" / "emo-nano"
+def recorded(folder: Path, text: str, name: str = "emo-nano") -> Recording:
+    """What a model does with a text, worked out beside the app."""
+    checkpoint = folder / "checkpoints" / name
     token_ids = encode(load_tokenizer(checkpoint), text, 512).token_ids
     return record(load_model(checkpoint), token_ids)
 
@@ -143,12 +143,14 @@ def test_own_text_comes_from_the_link(tiny_assets: Path):
     assert len(emo_cells(at)) == experts[1:].size
 
 
-@pytest.mark.parametrize("text", ["", "  \n\t "])
-def test_empty_text_is_no_error(text: str):
+@pytest.mark.parametrize(
+    ("text", "sentence"), [("", "No text yet"), ("  \n\t ", "This text is blank")]
+)
+def test_empty_text_is_no_error(text: str, sentence: str):
     at = opened(routing_source="Your own text")
     at.text_area(key="routing_draft").set_value(text).run()
     assert not at.exception
-    assert "No text yet" in words(at)
+    assert sentence in words(at)
     assert not at.get("plotly_chart")
 
 
@@ -209,3 +211,48 @@ def test_missing_assets_are_an_empty_page(tmp_path: Path, monkeypatch: pytest.Mo
     at = opened()
     assert "Nothing to show yet" in words(at)
     assert at.code[0].value.startswith("python -m ")
+
+
+@pytest.mark.parametrize(
+    ("param", "asked", "what"),
+    [("routing_token", "9999", "token 9999"), ("routing_expert", "EMO 999", "expert EMO 999")],
+)
+def test_a_token_or_expert_that_is_not_there_is_named(param: str, asked: str, what: str):
+    said = "\n".join(part.value for part in opened(**{param: asked}).warning)
+    assert f"asks for the {what}" in said
+
+
+def test_the_experts_of_a_token_are_there_as_a_table(tiny_assets: Path, documents: pd.DataFrame):
+    found = recorded(tiny_assets, documents["text"][0])
+    at = opened(routing_token="5")
+    table = next(one.value for one in at.dataframe if "Choice" in one.value)
+    assert table["EMO expert"].tolist() == found.expert_ids[:, 5].ravel().tolist()
+    weights = found.gate_weights[:, 5].ravel()
+    np.testing.assert_allclose(table["EMO gate weight"], weights, atol=1e-4)
+
+
+def test_entropy_colours_run_from_the_lowest_to_the_highest_of_both(
+    tiny_assets: Path, documents: pd.DataFrame
+):
+    both = [
+        recorded(tiny_assets, documents["text"][0], name).entropy[1, 1:]
+        for name in ("emo-nano", "std-nano")
+    ]
+    said = words(opened(routing_colour="Router entropy, EMO", routing_layer="1"))
+    assert f"from {np.min(both):.2f} (pale) to {np.max(both):.2f} nats (deep)" in said
+
+
+def test_a_file_is_read_like_a_typed_text(tiny_assets: Path):
+    at = opened(routing_source="Your own text", routing_text="rain and sun", routing_token="2")
+    at.file_uploader(key="routing_file").set_value(("a.txt", b"soil and water", "text/plain")).run()
+    assert at.text_area(key="routing_draft").value == "soil and water"
+    assert at.number_input(key="routing_token").value is None
+    tokens = len(recorded(tiny_assets, "soil and water").loss) - 1
+    assert f"Your own text, {tokens} tokens" in words(at)
+
+
+def test_a_file_that_is_no_text_is_said_and_changes_nothing():
+    at = opened(routing_source="Your own text", routing_text="soil")
+    at.file_uploader(key="routing_file").set_value(("a.png", b"\x89PNG\xff\xfe", "image/png")).run()
+    assert "not text in UTF-8" in "\n".join(part.value for part in at.warning)
+    assert at.text_area(key="routing_draft").value == "soil"

@@ -40,3 +40,8 @@ def test_numbers():
         "4.1 M",
         "13.6 B",
     ]
+
+
+def test_what_is_cut_off_is_counted():
+    assert text.rest_cut(7) == "; the 7 tokens that follow are cut off"
+    assert text.rest_cut(0) == ""

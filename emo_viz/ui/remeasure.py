@@ -1,0 +1,114 @@
+"""Measuring all subset curves anew, in the background, into the file that the pages read.
+
+Finished parts (one model on one domain) are kept until the whole is written, so that a stopped or
+failed measurement goes on where it was.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from emo_viz.analysis import ablation
+from emo_viz.analysis.ablation import Part, Task
+from emo_viz.analysis.curves import METHODS, write_curves
+from emo_viz.ui import assets, resources
+from emo_viz.ui.jobs import Job, Report, politely, registry
+from emo_viz.ui.resources import LoadedModel, Pair
+
+
+def find(pair: Pair) -> Job | None:
+    """The measurement of all curves of this pair on these documents, if anybody asked for one."""
+    return registry().find(_key(pair))
+
+
+def start(pair: Pair) -> None:
+    """Measure every domain with every method. ValueError if the documents do not allow it."""
+    documents, calibration = resources.documents(), resources.calibration_documents()
+    ablation.check_disjoint(documents, calibration)
+    path, parts = resources.analysis_path("curves.parquet"), _parts(_key(pair))
+
+    def work(report: Report) -> None:
+        tasks = plan(pair, documents, calibration)
+        step = counter(report, total=2 * sum(len(task.cuts) for task in tasks))
+        found = {one.name: [_part(one, task, parts, step) for task in tasks] for one in pair}
+        write_curves(ablation.collect(found, tasks, _about(pair)), path)
+        parts.clear()
+
+    registry().start(_key(pair), work)
+
+
+def kept_parts(pair: Pair) -> int:
+    """How many parts a stopped measurement has left to go on from."""
+    return len(_parts(_key(pair)))
+
+
+def plan(pair: Pair, documents: pd.DataFrame, calibration: pd.DataFrame) -> list[Task]:
+    """Every domain: all methods, at each doubling of the experts that a token uses."""
+    config, tokenizer = pair.emo.model.config, pair.emo.tokenizer
+    most = config.num_experts
+    keep = [config.num_experts_per_tok << n for n in range(most.bit_length())]
+    below = [k for k in keep if k < most]
+    return ablation.plan_tasks(
+        ablation.tokenise(documents, tokenizer),
+        ablation.tokenise(calibration, tokenizer),
+        ablation.plan_cuts(config, below, METHODS, ablation.RANDOM_SEEDS),
+    )
+
+
+def counter(report: Report, total: int) -> Callable[[], None]:
+    """A function that counts one more step of `total` as done and reports it."""
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        report(done, total)
+
+    return step
+
+
+def digest(loaded: LoadedModel) -> str:
+    """What tells the weights of a model from others."""
+    return _digest(str(loaded.path))
+
+
+def _part(
+    loaded: LoadedModel, task: Task, parts: dict[str, Part], step: Callable[[], None]
+) -> Part:
+    name = task.fingerprint(digest(loaded))
+    if name not in parts:
+        parts[name] = ablation.measure(loaded.model, task, politely(loaded.lock), step)
+    else:
+        for _ in task.cuts:
+            step()
+    return parts[name]
+
+
+def _about(pair: Pair) -> dict[str, Any]:
+    config = pair.emo.model.config
+    return {
+        "num_experts": config.num_experts,
+        "num_experts_per_tok": config.num_experts_per_tok,
+        "models": {one.name: {"name": one.path.name, "sha256": digest(one)} for one in pair},
+    }
+
+
+def _key(pair: Pair) -> str:
+    """Names the measurement by what it depends on."""
+    changed = assets.documents_path().stat().st_mtime_ns
+    return "|".join(["all curves", *map(digest, pair), str(changed)])
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _parts(key: str) -> dict[str, Part]:
+    return {}
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _digest(folder: str) -> str:
+    from emo_viz.trace.recorder import checkpoint_sha256
+
+    return checkpoint_sha256(Path(folder))

@@ -1,0 +1,105 @@
+"""Damaged, foreign or empty files: one sentence and a command on the page, never a traceback."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from emo_viz.ui import assets
+
+SECONDS = 60
+PAGES = ("", "pages/1_Token_routing.py", "pages/3_Subset_ablation.py", "pages/4_Kernel.py")
+CONFIG, WEIGHTS, TRAINING = (
+    f"checkpoints/emo-nano/{name}" for name in ("config.json", "model.safetensors", "training.json")
+)
+DOCUMENTS = "documents/documents.parquet"
+
+
+@pytest.fixture
+def folder(tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the assets to damage."""
+    copy = tmp_path / "assets"
+    shutil.copytree(tiny_assets, copy)
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(copy))
+    return copy
+
+
+def opened(page: str) -> AppTest:
+    at = AppTest.from_file(assets.APP_FOLDER / "app.py", default_timeout=SECONDS)
+    if page:
+        at.switch_page(page)
+    at.run()
+    assert not at.exception, at.exception
+    return at
+
+
+def words(at: AppTest) -> str:
+    parts = [*at.markdown, *at.caption, *at.error, *at.sidebar.caption]
+    return "\n".join(part.value for part in parts)
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def of_another_type(path: Path) -> None:
+    path.write_text('{"model_type": "gpt2", "n_layer": 2}')
+
+
+def without_rows(path: Path) -> None:
+    pd.read_parquet(path).head(0).to_parquet(path)
+
+
+def without_domains(path: Path) -> None:
+    pd.read_parquet(path).drop(columns="domain").to_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [(CONFIG, cut_off), (CONFIG, of_another_type), (WEIGHTS, cut_off)],
+)
+def test_a_damaged_checkpoint_is_named_on_every_page(
+    folder: Path, name: str, damage: Callable[[Path], None]
+):
+    damage(folder / name)
+    for page in PAGES:
+        assert "**EMO**: cannot be read" in words(opened(page))
+    assert "The EMO checkpoint at" in words(opened(""))
+
+
+def test_a_damaged_training_record_costs_only_its_own_number(folder: Path):
+    cut_off(folder / TRAINING)
+    assert opened("").table[0].value.loc["EMO", "Tokens trained on"] == "not recorded"
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [(cut_off, "cannot be read"), (without_rows, "holds none"), (without_domains, "lacks domain")],
+)
+def test_unusable_documents_are_named_with_their_command(
+    folder: Path, damage: Callable[[Path], None], sentence: str
+):
+    damage(folder / DOCUMENTS)
+    at = opened("pages/1_Token_routing.py")
+    assert sentence in words(at)
+    assert at.code[0].value.startswith("python -m emo_viz documents")
+
+
+def test_what_was_cut_off_a_document_is_said(folder: Path):
+    file = folder / DOCUMENTS
+    pd.read_parquet(file).assign(cut_tokens=7).to_parquet(file)
+    for page in ("pages/1_Token_routing.py", "pages/3_Subset_ablation.py"):
+        assert "the 7 tokens that follow are cut off" in words(opened(page))
+    assert "Of 24 longer texts only the beginning is here" in words(opened(""))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 1}', '{"format_version": 99}'])
+def test_an_unusable_kernel_report_is_named_with_its_command(folder: Path, text: str):
+    (folder / "analysis" / "kernel_report.json").write_text(text)
+    at = opened("pages/4_Kernel.py")
+    assert "The kernel report is" in words(at)
+    assert at.code[0].value.startswith("python -m model.kernels.report")
