@@ -1,7 +1,7 @@
-"""Compile the experts ahead of their first use: python -m model.native"""
+"""Compile the C sources ahead of their first use: python -m model.native"""
 
-from model import native
+from model.native.compiled import library
 
 if __name__ == "__main__":
-    loaded = native.library()
-    print("No C compiler: experts run on torch." if loaded is None else f"Ready: {loaded._name}")
+    loaded = library()
+    print("No C compiler: layers run on torch." if loaded is None else f"Ready: {loaded._name}")

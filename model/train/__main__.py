@@ -33,6 +33,11 @@ from model.train.presets import PRESETS, Preset, find_preset, multiplies_bf16
 )
 @click.option("--steps", type=click.IntRange(min=1), default=None)
 @click.option("--rows", type=click.IntRange(min=1), default=None, help="Packed rows a step.")
+@click.option(
+    "--own-rows/--packed",
+    default=None,
+    help="Long documents share their rows with no other; or rows are cut wherever documents end.",
+)
 @click.option("--seed", type=int, default=None)
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads.")
 @click.option(
@@ -48,6 +53,7 @@ def main(
     out: Path | None,
     steps: int | None,
     rows: int | None,
+    own_rows: bool | None,
     seed: int | None,
     threads: int | None,
     bf16: bool | None,
@@ -57,7 +63,8 @@ def main(
     torch.set_num_threads(threads or _fair_threads())
     bf16 = multiplies_bf16() if bf16 is None else bf16
     try:
-        preset = find_preset(name, objective, steps=steps, rows=rows, seed=seed, bf16=bf16)
+        changes = {"steps": steps, "rows": rows, "own_rows": own_rows, "seed": seed, "bf16": bf16}
+        preset = find_preset(name, objective, **changes)
         with parallel.process_group():
             _run(preset, corpus, out or Path("runs") / f"{name}-{objective}", stop_at)
     except ValueError as error:

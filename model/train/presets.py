@@ -84,7 +84,6 @@ NANO = Preset(
     context=256,
     rows=64,
     steps=1900,
-    own_rows=True,  # a pool drawn from a few tokens tells what they will be (docs/log.md)
     warmup_steps=100,
 )
 

@@ -36,6 +36,7 @@ PRESET = replace(
     warmup_steps=3,
     pool_size_min=4,
     pool_size_max=16,
+    own_rows=True,
 )
 
 
