@@ -41,13 +41,22 @@ int emo_top_k(long N, long R, long k, const float *scores, int64_t *ids) {
     return 0;
 }
 
+/* Rows and weights lie far apart, where no processor guesses the next: they are asked for early. */
+INLINE void fetch(const float *weights, long count) {
+    for (long i = 0; i < count; i += 16) __builtin_prefetch(weights + i, 0, 2);
+}
+
 INLINE void gather(long M, long H, const float *x, const int32_t *order, long K, float *rows) {
-    for (long m = 0; m < M; m++) memcpy(rows + m * H, x + order[m] / K * H, H * sizeof *rows);
+    for (long m = 0; m < M; m++) {
+        if (m + 4 < M) fetch(x + order[m + 4] / K * H, H);
+        memcpy(rows + m * H, x + order[m] / K * H, H * sizeof *rows);
+    }
 }
 
 INLINE void add_rows(long M, long H, const float *rows, const int32_t *order, long K, float *out) {
     for (long m = 0; m < M; m++) {
         float *to = out + order[m] / K * H;
+        if (m + 4 < M) fetch(out + order[m + 4] / K * H, H);
         for (long i = 0; i < H; i += LANES) *(vec *)(to + i) += *(const vec *)(rows + m * H + i);
     }
 }
@@ -65,6 +74,7 @@ int emo_experts_forward(long K, long E, long H, long I, const float *x, const fl
         if (offsets[e] == offsets[e + 1]) continue;
         transpose(J, H, w13 + e * J * H, w13_t);
         transpose(H, I, w2 + e * H * I, w2_t);
+        if (e + 1 < E) fetch(w13 + (e + 1) * J * H, J * H), fetch(w2 + (e + 1) * H * I, H * I);
         for (long p = offsets[e]; p < offsets[e + 1]; p += BLOCK) {
             const long M = offsets[e + 1] - p < BLOCK ? offsets[e + 1] - p : BLOCK;
             float *hp = h ? h + p * J : h_block;
