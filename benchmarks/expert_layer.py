@@ -10,7 +10,6 @@ Freed memory stays with the process, as in `make train-nano`: faulting in gigaby
 anew costs both sides more than the experts, and never the same.
 """
 
-import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ import click
 import torch
 from torch import Tensor
 
-from benchmarks.timing import interleaved, report
+from benchmarks.timing import interleaved, keep_freed_memory, report
 from model.config import EmoConfig
 from model.modeling import EmoExperts
 from model.routing import route
@@ -40,7 +39,6 @@ SIZES = {
     "1B/14B layer, fp32": Size(2048, 1024, 512, torch.float32, ("grouped_mm",)),
 }
 E, K = 128, 8
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # as glibc's malloc.h numbers them
 OURS = "ours"
 
 
@@ -51,7 +49,7 @@ OURS = "ours"
 def main(rounds: int, threads: int, names: tuple[str, ...]) -> None:
     """Print medians and ratios."""
     torch.set_num_threads(threads)
-    _keep_freed_memory()
+    keep_freed_memory()
     lines = []
     for name in names:
         size = SIZES[name]
@@ -68,13 +66,6 @@ def main(rounds: int, threads: int, names: tuple[str, ...]) -> None:
     for title, medians in lines:
         best = min(time for side, time in medians.items() if side != OURS)
         print(f"{title}: {best / medians[OURS]:.2f}x transformers' best")
-
-
-def _keep_freed_memory() -> None:
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def _layer(size: Size) -> tuple[EmoExperts, tuple[Tensor, Tensor, Tensor]]:

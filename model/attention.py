@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.models.llama.modeling_llama import LlamaAttention
 
@@ -73,7 +73,7 @@ class EmoAttention(LlamaAttention):
             and self.num_key_value_groups == 1
             and not self.attention_dropout
             and self.config._attn_implementation == "sdpa"
-            and all(p.bias is None and p.weight.dtype == torch.float32 for p in projections)
+            and all(_is_plain(projection) for projection in projections)
             and library() is not None
         )
 
@@ -91,6 +91,13 @@ class EmoAttention(LlamaAttention):
             qkv_BT3AD, *angles, _first_tokens(B, T, segments_BT)
         )
         return attended
+
+
+def _is_plain(projection: nn.Module) -> bool:
+    """Whether its weight tells all: no adapter around it, no bias, not offloaded."""
+    if type(projection) is not nn.Linear or projection.bias is not None:
+        return False
+    return projection.weight.is_cpu and projection.weight.dtype == torch.float32
 
 
 def _first_tokens(B: int, T: int, segments_BT: Tensor | None) -> Tensor:

@@ -65,6 +65,8 @@ def chunk_loss(
 def _compiled_chunk_loss(
     logits_CV: Tensor, labels_C: Tensor, z_coef: float, scale: float
 ) -> tuple[Tensor, Tensor]:
+    if labels_C.min() < 0 or labels_C.max() >= logits_CV.shape[1]:
+        raise IndexError(f"Labels must be 0 to {logits_CV.shape[1] - 1}, the model's vocabulary.")
     loss, scales = torch.empty(()), torch.tensor([scale, z_coef])
     half = int(logits_CV.dtype == torch.bfloat16)
     call(

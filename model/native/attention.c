@@ -68,30 +68,6 @@ INLINE void mask(float *scores, long n, long from, long to) {
     for (long j = to + 1; j < n; j++) scores[j] = -INFINITY;
 }
 
-/* scores become exp(scores - shift); returns their sum. */
-INLINE float exponentials(float *scores, long n, float shift) {
-    const vec bottom = (vec){0} - 87.0f;
-    vec total = {0};
-    for (long j = 0; j < n; j += LANES) {
-        const vec x = *(const vec *)(scores + j) - shift;
-        const vec p = choose(x < bottom, (vec){0}, vec_exp(x));
-        *(vec *)(scores + j) = p;
-        total += p;
-    }
-    return sum_lanes(total);
-}
-
-INLINE float largest(const float *x, long n) {
-    vec top = *(const vec *)x;
-    for (long j = LANES; j < n; j += LANES) {
-        const vec y = *(const vec *)(x + j);
-        top = choose(y > top, y, top);
-    }
-    float best = top[0];
-    for (int lane = 1; lane < LANES; lane++) best = top[lane] > best ? top[lane] : best;
-    return best;
-}
-
 static void forward_head(const Row *r, const void *qkv, long q, long k, long v, int half, void *out,
                          long o, float *lse, float *memory) {
     const long T = r->T, padded = r->padded, D = r->D, heads_D = r->stride / 3, TD = padded * D;

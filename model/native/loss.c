@@ -10,22 +10,9 @@ int emo_cross_entropy(long rows, long V, long half, void *logits, const int64_t 
     if (!row) return 1;
     double total = 0;
     for (long m = 0; m < rows; m++) {
-        vec top = (vec){0} - INFINITY;
-        for (long j = 0; j < V; j += LANES) {
-            const vec x = load(logits, m * V + j, half);
-            *(vec *)(row + j) = x;
-            top = choose(x > top, x, top);
-        }
-        float best = top[0];
-        for (int lane = 1; lane < LANES; lane++) best = top[lane] > best ? top[lane] : best;
-        const float label_logit = row[labels[m]];
-        vec sum = {0};
-        for (long j = 0; j < V; j += LANES) {
-            const vec p = vec_exp(*(vec *)(row + j) - best);
-            *(vec *)(row + j) = p;
-            sum += p;
-        }
-        const float exps = sum_lanes(sum), lse = best + logf(exps);
+        for (long j = 0; j < V; j += LANES) *(vec *)(row + j) = load(logits, m * V + j, half);
+        const float label_logit = row[labels[m]], top = largest(row, V);
+        const float exps = exponentials(row, V, top), lse = top + logf(exps);
         total += lse - label_logit + scales[1] * lse * lse;
         const float weight = scales[0] * (1 + 2 * scales[1] * lse) / exps;
         row[labels[m]] -= scales[0] / weight;

@@ -142,6 +142,30 @@ INLINE vec vec_exp(vec x) {
     return p * (vec)((__builtin_convertvector(n, ivec) + 127) << 23);
 }
 
+/* x becomes exp(x - shift), 0 where that is tiny; returns the sum. */
+INLINE float exponentials(float *x, long n, float shift) {
+    const vec bottom = (vec){0} - 87.0f;
+    vec total = {0};
+    for (long j = 0; j < n; j += LANES) {
+        const vec y = *(const vec *)(x + j) - shift;
+        const vec p = choose(y < bottom, (vec){0}, vec_exp(y));
+        *(vec *)(x + j) = p;
+        total += p;
+    }
+    return sum_lanes(total);
+}
+
+INLINE float largest(const float *x, long n) {
+    vec top = *(const vec *)x;
+    for (long j = LANES; j < n; j += LANES) {
+        const vec y = *(const vec *)(x + j);
+        top = choose(y > top, y, top);
+    }
+    float best = top[0];
+    for (int lane = 1; lane < LANES; lane++) best = top[lane] > best ? top[lane] : best;
+    return best;
+}
+
 INLINE vec vec_sigmoid(vec x) { return 1.0f / (1.0f + vec_exp(-x)); }
 
 #endif

@@ -123,3 +123,21 @@ def test_a_whole_text_without_a_mask_runs_compiled_and_a_padded_batch_does_not(m
         monkeypatch.setattr(attention, "library", lambda: None)
         torch.testing.assert_close(logits, model(input_ids=ids, use_cache=False).logits)
     torch.testing.assert_close(padded[1], logits[1])
+
+
+class _Adapted(torch.nn.Linear):
+    """What an adapter library puts in a projection's place: more than its weight says."""
+
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+def test_an_adapter_on_a_projection_is_not_passed_by(monkeypatch):
+    layer, *case = problem()
+    adapted = _Adapted(64, 64, bias=False)
+    adapted.weight.data.copy_(layer.v_proj.weight)
+    plain = attend(layer, *case)[0]
+    layer.v_proj = adapted
+    with_adapter = attend(layer, *case)[0]
+    assert not torch.allclose(plain, with_adapter)
+    torch.testing.assert_close(with_adapter, without_compiled(monkeypatch, layer, *case)[0])

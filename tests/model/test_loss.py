@@ -66,3 +66,11 @@ def test_under_bf16_the_loss_stays_near_and_gradients_are_bf16_products():
 def test_a_label_that_is_certain_costs_nothing():
     hidden_NH, head_VH = torch.eye(4, 32) * 100, torch.eye(32)
     assert float(linear_cross_entropy(hidden_NH, head_VH, torch.arange(4))) == 0.0
+
+
+@pytest.mark.parametrize("label", [-100, 96])
+def test_a_label_outside_the_vocabulary_is_refused(label):
+    hidden_NH, head_VH, labels_N = problem()
+    labels_N[-1] = label
+    with pytest.raises((IndexError, RuntimeError), match="Labels must be 0 to 95|out of bounds"):
+        linear_cross_entropy(hidden_NH, head_VH, labels_N)
