@@ -95,7 +95,7 @@ class EmoAttention(LlamaAttention):
 
 def _is_plain(projection: nn.Module) -> bool:
     """Whether its weight tells all: no adapter around it, no bias, not offloaded."""
-    if type(projection) is not nn.Linear or projection.bias is not None:
+    if type(projection) is not nn.Linear or len(list(projection.parameters())) != 1:
         return False
     return projection.weight.is_cpu and projection.weight.dtype == torch.float32
 
