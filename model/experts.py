@@ -21,6 +21,7 @@ from transformers.activations import SiLUActivation
 from transformers.integrations.moe import ExpertsInterface, _default_apply_gate
 
 from model import native
+from model.native.products import multiply
 
 ROW_MULTIPLE = 32
 
@@ -62,7 +63,7 @@ def _per_expert_product(
     groups = zip(sizes, rows_PA.split(sizes), out_PC.split(sizes), strict=True)
     for weight_AC, (size, rows, out) in zip(weight_EAC, groups, strict=False):
         if size:
-            torch.mm(rows, weight_AC, out=out)
+            multiply(rows, weight_AC, out)
     out_PC[-1] = 0
     return out_PC
 
@@ -133,8 +134,9 @@ def _expert_after_expert(
     for w13_HJ, w2_IH, token, h_e, y_e, size in groups:
         if size:
             rows = torch.index_select(x_pad, 0, token, out=rows_MH[:size])
-            gate, up = torch.mm(rows, w13_HJ, out=h_e).chunk(2, -1)
-            torch.mm(F.silu(gate).mul_(up), w2_IH, out=y_e)
+            multiply(rows, w13_HJ, h_e)
+            gate, up = h_e.chunk(2, -1)
+            multiply(F.silu(gate).mul_(up), w2_IH, y_e)
     # Dropped slots point at the last row, which no expert writes.
     h_PJ[-1] = y_PH[-1] = 0
     return y_PH, h_PJ

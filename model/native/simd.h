@@ -116,6 +116,12 @@ INLINE void store(void *to, long i, vec x, const int half) {
     *(hvec *)((uint16_t *)to + i) = __builtin_convertvector(rounded >> 16, hvec);
 }
 
+INLINE uint16_t round_to_half(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+
 INLINE float sum_lanes(vec x) {
     float sum = 0;
     for (int lane = 0; lane < LANES; lane++) sum += x[lane];
