@@ -57,7 +57,7 @@ def test_a_missed_bar_is_reported():
         "from model.kernels import bars, plans, aot\n"
         "from model.kernels.report import LAYERS\n"
         "launch = plans.forward_plan('sm_90', LAYERS['1B/14B'], 131072, True).down\n"
-        "bad = aot.Compiled(255, 64, 12, 40000, 0, 256, 'HMMA', 0, 4, 0, 1)\n"
+        "bad = aot.Compiled(255, 64, 12, 40000, 0, 256, 'HMMA', 0, 0, 4, 0, 1)\n"
         "print(len(bars.misses(launch, bad, 'sm_90', True, True)))\n"
     )
     assert LAYERS["1B/14B"].H == 2048
