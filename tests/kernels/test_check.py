@@ -38,9 +38,16 @@ def test_it_writes_what_the_kernel_page_shows(small, tmp_path):
     assert found["format_version"] == check.FORMAT_VERSION
     assert {row["options"] for row in found["numerics"]} == {"plain", "expert map", "detached"}
     assert all(row["passed"] for row in (*found["numerics"], *found["determinism"]))
+    assert [row["passed"] for row in found["descriptors"]] == [True]
     assert found["device"] == "none" and found["pools"]["passed"]
     times = {row["name"]: row for row in found["timing"]}
-    for name in ("triton", "triton, save x", "grouped_mm", "transformers grouped_mm"):
+    for name in (
+        "triton",
+        "triton, descriptors",
+        "triton, save x",
+        "grouped_mm",
+        "transformers grouped_mm",
+    ):
         assert times[name]["forward_backward_ms"] == 1.0
     # What cannot run here says why, and the rest goes on.
     assert "error" in times["transformers sonicmoe"]
