@@ -162,7 +162,7 @@ def rows_to_slots_kernel(
     acc = tl.zeros((BM, BN), tl.float32)
     for k0 in range(0, DEPTH, BK):
         if TMA:
-            # Rows past the end of the expert are the next one's here.
+            # Rows past the expert's end are the next one's or unwritten: no result is stored.
             rows = rows_SD.load([first, k0])
             if STRIDE_WIDTH == 1:
                 w = expert_block(w_P, expert, k0, n0, BK, BN)
