@@ -19,6 +19,7 @@ from model.kernels import backward, forward, plans, pool
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 TENSOR_CORE_OPS = ("UTCHMMA", "HGMMA", "HMMA")
+LOOP_JUMP = re.compile(r"(?:@!?U?P\d+ +BRA|BRA\.U !?UP\d+,).*?`\((\.L_x_\d+)\)")
 FLOAT_ATOMIC = re.compile(r"\b(?:atom|red)\.[\w.]*(?:\.f16|\.bf16|\.f32|\.f64)")
 INT_POINTERS = {"order_S", "starts_P1", "tile_expert_M", "tile_row_M", "bucket_S"}
 INT_POINTERS |= {"starts_BD", "ends_BD", "sizes_BD"}
@@ -38,6 +39,7 @@ class Compiled:
     threads: int
     tensor_op: str
     async_loads: int  # in the loop that holds the tensor-core op
+    tma_loads: int  # those of them that go through a tensor descriptor
     wide_loads: int  # plain global loads of 64 or 128 bits in that loop
     vector_loads: int  # plain 128-bit global loads anywhere
     float_atomics: int
@@ -46,7 +48,7 @@ class Compiled:
 def compile_launch(launch: plans.Launch, arch: str, element: str = "bf16") -> Compiled:
     """Compile one launch; `element` is the type of x and the weights."""
     kernel = _kernel(launch.kernel)
-    signature = {n: _type(n, launch.constants, element) for n in kernel.arg_names}
+    signature = {n: _type(n, launch, element) for n in kernel.arg_names}
     # The allocator aligns every tensor; without the hint no load becomes a vector.
     aligned = {
         (i,): [["tt.divisibility", 16]]
@@ -68,9 +70,11 @@ def _kernel(name: str) -> Any:
     raise ValueError(f"No kernel named {name!r}.")
 
 
-def _type(name: str, constants: dict[str, Any], element: str) -> str:
-    if name in constants:
+def _type(name: str, launch: plans.Launch, element: str) -> str:
+    if name in launch.constants:
         return "constexpr"
+    if name in launch.described():
+        return f"tensordesc<{element}{launch.described()[name]}>"
     if name in INT_POINTERS:
         return "*i32"
     if name in FLOAT_POINTERS:
@@ -98,6 +102,7 @@ def _facts(compiled: Any) -> Compiled:
         threads=32 * compiled.metadata.num_warps,
         tensor_op=op,
         async_loads=len(re.findall(r"LDGSTS|UTMALDG", loop)),
+        tma_loads=len(re.findall(r"UTMALDG", loop)),
         wide_loads=len(re.findall(r"LDG\.E[.\w]*\.(?:64|128)", loop)),
         vector_loads=len(re.findall(r"LDG\.E[.\w]*\.128", sass)),
         float_atomics=len(FLOAT_ATOMIC.findall(compiled.asm["ptx"])),
@@ -112,6 +117,7 @@ def _tool(name: str, *arguments: str) -> str:
 def product_loop(sass: str, op: str) -> str:
     """Machine code of the loop over K: the longest backward jump over the tensor-core operation.
 
+    A loop ends, so its jump has a condition; one without leads back from a wait behind the code.
     Where the loop was unrolled there is no jump: then all from the first operation to the last.
     """
     lines = sass.splitlines()
@@ -121,7 +127,7 @@ def product_loop(sass: str, op: str) -> str:
         label = re.match(r"\s*(\.L_x_\d+):", line)
         if label:
             labels[label[1]] = number
-        jump = re.search(r"BRA\b.*?`\((\.L_x_\d+)\)", line)
+        jump = LOOP_JUMP.search(line)
         if jump and jump[1] in labels:
             loops.append("\n".join(lines[labels[jump[1]] : number + 1]))
     products = [number for number, line in enumerate(lines) if op in line]

@@ -11,7 +11,7 @@ I expert width, J = 2I, M tiles, B blocks of columns; a block is BM x BN, and BK
 import triton
 import triton.language as tl
 
-from model.kernels.forward import load_block
+from model.kernels.forward import expert_block, load_block
 
 
 @triton.jit
@@ -99,6 +99,7 @@ def act_grad_kernel(
     K: tl.constexpr,
     DETACH: tl.constexpr,
     PARTS: tl.constexpr,
+    TMA: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -121,14 +122,18 @@ def act_grad_kernel(
     n = tl.arange(0, BN)
     k = tl.arange(0, BK)
     dout_rows = dout_TH + (slots // K).to(tl.int64)[:, None] * H + k[None, :]
-    w_tile = w2_PHI + expert.to(tl.int64) * (H * I) + n0
-    w_local = k[:, None] * I + n[None, :]
+    if not TMA:
+        w_tile = w2_PHI + expert.to(tl.int64) * (H * I) + n0
+        w_local = k[:, None] * I + n[None, :]
     K_EDGE: tl.constexpr = H if H % BK else 0
     N_EDGE: tl.constexpr = I if I % BN else 0
     dact = tl.zeros((BM, BN), tl.float32)
     for k0 in range(0, H, BK):
         dout = load_block(dout_rows + k0, m, k0 + k, 0, K_EDGE)
-        w = load_block(w_tile + w_local + k0 * I, k0 + k, n0 + n, K_EDGE, N_EDGE)
+        if TMA:
+            w = expert_block(w2_PHI, expert, k0, n0, BK, BN)
+        else:
+            w = load_block(w_tile + w_local + k0 * I, k0 + k, n0 + n, K_EDGE, N_EDGE)
         dact = tl.dot(dout, w, dact, input_precision="ieee")
     s = tl.load(s_S + slots).to(tl.float32)
     if DETACH:

@@ -86,6 +86,8 @@ def _product_misses(launch: Launch, compiled: Compiled, arch: str, full_size: bo
         failed.append(f"{buffers:.1f} buffers in shared memory, at least {BUFFERS}")
     if pipelined and compiled.async_loads == 0:
         failed.append("no asynchronous load in the loop")
+    if pipelined and launch.described() and compiled.tma_loads == 0:
+        failed.append("no load through a descriptor in the loop")
     if full_size and compiled.wide_loads:
         failed.append(f"{compiled.wide_loads} plain loads of operands in the loop")
     training = full_size and launch.constants["BM"] == 128

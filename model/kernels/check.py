@@ -1,9 +1,10 @@
 """Check the kernels on a GPU: python -m model.kernels.check --out kernel-check.json
 
 Numerics against float64, document pools against the routing function, bit equality of repeated
-runs, races (with compute-sanitizer where it is installed), and time against torch's grouped_mm,
-transformers' own implementations (SonicMoE is one of them), and ScatterMoE and Liger where they are
-installed. The Kernel page shows the file. Without a GPU it says so and exits with 2.
+runs and of tensor descriptors with pointers, races (with compute-sanitizer where it is installed),
+and time against torch's grouped_mm, transformers' own implementations (SonicMoE is one of them),
+and ScatterMoE and Liger where they are installed. The Kernel page shows the file. Without a GPU it
+says so and exits with 2.
 
 Shapes: B rows, T tokens, K experts a token, E experts, R of them routed, H hidden size, I width.
 """
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from model import routing
+from model.kernels import plans
 from model.kernels.ops import document_pools, moe
 
 FORMAT_VERSION = 1
@@ -39,6 +41,7 @@ NUMERIC_SIZES = (
 TIMED_SIZES = ((16_384, 128, 8, 2048, 1024), (256, 128, 8, 2048, 1024), (16, 128, 8, 2048, 1024))
 POOL_SIZES = (4, 4096, 127)
 REPEATS = 5
+DESCRIBED = "triton, descriptors"  # timed with every tile's descriptors on
 NAMES = ("out", "dx", "dw13", "dw2", "ds")
 Layer = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -129,6 +132,22 @@ def determinism() -> list[dict[str, Any]]:
     return rows
 
 
+def descriptors() -> list[dict[str, Any]]:
+    """Loads through tensor descriptors against loads through pointers: the same bits or not.
+
+    Where this GPU or a size has no descriptors, both are the pointers.
+    """
+    rows = []
+    for sizes in NUMERIC_SIZES:
+        args = problem(sizes, torch.bfloat16, dropped=True)
+        pointers = outputs(*args)
+        with plans.using(plans.on_descriptors(plans.tables())):
+            described = outputs(*args)
+        equal = all(torch.equal(a, b) for a, b in zip(pointers, described, strict=True))
+        rows.append({"sizes": sizes, "passed": equal})
+    return rows
+
+
 def races() -> dict[str, Any]:
     """compute-sanitizer's race and memory checks over the small numeric cases."""
     tool = shutil.which("compute-sanitizer")
@@ -151,6 +170,7 @@ def peers(
     tensors[1:3] = [torch.nn.Parameter(w.detach()) for w in tensors[1:3]]
     found: dict[str, Callable[[], Layer]] = {
         "triton": lambda: lambda x, w13, w2, s: moe(x, w13, w2, s, idx),
+        DESCRIBED: lambda: lambda x, w13, w2, s: moe(x, w13, w2, s, idx),
         "triton, save x": lambda: lambda x, w13, w2, s: moe(x, w13, w2, s, idx, save="x"),
         "grouped_mm": lambda: lambda x, w13, w2, s: moe(x, w13, w2, s, idx, backend="grouped_mm"),
     }
@@ -202,12 +222,14 @@ def timing() -> list[dict[str, Any]]:
     for sizes in TIMED_SIZES:
         tensors, idx, upstream = problem(sizes, torch.bfloat16)
         for name, make in peers(tensors, idx, sizes).items():
-            row: dict[str, Any] = {"sizes": sizes, "name": name}
-            try:
-                row |= _time(make(), tensors, upstream, do_bench)
-            except Exception as error:  # a foreign library may fail in any way
-                row["error"] = f"{type(error).__name__}: {error}"[:300]
-            rows.append(row)
+            tables = plans.tables()
+            with plans.using(plans.on_descriptors(tables) if name == DESCRIBED else tables):
+                row: dict[str, Any] = {"sizes": sizes, "name": name}
+                try:
+                    row |= _time(make(), tensors, upstream, do_bench)
+                except Exception as error:  # a foreign library may fail in any way
+                    row["error"] = f"{type(error).__name__}: {error}"[:300]
+                rows.append(row)
     return rows
 
 
@@ -240,8 +262,9 @@ def main(out: Path, numerics_only: bool) -> None:
         click.echo("No CUDA device here: nothing was checked. Run this on a machine with one.")
         raise SystemExit(2)
     result: dict[str, Any] = {"format_version": FORMAT_VERSION, "numerics": numerics()}
-    result["pools"] = pools()
-    passed = [row["passed"] for row in (*result["numerics"], result["pools"])]
+    result |= {"pools": pools(), "descriptors": descriptors()}
+    compared = (*result["numerics"], *result["descriptors"], result["pools"])
+    passed = [row["passed"] for row in compared]
     if not numerics_only:
         result |= {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
         result |= {"determinism": determinism(), "races": races(), "timing": timing()}

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from model.kernels import backward, forward, metadata, plans, pool
 from model.kernels.metadata import Tiles
@@ -68,7 +69,23 @@ def _start(
 ) -> None:
     """The one place where kernels start; an empty grid starts nothing."""
     if all(grid):
-        kernel[grid](*tensors, **scalars, **launch.constants, **launch.options())
+        launch, operands = _describe(kernel.arg_names, launch, tensors)
+        kernel[grid](*operands, **scalars, **launch.constants, **launch.options())
+
+
+def _describe(
+    names: list[str], launch: plans.Launch, tensors: tuple[Tensor, ...]
+) -> tuple[plans.Launch, list[Any]]:
+    """Tensor descriptors in place of the tensors that the launch loads through them.
+
+    A descriptor must start at a multiple of 16 bytes, which a view of weights need not: then the
+    launch is the one on pointers.
+    """
+    blocks, operands = launch.described(), dict(zip(names, tensors, strict=False))
+    if any(operands[name].data_ptr() % plans.DESCRIPTOR_ALIGNMENT for name in blocks):
+        return launch.on_pointers(), list(tensors)
+    made = {name: TensorDescriptor.from_tensor(operands[name], blocks[name]) for name in blocks}
+    return launch, list((operands | made).values())
 
 
 def run_forward(

@@ -6,6 +6,9 @@ one fixed order, and each accumulator sees one `tl.dot` an iteration (two miscom
 Rows past the end of an expert repeat its last row instead of being masked: they are valid memory
 and their results are never stored.
 
+With TMA the weights, and a left operand whose rows lie together, are tensor descriptors instead of
+pointers: the same blocks, so the same bits.
+
 Shapes: T tokens, K experts a token, S slots and rows (S = T*K), P physical experts, H hidden size,
 I expert width, J = 2I, M tiles; a block is BM x BN, and BK deep.
 """
@@ -34,6 +37,19 @@ def load_block(
 
 
 @triton.jit
+def expert_block(
+    w_P: tl.tensor_descriptor,
+    expert: tl.tensor,
+    row: tl.tensor,
+    col: tl.tensor,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+) -> tl.tensor:
+    """ROWS x COLS of one expert's matrix in a [P, rows, cols] descriptor; zeros outside of it."""
+    return w_P.load([expert, row, col]).reshape(ROWS, COLS)
+
+
+@triton.jit
 def up_kernel(
     x_TH: tl.tensor,
     w13_PJH: tl.tensor,
@@ -48,6 +64,7 @@ def up_kernel(
     K: tl.constexpr,
     SAVE_H: tl.constexpr,
     STORE_A: tl.constexpr,
+    TMA: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -69,16 +86,21 @@ def up_kernel(
     n = tl.arange(0, BN)
     k = tl.arange(0, BK)
     x_rows = x_TH + (slots // K).to(tl.int64)[:, None] * H + k[None, :]
-    w_base = w13_PJH + expert.to(tl.int64) * (2 * I * H) + n0 * H
-    w_local = n[None, :] * H + k[:, None]
+    if not TMA:
+        w_base = w13_PJH + expert.to(tl.int64) * (2 * I * H) + n0 * H
+        w_local = n[None, :] * H + k[:, None]
     K_EDGE: tl.constexpr = H if H % BK else 0
     N_EDGE: tl.constexpr = I if I % BN else 0
     gate = tl.zeros((BM, BN), tl.float32)
     up = tl.zeros((BM, BN), tl.float32)
     for k0 in range(0, H, BK):
         x = load_block(x_rows + k0, m, k0 + k, 0, K_EDGE)
-        w_gate = load_block(w_base + w_local + k0, k0 + k, n0 + n, K_EDGE, N_EDGE)
-        w_up = load_block(w_base + I * H + w_local + k0, k0 + k, n0 + n, K_EDGE, N_EDGE)
+        if TMA:
+            w_gate = expert_block(w13_PJH, expert, n0, k0, BN, BK).T
+            w_up = expert_block(w13_PJH, expert, I + n0, k0, BN, BK).T
+        else:
+            w_gate = load_block(w_base + w_local + k0, k0 + k, n0 + n, K_EDGE, N_EDGE)
+            w_up = load_block(w_base + I * H + w_local + k0, k0 + k, n0 + n, K_EDGE, N_EDGE)
         gate = tl.dot(x, w_gate, gate, input_precision="ieee")
         up = tl.dot(x, w_up, up, input_precision="ieee")
     live = (m < count)[:, None]
@@ -108,6 +130,7 @@ def rows_to_slots_kernel(
     WIDTH: tl.constexpr,
     STRIDE_DEPTH: tl.constexpr,
     STRIDE_WIDTH: tl.constexpr,
+    TMA: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -129,16 +152,25 @@ def rows_to_slots_kernel(
     n0 = (pid % blocks) * BN
     n = tl.arange(0, BN)
     k = tl.arange(0, BK)
-    rows_tile = rows_SD + first.to(tl.int64) * DEPTH
-    rows_local = near[:, None] * DEPTH + k[None, :]
-    w_tile = w_P + expert.to(tl.int64) * (DEPTH * WIDTH) + n0 * STRIDE_WIDTH
-    w_local = k[:, None] * STRIDE_DEPTH + n[None, :] * STRIDE_WIDTH
+    if not TMA:
+        rows_tile = rows_SD + first.to(tl.int64) * DEPTH
+        rows_local = near[:, None] * DEPTH + k[None, :]
+        w_tile = w_P + expert.to(tl.int64) * (DEPTH * WIDTH) + n0 * STRIDE_WIDTH
+        w_local = k[:, None] * STRIDE_DEPTH + n[None, :] * STRIDE_WIDTH
     K_EDGE: tl.constexpr = DEPTH if DEPTH % BK else 0
     N_EDGE: tl.constexpr = WIDTH if WIDTH % BN else 0
     acc = tl.zeros((BM, BN), tl.float32)
     for k0 in range(0, DEPTH, BK):
-        rows = load_block(rows_tile + rows_local + k0, m, k0 + k, 0, K_EDGE)
-        w = load_block(w_tile + w_local + k0 * STRIDE_DEPTH, k0 + k, n0 + n, K_EDGE, N_EDGE)
+        if TMA:
+            # Rows past the expert's end are the next one's or unwritten: no result is stored.
+            rows = rows_SD.load([first, k0])
+            if STRIDE_WIDTH == 1:
+                w = expert_block(w_P, expert, k0, n0, BK, BN)
+            else:
+                w = expert_block(w_P, expert, n0, k0, BN, BK).T
+        else:
+            rows = load_block(rows_tile + rows_local + k0, m, k0 + k, 0, K_EDGE)
+            w = load_block(w_tile + w_local + k0 * STRIDE_DEPTH, k0 + k, n0 + n, K_EDGE, N_EDGE)
         acc = tl.dot(rows, w, acc, input_precision="ieee")
     slots = tl.load(order_S + first + near)
     live = (m < count)[:, None]

@@ -11,14 +11,20 @@ width, J = 2I.
 """
 
 import json
+import math
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 TABLES = Path(__file__).with_name("configs.json")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+WITHOUT_DESCRIPTORS = ("sm_80",)  # emulated there, at up to 255 registers
+DESCRIPTOR_ALIGNMENT = 16  # bytes: the start of a tensor and each of its rows
+DESCRIBED_TILES = ("up", "down", "act_grad", "input_grad")
 POOL_TOKENS = 32
 
 
@@ -48,6 +54,22 @@ class Launch:
         """How Triton is to compile it."""
         options = {"num_warps": self.warps, "num_stages": self.stages}
         return options | ({"maxnreg": self.max_registers} if self.max_registers else {})
+
+    def described(self) -> dict[str, list[int]]:
+        """Operands that are tensor descriptors, by parameter name: the block each is loaded in."""
+        if not self.constants.get("TMA"):
+            return {}
+        BM, BN, BK = (self.constants[name] for name in ("BM", "BN", "BK"))
+        if self.kernel == "up_kernel":
+            return {"w13_PJH": [1, BN, BK]}
+        if self.kernel == "act_grad_kernel":
+            return {"w2_PHI": [1, BK, BN]}
+        w_block = [1, BK, BN] if self.constants["STRIDE_WIDTH"] == 1 else [1, BN, BK]
+        return {"rows_SD": [BM, BK], "w_P": w_block}
+
+    def on_pointers(self) -> "Launch":
+        """The same launch without descriptors: the same bits."""
+        return replace(self, constants=self.constants | {"TMA": False})
 
 
 @dataclass(frozen=True)
@@ -95,6 +117,29 @@ def tables() -> dict[str, Any]:
     return found
 
 
+@contextmanager
+def using(other: dict[str, Any]) -> Iterator[None]:
+    """Kernels launched inside take their tiles from these tables."""
+    global tables
+    original = tables
+    tables = lambda: other  # type: ignore[assignment]  # noqa: E731
+    try:
+        yield
+    finally:
+        tables = original
+
+
+def on_descriptors(part: Any) -> Any:
+    """A copy of tables, or of a part of them, in which every tile that can asks for descriptors."""
+    if isinstance(part, list):
+        return [on_descriptors(row) for row in part]
+    if not isinstance(part, dict):
+        return part
+    copied = {name: on_descriptors(value) for name, value in part.items()}
+    asking = {name: copied[name] | {"tma": True} for name in DESCRIBED_TILES if name in copied}
+    return copied | asking
+
+
 def _row(rows: list[dict[str, Any]], num_slots: int, num_experts: int) -> dict[str, Any]:
     """The first row made for this many rows an expert."""
     for row in rows:
@@ -113,15 +158,34 @@ def _launch(kernel: str, tile: dict[str, int], blocks: int, **constants: Any) ->
     return Launch(kernel, constants, tile["warps"], tile["stages"], blocks, limit)
 
 
-def up_launch(layer: Layer, tile: dict[str, int], BM: int, save_h: bool, store_a: bool) -> Launch:
+def can_describe(arch: str, layer: Layer) -> bool:
+    """Whether descriptors can be had: by architecture, format and rows of multiples of 16 bytes.
+
+    Not in float32: the up projection would need 238 registers (the bar is 224), the rest twice to
+    three times those of the pointers.
+    """
+    aligned = 2 * math.gcd(layer.H, layer.I) % DESCRIPTOR_ALIGNMENT == 0
+    return layer.half and aligned and arch not in WITHOUT_DESCRIPTORS
+
+
+def _tma(arch: str, layer: Layer, tile: dict[str, int]) -> bool:
+    """Whether a tile's operands come through descriptors: if its table says so and they can."""
+    return bool(tile.get("tma")) and can_describe(arch, layer)
+
+
+def up_launch(
+    arch: str, layer: Layer, tile: dict[str, int], BM: int, save_h: bool, store_a: bool
+) -> Launch:
     BN, BK = _fit(tile["BN"], layer.I), _fit(tile["BK"], layer.H)
     sizes = {"H": layer.H, "I": layer.I, "K": layer.K, "BM": BM, "BN": BN, "BK": BK}
-    return _launch("up_kernel", tile, cdiv(layer.I, BN), SAVE_H=save_h, STORE_A=store_a, **sizes)
+    options = {"SAVE_H": save_h, "STORE_A": store_a, "TMA": _tma(arch, layer, tile)}
+    return _launch("up_kernel", tile, cdiv(layer.I, BN), **options, **sizes)
 
 
 def _product_launch(
-    tile: dict[str, int], BM: int, depth: int, width: int, strides: tuple[int, int]
+    arch: str, layer: Layer, tile: dict[str, int], BM: int, depth: int, strides: tuple[int, int]
 ) -> Launch:
+    width = layer.H
     BN, BK = _fit(tile["BN"], width), _fit(tile["BK"], depth)
     return _launch(
         "rows_to_slots_kernel",
@@ -131,6 +195,7 @@ def _product_launch(
         WIDTH=width,
         STRIDE_DEPTH=strides[0],
         STRIDE_WIDTH=strides[1],
+        TMA=_tma(arch, layer, tile),
         BM=BM,
         BN=BN,
         BK=BK,
@@ -149,8 +214,8 @@ def forward_plan(arch: str, layer: Layer, num_slots: int, save_h: bool) -> Forwa
     table = tables()[arch]["half" if layer.half else "full"]
     row = _row(table["forward"], num_slots, layer.P)
     BM = row["BM"]
-    down = _product_launch(row["down"], BM, layer.I, layer.H, (1, layer.I))
-    up = up_launch(layer, row["up"], BM, save_h, True)
+    down = _product_launch(arch, layer, row["down"], BM, layer.I, (1, layer.I))
+    up = up_launch(arch, layer, row["up"], BM, save_h, True)
     return ForwardPlan(BM, up, down, sum_launch(layer, True))
 
 
@@ -161,20 +226,21 @@ def backward_plan(arch: str, layer: Layer, num_slots: int, detach: bool) -> Back
     forward_row = next(r for r in table["forward"] if r["BM"] == BM)
     return BackwardPlan(
         BM,
-        up_launch(layer, forward_row["up"], BM, True, False),
-        act_grad_launch(layer, row["act_grad"], BM, detach),
+        up_launch(arch, layer, forward_row["up"], BM, True, False),
+        act_grad_launch(arch, layer, row["act_grad"], BM, detach),
         weight_grad_launch(layer, table["weight_grad"], layer.H, layer.I, True),
         weight_grad_launch(layer, table["weight_grad"], 2 * layer.I, layer.H, False),
-        _product_launch(row["input_grad"], BM, 2 * layer.I, layer.H, (layer.H, 1)),
+        _product_launch(arch, layer, row["input_grad"], BM, 2 * layer.I, (layer.H, 1)),
         sum_launch(layer, False),
     )
 
 
-def act_grad_launch(layer: Layer, tile: dict[str, int], BM: int, detach: bool) -> Launch:
+def act_grad_launch(arch: str, layer: Layer, tile: dict[str, int], BM: int, detach: bool) -> Launch:
     BN, BK = max(32, _fit(tile["BN"], layer.I)), _fit(tile["BK"], layer.H)
     parts = min(tile["parts"], BN // 16)
     sizes = {"H": layer.H, "I": layer.I, "K": layer.K, "BM": BM, "BN": BN, "BK": BK}
-    return _launch("act_grad_kernel", tile, cdiv(layer.I, BN), DETACH=detach, PARTS=parts, **sizes)
+    options = {"DETACH": detach, "PARTS": parts, "TMA": _tma(arch, layer, tile)}
+    return _launch("act_grad_kernel", tile, cdiv(layer.I, BN), **options, **sizes)
 
 
 def weight_grad_launch(

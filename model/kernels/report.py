@@ -85,6 +85,15 @@ def launches(arch: str, layer: Layer, tokens: tuple[int, ...]) -> Iterator[tuple
                 yield name, launch
 
 
+def on_descriptors(arch: str) -> Iterator[Shipped]:
+    """The path that is off: the 1B/14B layer's tiles with tensor descriptors, where they can be."""
+    with plans.using(plans.on_descriptors(plans.tables())):
+        found = list(launches(arch, LAYERS["1B/14B"], TILE_TOKENS))
+    for name, launch in found:
+        if name in plans.DESCRIBED_TILES and launch.described():
+            yield Shipped(arch, "1B/14B", f"{name}, TMA", launch)
+
+
 def shipped(arch: str) -> list[Shipped]:
     """The 1B/14B layer in every tile, smaller ones in the training tiles, one layer in float32."""
     found = [
@@ -96,6 +105,7 @@ def shipped(arch: str) -> list[Shipped]:
     ]
     full = launches(arch, Layer(2048, 1024, 8, 128, half=False), (TRAINING_TOKENS,))
     found += [Shipped(arch, "1B/14B", name, launch, "fp32") for name, launch in full]
+    found += on_descriptors(arch)
     return [*found, Shipped(arch, "1B/14B", "document pool", plans.pool_launch(127, 128))]
 
 

@@ -12,7 +12,6 @@ import copy
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,12 +48,18 @@ def entries(table: dict[str, Any], layer: Layer) -> Iterator[Entry]:
     yield Entry(("weight_grad",), TRAINING_TOKENS)
 
 
-def variants(tile: Tile) -> Iterator[Tile]:
-    """Other tiles to try; what CHOICES does not name stays."""
-    for values in itertools.product(*CHOICES.values()):
-        other = tile | dict(zip(CHOICES, values, strict=True))
-        if other != tile:
-            yield other
+def variants(tile: Tile, descriptors: bool) -> Iterator[Tile]:
+    """Other tiles to try, on pointers and, where asked, on tensor descriptors.
+
+    What CHOICES does not name stays.
+    """
+    rest = {name: value for name, value in tile.items() if name != "tma"}
+    paths: tuple[Tile, ...] = ({}, {"tma": True}) if descriptors else ({},)
+    for path in paths:
+        for values in itertools.product(*CHOICES.values()):
+            other = rest | dict(zip(CHOICES, values, strict=True)) | path
+            if other != tile:
+                yield other
 
 
 def launches(entry: Entry, arch: str, layer: Layer) -> list[Launch]:
@@ -65,17 +70,6 @@ def launches(entry: Entry, arch: str, layer: Layer) -> list[Launch]:
     plan = plans.backward_plan(arch, layer, slots, False)
     name = entry.keys[-1]
     return [plan.dw2, plan.dw13] if name == "weight_grad" else [getattr(plan, str(name))]
-
-
-@contextmanager
-def using(tables: dict[str, Any]) -> Iterator[None]:
-    """Kernels launched inside take their tiles from these tables."""
-    original = plans.tables
-    plans.tables = lambda: tables  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        plans.tables = original
 
 
 def tune(
@@ -96,10 +90,11 @@ def tune(
         holder = tables[arch]
         for key in path:
             holder = holder[key]
-        with using(tables):
+        with plans.using(tables):
             best, fastest = holder[last], seconds(entry)
             shipped = fastest
-            for tile in variants(best):
+            described = last in plans.DESCRIBED_TILES and plans.can_describe(arch, layer)
+            for tile in variants(best, described):
                 holder[last] = tile
                 if all(meets_bars(launch) for launch in launches(entry, arch, layer)):
                     taken = _seconds_or_slow(seconds, entry)

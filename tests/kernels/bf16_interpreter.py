@@ -1,7 +1,8 @@
 """Exact bf16 for Triton's interpreter, which otherwise multiplies bit patterns and truncates casts.
 
 Products are exact and added in float32, casts round to nearest even, and arithmetic on bf16 is
-refused, so that a kernel has to convert first. Test-only.
+refused, so that a kernel has to convert first. Operands of a product lie in row-major order,
+because BLAS may add in another order for a transposed one, which no tensor core does. Test-only.
 """
 
 import numpy as np
@@ -26,13 +27,14 @@ def install():
     dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
     binary = InterpreterBuilder.binary_op
 
-    def as_float32(handle):
+    def as_operand(handle):
+        data = np.ascontiguousarray(handle.data)
         if handle.dtype.scalar != tl.bfloat16:
-            return handle
-        return TensorHandle(widen(handle.data), tl.float32)
+            return TensorHandle(data, handle.dtype.scalar)
+        return TensorHandle(widen(data), tl.float32)
 
     def create_dot(self, a, b, d, *rest):
-        return dot(self, as_float32(a), as_float32(b), d, *rest)
+        return dot(self, as_operand(a), as_operand(b), d, *rest)
 
     def cast_impl(self, source, target):
         pair = source.dtype.scalar, target.scalar

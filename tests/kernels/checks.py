@@ -14,6 +14,9 @@ from tests.kernels.problems import BARS, assert_close, assert_same_bits, make, r
 
 # Two tiles an expert, one of them ragged: enough where a check runs the layer several times.
 LEAN = {"T": 20, "E": 3}
+# Three experts' weights and ids of five: the last two are dropped unless a map says otherwise.
+PART = {"T": 12, "E": 3, "K": 2, "idx": torch.arange(24).view(12, 2) * 2 % 5}
+EVEN = torch.arange(24).view(12, 2) % 2 == 0
 SHARED_LAST = torch.tensor([[t % 4, 4] for t in range(20)])
 
 
@@ -88,6 +91,26 @@ def recomputing_gives_the_same_bits():
     assert_same_bits(run(problem, save="x"), run(problem, save="xh"))
 
 
+def descriptors_change_nothing(dtype=torch.bfloat16, start=0, options=None, **case):
+    """Loaded through tensor descriptors, the output and every gradient have the same bits.
+
+    The weights begin `start` elements past an aligned address.
+    """
+    problem = make(dtype=dtype, **case)
+    x, *weights, s = problem.tensors
+    problem = problem._replace(tensors=[x, *(moved(w, start) for w in weights), s])
+    pointers = run(problem, **(options or {}))
+    described = plans.on_descriptors(plans.tables())
+    with plans.using(described), problems.poisoned_scratch():
+        assert_same_bits(run(problem, **(options or {})), pointers)
+
+
+def moved(tensor, start):
+    """A copy whose first element lies `start` elements into its memory."""
+    copy = tensor.new_empty(tensor.numel() + start)[start:].view_as(tensor)
+    return copy.copy_(tensor.detach()).requires_grad_()
+
+
 def detached_slots_train_only_their_gate():
     problem = make(**LEAN)
     detach = torch.rand(20, 3, generator=torch.Generator().manual_seed(4)) < 0.4
@@ -150,6 +173,23 @@ CASES = {
     },
     "narrow": {"H": 8, "I": 4},
     "wide": {"T": 9, "E": 3, "H": 100, "I": 52},
+}
+
+FIRST_17 = torch.arange(18)[:, None] // 17
+SUBSET = torch.tensor([2, -1, 0, -1, 1])
+DESCRIPTOR_CASES = {
+    "several-tiles": {"T": 18, "E": 2, "K": 1, "I": 40, "idx": FIRST_17},
+    "unaligned-start": {"T": 5, "E": 2, "K": 1, "start": 1},
+    "five-experts": {"T": 12},
+    "fp32": {"T": 5, "E": 2, "K": 1, "dtype": torch.float32},
+    "fp16-empty-experts": {"T": 3, "E": 9, "dtype": torch.float16},
+    "expert-subset": PART | {"options": {"phys_E": SUBSET}},
+    "detached-and-dropped": PART | {"options": {"detach_TK": EVEN}},
+    "recomputed": {"T": 9, "E": 2, "K": 1, "options": {"save": "x"}},
+    "all-dropped": {"T": 3, "idx": torch.full((3, 3), -1)},
+    "no-tokens": {"T": 0},
+    "rows-of-33": {"T": 5, "E": 2, "K": 1, "H": 33, "I": 17},
+    "rows-of-20": {"T": 5, "E": 2, "K": 1, "H": 20, "I": 12},
 }
 
 # In the order in which they find faults: the mutation check stops at the first that does.

@@ -45,7 +45,7 @@ def up():
     starts[-1] = FAR
     h, a = far_rows(2 * 1024), far_rows(1024)
     tiles = index(experts - 1), index(FAR - 1)
-    sizes = {"H": H, "I": 1024, "K": K, "SAVE_H": True, "STORE_A": True}
+    sizes = {"H": H, "I": 1024, "K": K, "SAVE_H": True, "STORE_A": True, "TMA": False}
     forward.up_kernel[(1,)](x, w13, order, starts, *tiles, h, a, **sizes, **TILE)
     same(h[FAR - 1, :16], w13[-1, :16].float() @ x[token].float())
 
@@ -55,7 +55,7 @@ def down():
     rows[FAR - 1] = normal(H) / 16
     w = normal(1, H, H)
     order = torch.full((FAR,), FAR - 2, dtype=torch.int32)
-    sizes = {"DEPTH": H, "WIDTH": H, "STRIDE_DEPTH": H, "STRIDE_WIDTH": 1}
+    sizes = {"DEPTH": H, "WIDTH": H, "STRIDE_DEPTH": H, "STRIDE_WIDTH": 1, "TMA": False}
     operands = (rows, w, order, index(0, FAR), index(0), index(FAR - 1), out)
     forward.rows_to_slots_kernel[(1,)](*operands, **sizes, **TILE)
     same(out[FAR - 2, :16], rows[FAR - 1].float() @ w[0, :, :16].float())
@@ -85,7 +85,7 @@ def act_grad():
     ds = torch.empty(FAR * 64)
     tiles = index(0, FAR), index(0), index(FAR - 1)
     operands = (dout, w2, h, torch.ones(FAR), order, order, *tiles, dh, sa, ds)
-    sizes = {"H": H, "I": 1024, "K": K, "DETACH": False, "PARTS": 2}
+    sizes = {"H": H, "I": 1024, "K": K, "DETACH": False, "PARTS": 2, "TMA": False}
     backward.act_grad_kernel[(1,)](*operands, **sizes, **TILE)
     silu = torch.tensor(1.0).sigmoid()
     same(dh[FAR - 1, 1024:1040], dout[token].float() @ w2[0, :, :16].float() * silu)

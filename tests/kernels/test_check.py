@@ -38,12 +38,21 @@ def test_it_writes_what_the_kernel_page_shows(small, tmp_path):
     assert found["format_version"] == check.FORMAT_VERSION
     assert {row["options"] for row in found["numerics"]} == {"plain", "expert map", "detached"}
     assert all(row["passed"] for row in (*found["numerics"], *found["determinism"]))
+    assert [row["passed"] for row in found["descriptors"]] == [True]
     assert found["device"] == "none" and found["pools"]["passed"]
     times = {row["name"]: row for row in found["timing"]}
-    for name in ("triton", "triton, save x", "grouped_mm", "transformers grouped_mm"):
+    ours = ("triton", "triton, descriptors", "triton, save x", "grouped_mm")
+    for name in (*ours, "transformers grouped_mm"):
         assert times[name]["forward_backward_ms"] == 1.0
     # What cannot run here says why, and the rest goes on.
     assert "error" in times["transformers sonicmoe"]
+
+
+def test_descriptors_that_give_other_bits_make_it_fail(small, monkeypatch):
+    calls = []
+    monkeypatch.setattr(check, "numerics", list)
+    monkeypatch.setattr(check, "outputs", lambda *_: calls.append(0) or [torch.tensor(len(calls))])
+    assert run("--numerics-only").exit_code == 1
 
 
 def test_a_wrong_number_makes_it_fail(small, monkeypatch):

@@ -107,6 +107,43 @@ FAULTS = {
     ),
 }
 
+# Noticed by the comparison with pointers, which no other check makes.
+DESCRIPTOR_FAULTS = {
+    "weights of another expert": Fault(
+        "forward", "w_P.load([expert, row, col])", "w_P.load([expert * 0, row, col])"
+    ),
+    "columns of the first block": Fault(
+        "forward", "w_P.load([expert, row, col])", "w_P.load([expert, row, col * 0])"
+    ),
+    "gate and up blocks swapped": Fault(
+        "forward",
+        "w_gate = expert_block(w13_PJH, expert, n0, k0, BN, BK).T\n"
+        "            w_up = expert_block(w13_PJH, expert, I + n0, k0, BN, BK).T",
+        "w_up = expert_block(w13_PJH, expert, n0, k0, BN, BK).T\n"
+        "            w_gate = expert_block(w13_PJH, expert, I + n0, k0, BN, BK).T",
+    ),
+    "up block of a neighbour": Fault("forward", "I + n0, k0, BN, BK", "I - 1 + n0, k0, BN, BK"),
+    "rows of the first tile": Fault(
+        "forward", "rows_SD.load([first, k0])", "rows_SD.load([0, k0])"
+    ),
+    "input gradient from the first step": Fault(
+        "forward", "expert_block(w_P, expert, k0, n0,", "expert_block(w_P, expert, 0, n0,"
+    ),
+    "down block of the first columns": Fault(
+        "forward", "expert_block(w_P, expert, n0, k0,", "expert_block(w_P, expert, 0, k0,"
+    ),
+    "activation gradient of the first columns": Fault(
+        "backward", "expert_block(w2_PHI, expert, k0, n0,", "expert_block(w2_PHI, expert, k0, 0,"
+    ),
+    "a block of the wrong shape": Fault("forward", "BN, BK).T", "BK, BN)"),
+    "a start that no descriptor takes": Fault(
+        "flow", "% plans.DESCRIPTOR_ALIGNMENT", "% plans.DESCRIPTOR_ALIGNMENT // 16"
+    ),
+    "descriptors given where pointers are meant": Fault(
+        "flow", "return launch.on_pointers(), ", "return launch, "
+    ),
+}
+
 
 def suite():
     """The checks in the order in which they are likely to notice something."""
@@ -142,6 +179,14 @@ def test_a_planted_fault_is_noticed(fault, tmp_path, monkeypatch):
         except Exception:
             return
     pytest.fail("no check noticed")
+
+
+@pytest.mark.parametrize("fault", DESCRIPTOR_FAULTS.values(), ids=DESCRIPTOR_FAULTS.keys())
+def test_a_fault_of_the_descriptor_path_is_noticed(fault, tmp_path, monkeypatch):
+    plant(fault, tmp_path, monkeypatch)
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        for case in checks.DESCRIPTOR_CASES.values():
+            checks.descriptors_change_nothing(**case)
 
 
 def test_without_a_fault_every_check_passes(tmp_path, monkeypatch):

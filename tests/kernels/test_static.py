@@ -46,6 +46,12 @@ def test_the_report_covers_every_kernel_and_says_what_was_not_measured(report):
     wanted = {"up", "down", "combine", "act_grad", "dw2", "dw13", "input_grad", "reduce"}
     assert names >= wanted | {"h again", "up without h", "document pool"}
     assert any("timed" in line for line in report["not_measured"])
+    described = [row for row in report["rows"] if row["kernel"].endswith(", TMA")]
+    assert {row["kernel"] for row in described} == {
+        f"{name}, TMA" for name in plans.DESCRIBED_TILES
+    }
+    assert {row["arch"] for row in described} == {"sm_90", "sm_100"}
+    assert all(row["tma_loads"] for row in described)
     assert report["costs"]["forward_over_bound"] <= 1.75
 
 
@@ -57,14 +63,16 @@ def test_a_missed_bar_is_reported():
         "from model.kernels import bars, plans, aot\n"
         "from model.kernels.report import LAYERS\n"
         "launch = plans.forward_plan('sm_90', LAYERS['1B/14B'], 131072, True).down\n"
-        "bad = aot.Compiled(255, 64, 12, 40000, 0, 256, 'HMMA', 0, 4, 0, 1)\n"
+        "bad = aot.Compiled(255, 64, 12, 40000, 0, 256, 'HMMA', 0, 0, 4, 0, 1)\n"
+        "print(len(bars.misses(launch, bad, 'sm_90', True, True)))\n"
+        "launch.constants['TMA'] = True\n"
         "print(len(bars.misses(launch, bad, 'sm_90', True, True)))\n"
     )
     assert LAYERS["1B/14B"].H == 2048
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     run = [sys.executable, "-c", code]
     result = subprocess.run(run, env=environment, capture_output=True, text=True, cwd=ROOT)
-    assert result.stdout.strip() == "8", result.stderr[-2000:]
+    assert result.stdout.split() == ["8", "9"], result.stderr[-2000:]
 
 
 def test_the_report_refuses_to_run_interpreted():

@@ -20,7 +20,7 @@ def best_is(wanted):
         tile = plans.tables()["sm_90"]["half"]
         for key in entry.keys:
             tile = tile[key]
-        return 1 + sum(tile[name] != value for name, value in wanted.items())
+        return 1 + sum(tile.get(name) != value for name, value in wanted.items())
 
     return seconds
 
@@ -37,6 +37,24 @@ def test_the_fastest_tile_is_kept_and_other_architectures_stay():
     assert half["backward"][1]["act_grad"].items() >= wanted.items()
     assert all(found[name] == TABLES[name] for name in TABLES if name != "sm_90")
     assert plans.tables() == TABLES
+
+
+def test_descriptors_are_tried_where_they_can_be():
+    found = tuned(best_is({"BN": 64, "tma": True}))["sm_90"]["half"]
+    tiles = [tile for row in found["forward"] + found["backward"] for tile in row.values()]
+    assert all(tile["tma"] is True for tile in tiles if isinstance(tile, dict))
+    assert "tma" not in found["weight_grad"]
+    tile = TABLES["sm_90"]["half"]["forward"][0]["up"]
+    both = list(tune.variants(tile, True))
+    assert tile | {"tma": True} in both
+    assert tile in tune.variants(tile | {"tma": True}, True)
+    assert len(both) == 1 + 2 * len(list(tune.variants(tile, False)))
+
+
+def test_descriptors_are_not_tried_where_rows_do_not_allow_them():
+    odd = Layer(2048, 1020, 8, 128)
+    found = tune.tune(TABLES, "sm_90", odd, lambda launch: True, best_is({"tma": True}))
+    assert found == TABLES
 
 
 def test_the_shipped_tile_stays_unless_another_is_faster():
