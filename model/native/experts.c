@@ -43,7 +43,23 @@ int emo_top_k(long N, long R, long k, const float *scores, int64_t *ids) {
 
 /* Rows and weights lie far apart, where no processor guesses the next: they are asked for early. */
 INLINE void fetch(const float *weights, long count) {
-    for (long i = 0; i < count; i += 16) __builtin_prefetch(weights + i, 0, 2);
+    for (long i = 0; i < count; i += 16) __builtin_prefetch(weights + i, 0, 1);
+}
+
+/* `product` in strips of columns, fetching a share of the matrix at `next` beside each. */
+INLINE void product_fetching(long M, long n, long depth, const float *A, const float *B, float *C,
+                             const float *next) {
+    const long share = depth * TILE_COLUMNS;
+    for (long j = 0; j < n; j += TILE_COLUMNS) {
+        if (next) fetch(next + j / TILE_COLUMNS * share, share);
+        product(M, TILE_COLUMNS, depth, A, depth, 1, B + j, n, C + j, n, 0);
+    }
+}
+
+INLINE long next_with_rows(long e, long E, const int32_t *offsets) {
+    do e++;
+    while (e < E && offsets[e] == offsets[e + 1]);
+    return e;
 }
 
 INLINE void gather(long M, long H, const float *x, const int32_t *order, long K, float *rows) {
@@ -74,18 +90,19 @@ int emo_experts_forward(long K, long E, long H, long I, const float *x, const fl
         if (offsets[e] == offsets[e + 1]) continue;
         transpose(J, H, w13 + e * J * H, w13_t);
         transpose(H, I, w2 + e * H * I, w2_t);
-        if (e + 1 < E) fetch(w13 + (e + 1) * J * H, J * H), fetch(w2 + (e + 1) * H * I, H * I);
+        const long after = next_with_rows(e, E, offsets);
         for (long p = offsets[e]; p < offsets[e + 1]; p += BLOCK) {
             const long M = offsets[e + 1] - p < BLOCK ? offsets[e + 1] - p : BLOCK;
+            const int ahead = p == offsets[e] && after < E;
             float *hp = h ? h + p * J : h_block;
             gather(M, H, x, order + p, K, rows);
-            product(M, J, H, rows, H, 1, w13_t, J, hp, J, 0);
+            product_fetching(M, J, H, rows, w13_t, hp, ahead ? w13 + after * J * H : NULL);
             for (long m = 0; m < M; m++)
                 for (long i = 0; i < I; i += LANES) {
                     const vec g = *(vec *)(hp + m * J + i), u = *(vec *)(hp + m * J + I + i);
                     *(vec *)(a + m * I + i) = g * vec_sigmoid(g) * u * gate[order[p + m]];
                 }
-            product(M, H, I, a, I, 1, w2_t, H, y, H, 0);
+            product_fetching(M, H, I, a, w2_t, y, ahead ? w2 + after * H * I : NULL);
             add_rows(M, H, y, order + p, K, out);
         }
     }

@@ -1,0 +1,108 @@
+"""Products of a few rows with a large matrix: the numbers of float64, on any number of threads."""
+
+import platform
+import shutil
+
+import pytest
+import torch
+
+from model.native import compiled, products
+from model.native.products import multiply
+
+BARS = {torch.float32: 3e-6, torch.bfloat16: 3e-3}
+SHAPES = [(512, 512), (1056, 544), (96, 4096), (4096, 96)]
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+
+
+def operands(rows, depth, columns, transposed, dtype):
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(rows, depth, generator=generator).to(dtype)
+    shape = (columns, depth) if transposed else (depth, columns)
+    b = torch.randn(shape, generator=generator).to(dtype)
+    return a, b.t() if transposed else b
+
+
+def product(a, b):
+    out = torch.full((a.shape[0], b.shape[1]), float("nan"), dtype=a.dtype)
+    multiply(a, b, out)
+    return out
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", BARS, ids=str)
+@pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize(("depth", "columns"), SHAPES)
+def test_every_row_count_gives_the_product(depth, columns, transposed, dtype):
+    for rows in (1, 2, 5, 7, 8, 31, 64, 65, 96):
+        a, b = operands(rows, depth, columns, transposed, dtype)
+        want = a.double() @ b.double()
+        error = (product(a, b).double() - want).norm() / want.norm()
+        assert error < BARS[dtype], rows
+
+
+@needs_compiler
+@pytest.mark.parametrize("transposed", [True, False])
+def test_threads_share_the_columns_and_change_no_bit(threads, transposed):
+    a, b = operands(40, 512, 1056, transposed, torch.float32)
+    threads(1)
+    alone = product(a, b)
+    threads(3)
+    assert torch.equal(product(a, b), alone)
+
+
+@pytest.fixture
+def compile_anew(monkeypatch, tmp_path):
+    """Forgets the loaded library, before and after, and has the next one made in an empty folder."""
+    caches = (compiled.library, products._has_products)
+
+    def forget(*flags):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setattr(compiled, "FLAGS", list(flags))
+        for cache in caches:
+            cache.cache_clear()
+
+    yield forget
+    for cache in caches:
+        cache.cache_clear()
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names an x86 processor")
+def test_shorter_vectors_give_the_same_numbers(compile_anew):
+    a, b = operands(31, 512, 544, True, torch.float32)
+    native = product(a, b)
+    compile_anew("-O3", "-march=haswell", "-fPIC", "-shared")
+    torch.testing.assert_close(product(a, b), native, rtol=1e-4, atol=1e-4)
+    assert products._has_products(torch.float32)
+    assert not products._has_products(torch.bfloat16)
+
+
+@needs_compiler
+@pytest.mark.parametrize("parts", [1, 2, 3, 7, 100])
+def test_shares_cover_every_column_once(parts):
+    shares = products._shares(544, parts)
+    assert [column for share in shares for column in share] == list(range(544))
+    assert len(shares) <= parts
+    assert all(share.start % products.MULTIPLE == 0 for share in shares)
+
+
+@pytest.mark.parametrize(
+    ("rows", "depth", "columns"), [(97, 512, 512), (4, 64, 64), (4, 520, 512), (4, 512, 1000)]
+)
+def test_what_compiled_code_does_not_take_is_torchs(monkeypatch, rows, depth, columns):
+    monkeypatch.setattr(products, "call", None)
+    a, b = operands(rows, depth, columns, False, torch.float32)
+    assert torch.equal(product(a, b), a @ b)
+
+
+def test_without_the_library_the_product_is_torchs(monkeypatch):
+    monkeypatch.setattr(products, "_has_products", lambda dtype: False)
+    a, b = operands(4, 512, 512, True, torch.float32)
+    assert torch.equal(product(a, b), a @ b)
