@@ -3,9 +3,9 @@
 `emo_moe` is the one the models use: the kernels of `model.kernels` on CUDA; on a CPU the compiled
 code of `model.native` for small experts, else `sorted_experts`. That one sorts the (token, expert)
 rows by expert and runs one matrix product an expert (`native.products` where experts are large),
-with a hand-written backward. Row counts of
-small experts in bf16 are padded to a multiple of ROW_MULTIPLE, because oneDNN compiles a kernel for
-every new shape. `reference_experts` is the plain loop that tests compare with.
+with a hand-written backward. Row counts of small experts in bf16 are padded to a multiple of
+ROW_MULTIPLE, because oneDNN compiles a kernel for every new shape. `reference_experts` is the plain
+loop that tests compare with.
 
 Shapes: N tokens, K experts a token, S = N*K slots, P rows (slots sorted by expert, padded),
 E experts, H hidden size, I expert width.

@@ -59,7 +59,7 @@ def test_threads_share_the_columns_and_change_no_bit(threads, transposed):
 
 @pytest.fixture
 def compile_anew(monkeypatch, tmp_path):
-    """Forgets the loaded library, before and after, and has the next one made in an empty folder."""
+    """Forgets the loaded library, before and after; the next is made in an empty folder."""
     caches = (compiled.library, products._has_products)
 
     def forget(*flags):
