@@ -22,7 +22,7 @@ from transformers.activations import SiLUActivation
 from transformers.integrations.moe import ExpertsInterface, _default_apply_gate
 
 from model import native
-from model.native.products import multiply
+from model.native.products import has_products, multiply
 
 ROW_MULTIPLE = 32
 
@@ -192,31 +192,43 @@ def _activation_backward(
 
 
 class _NativeExperts(torch.autograd.Function):
-    """The same sum in compiled code (experts.c), fp32; rows stay in the cache between products."""
+    """The same sum in compiled code (experts.c); rows stay in the cache between products."""
 
     @staticmethod
     def forward(
-        ctx: Any, x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
+        ctx: Any,
+        x_NH: Tensor,
+        w13_EJH: Tensor,
+        w2_EHI: Tensor,
+        s_NK: Tensor,
+        ids_NK: Tensor,
+        half: bool,
     ) -> Tensor:
-        out_NH, saved = native.experts_forward(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK, keep=True)
+        out_NH, saved = native.experts_forward(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK, True, half)
         ctx.save_for_backward(*saved)
+        ctx.half = half
         return out_NH
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout_NH: Tensor) -> tuple[Tensor | None, ...]:
-        return *native.experts_backward(ctx.saved_tensors, dout_NH), None
+        return *native.experts_backward(ctx.saved_tensors, dout_NH, ctx.half), None, None
 
 
 @torch.compiler.disable
 def native_experts(
     x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
 ) -> Tensor:
-    """SwiGLU experts in compiled code: [N, H], all in float32; see `native.fits`."""
+    """SwiGLU experts in compiled code: [N, H] in float32; see `native.fits`.
+
+    Under bf16 autocast the operands of products are bf16, where the processor multiplies it.
+    """
     inputs = (x_NH, w13_EJH, w2_EHI, s_NK)
+    autocast = torch.is_autocast_enabled("cpu")
+    half = autocast and has_products(torch.get_autocast_dtype("cpu"))
     if _learning(*inputs):
-        return _NativeExperts.apply(*inputs, ids_NK)
-    return native.experts_forward(*inputs, ids_NK, keep=False)[0]
+        return _NativeExperts.apply(*inputs, ids_NK, half)
+    return native.experts_forward(*inputs, ids_NK, keep=False, half=half)[0]
 
 
 def _learning(*inputs: Tensor) -> bool:
@@ -291,7 +303,7 @@ def _cuda_experts(
 def _cpu_experts(
     x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
 ) -> Tensor:
-    """Compiled code where it fits, in float32 under autocast too: it is the faster of the two."""
+    """Compiled code where it fits, under autocast too: it is the faster of the two."""
     if x_NH.dtype == torch.float32 and native.fits(w13_EJH, w2_EHI):
         return native_experts(x_NH, w13_EJH, w2_EHI, s_NK.float(), ids_NK)
     return sorted_experts(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK)

@@ -16,11 +16,18 @@ MAX_WEIGHTS = 2**16
 
 
 def experts_forward(
-    x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor, keep: bool
+    x_NH: Tensor,
+    w13_EJH: Tensor,
+    w2_EHI: Tensor,
+    s_NK: Tensor,
+    ids_NK: Tensor,
+    keep: bool,
+    half: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Sum over the K slots of s * down(silu(gate(x)) * up(x)): [N, H], and what backward needs.
 
-    Float32; ids outside 0..E-1 drop their slot. Without `keep` no pre-activations are stored.
+    Float32; with `half` the operands of each product are rounded to bf16, where the processor
+    multiplies it. Ids outside 0..E-1 drop their slot. Without `keep` no pre-activations are stored.
     """
     E, J, H = w13_EJH.shape
     S, K = ids_NK.numel(), ids_NK.shape[1]
@@ -31,16 +38,18 @@ def experts_forward(
     h_SJ = x_NH.new_empty(S, J) if keep else None
     out_NH = torch.zeros_like(x_NH)
     inputs = (x_NH, w13_EJH, w2_EHI, s_NK, order_S, offsets)
-    call("emo_experts_forward", K, E, H, J // 2, *inputs, h_SJ, out_NH)
+    call("emo_experts_forward", K, E, H, J // 2, int(half), *inputs, h_SJ, out_NH)
     return out_NH, inputs if h_SJ is None else (*inputs, h_SJ)
 
 
-def experts_backward(saved: tuple[Tensor, ...], dout_NH: Tensor) -> tuple[Tensor, ...]:
+def experts_backward(
+    saved: tuple[Tensor, ...], dout_NH: Tensor, half: bool = False
+) -> tuple[Tensor, ...]:
     """Gradients of x, w13, w2 and s, from what `experts_forward` kept."""
     x_NH, w13_EJH, w2_EHI, s_NK = saved[:4]
     E, J, H = w13_EJH.shape
     grads = tuple(torch.zeros_like(tensor) for tensor in (x_NH, w13_EJH, w2_EHI, s_NK))
-    sizes = (s_NK.shape[1], E, H, J // 2)
+    sizes = (s_NK.shape[1], E, H, J // 2, int(half))
     call("emo_experts_backward", *sizes, *saved, dout_NH.contiguous(), *grads)
     return grads
 

@@ -7,13 +7,6 @@
  */
 #include "simd.h"
 
-#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
-#include <immintrin.h>
-#define HALF_PRODUCTS 1
-#else
-#define HALF_PRODUCTS 0
-#endif
-
 #if LANES == 16
 #define DOT_ROWS 6
 #else
@@ -25,15 +18,8 @@
 #define COLUMNS 256
 #define LINE 64
 
-/* Whether this processor gains; AMX, and Apple's matrix units, are faster than any code here. */
+/* Whether this processor gains; Apple's matrix units, too, are for a library. */
 int emo_has_products(long half) { return LANES >= 8 && (!half || HALF_PRODUCTS); }
-
-INLINE vec multiply_add(vec sum, vec a, vec b, const int half) {
-#if HALF_PRODUCTS
-    if (half) return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
-#endif
-    return sum + a * b;
-}
 
 INLINE void fetch_line(const char *at) { __builtin_prefetch(at, 0, 1); }
 
@@ -114,7 +100,7 @@ INLINE void panel_tile(const int rows, long depth, const float *A, long lda, con
         const vec *b = (const vec *)(panel + k * TILE_COLUMNS);
         if (k < lines) fetch_line(ahead_line(ahead, first + k));
         for (int m = 0; m < rows; m++) {
-            const vec a = A[m * lda + k] - (vec){0};
+            const vec a = spread(A + m * lda + k);
             for (int v = 0; v < TILE_VECTORS; v++)
                 sum[m][v] = multiply_add(sum[m][v], a, b[v], half);
         }
@@ -186,7 +172,7 @@ INLINE void panels(long M, long N, long K, long from, long to, const char *A, co
     }
 }
 
-INLINE int product_of(long M, long N, long K, long from, long to, long transposed, const char *A,
+INLINE int by_blocks(long M, long N, long K, long from, long to, long transposed, const char *A,
                       const char *B, char *C, const int half) {
     const long size = half ? 2 : 4;
     float *memory = aligned_alloc(64, (DEPTH + BLOCK) * COLUMNS * sizeof *memory);
@@ -205,6 +191,6 @@ INLINE int product_of(long M, long N, long K, long from, long to, long transpose
 /* Columns `from` to `to` of C; K, `from` and `to` are multiples of 32. */
 int emo_product(long M, long N, long K, long from, long to, long transposed, long half,
                 const char *A, const char *B, char *C) {
-    if (half) return product_of(M, N, K, from, to, transposed, A, B, C, 1);
-    return product_of(M, N, K, from, to, transposed, A, B, C, 0);
+    if (half) return by_blocks(M, N, K, from, to, transposed, A, B, C, 1);
+    return by_blocks(M, N, K, from, to, transposed, A, B, C, 0);
 }

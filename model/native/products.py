@@ -54,12 +54,12 @@ def _fits(a_MK: Tensor, b_KN: Tensor) -> bool:
         and a_MK.dtype == b_KN.dtype
         and a_MK.is_contiguous()
         and (b_KN.is_contiguous() or b_KN.t().is_contiguous())
-        and _has_products(a_MK.dtype)
+        and has_products(a_MK.dtype)
     )
 
 
 @lru_cache
-def _has_products(dtype: torch.dtype) -> bool:
+def has_products(dtype: torch.dtype) -> bool:
     """Whether the library multiplies this type, and faster than torch, on this processor."""
     loaded = library()
     if loaded is None or dtype not in (torch.float32, torch.bfloat16):

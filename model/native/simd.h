@@ -20,6 +20,13 @@
 #define LANES 4
 #define TILE_ROWS 8
 #endif
+/* bf16 products where nothing faster does them: AMX is for a library. */
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+#include <immintrin.h>
+#define HALF_PRODUCTS 1
+#else
+#define HALF_PRODUCTS 0
+#endif
 #define TILE_VECTORS 2
 #define TILE_COLUMNS (TILE_VECTORS * LANES)
 
@@ -29,9 +36,24 @@ typedef uint32_t uvec __attribute__((vector_size(4 * LANES), aligned(4), may_ali
 typedef uint16_t hvec __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 
+/* sum + a * b, of floats or, with `half`, of both bf16 numbers in a word. */
+INLINE vec multiply_add(vec sum, vec a, vec b, const int half) {
+#if HALF_PRODUCTS
+    if (half) return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#endif
+    return sum + a * b;
+}
+
+/* One word in all lanes. */
+INLINE vec spread(const float *word) {
+    uint32_t bits;
+    memcpy(&bits, word, sizeof bits);
+    return (vec)((uvec){0} + bits);
+}
+
 /* C[m, n] (+)= sum_k A[m * a_row + k * a_step] * B[k, n], one tile of `rows` x TILE_COLUMNS. */
 INLINE void tile(const int rows, const float *A, long a_row, long a_step, const float *B, long ldb,
-                 float *C, long ldc, long depth, int accumulate) {
+                 float *C, long ldc, long depth, int accumulate, const int half) {
     vec sum[TILE_ROWS][TILE_VECTORS];
     for (int m = 0; m < rows; m++)
         for (int v = 0; v < TILE_VECTORS; v++)
@@ -40,8 +62,8 @@ INLINE void tile(const int rows, const float *A, long a_row, long a_step, const 
         vec b[TILE_VECTORS];
         for (int v = 0; v < TILE_VECTORS; v++) b[v] = *(const vec *)(B + k * ldb + v * LANES);
         for (int m = 0; m < rows; m++) {
-            const float a = A[m * a_row + k * a_step];
-            for (int v = 0; v < TILE_VECTORS; v++) sum[m][v] += a * b[v];
+            const vec a = spread(A + m * a_row + k * a_step);
+            for (int v = 0; v < TILE_VECTORS; v++) sum[m][v] = multiply_add(sum[m][v], a, b[v], half);
         }
     }
     for (int m = 0; m < rows; m++)
@@ -49,8 +71,9 @@ INLINE void tile(const int rows, const float *A, long a_row, long a_step, const 
 }
 
 /* C[M, n] (+)= A B; the rows are split evenly, so that no tile is left nearly empty. */
-static void product(long M, long n, long depth, const float *A, long a_row, long a_step,
-                    const float *B, long ldb, float *C, long ldc, int accumulate) {
+INLINE void product_of(long M, long n, long depth, const float *A, long a_row, long a_step,
+                       const float *B, long ldb, float *C, long ldc, int accumulate,
+                       const int half) {
     const long tiles = (M + TILE_ROWS - 1) / TILE_ROWS;
     for (long t = 0; t < tiles; t++) {
         const long first = M * t / tiles, rows = M * (t + 1) / tiles - first;
@@ -58,7 +81,7 @@ static void product(long M, long n, long depth, const float *A, long a_row, long
         float *c = C + first * ldc;
         for (long j = 0; j < n; j += TILE_COLUMNS) {
 #define CASE(R) \
-    case R: tile(R, a, a_row, a_step, B + j, ldb, c + j, ldc, depth, accumulate); break;
+    case R: tile(R, a, a_row, a_step, B + j, ldb, c + j, ldc, depth, accumulate, half); break;
             switch (rows) {
                 CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #if TILE_ROWS > 6
@@ -67,6 +90,17 @@ static void product(long M, long n, long depth, const float *A, long a_row, long
             }
         }
     }
+}
+
+static void product(long M, long n, long depth, const float *A, long a_row, long a_step,
+                    const float *B, long ldb, float *C, long ldc, int accumulate) {
+    product_of(M, n, depth, A, a_row, a_step, B, ldb, C, ldc, accumulate, 0);
+}
+
+/* The same for words of two bf16 numbers each, neighbours along the summed axis, of depth/2. */
+static void product_half(long M, long n, long depth, const float *A, long a_row, long a_step,
+                         const float *B, long ldb, float *C, long ldc, int accumulate) {
+    product_of(M, n, depth, A, a_row, a_step, B, ldb, C, ldc, accumulate, 1);
 }
 
 /* LOW and HIGH interleave the lower and the upper halves of two vectors. */
@@ -106,14 +140,16 @@ INLINE vec load(const void *from, long i, const int half) {
     return (vec)(__builtin_convertvector(bits, uvec) << 16);
 }
 
-/* The same, to memory; bf16 is rounded to the nearest, ties to even. */
+/* The bits of x, rounded to the nearest bf16, ties to even, in the upper halves of the words. */
+INLINE uvec rounded(vec x) {
+    const uvec bits = (uvec)x;
+    return bits + 0x7fff + ((bits >> 16) & 1);
+}
+
+/* The same as `load`, to memory. */
 INLINE void store(void *to, long i, vec x, const int half) {
-    if (!half) {
-        *(vec *)((float *)to + i) = x;
-        return;
-    }
-    const uvec bits = (uvec)x, rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    *(hvec *)((uint16_t *)to + i) = __builtin_convertvector(rounded >> 16, hvec);
+    if (half) *(hvec *)((uint16_t *)to + i) = __builtin_convertvector(rounded(x) >> 16, hvec);
+    else *(vec *)((float *)to + i) = x;
 }
 
 INLINE uint16_t round_to_half(float x) {

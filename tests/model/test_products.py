@@ -60,7 +60,7 @@ def test_threads_share_the_columns_and_change_no_bit(threads, transposed):
 @pytest.fixture
 def compile_anew(monkeypatch, tmp_path):
     """Forgets the loaded library, before and after; the next is made in an empty folder."""
-    caches = (compiled.library, products._has_products)
+    caches = (compiled.library, products.has_products)
 
     def forget(*flags):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -80,8 +80,8 @@ def test_shorter_vectors_give_the_same_numbers(compile_anew):
     native = product(a, b)
     compile_anew("-O3", "-march=haswell", "-fPIC", "-shared")
     torch.testing.assert_close(product(a, b), native, rtol=1e-4, atol=1e-4)
-    assert products._has_products(torch.float32)
-    assert not products._has_products(torch.bfloat16)
+    assert products.has_products(torch.float32)
+    assert not products.has_products(torch.bfloat16)
 
 
 @needs_compiler
@@ -103,6 +103,6 @@ def test_what_compiled_code_does_not_take_is_torchs(monkeypatch, rows, depth, co
 
 
 def test_without_the_library_the_product_is_torchs(monkeypatch):
-    monkeypatch.setattr(products, "_has_products", lambda dtype: False)
+    monkeypatch.setattr(products, "has_products", lambda dtype: False)
     a, b = operands(4, 512, 512, True, torch.float32)
     assert torch.equal(product(a, b), a @ b)
