@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import ROUTER_PROBABILITY, Curves, Measured, read_curves
 from emo_viz.ui import assets, jobs
+from emo_viz.ui.text import share
 from model.inference import continue_text, encode, record
 from model.loading import load_model, load_tokenizer
 from model.subset import ExpertSubset, apply_subset, random_subset, select_experts
@@ -64,9 +65,11 @@ def first_line(at: AppTest) -> str:
 
 def table(at: AppTest) -> dict[str, list[str]]:
     """The numbers of the chosen document by model label: full loss, cut, change, worse tokens."""
-    lines = next(part.value for part in at.markdown if part.value.startswith("| ")).splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    return {row[0].strip("*"): row[1:] for row in cells}
+    line = re.compile(
+        r"\*\*(.+)\*\*: (.+) → (.+) nats a token \(\*\*(.+)\*\*\), (.+) of tokens worse"
+    )
+    found = [line.fullmatch(part.value) for part in at.markdown]
+    return {match[1]: list(match.groups()[1:]) for match in found if match}
 
 
 def tokens_of(assets: Path, name: str, folder: str = "emo-nano") -> list[np.ndarray]:
@@ -124,7 +127,7 @@ def test_moving_the_slider_shows_the_loss_of_that_subset(tiny_assets, models):
         assert after[label][0] == f"{full.mean():.3f}"
         assert after[label][1] == f"{cut.mean():.3f}"
         assert after[label][2] == f"{change.mean():+.3f}"
-        assert after[label][3].startswith(f"{worse} (")
+        assert after[label][3] == share(worse / len(full))
         assert after[label] != before[label]
 
 
@@ -178,7 +181,7 @@ def test_a_stored_greedy_subset_is_the_greedy_subset(tiny_assets, models):
 def test_with_all_experts_nothing_changes():
     at = opened(k="16")
     for cells in table(at).values():
-        assert cells[2] == "+0.000" and cells[3] == "0 (0.0 %)"
+        assert cells[2] == "+0.000" and cells[3] == "0.0 %"
     assert "EMO keeps **100\u00a0%**" in first_line(at)
     assert words(at).count("all 16 experts") == 2  # what each model writes, not once more as a cut
 
