@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from streamlit.testing.v1 import AppTest
 
+from emo_viz.__main__ import main
 from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import ROUTER_PROBABILITY, Curves, Measured, read_curves
 from emo_viz.ui import assets, jobs
@@ -404,6 +406,30 @@ def test_a_stopped_measurement_leaves_the_file_and_goes_on_later(
     assert file.read_bytes() == before
     measured_again(at, "Measure all domains again")
     assert len(calls) == 3 + 6  # of 8 parts, the two finished ones were not measured again
+
+
+def test_the_page_goes_on_where_the_command_was_stopped(tiny_assets, tmp_path, monkeypatch):
+    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
+    measure, calls = measuring.measure, []
+
+    def stopped_at_the_fourth(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    monkeypatch.setattr(measuring, "measure", stopped_at_the_fourth)
+    models = [folder / "checkpoints" / name for name in ("emo-nano", "std-nano")]
+    documents, out = folder / "documents", folder / "analysis" / "curves.parquet"
+    command = ["curves", "--models", *models, "--documents", documents / "documents.parquet"]
+    command += ["--calibration", documents / "calibration.parquet", "--out", out, "--keep", "4,8"]
+    assert CliRunner().invoke(main, [str(each) for each in command]).exit_code == 1
+    at = opened()
+    assert "3 finished parts kept to go on from" in words(at)
+    measured_again(at, "Measure all domains again")
+    assert len(calls) == 4 + 5
+    assert not out.with_suffix(".parts").exists()
+    assert "finished part" not in words(run(at))
 
 
 def test_calibration_documents_that_are_not_there_are_said(tiny_assets, tmp_path, monkeypatch):
