@@ -51,7 +51,7 @@ train-nano: $(APP_READY) ## Train the bundled pair from the corpus in data/corpu
 	$(TRAIN_NANO) emo
 	$(TRAIN_NANO) standard
 
-assets: $(APP_READY) ## Make the documents, traces, token clusters, map and curves of assets/checkpoints anew
+assets: $(APP_READY) ## Make the documents, traces, token clusters, maps and curves of assets/checkpoints anew
 	$(EMO_VIZ) documents --corpus data/corpus --out assets/documents
 	for name in $(PAIR); do \
 	  $(EMO_VIZ) record --model assets/checkpoints/$$name --documents $(DOCUMENTS) \
@@ -60,6 +60,8 @@ assets: $(APP_READY) ## Make the documents, traces, token clusters, map and curv
 	    --out assets/analysis/clusters-$$name.npz || exit 1; \
 	done
 	$(EMO_VIZ) map --traces $(PAIR:%=assets/traces/%) --out assets/analysis/maps.npz
+	$(EMO_VIZ) token-map --models $(PAIR:%=assets/checkpoints/%) --documents $(DOCUMENTS) \
+	  --clusters $(PAIR:%=assets/analysis/clusters-%.npz) --out assets/analysis/token_map.npz
 	$(EMO_VIZ) curves --models $(PAIR:%=assets/checkpoints/%) --documents $(DOCUMENTS) \
 	  --calibration $(CALIBRATION) --out assets/analysis/curves.parquet --workers $(WORKERS)
 

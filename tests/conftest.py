@@ -38,6 +38,7 @@ def tiny_assets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     _write_maps(folder)
     _measure_curves(folder)
     _cluster_tokens(folder)
+    _write_token_map(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EMO_VIZ_ASSETS", os.fspath(folder))
         yield folder
@@ -172,3 +173,19 @@ def _cluster_tokens(folder: Path) -> None:
         )
         source = ("--model", checkpoint, "--documents", documents)
         _emo_viz("clusters", *source, "--out", out, "--clusters", "6")
+
+
+def _write_token_map(folder: Path) -> None:
+    from emo_viz.analysis.projection import pca_map
+    from emo_viz.analysis.token_map import save_token_map
+    from emo_viz.commands.token_map import make
+
+    emo, standard = MODELS.values()
+    made = make(
+        (folder / "checkpoints" / emo, folder / "checkpoints" / standard),
+        pd.read_parquet(folder / "documents" / "documents.parquet"),
+        tuple(folder / "analysis" / f"clusters-{name}.npz" for name in (emo, standard)),
+        pca_map,
+        per_domain=30,
+    )
+    save_token_map(folder / "analysis" / "token_map.npz", made)

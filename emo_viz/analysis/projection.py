@@ -24,6 +24,7 @@ UMAP_COMPONENTS = 50
 UMAP_SPREAD = 1.5
 # In units of a map, whose points have a root mean square distance of 1 from its middle.
 WIDEST_LABELLED = 0.3
+CORE = 2.5  # in spreads: what lies farther out does not pull the label away
 CHARACTER_WIDTH = 0.045
 LINE_HEIGHT = 0.11
 
@@ -118,9 +119,10 @@ def place_labels(points: NDArray[np.floating], groups: Sequence[str]) -> list[La
     for name in np.unique(names):
         own = points[names == name]
         centre = np.median(own, axis=0)
-        spread = float(np.median(np.linalg.norm(own - centre, axis=1)))
+        distances = np.linalg.norm(own - centre, axis=1)
+        spread = float(np.median(distances))
         if spread <= WIDEST_LABELLED:
-            top = np.quantile(own[:, 1], 0.95)
+            top = np.quantile(own[distances <= CORE * spread, 1], 0.95)
             found.append((spread, Label(str(name), float(centre[0]), float(top))))
     placed: list[Label] = []
     for _, label in sorted(found, key=lambda each: each[0]):

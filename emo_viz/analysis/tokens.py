@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emo_viz.analysis.alignment import Alignment, alignment, contingency, ratio_interval
+from emo_viz.analysis.alignment import (
+    Alignment,
+    alignment,
+    contingency,
+    difference_interval,
+    ratio_interval,
+)
 from emo_viz.analysis.arrays import load_arrays, save_arrays
 from emo_viz.analysis.bootstrap import Interval, bootstrap_interval
 from emo_viz.analysis.clusters import nearest, spherical_kmeans
@@ -76,7 +82,10 @@ class TokenClusters:
     def assign(self, router_probs: NDArray[np.floating]) -> NDArray[np.int64]:
         """Cluster [T] of each token of router probabilities [L, T, R]; see `check`."""
         self.check(router_probs)
-        rows = token_rows(router_probs)
+        return self.assign_rows(token_rows(router_probs))
+
+    def assign_rows(self, rows: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Cluster [N] of each token of `token_rows` [N, L * R]."""
         return nearest(unit_rows(self.pca.project(rows)), self.centroids)
 
     def check(self, router_probs: NDArray[np.floating]) -> None:
@@ -90,11 +99,13 @@ class TokenClusters:
 class Headline:
     """Token clusters against the domain of the token's document, on the same documents.
 
-    emo_token, standard_token: the same clusters against the token id.
+    difference: EMO less standard; ratio: EMO over standard; for both, the same documents are drawn
+    in the two models. emo_token, standard_token: the same clusters against the token id.
     """
 
     emo: Interval
     standard: Interval
+    difference: Interval
     ratio: Interval
     emo_chance: float
     standard_chance: float
@@ -155,12 +166,12 @@ def headline(emo_path: Path, standard_path: Path) -> Headline:
             "`python -m emo_viz clusters` for both with the same ones."
         )
     of_emo, of_standard = emo.agreements["domain"], standard.agreements["domain"]
+    both = (of_emo.nmi, emo.domain_influence, of_standard.nmi, standard.domain_influence)
     return Headline(
         emo=of_emo.nmi,
         standard=of_standard.nmi,
-        ratio=ratio_interval(
-            of_emo.nmi, emo.domain_influence, of_standard.nmi, standard.domain_influence
-        ),
+        difference=difference_interval(*both),
+        ratio=ratio_interval(*both),
         emo_chance=of_emo.chance,
         standard_chance=of_standard.chance,
         emo_token=emo.agreements["token"].nmi,

@@ -41,11 +41,10 @@ def command(
 ) -> None:
     """Fit token clusters and measure how well they follow domains, token ids and documents."""
     from emo_viz.analysis.tokens import fit_token_clusters, save_token_clusters
-    from emo_viz.trace.recorder import check_documents, checkpoint_sha256
+    from emo_viz.trace.recorder import checkpoint_sha256
     from model.loading import load_model, load_tokenizer
 
-    documents = _read_documents(documents_path)
-    check_documents(documents)
+    documents = read_documents(documents_path)
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
     table = _record(model, tokenizer, documents, max_tokens)
     click.echo(f"Clustering {len(table.rows):,} tokens.")
@@ -59,13 +58,18 @@ def command(
     click.echo(_summary(out, fitted))
 
 
-def _read_documents(path: Path) -> pd.DataFrame:
+def read_documents(path: Path) -> pd.DataFrame:
+    """The documents of a Parquet file. Raises ValueError if it is not one of documents."""
+    from emo_viz.trace.recorder import check_documents
+
     try:
-        return pd.read_parquet(path)
+        documents = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{path} is not a Parquet file of documents (id, domain, text)."
         ) from error
+    check_documents(documents)
+    return documents
 
 
 def _record(

@@ -1,11 +1,9 @@
 """Measure what each model loses with a subset of its experts: python -m emo_viz curves --help"""
 
-import json
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ import pandas as pd
 from emo_viz.analysis import ablation
 from emo_viz.analysis.ablation import Part, Task
 from emo_viz.analysis.curves import METHODS, write_curves
+from emo_viz.analysis.parts import Parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,11 +33,15 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Job:
-    """One model on one domain; its part goes to `path`, whose name tells all it depends on."""
+    """One model on one domain, and where its part is kept."""
 
     checkpoint: Checkpoint
     task: Task
-    path: Path
+    parts: Parts
+
+    def read(self) -> Part | None:
+        """The finished part, if there is one."""
+        return self.parts.read(self.checkpoint.sha256, self.task)
 
 
 def _numbers(_: click.Context, __: click.Parameter, text: str) -> list[int]:
@@ -113,7 +116,7 @@ def command(
     random_seeds: int,
     workers: int,
 ) -> None:
-    """Measure subset curves. If it is stopped, the next call goes on from there."""
+    """Measure subset curves. If it is stopped, the next call, or the page, goes on from there."""
     documents, calibration = _read(documents_path), _read(calibration_path)
     ablation.check_disjoint(documents, calibration)
     checkpoints, config, tokenizer = _open(models)
@@ -122,16 +125,15 @@ def command(
         ablation.tokenise(calibration, tokenizer),
         ablation.plan_cuts(config, keep, methods.split(","), random_seeds),
     )
-    folder = out.with_suffix(".parts")
-    jobs = [_job(checkpoint, task, folder) for checkpoint in checkpoints for task in tasks]
-    _measure_all(jobs, folder, workers)
-    parts = {
-        c.objective: [_read_part(job.path) for job in jobs if job.checkpoint is c]
-        for c in checkpoints
+    parts = Parts.of(out)
+    jobs = [Job(checkpoint, task, parts) for checkpoint in checkpoints for task in tasks]
+    _measure_all(jobs, workers)
+    found = {
+        c.objective: [_finished_part(j) for j in jobs if j.checkpoint is c] for c in checkpoints
     }
-    curves = ablation.collect(parts, tasks, _about(checkpoints, config))
+    curves = ablation.collect(found, tasks, _about(checkpoints, config))
     write_curves(curves, out)
-    shutil.rmtree(folder)
+    parts.clear()
     click.echo(f"{out}: {len(curves.rows):,} rows, {out.stat().st_size / 1e6:.2f} MB.")
 
 
@@ -167,10 +169,6 @@ def _open(
     return checkpoints, configs[0], tokenizers[0]
 
 
-def _job(checkpoint: Checkpoint, task: Task, folder: Path) -> Job:
-    return Job(checkpoint, task, folder / f"{task.fingerprint(checkpoint.sha256)}.json")
-
-
 def _about(checkpoints: list[Checkpoint], config: Any) -> dict[str, Any]:
     return {
         "num_experts": config.num_experts,
@@ -179,17 +177,16 @@ def _about(checkpoints: list[Checkpoint], config: Any) -> dict[str, Any]:
     }
 
 
-def _measure_all(jobs: list[Job], folder: Path, workers: int) -> None:
+def _measure_all(jobs: list[Job], workers: int) -> None:
     """Measure what is not there yet, with a progress bar; Ctrl-C keeps the finished parts."""
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [job for job in jobs if not job.path.exists()]
+    missing = [job for job in jobs if job.read() is None]
     label = f"Measuring {len(missing)} of {len(jobs)} parts"
     try:
         with click.progressbar(length=len(missing), label=label, show_pos=True) as bar:
             for _ in _finished(missing, workers):
                 bar.update(1)
     except KeyboardInterrupt as error:
-        kept = sum(job.path.exists() for job in jobs)
+        kept = sum(job.read() is not None for job in jobs)
         click.echo(f"Stopped. {kept} of {len(jobs)} parts are kept; call again to go on.")
         raise click.Abort from error
 
@@ -226,10 +223,14 @@ def _measure(job: Job) -> None:
         _loaded.clear()
         _loaded[folder] = load_model(folder)
     part = ablation.measure(_loaded[folder], job.task)
-    partial = job.path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(part)))
-    partial.replace(job.path)
+    job.parts.write(job.checkpoint.sha256, job.task, part)
 
 
-def _read_part(path: Path) -> Part:
-    return Part(**json.loads(path.read_text()))
+def _finished_part(job: Job) -> Part:
+    part = job.read()
+    if part is None:
+        raise ValueError(
+            f"Finished parts have gone from {job.parts.folder}, perhaps because another "
+            "measurement ended; call again."
+        )
+    return part

@@ -112,9 +112,11 @@ def _report(measured: Measured, clusters: Headline, num_experts: int) -> Iterato
 
 def _clusters_sentence(clusters: Headline) -> str:
     spans = f"EMO {_span(clusters.emo)}, standard MoE {_span(clusters.standard)}"
+    of_token = f"EMO {_span(clusters.emo_token)}, standard MoE {_span(clusters.standard_token)}"
     return (
         f"{clusters.clusters} token clusters, normalised mutual information (NMI) with the domain: "
-        f"{spans}, {_span(clusters.ratio, '.2f')} times as much "
+        f"{spans}; EMO less standard MoE {_span(clusters.difference, '+.3f')}, "
+        f"{_span(clusters.ratio, '.2f')} times as much. With the token id: {of_token} "
         f"({clusters.documents:,} documents, {clusters.tokens:,} tokens)."
     )
 

@@ -48,8 +48,8 @@ def curve(
     """Loss or its increase against keep-k for both models, with random subsets as a baseline.
 
     points: the table of `analysis.curves.Measured`. keep_k: where the vertical marker stands.
-    live: the value of the document that is read below, by model, drawn at keep_k. evaluated: on
-    what the loss was measured, in words.
+    live: the value of the document that is shown, by model, drawn at keep_k. evaluated: on what the
+    loss was measured, in words.
     """
     fig = go.Figure()
     for model in MODELS:
@@ -132,7 +132,7 @@ def _live_marker(model: str, keep_k: int, value: float) -> go.Scatter:
     return go.Scatter(
         x=[keep_k],
         y=[value],
-        name=f"{LABELS[model]}, the document below",
+        name=f"{LABELS[model]}, the document shown",
         showlegend=False,
         mode="markers",
         marker={
@@ -141,7 +141,7 @@ def _live_marker(model: str, keep_k: int, value: float) -> go.Scatter:
             "color": MODEL_COLOURS[model],
             "line": {"width": 2.5},
         },
-        hovertemplate=f"<b>{LABELS[model]}</b>, the document below, %{{x}} experts<br>"
+        hovertemplate=f"<b>{LABELS[model]}</b>, the document shown, %{{x}} experts<br>"
         "%{y:.3f} nats a token<extra></extra>",
     )
 
@@ -154,7 +154,7 @@ def _legend_entries(fig: go.Figure, random: bool, live: bool) -> None:
         fig.add_trace(go.Scatter(x=[None], y=[None], name=name, mode="lines", line=line))
     if live:
         marker = {"symbol": "circle-open", "size": LIVE_SIZE, "color": DENSE_COLOUR}
-        name = "The document below"
+        name = "The document shown"
         fig.add_trace(go.Scatter(x=[None], y=[None], name=name, mode="markers", marker=marker))
 
 

@@ -1,4 +1,4 @@
-"""Figures of document clusters: the two maps, and how clusters and domains cover each other."""
+"""Figures of clusters of documents or tokens: the maps, and where each group of them lies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ SYMBOLS: Final = {
     "circle-open": "○",
     "square-open": "□",
 }
+SHIFT: Final = 3
 OTHER_SYMBOL: Final = "diamond-open"
 OTHER_SIGN: Final = "◇"
 MARKER_SIZE: Final = 7
@@ -41,6 +42,7 @@ ROW_HEIGHT: Final = 19
 HEATMAP_TOP: Final = 72
 HEATMAP_BOTTOM: Final = 116
 DIMMED: Final = 0.1
+OTHER_OPACITY: Final = 0.4
 LABEL_SHIFT: Final = 10  # pixels above the place that it is given
 
 
@@ -61,10 +63,13 @@ def map_config(name: str) -> dict[str, Any]:
     return chart_config(name) | buttons | {"scrollZoom": True}
 
 
-def colour_groups(names: Sequence[str], first: Sequence[str] = ()) -> list[Group]:
-    """The ten largest groups of rows, each with a colour and a marker, and the rest as one.
+def colour_groups(
+    names: Sequence[str], first: Sequence[str] = (), most: int = len(GROUP_COLOURS)
+) -> list[Group]:
+    """The `most` largest groups of rows, each with a look of its own, and the rest as one.
 
-    names: the group of each row. first: groups that get the first colours whatever their size.
+    names: the group of each row. first: groups that come first whatever their size. Up to ten
+    groups differ in colour and marker; of more than ten, those of one colour differ in marker.
     """
     groups, inverse, sizes = np.unique(names, return_inverse=True, return_counts=True)
     claim = {name: place for place, name in enumerate(first)}
@@ -72,20 +77,27 @@ def colour_groups(names: Sequence[str], first: Sequence[str] = ()) -> list[Group
         range(len(groups)),
         key=lambda i: (claim.get(str(groups[i]), len(claim)), -sizes[i], groups[i]),
     )
-    own = order if len(order) <= len(GROUP_COLOURS) else order[: len(GROUP_COLOURS)]
+    own = order[:most]
     drawn = [
-        Group(str(groups[i]), np.flatnonzero(inverse == i), colour, symbol, sign)
-        for i, colour, (symbol, sign) in zip(own, GROUP_COLOURS, SYMBOLS.items(), strict=False)
+        Group(str(groups[i]), np.flatnonzero(inverse == i), *_look(place))
+        for place, i in enumerate(own)
     ]
     if len(order) > len(own):
         rest = np.flatnonzero(~np.isin(inverse, own))
         left = len(order) - len(own)
-        name = f"{left} others" if left > 1 else str(groups[order[-1]])
+        name = f"{left:,} others" if left > 1 else str(groups[order[-1]])
         drawn.append(Group(name, rest, OTHER_COLOUR, OTHER_SYMBOL, OTHER_SIGN))
     return drawn
 
 
-def document_map(
+def _look(place: int) -> tuple[str, str, str]:
+    """Colour, marker and sign of the group at `place`; every turn of the colours shifts markers."""
+    turn, colour = divmod(place, len(GROUP_COLOURS))
+    symbol, sign = list(SYMBOLS.items())[(colour + SHIFT * turn) % len(SYMBOLS)]
+    return GROUP_COLOURS[colour], symbol, sign
+
+
+def point_map(
     points: NDArray[np.float32],
     groups: Sequence[Group],
     hover: Sequence[str],
@@ -94,15 +106,18 @@ def document_map(
     labels: Sequence[tuple[str, float, float]] = (),
     highlighted: NDArray[np.bool_] | None = None,
     selected: NDArray[np.int64] | None = None,
+    marker_size: int = MARKER_SIZE,
 ) -> go.Figure:
-    """Documents as points [D, 2] by group, with the hover text (HTML) of each.
+    """Documents or tokens as points [D, 2] by group, with the hover text (HTML) of each.
 
     axis: name of the axes. labels: texts (HTML) with their place. highlighted [D]: the rest
-    recedes. selected: rows drawn as selected. Lasso is the default gesture.
+    recedes. selected: rows drawn as selected. marker_size in pixels. Lasso is the default gesture;
+    a point carries its row as customdata.
     """
     fig = go.Figure()
-    for group in groups:
-        fig.add_trace(_points(points, group, hover, highlighted, selected))
+    for group in sorted(groups, key=lambda group: group.colour != OTHER_COLOUR):  # others below
+        trace = _points(points, group, hover, highlighted, selected)
+        fig.add_trace(trace.update(marker_size=marker_size))
     style(fig, title)
     fig.update_layout(
         height=MAP_HEIGHT,
@@ -135,14 +150,26 @@ def document_map(
     return fig
 
 
-def domain_heatmap(
-    tables: dict[str, pd.DataFrame], labels: dict[str, str], title: str
-) -> go.Figure:
-    """Share of each domain's documents in each cluster: one panel a model, one colour scale.
+@dataclass(frozen=True)
+class Shown:
+    """What a heatmap's rows and cells are: each `row` ("domain") has `items` ("documents").
 
-    tables: counts, domains (rows, the same in all) by clusters (columns). labels: the panels'
-    names. Domains and clusters are put in an order that brings the large shares of the first
-    model to the diagonal; the others keep to it.
+    matched: equal numbers are matching clusters, so that all panels keep one order of them.
+    """
+
+    row: str
+    items: str
+    matched: bool
+
+
+def share_heatmap(
+    tables: dict[str, pd.DataFrame], labels: dict[str, str], title: str, shown: Shown
+) -> go.Figure:
+    """Share of each row's items in each cluster: one panel a model, one colour scale.
+
+    tables: counts, groups (rows, the same in all) by clusters (columns). labels: the panels'
+    names. The order brings large shares to the diagonal: that of the rows in the table whose
+    rows are most concentrated, that of the clusters there too or, unless matched, in each panel.
     """
     fig = make_subplots(
         cols=len(tables),
@@ -150,17 +177,19 @@ def domain_heatmap(
         horizontal_spacing=0.02,
         subplot_titles=[coloured(name, labels[name]) for name in tables],
     )
-    first = next(iter(tables.values()))
-    domains = _diagonal_rows(_shares(first))
-    clusters = _diagonal_rows(_shares(first.iloc[domains].T))
+    first = max(tables.values(), key=concentration)
+    rows = _diagonal_rows(_shares(first))
     for column, table in enumerate(tables.values(), start=1):
-        fig.add_trace(_share_heatmap(table.iloc[domains, clusters]), row=1, col=column)
+        ordered = (first if shown.matched else table).iloc[rows]
+        clusters = _diagonal_rows(_shares(ordered.T))
+        fig.add_trace(_share_heatmap(table.iloc[rows, clusters], shown), row=1, col=column)
     style(fig, title)
     cells = ROW_HEIGHT * len(first)
+    bar = _below(cells, f"% of the {shown.row}'s {shown.items}")
     fig.update_layout(
         height=cells + HEATMAP_TOP + HEATMAP_BOTTOM,
         margin={"t": HEATMAP_TOP, "b": HEATMAP_BOTTOM},
-        coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 100, "colorbar": _below(cells)},
+        coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 100, "colorbar": bar},
     )
     fig.update_xaxes(title_text="Cluster", type="category")
     fig.update_xaxes(showgrid=False, tickangle=0)
@@ -168,11 +197,16 @@ def domain_heatmap(
     return fig
 
 
-def _below(cells: int) -> dict[str, Any]:
+def concentration(table: pd.DataFrame) -> float:
+    """Share of a row's items in its largest cluster, mean over the rows."""
+    return float(_shares(table).max(axis=1).mean())
+
+
+def _below(cells: int, title: str) -> dict[str, Any]:
     """A colour bar under the panels, whose cells are that many pixels high: the width is theirs."""
     return {
         # Above the bar: beside it, the title would take the bar's own width.
-        "title": {"text": "% of the domain's documents", "side": "top", "font": {"size": 12}},
+        "title": {"text": title, "side": "top", "font": {"size": 12}},
         "orientation": "h",
         "thickness": 10,
         "len": 0.45,
@@ -191,7 +225,8 @@ def _points(
     selected: NDArray[np.int64] | None,
 ) -> go.Scattergl:
     rows = group.rows
-    opacity = 0.85 if highlighted is None else np.where(highlighted[rows], 0.95, DIMMED)
+    usual = OTHER_OPACITY if group.colour == OTHER_COLOUR else 0.85
+    opacity = usual if highlighted is None else np.where(highlighted[rows], 0.95, DIMMED)
     chosen = None if selected is None else np.flatnonzero(np.isin(rows, selected))
     return go.Scattergl(
         x=points[rows, 0],
@@ -201,12 +236,12 @@ def _points(
         marker={
             "color": group.colour,
             "symbol": group.symbol,
-            "size": MARKER_SIZE,
             "opacity": opacity,
         },
         selected={"marker": {"opacity": 1}},
         unselected={"marker": {"opacity": DIMMED}},
         selectedpoints=chosen,
+        customdata=rows,
         hovertext=[hover[row] for row in rows],
         hovertemplate="%{hovertext}<extra></extra>",
     )
@@ -231,7 +266,7 @@ def _diagonal_rows(shares: NDArray[np.float64]) -> list[int]:
     return sorted(range(len(shares)), key=lambda i: (best[i], -shares[i, best[i]]))
 
 
-def _share_heatmap(table: pd.DataFrame) -> go.Heatmap:
+def _share_heatmap(table: pd.DataFrame, shown: Shown) -> go.Heatmap:
     return go.Heatmap(
         z=(100 * _shares(table)).astype(np.float32),
         x=[str(cluster) for cluster in table.columns],
@@ -241,7 +276,7 @@ def _share_heatmap(table: pd.DataFrame) -> go.Heatmap:
         xgap=1,
         ygap=1,
         hovertemplate=(
-            "%{y}, cluster %{x}<br>%{z:.0f} % of the domain's documents (%{customdata})"
-            "<extra></extra>"
+            f"%{{y}}, cluster %{{x}}<br>%{{z:.0f}} % of the {shown.row}'s {shown.items} "
+            "(%{customdata})<extra></extra>"
         ),
     )

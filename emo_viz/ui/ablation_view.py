@@ -34,11 +34,12 @@ MEASURES: dict[str, figures.Measure] = {INCREASE: "increase", LOSS: "loss"}
 # become 20 times less (or more) likely.
 COLOUR_REACH = 3.0
 SHOWN_PROMPT = 240  # characters
-TEXT_PIXELS = 420
+TEXT_PIXELS = 170  # two texts as high as the curve beside them
+NARROWEST = 400  # pixels: narrower, the text and the curve stand one below the other
 
 
 def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
-    """The curve of both models, its options above it and what it rests on below."""
+    """The curve of both models, its options and what it rests on below."""
     points = found.table
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         view = st.segmented_control(
@@ -51,7 +52,6 @@ def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
             label_visibility="collapsed",
         )
         _chosen_how(study, choice, live)
-        _export(study, choice, points, live)
     measure = MEASURES[str(view)]
     where = ALL_DOMAINS if choice.domain is None else choice.domain
     chosen = f"Experts: {METHOD_LABELS[choice.method].lower()}"
@@ -75,6 +75,7 @@ def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
         alt=_alt(points, choice, numbers),
     )
     st.caption(_rests_on(study, choice, points))
+    _export(study, choice, points, live)
     _more_points(study, choice)
 
 
@@ -98,7 +99,7 @@ def _rests_on(study: Study, choice: Choice, points: pd.DataFrame) -> str:
     mean = "" if choice.domain else f"Mean over {count(len(study.domains), 'domain')}. "
     return (
         f"{_chosen_on(study, choice, seeds)} {mean}Coloured band: 95 % interval, bootstrap over "
-        f"the held-out documents. {band}Open marks: the document below, computed now."
+        f"the held-out documents. {band}Open marks: the document shown, computed now."
     )
 
 
@@ -253,7 +254,7 @@ def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> N
             mime="text/csv",
             on_click="ignore",
             width="stretch",
-            help="Of the document below: each token with all experts and with the subset.",
+            help="Of the document shown: each token with all experts and with the subset.",
         )
         for model, subset in live.subsets.items():
             st.download_button(
@@ -278,36 +279,32 @@ def _token_losses(live: Live) -> str:
 
 @st.fragment
 def document(study: Study, choice: Choice, live: Live) -> None:
-    """The chosen document: how much each model loses on it, and on which tokens."""
+    """The chosen document: how much each model loses on it, and on which tokens.
+
+    Beside the curve: what the slider changes stands on one screen with it.
+    """
     row = ablation.document_row(study, choice)
-    st.markdown(f"### Document: {escape_markdown(shorten(row['parent'] or row['id'], 80))}")
+    st.markdown(f"##### Document: {escape_markdown(shorten(row['parent'] or row['id'], 80))}")
+    token = links.token(TOKEN, live.num_tokens)
+    for model in assets.MODEL_FOLDERS:
+        st.markdown(_numbers(live, model))
+        _strip(live, model, token)
+    _legend()
+    _token(live, token)
     facts = (row["domain"], row["source"], row["licence"], f"id {row['id']}")
     origin = " · ".join(escape_markdown(fact) for fact in facts)
     cut = rest_cut(row.get("cut_tokens", 0) + live.dropped)
     st.caption(f"{count(live.num_tokens, 'token')}{cut}. {origin}")
-    st.markdown(_numbers(study, choice, live))
-    token = links.token(TOKEN, live.num_tokens)
-    for column, model in zip(st.columns(2, gap="medium"), assets.MODEL_FOLDERS, strict=True):
-        with column:
-            st.markdown(f"**{assets.MODEL_LABELS[model]}**, {choice.keep_k} experts")
-            _strip(live, model, token)
-    _legend()
-    _token(live, token)
 
 
-def _numbers(study: Study, choice: Choice, live: Live) -> str:
-    """A Markdown table of both models."""
-    head = (
-        f"| Loss in nats a token | All {study.num_experts} experts | {choice.keep_k} experts "
-        f"| Change | Tokens over {ablation.WORSE} worse |\n|---|--:|--:|--:|--:|\n"
+def _numbers(live: Live, model: str) -> str:
+    """What the cut costs one model on this document."""
+    full, cut = np.nanmean(live.full[model]), np.nanmean(live.cut[model])
+    return (
+        f"**{assets.MODEL_LABELS[model]}**: {full:.3f} → {cut:.3f} nats a token "
+        f"(**{live.increase(model):+.3f}**), {share(live.worse(model) / live.num_tokens)} of "
+        "tokens worse"
     )
-    rows = [
-        f"| **{label}** | {np.nanmean(live.full[model]):.3f} "
-        f"| {np.nanmean(live.cut[model]):.3f} | {live.increase(model):+.3f} "
-        f"| {live.worse(model):,} ({share(live.worse(model) / live.num_tokens)}) |"
-        for model, label in assets.MODEL_LABELS.items()
-    ]
-    return head + "\n".join(rows)
 
 
 def _strip(live: Live, model: str, selected: int | None) -> None:
@@ -369,8 +366,9 @@ def _legend() -> None:
 def _token(live: Live, token: int | None) -> None:
     if token is None:
         st.caption(
-            "Orange: the subset predicts the token worse; blue: better. Both texts have the same "
-            "scale. Click a token to compare it in both; the arrow keys move on from it."
+            "Loss with all experts → with the subset; a token is worse if its loss rose by more "
+            f"than {ablation.WORSE} nats. Orange: the subset predicts it worse; blue: better. "
+            "Click a token to compare it in both; the arrow keys move on from it."
         )
         return
     label = escape_markdown(_name(live.pieces[token]))

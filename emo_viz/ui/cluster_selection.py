@@ -1,15 +1,16 @@
-"""Which documents are selected on the maps, kept in the address so that a link shows the same.
+"""Which points are selected on the maps, kept in the address so that a link shows the same.
 
-A selection is a region drawn on one of the two maps. Its documents are found here, not in the
-browser, and are drawn as selected on the other map. Plotly drops a selection when its figure
-changes, so the map that was drawn on keeps the figure it has: the session remembers which
-selection each map was last told of, and how often it was made anew.
+A selection is a region drawn on one of the two maps, or a point clicked there. The points of a
+region are found here, not in the browser, and are drawn as selected on the other map. Plotly drops
+a selection when its figure changes, so the map that was drawn on keeps the figure it has: the
+session remembers which selection each map was last told of, and how often it was made anew.
 """
 
 import base64
 import binascii
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,55 +19,76 @@ from numpy.typing import NDArray
 
 from emo_viz.ui import links
 
-PARAM = "cluster_selection"
-DRAWN = "cluster_drawn"
 MODELS = ("emo", "standard")
-MOST_IDS = 20  # more documents go into the address as a bit for each document
+MOST_IDS = 20  # more of them go into the address as a bit for each
 EMPTY_REGION = "none"
 BITS = "bits-"
 
 Rows = NDArray[np.int64]
 
 
-def follow_address(content: str) -> None:
-    """Take up a selection that the address asks for; call once a run, before `drawn`.
+@dataclass(frozen=True)
+class Selection:
+    """The points selected on a pair of maps; param: where the address keeps them."""
 
-    content: changes when the maps themselves do; then both show the selection as it is now.
-    """
-    before = current()
-    links.follow(PARAM, PARAM)
-    state = _state()
-    if current() != before or state["content"] != content:
-        state["content"] = content
+    param: str
+
+    def follow_address(self, content: str) -> None:
+        """Take up a selection that the address asks for; call once a run, before `drawn`.
+
+        content: changes when the maps themselves do; then both show the selection as it is now.
+        """
+        before = self.current()
+        links.follow(self.param, self.param)
+        state = self._state()
+        if self.current() != before or state["content"] != content:
+            state["content"] = content
+            for name in MODELS:
+                self._show(name, self.current())
+        links.write(self.param, self.current() or None)
+
+    def current(self) -> str:
+        """The selection as the address has it; "" for none."""
+        code: str = st.session_state.get(self.param) or ""
+        return code
+
+    def rows(self, ids: Sequence[str], code: str | None = None) -> Rows | None:
+        """The rows selected now, or by `code`; None if they are not of these ids."""
+        return decode(self.current() if code is None else code, ids)
+
+    def drawn(self, name: str) -> tuple[str, int]:
+        """The selection that the map of model `name` shows, and how often it was made anew."""
+        code, generation = self._state()[name]
+        return code, generation
+
+    def clear(self) -> None:
+        """Select nothing."""
+        self._set("", by=None)
+
+    def take(self, name: str, key: str, points: NDArray[np.float32], ids: Sequence[str]) -> Rows:
+        """Take over what was drawn or clicked on the map of model `name` (widget `key`, points
+        [P, 2]); returns the rows of it."""
+        selection = st.session_state[key]["selection"]
+        region = bool(selection["box"] or selection["lasso"])
+        rows = rows_inside(selection, points) if region else _clicked(selection)
+        self._set(encode(rows, ids) or (EMPTY_REGION if region else ""), by=name)
+        return rows
+
+    def _set(self, code: str, by: str | None) -> None:
+        """A new selection: every map but the one it was drawn on has to be told."""
+        st.session_state[self.param] = code
         for name in MODELS:
-            _show(name, current())
-    links.write(PARAM, current() or None)
+            if name != by:
+                self._show(name, code)
 
+    def _show(self, name: str, code: str) -> None:
+        """Have the map made anew with a selection."""
+        self._state()[name] = (code, self._state()[name][1] + 1)
 
-def current() -> str:
-    """The selection as the address has it; "" for none."""
-    code: str = st.session_state.get(PARAM) or ""
-    return code
-
-
-def drawn(name: str) -> tuple[str, int]:
-    """The selection that the map of model `name` shows, and how often it was made anew."""
-    code, generation = _state()[name]
-    return code, generation
-
-
-def clear() -> None:
-    """Select nothing."""
-    _set("", by=None)
-
-
-def select(name: str, key: str, points: NDArray[np.float32], ids: Sequence[str]) -> None:
-    """Take over the region drawn on the map of model `name` (widget `key`, points [D, 2])."""
-    selection = st.session_state[key]["selection"]
-    if not selection["box"] and not selection["lasso"]:
-        _set("", by=name)
-        return
-    _set(encode(rows_inside(selection, points), ids) or EMPTY_REGION, by=name)
+    def _state(self) -> dict[str, Any]:
+        fresh = {"content": "", **{name: ("", 0) for name in MODELS}}
+        state: dict[str, Any] = st.session_state.setdefault(f"{self.param}_drawn", fresh)
+        return state
 
 
 def rows_inside(selection: Mapping[str, Any], points: NDArray[np.float32]) -> Rows:
@@ -81,7 +103,7 @@ def rows_inside(selection: Mapping[str, Any], points: NDArray[np.float32]) -> Ro
 
 
 def encode(rows: Rows, ids: Sequence[str]) -> str:
-    """Rows as their ids if they are few, else as a bit for each document; "" for no rows."""
+    """Rows as their ids if they are few, else as a bit for each id; "" for no rows."""
     names = [ids[row] for row in rows]
     if len(names) <= MOST_IDS and not any("," in name for name in names):
         return ",".join(names)
@@ -92,7 +114,7 @@ def encode(rows: Rows, ids: Sequence[str]) -> str:
 
 
 def decode(code: str, ids: Sequence[str]) -> Rows | None:
-    """The rows that `encode` was given; None if they are not of these documents."""
+    """The rows that `encode` was given; None if they are not of these ids."""
     if code in ("", EMPTY_REGION):
         return np.empty(0, np.int64)
     if not code.startswith(BITS):
@@ -111,23 +133,10 @@ def decode(code: str, ids: Sequence[str]) -> Rows | None:
     return np.flatnonzero(np.unpackbits(np.frombuffer(packed, np.uint8))[: len(ids)])
 
 
-def _set(code: str, by: str | None) -> None:
-    """A new selection: every map but the one it was drawn on has to be told."""
-    st.session_state[PARAM] = code
-    for name in MODELS:
-        if name != by:
-            _show(name, code)
-
-
-def _show(name: str, code: str) -> None:
-    """Have the map made anew with a selection."""
-    _state()[name] = (code, _state()[name][1] + 1)
-
-
-def _state() -> dict[str, Any]:
-    fresh = {"content": "", **{name: ("", 0) for name in MODELS}}
-    state: dict[str, Any] = st.session_state.setdefault(DRAWN, fresh)
-    return state
+def _clicked(selection: Mapping[str, Any]) -> Rows:
+    """Rows of the points clicked: each carries its own, because an index is one of its group."""
+    rows = [np.ravel(point["customdata"])[0] for point in selection["points"]]
+    return np.array(rows, np.int64)
 
 
 def _checksum(ids: Sequence[str]) -> str:

@@ -1,24 +1,24 @@
-"""Document clusters page: the two maps, the documents selected on them, the clusters as tables."""
+"""Document clusters page, documents: their maps, those selected, the clusters as tables."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import streamlit as st
-from numpy.typing import NDArray
+from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.alignment import contingency
-from emo_viz.analysis.projection import place_labels
 from emo_viz.figures.clusters import (
-    Group,
+    MARKER_SIZE,
+    Shown,
     colour_groups,
-    document_map,
-    domain_heatmap,
-    map_config,
+    concentration,
+    share_heatmap,
 )
 from emo_viz.figures.theme import chart_config
-from emo_viz.ui import cluster_selection
-from emo_viz.ui.cluster_selection import EMPTY_REGION, Rows
+from emo_viz.ui import cluster_maps, reader
+from emo_viz.ui.cluster_maps import MOST_DOMAINS, MOST_GROUPS
+from emo_viz.ui.cluster_selection import Rows, Selection
 from emo_viz.ui.clusters import (
     CLUSTER,
     DOMAIN,
@@ -28,48 +28,82 @@ from emo_viz.ui.clusters import (
     Clustered,
     Data,
     View,
+    answer,
     colour_names,
+    controls,
+    find_clusters,
     map_points,
 )
 from emo_viz.ui.text import count, escape_html, escape_markdown, share, shorten, visible
 
-DOCUMENT = "cluster_document"
+SELECTION = Selection("cluster_selection")
 FIRST_WORDS = 60
-NARROWEST_MAP = 340
 TABLE_HEIGHT = 248
 COLOURED_BY = {DOMAIN: "domain", CLUSTER: "its own clusters", EXPERT: "top expert"}
 
 
-def maps(data: Data, view: View, found: Mapping[str, Clustered]) -> Rows | None:
+def show(data: Data, headline: DeltaGenerator, row: DeltaGenerator) -> None:
+    """The whole view: the answer into `headline`, the controls into `row`, the rest below."""
+    view = controls(data, row)
+    found = find_clusters(data, view)
+    with headline:
+        answer(data, view, found)
+    listed = _documents_table(data, _maps(data, view, found), found)
+    reading = st.container(border=True)
+    _cluster_tables(data, found)
+    _coverage(data, found)
+    with reading:  # last: the only part that needs the models
+        reader.reader(data.documents, listed)
+
+
+def _maps(data: Data, view: View, found: Mapping[str, Clustered]) -> Rows | None:
     """Both maps with their legends; returns the rows selected on them, None for no selection."""
     points, method = map_points(data, view)
     names = colour_names(data, view, found)
     ids = data.documents["id"].tolist()
-    cluster_selection.follow_address(f"{data.key} {view} {method}")
-    highlighted = np.isin(data.domains, view.domains) if view.domains else None
-    groups = {name: colour_groups(names[name], _first(name, view, found)) for name in LABELS}
-    side_by_side = st.grid(2, min_column_width=NARROWEST_MAP)
-    for name in LABELS:
-        with side_by_side.cell():
-            _map(name, data, view, method, points[name], groups[name], found[name], highlighted)
-            if view.colour != DOMAIN:
-                _legend(groups[name], highlighted)
-    if view.colour == DOMAIN:
-        _legend(groups["emo"], highlighted)
+    most = MOST_DOMAINS if view.colour == DOMAIN else MOST_GROUPS
+    drawn = {
+        name: cluster_maps.Map(
+            points[name],
+            colour_groups(names[name], _first(name, view, found), most),
+            _hover(data.key, name, view.k, view.layer, data, found[name]),
+        )
+        for name in LABELS
+    }
+    cluster_maps.draw(
+        cluster_maps.Pair(
+            drawn,
+            ids,
+            content=f"{data.key} {view} {method}",
+            method=method,
+            drawn=f"{data.size}, coloured by {COLOURED_BY[view.colour]},",
+            domains=data.domains,
+            only=view.domains,
+            highlighted=np.isin(data.domains, view.domains) if view.domains else None,
+            one_legend=view.colour == DOMAIN,
+            marker_size=MARKER_SIZE,
+            selection=SELECTION,
+            opened=lambda rows: _opened([ids[row] for row in rows]),
+        )
+    )
     _map_caption(data, view, method)
-    code = cluster_selection.current()
-    rows = cluster_selection.decode(code, ids)
-    if rows is None:
-        st.warning("The link selects documents that are not here; nothing is selected.")
-    return rows if code else None
+    return cluster_maps.selected_rows(SELECTION, ids, "documents")
 
 
-def documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustered]) -> list[str]:
+def _opened(selected: Sequence[str]) -> None:
+    """The reader goes to the first document selected, unless it is in one of them."""
+    if selected and st.session_state.get(reader.DOCUMENT) not in selected:
+        st.session_state[reader.DOCUMENT] = selected[0]
+
+
+def _documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustered]) -> list[str]:
     """The selected documents, or all of them; choosing one opens it. Returns the ids listed."""
     listed = np.arange(len(data.documents)) if rows is None else rows
     if rows is None:
         st.markdown(f"##### All {count(len(listed), 'document')}")
-        st.caption("Draw a lasso or a box on either map to list the documents inside it.")
+        st.caption(
+            f"Draw around points on either map to list their documents. {cluster_maps.CLICK}"
+        )
     else:
         _selection_summary(data, rows, found)
         if len(rows) == 0:
@@ -77,7 +111,7 @@ def documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustered
             return []
     table = data.documents.iloc[listed]
     ids = table["id"].tolist()
-    key = f"cluster_rows_{cluster_selection.current()}_{len(ids)}"
+    key = f"cluster_rows_{SELECTION.current()}_{len(ids)}"
     st.dataframe(
         _listing(table, listed, found),
         hide_index=True,
@@ -91,7 +125,7 @@ def documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustered
     return ids
 
 
-def cluster_tables(data: Data, found: Mapping[str, Clustered]) -> None:
+def _cluster_tables(data: Data, found: Mapping[str, Clustered]) -> None:
     """What each cluster holds, as a table for each model, to be exported."""
     st.markdown("##### What the clusters hold")
     for tab, (name, one) in zip(st.tabs(list(LABELS.values())), found.items(), strict=True):
@@ -105,7 +139,7 @@ def cluster_tables(data: Data, found: Mapping[str, Clustered]) -> None:
             _export(data, name, one)
 
 
-def coverage(data: Data, found: Mapping[str, Clustered]) -> None:
+def _coverage(data: Data, found: Mapping[str, Clustered]) -> None:
     """Clusters by domains, both models."""
     tables = {}
     for name, one in found.items():
@@ -113,8 +147,9 @@ def coverage(data: Data, found: Mapping[str, Clustered]) -> None:
         tables[name] = pd.DataFrame(
             counts, index=[escape_html(each) for each in domains], columns=clusters
         )
-    fig = domain_heatmap(tables, LABELS, f"Where each domain's documents lie ({data.size})")
-    emo, standard = (_concentration(table) for table in tables.values())
+    title = f"Where each domain's documents lie ({data.size})"
+    fig = share_heatmap(tables, LABELS, title, Shown("domain", "documents", matched=True))
+    emo, standard = (concentration(table) for table in tables.values())
     st.plotly_chart(
         fig,
         config=chart_config("cluster heatmap"),
@@ -128,48 +163,6 @@ def coverage(data: Data, found: Mapping[str, Clustered]) -> None:
         f"in EMO and {share(standard)} in the standard MoE, mean over domains. The order of the "
         "clusters brings large shares to the diagonal."
     )
-
-
-def _map(
-    name: str,
-    data: Data,
-    view: View,
-    method: str,
-    points: NDArray[np.float32],
-    groups: Sequence[Group],
-    clustered: Clustered,
-    highlighted: NDArray[np.bool_] | None,
-) -> None:
-    code, generation = cluster_selection.drawn(name)
-    ids = data.documents["id"].tolist()
-    selected = cluster_selection.decode(code, ids) if code else None
-    hover = _hover(data.key, name, view.k, view.layer, data, clustered)
-    title = f"{LABELS[name]}: {method} of routing"
-    labels = [
-        (escape_html(label.text), label.x, label.y)
-        for label in place_labels(points, data.domains)
-        if not view.domains or label.text in view.domains
-    ]
-    key = f"cluster_chart_{name}_{generation}"
-    st.plotly_chart(
-        document_map(points, groups, hover, title, method, labels, highlighted, selected),
-        config=map_config(f"{method} {name}"),
-        width="stretch",
-        key=key,
-        on_select=lambda: _select(name, key, points, ids),
-        selection_mode=("box", "lasso"),
-        alt=f"{method} map of {data.size} by the routing of {LABELS[name]}, coloured by "
-        f"{COLOURED_BY[view.colour]}",
-    )
-
-
-def _select(name: str, key: str, points: NDArray[np.float32], ids: Sequence[str]) -> None:
-    """Take over the region drawn; the reader goes to its first document unless it is in one."""
-    cluster_selection.select(name, key, points, ids)
-    rows = cluster_selection.decode(cluster_selection.current(), ids)
-    inside = [] if rows is None else [ids[row] for row in rows]
-    if inside and st.session_state.get(DOCUMENT) not in inside:
-        st.session_state[DOCUMENT] = inside[0]
 
 
 def _first(name: str, view: View, found: Mapping[str, Clustered]) -> list[str]:
@@ -200,50 +193,22 @@ def _map_caption(data: Data, view: View, method: str) -> None:
     )
 
 
-def _legend(groups: Sequence[Group], highlighted: NDArray[np.bool_] | None) -> None:
-    """Marker, name and number of documents of every group."""
-    items = []
-    for group in groups:
-        faded = highlighted is not None and not highlighted[group.rows].any()
-        items.append(
-            f'<span style="white-space:nowrap;opacity:{0.4 if faded else 1}">'
-            f'<span aria-hidden="true" style="color:{group.colour}">{group.sign}</span> '
-            f"{escape_html(shorten(group.name, 60))} "
-            f'<span style="opacity:.65">({len(group.rows):,})</span></span>'
-        )
-    st.html(
-        '<div style="display:flex;flex-wrap:wrap;gap:.1rem 1rem;font-size:.82rem;'
-        f'line-height:1.5">{"".join(items)}</div>'
-    )
-
-
 def _selection_summary(data: Data, rows: Rows, found: Mapping[str, Clustered]) -> None:
-    line = st.container(horizontal=True, vertical_alignment="center")
-    if len(rows) == 0:
-        text = "##### No document lies in this region"
-        if cluster_selection.current() != EMPTY_REGION:
-            text = "##### Nothing is selected"
-    else:
+    text = ""
+    if len(rows):
         domains = pd.Series(data.domains).iloc[rows].value_counts(normalize=True)
         parts = [f"{share(domains.iloc[0])} {escape_markdown(str(domains.index[0]))}"]
         for name, one in found.items():
             largest = np.bincount(one.clustering.labels[rows]).max() / len(rows)
             parts.append(f"{share(largest)} in one cluster of {LABELS[name]}")
-        text = f"##### {count(len(rows), 'document')} selected: {', '.join(parts)}"
-    line.markdown(text)
-    line.button(
-        "Clear selection",
-        icon=":material/close:",
-        shortcut="Escape",
-        on_click=cluster_selection.clear,
-        key="cluster_clear",
-    )
+        text = f"{count(len(rows), 'document')} selected: {', '.join(parts)}"
+    cluster_maps.summary(SELECTION, rows, "document", text)
 
 
 def _open_row(key: str, ids: Sequence[str]) -> None:
     picked = st.session_state[key]["selection"]["rows"]
     if picked:
-        st.session_state[DOCUMENT] = ids[picked[0]]
+        st.session_state[reader.DOCUMENT] = ids[picked[0]]
 
 
 def _listing(table: pd.DataFrame, listed: Rows, found: Mapping[str, Clustered]) -> pd.DataFrame:
@@ -286,11 +251,6 @@ def _export(data: Data, name: str, one: Clustered) -> None:
             key=f"cluster_export_{label}_{name}",
             on_click="ignore",
         )
-
-
-def _concentration(table: pd.DataFrame) -> float:
-    """Share of a domain's documents in its largest cluster, mean over domains."""
-    return float((table.max(axis=1) / table.sum(axis=1)).mean())
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)

@@ -1,7 +1,9 @@
-"""Document clusters page: the clusters of both models, how they are asked for, what they say."""
+"""Document clusters page, documents: the clusters of both models, how they are asked for, what they
+say."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,13 +11,13 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
+from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.alignment import Alignment, alignment
 from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.clusters import Clustering, match_clusters, spherical_kmeans
 from emo_viz.analysis.profiles import WordTable, cluster_table, top_experts, word_table
 from emo_viz.analysis.projection import Maps, content_key, load_maps, pca_map, procrustes
-from emo_viz.analysis.tokens import Headline, headline
 from emo_viz.analysis.vectors import flatten_usage, routing_vectors
 from emo_viz.ui import assets, chrome, links, resources
 from emo_viz.ui.text import count
@@ -31,7 +33,12 @@ RECORD_COMMAND = (
     "python -m emo_viz record --model assets/checkpoints/emo-nano "
     "--documents assets/documents/documents.parquet --out assets/traces/emo-nano"
 )
+CLUSTERS_COMMAND = (
+    "python -m emo_viz clusters --model assets/checkpoints/{folder} "
+    "--documents assets/documents/documents.parquet --out assets/analysis/clusters-{folder}.npz"
+)
 LABELS = assets.MODEL_LABELS
+TOKENS, DOCUMENTS = "Tokens", "Documents"
 DOMAIN, CLUSTER, EXPERT = "Domain", "Cluster", "Top expert"
 ALL_DOMAINS = "All domains"
 ALL_LAYERS = "All layers"
@@ -59,7 +66,11 @@ class Data:
     documents: pd.DataFrame
     domains: list[str]
     key: str
-    words: WordTable
+
+    @cached_property
+    def words(self) -> WordTable:
+        """Which document holds which word."""
+        return word_table(self.documents["text"].tolist())
 
     @property
     def size(self) -> str:
@@ -98,8 +109,21 @@ def load_data() -> Data:
     return _data(key, emo, standard)
 
 
-def controls(data: Data) -> View:
-    """The one row of controls."""
+def level(row: DeltaGenerator) -> str:
+    """What the page shows, TOKENS or DOCUMENTS: the first of the controls."""
+    chosen: str = row.segmented_control(
+        "Show",
+        [TOKENS, DOCUMENTS],
+        default=TOKENS,
+        required=True,
+        key="cluster_level",
+        bind="query-params",
+    )
+    return chosen
+
+
+def controls(data: Data, row: DeltaGenerator) -> View:
+    """The controls of documents, put into `row`."""
     domains = sorted(set(data.domains))
     layers = [ALL_LAYERS, *map(str, range(data.traces["emo"].manifest.model.num_layers))]
     most = min(MOST, len(data.documents) // 2)
@@ -108,7 +132,7 @@ def controls(data: Data) -> View:
     links.warn_of_unknown(
         "cluster_k", [str(k) for k in range(FEWEST, most + 1)], "number of clusters"
     )
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+    with row:
         colour, method = _how_to_draw()
         highlighted = st.multiselect(
             "Highlight",
@@ -168,7 +192,6 @@ def answer(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
         f"#### Document clusters of EMO share **{_interval(emo.nmi)}** of their information with "
         f"the domain, those of the standard MoE **{_interval(standard.nmi)}**."
     )
-    _token_answer()
     where = "all layers" if view.layer is None else f"layer {view.layer}"
     st.caption(
         f"Normalised mutual information (NMI) of {view.k} clusters with "
@@ -203,30 +226,6 @@ def colour_names(data: Data, view: View, found: Mapping[str, Clustered]) -> dict
 def token_clusters_path(name: str) -> Path:
     """Where `python -m emo_viz clusters` puts the token clusters of model `name`."""
     return resources.analysis_path(f"clusters-{assets.MODEL_FOLDERS[name]}.npz")
-
-
-def _token_answer() -> None:
-    """The same question for single tokens, where it was measured."""
-    paths = [token_clusters_path(name) for name in LABELS]
-    if not all(path.exists() for path in paths):
-        return
-    try:
-        found = _headline(paths[0], paths[1], max(path.stat().st_mtime_ns for path in paths))
-    except ValueError:
-        return  # the reader below says what is wrong with the files
-    st.markdown(
-        f"{found.clusters} clusters of single tokens share **{_interval(found.emo)}** with the "
-        f"domain in EMO and **{_interval(found.standard)}** in the standard MoE, so EMO's "
-        f"{found.ratio.mean:.2f} [{found.ratio.low:.2f}, {found.ratio.high:.2f}] times as much; "
-        f"with the token itself they share {_interval(found.emo_token)} and "
-        f"{_interval(found.standard_token)} ({count(found.tokens, 'token')} of "
-        f"{count(found.documents, 'document')})."
-    )
-
-
-@st.cache_resource(max_entries=2, show_spinner=False)
-def _headline(emo: Path, standard: Path, changed: int) -> Headline:
-    return headline(emo, standard)
 
 
 def _interval(value: Interval) -> str:
@@ -269,7 +268,6 @@ def _data(key: str, _emo: "Trace", _standard: "Trace") -> Data:
         documents=documents,
         domains=documents["domain"].tolist(),
         key=key,
-        words=word_table(documents["text"].tolist()),
     )
 
 

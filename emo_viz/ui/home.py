@@ -17,7 +17,7 @@ from emo_viz.figures.theme import chart_config
 from emo_viz.trace import Trace
 from emo_viz.ui import assets, resources
 from emo_viz.ui.ablation import CURVES_COMMAND
-from emo_viz.ui.reader import CLUSTERS_COMMAND
+from emo_viz.ui.clusters import CLUSTERS_COMMAND
 from emo_viz.ui.text import compact, count
 
 KEEP_K = 16
@@ -137,7 +137,8 @@ def _modularity() -> Finding:
     return Finding(
         f"{found.clusters} clusters of tokens by routing share **{found.emo.mean:.2f}** "
         f"{_span(found.emo)} of their information (NMI) with the domain in EMO, "
-        f"**{found.standard.mean:.2f}** {_span(found.standard)} in the standard MoE. "
+        f"**{found.standard.mean:.2f}** {_span(found.standard)} in the standard MoE; EMO less "
+        f"standard MoE: {found.difference.mean:+.2f} {_span(found.difference, '{:+.2f}')}. "
         f"{count(found.documents, 'document')}, {count(found.tokens, 'token')}.",
         Compared(
             found.emo,
@@ -178,7 +179,7 @@ CARDS = (
         _modularity,
         CLUSTERS_COMMAND,
         "pages/2_Document_clusters.py",
-        "See which documents share experts",
+        "See which tokens share experts",
     ),
     Card(
         "How far can the model be cut down?",

@@ -44,6 +44,14 @@ def open_document(param: str, chosen: str, token: str) -> None:
     write(param, chosen)
 
 
+def open_token(param: str, document: str, token: str, position: int) -> None:
+    """Open a document at one of its tokens, as one step of the browser's history."""
+    values = {param: document, token: str(position)}
+    for name, value in values.items():
+        st.session_state[name] = st.session_state[_memo(name)] = value
+    st.query_params.update(values)
+
+
 def token(param: str, tokens: int) -> int | None:
     """The position, 1 to `tokens`, that a click (session state) or the address has chosen."""
     asked = st.query_params.get(param)

@@ -27,10 +27,16 @@ def all_curves(pair: Pair, label: str) -> None:
             "are replaced only when all is measured.",
         ):
             _start(pair)
-        if job is not None and job.cancelled:
-            kept = remeasure.kept_parts(pair)
-            st.caption(f"Stopped; {count(kept, 'finished part')} kept to go on from.")
+        _stopped(job, remeasure.kept_parts(pair))
         failure(job)
+
+
+def _stopped(job: Job | None, kept: int) -> None:
+    """What a stopped measurement has left; one of another server or of the command counts too."""
+    stopped = job is not None and job.cancelled
+    if stopped or kept:
+        begun = "Stopped" if stopped else "Begun earlier"
+        st.caption(f"{begun}; {count(kept, 'finished part')} kept to go on from.")
 
 
 def watch(job: Job, what: str) -> None:

@@ -17,7 +17,7 @@ from emo_viz.analysis.tokens import TokenClusters, load_token_clusters
 from emo_viz.figures.clusters import Group, colour_groups
 from emo_viz.figures.theme import SELECTION_COLOUR, with_alpha
 from emo_viz.ui import assets, links, resources
-from emo_viz.ui.clusters import token_clusters_path
+from emo_viz.ui.clusters import CLUSTERS_COMMAND, token_clusters_path
 from emo_viz.ui.routing import Chosen, Reading, cut_notice, read
 from emo_viz.ui.strip import StripToken, token_strip
 from emo_viz.ui.text import count, escape_html, escape_markdown, share, shorten, visible
@@ -29,10 +29,6 @@ DOCUMENT, TOKEN, COLOUR, LAYER = (
     "cluster_reader_layer",
 )
 BY_CLUSTER, BY_EXPERT = "Token cluster", "Top expert"
-CLUSTERS_COMMAND = (
-    "python -m emo_viz clusters --model assets/checkpoints/{folder} "
-    "--documents assets/documents/documents.parquet --out assets/analysis/clusters-{folder}.npz"
-)
 TINT = 0.38
 FADED_TINT = 0.06
 STRIP_PIXELS = 300

@@ -1,7 +1,7 @@
 """Measuring all subset curves anew, in the background, into the file that the pages read.
 
-Finished parts (one model on one domain) are kept until the whole is written, so that a stopped or
-failed measurement goes on where it was.
+Finished parts (one model on one domain) are kept beside that file until the whole is written, so
+that a stopped or failed measurement goes on where it was, here or by `python -m emo_viz curves`.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ import streamlit as st
 from emo_viz.analysis import ablation
 from emo_viz.analysis.ablation import Part, Task
 from emo_viz.analysis.curves import METHODS, write_curves
+from emo_viz.analysis.parts import Parts
 from emo_viz.ui import assets, resources
 from emo_viz.ui.jobs import Job, Report, politely, registry
 from emo_viz.ui.resources import LoadedModel, Pair
@@ -28,7 +29,7 @@ def start(pair: Pair) -> None:
     """Measure every domain with every method. ValueError if the documents do not allow it."""
     documents, calibration = resources.documents(), resources.calibration_documents()
     ablation.check_disjoint(documents, calibration)
-    path, parts = resources.analysis_path("curves.parquet"), _parts(_key(pair))
+    path, parts = _path(), Parts.of(_path())
 
     def work(report: Report) -> None:
         tasks = plan(pair, documents, calibration)
@@ -41,8 +42,8 @@ def start(pair: Pair) -> None:
 
 
 def kept_parts(pair: Pair) -> int:
-    """How many parts a stopped measurement has left to go on from."""
-    return len(_parts(_key(pair)))
+    """How many parts a stopped measurement has left to go on from, in this server or before."""
+    return Parts.of(_path()).count(map(digest, pair))
 
 
 def plan(pair: Pair, documents: pd.DataFrame, calibration: pd.DataFrame) -> list[Task]:
@@ -75,16 +76,15 @@ def digest(loaded: LoadedModel) -> str:
     return _digest(str(loaded.path))
 
 
-def _part(
-    loaded: LoadedModel, task: Task, parts: dict[str, Part], step: Callable[[], None]
-) -> Part:
-    name = task.fingerprint(digest(loaded))
-    if name not in parts:
-        parts[name] = ablation.measure(loaded.model, task, politely(loaded.lock), step)
+def _part(loaded: LoadedModel, task: Task, parts: Parts, step: Callable[[], None]) -> Part:
+    found = parts.read(digest(loaded), task)
+    if found is None:
+        found = ablation.measure(loaded.model, task, politely(loaded.lock), step)
+        parts.write(digest(loaded), task, found)
     else:
         for _ in task.cuts:
             step()
-    return parts[name]
+    return found
 
 
 def _about(pair: Pair) -> dict[str, Any]:
@@ -102,9 +102,8 @@ def _key(pair: Pair) -> str:
     return "|".join(["all curves", *map(digest, pair), str(changed)])
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _parts(key: str) -> dict[str, Part]:
-    return {}
+def _path() -> Path:
+    return resources.analysis_path("curves.parquet")
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

@@ -23,6 +23,7 @@ from emo_viz.analysis.curves import (
     Measured,
     read_curves,
 )
+from emo_viz.analysis.tokens import headline
 from model.inference import encode, record
 from model.loading import load_model, load_tokenizer
 from model.subset import (
@@ -320,6 +321,9 @@ def test_findings_are_the_numbers_of_the_curves(tiny_assets: Path, tmp_path: Pat
     assert row.endswith(f"| {own.mean:.3f} [{own.low:.3f}, {own.high:.3f}] |")
     assert f"{measured.tokens:,} tokens" in result.output
     assert "(NMI) with the domain" in result.output
+    gap = headline(*map(Path, files)).difference
+    said = f"EMO less standard MoE {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+    assert said in result.output
     checked = CliRunner().invoke(main, [*arguments, "--check"])
     assert checked.exit_code == 2
     assert "no router_probability point of the emo model at 32" in checked.output

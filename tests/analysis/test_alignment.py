@@ -10,6 +10,7 @@ from emo_viz.analysis.alignment import (
     _tables,
     alignment,
     contingency,
+    difference_interval,
     ratio_interval,
 )
 from emo_viz.analysis.bootstrap import Interval
@@ -153,3 +154,16 @@ def test_contingency():
     rows, columns, counts = contingency(list("babb"), [3, 1, 3, 1])
     assert rows.tolist() == ["a", "b"] and columns.tolist() == [1, 3]
     assert counts.tolist() == [[1, 0], [1, 2]]
+
+
+def test_difference_uses_that_both_models_read_the_same_documents():
+    group = np.repeat(np.arange(6), 20)
+    noise = np.random.default_rng(0).random(120)
+    one, other = (alignment(np.where(noise < kept, group, 0), group) for kept in (0.7, 0.6))
+    found = difference_interval(one.nmi, one.influence, other.nmi, other.influence)
+    assert found.mean == pytest.approx(one.nmi.mean - other.nmi.mean)
+    assert found.low < found.mean < found.high
+    # The same documents are hard for both: the difference is surer than either of the two.
+    assert found.high - found.low < one.nmi.high - one.nmi.low
+    same = difference_interval(one.nmi, one.influence, one.nmi, one.influence)
+    assert (same.mean, same.low, same.high) == (0, 0, 0)

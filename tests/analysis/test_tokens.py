@@ -98,6 +98,8 @@ def test_headline_compares_the_two_models(tmp_path, by_domain, by_token):
     line = headline(*paths)
     assert line.emo == by_domain.agreements["domain"].nmi
     assert line.ratio.mean == pytest.approx(line.emo.mean / line.standard.mean)
+    assert line.difference.mean == pytest.approx(line.emo.mean - line.standard.mean)
+    assert line.difference.low < line.difference.mean < line.difference.high
     assert line.ratio.low < line.ratio.mean < line.ratio.high
     assert (line.documents, line.tokens, line.clusters) == (24, 600, 3)
     assert line.emo_token == by_domain.agreements["token"].nmi

@@ -69,12 +69,12 @@ def test_random_subsets_are_the_baseline_of_any_other_method_only(points):
     assert names(drawn(points)) == ["EMO", "Standard MoE", "Random subsets"]
     assert line(drawn(points), "EMO, random subsets").line.dash == "dash"
     assert names(drawn(points, method="random")) == ["EMO", "Standard MoE"]
-    assert names(drawn(points, live={"emo": 1.0}))[-1] == "The document below"
+    assert names(drawn(points, live={"emo": 1.0}))[-1] == "The document shown"
 
 
 def test_keep_k_is_marked_and_the_document_stands_at_it(points):
     fig = drawn(points, live={"emo": 0.2, "standard": 2.0})
-    mark = line(fig, "Standard MoE, the document below")
+    mark = line(fig, "Standard MoE, the document shown")
     assert (list(mark.x), list(mark.y)) == ([16], [2.0])
     assert mark.marker.color == STANDARD_COLOUR
     assert fig.layout.shapes[0].x0 == fig.layout.shapes[0].x1 == 16

@@ -6,14 +6,16 @@ import pytest
 
 from emo_viz.figures.clusters import (
     DIMMED,
+    Shown,
     colour_groups,
-    document_map,
-    domain_heatmap,
     map_config,
+    point_map,
+    share_heatmap,
 )
 from emo_viz.figures.theme import GROUP_COLOURS, OTHER_COLOUR
 
 POINTS = np.array([[0, 0], [1, 2], [2, 4], [-3, 1]], np.float32)
+LABELS = {"emo": "EMO", "standard": "Standard MoE"}
 HOVER = ["a", "b", "c", "d"]
 NAMES = ["x", "y", "x", "y"]
 
@@ -57,8 +59,32 @@ def test_a_small_group_can_be_given_a_colour():
     assert "g12" not in [group.name for group in groups[1:]]
 
 
+def test_thirty_groups_differ_in_colour_or_marker():
+    groups = colour_groups([f"g{i:02}" for i in range(30)], most=30)
+    assert OTHER_COLOUR not in {group.colour for group in groups}
+    assert len({(group.colour, group.symbol) for group in groups}) == 30
+    assert len({(group.colour, group.sign) for group in groups}) == 30
+
+
+def test_others_are_drawn_below_and_fainter():
+    names = ["a"] * 3 + ["b"]
+    fig = point_map(POINTS, colour_groups(names, most=1), HOVER, "t", "UMAP")
+    assert [trace.name for trace in fig.data] == ["b", "a"]
+    assert fig.data[0].marker.opacity < fig.data[1].marker.opacity
+
+
+def test_a_point_carries_its_row():
+    fig = point_map(POINTS, colour_groups(NAMES), HOVER, "t", "UMAP")
+    rows = {
+        int(row): text
+        for t in fig.data
+        for row, text in zip(t.customdata, t.hovertext, strict=True)
+    }
+    assert rows == dict(enumerate(HOVER))
+
+
 def test_map_draws_every_document_once_with_its_hover():
-    fig = document_map(POINTS, colour_groups(NAMES), HOVER, "EMO: UMAP", "UMAP")
+    fig = point_map(POINTS, colour_groups(NAMES), HOVER, "EMO: UMAP", "UMAP")
     points = [(text, *map(float, place)) for text, place in zip(HOVER, POINTS, strict=True)]
     assert rows_of(fig) == sorted(points)
     assert {trace.type for trace in fig.data} == {"scattergl"}
@@ -69,7 +95,7 @@ def test_map_draws_every_document_once_with_its_hover():
 
 def test_map_marks_selected_and_highlighted_documents():
     selected, highlighted = np.array([0, 3]), np.array([True, False, False, False])
-    fig = document_map(POINTS, colour_groups(NAMES), HOVER, "t", "PCA", (), highlighted, selected)
+    fig = point_map(POINTS, colour_groups(NAMES), HOVER, "t", "PCA", (), highlighted, selected)
     by_name = {trace.name: trace for trace in fig.data}
     assert list(by_name["x"].selectedpoints) == [0]  # row 0 is the first point of group x
     assert list(by_name["y"].selectedpoints) == [1]
@@ -77,18 +103,18 @@ def test_map_marks_selected_and_highlighted_documents():
 
 
 def test_an_empty_selection_dims_all():
-    fig = document_map(POINTS, colour_groups(NAMES), HOVER, "t", "PCA", selected=np.array([], int))
+    fig = point_map(POINTS, colour_groups(NAMES), HOVER, "t", "PCA", selected=np.array([], int))
     assert [list(trace.selectedpoints) for trace in fig.data] == [[], []]
 
 
 def test_map_carries_its_labels():
-    fig = document_map(POINTS, colour_groups(NAMES), HOVER, "t", "PCA", [("chess", 1.0, 2.0)])
+    fig = point_map(POINTS, colour_groups(NAMES), HOVER, "t", "PCA", [("chess", 1.0, 2.0)])
     note = fig.layout.annotations[0]
     assert (note.text, note.x, note.y) == ("chess", 1.0, 2.0)
 
 
 def test_one_point_has_a_range():
-    fig = document_map(POINTS[:1], colour_groups(["x"]), ["a"], "t", "PCA")
+    fig = point_map(POINTS[:1], colour_groups(["x"]), ["a"], "t", "PCA")
     assert fig.layout.xaxis.range[0] < 0 < fig.layout.xaxis.range[1]
 
 
@@ -109,7 +135,7 @@ def test_heatmap_gives_shares_of_domains_and_counts():
         "emo": pd.DataFrame([[0, 4], [6, 2]], index=["law", "sea"], columns=[0, 1]),
         "standard": pd.DataFrame([[2, 2], [4, 4]], index=["law", "sea"], columns=[0, 1]),
     }
-    fig = domain_heatmap(tables, {"emo": "EMO", "standard": "Standard MoE"}, "title")
+    fig = share_heatmap(tables, LABELS, "title", Shown("domain", "documents", matched=True))
     emo = fig.data[0]
     cells = {
         (y, x): (emo.z[i][j], emo.customdata[i][j])
@@ -125,3 +151,16 @@ def test_heatmap_gives_shares_of_domains_and_counts():
     assert list(fig.data[1].y) == list(emo.y) and list(fig.data[1].x) == list(emo.x)
     assert [emo.z[i][i] for i in range(2)] == pytest.approx([75, 100])
     assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (0, 100)
+
+
+def test_clusters_that_do_not_match_are_ordered_in_each_panel():
+    tables = {
+        "emo": pd.DataFrame([[2, 2], [2, 2]], index=["law", "sea"], columns=["3", "5"]),
+        "standard": pd.DataFrame([[0, 4], [6, 0]], index=["law", "sea"], columns=["7", "9"]),
+    }
+    fig = share_heatmap(tables, LABELS, "title", Shown("token", "tokens", matched=False))
+    standard = fig.data[1]
+    assert [standard.z[i][i] for i in range(2)] == [100, 100]  # rows follow the clearer table
+    assert {fig.data[0].x[0], standard.x[0]} <= {"3", "5", "7", "9"}
+    assert list(fig.data[0].y) == list(standard.y)
+    assert "of the token's tokens" in standard.hovertemplate

@@ -1,10 +1,8 @@
-"""The document clusters page: its numbers are those of the traces, whatever the visitor asks."""
+"""The document clusters page, documents: its numbers are those of the traces, whatever is asked."""
 
-import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from sklearn.metrics import normalized_mutual_info_score
@@ -17,52 +15,22 @@ from emo_viz.analysis.tokens import load_token_clusters
 from emo_viz.analysis.vectors import flatten_usage, routing_vectors
 from emo_viz.figures.clusters import DIMMED
 from emo_viz.trace import Trace
-from emo_viz.ui import assets
 from model.inference import encode, record
 from model.loading import load_model, load_tokenizer
+from tests.pages.opened import charts, follow_link, legends, numbers, run, strips, texts
 
 PAGE = "pages/2_Document_clusters.py"
-SECONDS = 60
 FOLDERS = {"emo": "emo-nano", "standard": "std-nano"}
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny assets with token clusters."""
-    copy = tmp_path_factory.mktemp("clusters") / "assets"
-    shutil.copytree(tiny_assets, copy)
-    for name in FOLDERS.values():
-        arguments = {
-            "--model": copy / "checkpoints" / name,
-            "--documents": copy / "documents" / "documents.parquet",
-            "--out": copy / "analysis" / f"clusters-{name}.npz",
-            "--clusters": 6,
-        }
-        command = ["clusters", *(str(each) for pair in arguments.items() for each in pair)]
-        result = CliRunner().invoke(main, command)
-        assert result.exit_code == 0, result.output
-        assert "NMI with domain" in result.output
-    return copy
-
-
-@pytest.fixture(autouse=True)
-def _assets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EMO_VIZ_ASSETS", str(folder))
+def folder(tiny_assets: Path) -> Path:
+    return tiny_assets
 
 
 def opened(**params: str | list[str]) -> AppTest:
     """The page as the first request of a visitor who follows a link."""
-    at = AppTest.from_file(assets.APP_FOLDER / "app.py", default_timeout=SECONDS)
-    at.switch_page(PAGE)
-    for name, value in params.items():
-        at.query_params[name] = value
-    return run(at)
-
-
-def run(at: AppTest) -> AppTest:
-    at.run()
-    assert not at.exception, at.exception
-    return at
+    return follow_link(PAGE, cluster_level="Documents", **params)
 
 
 def trace(folder: Path, name: str) -> Trace:
@@ -80,26 +48,8 @@ def answer(at: AppTest) -> str:
     return next(part.value for part in at.markdown if part.value.startswith("#### "))
 
 
-def charts(at: AppTest) -> list[dict]:
-    """The figures of the page: EMO's map, the standard model's, the heatmap."""
-    return [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
-
-
-def texts(at: AppTest) -> str:
-    return "\n".join(part.value for part in [*at.markdown, *at.caption, *at.info, *at.warning])
-
-
-def legends(at: AppTest) -> list[str]:
-    return [part.proto.body for part in at.get("html")]
-
-
 def listed(at: AppTest) -> list[str]:
     return at.dataframe[0].value["id"].tolist()
-
-
-def strips(at: AppTest) -> list[dict]:
-    """What the two panes of the reader were given."""
-    return [json.loads(part.proto.json) for part in at.get("bidi_component")]
 
 
 def test_answer_is_computed_from_the_traces(folder: Path):
@@ -124,15 +74,6 @@ def test_one_layer_has_its_own_answer_and_map(folder: Path):
     stored = load_maps(folder / "analysis" / "maps.npz")
     drawn = sorted(x for trace in charts(at)[0]["data"] for x in numbers(trace["x"]))
     assert drawn == pytest.approx(sorted(stored.emo[2][:, 0].tolist()))
-
-
-def numbers(array) -> list[float]:
-    """A plotly array, plain or packed."""
-    if isinstance(array, dict):
-        import base64
-
-        return np.frombuffer(base64.b64decode(array["bdata"]), array["dtype"]).tolist()
-    return array
 
 
 def test_highlighting_a_domain_makes_the_others_recede():
@@ -173,7 +114,7 @@ def test_documents_selected_by_a_link_are_listed_and_drawn():
     assert "2 documents selected" in texts(at)
     for figure in charts(at)[:2]:
         assert sum(len(numbers(trace["selectedpoints"])) for trace in figure["data"]) == 2
-    at.button(key="cluster_clear").click()
+    at.button(key="cluster_selection_clear").click()
     assert len(listed(run(at))) == 24
     assert "cluster_selection" not in at.query_params
 

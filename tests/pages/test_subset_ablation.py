@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from streamlit.testing.v1 import AppTest
 
+from emo_viz.__main__ import main
 from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import ROUTER_PROBABILITY, Curves, Measured, read_curves
 from emo_viz.ui import assets, jobs
+from emo_viz.ui.text import share
 from model.inference import continue_text, encode, record
 from model.loading import load_model, load_tokenizer
 from model.subset import ExpertSubset, apply_subset, random_subset, select_experts
@@ -64,9 +67,11 @@ def first_line(at: AppTest) -> str:
 
 def table(at: AppTest) -> dict[str, list[str]]:
     """The numbers of the chosen document by model label: full loss, cut, change, worse tokens."""
-    lines = next(part.value for part in at.markdown if part.value.startswith("| ")).splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    return {row[0].strip("*"): row[1:] for row in cells}
+    line = re.compile(
+        r"\*\*(.+)\*\*: (.+) → (.+) nats a token \(\*\*(.+)\*\*\), (.+) of tokens worse"
+    )
+    found = [line.fullmatch(part.value) for part in at.markdown]
+    return {match[1]: list(match.groups()[1:]) for match in found if match}
 
 
 def tokens_of(assets: Path, name: str, folder: str = "emo-nano") -> list[np.ndarray]:
@@ -124,7 +129,7 @@ def test_moving_the_slider_shows_the_loss_of_that_subset(tiny_assets, models):
         assert after[label][0] == f"{full.mean():.3f}"
         assert after[label][1] == f"{cut.mean():.3f}"
         assert after[label][2] == f"{change.mean():+.3f}"
-        assert after[label][3].startswith(f"{worse} (")
+        assert after[label][3] == share(worse / len(full))
         assert after[label] != before[label]
 
 
@@ -178,7 +183,7 @@ def test_a_stored_greedy_subset_is_the_greedy_subset(tiny_assets, models):
 def test_with_all_experts_nothing_changes():
     at = opened(k="16")
     for cells in table(at).values():
-        assert cells[2] == "+0.000" and cells[3] == "0 (0.0 %)"
+        assert cells[2] == "+0.000" and cells[3] == "0.0 %"
     assert "EMO keeps **100\u00a0%**" in first_line(at)
     assert words(at).count("all 16 experts") == 2  # what each model writes, not once more as a cut
 
@@ -401,6 +406,30 @@ def test_a_stopped_measurement_leaves_the_file_and_goes_on_later(
     assert file.read_bytes() == before
     measured_again(at, "Measure all domains again")
     assert len(calls) == 3 + 6  # of 8 parts, the two finished ones were not measured again
+
+
+def test_the_page_goes_on_where_the_command_was_stopped(tiny_assets, tmp_path, monkeypatch):
+    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
+    measure, calls = measuring.measure, []
+
+    def stopped_at_the_fourth(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    monkeypatch.setattr(measuring, "measure", stopped_at_the_fourth)
+    models = [folder / "checkpoints" / name for name in ("emo-nano", "std-nano")]
+    documents, out = folder / "documents", folder / "analysis" / "curves.parquet"
+    command = ["curves", "--models", *models, "--documents", documents / "documents.parquet"]
+    command += ["--calibration", documents / "calibration.parquet", "--out", out, "--keep", "4,8"]
+    assert CliRunner().invoke(main, [str(each) for each in command]).exit_code == 1
+    at = opened()
+    assert "3 finished parts kept to go on from" in words(at)
+    measured_again(at, "Measure all domains again")
+    assert len(calls) == 4 + 5
+    assert not out.with_suffix(".parts").exists()
+    assert "finished part" not in words(run(at))
 
 
 def test_calibration_documents_that_are_not_there_are_said(tiny_assets, tmp_path, monkeypatch):

@@ -2,8 +2,17 @@
 
 import numpy as np
 import pytest
+import streamlit as st
 
-from emo_viz.ui.cluster_selection import BITS, MOST_IDS, decode, encode, rows_inside
+from emo_viz.ui.cluster_selection import (
+    BITS,
+    EMPTY_REGION,
+    MOST_IDS,
+    Selection,
+    decode,
+    encode,
+    rows_inside,
+)
 
 IDS = [f"doc-{i:04}" for i in range(500)]
 POINTS = np.array([[0, 0], [1, 1], [2, 2], [3, 0], [1.5, -1]], np.float32)
@@ -73,3 +82,27 @@ def test_a_link_of_other_documents_is_not_followed():
     assert decode(code, IDS[:-1] + ["other"]) is None
     assert decode("doc-0001,gone", IDS) is None
     assert decode(BITS + "zz", IDS) is None
+
+
+def taken(monkeypatch, selection):
+    """The selection of the address after this was drawn on EMO's map, and its rows."""
+    monkeypatch.setattr(st, "session_state", {"chart": {"selection": selection}})
+    rows = Selection("some").take("emo", "chart", POINTS, IDS[:5])
+    return Selection("some").current(), rows.tolist()
+
+
+def test_a_click_selects_the_point_by_its_own_row(monkeypatch):
+    point = {"curve_number": 2, "point_index": 0, "customdata": 3}
+    assert taken(monkeypatch, region() | {"points": [point]}) == ("doc-0003", [3])
+    as_list = point | {"customdata": [3]}
+    assert taken(monkeypatch, region() | {"points": [as_list]}) == ("doc-0003", [3])
+
+
+def test_a_region_counts_and_not_the_points_that_the_browser_saw(monkeypatch):
+    box = {"x": [5, 6], "y": [5, 6]}
+    drawn = region(box=[box]) | {"points": [{"customdata": 3}]}
+    assert taken(monkeypatch, drawn) == (EMPTY_REGION, [])
+
+
+def test_nothing_clicked_is_nothing_selected(monkeypatch):
+    assert taken(monkeypatch, region() | {"points": []}) == ("", [])

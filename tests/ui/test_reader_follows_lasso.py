@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import streamlit as st
 
-from emo_viz.ui import cluster_view
+from emo_viz.ui import cluster_view, reader
 
 IDS = ["a", "b", "c"]
 POINTS = np.array([[0, 0], [1, 1], [2, 2]], np.float32)
@@ -13,10 +13,11 @@ POINTS = np.array([[0, 0], [1, 1], [2, 2]], np.float32)
 def drawn(monkeypatch: pytest.MonkeyPatch, box: dict, reading: str) -> str:
     """The document in the reader after a box was drawn while `reading` was open."""
     selection = {"box": [box], "lasso": []}
-    state = {"chart": {"selection": selection}, cluster_view.DOCUMENT: reading}
+    state = {"chart": {"selection": selection}, reader.DOCUMENT: reading}
     monkeypatch.setattr(st, "session_state", state)
-    cluster_view._select("emo", "chart", POINTS, IDS)
-    return str(state[cluster_view.DOCUMENT])
+    rows = cluster_view.SELECTION.take("emo", "chart", POINTS, IDS)
+    cluster_view._opened([IDS[row] for row in rows])
+    return str(state[reader.DOCUMENT])
 
 
 @pytest.mark.parametrize(("reading", "then"), [("a", "b"), ("c", "c")])

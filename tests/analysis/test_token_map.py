@@ -1,0 +1,93 @@
+"""The token map: which tokens are sampled, where their text is, what is stored."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from emo_viz.analysis.token_map import (
+    lay_out,
+    load_token_map,
+    map_key,
+    sample_tokens,
+    save_token_map,
+)
+from emo_viz.analysis.tokens import TokenTable, fit_token_clusters
+
+DOMAINS = ["sea", "law", "sea"]
+PIECES = [["the", " tide", "", " rose"], ["a", " court"], [" rope"] * 30]
+IDS = [np.arange(len(each)) + 10 * i for i, each in enumerate(PIECES)]
+
+
+def sample(per_domain=4, seed=0):
+    return sample_tokens(DOMAINS, IDS, PIECES, per_domain, seed)
+
+
+def test_every_domain_has_as_many_tokens_as_it_can():
+    found = sample(per_domain=4)
+    assert Counter(DOMAINS[i] for i in found.documents) == {"sea": 4, "law": 2}
+    assert len(set(zip(found.documents, found.positions, strict=True))) == 6
+
+
+def test_a_token_is_found_in_the_text_of_its_document():
+    found = sample(per_domain=100)
+    for i, document in enumerate(found.documents):
+        position = found.positions[i]
+        text = "".join(PIECES[document])
+        assert text[found.starts[i] : found.ends[i]] == PIECES[document][position - 1]
+        assert found.token_ids[i] == IDS[document][position - 1]
+
+
+def test_the_seed_decides():
+    assert (sample().positions == sample().positions).all()
+    assert any((sample().positions != sample(seed=seed).positions).any() for seed in (1, 2, 3))
+
+
+def test_every_token_of_a_domain_is_as_likely():
+    drawn = Counter(i for seed in range(400) for i in sample(2, seed).documents if i != 1)
+    assert drawn[2] / (drawn[0] + drawn[2]) == pytest.approx(30 / 34, abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def made():
+    rng = np.random.default_rng(0)
+    found = sample(per_domain=100)
+    rows = {name: rng.dirichlet(np.ones(5), len(found.ends)) for name in ("emo", "standard")}
+    documents = np.arange(len(found.ends)) % 3
+    table = {"token_ids": documents, "documents": documents, "ids": list("abc")}
+    clusters = {
+        name: fit_token_clusters(
+            TokenTable(each, **table, domains=DOMAINS, texts=dict(enumerate("xyz"))), {}, k=3, n=10
+        )
+        for name, each in rows.items()
+    }
+    return lay_out(found, rows, clusters, lambda each: each[:, :2], "key", {"seed": 0}), clusters
+
+
+def test_the_standard_map_is_turned_onto_emo(made):
+    places = made[0].places
+    assert places["standard"].mean(axis=0) == pytest.approx(places["emo"].mean(axis=0), abs=1e-5)
+
+
+def test_a_stored_map_comes_back(made, tmp_path):
+    token_map, _ = made
+    save_token_map(tmp_path / "map.npz", token_map)
+    read = load_token_map(tmp_path / "map.npz")
+    assert read.key == "key" and read.info["seed"] == 0
+    for name, values in vars(token_map.sample).items():
+        assert (getattr(read.sample, name) == values).all()
+    for name in ("emo", "standard"):
+        assert (read.clusters[name] == token_map.clusters[name]).all()
+        assert read.places[name] == pytest.approx(token_map.places[name])
+
+
+def test_the_key_tells_documents_and_clusters_apart(made):
+    clusters = made[1]
+    swapped = {"emo": clusters["standard"], "standard": clusters["emo"]}
+    keys = {
+        map_key(["a"], ["text"], clusters),
+        map_key(["b"], ["text"], clusters),
+        map_key(["a"], ["another"], clusters),
+        map_key(["a"], ["text"], swapped),
+    }
+    assert len(keys) == 4 and map_key(["a"], ["text"], clusters) in keys

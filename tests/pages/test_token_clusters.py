@@ -1,0 +1,201 @@
+"""The document clusters page, tokens: what it says and draws is that of the stored token map."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from streamlit.testing.v1 import AppTest
+
+from emo_viz.__main__ import main
+from emo_viz.analysis.token_map import load_token_map
+from emo_viz.analysis.tokens import headline, load_token_clusters
+from emo_viz.figures.clusters import DIMMED
+from tests.pages.opened import charts, follow_link, legends, numbers, run, strips, texts
+
+FOLDERS = {"emo": "emo-nano", "standard": "std-nano"}
+
+
+@pytest.fixture(autouse=True)
+def _assets(tiny_assets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMO_VIZ_ASSETS", str(tiny_assets))
+
+
+def opened(**params: str | list[str]) -> AppTest:
+    return follow_link("pages/2_Document_clusters.py", **params)
+
+
+def stored(folder: Path):
+    documents = pd.read_parquet(folder / "documents" / "documents.parquet")
+    return load_token_map(folder / "analysis" / "token_map.npz"), documents
+
+
+def clusters_paths(folder: Path) -> list[Path]:
+    return [folder / "analysis" / f"clusters-{name}.npz" for name in FOLDERS.values()]
+
+
+def listed(at: AppTest) -> pd.DataFrame:
+    return at.dataframe[0].value
+
+
+def test_tokens_come_first_and_the_answer_is_measured(tiny_assets: Path):
+    said, measured = texts(opened()), headline(*clusters_paths(tiny_assets))
+    for one in (measured.emo, measured.standard, measured.emo_token, measured.standard_token):
+        assert f"**{one.mean:.2f} [{one.low:.2f}, {one.high:.2f}]**" in said
+    gap = measured.difference
+    assert f"EMO less standard MoE: **{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]**" in said
+    assert f"{measured.documents:,} documents, {measured.tokens:,} tokens" in said
+    assert "120 tokens of 24 documents, 30 of each domain" in said
+
+
+def test_both_maps_draw_every_sampled_token_where_it_is_stored(tiny_assets: Path):
+    token_map, documents = stored(tiny_assets)
+    for name, figure in zip(FOLDERS, charts(opened()), strict=False):
+        drawn = {}
+        for trace in figure["data"]:
+            places = zip(numbers(trace["x"]), numbers(trace["y"]), strict=True)
+            for row, place in zip(numbers(trace["customdata"]), places, strict=True):
+                drawn[row] = (trace["name"], place)
+        assert len(drawn) == len(token_map.sample.documents)
+        for row, (domain, place) in drawn.items():
+            assert domain == documents["domain"][token_map.sample.documents[row]]
+            assert place == pytest.approx(token_map.places[name][row].tolist())
+
+
+def test_the_table_shows_a_token_in_its_context_and_its_clusters(tiny_assets: Path):
+    token_map, documents = stored(tiny_assets)
+    table, sample = listed(opened()), token_map.sample
+    for row in (0, 17, 119):
+        text = documents["text"][sample.documents[row]]
+        start, end = sample.starts[row], sample.ends[row]
+        around = f"{text[max(0, start - 48) : start]}[{text[start:end]}]{text[end : end + 48]}"
+        assert table["context"][row] == around
+        for name in FOLDERS:
+            assert table[name][row].startswith(f"{token_map.clusters[name][row]}: ")
+
+
+def test_a_stored_cluster_is_the_one_that_the_reader_finds(tiny_assets: Path):
+    token_map, documents = stored(tiny_assets)
+    row = 40
+    document, position = token_map.sample.documents[row], int(token_map.sample.positions[row])
+    at = opened(cluster_document=documents["id"][document], cluster_token=str(position))
+    for name, strip in zip(FOLDERS, strips(at), strict=True):
+        cluster = strip["tokens"][position - 1]["title"].split(" ")[1]
+        assert cluster == f"{token_map.clusters[name][row]}:"
+
+
+def test_colour_by_token_has_the_tokens_in_the_legend():
+    at = opened()
+    at.get("button_group")
+    at = opened(cluster_token_colour="Token")
+    names = [trace["name"] for trace in charts(at)[0]["data"]]
+    assert any("␣" in name for name in names) and any("others" in name for name in names)
+    assert all(name.replace("'", "&#x27;") in legends(at)[0] for name in names)
+
+
+def test_highlighting_a_token_leaves_only_its_points():
+    at = opened()
+    options = at.multiselect(key="cluster_highlight").options
+    at.multiselect(key="cluster_highlight").set_value([options[0]])
+    run(at)
+    bright = sum(
+        float(value) > DIMMED
+        for trace in charts(at)[0]["data"]
+        for value in numbers(trace["marker"]["opacity"])
+    )
+    assert bright == (listed(at)["token"] == options[0]).sum() > 0
+    assert "recede" in texts(at)
+
+
+def test_selected_tokens_of_a_link_are_listed_drawn_and_read():
+    table = listed(opened())
+    ids = [f"{table['document'][row]}:{p}" for row, p in positions(opened(), (3, 90))]
+    at = opened(cluster_tokens=",".join(ids))
+    assert len(listed(at)) == 2 and "2 tokens selected" in texts(at)
+    for figure in charts(at)[:2]:
+        assert sum(len(numbers(trace["selectedpoints"])) for trace in figure["data"]) == 2
+    at.button(key="cluster_tokens_clear").click()
+    assert len(listed(run(at))) == 120
+    assert "cluster_tokens" not in at.query_params
+
+
+def positions(at: AppTest, rows: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Row and position of tokens, from the hover text of the map."""
+    found = {}
+    for trace in charts(at)[0]["data"]:
+        for row, text in zip(numbers(trace["customdata"]), trace["hovertext"], strict=True):
+            found[row] = int(text.rsplit("token ", 1)[1])
+    return [(row, found[row]) for row in rows]
+
+
+def test_one_token_is_named():
+    table = listed(opened())
+    ((row, position),) = positions(opened(), (5,))
+    at = opened(cluster_tokens=f"{table['document'][row]}:{position}")
+    assert "1 token selected" in texts(at) and table["domain"][row] in texts(at)
+
+
+def test_what_a_link_asks_for_in_vain_is_named():
+    at = opened(cluster_tokens="gone:3", cluster_highlight="zzz", cluster_domain="atlantis")
+    said = texts(at)
+    assert "selects tokens that are not here" in said
+    assert "domain atlantis" in said and "token zzz" in said
+
+
+def test_heatmaps_count_the_sampled_tokens(tiny_assets: Path):
+    token_map, documents = stored(tiny_assets)
+    by_domain = charts(opened())[2]
+    emo = by_domain["data"][0]
+    row, column = emo["y"].index("court"), 0
+    own = documents["domain"].to_numpy()[token_map.sample.documents] == "court"
+    expected = (own & (token_map.clusters["emo"] == int(emo["x"][column]))).sum()
+    assert np.reshape(numbers(emo["customdata"]), (4, -1))[row, column] == expected
+
+
+def test_documents_are_one_switch_away():
+    at = opened(cluster_level="Documents")
+    assert "Document clusters of EMO share" in texts(at)
+
+
+def test_markup_in_a_token_stays_text():
+    hover = json.dumps(charts(opened())[0])
+    assert "<b onclick" not in hover
+
+
+def without(tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    copy = tmp_path / "assets"
+    shutil.copytree(tiny_assets, copy)
+    monkeypatch.setenv("EMO_VIZ_ASSETS", str(copy))
+    return copy / "analysis"
+
+
+def test_without_a_token_map_the_answer_and_the_reader_stay(tiny_assets, tmp_path, monkeypatch):
+    (without(tiny_assets, tmp_path, monkeypatch) / "token_map.npz").unlink()
+    at = opened()
+    assert "There is no file token_map.npz" in texts(at) and "Clusters of single" in texts(at)
+    assert "python -m emo_viz token-map" in at.code[0].value
+    assert len(strips(at)) == 2
+
+
+def test_a_map_of_other_clusters_is_not_shown(tiny_assets, tmp_path, monkeypatch):
+    folder = without(tiny_assets, tmp_path, monkeypatch)
+    command = ["clusters", "--model", tiny_assets / "checkpoints" / "emo-nano"]
+    command += ["--documents", tiny_assets / "documents" / "documents.parquet"]
+    command += ["--out", folder / "clusters-emo-nano.npz", "--clusters", "5"]
+    assert CliRunner().invoke(main, [str(each) for each in command]).exit_code == 0
+    at = opened()
+    assert "of other documents or other token clusters" in texts(at)
+    assert len(load_token_clusters(folder / "clusters-emo-nano.npz").centroids) == 5
+
+
+def test_the_command_refuses_clusters_of_another_checkpoint(tiny_assets, tmp_path):
+    models = [tiny_assets / "checkpoints" / name for name in FOLDERS.values()]
+    command = ["token-map", "--models", *models, "--out", tmp_path / "map.npz"]
+    command += ["--documents", tiny_assets / "documents" / "documents.parquet"]
+    command += ["--clusters", *reversed(clusters_paths(tiny_assets))]
+    result = CliRunner().invoke(main, [str(each) for each in command])
+    assert result.exit_code == 2 and "is of another checkpoint" in result.output
+    assert not (tmp_path / "map.npz").exists()
