@@ -3,8 +3,6 @@
 Shapes: M rows, K summed numbers, N columns.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_long
 from functools import lru_cache
 
@@ -17,37 +15,28 @@ MULTIPLE = 32
 MAX_ROWS = 96
 """With more rows a BLAS library makes up for its way of reading the matrix."""
 MIN_NUMBERS = 2**18
-"""Numbers of a matrix below which it is not worth to share among threads, or to leave torch."""
+"""Numbers of a matrix below which it is not worth to leave torch."""
 
 
 def multiply(a_MK: Tensor, b_KN: Tensor, out_MN: Tensor) -> None:
     """out = a @ b. `a` and `out` are row by row, `b` is, or its transpose is.
 
-    Compiled code where that is the faster way, on as many threads as torch has; else torch.mm.
+    Compiled code where that is the faster way, which is on one thread; else torch.mm.
     """
     if not _fits(a_MK, b_KN):
         torch.mm(a_MK, b_KN, out=out_MN)
         return
     (M, K), N = a_MK.shape, b_KN.shape[1]
     transposed, half = int(not b_KN.is_contiguous()), int(a_MK.dtype == torch.bfloat16)
-    tensors = (a_MK, b_KN, out_MN)
-
-    def columns(part: range) -> None:
-        call("emo_product", M, N, K, part.start, part.stop, transposed, half, *tensors)
-
-    first, *others = _shares(N, torch.get_num_threads())
-    # Calls release Python's lock, so that the parts run side by side.
-    pending = [_pool(os.getpid()).submit(columns, part) for part in others]
-    columns(first)
-    for future in pending:
-        future.result()
+    call("emo_product", M, N, K, 0, N, transposed, half, a_MK, b_KN, out_MN)
 
 
 def _fits(a_MK: Tensor, b_KN: Tensor) -> bool:
     """Whether the compiled product takes these operands, and gains."""
     K, N = b_KN.shape
     return (
-        0 < a_MK.shape[0] <= MAX_ROWS
+        torch.get_num_threads() == 1  # threads would have to meet again after every expert
+        and 0 < a_MK.shape[0] <= MAX_ROWS
         and K * N >= MIN_NUMBERS
         and K % MULTIPLE == 0
         and N % MULTIPLE == 0
@@ -65,15 +54,3 @@ def has_products(dtype: torch.dtype) -> bool:
     if loaded is None or dtype not in (torch.float32, torch.bfloat16):
         return False
     return bool(loaded.emo_has_products(c_long(dtype == torch.bfloat16)))
-
-
-def _shares(size: int, parts: int) -> list[range]:
-    """0..size in at most `parts` ranges, all but the last multiples of MULTIPLE and alike."""
-    step = -(-size // (parts * MULTIPLE)) * MULTIPLE
-    return [range(start, min(start + step, size)) for start in range(0, size, step)]
-
-
-@lru_cache(maxsize=1)
-def _pool(process: int) -> ThreadPoolExecutor:
-    """Threads of this process: a fork inherits the object, but not the threads."""
-    return ThreadPoolExecutor(thread_name_prefix="emo-product")
