@@ -69,10 +69,7 @@ def up_kernel(
     BN: tl.constexpr,
     BK: tl.constexpr,
 ) -> None:
-    """h = x[token] @ w13^T and a = silu(gate) * up, for one tile of rows and BN of the I columns.
-
-    The rows of x are gathered here, so that no sorted copy exists; gate and up share them.
-    """
+    """h = x[token] @ w13^T, a = silu(gate) * up, for one tile of gathered rows and BN columns."""
     blocks: tl.constexpr = (I + BN - 1) // BN
     pid = tl.program_id(0)
     expert = tl.load(tile_expert_M + pid // blocks)
@@ -80,11 +77,9 @@ def up_kernel(
         return
     first = tl.load(tile_row_M + pid // blocks)
     count = tl.load(starts_P1 + expert + 1) - first
-    m = tl.arange(0, BM)
+    m, n, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
     slots = tl.load(order_S + first + tl.minimum(m, count - 1))
     n0 = (pid % blocks) * BN
-    n = tl.arange(0, BN)
-    k = tl.arange(0, BK)
     x_rows = x_TH + (slots // K).to(tl.int64)[:, None] * H + k[None, :]
     if not TMA:
         w_base = w13_PJH + expert.to(tl.int64) * (2 * I * H) + n0 * H
