@@ -312,7 +312,7 @@ class EmoHead(nn.Linear):
     """Hidden states to logits; by oneDNN where that is a tenth faster than torch's linear."""
 
     def forward(self, hidden_BTH: Tensor) -> Tensor:
-        """[.., V], the same numbers either way; float32 on a CPU without gradients is oneDNN's."""
+        """[.., V], equal to rounding either way; float32 on a CPU without gradients is oneDNN's."""
         fits = hidden_BTH.is_cpu and hidden_BTH.dtype == self.weight.dtype == torch.float32
         autocast = torch.is_autocast_enabled("cpu")
         if (

@@ -26,6 +26,7 @@ WITHOUT_DESCRIPTORS = ("sm_80",)  # emulated there, at up to 255 registers
 DESCRIPTOR_ALIGNMENT = 16  # bytes: the start of a tensor and each of its rows
 DESCRIBED_TILES = ("up", "down", "act_grad", "input_grad")
 POOL_TOKENS = 32
+_instead: dict[str, Any] | None = None  # of all threads: on CUDA the backward pass has its own
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,13 @@ def architecture(major: int) -> str:
     return {9: "sm_90", 10: "sm_100"}.get(major, "sm_80")
 
 
-@cache
 def tables() -> dict[str, Any]:
-    """All tables, read once; ValueError if EMO_KERNEL_CONFIGS names something else."""
+    """All tables in use; ValueError if EMO_KERNEL_CONFIGS names something else."""
+    return _instead or _read()
+
+
+@cache
+def _read() -> dict[str, Any]:
     path = os.environ.get("EMO_KERNEL_CONFIGS", TABLES)
     try:
         found = json.loads(Path(path).read_text())
@@ -120,13 +125,12 @@ def tables() -> dict[str, Any]:
 @contextmanager
 def using(other: dict[str, Any]) -> Iterator[None]:
     """Kernels launched inside take their tiles from these tables."""
-    global tables
-    original = tables
-    tables = lambda: other  # type: ignore[assignment]  # noqa: E731
+    global _instead
+    original, _instead = _instead, other
     try:
         yield
     finally:
-        tables = original
+        _instead = original
 
 
 def on_descriptors(part: Any) -> Any:

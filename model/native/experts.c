@@ -43,7 +43,7 @@ int emo_top_k(long N, long R, long k, const float *scores, int64_t *ids) {
 
 /* Rows and weights lie far apart, where no processor guesses the next: they are asked for early. */
 INLINE void fetch(const float *weights, long count) {
-    for (long i = 0; i < count; i += 16) __builtin_prefetch(weights + i, 0, 1);
+    for (long i = 0; i < count; i += LINE / sizeof *weights) fetch_line(weights + i);
 }
 
 /* Words of a matrix for `multiply`: its floats, or bf16 neighbours in a row. */

@@ -12,8 +12,8 @@ from torch import Tensor
 from model.native.compiled import call, library
 
 MULTIPLE = 32
-MAX_ROWS = 96
-"""With more rows a BLAS library makes up for its way of reading the matrix."""
+MAX_ROWS = 64
+"""As products.c has it; a BLAS library wins back its time on more."""
 MIN_NUMBERS = 2**18
 """Numbers of a matrix below which it is not worth to leave torch."""
 
@@ -28,15 +28,17 @@ def multiply(a_MK: Tensor, b_KN: Tensor, out_MN: Tensor) -> None:
         return
     (M, K), N = a_MK.shape, b_KN.shape[1]
     transposed, half = int(not b_KN.is_contiguous()), int(a_MK.dtype == torch.bfloat16)
-    call("emo_product", M, N, K, 0, N, transposed, half, a_MK, b_KN, out_MN)
+    call("emo_product", M, N, K, transposed, half, a_MK, b_KN, out_MN)
 
 
 def _fits(a_MK: Tensor, b_KN: Tensor) -> bool:
     """Whether the compiled product takes these operands, and gains."""
     K, N = b_KN.shape
+    # To put a matrix into another order for a single row costs more than it saves.
+    fewest = 2 if b_KN.is_contiguous() else 1
     return (
         torch.get_num_threads() == 1  # threads would have to meet again after every expert
-        and 0 < a_MK.shape[0] <= MAX_ROWS
+        and fewest <= a_MK.shape[0] <= MAX_ROWS
         and K * N >= MIN_NUMBERS
         and K % MULTIPLE == 0
         and N % MULTIPLE == 0

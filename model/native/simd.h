@@ -51,9 +51,22 @@ INLINE vec spread(const float *word) {
     return (vec)((uvec){0} + bits);
 }
 
-/* C[m, n] (+)= sum_k A[m * a_row + k * a_step] * B[k, n], one tile of `rows` x TILE_COLUMNS. */
+#define LINE 64
+
+/* Cache lines to fetch, `count` of them from number `first` on, `per_row` in each row. */
+typedef struct {
+    const char *start;
+    long row, per_row, first, count;
+} Lines;
+
+#define NO_LINES ((Lines){0})
+
+INLINE void fetch_line(const void *at) { __builtin_prefetch(at, 0, 1); }
+
+/* C[m, n] (+)= sum_k A[m * a_row + k * a_step] * B[k, n], one tile of `rows` x TILE_COLUMNS; a line
+ * of what is ahead is fetched at each k. */
 INLINE void tile(const int rows, const float *A, long a_row, long a_step, const float *B, long ldb,
-                 float *C, long ldc, long depth, int accumulate, const int half) {
+                 float *C, long ldc, long depth, int accumulate, const int half, Lines ahead) {
     vec sum[TILE_ROWS][TILE_VECTORS];
     for (int m = 0; m < rows; m++)
         for (int v = 0; v < TILE_VECTORS; v++)
@@ -61,6 +74,10 @@ INLINE void tile(const int rows, const float *A, long a_row, long a_step, const 
     for (long k = 0; k < depth; k++) {
         vec b[TILE_VECTORS];
         for (int v = 0; v < TILE_VECTORS; v++) b[v] = *(const vec *)(B + k * ldb + v * LANES);
+        if (k < ahead.count) {
+            const long line = ahead.first + k;
+            fetch_line(ahead.start + line / ahead.per_row * ahead.row + line % ahead.per_row * LINE);
+        }
         for (int m = 0; m < rows; m++) {
             const vec a = spread(A + m * a_row + k * a_step);
             for (int v = 0; v < TILE_VECTORS; v++) sum[m][v] = multiply_add(sum[m][v], a, b[v], half);
@@ -68,6 +85,19 @@ INLINE void tile(const int rows, const float *A, long a_row, long a_step, const 
     }
     for (int m = 0; m < rows; m++)
         for (int v = 0; v < TILE_VECTORS; v++) *(vec *)(C + m * ldc + v * LANES) = sum[m][v];
+}
+
+/* One tile of `rows`, a number that the compiler must know. */
+INLINE void tile_of(long rows, const float *A, long a_row, long a_step, const float *B, long ldb,
+                    float *C, long ldc, long depth, int accumulate, const int half, Lines ahead) {
+#define CASE(R) \
+    case R: tile(R, A, a_row, a_step, B, ldb, C, ldc, depth, accumulate, half, ahead); break;
+    switch (rows) {
+        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#if TILE_ROWS > 6
+        CASE(7) CASE(8)
+#endif
+    }
 }
 
 /* C[M, n] (+)= A B; the rows are split evenly, so that no tile is left nearly empty. */
@@ -79,16 +109,9 @@ INLINE void product_of(long M, long n, long depth, const float *A, long a_row, l
         const long first = M * t / tiles, rows = M * (t + 1) / tiles - first;
         const float *a = A + first * a_row;
         float *c = C + first * ldc;
-        for (long j = 0; j < n; j += TILE_COLUMNS) {
-#define CASE(R) \
-    case R: tile(R, a, a_row, a_step, B + j, ldb, c + j, ldc, depth, accumulate, half); break;
-            switch (rows) {
-                CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
-#if TILE_ROWS > 6
-                CASE(7) CASE(8)
-#endif
-            }
-        }
+        for (long j = 0; j < n; j += TILE_COLUMNS)
+            tile_of(rows, a, a_row, a_step, B + j, ldb, c + j, ldc, depth, accumulate, half,
+                    NO_LINES);
     }
 }
 

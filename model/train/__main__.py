@@ -43,7 +43,7 @@ from model.train.presets import PRESETS, Preset, find_preset, multiplies_bf16
 @click.option(
     "--bf16/--fp32",
     default=None,
-    help="Of the products outside the experts; bf16 where the processor multiplies it.",
+    help="Of matrix products; bf16 where the processor multiplies it.",
 )
 @click.option("--stop-at", type=click.IntRange(min=1), default=None, help="Pause after this step.")
 def main(

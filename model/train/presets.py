@@ -44,7 +44,7 @@ class Preset:
     pool_size_max: int = 128
     own_rows: bool = False
     seed: int = 0
-    bf16: bool = True  # of the products outside the experts
+    bf16: bool = True  # of matrix products; the routers stay in float32
 
     @property
     def tokens_per_step(self) -> int:

@@ -72,9 +72,9 @@ def test_a_file_of_ones_own_asks_for_one_tile(tmp_path, monkeypatch):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(tables))
     monkeypatch.setenv("EMO_KERNEL_CONFIGS", str(path))
-    plans.tables.cache_clear()
+    plans._read.cache_clear()
     plan = plans.forward_plan("sm_90", LAYER, SLOTS, True)
-    plans.tables.cache_clear()
+    plans._read.cache_clear()
     assert plan.down.described() == {"rows_SD": [128, 64], "w_P": [1, 256, 64]}
     assert not plan.up.described()
 

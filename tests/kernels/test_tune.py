@@ -97,9 +97,9 @@ def test_both_passes_of_the_real_layer_are_timed(monkeypatch):
 
 @pytest.fixture
 def fresh_tables():
-    plans.tables.cache_clear()
+    plans._read.cache_clear()
     yield
-    plans.tables.cache_clear()
+    plans._read.cache_clear()
 
 
 def test_a_file_of_ones_own_replaces_the_shipped_tables(tmp_path, monkeypatch, fresh_tables):

@@ -41,7 +41,7 @@ def one_thread():
 @pytest.mark.parametrize("transposed", [True, False])
 @pytest.mark.parametrize(("depth", "columns"), SHAPES)
 def test_every_row_count_gives_the_product(depth, columns, transposed, dtype):
-    for rows in (1, 2, 5, 7, 8, 31, 64, 65, 96):
+    for rows in (1, 2, 5, 7, 8, 31, 63, 64):
         a, b = operands(rows, depth, columns, transposed, dtype)
         want = a.double() @ b.double()
         error = (product(a, b).double() - want).norm() / want.norm()
@@ -76,7 +76,8 @@ def test_shorter_vectors_give_the_same_numbers(compile_anew):
 
 
 @pytest.mark.parametrize(
-    ("rows", "depth", "columns"), [(97, 512, 512), (4, 64, 64), (4, 520, 512), (4, 512, 1000)]
+    ("rows", "depth", "columns"),
+    [(65, 512, 512), (1, 512, 512), (4, 64, 64), (4, 520, 512), (4, 512, 1000)],
 )
 def test_what_compiled_code_does_not_take_is_torchs(monkeypatch, rows, depth, columns):
     monkeypatch.setattr(products, "call", None)
