@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from emo_viz.commands.umap_options import check_neighbours, umap_options
+
 if TYPE_CHECKING:
     from emo_viz.analysis.projection import Maps
     from emo_viz.trace import Trace
@@ -21,21 +23,7 @@ FOLDER = click.Path(path_type=Path)
     help="Traces of the EMO and of the standard model, of the same documents.",
 )
 @click.option("--out", type=FOLDER, required=True, help="The .npz file to write.")
-@click.option(
-    "--neighbours",
-    type=click.IntRange(min=2),
-    default=30,
-    show_default=True,
-    help="UMAP's n_neighbors: larger keeps more of the whole, smaller more of the detail.",
-)
-@click.option(
-    "--min-dist",
-    type=click.FloatRange(0, 1),
-    default=0.9,
-    show_default=True,
-    help="UMAP's min_dist: smaller packs similar documents tighter.",
-)
-@click.option("--seed", type=int, default=0, show_default=True)
+@umap_options
 def command(
     traces: tuple[Path, Path], out: Path, neighbours: int, min_dist: float, seed: int
 ) -> None:
@@ -48,11 +36,7 @@ def command(
         raise ValueError("The two traces hold different documents; record both from one file.")
     if emo.usage.shape != standard.usage.shape:
         raise ValueError("The two models differ in layers or experts; name a matched pair.")
-    if neighbours >= emo.manifest.documents:
-        raise ValueError(
-            f"{neighbours} neighbours need more than {emo.manifest.documents} documents; "
-            "choose fewer with --neighbours."
-        )
+    check_neighbours(neighbours, emo.manifest.documents, "documents")
     maps = _fit(emo, standard, neighbours, min_dist, seed)
     save_maps(out, maps)
     documents, size = emo.manifest.documents, out.stat().st_size / 1e3

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emo_viz.commands.clusters import read_documents
+from emo_viz.commands.umap_options import check_neighbours, umap_options
 
 if TYPE_CHECKING:
     from emo_viz.analysis.token_map import Sample, TokenMap
@@ -52,9 +53,7 @@ Flatten = Callable[[NDArray[np.floating]], NDArray[np.float32]]
     show_default=True,
     help="Tokens of every domain.",
 )
-@click.option("--neighbours", type=click.IntRange(min=2), default=30, show_default=True)
-@click.option("--min-dist", type=click.FloatRange(0, 1), default=0.9, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@umap_options
 def command(
     models: tuple[Path, Path],
     documents_path: Path,
@@ -70,11 +69,7 @@ def command(
     from emo_viz.analysis.token_map import save_token_map
 
     def flatten(rows: NDArray[np.floating]) -> NDArray[np.float32]:
-        if neighbours >= len(rows):
-            raise ValueError(
-                f"{neighbours} neighbours need more than {len(rows)} tokens; choose fewer with "
-                "--neighbours or more tokens with --per-domain."
-            )
+        check_neighbours(neighbours, len(rows), "tokens")
         return umap_map(rows, neighbours, min_dist, seed)
 
     documents = read_documents(documents_path)

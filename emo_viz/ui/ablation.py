@@ -126,7 +126,7 @@ def open_study() -> Study:
     """Everything measured, or an empty state that says what to run (the script ends there)."""
     path = resources.analysis_path("curves.parquet")
     try:
-        curves = _curves(path, path.stat().st_mtime_ns if path.exists() else 0)
+        curves = _curves(path, resources.changed(path))
     except ValueError:
         _nothing("No subset curves have been measured yet.")
     study = Study(curves, resources.pair(), resources.documents())

@@ -42,15 +42,7 @@ def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
     """The curve of both models, its options and what it rests on below."""
     points = found.table
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        view = st.segmented_control(
-            "Curve of",
-            [INCREASE, LOSS],
-            default=INCREASE,
-            required=True,
-            key=VIEW,
-            bind="query-params",
-            label_visibility="collapsed",
-        )
+        view = links.choice(st, "Curve of", [INCREASE, LOSS], VIEW, label_visibility="collapsed")
         _chosen_how(study, choice, live)
     measure = MEASURES[str(view)]
     where = ALL_DOMAINS if choice.domain is None else choice.domain

@@ -1,11 +1,11 @@
 """Document clusters page, documents: the clusters of both models, how they are asked for, what they
 say."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.alignment import Alignment, alignment
-from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.clusters import Clustering, match_clusters, spherical_kmeans
 from emo_viz.analysis.profiles import WordTable, cluster_table, top_experts, word_table
 from emo_viz.analysis.projection import Maps, content_key, load_maps, pca_map, procrustes
 from emo_viz.analysis.vectors import flatten_usage, routing_vectors
 from emo_viz.ui import assets, chrome, links, resources
-from emo_viz.ui.text import count
+from emo_viz.ui.text import count, interval
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
@@ -111,15 +110,7 @@ def load_data() -> Data:
 
 def level(row: DeltaGenerator) -> str:
     """What the page shows, TOKENS or DOCUMENTS: the first of the controls."""
-    chosen: str = row.segmented_control(
-        "Show",
-        [TOKENS, DOCUMENTS],
-        default=TOKENS,
-        required=True,
-        key="cluster_level",
-        bind="query-params",
-    )
-    return chosen
+    return links.choice(row, "Show", [TOKENS, DOCUMENTS], "cluster_level")
 
 
 def controls(data: Data, row: DeltaGenerator) -> View:
@@ -134,15 +125,7 @@ def controls(data: Data, row: DeltaGenerator) -> View:
     )
     with row:
         colour, method = _how_to_draw()
-        highlighted = st.multiselect(
-            "Highlight",
-            domains,
-            max_selections=MOST_HIGHLIGHTED,
-            placeholder=ALL_DOMAINS,
-            key="cluster_domain",
-            bind="query-params",
-            width=210,
-        )
+        highlighted = highlight(st, "Highlight", domains, ALL_DOMAINS, "cluster_domain")
         layer = st.selectbox("Layer", layers, key="cluster_layer", bind="query-params", width=120)
         k = st.slider(
             "Number of clusters",
@@ -154,26 +137,33 @@ def controls(data: Data, row: DeltaGenerator) -> View:
             width=200,
         )
     only = None if layer == ALL_LAYERS else int(layer)
-    return View(colour=colour, domains=tuple(highlighted), k=k, layer=only, method=method)
+    return View(colour=colour, domains=highlighted, k=k, layer=only, method=method)
+
+
+def highlight(
+    place: Any, label: str, options: Sequence[str], all_of_them: str, key: str
+) -> tuple[str, ...]:
+    """Names to highlight, none for all of them; also in the address."""
+    chosen = place.multiselect(
+        label,
+        options,
+        max_selections=MOST_HIGHLIGHTED,
+        placeholder=all_of_them,
+        key=key,
+        bind="query-params",
+        width=210,
+    )
+    return tuple(chosen)
 
 
 def _how_to_draw() -> tuple[str, str]:
     """What the points are coloured by, and the kind of map."""
-    colour = st.segmented_control(
-        "Colour by",
-        [DOMAIN, CLUSTER, EXPERT],
-        default=DOMAIN,
-        required=True,
-        key="cluster_colour",
-        bind="query-params",
-    )
-    method = st.segmented_control(
+    colour = links.choice(st, "Colour by", [DOMAIN, CLUSTER, EXPERT], "cluster_colour")
+    method = links.choice(
+        st,
         "Map",
         [UMAP, PCA],
-        default=UMAP,
-        required=True,
-        key="cluster_map",
-        bind="query-params",
+        "cluster_map",
         help="UMAP keeps neighbours together and says little about long distances; PCA shows the "
         "two directions of largest variance.",
     )
@@ -189,8 +179,8 @@ def answer(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
     """The first line of the page: whose clusters follow the domains, in numbers."""
     emo, standard = (found[name].measured for name in LABELS)
     st.markdown(
-        f"#### Document clusters of EMO share **{_interval(emo.nmi)}** of their information with "
-        f"the domain, those of the standard MoE **{_interval(standard.nmi)}**."
+        f"#### Document clusters of EMO share **{interval(emo.nmi)}** of their information with "
+        f"the domain, those of the standard MoE **{interval(standard.nmi)}**."
     )
     where = "all layers" if view.layer is None else f"layer {view.layer}"
     st.caption(
@@ -198,7 +188,7 @@ def answer(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
         f"{count(len(set(data.domains)), 'domain')}, {data.size}, routing of {where}; in "
         f"brackets the 95 % interval over documents. Shuffled domains reach "
         f"{emo.chance_nmi:.2f} (EMO) and {standard.chance_nmi:.2f} (standard MoE). Adjusted Rand "
-        f"index, 0 by chance: {_interval(emo.ari)} and {_interval(standard.ari)}."
+        f"index, 0 by chance: {interval(emo.ari)} and {interval(standard.ari)}."
     )
 
 
@@ -228,14 +218,10 @@ def token_clusters_path(name: str) -> Path:
     return resources.analysis_path(f"clusters-{assets.MODEL_FOLDERS[name]}.npz")
 
 
-def _interval(value: Interval) -> str:
-    return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
-
-
 def _umaps(data: Data) -> Maps | None:
     path = resources.analysis_path("maps.npz")
     try:
-        maps = _stored_maps(path, path.stat().st_mtime_ns if path.exists() else 0)
+        maps = _stored_maps(path, resources.changed(path))
         problem = "" if maps.key == data.key else "The stored UMAP is of other traces."
     except ValueError as error:
         problem = str(error)

@@ -99,14 +99,13 @@ def controls(report: dict[str, Any]) -> tuple[str, str]:
     links.warn_of_unknown(ARCH, [f"{arch} ({names[arch]})" for arch in archs], "architecture")
     links.warn_of_unknown(SIZE, sizes, "layer")
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        arch = st.segmented_control(
+        arch = links.choice(
+            st,
             "Architecture",
             archs,
+            ARCH,
             default=archs[min(1, len(archs) - 1)],
-            required=True,
             format_func=lambda arch: f"{arch} ({names[arch]})",
-            key=ARCH,
-            bind="query-params",
         )
         size = st.selectbox("Layer", sizes, key=SIZE, bind="query-params", width=220)
     return str(arch), str(size)

@@ -1,10 +1,37 @@
-"""State in the address that no single widget can hold by `bind`: long labels, long texts."""
+"""State in the address: choices that a widget holds by `bind`, and what no single widget can."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
+from typing import Any, TypeVar
 
 import streamlit as st
 
 from emo_viz.ui.text import escape_markdown, shorten
+
+Option = TypeVar("Option")
+
+
+def choice(
+    place: Any,
+    label: str,
+    options: Sequence[Option],
+    key: str,
+    default: Option | None = None,
+    **how: Any,
+) -> Option:
+    """One of a few options as buttons in `place`, also in the address; at first the first one.
+
+    place: `st` or a container of it. how: more arguments of `st.segmented_control`.
+    """
+    chosen: Option = place.segmented_control(
+        label,
+        options,
+        default=options[0] if default is None else default,
+        required=True,
+        key=key,
+        bind="query-params",
+        **how,
+    )
+    return chosen
 
 
 def follow(param: str, key: str, known: Container[str] | None = None) -> str | None:

@@ -129,25 +129,11 @@ def _colour_controls(
     """What the tokens are coloured by, and the layer whose top expert counts."""
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
     options = [BY_CLUSTER, BY_EXPERT] if clusters else [BY_EXPERT]
-    by = row.segmented_control(
-        "Colour tokens by",
-        options,
-        default=options[0],
-        required=True,
-        key=COLOUR,
-        bind="query-params",
-    )
+    by = links.choice(row, "Colour tokens by", options, COLOUR)
     last = reading.num_layers - 1
     if by == BY_CLUSTER:
         return by, last
-    layer = row.segmented_control(
-        "Layer",
-        list(range(reading.num_layers)),
-        default=last,
-        required=True,
-        key=LAYER,
-        bind="query-params",
-    )
+    layer = links.choice(row, "Layer", range(reading.num_layers), LAYER, default=last)
     return by, layer
 
 
@@ -157,7 +143,7 @@ def _token_clusters(reading: Reading) -> dict[str, TokenClusters] | None:
     for name, folder in assets.MODEL_FOLDERS.items():
         path = token_clusters_path(name)
         try:
-            stored = _stored(path, path.stat().st_mtime_ns if path.exists() else 0)
+            stored = _stored(path, resources.changed(path))
             stored.check(reading.recordings[name].router_probs)
         except ValueError as error:
             command = CLUSTERS_COMMAND.format(folder=folder)

@@ -96,6 +96,11 @@ def analysis_path(name: str) -> Path:
     return assets.analysis_path(name)
 
 
+def changed(path: Path) -> int:
+    """When a file was changed, in nanoseconds; 0 for none. Caches of what it holds go by this."""
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
 def _loaded(name: str) -> LoadedModel:
     path, command = assets.checkpoint_path(name), TRAIN_COMMAND.format(name=name)
     if not (path / "config.json").exists():

@@ -71,15 +71,7 @@ class Reading:
 def choose_text(documents: pd.DataFrame) -> Chosen | None:
     """The row of controls that picks a text; None (and a hint) as long as there is none."""
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
-    source = row.segmented_control(
-        "Text",
-        [BUNDLED, OWN],
-        default=BUNDLED,
-        required=True,
-        key="routing_source",
-        bind="query-params",
-        on_change=forget_selection,
-    )
+    source = links.choice(row, "Text", [BUNDLED, OWN], "routing_source", on_change=forget_selection)
     if source != OWN:
         return _bundled_text(documents, row)
     _file_picker(row)

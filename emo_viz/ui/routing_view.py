@@ -141,14 +141,7 @@ def _open_layer(layer: int) -> None:
 
 
 def _view_options() -> tuple[str, str]:
-    order = st.segmented_control(
-        "Order of the experts",
-        [BY_USE, BY_ID],
-        default=BY_ID,
-        required=True,
-        key=ORDER,
-        bind="query-params",
-    )
+    order = links.choice(st, "Order of the experts", [BY_USE, BY_ID], ORDER, default=BY_ID)
     colour = st.selectbox(
         "Colour of the text",
         [DIFFERENCE, *_measures(), PLAIN],

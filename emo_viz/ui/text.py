@@ -8,6 +8,8 @@ import html
 import re
 import unicodedata
 
+from emo_viz.analysis.bootstrap import Interval
+
 _NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u200b": "∅", "\ufeff": "∅"}
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=])")
 
@@ -56,6 +58,11 @@ def share(value: float) -> str:
     """A share of one as a percentage: "63 %", "0.4 %"."""
     percent = 100 * value
     return f"{percent:.1f} %" if abs(percent) < 10 else f"{percent:.0f} %"
+
+
+def interval(value: Interval, form: str = ".2f") -> str:
+    """ "0.63 [0.61, 0.64]" """
+    return f"{value.mean:{form}} [{value.low:{form}}, {value.high:{form}}]"
 
 
 def compact(number: float) -> str:

@@ -1,6 +1,5 @@
 """Document clusters page, tokens: the sampled tokens, how they are asked for, what they say."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,18 +10,17 @@ import streamlit as st
 from numpy.typing import NDArray
 from streamlit.delta_generator import DeltaGenerator
 
-from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.token_map import Sample, TokenMap, load_token_map, map_key
 from emo_viz.analysis.tokens import Headline, TokenClusters, headline, load_token_clusters
 from emo_viz.ui import assets, links, resources
 from emo_viz.ui.clusters import (
     ALL_DOMAINS,
     CLUSTERS_COMMAND,
-    MOST_HIGHLIGHTED,
     Data,
+    highlight,
     token_clusters_path,
 )
-from emo_viz.ui.text import count, token_label
+from emo_viz.ui.text import count, interval, token_label
 
 MAP_COMMAND = (
     "python -m emo_viz token-map --models assets/checkpoints/emo-nano assets/checkpoints/std-nano "
@@ -83,7 +81,7 @@ def measured() -> Headline | None:
     """
     paths = [token_clusters_path(name) for name in LABELS]
     try:
-        return _headline(paths[0], paths[1], tuple(map(_changed, paths)))
+        return _headline(paths[0], paths[1], tuple(map(resources.changed, paths)))
     except ValueError as error:
         _to_mend(str(error), *(CLUSTERS_COMMAND.format(folder=f) for f in _folders()))
         return None
@@ -93,7 +91,7 @@ def load(data: Data) -> Tokens | None:
     """The sampled tokens; None, and a sentence, if there is no map of these documents."""
     paths = [token_clusters_path(name) for name in LABELS]
     path = resources.analysis_path("token_map.npz")
-    changed = tuple(map(_changed, [path, *paths]))
+    changed = tuple(map(resources.changed, [path, *paths]))
     try:
         return _tokens(data.key, path, paths[0], paths[1], changed, data)
     except ValueError as error:
@@ -106,31 +104,24 @@ def controls(row: DeltaGenerator, found: Tokens) -> View:
     domains = sorted(set(found.table["domain"]))
     links.warn_of_unknown("cluster_domain", domains, "domain")
     links.warn_of_unknown("cluster_highlight", found.frequent, "token")
-    colour = row.segmented_control(
-        "Colour by",
-        [DOMAIN, CLUSTER, TOKEN],
-        default=DOMAIN,
-        required=True,
-        key="cluster_token_colour",
-        bind="query-params",
-    )
+    colour = links.choice(row, "Colour by", [DOMAIN, CLUSTER, TOKEN], "cluster_token_colour")
     return View(
         colour,
-        _highlight(row, "Highlight domains", domains, ALL_DOMAINS, "cluster_domain"),
-        _highlight(row, "Highlight tokens", found.frequent, ALL_TOKENS, "cluster_highlight"),
+        highlight(row, "Highlight domains", domains, ALL_DOMAINS, "cluster_domain"),
+        highlight(row, "Highlight tokens", found.frequent, ALL_TOKENS, "cluster_highlight"),
     )
 
 
 def answer(said: Headline, found: Tokens | None, domains: int) -> None:
     """The first line of the page: whose token clusters follow the domains, in numbers."""
     st.markdown(
-        f"#### Clusters of single tokens share **{_interval(said.emo)}** of their information with "
-        f"the domain in EMO, **{_interval(said.standard)}** in the standard MoE."
+        f"#### Clusters of single tokens share **{interval(said.emo)}** of their information with "
+        f"the domain in EMO, **{interval(said.standard)}** in the standard MoE."
     )
     st.markdown(
-        f"EMO less standard MoE: **{_interval(said.difference, '+.3f')}**, "
-        f"{_interval(said.ratio)} times as much. With the token itself the clusters share "
-        f"**{_interval(said.emo_token)}** in EMO and **{_interval(said.standard_token)}** in the "
+        f"EMO less standard MoE: **{interval(said.difference, '+.3f')}**, "
+        f"{interval(said.ratio)} times as much. With the token itself the clusters share "
+        f"**{interval(said.emo_token)}** in EMO and **{interval(said.standard_token)}** in the "
         "standard MoE."
     )
     drawn = "" if found is None else f" The maps show {found.size}{_per_domain(found)}."
@@ -150,36 +141,13 @@ def colour_names(found: Tokens, view: View) -> dict[str, list[str]]:
     return {name: found.table[column].tolist() for name, column in columns.items()}
 
 
-def _highlight(
-    row: DeltaGenerator, label: str, options: Sequence[str], all_of_them: str, key: str
-) -> tuple[str, ...]:
-    chosen = row.multiselect(
-        label,
-        options,
-        max_selections=MOST_HIGHLIGHTED,
-        placeholder=all_of_them,
-        key=key,
-        bind="query-params",
-        width=210,
-    )
-    return tuple(chosen)
-
-
 def _per_domain(found: Tokens) -> str:
     sizes = found.table["domain"].value_counts()
     return f", {sizes.max():,} of each domain" if sizes.nunique() == 1 else ""
 
 
-def _interval(value: Interval, form: str = ".2f") -> str:
-    return f"{value.mean:{form}} [{value.low:{form}}, {value.high:{form}}]"
-
-
 def _folders() -> list[str]:
     return list(assets.MODEL_FOLDERS.values())
-
-
-def _changed(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _to_mend(sentence: str, *commands: str) -> None:

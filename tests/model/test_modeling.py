@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from model.inference import document_losses, record
-from model.modeling import EmoForCausalLM
+from model.modeling import EmoForCausalLM, EmoHead
 from tests.model.helpers import EOS, tiny_ids, tiny_model
 
 
@@ -135,3 +135,21 @@ def test_batched_losses_equal_one_document_at_a_time():
 def test_a_document_longer_than_the_context_is_refused():
     with pytest.raises(ValueError, match="1 to 64 tokens, not 65"):
         record(tiny_model(), np.full(65, 3))
+
+
+def test_the_head_gives_the_same_logits_with_and_without_gradients():
+    torch.manual_seed(0)
+    head = EmoHead(48, 70, bias=False)
+    for shape in ((1, 48), (2, 5, 48), (0, 48)):
+        hidden = torch.randn(shape)
+        with torch.inference_mode():
+            fast = head(hidden)
+        torch.testing.assert_close(fast, head(hidden).detach())
+        assert head(hidden).requires_grad
+
+
+def test_what_hooks_onto_the_head_sees_its_output():
+    head, seen = EmoHead(8, 16, bias=False), []
+    head.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.inference_mode():
+        assert torch.equal(head(torch.ones(3, 8)), seen[0])

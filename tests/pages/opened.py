@@ -12,9 +12,10 @@ SECONDS = 60
 
 
 def follow_link(page: str, **params: str | list[str]) -> AppTest:
-    """The page as the first request to a server."""
+    """The page ("": home) as the first request to a server."""
     at = AppTest.from_file(assets.APP_FOLDER / "app.py", default_timeout=SECONDS)
-    at.switch_page(page)
+    if page:
+        at.switch_page(page)
     for name, value in params.items():
         at.query_params[name] = value
     return run(at)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from emo_viz.ui import assets
+from tests.pages.opened import follow_link
 
 SECONDS = 60
 PAGES = ("", "pages/1_Token_routing.py", "pages/3_Subset_ablation.py", "pages/4_Kernel.py")
@@ -26,15 +26,6 @@ def folder(tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copytree(tiny_assets, copy)
     monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(copy))
     return copy
-
-
-def opened(page: str) -> AppTest:
-    at = AppTest.from_file(assets.APP_FOLDER / "app.py", default_timeout=SECONDS)
-    if page:
-        at.switch_page(page)
-    at.run()
-    assert not at.exception, at.exception
-    return at
 
 
 def words(at: AppTest) -> str:
@@ -67,13 +58,13 @@ def test_a_damaged_checkpoint_is_named_on_every_page(
 ):
     damage(folder / name)
     for page in PAGES:
-        assert "**EMO**: cannot be read" in words(opened(page))
-    assert "The EMO checkpoint at" in words(opened(""))
+        assert "**EMO**: cannot be read" in words(follow_link(page))
+    assert "The EMO checkpoint at" in words(follow_link(""))
 
 
 def test_a_damaged_training_record_costs_only_its_own_number(folder: Path):
     cut_off(folder / TRAINING)
-    assert opened("").table[0].value.loc["EMO", "Tokens trained on"] == "not recorded"
+    assert follow_link("").table[0].value.loc["EMO", "Tokens trained on"] == "not recorded"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +75,7 @@ def test_unusable_documents_are_named_with_their_command(
     folder: Path, damage: Callable[[Path], None], sentence: str
 ):
     damage(folder / DOCUMENTS)
-    at = opened("pages/1_Token_routing.py")
+    at = follow_link("pages/1_Token_routing.py")
     assert sentence in words(at)
     assert at.code[0].value.startswith("python -m emo_viz documents")
 
@@ -93,13 +84,13 @@ def test_what_was_cut_off_a_document_is_said(folder: Path):
     file = folder / DOCUMENTS
     pd.read_parquet(file).assign(cut_tokens=7).to_parquet(file)
     for page in ("pages/1_Token_routing.py", "pages/3_Subset_ablation.py"):
-        assert "the 7 tokens that follow are cut off" in words(opened(page))
-    assert "Of 24 longer texts only the beginning is here" in words(opened(""))
+        assert "the 7 tokens that follow are cut off" in words(follow_link(page))
+    assert "Of 24 longer texts only the beginning is here" in words(follow_link(""))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 1}', '{"format_version": 99}'])
 def test_an_unusable_kernel_report_is_named_with_its_command(folder: Path, text: str):
     (folder / "analysis" / "kernel_report.json").write_text(text)
-    at = opened("pages/4_Kernel.py")
+    at = follow_link("pages/4_Kernel.py")
     assert "The kernel report is" in words(at)
     assert at.code[0].value.startswith("python -m model.kernels.report")

@@ -9,6 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.ui import assets
+from tests.pages.opened import follow_link
 
 SECONDS = 60
 BIG, SMALL = [16384, 128, 8, 2048, 1024], [16, 128, 8, 2048, 1024]
@@ -37,10 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def opened() -> AppTest:
-    at = AppTest.from_file(assets.APP_FOLDER / "app.py", default_timeout=SECONDS)
-    at.switch_page("pages/4_Kernel.py").run()
-    assert not at.exception, at.exception
-    return at
+    return follow_link("pages/4_Kernel.py")
 
 
 def words(at: AppTest) -> str:

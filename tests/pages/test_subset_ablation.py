@@ -14,11 +14,12 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.__main__ import main
 from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import ROUTER_PROBABILITY, Curves, Measured, read_curves
-from emo_viz.ui import assets, jobs
+from emo_viz.ui import jobs
 from emo_viz.ui.text import share
 from model.inference import continue_text, encode, record
 from model.loading import load_model, load_tokenizer
 from model.subset import ExpertSubset, apply_subset, random_subset, select_experts
+from tests.pages.opened import follow_link, run, strips
 
 PAGE = "pages/3_Subset_ablation.py"
 SECONDS = 60
@@ -41,18 +42,7 @@ def models(tiny_assets: Path) -> dict:
 
 
 def opened(**params: str) -> AppTest:
-    """The page as the first request of a visitor who follows a link."""
-    at = AppTest.from_file(assets.APP_FOLDER / "app.py", default_timeout=SECONDS)
-    at.switch_page(PAGE)
-    for name, value in params.items():
-        at.query_params[name] = value
-    return run(at)
-
-
-def run(at: AppTest) -> AppTest:
-    at.run()
-    assert not at.exception, at.exception
-    return at
+    return follow_link(PAGE, **params)
 
 
 def words(at: AppTest) -> str:
@@ -239,11 +229,6 @@ def test_a_token_beyond_the_text_is_named_and_ignored(asked):
 def test_grey_is_explained_only_where_it_is_drawn():
     assert "Grey:" in words(opened())
     assert "Grey:" not in words(opened(subset_method="Random"))
-
-
-def strips(at: AppTest) -> list[dict]:
-    """The data of the coloured texts, EMO's first."""
-    return [json.loads(part.proto.json) for part in at.get("bidi_component")]
 
 
 def test_tokens_are_coloured_by_their_loss_change(tiny_assets, models):

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from emo_viz.ui import assets
 from model.inference import Recording, encode, record
 from model.loading import load_model, load_tokenizer
+from tests.pages.opened import charts, follow_link
 
 PAGE = "pages/1_Token_routing.py"
 MAP = 1  # the second figure: the first one is in the panel beside the text
@@ -38,19 +38,7 @@ def recorded(folder: Path, text: str, name: str = "emo-nano") -> Recording:
 
 
 def opened(**params: str) -> AppTest:
-    """The page as the first request of a visitor who follows a link."""
-    at = AppTest.from_file(assets.APP_FOLDER / "app.py", default_timeout=SECONDS)
-    at.switch_page(PAGE)
-    for name, value in params.items():
-        at.query_params[name] = value
-    at.run()
-    assert not at.exception, at.exception
-    return at
-
-
-def charts(at: AppTest) -> list[dict]:
-    """The figures of the page in their order on it."""
-    return [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
+    return follow_link(PAGE, **params)
 
 
 def array(packed: dict) -> np.ndarray:
