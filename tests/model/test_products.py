@@ -89,3 +89,10 @@ def test_without_the_library_the_product_is_torchs(monkeypatch):
     monkeypatch.setattr(products, "has_products", lambda dtype: False)
     a, b = operands(4, 512, 512, True, torch.float32)
     assert torch.equal(product(a, b), a @ b)
+
+
+def test_on_several_threads_the_product_is_torchs(monkeypatch):
+    monkeypatch.setattr(products, "call", None)
+    torch.set_num_threads(2)
+    a, b = operands(8, 512, 512, True, torch.float32)
+    assert torch.equal(product(a, b), a @ b)

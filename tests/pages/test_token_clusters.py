@@ -199,3 +199,17 @@ def test_the_command_refuses_clusters_of_another_checkpoint(tiny_assets, tmp_pat
     result = CliRunner().invoke(main, [str(each) for each in command])
     assert result.exit_code == 2 and "is of another checkpoint" in result.output
     assert not (tmp_path / "map.npz").exists()
+
+
+def test_both_maps_refuse_more_neighbours_than_points(tiny_assets, tmp_path):
+    out = tmp_path / "map.npz"
+    traces = [tiny_assets / "traces" / name for name in FOLDERS.values()]
+    models = [tiny_assets / "checkpoints" / name for name in FOLDERS.values()]
+    documents = tiny_assets / "documents" / "documents.parquet"
+    of_documents = ["map", "--traces", *traces]
+    of_tokens = ["token-map", "--models", *models, "--documents", documents, "--clusters"]
+    for command in (of_documents, [*of_tokens, *clusters_paths(tiny_assets)]):
+        wanted = [*command, "--out", out, "--neighbours", "100000"]
+        result = CliRunner().invoke(main, [str(each) for each in wanted])
+        assert result.exit_code == 2 and "choose fewer with --neighbours" in result.output
+    assert not out.exists()
