@@ -309,7 +309,7 @@ class EmoModel(EmoPreTrainedModel):
 
 
 class EmoHead(nn.Linear):
-    """Hidden states to logits; by oneDNN where that is a tenth faster than torch's linear."""
+    """Hidden states to logits; by oneDNN where that is up to a tenth faster than torch's linear."""
 
     def forward(self, hidden_BTH: Tensor) -> Tensor:
         """[.., V], equal to rounding either way; float32 on a CPU without gradients is oneDNN's."""

@@ -138,7 +138,7 @@ def _modularity() -> Finding:
         f"{found.clusters} clusters of tokens by routing share **{found.emo.mean:.2f}** "
         f"{_span(found.emo)} of their information (NMI) with the domain in EMO, "
         f"**{found.standard.mean:.2f}** {_span(found.standard)} in the standard MoE; EMO less "
-        f"standard MoE: {found.difference.mean:+.2f} {_span(found.difference, '{:+.2f}')}. "
+        f"standard MoE: {found.difference.mean:+.3f} {_span(found.difference, '{:+.3f}')}. "
         f"{count(found.documents, 'document')}, {count(found.tokens, 'token')}.",
         Compared(
             found.emo,
