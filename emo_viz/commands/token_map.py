@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emo_viz.commands.clusters import read_documents
-from emo_viz.commands.umap_options import check_neighbours, umap_options
+from emo_viz.commands.map import check_neighbours, umap_options
 
 if TYPE_CHECKING:
     from emo_viz.analysis.token_map import Sample, TokenMap
