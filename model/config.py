@@ -10,6 +10,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 
+from model.routing import PoolSizes
+
 Objective = Literal["emo", "standard", "dense"]
 BalancingScope = Literal["global", "local"]
 
@@ -19,10 +21,10 @@ class EmoConfig(PreTrainedConfig):
     """Configuration of an EMO, standard-MoE or dense twin (paper section 4.1, appendix A).
 
     `num_experts` and `num_experts_per_tok` count the shared experts, which are the last ids.
-    `objective` is the one switch between the twins. `pool_size_min/max` bound the size of a
-    document's pool in training (drawn per document and layer), `pool_size_eval` is the fixed size
-    used when a caller asks for pools outside training. `load_balancing_scope` says whether expert
-    counts are summed over all data-parallel ranks (global) or kept per rank (local).
+    `objective` is the one switch between the twins. The fields of `pool_sizes` say how the size of
+    a document's pool is drawn in training, `pool_size_eval` is the fixed size used when a caller
+    asks for pools outside training. `load_balancing_scope` says whether expert counts are summed
+    over all data-parallel ranks (global) or kept per rank (local).
 
     Raises ValueError for a geometry in which a token cannot find enough experts.
     """
@@ -64,6 +66,9 @@ class EmoConfig(PreTrainedConfig):
     objective: str = "emo"
     pool_size_min: int = 8
     pool_size_max: int = 128
+    pool_size_log_uniform: bool = False
+    pool_size_per_layer: bool = True
+    pool_free_share: float = 0.0
     pool_size_eval: int = 32
     load_balancing_scope: str = "global"
 
@@ -94,6 +99,19 @@ class EmoConfig(PreTrainedConfig):
                 f"pool_size_min={self.pool_size_min} is smaller than the "
                 f"{self.num_routed_per_tok} routed experts that every token needs."
             )
+        if not 0 <= self.pool_free_share <= 1:
+            raise ValueError(f"pool_free_share={self.pool_free_share} is a share: 0 to 1.")
+
+    @property
+    def pool_sizes(self) -> PoolSizes:
+        """How the size of a document's pool is drawn in training."""
+        return PoolSizes(
+            self.pool_size_min,
+            self.pool_size_max,
+            self.pool_size_log_uniform,
+            self.pool_size_per_layer,
+            self.pool_free_share,
+        )
 
     @property
     def num_routed_experts(self) -> int:

@@ -46,7 +46,6 @@ from model.routing import (
     Routed,
     document_pools,
     document_segments,
-    draw_pool_sizes,
     expert_counts,
     load_balancing_loss,
     positions_in_segment,
@@ -354,7 +353,7 @@ class EmoForCausalLM(EmoPreTrainedModel, GenerationMixin):
             return DocumentRouting(segments_BT, None)
         if pool_sizes_LBD is None:
             shape = (config.num_hidden_layers, *input_ids_BT.shape)
-            pool_sizes_LBD = draw_pool_sizes(shape, config.pool_size_min, config.pool_size_max)
+            pool_sizes_LBD = config.pool_sizes.draw(shape)
         return DocumentRouting(segments_BT, pool_sizes_LBD.to(input_ids_BT.device))
 
     def router_losses(self, documents: DocumentRouting) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,8 @@ Shapes: B rows, T tokens a row, N = B*T tokens, D documents a row (at most), E e
 R routed experts (E less the shared ones, which are the last ids), K experts a token.
 """
 
+import math
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from model.native import top_k_ids
 
 EosSide = Literal["next", "own"]
+NO_POOL = 2**31 - 1  # a pool size that no number of experts reaches
 
 
 class Routed(NamedTuple):
@@ -67,11 +70,42 @@ def document_pools(scores_BTR: Tensor, segments_BT: Tensor, pool_sizes_BD: Tenso
     return keep_BDR.gather(1, segments_BTR)
 
 
-def draw_pool_sizes(
-    shape: tuple[int, ...], smallest: int, largest: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """Pool sizes, uniform over smallest..largest inclusive, one a document and layer: int64."""
-    return torch.randint(smallest, largest + 1, shape, generator=generator)
+@dataclass(frozen=True)
+class PoolSizes:
+    """How the size of a document's pool is drawn in training (section 3.1).
+
+    Uniform over smallest..largest inclusive, or with `log_uniform` as often between 8 and 16 as
+    between 64 and 128. With `per_layer` (as the released models were trained) every layer draws
+    its own, so that hardly a document has small pools throughout; else one draw serves all layers.
+    `free_share` of the draws give no pool: all routed experts stay.
+    """
+
+    smallest: int
+    largest: int
+    log_uniform: bool = False
+    per_layer: bool = True
+    free_share: float = 0.0
+
+    def draw(self, shape: tuple[int, int, int], generator: torch.Generator | None = None) -> Tensor:
+        """Sizes for (layers, rows, documents): int64, NO_POOL where all experts stay."""
+        layers, *documents = shape
+        drawn = (layers if self.per_layer else 1, *documents)
+        sizes = self._sizes(drawn, generator)
+        if self.free_share:
+            free = torch.rand(drawn, generator=generator) < self.free_share
+            sizes = sizes.masked_fill(free, NO_POOL)
+        return sizes.expand(shape).contiguous()
+
+    def _sizes(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        share = torch.rand(shape, generator=generator)
+        ends = (self.smallest, self.largest + 1)
+        if self.log_uniform:
+            start, end = map(math.log, ends)
+            sizes = (start + share * (end - start)).exp()
+        else:
+            start, end = ends
+            sizes = start + share * (end - start)
+        return sizes.long().clamp(self.smallest, self.largest)
 
 
 def route(

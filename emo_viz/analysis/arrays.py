@@ -37,10 +37,10 @@ def load_arrays(
             found = (info["format"], info["format_version"])
             arrays = {name: file[name] for name in file.files if name != "info"}
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path.name} is damaged; make it again.") from error
+        raise ValueError(f"{path.name} is damaged; it must be made again.") from error
     if found != (format, version):
         raise ValueError(
             f"{path.name} has the format {found[0]} {found[1]} and {format} {version} is needed; "
-            "make it again."
+            "it must be made again."
         )
     return arrays, info

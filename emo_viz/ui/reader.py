@@ -147,7 +147,7 @@ def _token_clusters(reading: Reading) -> dict[str, TokenClusters] | None:
             stored.check(reading.recordings[name].router_probs)
         except ValueError as error:
             command = CLUSTERS_COMMAND.format(folder=folder)
-            st.info(f"{error} Tokens are coloured by their top expert. To mend it: `{command}`")
+            st.info(f"{error} Tokens are coloured by their top expert. This makes it: `{command}`")
             return None
         found[name] = stored
     return found

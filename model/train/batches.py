@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.routing import draw_pool_sizes
 from model.train.presets import Preset
 
 
@@ -111,7 +110,7 @@ class PackedRows:
         preset = self.preset
         generator = torch.Generator().manual_seed(preset.seed * 1_000_003 + step)
         shape = (preset.num_layers, preset.rows, documents)
-        return draw_pool_sizes(shape, preset.pool_size_min, preset.pool_size_max, generator)
+        return preset.pools.draw(shape, generator)
 
 
 def heldout_batches(

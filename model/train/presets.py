@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from model.config import EmoConfig, Objective
+from model.routing import PoolSizes
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,7 @@ class Preset:
     balancing_coef: float = 0.1
     router_z_coef: float = 1e-3
     head_z_coef: float = 1e-5
-    pool_size_min: int = 8
-    pool_size_max: int = 128
+    pools: PoolSizes = PoolSizes(8, 128)
     own_rows: bool = False
     seed: int = 0
     bf16: bool = True  # of matrix products; the routers stay in float32
@@ -63,8 +63,11 @@ class Preset:
             num_shared_experts=self.num_shared_experts,
             max_position_embeddings=self.max_position_embeddings,
             objective=self.objective,
-            pool_size_min=self.pool_size_min,
-            pool_size_max=self.pool_size_max,
+            pool_size_min=self.pools.smallest,
+            pool_size_max=self.pools.largest,
+            pool_size_log_uniform=self.pools.log_uniform,
+            pool_size_per_layer=self.pools.per_layer,
+            pool_free_share=self.pools.free_share,
             router_aux_loss_coef=self.balancing_coef,
             router_z_loss_coef=self.router_z_coef,
             eos_token_id=eos_token_id,

@@ -7,9 +7,10 @@ import torch
 
 from model.config import EmoConfig
 from model.routing import (
+    NO_POOL,
+    PoolSizes,
     document_pools,
     document_segments,
-    draw_pool_sizes,
     expert_counts,
     load_balancing_loss,
     positions_in_segment,
@@ -48,7 +49,7 @@ def packed_rows(rows=3, tokens=40, experts=17, seed=0):
     ids_BT[torch.rand(rows, tokens, generator=generator) < 0.12] = EOS
     logits_BTE = torch.randn(rows, tokens, experts, generator=generator)
     segments_BT = document_segments(ids_BT, EOS)
-    sizes_BD = draw_pool_sizes((rows, int(segments_BT.max()) + 1), 4, 18, generator)
+    sizes_BD = PoolSizes(4, 18).draw((1, rows, int(segments_BT.max()) + 1), generator)[0]
     return ids_BT, logits_BTE, segments_BT, sizes_BD
 
 
@@ -168,11 +169,39 @@ def test_adding_a_document_does_not_change_another_documents_routing():
     )
 
 
+def drawn(pools, shape=(4, 64, 9), seed=7):
+    return pools.draw(shape, torch.Generator().manual_seed(seed))
+
+
 def test_pool_sizes_are_reproducible_and_cover_both_ends():
-    draws = [draw_pool_sizes((4, 64, 9), 8, 128, torch.Generator().manual_seed(7)) for _ in "ab"]
-    assert torch.equal(*draws)
-    assert draws[0].min() == 8 and draws[0].max() == 128
-    assert not torch.equal(draws[0][0], draws[0][1]), "each layer draws its own sizes"
+    one, again = (drawn(PoolSizes(8, 128)) for _ in "ab")
+    assert torch.equal(one, again)
+    assert one.min() == 8 and one.max() == 128
+    assert not torch.equal(one[0], one[1]), "each layer draws its own sizes"
+
+
+def test_one_draw_may_serve_all_layers():
+    sizes = drawn(PoolSizes(8, 128, per_layer=False))
+    assert (sizes == sizes[0]).all() and len(sizes[0].unique()) > 100
+
+
+def test_log_uniform_sizes_fall_into_every_doubling_equally_often():
+    sizes = drawn(PoolSizes(8, 127, log_uniform=True), (1, 1000, 40))
+    assert sizes.min() == 8 and sizes.max() == 127
+    for start in (8, 16, 32, 64):
+        share = ((sizes >= start) & (sizes < 2 * start)).float().mean()
+        assert float(share) == pytest.approx(1 / 4, abs=0.01)
+
+
+def test_a_share_of_the_documents_has_no_pool():
+    pools = PoolSizes(4, 8, per_layer=False, free_share=0.3)
+    sizes_LBD = drawn(pools, (2, 1000, 10))
+    free_LBD = sizes_LBD == NO_POOL
+    assert float(free_LBD.float().mean()) == pytest.approx(0.3, abs=0.02)
+    assert (sizes_LBD[~free_LBD] <= 8).all()
+    scores_BTR = torch.rand(1000, 5, 18)
+    pools_BTR = document_pools(scores_BTR, torch.zeros(1000, 5).long(), sizes_LBD[0])
+    assert torch.equal(pools_BTR.all(-1).all(-1), free_LBD[0, :, 0])
 
 
 def test_z_loss_and_entropy_are_those_of_the_masked_logits():
@@ -206,6 +235,7 @@ def test_entropy_of_a_uniform_choice_is_log_n():
         ({"num_experts": 4, "num_experts_per_tok": 8}, "num_experts_per_tok=8"),
         ({"objective": "best"}, "objective='best'"),
         ({"norm_topk_prob": True}, "norm_topk_prob"),
+        ({"pool_free_share": 1.5}, "pool_free_share=1.5"),
     ],
 )
 def test_impossible_geometries_are_refused_by_name(fields, message):

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.modeling import EmoForCausalLM
+from model.routing import PoolSizes
 from model.train import checkpoint
 from model.train.batches import PackedRows, RowTable
 from model.train.loop import learning_rate, make_optimizer, train, train_step
@@ -34,8 +35,7 @@ PRESET = replace(
     rows=4,
     steps=12,
     warmup_steps=3,
-    pool_size_min=4,
-    pool_size_max=16,
+    pools=PoolSizes(4, 16),
     own_rows=True,
 )
 
