@@ -88,6 +88,8 @@ NANO = Preset(
     rows=64,
     steps=1900,
     warmup_steps=100,
+    own_rows=True,
+    pools=PoolSizes(8, 128, log_uniform=True, per_layer=False, free_share=0.4),
 )
 
 PAPER_1B14B = Preset(
