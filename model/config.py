@@ -26,7 +26,8 @@ class EmoConfig(PreTrainedConfig):
     asks for pools outside training. `load_balancing_scope` says whether expert counts are summed
     over all data-parallel ranks (global) or kept per rank (local).
 
-    Raises ValueError for a geometry in which a token cannot find enough experts.
+    Raises ValueError for a geometry in which a token cannot find enough experts, and for a
+    `pool_free_share` that is no share.
     """
 
     model_type = "emo"

@@ -151,7 +151,7 @@ def _folders() -> list[str]:
 
 
 def _to_mend(sentence: str, *commands: str) -> None:
-    st.info(f"{sentence} This makes it anew:")
+    st.info(f"{sentence} This makes it:")
     st.code("\n".join(commands), language="bash", wrap_lines=True)
 
 

@@ -153,3 +153,10 @@ def test_what_hooks_onto_the_head_sees_its_output():
     head.register_forward_hook(lambda module, inputs, output: seen.append(output))
     with torch.inference_mode():
         assert torch.equal(head(torch.ones(3, 8)), seen[0])
+
+
+def test_pool_sizes_that_nobody_gives_are_drawn_as_the_config_says():
+    model = tiny_model(pool_size_min=5, pool_size_max=9, pool_size_per_layer=False)
+    sizes_LBD = model.document_routing(tiny_ids(rows=40)).pool_sizes_LBD
+    assert sizes_LBD.min() == 5 and sizes_LBD.max() == 9
+    assert torch.equal(sizes_LBD[0], sizes_LBD[1])

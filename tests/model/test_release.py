@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from model.train.presets import find_preset
 from model.train.release import main, rounded
 from tests.model.helpers import tiny_model
 
+BUNDLED = Path(__file__).parents[2] / "assets" / "checkpoints"
+
 
 @pytest.fixture
 def finished_run(tmp_path):
@@ -21,7 +24,7 @@ def finished_run(tmp_path):
     pools = PoolSizes(4, 16, per_layer=False, free_share=0.25)
     preset = find_preset("nano", "emo", pools=pools)
     folder = tmp_path / "run"
-    tiny_model().save_pretrained(folder / "export")
+    tiny_model().bfloat16().save_pretrained(folder / "export")
     (folder / "export" / "training.json").write_text(json.dumps(asdict(preset) | {"tokens": 123}))
     metrics = [{"loss": 4.0}, {"loss": 3.0, "heldout_loss": 3.25}]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, metrics)))
@@ -45,11 +48,14 @@ def test_a_rounded_mantissa_ends_in_zeros_and_is_the_nearest_such_number():
 
 def test_a_released_checkpoint_loads_and_keeps_or_rounds_its_weights(finished_run, tmp_path):
     trained = load_file(finished_run / "export" / "model.safetensors")
-    for bits in (7, 3):
-        assert release(finished_run, tmp_path / "out", "--mantissa-bits", str(bits)).exit_code == 0
-        weights = load_file(tmp_path / "out" / "model.safetensors")
-        assert weights.keys() == trained.keys()
-        assert all(torch.equal(weights[name], rounded(trained[name], bits)) for name in trained)
+    assert release(finished_run, tmp_path / "whole").exit_code == 0
+    assert release(finished_run, tmp_path / "out", "--mantissa-bits", "3").exit_code == 0
+    whole, out = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "out"))
+    assert whole.keys() == out.keys() == trained.keys()
+    for name, weight in trained.items():
+        assert torch.equal(whole[name], weight)
+        torch.testing.assert_close(out[name], weight, rtol=1 / 16, atol=0)
+        assert not (out[name].view(torch.int16) & 0b1111).any()
     load_model(tmp_path / "out")
 
 
@@ -68,3 +74,24 @@ def test_a_run_without_an_export_is_refused_and_an_older_release_stays(finished_
     result = release(finished_run, tmp_path / "out")
     assert result.exit_code == 2 and "has no finished export" in result.output
     assert (tmp_path / "out" / "README.md").read_bytes() == before
+
+
+def settings_of(name, file):
+    return json.loads((BUNDLED / name / file).read_text())
+
+
+@pytest.mark.parametrize(("name", "objective"), [("emo-nano", "emo"), ("std-nano", "standard")])
+def test_the_nano_preset_is_what_the_bundled_pair_was_trained_with(name, objective):
+    preset = find_preset("nano", objective)
+    tokens = {"tokens": preset.steps * preset.tokens_per_step}
+    expected = json.loads(json.dumps(asdict(preset) | tokens))
+    assert settings_of(name, "training.json") == expected
+    config = load_model(BUNDLED / name).config
+    assert config.pool_sizes == preset.pools
+    assert preset.model_config(config.eos_token_id, config.pad_token_id).pool_sizes == preset.pools
+
+
+def test_the_configs_of_the_bundled_pair_differ_in_the_objective_alone():
+    emo, standard = (settings_of(name, "config.json") for name in ("emo-nano", "std-nano"))
+    assert {key for key in emo if emo[key] != standard[key]} == {"objective"}
+    assert emo.keys() == standard.keys()

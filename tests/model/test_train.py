@@ -185,6 +185,14 @@ def test_without_own_rows_the_stream_is_cut_as_it_comes():
     ]
 
 
+def test_pool_sizes_of_a_batch_are_drawn_as_the_preset_says():
+    pools = PoolSizes(5, 9, per_layer=False)
+    batches = PackedRows(stream(), replace(PRESET, pools=pools), EOS)
+    sizes_LBD = torch.cat([batches.batch(step).pool_sizes_LBD.flatten(1) for step in range(20)], 1)
+    assert (sizes_LBD == sizes_LBD[0]).all()
+    assert sizes_LBD.min() == 5 and sizes_LBD.max() == 9
+
+
 def test_both_objectives_see_the_same_data():
     standard = replace(PRESET, objective="standard")
     tokens = stream()
