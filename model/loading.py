@@ -20,7 +20,7 @@ def load_model(path: str | Path, dtype: str = "float32") -> EmoForCausalLM:
     Raises ValueError if the folder is missing, truncated, of another model type, or holds NaN.
     """
     folder = Path(path)
-    _check_folder(folder)
+    check_checkpoint(folder)
     try:
         with _without_progress_bar():
             model, report = EmoForCausalLM.from_pretrained(
@@ -47,7 +47,8 @@ def _without_progress_bar() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _check_folder(folder: Path) -> None:
+def check_checkpoint(folder: Path) -> None:
+    """Raises ValueError unless the folder has a config of type "emo" and safetensors weights."""
     config = folder / "config.json"
     if not config.is_file():
         raise ValueError(f"There is no checkpoint at {folder} (no config.json); check the path.")

@@ -65,7 +65,10 @@ class ExpertSubset:
                 experts, str(fields["method"]), tuple(fields["calibration"]), int(fields["budget"])
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"This is not an expert subset file ({error!r}).") from error
+            raise ValueError(
+                "This is not an expert subset: JSON with experts (the kept ids of each layer), "
+                "method, calibration and budget. Export it again."
+            ) from error
 
 
 @contextmanager
@@ -74,7 +77,8 @@ def apply_subset(model: "EmoForCausalLM", subset: ExpertSubset) -> Iterator[None
 
     Raises ValueError if the subset was made for another geometry.
     """
-    masks = {id(r): m for r, m in zip(_routers(model), _masks(model, subset), strict=True)}
+    masks_L = _masks(model, subset)
+    masks = {id(router): mask for router, mask in zip(model.routers(), masks_L, strict=True)}
     token = _active.set({**_active.get(), **masks})
     try:
         yield
@@ -82,38 +86,36 @@ def apply_subset(model: "EmoForCausalLM", subset: ExpertSubset) -> Iterator[None
         _active.reset(token)
 
 
-def _routers(model: "EmoForCausalLM") -> Sequence[nn.Module]:
-    if model.config.objective == "dense":
-        raise ValueError("A dense model has no experts to choose among.")
-    return model.routers()
-
-
 def _masks(model: "EmoForCausalLM", subset: ExpertSubset) -> list[Tensor]:
-    config = model.config
+    check_subset(model.config, subset)
+    masks = []
+    for layer, kept in enumerate(subset.experts):
+        num_routed = model.config.experts_in_layer(layer) - model.config.num_shared_experts
+        mask_R = torch.zeros(num_routed, dtype=torch.bool, device=model.device)
+        mask_R[[e for e in kept if e < num_routed]] = True
+        masks.append(mask_R)
+    return masks
+
+
+def check_subset(config: "EmoConfig", subset: ExpertSubset) -> None:
+    """Raises ValueError unless the subset fits the geometry and keeps enough experts a layer."""
+    if config.objective == "dense":
+        raise ValueError("A dense model has no experts to choose among.")
     if len(subset.experts) != config.num_hidden_layers:
         raise ValueError(
             f"The subset has {len(subset.experts)} layers, the model {config.num_hidden_layers}."
         )
-    return [
-        _layer_mask(config, layer, kept, model.device) for layer, kept in enumerate(subset.experts)
-    ]
-
-
-def _layer_mask(
-    config: "EmoConfig", layer: int, kept: Sequence[int], device: torch.device
-) -> Tensor:
-    num_experts = config.experts_in_layer(layer)
-    num_routed = num_experts - config.num_shared_experts
-    routed = [e for e in kept if e < num_routed]
-    needed = min(config.num_experts_per_tok, num_experts) - config.num_shared_experts
-    if any(not 0 <= e < num_experts for e in kept) or len(routed) < needed:
-        raise ValueError(
-            f"Layer {layer} of the subset does not fit: ids must be 0..{num_experts - 1} and at "
-            f"least {needed} of them routed experts."
-        )
-    mask_R = torch.zeros(num_routed, dtype=torch.bool, device=device)
-    mask_R[routed] = True
-    return mask_R
+    for layer, kept in enumerate(subset.experts):
+        num_experts = config.experts_in_layer(layer)
+        num_routed = num_experts - config.num_shared_experts
+        needed = min(config.num_experts_per_tok, num_experts) - config.num_shared_experts
+        if any(not 0 <= e < num_experts for e in kept) or (
+            len({e for e in kept if e < num_routed}) < needed
+        ):
+            raise ValueError(
+                f"Layer {layer} of the subset does not fit: ids must be 0..{num_experts - 1} and "
+                f"at least {needed} of them routed experts."
+            )
 
 
 def check_keep_k(config: "EmoConfig", keep_k: int) -> None:

@@ -1,6 +1,7 @@
 """Subset ablation page: the curve, how its experts were chosen, and the document token by token."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,9 @@ MEASURES: dict[str, figures.Measure] = {INCREASE: "increase", LOSS: "loss"}
 # Nats. Fixed, so that colours mean the same at every keep-k: a token at the end of the scale has
 # become 20 times less (or more) likely.
 COLOUR_REACH = 3.0
+CUT_COMMAND = (
+    "python -m emo_viz cut --model assets/checkpoints/emo-nano --subset {file} --out {out}"
+)
 SHOWN_PROMPT = 240  # characters
 TEXT_PIXELS = 170  # two texts as high as the curve beside them
 NARROWEST = 400  # pixels: narrower, the text and the curve stand one below the other
@@ -252,12 +256,24 @@ def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> N
             st.download_button(
                 f"{assets.MODEL_LABELS[model]} subset as JSON",
                 subset.to_json(),
-                file_name=f"{model}-{live.domain}-{choice.method}-{choice.keep_k}.json",
+                file_name=_subset_file(model, choice, live),
                 mime="application/json",
                 on_click="ignore",
                 width="stretch",
             )
-        st.caption("A subset lists the kept expert ids of every layer and how they were chosen.")
+        st.caption(
+            "A subset lists the kept expert ids of every layer and how they were chosen. With its "
+            "file, this writes a checkpoint that has these experts alone:"
+        )
+        file = _subset_file("emo", choice, live)
+        st.code(
+            CUT_COMMAND.format(file=file, out=Path(file).stem), language="bash", wrap_lines=True
+        )
+
+
+def _subset_file(model: str, choice: Choice, live: Live) -> str:
+    domain = live.domain.replace("/", "-")
+    return f"{model}-{domain}-{choice.method}-{choice.keep_k}.json"
 
 
 def _token_losses(live: Live) -> str:

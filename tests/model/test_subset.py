@@ -139,7 +139,7 @@ def test_a_budget_below_top_k_or_above_all_is_refused(keep_k):
 def test_json_round_trip_and_a_foreign_file():
     subset = random_subset(tiny_model().config, 6, 4)
     assert ExpertSubset.from_json(subset.to_json()) == subset
-    with pytest.raises(ValueError, match="not an expert subset file"):
+    with pytest.raises(ValueError, match="not an expert subset: JSON"):
         ExpertSubset.from_json('{"a": 1}')
 
 

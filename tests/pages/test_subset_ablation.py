@@ -423,3 +423,11 @@ def test_calibration_documents_that_are_not_there_are_said(tiny_assets, tmp_path
     at = opened()
     click(at, "Measure all domains again")
     assert "The calibration documents are not here" in words(at)
+
+
+def test_the_command_that_cuts_names_the_file_of_the_subset_in_view():
+    for k in (4, 8):
+        at = opened(subset_domain="garden", k=str(k))
+        (command,) = [code.value for code in at.code if "emo_viz cut" in code.value]
+        name = f"emo-garden-router_probability-{k}"
+        assert command.endswith(f"--subset {name}.json --out {name}")

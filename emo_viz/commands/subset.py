@@ -1,0 +1,77 @@
+"""Choose a domain's experts: python -m emo_viz subset --help"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+import pandas as pd
+
+from emo_viz.commands.clusters import read_documents
+
+if TYPE_CHECKING:
+    from model.subset import Method
+
+FILE = click.Path(path_type=Path)
+METHODS = ("router_probability", "greedy")
+
+
+@click.command()
+@click.option("--model", "checkpoint", type=FILE, required=True, help="Checkpoint folder.")
+@click.option(
+    "--documents",
+    "documents_path",
+    type=FILE,
+    required=True,
+    help="Calibration documents: Parquet with the columns id, domain and text.",
+)
+@click.option("--domain", help="Only the documents of this domain.")
+@click.option(
+    "--keep",
+    "keep_k",
+    type=int,
+    required=True,
+    help="Experts kept a layer, the shared one counted.",
+)
+@click.option("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=2),
+    default=256,
+    show_default=True,
+    help="Tokens a document, the opening end-of-text token among them.",
+)
+@click.option("--out", type=FILE, required=True, help="The JSON file to write.")
+def command(
+    checkpoint: Path,
+    documents_path: Path,
+    domain: str | None,
+    keep_k: int,
+    method: str,
+    max_tokens: int,
+    out: Path,
+) -> None:
+    """Choose the experts that a domain's documents prefer, and write their ids to a file."""
+    from model.inference import encode
+    from model.loading import load_model, load_tokenizer
+    from model.subset import check_keep_k, select_experts
+
+    documents = _of_domain(read_documents(documents_path), domain, documents_path)
+    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    check_keep_k(model.config, keep_k)
+    texts = [encode(tokenizer, text, max_tokens).token_ids for text in documents["text"]]
+    subset = select_experts(model, texts, keep_k, cast("Method", method), documents["id"].tolist())
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text(subset.to_json(), encoding="utf-8")
+    partial.replace(out)
+    click.echo(
+        f"{out}: {keep_k} experts in each of {len(subset.experts)} layers, chosen on "
+        f"{len(texts)} documents."
+    )
+
+
+def _of_domain(documents: pd.DataFrame, domain: str | None, path: Path) -> pd.DataFrame:
+    chosen = documents if domain is None else documents[documents["domain"] == domain]
+    if chosen.empty:
+        known = ", ".join(sorted(set(documents["domain"])))
+        raise ValueError(f"{path} has no documents of the domain {domain!r}; it has {known}.")
+    return chosen
