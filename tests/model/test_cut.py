@@ -58,6 +58,7 @@ def test_layers_may_keep_different_numbers_of_experts(parent, tmp_path):
     cut_checkpoint(parent, subset, tmp_path / "cut")
     small = load_model(tmp_path / "cut")
     assert [small.config.experts_in_layer(layer) for layer in (0, 1)] == [5, 7]
+    assert small.config.num_experts == 7
     with apply_subset(whole, subset):
         assert torch.allclose(logits(small), logits(whole), atol=1e-5)
 
@@ -99,6 +100,37 @@ def test_experts_that_go_are_not_read_and_the_rest_of_the_config_stays(parent, t
     assert before | {"num_experts": 4} == after
 
 
+def test_kept_experts_are_numbered_anew_in_their_old_order(parent, tmp_path):
+    cut_checkpoint(parent, ExpertSubset(((2, 5, 7, 15),) * 2, "", (), 4), tmp_path / "cut")
+    before, after = (load_file(f / "model.safetensors") for f in (parent, tmp_path / "cut"))
+    for new, old in enumerate((2, 5, 7, 15)):
+        name = "model.layers.1.mlp.experts.{}.up_proj.weight"
+        assert torch.equal(after[name.format(new)], before[name.format(old)])
+    assert not any(".experts.4." in name for name in after)
+
+
+def test_the_index_lists_what_the_files_hold(sharded, tmp_path):
+    out = tmp_path / "cut"
+    cut_checkpoint(sharded, ExpertSubset(((0, 1, 2, 15),) * 2, "", (), 4), out)
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    files = {file.name: load_file(file) for file in out.glob("*.safetensors")}
+    held = {name: file for file, weights in files.items() for name in weights}
+    assert index["weight_map"] == held
+    size = sum(weight.nbytes for weights in files.values() for weight in weights.values())
+    assert index["metadata"]["total_size"] == size
+
+
+def test_a_cut_checkpoint_can_be_cut_again(parent, tmp_path):
+    half, quarter = tmp_path / "half", tmp_path / "quarter"
+    cut_checkpoint(parent, ExpertSubset(((1, 3, 5, 7, 15),) * 2, "first", (), 5), half)
+    cut_checkpoint(half, ExpertSubset(((0, 1, 3, 4),) * 2, "second", (), 4), quarter)
+    metadata = json.loads((quarter / "pruning_metadata.json").read_text())
+    assert (metadata["parent"], metadata["method"]) == ("half", "second")
+    whole, subset = load_model(parent), ExpertSubset(((1, 3, 7, 15),) * 2, "", (), 4)
+    with apply_subset(whole, subset):
+        assert torch.allclose(logits(load_model(quarter)), logits(whole), atol=1e-5)
+
+
 def test_progress_is_told_shard_by_shard(sharded, tmp_path):
     told = []
     subset = random_subset(load_model(sharded).config, 5, seed=0)
@@ -122,11 +154,17 @@ def without_index(folder):
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
 
 
+def of_another_type(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lacking_an_expert, "three matrices for each kept expert of layer 1"),
         (truncated, "cannot be read"),
+        (of_another_type, "this loader reads type 'emo'"),
         (without_index, "neither model.safetensors nor"),
     ],
 )
