@@ -131,6 +131,21 @@ def check_disjoint(documents: pd.DataFrame, calibration: pd.DataFrame) -> None:
             )
 
 
+def nearest_domain(
+    scores_LR: NDArray[np.float64], rankings: Mapping[str, NDArray[np.int64]], count: int
+) -> str:
+    """The domain whose `count` favourite experts a layer hold most of a text's router probability.
+
+    scores_LR: the text's mean router probabilities [L, R]; rankings: routed experts of every layer
+    by falling router probability on each domain, [L, R].
+    """
+
+    def held(ranking_LR: NDArray[np.int64]) -> float:
+        return float(np.take_along_axis(scores_LR, ranking_LR[:, :count], axis=1).sum())
+
+    return max(sorted(rankings), key=lambda domain: held(rankings[domain]))
+
+
 def other_domains(domains: Sequence[str]) -> dict[str, str]:
     """A fixed derangement: every domain's partner is half the sorted list away.
 

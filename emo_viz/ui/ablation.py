@@ -39,6 +39,7 @@ CURVES_COMMAND = (
     "--calibration assets/documents/calibration.parquet --out assets/analysis/curves.parquet"
 )
 ALL_DOMAINS = "All domains"
+OWN = "own"  # in place of a document's id: a text of the visitor's own
 FINE_KEEP = (8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 112)
 NEW_TOKENS = 40
 WORSE = 0.1  # nats: a token counts as worse only beyond what rounding could do
@@ -81,12 +82,31 @@ class Study:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the visitor looks at; domain None means all. `document` is an id."""
+    """What the visitor looks at; domain None means all. `document` is an id, or OWN with `text`."""
 
     domain: str | None
     method: str
     keep_k: int
     document: str
+    text: str = ""
+
+    @property
+    def is_own(self) -> bool:
+        return self.document == OWN
+
+
+@dataclass(frozen=True)
+class Document:
+    """The text shown: title and origin are plain text, `domain` is None for a text of one's own.
+
+    cut_tokens: how many tokens of it were left out before it came here.
+    """
+
+    title: str
+    text: str
+    domain: str | None
+    origin: str
+    cut_tokens: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,18 +183,28 @@ def _measured(_curves: Curves, path: str, changed: int, domain: str | None) -> M
     return Measured.of(_curves.of_domain(domain))
 
 
-def document_row(study: Study, choice: Choice) -> "pd.Series[Any]":
-    """The chosen document: id, domain, parent, source, licence, text."""
-    return study.documents[study.documents["id"] == choice.document].iloc[0]
+def chosen_document(study: Study, choice: Choice) -> Document:
+    """The chosen document, or the visitor's own text as one."""
+    if choice.is_own:
+        return Document("Your own text", choice.text, None, "It stays on this machine.")
+    row = study.documents[study.documents["id"] == choice.document].iloc[0]
+    return Document(
+        title=row["parent"] or row["id"],
+        text=row["text"],
+        domain=row["domain"],
+        origin=" · ".join((row["domain"], row["source"], row["licence"], f"id {row['id']}")),
+        cut_tokens=int(row.get("cut_tokens", 0)),
+    )
 
 
 def compute_live(study: Study, choice: Choice) -> Live:
     """Both models on the chosen document, whole and cut: a few forward passes, done now."""
-    row = document_row(study, choice)
+    shown = chosen_document(study, choice)
     pair = study.pair
-    token_ids, pieces, dropped = _encoded(pair.emo, str(pair.emo.path), row["text"])
+    token_ids, pieces, dropped = _encoded(pair.emo, str(pair.emo.path), shown.text)
+    domain = shown.domain or choice.domain or _nearest(study, token_ids)
     try:
-        subsets = {one.name: choose_subset(study, one, row["domain"], choice) for one in pair}
+        subsets = {one.name: choose_subset(study, one, domain, choice) for one in pair}
     except ValueError as error:  # greedy at a new keep-k needs the calibration documents
         chrome.empty_state(str(error), resources.DOCUMENTS_COMMAND)
         st.stop()
@@ -182,7 +212,7 @@ def compute_live(study: Study, choice: Choice) -> Live:
         token_ids=token_ids,
         pieces=pieces,
         dropped=dropped,
-        domain=row["domain"],
+        domain=domain,
         subsets=subsets,
         full={loaded.name: _losses(loaded, str(loaded.path), token_ids, ()) for loaded in pair},
         cut={
@@ -190,6 +220,23 @@ def compute_live(study: Study, choice: Choice) -> Live:
             for loaded in pair
         },
     )
+
+
+def _nearest(study: Study, token_ids: NDArray[np.int64]) -> str:
+    """The domain whose favourite experts EMO uses most on a text, as many as a token has."""
+    scores = _expert_scores(study.pair.emo, str(study.pair.emo.path), token_ids)
+    rankings = {domain: ranking(study, "emo", domain) for domain in study.domains}
+    return ablation.nearest_domain(scores, rankings, study.config.num_routed_per_tok)
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _expert_scores(
+    _loaded: LoadedModel, path: str, token_ids: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    from model.subset import expert_scores
+
+    with run_exclusive(_loaded):
+        return expert_scores(_loaded.model, [token_ids])
 
 
 def choose_subset(study: Study, loaded: LoadedModel, domain: str, choice: Choice) -> "ExpertSubset":

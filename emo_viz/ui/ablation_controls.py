@@ -15,12 +15,15 @@ from emo_viz.analysis.curves import (
     likelihood_kept,
 )
 from emo_viz.ui import assets, links, resources
-from emo_viz.ui.ablation import ALL_DOMAINS, Choice, Live, Study
+from emo_viz.ui.ablation import ALL_DOMAINS, OWN, Choice, Live, Study
+from emo_viz.ui.own_text import OwnText
 from emo_viz.ui.text import count, escape_markdown, share, shorten, visible
 
 DOMAIN, METHOD, KEEP = "subset_domain", "subset_method", "k"
 DOCUMENT, TOKEN = "subset_document", "subset_token"
 DEFAULT_KEEP = 16
+OWN_LABEL = "Your own text …"
+LOW_FIELD = 80  # pixels: the text and the curve below it stay in sight
 METHOD_LABELS = {
     ROUTER_PROBABILITY: "Router probability",
     GREEDY: "Greedy, layer by layer",
@@ -33,6 +36,13 @@ SUFFIXES = {
     OTHER_DOMAIN: " chosen for another domain",
     RANDOM: " drawn at random",
 }
+
+
+def _forget_token() -> None:
+    st.session_state[TOKEN] = None
+
+
+FIELD = OwnText("subset", _forget_token)
 
 
 def answer(study: Study, choice: Choice, found: Measured, live: Live) -> None:
@@ -140,12 +150,29 @@ def controls(study: Study) -> Choice:
         )
         chosen = None if domain == ALL_DOMAINS else domain
         document, unknown = _choose_document(chosen)
+    text = _own_text() if document == OWN else None
+    _write_address(document, text)
     if unknown is not None:
         st.warning(
             f"The link asks for document {escape_markdown(shorten(unknown, 60))}, which is not "
             "among these; this is another one."
         )
-    return Choice(chosen, method, keep_k, document)
+    if document == OWN and text is None:
+        st.stop()
+    return Choice(chosen, method, keep_k, document, text or "")
+
+
+def _own_text() -> str | None:
+    row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
+    text = FIELD.ask("what it loses in both with a domain's experts alone", row, LOW_FIELD)
+    FIELD.file_picker(row)
+    return text
+
+
+def _write_address(document: str, text: str | None) -> None:
+    """The document last: one step back in the browser's history is the one before."""
+    links.write(FIELD.param, FIELD.in_address(text))
+    links.open_document(DOCUMENT, document, TOKEN)
 
 
 def _warn_of_keep_k(low: int, high: int) -> None:
@@ -163,21 +190,20 @@ def _choose_document(domain: str | None) -> tuple[str, str | None]:
     path = assets.documents_path()
     labels = _document_labels(resources.documents(), path, path.stat().st_mtime_ns, domain)
     ids = list(labels)
-    unknown = links.follow(DOCUMENT, DOCUMENT, ids)
-    if st.session_state.get(DOCUMENT) not in labels:
+    unknown = links.follow(DOCUMENT, DOCUMENT, [OWN, *ids])
+    if st.session_state.get(DOCUMENT) not in [OWN, *ids]:
         st.session_state[DOCUMENT] = ids[0]
     # One container, so that a narrow page keeps the buttons beside the document.
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small", width=370):
         chosen: str = st.selectbox(
             f"Held-out document ({len(ids):,})",
-            ids,
-            format_func=labels.__getitem__,
+            [OWN, *ids],
+            format_func=lambda name: labels.get(name, OWN_LABEL),
             key=DOCUMENT,
             width=215,
         )
         _step_button(ids, -1)
         _step_button(ids, +1)
-    links.open_document(DOCUMENT, chosen, TOKEN)
     return chosen, unknown
 
 
@@ -206,7 +232,8 @@ def _step_button(ids: list[str], step: int) -> None:
         if step < 0
         else ("Next", ":material/chevron_right:", "Right")
     )
-    place = ids.index(st.session_state[DOCUMENT]) + step
+    shown = st.session_state[DOCUMENT]
+    place = (-1 if shown == OWN else ids.index(shown)) + step
     st.button(
         "",
         icon=icon,

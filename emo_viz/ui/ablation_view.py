@@ -291,18 +291,32 @@ def document(study: Study, choice: Choice, live: Live) -> None:
 
     Beside the curve: what the slider changes stands on one screen with it.
     """
-    row = ablation.document_row(study, choice)
-    st.markdown(f"##### Document: {escape_markdown(shorten(row['parent'] or row['id'], 80))}")
+    shown = ablation.chosen_document(study, choice)
+    kind = "" if choice.is_own else "Document: "
+    st.markdown(f"##### {kind}{escape_markdown(shorten(shown.title, 80))}")
+    if choice.is_own:
+        st.caption(_whose_experts(choice, live))
     token = links.token(TOKEN, live.num_tokens)
     for model in assets.MODEL_FOLDERS:
         st.markdown(_numbers(live, model))
         _strip(live, model, token)
     _legend()
     _token(live, token)
-    facts = (row["domain"], row["source"], row["licence"], f"id {row['id']}")
-    origin = " · ".join(escape_markdown(fact) for fact in facts)
-    cut = rest_cut(row.get("cut_tokens", 0) + live.dropped)
-    st.caption(f"{count(live.num_tokens, 'token')}{cut}. {origin}")
+    cut = rest_cut(shown.cut_tokens + live.dropped)
+    st.caption(f"{count(live.num_tokens, 'token')}{cut}. {escape_markdown(shown.origin)}")
+
+
+def _whose_experts(choice: Choice, live: Live) -> str:
+    """A text of one's own has no domain: how it came to one."""
+    if choice.method == RANDOM:
+        return "Its experts are drawn at random."
+    domain = f"**{escape_markdown(live.domain)}**"
+    if choice.domain is not None:
+        return f"Its experts are those of {domain}, as chosen above."
+    return (
+        f"Its experts are those of {domain}, whose favourites EMO uses most on this text. Another "
+        "domain can be chosen above."
+    )
 
 
 def _numbers(live: Live, model: str) -> str:

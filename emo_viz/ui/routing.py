@@ -10,6 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.routing import TextRouting, text_routing
 from emo_viz.ui import assets, links
+from emo_viz.ui.own_text import OwnText
 from emo_viz.ui.resources import LoadedModel, Pair
 from emo_viz.ui.text import count, escape_markdown, rest_cut, shorten, visible
 from emo_viz.ui.work import run_exclusive
@@ -21,16 +22,7 @@ if TYPE_CHECKING:
 
 BUNDLED, OWN = "Bundled document", "Your own text"
 ALL_DOMAINS = "All domains"
-# A percent-encoded text of this length stays well inside what servers accept as one address.
-MAX_LINK_CHARACTERS = 1500
-MAX_FILE_MEGABYTES = 1
-FILE, NOT_TEXT = "routing_file", "routing_file_is_no_text"
-DOCUMENT, DRAFT, TOKEN, EXPERT = (
-    "routing_choice",
-    "routing_draft",
-    "routing_token",
-    "routing_expert",
-)
+DOCUMENT, TOKEN, EXPERT = "routing_choice", "routing_token", "routing_expert"
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,7 @@ def choose_text(documents: pd.DataFrame) -> Chosen | None:
     source = links.choice(row, "Text", [BUNDLED, OWN], "routing_source", on_change=forget_selection)
     if source != OWN:
         return _bundled_text(documents, row)
-    _file_picker(row)
+    FIELD.file_picker(row)
     return _own_text()
 
 
@@ -145,60 +137,17 @@ def forget_selection() -> None:
             st.session_state[key] = None
 
 
-def _file_picker(row: DeltaGenerator) -> None:
-    """A text file instead of typing: it fills the field below."""
-    with row.popover("Open a file", icon=":material/upload_file:"):
-        st.file_uploader(
-            "A text file in UTF-8",
-            max_upload_size=MAX_FILE_MEGABYTES,
-            key=FILE,
-            on_change=_take_file,
-        )
-    if st.session_state.pop(NOT_TEXT, False):
-        st.warning("That file is not text in UTF-8, so it was not opened; save it as UTF-8 first.")
-
-
-def _take_file() -> None:
-    file = st.session_state[FILE]
-    if file is None:
-        return
-    try:
-        st.session_state[DRAFT] = file.getvalue().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        st.session_state[NOT_TEXT] = True
-    else:
-        forget_selection()
+FIELD = OwnText("routing", forget_selection)
 
 
 def _own_text() -> Chosen | None:
-    links.follow("routing_text", DRAFT)
-    text = st.text_area(
-        "Text for both models",
-        key=DRAFT,
-        height=140,
-        placeholder="Type or paste a text, then press Ctrl+Enter.",
-        persist_state="page",
-        on_change=forget_selection,
-    )
-    fits = 0 < len(text) <= MAX_LINK_CHARACTERS
-    address = {"routing_doc": None, "routing_text": text if fits else None}
-    if not text.strip():
-        write_address(Chosen(text, "", address))
-        with st.container(border=True):
-            blank = "This text is blank" if text else "No text yet"
-            st.markdown(f":material/edit_note: **{blank}**")
-            st.write(
-                "Both models will read what you type or open above, and this page shows which "
-                "experts each of its tokens uses. It stays on this machine; a text of up to "
-                f"{MAX_LINK_CHARACTERS:,} characters also stands in the page's address."
-            )
-        return None
-    if not fits:
-        st.caption(
-            f":material/link_off: A link cannot carry a text of {count(len(text), 'character')}; "
-            f"up to {MAX_LINK_CHARACTERS:,} it can."
-        )
-    return Chosen(text, "Your own text", address)
+    text = FIELD.ask("which experts each of its tokens uses")
+    address = {"routing_doc": None, FIELD.param: FIELD.in_address(text)}
+    chosen = Chosen(text or "", "Your own text", address)
+    if text is not None:
+        return chosen
+    write_address(chosen)
+    return None
 
 
 def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
@@ -234,7 +183,7 @@ def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
             "here; this is another one."
         )
     document = shown.iloc[ids.index(chosen)]
-    address = {"routing_doc": chosen, "routing_text": None}
+    address = {"routing_doc": chosen, FIELD.param: None}
     return Chosen(
         document["text"], _origin(document), address, rest_cut(document.get("cut_tokens", 0))
     )

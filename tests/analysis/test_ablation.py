@@ -327,3 +327,18 @@ def test_findings_are_the_numbers_of_the_curves(tiny_assets: Path, tmp_path: Pat
     checked = CliRunner().invoke(main, [*arguments, "--check"])
     assert checked.exit_code == 2
     assert "no router_probability point of the emo model at 32" in checked.output
+
+
+def test_the_nearest_domain_is_the_one_whose_favourites_hold_most_of_a_texts_routing():
+    scores_LR = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
+    rankings = {
+        "garden": np.array([[0, 1, 2], [0, 1, 2]]),  # holds 0.5 + 0.1 in its first expert
+        "court": np.array([[2, 0, 1], [2, 1, 0]]),  # 0.2 + 0.7
+    }
+    assert ablation.nearest_domain(scores_LR, rankings, 1) == "court"
+    # With two experts: 0.8 + 0.3 against 0.7 + 0.9.
+    assert ablation.nearest_domain(scores_LR, rankings, 2) == "court"
+    rankings["court"][1] = [0, 1, 2]
+    assert ablation.nearest_domain(scores_LR, rankings, 1) == "garden"
+    # All experts hold everything: the first name in the alphabet, whatever the order given.
+    assert ablation.nearest_domain(scores_LR, rankings, 3) == "court"

@@ -16,12 +16,12 @@ from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import ROUTER_PROBABILITY, Curves, Measured, read_curves
 from emo_viz.ui import jobs
 from emo_viz.ui.text import share
-from model.inference import continue_text, encode, record
+from model.inference import continue_text, encode
 from model.loading import load_model, load_tokenizer
-from model.subset import ExpertSubset, apply_subset, random_subset, select_experts
-from tests.pages.opened import follow_link, run, strips
+from model.subset import apply_subset, random_subset, select_experts
+from tests.pages.ablation_page import losses, opened, table, words
+from tests.pages.opened import run, strips
 
-PAGE = "pages/3_Subset_ablation.py"
 SECONDS = 60
 FOLDERS = {"emo": "emo-nano", "standard": "std-nano"}
 
@@ -41,27 +41,8 @@ def models(tiny_assets: Path) -> dict:
     return {n: load_model(tiny_assets / "checkpoints" / f) for n, f in FOLDERS.items()}
 
 
-def opened(**params: str) -> AppTest:
-    return follow_link(PAGE, **params)
-
-
-def words(at: AppTest) -> str:
-    """All that the page says in words."""
-    parts = [*at.markdown, *at.caption, *at.info, *at.warning, *at.error]
-    return "\n".join(part.value for part in parts)
-
-
 def first_line(at: AppTest) -> str:
     return next(part.value for part in at.markdown if part.value.startswith("#### "))
-
-
-def table(at: AppTest) -> dict[str, list[str]]:
-    """The numbers of the chosen document by model label: full loss, cut, change, worse tokens."""
-    line = re.compile(
-        r"\*\*(.+)\*\*: (.+) → (.+) nats a token \(\*\*(.+)\*\*\), (.+) of tokens worse"
-    )
-    found = [line.fullmatch(part.value) for part in at.markdown]
-    return {match[1]: list(match.groups()[1:]) for match in found if match}
 
 
 def tokens_of(assets: Path, name: str, folder: str = "emo-nano") -> list[np.ndarray]:
@@ -72,14 +53,6 @@ def tokens_of(assets: Path, name: str, folder: str = "emo-nano") -> list[np.ndar
     tokenizer = load_tokenizer(assets / "checkpoints" / folder)
     texts = rows.loc[rows["domain"] == domain, "text"]
     return [encode(tokenizer, text, 256).token_ids for text in texts]
-
-
-def losses(model, token_ids: np.ndarray, subset: ExpertSubset | None = None) -> np.ndarray:
-    """Losses of a document without EOS, worked out beside the app."""
-    if subset is None:
-        return record(model, token_ids).loss[1:]
-    with apply_subset(model, subset):
-        return record(model, token_ids).loss[1:]
 
 
 def test_the_first_line_is_the_measured_curve(curves):

@@ -1,0 +1,104 @@
+"""The subset ablation page on a text of the visitor's own."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emo_viz.analysis import ablation as measuring
+from emo_viz.analysis.curves import Curves, read_curves
+from model.inference import encode, record
+from model.loading import load_model, load_tokenizer
+from tests.pages.ablation_page import losses, opened, table, words
+from tests.pages.opened import strips
+
+OWN = "bake the flour and the butter in an oven"
+FOLDERS = {"emo": "emo-nano", "standard": "std-nano"}
+
+
+@pytest.fixture(autouse=True)
+def _assets(tiny_assets: Path) -> None:
+    """Every test here reads the tiny assets."""
+
+
+@pytest.fixture(scope="module")
+def curves(tiny_assets: Path) -> Curves:
+    return read_curves(tiny_assets / "analysis" / "curves.parquet")
+
+
+@pytest.fixture(scope="module")
+def models(tiny_assets: Path) -> dict:
+    return {n: load_model(tiny_assets / "checkpoints" / f) for n, f in FOLDERS.items()}
+
+
+def own_choice(assets: Path, curves: Curves, models: dict, domain: str, k: int) -> dict:
+    """The losses of OWN without EOS in both models, whole and with the domain's experts."""
+    tokenizer = load_tokenizer(assets / "checkpoints" / "emo-nano")
+    token_ids = encode(tokenizer, OWN, 256).token_ids
+    ids = tuple(curves.info["domains"][domain]["calibration"])
+    found = {}
+    for name, model in models.items():
+        ranking = np.asarray(curves.info["ranking"][name][domain])
+        subset = measuring.ranked_subset(ranking, k, model.config, ids)
+        found[name] = (losses(model, token_ids), losses(model, token_ids, subset))
+    return found
+
+
+@pytest.mark.parametrize("domain", ["court", "kitchen"])
+def test_a_text_of_ones_own_is_cut_to_the_chosen_domains_experts(
+    tiny_assets, curves, models, domain
+):
+    at = opened(subset_domain=domain, subset_document="own", subset_text=OWN, k="6")
+    expected = own_choice(tiny_assets, curves, models, domain, 6)
+    for name, label in (("emo", "EMO"), ("standard", "Standard MoE")):
+        full, cut = (values.mean() for values in expected[name])
+        assert table(at)[label][:3] == [f"{full:.3f}", f"{cut:.3f}", f"{cut - full:+.3f}"]
+    assert f"Its experts are those of **{domain}**, as chosen above." in words(at)
+    assert "".join(token["text"] for token in strips(at)[0]["tokens"]) == OWN
+
+
+def test_without_a_domain_a_text_gets_the_nearest_ones_experts(tiny_assets, curves, models):
+    at = opened(subset_document="own", subset_text=OWN, k="6")
+    tokenizer = load_tokenizer(tiny_assets / "checkpoints" / "emo-nano")
+    probs = record(models["emo"], encode(tokenizer, OWN, 256).token_ids).router_probs.mean(1)
+    favourites = {
+        domain: [layer[:3] for layer in ranking]
+        for domain, ranking in curves.info["ranking"]["emo"].items()
+    }
+    held = {
+        domain: sum(probs[layer, ids].sum() for layer, ids in enumerate(layers))
+        for domain, layers in favourites.items()
+    }
+    nearest = max(held, key=held.__getitem__)
+    assert f"Its experts are those of **{nearest}**, whose favourites" in words(at)
+    expected = own_choice(tiny_assets, curves, models, nearest, 6)["emo"]
+    assert table(at)["EMO"][1] == f"{expected[1].mean():.3f}"
+
+
+def test_a_text_typed_stays_in_the_address_and_another_document_takes_it_out():
+    at = opened(subset_document="own")
+    assert "No text yet" in words(at) and not table(at)
+    at.text_area(key="subset_draft").set_value(OWN).run()
+    assert not at.exception and table(at)
+    assert at.query_params["subset_text"] == OWN
+    at.button(key="subset_next").click().run()
+    assert "subset_text" not in at.query_params
+    assert at.query_params["subset_document"] == "heldout-garden-0"
+    assert "##### Document: " in words(at) and "Its experts are" not in words(at)
+
+
+def test_a_text_too_long_says_what_was_left_out(tiny_assets):
+    tokenizer = load_tokenizer(tiny_assets / "checkpoints" / "emo-nano")
+    text = "anchor rope " * 400
+    at = opened(subset_document="own")
+    at.text_area(key="subset_draft").set_value(text).run()
+    dropped = encode(tokenizer, text, 256).dropped
+    assert "255 tokens" in words(at) and f"{dropped:,}" in words(at)
+    assert "A link cannot carry a text of 4,800 characters" in words(at)
+
+
+def test_markup_in_a_text_of_ones_own_is_text():
+    at = opened(subset_document="own", subset_text="<script>alert(1)</script> & salt")
+    shown = "".join(token["text"] for token in strips(at)[0]["tokens"])
+    assert shown == "<script>alert(1)</script> & salt"
+    assert "<script>" not in words(at)
