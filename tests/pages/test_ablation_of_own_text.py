@@ -57,22 +57,35 @@ def test_a_text_of_ones_own_is_cut_to_the_chosen_domains_experts(
     assert "".join(token["text"] for token in strips(at)[0]["tokens"]) == OWN
 
 
-def test_without_a_domain_a_text_gets_the_nearest_ones_experts(tiny_assets, curves, models):
-    at = opened(subset_document="own", subset_text=OWN, k="6")
-    tokenizer = load_tokenizer(tiny_assets / "checkpoints" / "emo-nano")
-    probs = record(models["emo"], encode(tokenizer, OWN, 256).token_ids).router_probs.mean(1)
-    favourites = {
-        domain: [layer[:3] for layer in ranking]
+def nearest_to(assets: Path, curves: Curves, models: dict, text: str) -> str:
+    """The domain whose three favourite experts a layer EMO uses most on the text."""
+    tokenizer = load_tokenizer(assets / "checkpoints" / "emo-nano")
+    probs = record(models["emo"], encode(tokenizer, text, 256).token_ids).router_probs.mean(1)
+    held = {
+        domain: sum(probs[layer, ids[:3]].sum() for layer, ids in enumerate(ranking))
         for domain, ranking in curves.info["ranking"]["emo"].items()
     }
-    held = {
-        domain: sum(probs[layer, ids].sum() for layer, ids in enumerate(layers))
-        for domain, layers in favourites.items()
-    }
-    nearest = max(held, key=held.__getitem__)
-    assert f"Its experts are those of **{nearest}**, whose favourites" in words(at)
-    expected = own_choice(tiny_assets, curves, models, nearest, 6)["emo"]
+    return max(held, key=held.__getitem__)
+
+
+def test_without_a_domain_a_text_gets_the_nearest_ones_experts(tiny_assets, curves, models):
+    texts = [OWN, "judge clause appeal witness ruling", "tide rope anchor crane", "soil seeds"]
+    nearest = {text: nearest_to(tiny_assets, curves, models, text) for text in texts}
+    assert len(set(nearest.values())) > 1
+    for text, domain in nearest.items():
+        at = opened(subset_document="own", subset_text=text, k="6")
+        assert f"Its experts are those of **{domain}**, whose favourites" in words(at)
+    expected = own_choice(tiny_assets, curves, models, nearest[OWN], 6)["emo"]
+    at = opened(subset_document="own", subset_text=OWN, k="6")
     assert table(at)["EMO"][1] == f"{expected[1].mean():.3f}"
+
+
+def test_another_text_lets_the_chosen_token_go():
+    at = opened(subset_document="own", subset_text=OWN, subset_token="2")
+    assert "Token 2 of" in words(at)
+    at.text_area(key="subset_draft").set_value("tide rope anchor crane").run()
+    assert not at.exception and "Token 2 of" not in words(at)
+    assert "subset_token" not in at.query_params
 
 
 def test_a_text_typed_stays_in_the_address_and_another_document_takes_it_out():

@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.__main__ import main
 from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import ROUTER_PROBABILITY, Curves, Measured, read_curves
-from emo_viz.ui import jobs
+from emo_viz.ui import jobs, resources
 from emo_viz.ui.text import share
 from model.inference import continue_text, encode
 from model.loading import load_model, load_tokenizer
@@ -404,3 +404,9 @@ def test_the_command_that_cuts_names_the_file_of_the_subset_in_view():
         (command,) = [code.value for code in at.code if "emo_viz cut" in code.value]
         name = f"emo-garden-router_probability-{k}"
         assert command.endswith(f"--subset {name}.json --out {name}")
+
+
+def test_a_document_says_what_of_it_was_left_out(monkeypatch):
+    documents = resources.documents().assign(cut_tokens=1234)
+    monkeypatch.setattr(resources, "documents", lambda: documents)
+    assert "1,234 tokens" in words(opened(subset_domain="garden"))
