@@ -26,7 +26,8 @@ TERMS = {
     "Domain": "Where a document comes from, as its source says: chess, medicine, code_go, ...",
     "Likelihood kept": "e to the minus of a loss increase: the share of the probability that the "
     "full model gives a token, in the geometric mean, which is left after a cut.",
-    "95 % interval": "Where the number lies in 95 of 100 resamples of the documents (bootstrap).",
+    "95 % interval": "Where the number lies in 95 of 100 resamples of the documents "
+    "(bootstrap). How much another training run would change it is not in it.",
     "Normalised mutual information (NMI)": "How much two groupings tell about each other, from 0 "
     "(nothing) to 1 (the same groups). Rises a little by chance with more groups.",
     "Adjusted Rand index (ARI)": "The share of pairs on which two groupings agree, corrected so "

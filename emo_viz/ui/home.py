@@ -57,7 +57,7 @@ def show() -> None:
                 _draw(card)
     st.caption(
         "In brackets, and as bars where they are wider than the mark: 95 % intervals, by "
-        "resampling the documents."
+        "resampling the documents. They do not say what another training run would give."
     )
     _price()
     st.subheader("What is loaded")
