@@ -119,7 +119,7 @@ def test_a_recording_agrees_with_the_models_own_outputs():
     assert np.allclose(seen.gate_weights[1], top.values.detach(), atol=1e-6)
     log_probs = out.logits[0].log_softmax(-1)
     assert np.isnan(seen.loss[0])
-    assert seen.loss[5] == pytest.approx(-float(log_probs[4, ids[0, 5]]), abs=1e-5)
+    assert seen.loss[5] == pytest.approx(-float(log_probs[4, ids[0, 5]].detach()), abs=1e-5)
     assert seen.next_ids[5, 0] == int(log_probs[5].argmax())
     assert not seen.loss.flags.writeable
 
