@@ -126,6 +126,7 @@ def controls(study: Study) -> Choice:
     _warn_of_keep_k(config.num_experts_per_tok, config.num_experts)
     domains = [ALL_DOMAINS, *study.domains]
     links.warn_of_unknown(DOMAIN, domains, "domain")
+    links.unfilter(DOCUMENT, DOMAIN, ALL_DOMAINS)
     links.warn_of_unknown(METHOD, [METHOD_LABELS[name] for name in study.methods], "method")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         domain = st.selectbox("Domain", domains, key=DOMAIN, bind="query-params", width=180)

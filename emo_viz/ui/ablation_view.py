@@ -14,7 +14,8 @@ from emo_viz.figures import ablation as figures
 from emo_viz.figures.theme import DIVERGING, SELECTION_COLOUR, chart_config, colour_at
 from emo_viz.ui import ablation, assets, links, measuring, resources
 from emo_viz.ui.ablation import ALL_DOMAINS, METHOD_WORDS, Choice, Live, Study
-from emo_viz.ui.ablation_controls import METHOD_LABELS, TOKEN
+from emo_viz.ui.ablation_controls import FIELD, METHOD_LABELS, TOKEN
+from emo_viz.ui.routing import OWN as OWN_SOURCE
 from emo_viz.ui.routing_view import CONTINUED
 from emo_viz.ui.strip import StripToken, token_strip
 from emo_viz.ui.text import (
@@ -304,6 +305,21 @@ def document(study: Study, choice: Choice, live: Live) -> None:
     _token(live, token)
     cut = rest_cut(shown.cut_tokens + live.dropped)
     st.caption(f"{count(live.num_tokens, 'token')}{cut}. {escape_markdown(shown.origin)}")
+    _routing_link(choice)
+
+
+def _routing_link(choice: Choice) -> None:
+    """To the same text on the page of its routing, if a link can carry it."""
+    text = FIELD.in_address(choice.text)
+    if choice.is_own and text is None:
+        return
+    own = {"routing_source": OWN_SOURCE, "routing_text": text or ""}
+    st.page_link(
+        "pages/1_Token_routing.py",
+        label="Token routing of this text",
+        icon=":material/alt_route:",
+        query_params=own if choice.is_own else {"routing_doc": choice.document},
+    )
 
 
 def _whose_experts(choice: Choice, live: Live) -> str:

@@ -50,6 +50,17 @@ def follow(param: str, key: str, known: Container[str] | None = None) -> str | N
     return None
 
 
+def unfilter(param: str, key: str, everything: str) -> None:
+    """Set the widget `key` to `everything` when a link asks for something in `param` without it.
+
+    Streamlit keeps what was chosen on an earlier visit to the page, and it could hide just that.
+    """
+    asked = st.query_params.get(param)
+    followed = asked is not None and asked != st.session_state.get(_memo(param))
+    if followed and key not in st.query_params and key in st.session_state:
+        st.session_state[key] = everything
+
+
 def write(param: str, value: str | None) -> None:
     """Put the value into the address, or take the parameter out of it."""
     st.session_state[_memo(param)] = value

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BUNDLED, OWN = "Bundled document", "Your own text"
 ALL_DOMAINS = "All domains"
+SOURCE, DOMAIN = "routing_source", "routing_domain"
 DOCUMENT, TOKEN, EXPERT = "routing_choice", "routing_token", "routing_expert"
 
 
@@ -63,7 +64,8 @@ class Reading:
 def choose_text(documents: pd.DataFrame) -> Chosen | None:
     """The row of controls that picks a text; None (and a hint) as long as there is none."""
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
-    source = links.choice(row, "Text", [BUNDLED, OWN], "routing_source", on_change=forget_selection)
+    links.unfilter("routing_doc", SOURCE, BUNDLED)
+    source = links.choice(row, "Text", [BUNDLED, OWN], SOURCE, on_change=forget_selection)
     if source != OWN:
         return _bundled_text(documents, row)
     FIELD.file_picker(row)
@@ -152,11 +154,12 @@ def _own_text() -> Chosen | None:
 
 def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
     domains = [ALL_DOMAINS, *sorted(documents["domain"].unique())]
-    links.warn_of_unknown("routing_domain", domains, "domain")
+    links.warn_of_unknown(DOMAIN, domains, "domain")
+    links.unfilter("routing_doc", DOMAIN, ALL_DOMAINS)
     domain = row.selectbox(
         "Domain",
         domains,
-        key="routing_domain",
+        key=DOMAIN,
         bind="query-params",
         on_change=forget_selection,
         width=210,

@@ -117,7 +117,22 @@ def _controls(reading: Reading) -> View:
         )
         with st.popover("View", icon=":material/tune:"):
             order, colour = _view_options()
+        _ablation_link(reading)
     return View(int(layer or 0), token, _parse_expert(expert), order, colour)
+
+
+def _ablation_link(reading: Reading) -> None:
+    """To the same text on the page that cuts the models down, if a link can carry it."""
+    document, text = (reading.chosen.address.get(name) for name in ("routing_doc", "routing_text"))
+    if document is None and text is None:
+        return
+    st.page_link(
+        "pages/3_Subset_ablation.py",
+        label="Cut the models",
+        icon=":material/content_cut:",
+        query_params={"subset_document": document or "own"}
+        | ({"subset_text": text} if text else {}),
+    )
 
 
 def _layer_button(layer: int, step: int, num_layers: int) -> None:

@@ -1,16 +1,19 @@
-"""The subset ablation page on a text of the visitor's own."""
+"""The subset ablation page on a text of the visitor's own, and the links to and from it."""
 
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import Curves, read_curves
+from emo_viz.ui import assets
 from model.inference import encode, record
 from model.loading import load_model, load_tokenizer
-from tests.pages.ablation_page import losses, opened, table, words
-from tests.pages.opened import strips
+from tests.pages.ablation_page import PAGE, losses, opened, table, words
+from tests.pages.opened import follow_link, run, strips
 
 OWN = "bake the flour and the butter in an oven"
 FOLDERS = {"emo": "emo-nano", "standard": "std-nano"}
@@ -31,9 +34,9 @@ def models(tiny_assets: Path) -> dict:
     return {n: load_model(tiny_assets / "checkpoints" / f) for n, f in FOLDERS.items()}
 
 
-def own_choice(assets: Path, curves: Curves, models: dict, domain: str, k: int) -> dict:
+def own_choice(folder: Path, curves: Curves, models: dict, domain: str, k: int) -> dict:
     """The losses of OWN without EOS in both models, whole and with the domain's experts."""
-    tokenizer = load_tokenizer(assets / "checkpoints" / "emo-nano")
+    tokenizer = load_tokenizer(folder / "checkpoints" / "emo-nano")
     token_ids = encode(tokenizer, OWN, 256).token_ids
     ids = tuple(curves.info["domains"][domain]["calibration"])
     found = {}
@@ -57,9 +60,9 @@ def test_a_text_of_ones_own_is_cut_to_the_chosen_domains_experts(
     assert "".join(token["text"] for token in strips(at)[0]["tokens"]) == OWN
 
 
-def nearest_to(assets: Path, curves: Curves, models: dict, text: str) -> str:
+def nearest_to(folder: Path, curves: Curves, models: dict, text: str) -> str:
     """The domain whose three favourite experts a layer EMO uses most on the text."""
-    tokenizer = load_tokenizer(assets / "checkpoints" / "emo-nano")
+    tokenizer = load_tokenizer(folder / "checkpoints" / "emo-nano")
     probs = record(models["emo"], encode(tokenizer, text, 256).token_ids).router_probs.mean(1)
     held = {
         domain: sum(probs[layer, ids[:3]].sum() for layer, ids in enumerate(ranking))
@@ -115,3 +118,46 @@ def test_markup_in_a_text_of_ones_own_is_text():
     shown = "".join(token["text"] for token in strips(at)[0]["tokens"])
     assert shown == "<script>alert(1)</script> & salt"
     assert "<script>" not in words(at)
+
+
+def links_of(at) -> dict[str, dict[str, list[str]]]:
+    """The links to other pages by label, and what each asks for there."""
+    return {link.proto.label: parse_qs(link.proto.query_string) for link in at.get("page_link")}
+
+
+def test_a_text_can_be_taken_to_the_page_of_its_routing_and_back():
+    there = links_of(opened(subset_document="own", subset_text=OWN))["Token routing of this text"]
+    assert there == {"routing_source": ["Your own text"], "routing_text": [OWN]}
+    routing = follow_link("pages/1_Token_routing.py", **there)
+    assert routing.text_area(key="routing_draft").value == OWN
+    assert links_of(routing)["Cut the models"] == {
+        "subset_document": ["own"],
+        "subset_text": [OWN],
+    }
+    document = opened(subset_domain="court")
+    assert links_of(document)["Token routing of this text"] == {"routing_doc": ["heldout-court-0"]}
+
+
+def test_a_text_too_long_for_a_link_has_none():
+    at = opened(subset_document="own")
+    at.text_area(key="subset_draft").set_value("anchor rope " * 400).run()
+    assert "Token routing of this text" not in links_of(at)
+
+
+@pytest.mark.parametrize(
+    ("page", "earlier", "asked"),
+    [
+        (PAGE, {"subset_domain": "court"}, "subset_document"),
+        ("pages/1_Token_routing.py", {"routing_domain": "court"}, "routing_doc"),
+        ("pages/1_Token_routing.py", {"routing_source": "Your own text"}, "routing_doc"),
+    ],
+)
+def test_a_link_to_a_document_is_followed_whatever_was_chosen_before(page, earlier, asked):
+    at = AppTest.from_file(assets.APP_FOLDER / "app.py", default_timeout=60)
+    at.switch_page(page)
+    for key, value in earlier.items():
+        at.session_state[key] = value
+    at.query_params[asked] = "heldout-garden-2"
+    run(at)
+    said = words(at).replace("\\", "")
+    assert "heldout-garden-volume-2" in said and "The link asks" not in said
