@@ -1,9 +1,9 @@
 """Write a subset of a checkpoint's experts as a smaller checkpoint, shard by shard.
 
 The parent is never loaded: only the kept tensors are read, and one shard of them is in memory at a
-time, so a 1B/14B checkpoint is cut on a laptop. The result is the released subset format (public
-code, `prune_hf_model.py`): kept experts renumbered from 0 in their old order, the router's rows
-likewise, and `pruning_metadata.json` with the ids that they had.
+time, so a checkpoint that does not fit in memory can be cut. The result is the released subset
+format (public code, `prune_hf_model.py`): kept experts renumbered from 0 in their old order, the
+router's rows likewise, and `pruning_metadata.json` with the ids that they had.
 """
 
 import json

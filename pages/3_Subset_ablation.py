@@ -14,7 +14,7 @@ with first_line:
     ablation_controls.answer(study, choice, found, live)
 both = st.grid(2, min_column_width=ablation_view.NARROWEST)
 with both.cell():  # first: on a narrow page it stands right below the slider
-    ablation_view.document(study, choice, live)
+    ablation_view.document(choice, live)
 with both.cell():
     ablation_view.curve(study, choice, found, live)
 ablation_view.continuations(study, choice, live)

@@ -52,9 +52,7 @@ def record_trace(
 
     check_documents(documents)
     traced = _traced_model(model, name, checkpoint_sha256)
-    longest = model.config.max_position_embeddings
-    if not 2 <= max_tokens <= longest:
-        raise ValueError(f"{max_tokens} tokens a document are not within 2 and {longest}.")
+    check_max_tokens(model, max_tokens)
     with TraceWriter(out, traced, level) as writer:
         for done, row in enumerate(_rows(documents), start=1):
             if cancelled():
@@ -65,6 +63,13 @@ def record_trace(
             writer.add(row | {"dropped_tokens": encoded.dropped}, encoded.texts, recording)
             progress(done, len(documents))
     return Trace.open(out)
+
+
+def check_max_tokens(model: "EmoForCausalLM", max_tokens: int) -> None:
+    """ValueError unless the model can take documents of this length, EOS and one token at least."""
+    longest = model.config.max_position_embeddings
+    if not 2 <= max_tokens <= longest:
+        raise ValueError(f"{max_tokens} tokens a document are not within 2 and {longest}.")
 
 
 def check_documents(documents: pd.DataFrame) -> None:

@@ -118,6 +118,7 @@ class Live:
     "emo" and "standard".
     """
 
+    shown: Document
     token_ids: NDArray[np.int64]
     pieces: list[str]
     dropped: int
@@ -183,7 +184,7 @@ def _measured(_curves: Curves, path: str, changed: int, domain: str | None) -> M
     return Measured.of(_curves.of_domain(domain))
 
 
-def chosen_document(study: Study, choice: Choice) -> Document:
+def _chosen_document(study: Study, choice: Choice) -> Document:
     """The chosen document, or the visitor's own text as one."""
     if choice.is_own:
         return Document("Your own text", choice.text, None, "It stays on this machine.")
@@ -199,7 +200,7 @@ def chosen_document(study: Study, choice: Choice) -> Document:
 
 def compute_live(study: Study, choice: Choice) -> Live:
     """Both models on the chosen document, whole and cut: a few forward passes, done now."""
-    shown = chosen_document(study, choice)
+    shown = _chosen_document(study, choice)
     pair = study.pair
     token_ids, pieces, dropped = _encoded(pair.emo, str(pair.emo.path), shown.text)
     domain = shown.domain or choice.domain or _nearest(study, token_ids)
@@ -209,6 +210,7 @@ def compute_live(study: Study, choice: Choice) -> Live:
         chrome.empty_state(str(error), resources.DOCUMENTS_COMMAND)
         st.stop()
     return Live(
+        shown=shown,
         token_ids=token_ids,
         pieces=pieces,
         dropped=dropped,

@@ -287,12 +287,12 @@ def _token_losses(live: Live) -> str:
 
 
 @st.fragment
-def document(study: Study, choice: Choice, live: Live) -> None:
+def document(choice: Choice, live: Live) -> None:
     """The chosen document: how much each model loses on it, and on which tokens.
 
     Beside the curve: what the slider changes stands on one screen with it.
     """
-    shown = ablation.chosen_document(study, choice)
+    shown = live.shown
     kind = "" if choice.is_own else "Document: "
     st.markdown(f"##### {kind}{escape_markdown(shorten(shown.title, 80))}")
     if choice.is_own:

@@ -23,8 +23,9 @@ from emo_viz.figures.theme import (
     colour_at,
 )
 from emo_viz.ui import links, routing_panel
+from emo_viz.ui.ablation import OWN as OWN_DOCUMENT
 from emo_viz.ui.assets import MODEL_LABELS
-from emo_viz.ui.routing import EXPERT, TOKEN, Reading
+from emo_viz.ui.routing import EXPERT, FIELD, TOKEN, Reading
 from emo_viz.ui.strip import StripToken, token_strip
 from emo_viz.ui.text import count, token_label, visible
 
@@ -123,14 +124,14 @@ def _controls(reading: Reading) -> View:
 
 def _ablation_link(reading: Reading) -> None:
     """To the same text on the page that cuts the models down, if a link can carry it."""
-    document, text = (reading.chosen.address.get(name) for name in ("routing_doc", "routing_text"))
+    document, text = (reading.chosen.address[name] for name in ("routing_doc", FIELD.param))
     if document is None and text is None:
         return
     st.page_link(
         "pages/3_Subset_ablation.py",
         label="Cut the models",
         icon=":material/content_cut:",
-        query_params={"subset_document": document or "own"}
+        query_params={"subset_document": document or OWN_DOCUMENT}
         | ({"subset_text": text} if text else {}),
     )
 

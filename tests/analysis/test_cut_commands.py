@@ -77,6 +77,8 @@ def test_the_cut_checkpoint_opens_and_records_as_the_parent_under_the_subset(
         ({"keep": 3}, "keep-k must be 4"),
         ({"keep": 17}, "keep-k must be 4"),
         ({"documents": __file__}, "is not a Parquet file of documents"),
+        ({"max-tokens": 600}, "600 tokens a document are not within 2 and 512"),
+        ({"out": "/dev/null/x.json"}, "cannot be written"),
         ({"model": "nowhere"}, "There is no checkpoint at nowhere"),
     ],
 )

@@ -8,30 +8,19 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.analysis import ablation as measuring
-from emo_viz.analysis.curves import Curves, read_curves
+from emo_viz.analysis.curves import Curves
 from emo_viz.ui import assets
 from model.inference import encode, record
-from model.loading import load_model, load_tokenizer
+from model.loading import load_tokenizer
 from tests.pages.ablation_page import PAGE, losses, opened, table, words
 from tests.pages.opened import follow_link, run, strips
 
 OWN = "bake the flour and the butter in an oven"
-FOLDERS = {"emo": "emo-nano", "standard": "std-nano"}
 
 
 @pytest.fixture(autouse=True)
 def _assets(tiny_assets: Path) -> None:
     """Every test here reads the tiny assets."""
-
-
-@pytest.fixture(scope="module")
-def curves(tiny_assets: Path) -> Curves:
-    return read_curves(tiny_assets / "analysis" / "curves.parquet")
-
-
-@pytest.fixture(scope="module")
-def models(tiny_assets: Path) -> dict:
-    return {n: load_model(tiny_assets / "checkpoints" / f) for n, f in FOLDERS.items()}
 
 
 def own_choice(folder: Path, curves: Curves, models: dict, domain: str, k: int) -> dict:

@@ -13,32 +13,21 @@ from streamlit.testing.v1 import AppTest
 
 from emo_viz.__main__ import main
 from emo_viz.analysis import ablation as measuring
-from emo_viz.analysis.curves import ROUTER_PROBABILITY, Curves, Measured, read_curves
-from emo_viz.ui import jobs, resources
+from emo_viz.analysis.curves import ROUTER_PROBABILITY, Measured, read_curves
+from emo_viz.ui import assets, jobs, resources
 from emo_viz.ui.text import share
 from model.inference import continue_text, encode
-from model.loading import load_model, load_tokenizer
+from model.loading import load_tokenizer
 from model.subset import apply_subset, random_subset, select_experts
 from tests.pages.ablation_page import losses, opened, table, words
 from tests.pages.opened import run, strips
 
 SECONDS = 60
-FOLDERS = {"emo": "emo-nano", "standard": "std-nano"}
 
 
 @pytest.fixture(autouse=True)
 def _assets(tiny_assets: Path) -> None:
     """Every test here reads the tiny assets."""
-
-
-@pytest.fixture(scope="module")
-def curves(tiny_assets: Path) -> Curves:
-    return read_curves(tiny_assets / "analysis" / "curves.parquet")
-
-
-@pytest.fixture(scope="module")
-def models(tiny_assets: Path) -> dict:
-    return {n: load_model(tiny_assets / "checkpoints" / f) for n, f in FOLDERS.items()}
 
 
 def first_line(at: AppTest) -> str:
@@ -235,7 +224,7 @@ def test_each_model_goes_on_with_and_without_the_cut(tiny_assets, models):
     prompt = document[: len(document) // 2]
     shown = {text.value for text in at.text}
     assert f"first {len(prompt) - 1} tokens" in words(at)
-    for name, folder in FOLDERS.items():
+    for name, folder in assets.MODEL_FOLDERS.items():
         own = tokens_of(tiny_assets, "calibration-kitchen", folder)
         tokenizer = load_tokenizer(tiny_assets / "checkpoints" / folder)
         with apply_subset(models[name], select_experts(models[name], own, 5)):

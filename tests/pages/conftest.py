@@ -1,0 +1,21 @@
+"""What the tests of a page compare it with: the measured curves and both models."""
+
+from pathlib import Path
+
+import pytest
+
+from emo_viz.analysis.curves import Curves, read_curves
+from emo_viz.ui import assets
+from model.loading import load_model
+from model.modeling import EmoForCausalLM
+
+
+@pytest.fixture(scope="session")
+def curves(tiny_assets: Path) -> Curves:
+    return read_curves(tiny_assets / "analysis" / "curves.parquet")
+
+
+@pytest.fixture(scope="session")
+def models(tiny_assets: Path) -> dict[str, EmoForCausalLM]:
+    folders = assets.MODEL_FOLDERS
+    return {name: load_model(tiny_assets / "checkpoints" / folders[name]) for name in folders}
