@@ -6,12 +6,7 @@ import pkgutil
 import click
 
 from emo_viz import commands
-
-
-class BadInput(click.ClickException):
-    """What a command cannot work with: one sentence on stderr, exit code 2."""
-
-    exit_code = 2
+from model.cli import one_sentence
 
 
 class Commands(click.Group):
@@ -29,10 +24,8 @@ class Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> object:
-        try:
+        with one_sentence():
             return super().invoke(ctx)
-        except ValueError as error:
-            raise BadInput(str(error)) from error
 
 
 @click.command(cls=Commands)

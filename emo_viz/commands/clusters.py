@@ -41,7 +41,7 @@ def command(
 ) -> None:
     """Fit token clusters and measure how well they follow domains, token ids and documents."""
     from emo_viz.analysis.tokens import fit_token_clusters, save_token_clusters
-    from emo_viz.trace.recorder import checkpoint_sha256
+    from model.files import weights_digest
     from model.loading import load_model, load_tokenizer
 
     documents = read_documents(documents_path)
@@ -50,7 +50,7 @@ def command(
     click.echo(f"Clustering {len(table.rows):,} tokens.")
     made = {
         "model": checkpoint.resolve().name,
-        "checkpoint_sha256": checkpoint_sha256(checkpoint),
+        "checkpoint_sha256": weights_digest(checkpoint),
         "max_tokens": max_tokens,
     }
     fitted = fit_token_clusters(table, made, clusters, seed=seed)

@@ -150,7 +150,7 @@ def _open(
     folders: tuple[Path, Path],
 ) -> tuple[list[Checkpoint], Any, "PreTrainedTokenizerBase"]:
     """The two checkpoints, the geometry that they share, and their common tokenizer."""
-    from emo_viz.trace.recorder import checkpoint_sha256
+    from model.files import weights_digest
     from model.loading import load_model, load_tokenizer
 
     configs = [load_model(folder).config for folder in folders]
@@ -165,7 +165,7 @@ def _open(
     if tokenizers[0].get_vocab() != tokenizers[1].get_vocab():
         raise ValueError("The two models have different tokenizers; their losses do not compare.")
     pairs = zip(folders, configs, strict=True)
-    checkpoints = [Checkpoint(f, c.objective, checkpoint_sha256(f)) for f, c in pairs]
+    checkpoints = [Checkpoint(f, c.objective, weights_digest(f)) for f, c in pairs]
     return checkpoints, configs[0], tokenizers[0]
 
 

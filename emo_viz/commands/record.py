@@ -53,8 +53,9 @@ def command(
     limit: int | None,
 ) -> None:
     """Record the routing of a model over documents into a trace folder."""
-    from emo_viz.trace.recorder import check_documents, checkpoint_sha256, record_trace
+    from emo_viz.trace.recorder import check_documents, record_trace
     from emo_viz.trace.writer import check_replaceable
+    from model.files import weights_digest
 
     documents = _read_documents(documents_path)
     documents = documents if limit is None else documents.head(limit)
@@ -70,7 +71,7 @@ def command(
             documents,
             out,
             name=checkpoint.resolve().name,
-            checkpoint_sha256=checkpoint_sha256(checkpoint),
+            checkpoint_sha256=weights_digest(checkpoint),
             level=level,
             max_tokens=max_tokens,
             progress=lambda done, total: bar.update(done - bar.pos),

@@ -123,9 +123,9 @@ def _check(
     clusters: "TokenClusters", path: Path, checkpoint: Path, documents: pd.DataFrame
 ) -> None:
     from emo_viz.analysis.projection import content_key
-    from emo_viz.trace.recorder import checkpoint_sha256
+    from model.files import weights_digest
 
-    if clusters.info["checkpoint_sha256"] != checkpoint_sha256(checkpoint):
+    if clusters.info["checkpoint_sha256"] != weights_digest(checkpoint):
         raise ValueError(
             f"{path} is of another checkpoint than {checkpoint}; run `python -m emo_viz clusters` "
             "again."

@@ -1,6 +1,5 @@
 """Run a model over documents and write what its routers did to a trace."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,16 +87,6 @@ def check_documents(documents: pd.DataFrame) -> None:
             f"{sum(without_text)} of {len(documents)} documents have no text (the first is "
             f"{first}); leave them out."
         )
-
-
-def checkpoint_sha256(checkpoint: Path) -> str:
-    """SHA-256 of a checkpoint's weights: all its safetensors files in the order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(checkpoint.glob("*.safetensors")):
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _traced_model(model: "EmoForCausalLM", name: str, checkpoint_sha256: str) -> TracedModel:

@@ -108,6 +108,6 @@ def _path() -> Path:
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _digest(folder: str) -> str:
-    from emo_viz.trace.recorder import checkpoint_sha256
+    from model.files import weights_digest
 
-    return checkpoint_sha256(Path(folder))
+    return weights_digest(Path(folder))

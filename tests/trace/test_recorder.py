@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from emo_viz.trace import Trace
-from emo_viz.trace.recorder import RecordingCancelled, checkpoint_sha256, record_trace
+from emo_viz.trace.recorder import RecordingCancelled, record_trace
+from model.files import weights_digest
 from model.inference import encode, record
 
 MAX_TOKENS = 48
@@ -168,4 +169,4 @@ def test_a_dense_model_has_no_routing(dense_model, tokenizer, documents, tmp_pat
 
 def test_checkpoint_hash_is_that_of_the_weights(checkpoint):
     weights = (checkpoint / "model.safetensors").read_bytes()
-    assert checkpoint_sha256(checkpoint) == hashlib.sha256(weights).hexdigest()
+    assert weights_digest(checkpoint) == hashlib.sha256(weights).hexdigest()

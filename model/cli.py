@@ -1,0 +1,45 @@
+"""What every command line of this project does with bad input: one sentence, exit code 2."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from model.files import OUT_OF_ROOM
+
+
+class BadInput(click.ClickException):
+    """What a command cannot work with, as one printable line on stderr."""
+
+    exit_code = 2
+
+    def __init__(self, sentence: str) -> None:
+        line = " ".join(sentence.split())
+        # A file name or an id may hold half a character, which no terminal takes.
+        super().__init__(line.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turns a ValueError (and what the system refuses) of the block into BadInput."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    except OSError as error:
+        raise BadInput(_refused(error)) from error
+
+
+def _refused(error: OSError) -> str:
+    place = f" at {error.filename}" if error.filename else ""
+    if error.errno in OUT_OF_ROOM:
+        return f"The disk is full{place}; make room and run this again."
+    return f"The system refused{place}: {error.strerror or error}; check the path and its rights."
+
+
+class Command(click.Command):
+    """A command whose bad input is one sentence."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        with one_sentence():
+            return super().invoke(ctx)

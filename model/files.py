@@ -1,0 +1,236 @@
+"""Files: names that stay inside their folder, writes that are whole or not there at all.
+
+What this project writes goes through `new_file` or `new_folder`: to a temporary name beside the
+goal, renamed when it is whole. A reader never sees half a file, a failure loses nothing and leaves
+nothing, and a link at the goal is replaced, never written through.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+def inside(folder: Path, name: object) -> Path:
+    """The file called `name` in `folder`, for a name that came out of a file.
+
+    Raises ValueError unless the name, links resolved, stays inside the folder. A folder of the
+    Hugging Face cache may link to the blobs of its own repository.
+    """
+    path = folder / name if isinstance(name, str) and name and "\0" not in name else None
+    if path is not None and path.resolve() != folder.resolve():
+        homes = [folder.resolve(), *_hub_blobs(folder)]
+        if _is_below(path.absolute(), folder.absolute()) and any(
+            path.resolve().is_relative_to(home) for home in homes
+        ):
+            return path
+    raise ValueError(
+        f"{folder} names a file outside of itself ({name!r}); get it from a source you trust."
+    )
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return Path(os.path.normpath(path)).is_relative_to(Path(os.path.normpath(folder)))
+
+
+def _hub_blobs(folder: Path) -> list[Path]:
+    """Where a snapshot in the Hugging Face cache keeps its files: repo/snapshots/revision/."""
+    snapshots = folder.resolve().parent
+    return [snapshots.parent / "blobs"] if snapshots.name == "snapshots" else []
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A `with` block that fills the temporary file it is given; then that is `path`.
+
+    Raises ValueError if `path` cannot be written. If the block fails, `path` is as it was.
+    """
+    temporary = _temporary(path, tempfile.mkstemp)
+    try:
+        with _blaming(path, temporary):
+            yield temporary
+        with _blaming(path, path):
+            _open_as_surroundings(temporary, 0o666)
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A `with` block that fills the temporary folder it is given; then that is `path`.
+
+    What was at `path` is removed when the new folder is whole: callers ask first whether it may be.
+    Raises ValueError if `path` cannot be written. If the block fails, `path` is as it was.
+    """
+    temporary = _temporary(path, tempfile.mkdtemp)
+    try:
+        with _blaming(path, temporary):
+            yield temporary
+        with _blaming(path, path):
+            _open_as_surroundings(temporary, 0o777)
+            _replace_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_writable(path: Path) -> None:
+    """Try `path` before long work: raises ValueError if no file or folder can be made there."""
+    _temporary(path, tempfile.mkdtemp).rmdir()
+
+
+def check_new_file(path: Path) -> None:
+    """Try `path` before long work: raises ValueError if no file can be written there."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file.")
+    check_writable(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file, all or nothing. Raises ValueError if it cannot be written."""
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
+    """Write a JSON file, all or nothing. Raises ValueError if it cannot be written."""
+    write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file, with or without a byte order mark.
+
+    Raises ValueError if it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text; convert it to UTF-8, or copy it again."
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds one object. Raises ValueError if it does not."""
+    try:
+        content = json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON; copy it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a JSON object; copy it again.")
+    return content
+
+
+def weight_files(checkpoint: Path) -> list[Path]:
+    """The safetensors files that hold a checkpoint's weights, as transformers would read them.
+
+    Raises ValueError if there are none, or its index is damaged or points outside the folder.
+    """
+    if not (checkpoint / SINGLE).is_file() and (checkpoint / INDEX).is_file():
+        names = sorted(set(_weight_map(checkpoint).values()), key=str)
+        files = [inside(checkpoint, name) for name in names]
+    else:
+        files = [inside(checkpoint, SINGLE)]
+    for file in files:
+        if not file.is_file():
+            raise ValueError(
+                f"{checkpoint} has no weights in {file.name}; copy the checkpoint again (only "
+                ".safetensors files are read)."
+            )
+    return files
+
+
+def _weight_map(checkpoint: Path) -> dict[str, object]:
+    weight_map = read_json(checkpoint / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{checkpoint / INDEX} lists no weights; copy the checkpoint again.")
+    return weight_map
+
+
+def weights_digest(checkpoint: Path) -> str:
+    """SHA-256 of a checkpoint's weights: its safetensors files in the order of their names.
+
+    Raises ValueError as `weight_files` does.
+    """
+    files = [file.resolve() for file in weight_files(checkpoint)]
+    states = [file.stat() for file in files]
+    return _digest(tuple((f, s.st_size, s.st_mtime_ns) for f, s in zip(files, states, strict=True)))
+
+
+@lru_cache(maxsize=64)
+def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Sizes and times are part of the key: a file that is replaced is read again."""
+    digest = hashlib.sha256()
+    for path, _, _ in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _temporary(path: Path, make: Any) -> Path:
+    """A fresh hidden file or folder beside `path`, with the folders above it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = make(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
+    if isinstance(made, tuple):  # mkstemp opens what it makes
+        os.close(made[0])
+        made = made[1]
+    return Path(made)
+
+
+@contextmanager
+def _blaming(path: Path, written: Path) -> Iterator[None]:
+    """Say of `path` what failed in writing to `written`; other files' faults stay their own."""
+    try:
+        yield
+    except Exception as error:
+        own = isinstance(error, OSError) and str(error.filename or "").startswith(str(written))
+        # safetensors has an error of its own, with the system's number in its text.
+        full = getattr(error, "errno", None) in OUT_OF_ROOM or "(os error 28)" in str(error)
+        if own or full:
+            raise _unwritable(path, error) from error
+        raise
+
+
+def _unwritable(path: Path, error: Exception) -> ValueError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return ValueError(f"{path} cannot be written ({reason}); make room or name another place.")
+
+
+def _open_as_surroundings(path: Path, mode: int) -> None:
+    """tempfile makes what only its owner can read; what we write is as open as any other file."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(mode & ~mask)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; what was at `path` is removed only after that has worked."""
+    if not path.exists() and not path.is_symlink():
+        new.rename(path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent))
+    path.rename(aside / "old")
+    try:
+        new.rename(path)
+    except BaseException:
+        (aside / "old").rename(path)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside)

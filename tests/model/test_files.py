@@ -1,0 +1,176 @@
+"""Names stay inside their folder; writes are whole or leave everything as it was."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from model.files import (
+    check_new_file,
+    inside,
+    new_file,
+    new_folder,
+    read_json,
+    weight_files,
+    weights_digest,
+    write_json,
+    write_text,
+)
+
+
+@pytest.mark.parametrize("name", ["../b/x", "/etc/passwd", "", ".", "a/../../b", None, 3, "a\0b"])
+def test_a_name_from_a_file_that_leads_outside_is_refused(tmp_path: Path, name: object) -> None:
+    with pytest.raises(ValueError, match="outside of itself"):
+        inside(tmp_path / "a", name)
+
+
+def test_a_link_that_leads_outside_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match="outside of itself"):
+        inside(tmp_path / "a", "link")
+
+
+def test_names_inside_are_taken(tmp_path: Path) -> None:
+    assert inside(tmp_path, "model.safetensors") == tmp_path / "model.safetensors"
+    assert inside(tmp_path, "shards/one") == tmp_path / "shards/one"
+
+
+def test_a_hub_snapshot_may_link_to_the_blobs_of_its_own_repository_alone(tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "repo/snapshots/main", tmp_path / "repo/blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "1f").write_text("weights")
+    (tmp_path / "other").write_text("x")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/1f")
+    (snapshot / "bad").symlink_to("../../../other")
+    assert inside(snapshot, "model.safetensors").read_text() == "weights"
+    with pytest.raises(ValueError, match="outside of itself"):
+        inside(snapshot, "bad")
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_whose_writing_fails_stays_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("old")
+    with pytest.raises(KeyError), new_file(tmp_path / "a.json") as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert (tmp_path / "a.json").read_text() == "old"
+    assert _names(tmp_path) == ["a.json"]
+
+
+def test_a_folder_whose_writing_fails_stays_as_it_was(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "run") as first:
+        (first / "weights").write_text("old")
+    with pytest.raises(KeyError), new_folder(tmp_path / "run") as second:
+        (second / "weights").write_text("half")
+        raise KeyError
+    assert (tmp_path / "run/weights").read_text() == "old"
+    assert _names(tmp_path) == ["run"]
+
+
+def test_a_new_folder_takes_the_place_of_the_old_one_whole(tmp_path: Path) -> None:
+    for content in ("old", "new"):
+        with new_folder(tmp_path / "run") as folder:
+            (folder / content).write_text(content)
+    assert _names(tmp_path / "run") == ["new"]
+    assert _names(tmp_path) == ["run"]
+
+
+def test_a_link_at_the_goal_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("kept")
+    (tmp_path / "out").symlink_to(tmp_path / "other")
+    write_text(tmp_path / "out", "new")
+    assert (tmp_path / "other").read_text() == "kept"
+    assert (tmp_path / "out").read_text() == "new"
+
+
+def test_a_full_disk_is_said_of_the_file_that_is_written(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ValueError, match=r"a\.json cannot be written \(No space left"),
+        new_file(tmp_path / "a.json"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert _names(tmp_path) == []
+
+
+def test_a_fault_of_another_file_is_not_blamed_on_the_one_being_written(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), new_file(tmp_path / "a.json"):
+        (tmp_path / "input").read_text()
+
+
+def test_what_is_written_is_as_open_as_its_surroundings(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "x")
+    (tmp_path / "b").write_text("x")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_place_that_cannot_be_written_is_known_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="cannot be written"):
+        check_new_file(tmp_path / "file" / "out.json")
+    with pytest.raises(ValueError, match="is a folder"):
+        check_new_file(tmp_path)
+    check_new_file(tmp_path / "new" / "out.json")
+    assert not (tmp_path / "new" / "out.json").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff{}", b"[" * 100_000])
+def test_what_is_not_a_json_object_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.json is not"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_json_file(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + b'{"a": 1}')
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+
+
+def _sharded(folder: Path, weight_map: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
+    return folder
+
+
+def test_the_weight_files_are_those_of_the_index(tmp_path: Path) -> None:
+    folder = _sharded(tmp_path / "c", {"a": "m-2.safetensors", "b": "m-1.safetensors"})
+    for name in ("m-1", "m-2", "stray"):
+        (folder / f"{name}.safetensors").write_text(name)
+    assert [path.name for path in weight_files(folder)] == ["m-1.safetensors", "m-2.safetensors"]
+
+
+@pytest.mark.parametrize("weight_map", [{}, [], None, {"a": 1}, {"a": "gone.safetensors"}])
+def test_an_index_that_leads_nowhere_is_one_sentence(tmp_path: Path, weight_map: object) -> None:
+    with pytest.raises(ValueError, match="c"):
+        weight_files(_sharded(tmp_path / "c", weight_map))
+
+
+def test_an_index_that_leads_outside_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/model.safetensors").write_text("x")
+    folder = _sharded(tmp_path / "c", {"a": "../other/model.safetensors"})
+    with pytest.raises(ValueError, match="outside of itself"):
+        weight_files(folder)
+
+
+def test_the_digest_follows_the_weights(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_text("one")
+    before = weights_digest(tmp_path)
+    weights.write_text("other")
+    assert weights_digest(tmp_path) != before
+    weights.write_text("one")
+    assert weights_digest(tmp_path) == before
+
+
+def test_json_files_end_in_a_line(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": [1]})
+    text = (tmp_path / "a.json").read_text()
+    assert text.endswith("}\n") and json.loads(text) == {"a": [1]}
