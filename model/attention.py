@@ -15,6 +15,17 @@ from model.native import WIDTH
 from model.native.compiled import call, library
 from model.routing import positions_in_segment
 
+COMPILED_DTYPES = (torch.float32, torch.bfloat16)
+WITHOUT_EFFECT = {
+    *("position_embeddings", "position_ids", "cache_position", "use_cache", "num_items_in_batch"),
+    *("output_router_logits", "output_hidden_states", "output_attentions"),
+}
+"""Arguments that do not change how transformers attends by sdpa."""
+HOOKS = (
+    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    *("_forward_hooks_always_called", "_forward_hooks_with_kwargs"),
+)
+
 
 class _DocumentAttention(torch.autograd.Function):
     """attention.c on queries, keys and values of one product; bf16 or float32."""
@@ -50,13 +61,10 @@ class EmoAttention(LlamaAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """Attended states [B, T, H] and, where transformers computes them, attention weights.
 
-        `segments_BT` numbers the documents of packed rows (`model.routing`); the mask that
-        transformers made of them says the same, and serves where compiled code does not.
+        `segments_BT` numbers the documents of packed rows (`model.routing`) where the mask that
+        transformers made says just that; the mask serves where compiled code does not.
         """
-        whole_texts = segments_BT is not None or (
-            kwargs.get("attention_mask") is None and kwargs.get("past_key_values") is None
-        )
-        if not whole_texts or not self._compiled_fits(hidden_states):
+        if not self._whole_texts(segments_BT, kwargs) or not self._compiled_fits(hidden_states):
             attended: tuple[Tensor, Tensor | None] = super().forward(hidden_states, **kwargs)
             return attended
         attended_BTH = self._within_documents(
@@ -64,12 +72,21 @@ class EmoAttention(LlamaAttention):
         )
         return self.o_proj(attended_BTH), None
 
+    def _whole_texts(self, segments_BT: Tensor | None, kwargs: dict[str, Any]) -> bool:
+        """Whether every token sees just its document so far, and nothing else is asked for."""
+        asked = {name for name, value in kwargs.items() if value is not None} - WITHOUT_EFFECT
+        if segments_BT is not None:
+            asked.discard("attention_mask")
+        return not asked and self.is_causal and getattr(self.config, "is_causal", True)
+
     def _compiled_fits(self, hidden_BTH: Tensor) -> bool:
         projections = (self.q_proj, self.k_proj, self.v_proj)
         return (
             hidden_BTH.device.type == "cpu"
             and hidden_BTH.dtype == torch.float32
+            and _autocast_dtype() in COMPILED_DTYPES
             and self.head_dim % WIDTH == 0
+            and self.scaling == self.head_dim**-0.5
             and self.num_key_value_groups == 1
             and not self.attention_dropout
             and self.config._attn_implementation == "sdpa"
@@ -93,11 +110,18 @@ class EmoAttention(LlamaAttention):
         return attended
 
 
+def _autocast_dtype() -> torch.dtype:
+    """What products of float32 come out as."""
+    enabled = torch.is_autocast_enabled("cpu")
+    return torch.get_autocast_dtype("cpu") if enabled else torch.float32
+
+
 def _is_plain(projection: nn.Module) -> bool:
-    """Whether its weight tells all: no adapter around it, no bias, not offloaded."""
+    """Whether its weight tells all: no adapter around it, no hook, no bias, not offloaded."""
     if type(projection) is not nn.Linear or len(list(projection.parameters())) != 1:
         return False
-    return projection.weight.is_cpu and projection.weight.dtype == torch.float32
+    hooked = "forward" in vars(projection) or any(getattr(projection, name) for name in HOOKS)
+    return not hooked and projection.weight.is_cpu and projection.weight.dtype == torch.float32
 
 
 def _first_tokens(B: int, T: int, segments_BT: Tensor | None) -> Tensor:

@@ -15,6 +15,8 @@ from model.native.compiled import call, library
 COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 CHUNK_TOKENS = {"cpu": 256}
 """By device: on a CPU so few that a chunk's logits stay in a core's cache between passes."""
+IGNORED = -100
+"""The label of a token that has no loss."""
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -26,8 +28,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if torch.is_autocast_enabled(h_NH.device.type):
             dtype = torch.get_autocast_dtype(h_NH.device.type)
         h, w = h_NH.to(dtype), w_VH.to(dtype)
-        dh_NH, dw_VH = torch.empty_like(h), torch.zeros_like(w_VH)
-        total = h_NH.new_zeros(())
+        # Sums over many chunks are not kept in half precision.
+        exact = torch.promote_types(w_VH.dtype, torch.float32)
+        dh_NH, dw_VH = torch.empty_like(h), torch.zeros_like(w_VH, dtype=exact)
+        total = h_NH.new_zeros((), dtype=exact)
         scale = 1.0 / h.shape[0]
         size = min(CHUNK_TOKENS.get(h.device.type, 4096), h.shape[0])
         logits_CV = h.new_empty(size, w.shape[0])
@@ -40,9 +44,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             torch.mm(dlogits_CV, w, out=dh_CH)
             if dtype == dw_VH.dtype:
                 dw_VH.addmm_(dlogits_CV.t(), h_CH)
-            else:  # gradients of many chunks are not added up in half precision
+            else:
                 dw_VH += dlogits_CV.t() @ h_CH
-        ctx.save_for_backward(dh_NH.to(h_NH.dtype), dw_VH)
+        ctx.save_for_backward(dh_NH.to(h_NH.dtype), dw_VH.to(w_VH.dtype))
         return total * scale
 
     @staticmethod
@@ -90,11 +94,20 @@ def _torch_chunk_loss(
     return loss, dlogits_CV.mul_(scale).to(dtype)
 
 
+@torch.compiler.disable
 def linear_cross_entropy(
     hidden_NH: Tensor, head_VH: Tensor, labels_N: Tensor, z_coef: float = 0.0
 ) -> Tensor:
     """Mean of -log p(label) + z_coef * logsumexp(logits)^2, in nats a token.
 
-    Matrix products run in the autocast dtype if one is set, the softmax in float32.
+    Tokens with the label IGNORED have no part in it; where none has another, it is 0. Matrix
+    products run in the autocast dtype if one is set, the softmax in float32. Raises IndexError or
+    RuntimeError for another label outside the vocabulary.
     """
+    labels_N = labels_N.long()
+    counted_N = labels_N != IGNORED
+    if not counted_N.all():
+        hidden_NH, labels_N = hidden_NH[counted_N], labels_N[counted_N]
+    if not len(labels_N):
+        return (hidden_NH.sum() + head_VH.sum()) * 0
     return _LinearCrossEntropy.apply(hidden_NH, head_VH, labels_N, z_coef)

@@ -4,26 +4,25 @@ Pre-norm blocks with transformers' Llama attention (no QK-norm) and fused expert
 the released checkpoint names. In training the documents of a packed row are told apart by
 end-of-text tokens: attention never crosses them, and with the "emo" objective all tokens of a
 document choose their experts from one pool. Outside training there are no pools (the released
-models have none either); experts are removed with `model.subset`.
+models have none either), nor while text is generated; experts are removed with `model.subset`.
+Padding is of no document: it counts in no pool and in no loss of the routers.
 
 Shapes: B rows, T tokens, N = B*T, L layers, D documents a row, E experts, R routed, K experts a
 token, H hidden size.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     GenerationMixin,
     PreTrainedModel,
 )
 from transformers import initialization as init
+from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter
@@ -31,7 +30,6 @@ from transformers.integrations.moe import use_experts_implementation
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -39,105 +37,20 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from model.attention import EmoAttention
 from model.config import EmoConfig
+from model.documents import DocumentRouting, find
 from model.experts import reference_experts
 from model.loss import linear_cross_entropy
 from model.norm import EmoRMSNorm
-from model.routing import (
-    Routed,
-    document_pools,
-    document_segments,
-    expert_counts,
-    load_balancing_loss,
-    positions_in_segment,
-    route,
-    router_entropy,
-    router_z_loss,
-)
-from model.subset import active_mask
+from model.router import EmoRouter
+from model.routing import is_padding, positions_in_segment, real_tokens
 
-
-class DocumentRouting:
-    """What the routers of one training forward need to know of its documents, and what they report.
-
-    `pool_sizes_LBD` is None for a model without pools. Each layer appends one entry to every list.
-    Not a dataclass: FSDP2 hands a sharded layer a copy of any that holds tensors with gradients,
-    and the layer's report would be lost with the copy.
-    """
-
-    def __init__(self, segments_BT: Tensor, pool_sizes_LBD: Tensor | None) -> None:
-        self.segments_BT, self.pool_sizes_LBD = segments_BT, pool_sizes_LBD
-        self.balancing_losses: list[Tensor] = []
-        self.z_losses: list[Tensor] = []
-        self.counts_R: list[Tensor] = []
-        self.entropies: list[Tensor] = []
-
-
-class EmoRouter(nn.Module):
-    """Router of one layer; the shared experts' rows of `weight` are never used (paper A.1)."""
-
-    def __init__(self, config: EmoConfig, layer_idx: int) -> None:
-        super().__init__()
-        self.layer_idx = layer_idx
-        self.num_experts = config.experts_in_layer(layer_idx)
-        self.num_shared = config.num_shared_experts
-        self.top_k = min(config.num_experts_per_tok, self.num_experts)
-        self.global_balancing = config.load_balancing_scope == "global"
-        self.weight = nn.Parameter(torch.empty(self.num_experts, config.hidden_size))
-
-    def forward(
-        self, hidden_NH: Tensor, documents: DocumentRouting | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Router logits [N, E], gate weights [N, K] and expert ids [N, K]."""
-        with torch.autocast(hidden_NH.device.type, enabled=False):
-            logits_NE = F.linear(hidden_NH.to(self.weight.dtype), self.weight)
-        allowed = self._allowed(logits_NE, documents)
-        routed = route(logits_NE, self.num_shared, self.top_k, allowed)
-        if documents is not None:
-            self._report(documents, logits_NE, routed)
-        return logits_NE, routed.gate_weights_NK.to(hidden_NH.dtype), routed.expert_ids_NK
-
-    def _allowed(self, logits_NE: Tensor, documents: DocumentRouting | None) -> Tensor | None:
-        """The document pools, the active expert subset, both, or None."""
-        subset_R = active_mask(self)
-        if documents is None or documents.pool_sizes_LBD is None:
-            return subset_R
-        B, T = documents.segments_BT.shape
-        sizes_BD = documents.pool_sizes_LBD[self.layer_idx]
-        with torch.no_grad():
-            pools_BTR = self._pools(logits_NE.view(B, T, -1), documents.segments_BT, sizes_BD)
-        pools_NR = pools_BTR.reshape(B * T, -1)
-        return pools_NR if subset_R is None else pools_NR & subset_R
-
-    def _pools(self, logits_BTE: Tensor, segments_BT: Tensor, sizes_BD: Tensor) -> Tensor:
-        """Each token's document pool; one kernel on CUDA."""
-        num_routed = self.num_experts - self.num_shared
-        if logits_BTE.is_cuda:
-            from model.kernels import ops
-
-            return ops.document_pools(logits_BTE, segments_BT, sizes_BD, num_routed)
-        scores_BTR = logits_BTE[..., :num_routed].float().softmax(-1)
-        return document_pools(scores_BTR, segments_BT, sizes_BD)
-
-    def _report(self, documents: DocumentRouting, logits_NE: Tensor, routed: Routed) -> None:
-        num_routed = self.num_experts - self.num_shared
-        slots = self.top_k - self.num_shared
-        counts_R = expert_counts(routed.expert_ids_NK[:, :slots], num_routed)
-        totals = torch.cat([counts_R, counts_R.new_tensor([routed.scores_NR.shape[0]])])
-        if self.global_balancing and dist.is_available() and dist.is_initialized():
-            dist.all_reduce(totals)
-        documents.balancing_losses.append(
-            load_balancing_loss(routed.scores_NR, totals[:-1], slots, totals[-1])
-        )
-        documents.z_losses.append(router_z_loss(routed.lse_N))
-        documents.counts_R.append(totals[:-1])
-        with torch.no_grad():
-            entropy_N = router_entropy(logits_NE[:, :num_routed], routed)
-        documents.entropies.append(entropy_N.mean())
+Sight = tuple[Tensor, Any, Tensor | None]
+"""Positions, the attention mask, and the documents if the mask keeps them apart and no more."""
 
 
 @use_experts_implementation
 class EmoExperts(nn.Module):
-    """All SwiGLU experts of a layer, fused: gate over up [E, 2I, H] and down [E, H, I]."""
+    """All gated experts of a layer, fused: gate over up [E, 2I, H] and down [E, H, I]."""
 
     def __init__(self, config: EmoConfig, layer_idx: int) -> None:
         super().__init__()
@@ -145,12 +58,11 @@ class EmoExperts(nn.Module):
         width, hidden = config.intermediate_size, config.hidden_size
         self.gate_up_proj = nn.Parameter(torch.empty(self.num_experts, 2 * width, hidden))
         self.down_proj = nn.Parameter(torch.empty(self.num_experts, hidden, width))
-        self.act_fn = nn.SiLU()
+        self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_NH: Tensor, expert_ids_NK: Tensor, gate_weights_NK: Tensor) -> Tensor:
-        return reference_experts(
-            hidden_NH, self.gate_up_proj, self.down_proj, gate_weights_NK, expert_ids_NK
-        )
+        weights = (self.gate_up_proj, self.down_proj, gate_weights_NK)
+        return reference_experts(hidden_NH, *weights, expert_ids_NK, self.act_fn)
 
 
 class EmoSparseMlp(nn.Module):
@@ -168,18 +80,20 @@ class EmoSparseMlp(nn.Module):
 
 
 class EmoDenseMlp(nn.Module):
-    """SwiGLU of the dense twin, as wide as the experts that fire for one token unless told."""
+    """One MLP for all tokens, as wide as the experts that fire for one of them unless told."""
 
     def __init__(self, config: EmoConfig) -> None:
         super().__init__()
+        hidden, bias = config.hidden_size, config.dense_mlp_bias
         width = config.dense_intermediate_size
         width = width or config.intermediate_size * config.num_experts_per_tok
-        self.gate_proj = nn.Linear(config.hidden_size, width, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, width, bias=False)
-        self.down_proj = nn.Linear(width, config.hidden_size, bias=False)
+        self.gate_proj = nn.Linear(hidden, width, bias=bias)
+        self.up_proj = nn.Linear(hidden, width, bias=bias)
+        self.down_proj = nn.Linear(width, hidden, bias=bias)
+        self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_BTH: Tensor, documents: DocumentRouting | None = None) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(hidden_BTH)) * self.up_proj(hidden_BTH))
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_BTH)) * self.up_proj(hidden_BTH))
 
 
 class EmoDecoderLayer(GradientCheckpointingLayer):
@@ -188,15 +102,18 @@ class EmoDecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: EmoConfig, layer_idx: int) -> None:
         super().__init__()
         self.self_attn = EmoAttention(config, layer_idx)
-        dense = config.objective == "dense"
+        dense = config.is_dense(layer_idx)
         self.mlp = EmoDenseMlp(config) if dense else EmoSparseMlp(config, layer_idx)
         self.pre_attention_layernorm = EmoRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.pre_feedforward_layernorm = EmoRMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
-        self, hidden_BTH: Tensor, documents: DocumentRouting | None = None, **kwargs: Any
+        self,
+        hidden_BTH: Tensor,
+        documents: DocumentRouting | None = None,
+        segments_BT: Tensor | None = None,
+        **kwargs: Any,
     ) -> Tensor:
-        segments_BT = None if documents is None else documents.segments_BT
         attended, _ = self.self_attn(
             self.pre_attention_layernorm(hidden_BTH), segments_BT=segments_BT, **kwargs
         )
@@ -268,33 +185,26 @@ class EmoModel(EmoPreTrainedModel):
         documents: DocumentRouting | None = None,
         **kwargs: Any,
     ) -> MoeModelOutputWithPast:
+        """Final hidden states. `documents` makes this a training forward, without a cache."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
-        if use_cache and past_key_values is None and documents is None:
-            past_key_values = DynamicCache(config=self.config)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if documents is not None and position_ids is None:
-            # Positions that restart (without a cache) are transformers' own sign for packed
-            # documents: its masks then keep attention inside each document.
-            position_ids = positions_in_segment(documents.segments_BT)
-        if position_ids is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-            index = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
-            position_ids = (index + seen).unsqueeze(0)
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
+        if documents is not None:
+            seen = (attention_mask, position_ids, past_key_values)
+            position_ids, mask, segments_BT = self._see_documents(inputs_embeds, documents, *seen)
+        else:
+            if use_cache and past_key_values is None:
+                past_key_values = DynamicCache(config=self.config)
+            seen = (attention_mask, position_ids, past_key_values)
+            position_ids, mask, segments_BT = self._see_all(inputs_embeds, *seen)
         hidden_BTH = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_BTH, position_ids)
         for layer in self.layers:
             hidden_BTH = layer(
                 hidden_BTH,
                 documents,
+                segments_BT,
                 attention_mask=mask,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
@@ -302,9 +212,70 @@ class EmoModel(EmoPreTrainedModel):
                 position_embeddings=position_embeddings,
                 **kwargs,
             )
+        if documents is not None and self.gradient_checkpointing:
+            documents.check_gradients(self.layers)
         return MoeModelOutputWithPast(
             last_hidden_state=self.norm(hidden_BTH), past_key_values=past_key_values
         )
+
+    def _see_all(
+        self,
+        embeds_BTH: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        cache: Cache | None,
+    ) -> Sight:
+        """Attention as in any transformers model."""
+        if position_ids is None:
+            seen = cache.get_seq_length() if cache is not None else 0
+            index = torch.arange(embeds_BTH.shape[1], device=embeds_BTH.device)
+            position_ids = (index + seen).unsqueeze(0)
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=embeds_BTH,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            position_ids=position_ids,
+        )
+        return position_ids, mask, None
+
+    def _see_documents(
+        self,
+        embeds_BTH: Tensor,
+        documents: DocumentRouting,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        cache: Cache | None,
+    ) -> Sight:
+        """Attention inside each document that sees no padding; a 4-D mask is taken as it is."""
+        if cache is not None:
+            raise ValueError("Documents are of whole rows: give no past_key_values with them.")
+        if documents.real_BT is None:
+            documents.real_BT = real_tokens(attention_mask)
+        segments_BT, real_BT = documents.segments_BT, documents.real_BT
+        places_BT = positions_in_segment(segments_BT, real_BT)
+        inputs: dict[str, Any] = {
+            "config": self.config,
+            "inputs_embeds": embeds_BTH,
+            "past_key_values": None,
+        }
+        if attention_mask is not None and not is_padding(attention_mask):
+            return places_BT if position_ids is None else position_ids, attention_mask, None
+        if real_BT is None:
+            # Positions that restart (without a mask and a cache) are transformers' own sign for
+            # packed documents: its masks then keep attention inside each document.
+            mask = create_causal_mask(**inputs, attention_mask=None, position_ids=places_BT)
+        elif "flash" in str(self.config._attn_implementation):
+            raise ValueError(
+                "Flash attention cannot keep documents apart in rows with padding; load the model "
+                "with attn_implementation='sdpa'."
+            )
+        else:
+            mask = create_causal_mask(
+                **inputs, attention_mask=None, and_mask_function=documents.visible
+            )
+        places_BT = places_BT if position_ids is None else position_ids
+        return places_BT, mask, segments_BT if real_BT is None else None
 
 
 class EmoHead(nn.Linear):
@@ -312,14 +283,15 @@ class EmoHead(nn.Linear):
 
     def forward(self, hidden_BTH: Tensor) -> Tensor:
         """[.., V], equal to rounding either way; float32 on a CPU without gradients is oneDNN's."""
-        fits = hidden_BTH.is_cpu and hidden_BTH.dtype == self.weight.dtype == torch.float32
-        autocast = torch.is_autocast_enabled("cpu")
-        if (
+        plain = (
             torch.is_grad_enabled()
-            or autocast
-            or not fits
+            or torch.compiler.is_compiling()
+            or torch.is_autocast_enabled("cpu")
+            or not (hidden_BTH.is_cpu and self.weight.is_cpu)
+            or not hidden_BTH.dtype == self.weight.dtype == torch.float32
             or not torch.backends.mkldnn.is_available()
-        ):
+        )
+        if plain:
             return super().forward(hidden_BTH)
         operands = (hidden_BTH, self.weight, self.bias)
         logits: Tensor = torch.ops.mkldnn._linear_pointwise(*operands, "none", [], "")
@@ -339,22 +311,28 @@ class EmoForCausalLM(EmoPreTrainedModel, GenerationMixin):
         self.post_init()
 
     def routers(self) -> list[EmoRouter]:
-        """The router of every layer, first layer first; none for a dense model."""
-        return [module for module in self.modules() if isinstance(module, EmoRouter)]
+        """The router of every layer, first layer first; none for a dense model.
+
+        Raises ValueError if some layers are dense and some are not: routing is recorded and cut
+        layer by layer.
+        """
+        found = [module for module in self.modules() if isinstance(module, EmoRouter)]
+        if found and len(found) < self.config.num_hidden_layers:
+            raise ValueError(
+                f"{self.config.num_hidden_layers - len(found)} layers of this model have no router "
+                "(num_experts_per_layer is 0): its routing can be neither recorded nor cut."
+            )
+        return found
 
     def document_routing(
-        self, input_ids_BT: Tensor, pool_sizes_LBD: Tensor | None = None
+        self,
+        input_ids_BT: Tensor,
+        pool_sizes_LBD: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
     ) -> DocumentRouting:
-        """Segments of packed rows and, for the emo objective, pool sizes (drawn unless given)."""
-        config = self.config
-        assert isinstance(config.eos_token_id, int)
-        segments_BT = document_segments(input_ids_BT, config.eos_token_id)
-        if config.objective != "emo":
-            return DocumentRouting(segments_BT, None)
-        if pool_sizes_LBD is None:
-            shape = (config.num_hidden_layers, *input_ids_BT.shape)
-            pool_sizes_LBD = config.pool_sizes.draw(shape)
-        return DocumentRouting(segments_BT, pool_sizes_LBD.to(input_ids_BT.device))
+        """Documents of packed rows and, for the emo objective, their pools' sizes: see `find`."""
+        return find(self.config, input_ids_BT, pool_sizes_LBD, attention_mask, position_ids)
 
     def router_losses(self, documents: DocumentRouting) -> tuple[Tensor, Tensor]:
         """Balancing loss and z-loss, each the mean over layers."""
@@ -368,12 +346,16 @@ class EmoForCausalLM(EmoPreTrainedModel, GenerationMixin):
     ) -> Tensor:
         """Training loss of the next tokens, in nats a token, without ever holding all logits.
 
-        `documents` collects the routers' reports; `z_coef` weighs the squared log-sum-exp of the
-        logits.
+        Tokens labelled -100 have none. `documents` collects the routers' reports; `z_coef` weighs
+        the squared log-sum-exp of the logits.
         """
         hidden = self.model(input_ids=input_ids_BT, documents=documents, use_cache=False)
         hidden_NH = hidden.last_hidden_state.flatten(0, 1)
         return linear_cross_entropy(hidden_NH, self.lm_head.weight, labels_BT.flatten(), z_coef)
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Without documents: a model in training writes what it writes outside."""
+        return super().prepare_inputs_for_generation(*args, **kwargs) | {"documents": False}
 
     @can_return_tuple
     def forward(
@@ -387,16 +369,19 @@ class EmoForCausalLM(EmoPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         output_router_logits: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        documents: DocumentRouting | None = None,
+        documents: DocumentRouting | Literal[False] | None = None,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast:
         """Logits, and with `labels` the loss; in training the router losses are part of it.
 
-        `documents` switches document pools and document attention on; training forwards make it
-        from `input_ids` when it is not given.
+        `documents` switches document pools and document attention on. Training forwards without a
+        cache make it with `document_routing` from the other arguments when it is not given; False
+        says that there are none.
         """
-        if documents is None and self.training and input_ids is not None:
-            documents = self.document_routing(input_ids)
+        tokens = inputs_embeds if input_ids is None else input_ids
+        if documents is None and self.training and past_key_values is None and tokens is not None:
+            documents = self.document_routing(tokens, None, attention_mask, position_ids)
+        documents = documents or None
         if output_router_logits is None:
             output_router_logits = self.config.output_router_logits
         outputs: MoeModelOutputWithPast = self.model(
@@ -410,7 +395,7 @@ class EmoForCausalLM(EmoPreTrainedModel, GenerationMixin):
             documents=documents,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        logits = self.lm_head(_kept(outputs.last_hidden_state, logits_to_keep))
         loss = aux_loss = None
         if documents is not None and documents.z_losses:
             balancing, z_loss = self.router_losses(documents)
@@ -430,9 +415,19 @@ class EmoForCausalLM(EmoPreTrainedModel, GenerationMixin):
         )
 
 
+def _kept(hidden_BTH: Tensor, which: int | Tensor) -> Tensor:
+    """The positions that logits are asked for: the last few (0: all), or by index or mask."""
+    if isinstance(which, int):
+        return hidden_BTH[:, -which:] if which else hidden_BTH
+    if which.dim() == 1:
+        return hidden_BTH[:, which]
+    if which.dtype == torch.bool:
+        return hidden_BTH[which]
+    return hidden_BTH.take_along_dim(which.unsqueeze(-1), dim=1)
+
+
 def _register() -> None:
-    """Make AutoConfig, AutoModel and the checkpoint loader know model_type "emo"."""
-    AutoConfig.register("emo", EmoConfig, exist_ok=True)
+    """Make AutoModel and the checkpoint loader know model_type "emo"."""
     AutoModel.register(EmoConfig, EmoModel, exist_ok=True)
     AutoModelForCausalLM.register(EmoConfig, EmoForCausalLM, exist_ok=True)
     per_expert = "mlp.experts.*."

@@ -50,6 +50,7 @@ class EmoRMSNorm(nn.RMSNorm):
         return (
             x.device.type == "cpu"
             and x.dtype == self.weight.dtype == torch.float32
+            and x.shape[-1:] == self.weight.shape
             and x.shape[-1] % WIDTH == 0
             and library() is not None
         )

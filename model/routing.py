@@ -8,6 +8,7 @@ R routed experts (E less the shared ones, which are the last ids), K experts a t
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -30,24 +31,73 @@ class Routed(NamedTuple):
 
 
 def document_segments(
-    input_ids_BT: Tensor, eos_token_id: int, eos_side: EosSide = "next"
+    input_ids_BT: Tensor,
+    eos_token_id: int | Sequence[int],
+    eos_side: EosSide = "next",
+    real_BT: Tensor | None = None,
 ) -> Tensor:
     """Number the documents of each packed row, from 0: int64 [B, T].
 
     With `eos_side="next"` (as the released models were trained) an end-of-text token opens the
     next document, so that a row ending in one closes with a one-token segment, and one at
-    position 0 opens nothing. With "own" it closes its own document.
+    position 0 opens nothing. With "own" it closes its own document. `real_BT` is false for padding,
+    which is of no document, whatever its number, and opens none.
     """
-    starts_BT = (input_ids_BT == eos_token_id).long()
+    if isinstance(eos_token_id, int):
+        starts_BT = input_ids_BT == eos_token_id
+    else:
+        starts_BT = torch.isin(input_ids_BT, input_ids_BT.new_tensor(eos_token_id))
     if eos_side == "own":
         starts_BT = torch.roll(starts_BT, 1, dims=1)
+    return _number(starts_BT, real_BT)
+
+
+def segments_from_positions(position_ids_BT: Tensor, real_BT: Tensor | None = None) -> Tensor:
+    """The same from positions: a document opens where they do not go on by one: int64 [B, T].
+
+    Where a row has padding (false in `real_BT`) they may jump over it, and a document opens where
+    they do not grow.
+    """
+    if real_BT is None:
+        starts_BT = position_ids_BT.diff(dim=1, prepend=position_ids_BT[:, :1]) != 1
+        return _number(starts_BT, None)
+    index_T = torch.arange(position_ids_BT.shape[1], device=position_ids_BT.device)
+    last_real_BT = torch.where(real_BT, index_T, 0).cummax(1).values
+    before_BT = last_real_BT.roll(1, dims=1)
+    return _number(position_ids_BT <= position_ids_BT.gather(1, before_BT), real_BT)
+
+
+def _number(starts_BT: Tensor, real_BT: Tensor | None) -> Tensor:
+    """Documents opened so far; the first token of a row, or the first that is real, opens none."""
+    starts_BT = starts_BT.long()
+    if real_BT is not None:
+        starts_BT *= real_BT & (real_BT.cumsum(1) != 1)
     starts_BT[:, 0] = 0
     return starts_BT.cumsum(1)
 
 
-def positions_in_segment(segments_BT: Tensor) -> Tensor:
-    """Position of each token inside its document, from 0: int64 [B, T]."""
+def is_padding(attention_mask: object) -> bool:
+    """Whether a mask is one number a token, 0 for padding; another kind says who sees whom."""
+    return isinstance(attention_mask, Tensor) and attention_mask.dim() == 2
+
+
+def real_tokens(attention_mask: Tensor | None) -> Tensor | None:
+    """Which tokens a mask [B, T] does not call padding: bool [B, T]; None if all are real."""
+    if attention_mask is None or not is_padding(attention_mask):
+        return None
+    real_BT = attention_mask != 0
+    # A compiled graph cannot ask what a tensor holds.
+    return None if not torch.compiler.is_compiling() and bool(real_BT.all()) else real_BT
+
+
+def positions_in_segment(segments_BT: Tensor, real_BT: Tensor | None = None) -> Tensor:
+    """Position of each token inside its document, from 0 and not counting padding: int64 [B, T]."""
     index_T = torch.arange(segments_BT.shape[1], device=segments_BT.device)
+    if real_BT is not None:
+        count_BT = real_BT.cumsum(1) - 1
+        opens_BT = real_BT & ((count_BT == 0) | (segments_BT != segments_BT.roll(1, dims=1)))
+        start_BT = torch.where(opens_BT, count_BT, 0).cummax(1).values
+        return (count_BT - start_BT).clamp(min=0)
     is_start_BT = torch.ones_like(segments_BT, dtype=torch.bool)
     is_start_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
     start_BT = torch.where(is_start_BT, index_T, 0).cummax(1).values
@@ -77,7 +127,8 @@ class PoolSizes:
     Uniform over smallest..largest inclusive, or with `log_uniform` as often between 8 and 16 as
     between 64 and 128. With `per_layer` (as the released models were trained) every layer draws
     its own, so that hardly a document has small pools throughout; else one draw serves all layers.
-    `free_share` of the draws give no pool: all routed experts stay.
+    `free_share` of the draws give no pool: all routed experts stay. Raises ValueError for sizes
+    and a share that cannot be drawn.
     """
 
     smallest: int
@@ -85,6 +136,13 @@ class PoolSizes:
     log_uniform: bool = False
     per_layer: bool = True
     free_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.smallest <= self.largest and 0 <= self.free_share <= 1):
+            raise ValueError(
+                f"Pools of {self.smallest} to {self.largest} experts, none for a share of "
+                f"{self.free_share}, cannot be drawn."
+            )
 
     def draw(self, shape: tuple[int, int, int], generator: torch.Generator | None = None) -> Tensor:
         """Sizes for (layers, rows, documents): int64, NO_POOL where all experts stay."""
@@ -109,13 +167,19 @@ class PoolSizes:
 
 
 def route(
-    logits_NE: Tensor, num_shared: int, top_k: int, allowed_NR: Tensor | None = None
+    logits_NE: Tensor,
+    num_shared: int,
+    top_k: int,
+    allowed_NR: Tensor | None = None,
+    normalise: bool = False,
 ) -> Routed:
     """Choose K experts a token: the `top_k - num_shared` likeliest routed ones, then the shared.
 
-    Gate weights are the softmax over the allowed routed experts, not renormalised over the chosen;
-    a shared expert has weight 1 (appendix A.1). `allowed_NR` (or anything that broadcasts to it)
-    masks experts before the softmax: a document pool, an expert subset, or both.
+    Gate weights are the softmax over the allowed routed experts, not renormalised over the chosen
+    unless `normalise` says so (norm_topk_prob). A shared expert has weight 1 (appendix A.1);
+    several share it by the softmax of their own logits, as the released code runs. `allowed_NR` (or
+    anything that broadcasts to it) masks experts before the softmax: a document pool, an expert
+    subset, or both. A token with a logit that is not a number gets weights that are none either.
     """
     N, E = logits_NE.shape
     num_routed = E - num_shared
@@ -127,10 +191,18 @@ def route(
     weights = scores_NR.gather(1, ids)
     # Two numbers a token give what a pass over all logits would.
     lse_N = logits_NR.gather(1, ids[:, :1]).squeeze(1) - weights[:, 0].log()
+    if normalise:
+        weights = weights / weights.sum(1, keepdim=True)
     shared_ids = torch.arange(num_routed, E, device=ids.device).expand(N, num_shared)
-    shared_weights = weights.new_ones(N, num_shared)
-    gate_weights_NK = torch.cat([weights, shared_weights], 1)
+    gate_weights_NK = torch.cat([weights, _shared_weights(logits_NE, num_shared)], 1)
     return Routed(gate_weights_NK, torch.cat([ids, shared_ids], 1), scores_NR, lse_N)
+
+
+def _shared_weights(logits_NE: Tensor, num_shared: int) -> Tensor:
+    if num_shared > 1:
+        return logits_NE[:, -num_shared:].float().softmax(-1)
+    # The softmax of one logit, and its gradient: exactly 1 and 0.
+    return logits_NE.new_ones(len(logits_NE), num_shared, dtype=torch.float32)
 
 
 def expert_counts(routed_ids: Tensor, num_routed: int) -> Tensor:
@@ -149,12 +221,17 @@ def load_balancing_loss(
     global scope); the gradient flows through this rank's mean scores alone.
     """
     share_R = counts_R / (slots_per_token * num_tokens)
-    return scores_NR.shape[-1] * torch.dot(share_R, scores_NR.mean(0))
+    return scores_NR.shape[-1] * torch.dot(share_R, mean_of_tokens(scores_NR))
 
 
 def router_z_loss(lse_N: Tensor) -> Tensor:
     """Mean squared log-sum-exp of the (masked) routed logits (appendix A.1)."""
-    return lse_N.square().mean()
+    return mean_of_tokens(lse_N.square())
+
+
+def mean_of_tokens(values: Tensor) -> Tensor:
+    """The mean over the first axis; 0 where there are no tokens, as on a rank of padding alone."""
+    return values.mean(0) if len(values) else values.sum(0)
 
 
 def router_entropy(logits_NR: Tensor, routed: Routed) -> Tensor:

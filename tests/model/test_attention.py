@@ -141,3 +141,27 @@ def test_an_adapter_on_a_projection_is_not_passed_by(monkeypatch):
     with_adapter = attend(layer, *case)[0]
     assert not torch.allclose(plain, with_adapter)
     torch.testing.assert_close(with_adapter, without_compiled(monkeypatch, layer, *case)[0])
+
+
+def test_a_hook_on_a_projection_is_not_passed_by():
+    layer, *case = problem()
+    plain = attend(layer, *case)[0]
+    hook = layer.v_proj.register_forward_hook(lambda module, inputs, output: output + 1)
+    assert not torch.allclose(attend(layer, *case)[0], plain)
+    hook.remove()
+    layer.v_proj.forward = lambda x: torch.nn.Linear.forward(layer.v_proj, x) + 1
+    assert not torch.allclose(attend(layer, *case)[0], plain)
+
+
+def test_what_compiled_code_does_not_know_is_left_to_transformers(monkeypatch):
+    layer, states, _, _, angles = problem()
+    with torch.no_grad():
+        plain = layer(states, position_embeddings=angles)[0]
+        both_ways = layer(states, position_embeddings=angles, is_causal=False)[0]
+        assert not torch.allclose(plain, both_ways)
+        layer.scaling = 2.0
+        assert not torch.allclose(plain, layer(states, position_embeddings=angles)[0])
+        layer.scaling = layer.head_dim**-0.5
+        with torch.autocast("cpu", torch.float16):
+            half = layer(states, position_embeddings=angles)[0]
+    torch.testing.assert_close(half.float(), plain, atol=1e-2, rtol=1e-2)

@@ -68,9 +68,45 @@ def test_a_label_that_is_certain_costs_nothing():
     assert float(linear_cross_entropy(hidden_NH, head_VH, torch.arange(4))) == 0.0
 
 
-@pytest.mark.parametrize("label", [-100, 96])
+@pytest.mark.parametrize("label", [-5, 96])
 def test_a_label_outside_the_vocabulary_is_refused(label):
     hidden_NH, head_VH, labels_N = problem()
     labels_N[-1] = label
     with pytest.raises((IndexError, RuntimeError), match="Labels must be 0 to 95|out of bounds"):
         linear_cross_entropy(hidden_NH, head_VH, labels_N)
+
+
+@pytest.mark.parametrize("compiled_code", [True, False])
+def test_a_label_of_minus_100_has_no_loss_and_no_gradient(monkeypatch, compiled_code):
+    if not compiled_code:
+        monkeypatch.setattr(loss, "library", lambda: None)
+    hidden_NH, head_VH, labels_N = problem(tokens=600)
+    labels_N[::3], labels_N[300:560] = -100, -100
+    kept_N = labels_N != -100
+    case = (hidden_NH, head_VH, labels_N.int())
+    ours = loss_and_gradients(linear_cross_entropy, *case)
+    plain = loss_and_gradients(
+        lambda h, w, labels, z: plain_loss(h[kept_N], w, labels[kept_N].long(), z), *case
+    )
+    for value, wanted in zip(ours, plain, strict=True):
+        torch.testing.assert_close(value, wanted, atol=1e-5, rtol=1e-4)
+    assert (ours[1][~kept_N] == 0).all()
+
+
+def test_where_no_label_counts_there_is_nothing_to_learn():
+    hidden_NH, head_VH, labels_N = problem()
+    value, *gradients = loss_and_gradients(
+        linear_cross_entropy, hidden_NH, head_VH, torch.full_like(labels_N, -100)
+    )
+    assert float(value) == 0 and not any(gradient.any() for gradient in gradients)
+
+
+def test_a_model_in_bf16_adds_its_chunks_up_in_float32():
+    hidden_NH, head_VH, labels_N = problem(tokens=4000, spread=0.3)
+    halves = [x.detach().bfloat16().requires_grad_() for x in (hidden_NH, head_VH)]
+    exact = [x.detach().float().requires_grad_() for x in halves]
+    value, _, head_grad = loss_and_gradients(linear_cross_entropy, *halves, labels_N)
+    wanted, _, head_wanted = loss_and_gradients(plain_loss, *exact, labels_N)
+    assert value.dtype == torch.float32 and head_grad.dtype == torch.bfloat16
+    assert float(value) == pytest.approx(float(wanted), rel=1e-3)
+    assert float((head_grad.float() - head_wanted).norm() / head_wanted.norm()) < 5e-3

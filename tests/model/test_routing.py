@@ -236,8 +236,27 @@ def test_entropy_of_a_uniform_choice_is_log_n():
         ({"objective": "best"}, "objective='best'"),
         ({"norm_topk_prob": True}, "norm_topk_prob"),
         ({"pool_free_share": 1.5}, "pool_free_share=1.5"),
+        ({"pool_size_min": 30, "pool_size_max": 20}, "pool_size_max=20"),
     ],
 )
 def test_impossible_geometries_are_refused_by_name(fields, message):
     with pytest.raises(ValueError, match=message):
         EmoConfig(**fields)
+
+
+def test_pools_that_cannot_be_drawn_are_refused_and_only_where_there_are_pools():
+    for pools in ((30, 8), (0, 8), (8, 16, False, True, -0.5)):
+        with pytest.raises(ValueError, match="cannot be drawn"):
+            PoolSizes(*pools)
+    wide = {"num_experts_per_tok": 20, "objective": "unknown"}
+    config = EmoConfig(**wide)
+    config.objective = "emo"
+    with pytest.raises(ValueError, match="pool_size_min=8"):
+        _ = config.pool_sizes
+
+
+def test_several_shared_experts_share_a_weight_of_one():
+    logits_NE = torch.randn(6, 10, requires_grad=True)
+    routed = route(logits_NE, 2, 5)
+    assert routed.expert_ids_NK[:, -2:].tolist() == [[8, 9]] * 6
+    torch.testing.assert_close(routed.gate_weights_NK[:, -2:], logits_NE[:, 8:].softmax(1))

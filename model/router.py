@@ -1,0 +1,96 @@
+"""The router of one layer: which experts each token may use, which it uses, and the router losses.
+
+Shapes: B rows, T tokens, N = B*T, D documents a row, E experts, R routed, K experts a token,
+H hidden size.
+"""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import EmoConfig
+from model.documents import DocumentRouting
+from model.routing import (
+    Routed,
+    document_pools,
+    expert_counts,
+    load_balancing_loss,
+    mean_of_tokens,
+    route,
+    router_entropy,
+    router_z_loss,
+)
+from model.subset import active_mask
+
+
+class EmoRouter(nn.Module):
+    """Router of one layer; the row of `weight` of a lone shared expert is never used (A.1)."""
+
+    def __init__(self, config: EmoConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.layer_idx = layer_idx
+        self.num_experts = config.experts_in_layer(layer_idx)
+        self.num_shared = config.num_shared_experts
+        self.top_k = min(config.num_experts_per_tok, self.num_experts)
+        self.normalise = config.norm_topk_prob
+        self.global_balancing = config.load_balancing_scope == "global"
+        self.weight = nn.Parameter(torch.empty(self.num_experts, config.hidden_size))
+
+    def forward(
+        self, hidden_NH: Tensor, documents: DocumentRouting | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Router logits [N, E], gate weights [N, K] and expert ids [N, K]."""
+        with torch.autocast(hidden_NH.device.type, enabled=False):
+            logits_NE = F.linear(hidden_NH.to(self.weight.dtype), self.weight)
+        allowed = self._allowed(logits_NE, documents)
+        routed = route(logits_NE, self.num_shared, self.top_k, allowed, self.normalise)
+        if documents is not None:
+            self._report(documents, logits_NE, routed)
+        return logits_NE, routed.gate_weights_NK.to(hidden_NH.dtype), routed.expert_ids_NK
+
+    def _allowed(self, logits_NE: Tensor, documents: DocumentRouting | None) -> Tensor | None:
+        """The document pools, the active expert subset, both, or None."""
+        subset_R = active_mask(self)
+        if documents is None or documents.pool_sizes_LBD is None:
+            return subset_R
+        with torch.no_grad():
+            if subset_R is not None:  # a pool is chosen among the experts that are there
+                cut_E = ~F.pad(subset_R, (0, self.num_shared), value=True)
+                logits_NE = logits_NE.masked_fill(cut_E, float("-inf"))
+            pools_NR = self._pools(logits_NE, documents, documents.pool_sizes_LBD[self.layer_idx])
+        return pools_NR if subset_R is None else pools_NR & subset_R
+
+    def _pools(self, logits_NE: Tensor, documents: DocumentRouting, sizes_BD: Tensor) -> Tensor:
+        """Each token's document pool, [N, R]; one kernel on CUDA where there is no padding."""
+        segments_BT, real_BT = documents.segments_BT, documents.real_BT
+        logits_BTE = logits_NE.view(*segments_BT.shape, -1)
+        num_routed = self.num_experts - self.num_shared
+        if logits_BTE.is_cuda and real_BT is None:
+            from model.kernels import ops
+
+            return ops.document_pools(logits_BTE, segments_BT, sizes_BD, num_routed).flatten(0, 1)
+        scores_BTR = logits_BTE[..., :num_routed].float().softmax(-1)
+        if real_BT is not None:
+            scores_BTR = scores_BTR * real_BT.unsqueeze(-1)
+        return document_pools(scores_BTR, segments_BT, sizes_BD).flatten(0, 1)
+
+    def _report(self, documents: DocumentRouting, logits_NE: Tensor, routed: Routed) -> None:
+        """Add this layer's losses and counts, over all tokens but padding."""
+        if documents.real_BT is not None:
+            real_N = documents.real_BT.flatten()
+            logits_NE, routed = logits_NE[real_N], Routed(*(part[real_N] for part in routed))
+        num_routed = self.num_experts - self.num_shared
+        slots = self.top_k - self.num_shared
+        counts_R = expert_counts(routed.expert_ids_NK[:, :slots], num_routed)
+        totals = torch.cat([counts_R, counts_R.new_tensor([routed.scores_NR.shape[0]])])
+        if self.global_balancing and dist.is_available() and dist.is_initialized():
+            dist.all_reduce(totals)
+        documents.balancing_losses.append(
+            load_balancing_loss(routed.scores_NR, totals[:-1], slots, totals[-1].clamp(min=1))
+        )
+        documents.z_losses.append(router_z_loss(routed.lse_N))
+        documents.counts_R.append(totals[:-1])
+        with torch.no_grad():
+            entropy_N = router_entropy(logits_NE[:, :num_routed], routed)
+        documents.entropies.append(mean_of_tokens(entropy_N))
