@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from model.checkpoint import CONFIG, check_checkpoint, check_links, last_line, read_config
-from model.files import check_writable, inside, new_folder, read_json
+from model.files import INDEX, SINGLE, check_writable, inside, new_folder, read_json
 from model.modeling import EmoForCausalLM
 
 TOKENIZER = "tokenizer.json"
@@ -32,6 +32,7 @@ def load_model(path: str | Path, dtype: str = "float32") -> EmoForCausalLM:
     folder = Path(path)
     check_checkpoint(folder)
     _check_json(folder, GENERATION)
+    _check_index(folder)
     try:
         with _without_progress_bar():
             model, report = EmoForCausalLM.from_pretrained(
@@ -62,6 +63,14 @@ def _without_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
+
+
+def _check_index(folder: Path) -> None:
+    """transformers asks for more in an index than where the weights lie."""
+    if not (folder / SINGLE).is_file():
+        _check_json(folder, INDEX)
+        if "metadata" not in read_json(folder / INDEX):
+            raise ValueError(f"{folder / INDEX} has no metadata; copy the checkpoint again.")
 
 
 def _check_weights(folder: Path, model: EmoForCausalLM, report: dict) -> None:

@@ -174,6 +174,13 @@ def marked(name):
     return damage
 
 
+def without_metadata(path):
+    tiny_model(vocab_size=300).save_pretrained(path, max_shard_size="20KB")
+    index = path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": json.loads(index.read_text())["weight_map"]}))
+    return path
+
+
 def indexed(file):
     def damage(path):
         names = load_file(path / "model.safetensors").keys()
@@ -217,6 +224,7 @@ EXPERT = "model.layers.{}.mlp.experts.{}.up_proj.weight"
         (indexed("../away.safetensors"), "outside of itself .'../away.safetensors'"),
         (indexed("nowhere.safetensors"), "no weights in nowhere.safetensors"),
         (indexed(3), "outside of itself"),
+        (without_metadata, "index.json has no metadata"),
         (write("generation_config.json", b"{"), "generation_config.json is not valid JSON"),
         (marked("generation_config.json"), "generation_config.json begins with a byte order mark"),
     ],
