@@ -175,6 +175,7 @@ def marked(name):
 
 
 def without_metadata(path):
+    (path / "model.safetensors").unlink()
     tiny_model(vocab_size=300).save_pretrained(path, max_shard_size="20KB")
     index = path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": json.loads(index.read_text())["weight_map"]}))

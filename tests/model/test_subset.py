@@ -195,7 +195,7 @@ def test_a_foreign_file_is_one_sentence(text):
 
 
 def uneven_model():
-    """16 experts at most, 4 a token: layer 0 has fewer than a token uses, layer 1 fewer than most."""
+    """Top-4 of 3, 9 and 16 experts: layer 0 has fewer than a token would use."""
     return tiny_model(num_hidden_layers=3, num_experts_per_layer=[3, 9, 16])
 
 
