@@ -209,7 +209,7 @@ EXPERT = "model.layers.{}.mlp.experts.{}.up_proj.weight"
         (edit_config(num_experts=8), "16 experts in layer 0 and its config.json asks for 8"),
         (edit_config(num_experts=10**9), "16 experts in layer 0 and its config.json asks for 1000"),
         (edit_config(num_experts_per_layer=[16, 8]), "16 experts in layer 1 .* asks for 8"),
-        (edit_config(num_experts_per_layer=[16]), "lists the experts of 1 layers of 2"),
+        (edit_config(num_experts_per_layer=[16]), "1 (layers of 2|entries)"),
         (edit_config(vocab_size=200), r"of shape \[300, 32\], not \[200, 32\]"),
         (edit_config(quantization_config={"quant_method": "fp8"}), "holds quantised weights"),
         (add(EXPERT.format(2, 0)), "holds 3 layers"),
