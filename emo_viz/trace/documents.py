@@ -23,9 +23,9 @@ def read_documents(
     """The documents of a Parquet file, at least one, in its order.
 
     Columns: id (each another), domain, text (with more than white space in it) and those of
-    `required`; of `optional` those that are there. All are strings, whole numbers read as "7", None
-    where a value of an optional column is missing; part is a whole number or NA. The folders above
-    the file mean nothing (`domain=tea/` is a folder), and neither do other columns.
+    `required`; of `optional` those that are there. All are strings, whole numbers read as "7", with
+    NaN where a value of an optional column is missing; part is a whole number or NaN. Texts are as
+    they are in the file. The folders above it mean nothing (`domain=tea/` is a folder).
 
     Raises ValueError, naming the file, if it is missing, not Parquet, damaged, or lacks any of
     this.
@@ -49,6 +49,7 @@ def check_documents(documents: pd.DataFrame) -> None:
         raise ValueError(f"The documents lack the column {' and the column '.join(missing)}.")
     if documents.empty:
         raise ValueError("There are no documents to record.")
+    _check_characters(documents)  # first: pandas itself fails on half a character
     ids = documents["id"].map(str)
     if documents[["id", "domain"]].isna().any(axis=None) or ids.duplicated().any():
         raise ValueError("The documents need a domain each, and an id that no other document has.")
@@ -107,8 +108,8 @@ def _column(name: str, column: pa.ChunkedArray) -> pd.Series:
             f"The column {name} holds bytes that are not UTF-8; write it as text."
         ) from error
     if name == "part":
-        return pd.Series([None if value is None else value for value in values], dtype=object)
-    return pd.Series([None if value is None else str(value) for value in values], dtype=object)
+        return pd.Series(values, dtype=object)
+    return pd.Series([None if value is None else str(value) for value in values], dtype="str")
 
 
 def _check_texts(documents: pd.DataFrame) -> None:
@@ -119,6 +120,9 @@ def _check_texts(documents: pd.DataFrame) -> None:
             f"{sum(without_text)} of {len(documents)} documents have no text (the first is "
             f"{first}); leave them out."
         )
+
+
+def _check_characters(documents: pd.DataFrame) -> None:
     for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS):
         for row, value in enumerate(documents.get(name, ())):
             if isinstance(value, str) and not _is_whole(value):

@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +67,7 @@ class TraceWriter:
         self._total_documents = 0
         self._total_tokens = 0
         self._token_rows = 0
+        self._handles: list[IO[bytes]] = []
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -108,6 +109,7 @@ class TraceWriter:
         for close in (
             self._document_file.close,
             *([self._token_file.close] if self._token_file else []),
+            *(handle.close for handle in self._handles),
             self._usage.close,
             self._activation.close,
         ):
@@ -159,7 +161,9 @@ class TraceWriter:
         self._documents = []
 
     def _parquet(self, name: str, schema: pa.Schema) -> pq.ParquetWriter:
-        return pq.ParquetWriter(self._folder / name, schema, compression="zstd")
+        # A file handle, because Arrow takes no name that is not UTF-8.
+        self._handles.append((self._folder / name).open("wb"))
+        return pq.ParquetWriter(self._handles[-1], schema, compression="zstd")
 
     def _close_files(self) -> None:
         self._flush_tokens()
@@ -167,6 +171,8 @@ class TraceWriter:
         self._document_file.close()
         if self._token_file is not None:
             self._token_file.close()
+        for handle in self._handles:
+            handle.close()
         self._usage.close()
         self._activation.close()
 
