@@ -17,7 +17,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from model.modeling import EmoForCausalLM
-from model.subset import active_mask, most_routed, routed_in_layer, slots_in_layer
+from model.subset import (
+    active_mask,
+    most_routed,
+    routed_in_layer,
+    routers_by_layer,
+    slots_in_layer,
+)
 
 NUM_NEXT = 5
 # A longer text (characters) is not tokenised to its end, which takes a second a million.
@@ -266,13 +272,14 @@ def _probabilities(model: EmoForCausalLM, router_logits: Sequence[Tensor], token
     """Softmax over the allowed routed experts of each layer, [L, tokens, R]."""
     config = model.config
     probs_LNR = torch.zeros(config.num_hidden_layers, tokens, most_routed(config))
-    for router, logits_NE in zip(model.routers(), router_logits, strict=True):
-        num_routed = routed_in_layer(config, router.layer_idx)
+    routers = routers_by_layer(model).items()
+    for (layer, router), logits_NE in zip(routers, router_logits, strict=True):
+        num_routed = routed_in_layer(config, layer)
         logits_NR = logits_NE[:, :num_routed].float()
         mask_R = active_mask(router)
         if mask_R is not None:
             logits_NR = logits_NR.masked_fill(~mask_R, float("-inf"))
-        probs_LNR[router.layer_idx, :, :num_routed] = logits_NR.softmax(-1)
+        probs_LNR[layer, :, :num_routed] = logits_NR.softmax(-1)
     return probs_LNR
 
 
@@ -284,8 +291,9 @@ def _used(
     layers = range(config.num_hidden_layers)
     shape = (len(layers), tokens, max(slots_in_layer(config, layer) for layer in layers))
     ids_LNS, weights_LNS = torch.full(shape, -1), torch.zeros(shape)
-    for router, ids_NK, weights_NK in zip(model.routers(), expert_ids, gate_weights, strict=True):
-        layer, slots = router.layer_idx, slots_in_layer(config, router.layer_idx)
+    routed = zip(routers_by_layer(model), expert_ids, gate_weights, strict=True)
+    for layer, ids_NK, weights_NK in routed:
+        slots = slots_in_layer(config, layer)
         ids_LNS[layer, :, :slots] = ids_NK[:, :slots]
         weights_LNS[layer, :, :slots] = weights_NK[:, :slots].float()
     return ids_LNS, weights_LNS
@@ -294,7 +302,7 @@ def _used(
 def _entropy(model: EmoForCausalLM, probs_LNR: Tensor) -> Tensor:
     """Nats, [L, tokens]."""
     entropy_LN = torch.special.entr(probs_LNR).sum(-1)
-    routed = {router.layer_idx for router in model.routers()}
+    routed = routers_by_layer(model)
     entropy_LN[[layer not in routed for layer in range(len(entropy_LN))]] = float("nan")
     return entropy_LN
 

@@ -156,12 +156,18 @@ def _masks(model: "EmoForCausalLM", subset: ExpertSubset) -> dict[int, Tensor]:
     """By the id of each router: the routed experts that it may use, bool [R of its layer]."""
     check_subset(model.config, subset)
     masks = {}
-    for router in model.routers():
-        num_routed = routed_in_layer(model.config, router.layer_idx)
+    for layer, router in routers_by_layer(model).items():
+        num_routed = routed_in_layer(model.config, layer)
         mask_R = torch.zeros(num_routed, dtype=torch.bool, device=model.device)
-        mask_R[[e for e in subset.experts[router.layer_idx] if e < num_routed]] = True
+        mask_R[[e for e in subset.experts[layer] if e < num_routed]] = True
         masks[id(router)] = mask_R
     return masks
+
+
+def routers_by_layer(model: "EmoForCausalLM") -> dict[int, nn.Module]:
+    """The router of each layer that has one, in the order of the layers."""
+    mlps: list[Any] = [block.mlp for block in model.model.layers]
+    return {layer: mlp.gate for layer, mlp in enumerate(mlps) if hasattr(mlp, "gate")}
 
 
 def routed_in_layer(config: "EmoConfig", layer: int) -> int:
