@@ -64,14 +64,14 @@ class Coverage:
 
 
 def text_routing(recorded: Recorded) -> TextRouting:
-    """Count what one text uses of each layer."""
+    """Count what one text uses of each layer. The id -1 stands for no expert."""
     experts = recorded.expert_ids[:, 1:]
     tokens = experts.shape[1]
     halves = experts[:, : tokens // 2], experts[:, tokens // 2 :]
     return TextRouting(
         num_tokens=tokens,
-        half=np.array([int(half_load(np.bincount(layer.ravel()))) for layer in experts]),
-        distinct=np.array([len(np.unique(layer)) for layer in experts]),
+        half=np.array([int(half_load(np.bincount(_chosen(layer)))) for layer in experts]),
+        distinct=np.array([len(np.unique(_chosen(layer))) for layer in experts]),
         overlap=np.array([_jaccard(a, b) for a, b in zip(*halves, strict=True)]),
         entropy=recorded.entropy[:, 1:].mean(axis=1, dtype=np.float64),
         mean_loss=float(np.nanmean(recorded.loss, dtype=np.float64)),
@@ -83,20 +83,17 @@ def expert_order(recorded: Recorded, layer: int, num_routed: int) -> NDArray[np.
 
     Experts that no token uses follow by id.
     """
-    mass = np.bincount(
-        recorded.expert_ids[layer, 1:].ravel(),
-        weights=recorded.gate_weights[layer, 1:].ravel(),
-        minlength=num_routed,
-    )
+    ids, weights = recorded.expert_ids[layer, 1:], recorded.gate_weights[layer, 1:]
+    mass = np.bincount(_chosen(ids), weights=weights[ids >= 0], minlength=num_routed)
     return np.argsort(-mass, kind="stable")
 
 
 def gate_matrix(recorded: Recorded, layer: int, num_routed: int) -> NDArray[np.float32]:
     """Gate weights of one layer as [T - 1, R]: 0 where a token does not use the expert."""
-    gates = np.zeros((recorded.expert_ids.shape[1] - 1, num_routed), dtype=np.float32)
-    np.put_along_axis(
-        gates, recorded.expert_ids[layer, 1:].astype(np.int64), recorded.gate_weights[layer, 1:], 1
-    )
+    ids, weights = recorded.expert_ids[layer, 1:], recorded.gate_weights[layer, 1:]
+    gates = np.zeros((len(ids), num_routed), dtype=np.float32)
+    tokens, slots = np.nonzero(ids >= 0)
+    gates[tokens, ids[tokens, slots]] = weights[tokens, slots]
     return gates
 
 
@@ -144,7 +141,14 @@ def coverage(trace: Trace) -> Coverage:
     )
 
 
+def _chosen(expert_ids: np.ndarray) -> np.ndarray:
+    """The ids of experts, flat: layers with fewer experts than a token could use hold -1 too."""
+    chosen: np.ndarray = expert_ids[expert_ids >= 0]
+    return chosen
+
+
 def _jaccard(first: np.ndarray, second: np.ndarray) -> float:
+    first, second = _chosen(first), _chosen(second)
     if not (first.size and second.size):
         return float("nan")
     either = len(np.union1d(first, second))

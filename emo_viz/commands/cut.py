@@ -21,14 +21,24 @@ PATH = click.Path(path_type=Path)
     help="JSON file of a subset, from python -m emo_viz subset or the Subset ablation page.",
 )
 @click.option("--out", type=PATH, required=True, help="New folder for the smaller checkpoint.")
-def command(checkpoint: Path, subset_path: Path, out: Path) -> None:
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Cut even if the subset was made for another model, or does not say for which.",
+)
+def command(checkpoint: Path, subset_path: Path, out: Path, force: bool) -> None:
     """Write a checkpoint without the experts that a subset leaves out.
 
     The whole model is never in memory, only the kept part of one of its files at a time.
     """
-    from model.cut import cut_checkpoint
+    from model.checkpoint import check_checkpoint
+    from model.cut import check_out, cut_checkpoint
 
+    check_out(checkpoint, out)
     subset = _read_subset(subset_path)
+    check_checkpoint(checkpoint)
+    if not force:
+        _check_made_for(subset_path, subset, checkpoint)
     with click.progressbar(length=1, label="Cutting") as bar:
 
         def show(done: int, total: int) -> None:
@@ -37,19 +47,30 @@ def command(checkpoint: Path, subset_path: Path, out: Path) -> None:
 
         cut_checkpoint(checkpoint, subset, out, show)
     before, after = _megabytes(checkpoint), _megabytes(out)
-    click.echo(f"{out}: {after:,.1f} MB of weights of {before:,.1f}.")
+    click.echo(f"{click.format_filename(out)}: {after:,.1f} MB of weights of {before:,.1f}.")
 
 
 def _read_subset(path: Path) -> "ExpertSubset":
+    from model.files import read_text
     from model.subset import ExpertSubset
 
+    text = read_text(path)
     try:
-        return ExpertSubset.from_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"The subset {path} cannot be read; check the path.") from error
+        return ExpertSubset.from_json(text)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
+def _check_made_for(path: Path, subset: "ExpertSubset", checkpoint: Path) -> None:
+    from model.cut import check_made_for
+
+    try:
+        check_made_for(subset, checkpoint)
+    except ValueError as error:
+        raise ValueError(f"{path}: {str(error).removesuffix('.')}, or cut with --force.") from error
+
+
 def _megabytes(folder: Path) -> float:
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
+    from model.files import weight_files
+
+    return sum(file.stat().st_size for file in weight_files(folder)) / 1e6

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import click
-import pandas as pd
 
 from emo_viz.trace.schema import Level
 
@@ -53,14 +52,16 @@ def command(
     limit: int | None,
 ) -> None:
     """Record the routing of a model over documents into a trace folder."""
-    from emo_viz.trace.recorder import check_documents, record_trace
+    from emo_viz.trace.documents import read_documents
+    from emo_viz.trace.recorder import record_trace
     from emo_viz.trace.writer import check_replaceable
-    from model.files import weights_digest
+    from model.files import check_writable, weights_digest
 
-    documents = _read_documents(documents_path)
-    documents = documents if limit is None else documents.head(limit)
-    check_documents(documents)
+    # What is quickly tried comes before a model is loaded, which can take minutes.
     check_replaceable(out)
+    check_writable(out)
+    documents = read_documents(documents_path)
+    documents = documents if limit is None else documents.head(limit)
     from model.loading import load_model, load_tokenizer
 
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
@@ -77,13 +78,5 @@ def command(
             progress=lambda done, total: bar.update(done - bar.pos),
         )
     manifest = trace.manifest
-    click.echo(f"{out}: {manifest.documents:,} documents, {manifest.tokens:,} tokens.")
-
-
-def _read_documents(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}; --documents takes a Parquet file.")
-    try:
-        return pd.read_parquet(path)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is not a Parquet file that can be read.") from error
+    place = click.format_filename(out)
+    click.echo(f"{place}: {manifest.documents:,} documents, {manifest.tokens:,} tokens.")

@@ -1,6 +1,6 @@
 """Choose a domain's experts: python -m emo_viz subset --help"""
 
-from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -9,10 +9,10 @@ import pandas as pd
 
 from emo_viz.analysis.ablation import MAX_TOKENS
 from emo_viz.analysis.curves import GREEDY, ROUTER_PROBABILITY
-from emo_viz.commands.clusters import read_documents
+from model.files import check_new_file, read_text, write_text
 
 if TYPE_CHECKING:
-    from model.subset import Method
+    from model.subset import ExpertSubset, Method
 
 FILE = click.Path(path_type=Path)
 METHODS = (ROUTER_PROBABILITY, GREEDY)
@@ -54,34 +54,51 @@ def command(
     out: Path,
 ) -> None:
     """Choose the experts that a domain's documents prefer, and write their ids to a file."""
+    from emo_viz.trace.documents import documents_digest, read_documents
     from emo_viz.trace.recorder import check_max_tokens
+    from model.files import weights_digest
     from model.inference import encode
     from model.loading import load_model, load_tokenizer
     from model.subset import check_keep_k, select_experts
 
+    _check_out(out)
     documents = _of_domain(read_documents(documents_path), domain, documents_path)
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
     check_max_tokens(model, max_tokens)
     check_keep_k(model.config, keep_k)
     texts = [encode(tokenizer, text, max_tokens).token_ids for text in documents["text"]]
     subset = select_experts(model, texts, keep_k, cast("Method", method), documents["id"].tolist())
-    _write(out, subset.to_json())
+    subset = replace(
+        subset,
+        model=checkpoint.resolve().name,
+        weights_sha256=weights_digest(checkpoint),
+        domain=domain,
+        documents_sha256=documents_digest(documents["text"]),
+    )
+    write_text(out, subset.to_json() + "\n")
     click.echo(
-        f"{out}: {keep_k} experts in each of {len(subset.experts)} layers, chosen on "
-        f"{len(texts)} documents."
+        f"{click.format_filename(out)}: {_kept(subset)} experts in each of "
+        f"{len(subset.experts)} layers, chosen on {len(texts)} documents."
     )
 
 
-def _write(out: Path, text: str) -> None:
-    partial = out.with_name(out.name + ".partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(out)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise ValueError(f"{out} cannot be written ({error.strerror}); name a file.") from error
+def _check_out(out: Path) -> None:
+    """Raises ValueError unless a subset can be written there; only another subset is replaced."""
+    from model.subset import ExpertSubset
+
+    check_new_file(out)
+    if out.exists():
+        try:
+            ExpertSubset.from_json(read_text(out))
+        except ValueError as error:
+            raise ValueError(
+                f"{out} exists and is not a subset; name another file for it."
+            ) from error
+
+
+def _kept(subset: "ExpertSubset") -> str:
+    counts = {len(layer) for layer in subset.experts}
+    return f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{min(counts)}"
 
 
 def _of_domain(documents: pd.DataFrame, domain: str | None, path: Path) -> pd.DataFrame:

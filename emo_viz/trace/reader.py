@@ -5,6 +5,7 @@ trace.query("select domain, avg(mean_loss) as nats from documents group by domai
 trace.query("select layer, expert, count(*) as n from routing group by all order by n desc")
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emo_viz.trace.schema import (
@@ -23,6 +25,7 @@ from emo_viz.trace.schema import (
     TraceFile,
     TraceManifest,
 )
+from model.files import inside, read_text
 
 if TYPE_CHECKING:
     import duckdb
@@ -35,7 +38,8 @@ class Trace:
     usage: [documents, layers, routed experts] float16, mean router probability over the document's
     tokens (sums to 1 over the experts). activation: same shape, share of the document's tokens
     whose top-k contains the expert (sums to the routed experts a token). Both leave out the EOS
-    that opens a document, and both are read-only maps of the files.
+    that opens a document, are 0 for experts that a layer lacks (`manifest.model.routed_in_layer`),
+    and are read-only maps of the files.
     """
 
     path: Path
@@ -49,14 +53,14 @@ class Trace:
         """Open a trace folder.
 
         Raises ValueError if there is none, if it is unfinished, of another format version, or if a
-        file is missing, cut short or of another number of rows than the manifest says.
+        file is missing, outside of the folder, damaged, or of another size than the manifest says.
         """
         folder = Path(path)
         manifest = _read_manifest(folder)
         for name in _expected_files(manifest):
             _check_file(folder, name, manifest)
-        documents = pq.ParquetFile(folder / DOCUMENTS).read().to_pandas()
-        arrays = {name: np.load(folder / name, mmap_mode="r") for name in (USAGE, ACTIVATION)}
+        documents = _table(folder, DOCUMENTS)
+        arrays = {name: _array(folder, name, manifest) for name in (USAGE, ACTIVATION)}
         return cls(folder, manifest, arrays[USAGE], arrays[ACTIVATION], documents)
 
     @property
@@ -83,9 +87,7 @@ class Trace:
                 f"There is no document {document} in the trace {self.path.name}; it has documents "
                 f"0 to {self.manifest.documents - 1}."
             )
-        table = pq.read_table(self.path / TOKENS, filters=[("document", "=", document)])
-        rows: pd.DataFrame = table.to_pandas()
-        return rows
+        return _table(self.path, TOKENS, document)
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> pd.DataFrame:
         """Answer one SELECT over the views `documents` and, at level "tokens", `tokens`, `routing`.
@@ -98,25 +100,28 @@ class Trace:
         import duckdb
 
         with duckdb.connect() as connection:
-            self._create_views(connection)
             try:
+                self._create_views(connection)
                 statements = connection.extract_statements(sql)
                 if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
                     raise ValueError("A query of a trace is one SELECT statement.")
                 return connection.execute(statements[0], parameters).df()
-            except duckdb.Error as error:
+            except (duckdb.Error, UnicodeError) as error:
                 raise ValueError(f"The query failed: {str(error).splitlines()[0]}") from error
 
     def _create_views(self, connection: "duckdb.DuckDBPyConnection") -> None:
         """Define the views, then shut the connection off from every other file."""
-        files = [_literal(self.path / DOCUMENTS)]
-        connection.execute(_view("documents", files[0]))
+        files = {"documents": DOCUMENTS} | ({"tokens": TOKENS} if self.has_tokens else {})
+        allowed = []
+        for view, name in files.items():
+            path = str((self.path / name).absolute())
+            # DuckDB reads a path as a pattern of paths; this one fits no other path.
+            pattern = re.sub(r"[*?\[]", r"[\g<0>]", path)
+            connection.execute(_view(view, _literal(pattern)))
+            allowed += [_literal(pattern), _literal(path)]
         if self.has_tokens:
-            files.append(_literal(self.path / TOKENS))
-            connection.execute(_view("tokens", files[1]))
-            model = self.manifest.model
-            connection.execute(_routing_view(model.num_layers, model.num_routed_per_tok))
-        connection.execute(f"set allowed_paths = [{', '.join(files)}]")
+            connection.execute(_routing_view(self.manifest.model.slots))
+        connection.execute(f"set allowed_paths = [{', '.join(allowed)}]")
         connection.execute("set enable_external_access = false")
         connection.execute("set lock_configuration = true")
 
@@ -130,7 +135,7 @@ def _read_manifest(folder: Path) -> TraceManifest:
     if not path.is_file():
         raise ValueError(f"The trace {folder} is unfinished (no {MANIFEST}); record it again.")
     try:
-        return TraceManifest.from_json(path.read_text(encoding="utf-8"))
+        return TraceManifest.from_json(read_text(inside(folder, MANIFEST)))
     except ValueError as error:
         raise ValueError(f"The trace {folder} cannot be read: {error}") from error
 
@@ -140,7 +145,8 @@ def _expected_files(manifest: TraceManifest) -> list[str]:
 
 
 def _check_file(folder: Path, name: str, manifest: TraceManifest) -> None:
-    """ValueError unless the file is listed, there, and of the listed bytes and rows."""
+    """ValueError unless the file is listed, inside, there, and of the listed bytes and rows."""
+    inside(folder, name)
     fault = _fault(folder / name, next((f for f in manifest.files if f.name == name), None))
     if fault:
         raise ValueError(f"The trace {folder} is damaged: {name} {fault}; record it again.")
@@ -165,23 +171,62 @@ def _rows(path: Path) -> int:
     """Rows of a file, from its header or footer alone."""
     if path.suffix == ".npy":
         return len(np.load(path, mmap_mode="r"))
-    return int(pq.read_metadata(path).num_rows)
+    with path.open("rb") as file:
+        return int(pq.read_metadata(file).num_rows)
 
 
-def _literal(path: Path) -> str:
-    """A path as a SQL string."""
-    return "'" + str(path.absolute()).replace("'", "''") + "'"
+def _array(folder: Path, name: str, manifest: TraceManifest) -> np.ndarray:
+    model = manifest.model
+    array: np.ndarray = np.load(folder / name, mmap_mode="r")
+    shape = (manifest.documents, model.num_layers, model.num_routed_experts)
+    if array.shape != shape or array.dtype != np.float16:
+        raise ValueError(
+            f"The trace {folder} is damaged: {name} holds {array.dtype} {list(array.shape)}, not "
+            f"float16 {list(shape)}; record it again."
+        )
+    return array
+
+
+def _table(folder: Path, name: str, document: int | None = None) -> pd.DataFrame:
+    """A table, or its rows of one document. Its pages are read only now, and may be damaged.
+
+    Read through a file handle: Arrow would take folders called key=value for columns.
+    """
+    filters = None if document is None else [("document", "=", document)]
+    try:
+        with (folder / name).open("rb") as file:
+            frame: pd.DataFrame = pq.read_table(file, filters=filters).to_pandas()
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"The trace {folder} is damaged: {name} is not readable; record it again."
+        ) from error
+    return frame
+
+
+def _literal(text: str) -> str:
+    """A text in SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _view(name: str, file: str) -> str:
-    return f"create view {name} as select * from read_parquet({file})"
+    """A view of one file, without columns out of the names of its folders."""
+    options = "hive_partitioning = false, filename = false"
+    return f"create view {name} as select * from read_parquet({file}, {options})"
 
 
-def _routing_view(layers: int, per_layer: int) -> str:
-    """A row for every routed expert of every token, out of the lists of the tokens table."""
+def _routing_view(slots: Sequence[int]) -> str:
+    """A row for every routed expert of every token, out of the lists of the tokens table.
+
+    slots: values of a token in each layer.
+    """
+    layer, rank = f"slot // {slots[0]}", f"slot % {slots[0]}"
+    if len(set(slots)) > 1:
+        layers = [str(number) for number, count in enumerate(slots) for _ in range(count)]
+        ranks = [str(number) for count in slots for number in range(count)]
+        layer, rank = (f"[{', '.join(values)}][slot + 1]" for values in (layers, ranks))
     return f"""
         create view routing as
-        select document, position, slot // {per_layer} as layer, slot % {per_layer} as rank,
+        select document, position, {layer} as layer, {rank} as rank,
                expert_ids[slot + 1] as expert, gate_weights[slot + 1] as gate_weight
-        from tokens, range({layers * per_layer}) as slots(slot)
+        from tokens, range({sum(slots)}) as slots(slot)
     """

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from emo_viz.trace.documents import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+from emo_viz.trace.documents import check_documents as check_documents
 from emo_viz.trace.reader import Trace
 from emo_viz.trace.schema import Level, TracedModel
 from emo_viz.trace.writer import TraceWriter
@@ -14,9 +16,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from model.modeling import EmoForCausalLM
-
-REQUIRED_COLUMNS = ("id", "domain", "text")
-OPTIONAL_COLUMNS = ("source", "licence", "parent", "part")
 
 Progress = Callable[[int, int], None]
 
@@ -71,36 +70,20 @@ def check_max_tokens(model: "EmoForCausalLM", max_tokens: int) -> None:
         raise ValueError(f"{max_tokens} tokens a document are not within 2 and {longest}.")
 
 
-def check_documents(documents: pd.DataFrame) -> None:
-    """ValueError unless there are documents with an id of their own, a domain and a text."""
-    missing = [name for name in REQUIRED_COLUMNS if name not in documents.columns]
-    if missing:
-        raise ValueError(f"The documents lack the column {' and the column '.join(missing)}.")
-    if documents.empty:
-        raise ValueError("There are no documents to record.")
-    if documents[["id", "domain"]].isna().any(axis=None) or documents["id"].duplicated().any():
-        raise ValueError("The documents need a domain each, and an id that no other document has.")
-    without_text = [not isinstance(text, str) or not text.strip() for text in documents["text"]]
-    if any(without_text):
-        first = documents["id"].iloc[without_text.index(True)]
-        raise ValueError(
-            f"{sum(without_text)} of {len(documents)} documents have no text (the first is "
-            f"{first}); leave them out."
-        )
-
-
 def _traced_model(model: "EmoForCausalLM", name: str, checkpoint_sha256: str) -> TracedModel:
     config = model.config
     if config.objective == "dense":
         raise ValueError(f"{name} is a dense model and has no routers; record an EMO or MoE model.")
+    counts = [config.experts_in_layer(layer) for layer in range(config.num_hidden_layers)]
     return TracedModel(
         name=name,
         objective=config.objective,
         num_layers=config.num_hidden_layers,
-        num_experts=config.num_experts,
+        num_experts=max(counts),
         num_shared_experts=config.num_shared_experts,
         num_experts_per_tok=config.num_experts_per_tok,
         checkpoint_sha256=checkpoint_sha256,
+        num_experts_per_layer=None if len(set(counts)) == 1 else tuple(counts),
     )
 
 

@@ -4,14 +4,12 @@ Everything goes to a temporary folder beside the goal; the manifest is written l
 is renamed at the end, so an earlier trace at the same place lives until the new one is whole.
 """
 
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +18,7 @@ import pyarrow.parquet as pq
 from emo_viz.trace.schema import (
     ACTIVATION,
     DOCUMENTS,
+    FILES,
     MANIFEST,
     TOKENS,
     USAGE,
@@ -31,6 +30,7 @@ from emo_viz.trace.schema import (
     is_trace_manifest,
     tokens_schema,
 )
+from model.files import new_folder
 
 if TYPE_CHECKING:
     from model.inference import Recording
@@ -67,17 +67,19 @@ class TraceWriter:
         self._total_documents = 0
         self._total_tokens = 0
         self._token_rows = 0
+        self._handles: list[IO[bytes]] = []
 
     def __enter__(self) -> Self:
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", dir=self.out.parent))
-        slab = (self.model.num_layers, self.model.num_routed_experts)
-        self._usage = _GrowingArray(self._folder / USAGE, slab)
-        self._activation = _GrowingArray(self._folder / ACTIVATION, slab)
-        self._document_file = self._parquet(DOCUMENTS, documents_schema())
-        self._token_file: pq.ParquetWriter | None = None
-        if self.level == "tokens":
-            self._token_file = self._parquet(TOKENS, tokens_schema(self.model))
+        with ExitStack() as stack:
+            self._folder = stack.enter_context(new_folder(self.out))
+            slab = (self.model.num_layers, self.model.num_routed_experts)
+            self._usage = _GrowingArray(self._folder / USAGE, slab)
+            self._activation = _GrowingArray(self._folder / ACTIVATION, slab)
+            self._document_file = self._parquet(DOCUMENTS, documents_schema())
+            self._token_file: pq.ParquetWriter | None = None
+            if self.level == "tokens":
+                self._token_file = self._parquet(TOKENS, tokens_schema(self.model))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -86,13 +88,33 @@ class TraceWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # Pushed last, so called first: what fails in them is the folder's failure.
+        if kind is None:
+            self._stack.push(self._finish)
+        else:
+            self._stack.push(self._abandon)
+        self._stack.__exit__(kind, error, trace)
+
+    def _finish(self, *unused: object) -> None:
         try:
             self._close_files()
-            if kind is None:
-                self._write_manifest()
-                _replace_folder(self._folder, self.out)
-        finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        except BaseException:
+            self._abandon()
+            raise
+        self._write_manifest()
+        check_replaceable(self.out)  # it may have changed meanwhile
+
+    def _abandon(self, *unused: object) -> None:
+        """Let go of the files; on a full disk each of them may fail again."""
+        for close in (
+            self._document_file.close,
+            *([self._token_file.close] if self._token_file else []),
+            *(handle.close for handle in self._handles),
+            self._usage.close,
+            self._activation.close,
+        ):
+            with suppress(Exception):
+                close()
 
     def add(
         self, document: Mapping[str, object], texts: Sequence[str], recording: "Recording"
@@ -120,7 +142,7 @@ class TraceWriter:
             return
         if self.buffered_tokens + len(texts) > self._row_group_tokens:
             self._flush_tokens()
-        batch = _token_rows(self._total_documents, texts, recording, tokens_schema(self.model))
+        batch = _token_rows(self._total_documents, texts, recording, self.model)
         self._tokens.append(batch)
         self.buffered_tokens += len(texts)
         self._token_rows += len(texts)
@@ -139,7 +161,9 @@ class TraceWriter:
         self._documents = []
 
     def _parquet(self, name: str, schema: pa.Schema) -> pq.ParquetWriter:
-        return pq.ParquetWriter(self._folder / name, schema, compression="zstd")
+        # A file handle, because Arrow takes no name that is not UTF-8.
+        self._handles.append((self._folder / name).open("wb"))
+        return pq.ParquetWriter(self._handles[-1], schema, compression="zstd")
 
     def _close_files(self) -> None:
         self._flush_tokens()
@@ -147,6 +171,8 @@ class TraceWriter:
         self._document_file.close()
         if self._token_file is not None:
             self._token_file.close()
+        for handle in self._handles:
+            handle.close()
         self._usage.close()
         self._activation.close()
 
@@ -169,51 +195,40 @@ class TraceWriter:
 
 
 def check_replaceable(out: Path) -> None:
-    """ValueError unless `out` is free: not there, an empty folder, or a trace to be replaced."""
+    """ValueError unless `out` is free: not there, an empty folder, or a trace to be replaced.
+
+    A trace with anything else in its folder is not replaced, because that would be lost.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     manifest = out / MANIFEST
     if not manifest.is_file() or not is_trace_manifest(manifest.read_text(errors="replace")):
         raise ValueError(f"{out} exists and is not a trace; choose another place for the trace.")
-
-
-def _replace_folder(new: Path, out: Path) -> None:
-    """Rename `new` to `out`; what was at `out` is removed only after that has worked."""
-    # mkdtemp makes a folder that only its owner can read; a trace is as open as its surroundings.
-    new.chmod(0o777 & ~_umask())
-    if not out.exists():
-        new.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)) / "old"
-    out.rename(old)
-    try:
-        new.rename(out)
-    except BaseException:
-        old.rename(out)
-        old.parent.rmdir()
-        raise
-    shutil.rmtree(old.parent)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    others = sorted(path.name for path in out.iterdir() if path.name not in FILES)
+    if others:
+        raise ValueError(
+            f"{out} holds more than a trace ({others[0]}); move that away, or choose another place "
+            "for the trace."
+        )
 
 
 def _activation(expert_ids: np.ndarray, model: TracedModel) -> np.ndarray:
-    """Share of tokens that chose each routed expert: ids [L, T, k] -> [L, R], rows sum to k."""
+    """Share of tokens that chose each routed expert: ids [L, T, k] -> [L, R].
+
+    Rows sum to the layer's slots; the id -1 stands for none.
+    """
     layers, tokens, _ = expert_ids.shape
-    flat = expert_ids.astype(np.int64) + np.arange(layers)[:, None, None] * model.num_routed_experts
-    counts = np.bincount(flat.ravel(), minlength=layers * model.num_routed_experts)
+    chosen = expert_ids.astype(np.int64)
+    flat = (chosen + np.arange(layers)[:, None, None] * model.num_routed_experts)[chosen >= 0]
+    counts = np.bincount(flat, minlength=layers * model.num_routed_experts)
     shares: np.ndarray = counts.reshape(layers, model.num_routed_experts) / tokens
     return shares
 
 
 def _token_rows(
-    document: int, texts: Sequence[str], recording: "Recording", schema: pa.Schema
+    document: int, texts: Sequence[str], recording: "Recording", model: TracedModel
 ) -> pa.RecordBatch:
-    count = len(texts)
+    count, schema = len(texts), tokens_schema(model)
     columns = {
         "document": np.full(count, document),
         "position": np.arange(count),
@@ -221,22 +236,28 @@ def _token_rows(
         "text": pa.array(texts, pa.string()),
         # from_pandas: the NaN of the opening EOS becomes null, so that SQL averages leave it out.
         "loss": pa.array(recording.loss, pa.float32(), from_pandas=True),
-        "entropy": recording.entropy[:, :, None],
-        "expert_ids": recording.expert_ids,
-        "gate_weights": recording.gate_weights,
+        "entropy": recording.entropy.T,
+        "expert_ids": _by_token(recording.expert_ids, model),
+        "gate_weights": _by_token(recording.gate_weights, model),
     }
     arrays = [_column(columns[field.name], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
+def _by_token(values: np.ndarray, model: TracedModel) -> np.ndarray:
+    """[L, T, k] without the slots that a layer lacks: [T, slots of all layers]."""
+    layers = [by_slot[:, :slots] for by_slot, slots in zip(values, model.slots, strict=True)]
+    return np.concatenate(layers, axis=1)
+
+
 def _column(values: "np.ndarray | pa.Array", kind: pa.DataType) -> pa.Array:
-    """A column of the tokens table; [L, T, n] arrays become one list of L * n values a token."""
+    """A column of the tokens table; a [T, n] array becomes one list of n values a token."""
     if isinstance(values, pa.Array):
         return values
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(values.astype(kind.to_pandas_dtype()), kind)
-    by_token = values.swapaxes(0, 1).reshape(-1).astype(kind.value_type.to_pandas_dtype())
-    return pa.FixedSizeListArray.from_arrays(pa.array(by_token, kind.value_type), kind.list_size)
+    flat = values.reshape(-1).astype(kind.value_type.to_pandas_dtype())
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat, kind.value_type), kind.list_size)
 
 
 class _GrowingArray:

@@ -1,8 +1,9 @@
 """Subset ablation page: the curve, how its experts were chosen, and the document token by token."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,10 @@ from emo_viz.ui.text import (
     token_label,
     visible,
 )
+from model.files import weights_digest
+
+if TYPE_CHECKING:
+    from model.subset import ExpertSubset
 
 VIEW = "subset_view"
 INCREASE, LOSS = "Loss increase", "Loss"
@@ -256,7 +261,7 @@ def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> N
         for model, subset in live.subsets.items():
             st.download_button(
                 f"{assets.MODEL_LABELS[model]} subset as JSON",
-                subset.to_json(),
+                _subset_json(study, model, subset),
                 file_name=_subset_file(model, choice, live),
                 mime="application/json",
                 on_click="ignore",
@@ -275,6 +280,12 @@ def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> N
 def _subset_file(model: str, choice: Choice, live: Live) -> str:
     domain = live.domain.replace("/", "-")
     return f"{model}-{domain}-{choice.method}-{choice.keep_k}.json"
+
+
+def _subset_json(study: Study, model: str, subset: "ExpertSubset") -> str:
+    """With whose experts these are: `cut` takes no others'."""
+    folder = next(loaded.path for loaded in study.pair if loaded.name == model)
+    return replace(subset, model=folder.name, weights_sha256=weights_digest(folder)).to_json()
 
 
 def _token_losses(live: Live) -> str:

@@ -1,6 +1,8 @@
 """python -m emo_viz subset and cut: from a domain's documents to a checkpoint of its experts."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -8,9 +10,12 @@ import torch
 from click.testing import CliRunner
 
 from emo_viz.__main__ import main
+from emo_viz.trace import Trace
+from emo_viz.trace.documents import documents_digest
+from model.files import weights_digest
 from model.inference import encode
 from model.loading import load_model, load_tokenizer
-from model.subset import ExpertSubset, apply_subset, select_experts
+from model.subset import ExpertSubset, apply_subset, random_subset, select_experts
 
 
 @pytest.fixture
@@ -29,10 +34,16 @@ def choose(tiny_assets, tmp_path):
     return invoke
 
 
-def cut(model, subset, out):
+def cut(model, subset, out, *more):
     return CliRunner().invoke(
-        main, ["cut", f"--model={model}", f"--subset={subset}", f"--out={out}"]
+        main, ["cut", f"--model={model}", f"--subset={subset}", f"--out={out}", *more]
     )
+
+
+def emo_viz(*arguments):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result
 
 
 @pytest.mark.parametrize("method", ["router_probability", "greedy"])
@@ -48,7 +59,14 @@ def test_the_experts_are_those_that_the_domains_documents_prefer(
     table = table[table["domain"] == "kitchen"]
     texts = [encode(tokenizer, text, 256).token_ids for text in table["text"]]
     expected = select_experts(model, texts, 6, method, table["id"].tolist())
-    assert ExpertSubset.from_json((tmp_path / "kitchen.json").read_text()) == expected
+    written = ExpertSubset.from_json((tmp_path / "kitchen.json").read_text())
+    assert written == replace(
+        expected,
+        model="emo-nano",
+        weights_sha256=weights_digest(folder),
+        domain="kitchen",
+        documents_sha256=documents_digest(table["text"]),
+    )
 
 
 def test_without_a_domain_all_documents_are_used(choose, tmp_path):
@@ -78,7 +96,8 @@ def test_the_cut_checkpoint_opens_and_records_as_the_parent_under_the_subset(
         ({"keep": 17}, "keep-k must be 4"),
         ({"documents": __file__}, "is not a Parquet file of documents"),
         ({"max-tokens": 600}, "600 tokens a document are not within 2 and 512"),
-        ({"out": "/dev/null/x.json"}, "cannot be written"),
+        ({"out": "/dev/null/x.json", "model": "nowhere"}, "cannot be written"),
+        ({"out": "/dev", "model": "nowhere"}, "is a folder; name a file"),
         ({"model": "nowhere"}, "There is no checkpoint at nowhere"),
     ],
 )
@@ -87,6 +106,99 @@ def test_a_choice_that_cannot_be_made_is_one_sentence(choose, tmp_path, changes,
     assert result.exit_code == 2
     assert sentence in result.output and result.stderr.count("Error") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_only_another_subset_is_replaced(choose, tmp_path):
+    (tmp_path / "kitchen.json").write_text('{"precious": 1}')
+    result = choose()
+    assert result.exit_code == 2 and "exists and is not a subset" in result.output
+    assert (tmp_path / "kitchen.json").read_text() == '{"precious": 1}'
+    assert choose(out=tmp_path / "other.json").exit_code == 0
+    assert choose(out=tmp_path / "other.json", keep=5).exit_code == 0
+    assert ExpertSubset.from_json((tmp_path / "other.json").read_text()).keep_k == 5
+
+
+def test_domains_that_are_numbers_are_chosen_by_their_digits(choose, tiny_assets, tmp_path):
+    table = pd.read_parquet(tiny_assets / "documents" / "calibration.parquet")
+    numbers = tmp_path / "numbers.parquet"
+    table.assign(domain=[1, 2] * 6, id=range(12)).to_parquet(numbers)
+    result = choose(documents=numbers, domain="2", out=tmp_path / "two.json")
+    assert result.exit_code == 0, result.output
+    subset = ExpertSubset.from_json((tmp_path / "two.json").read_text())
+    assert subset.calibration == tuple(str(number) for number in range(1, 12, 2))
+    assert (
+        "has no documents of the domain '3'; it has 1, 2."
+        in choose(documents=numbers, domain="3", out=tmp_path / "three.json").output
+    )
+
+
+def test_a_subset_of_another_model_is_refused_unless_forced(choose, tiny_assets, tmp_path):
+    choose()
+    other, out = tiny_assets / "checkpoints" / "std-nano", tmp_path / "small"
+    result = cut(other, tmp_path / "kitchen.json", out)
+    assert result.exit_code == 2 and not out.exists()
+    assert "kitchen.json: This subset lists experts of emo-nano, and" in result.output
+    assert "or cut with --force" in result.output
+    assert cut(other, tmp_path / "kitchen.json", out, "--force").exit_code == 0
+
+
+def test_a_subset_that_names_no_model_is_refused_unless_forced(choose, tiny_assets, tmp_path):
+    choose()
+    file, parent = tmp_path / "kitchen.json", tiny_assets / "checkpoints" / "emo-nano"
+    fields = json.loads(file.read_text())
+    old = {name: fields[name] for name in ("experts", "method", "calibration", "budget")}
+    file.write_text("\ufeff" + json.dumps(old))
+    result = cut(parent, file, tmp_path / "small")
+    assert result.exit_code == 2
+    assert "does not say whose experts it lists" in result.output
+    assert "or cut with --force" in result.output
+    assert cut(parent, file, tmp_path / "small", "--force").exit_code == 0
+
+
+def test_the_page_exports_what_cut_takes(tiny_assets, tmp_path):
+    """By the page's own function: its files name the model as the command's do."""
+    from emo_viz.ui.ablation_view import _subset_json
+
+    parent = tiny_assets / "checkpoints" / "emo-nano"
+    pair = [SimpleNamespace(name="emo", path=parent)]
+    subset = random_subset(load_model(parent).config, 6, seed=0)
+    (tmp_path / "page.json").write_text(_subset_json(SimpleNamespace(pair=pair), "emo", subset))
+    assert cut(parent, tmp_path / "page.json", tmp_path / "small").exit_code == 0
+
+
+def test_uneven_layers_are_cut_recorded_and_chosen_from(tiny_assets, tmp_path):
+    """From a subset with another number of experts in each layer to a cut of that cut."""
+    parent, documents = tiny_assets / "checkpoints" / "emo-nano", tiny_assets / "documents"
+    uneven = ExpertSubset(((0, 2, 4, 15), tuple(range(5, 16))), "by hand", (), 11)
+    (tmp_path / "uneven.json").write_text(uneven.to_json())
+    assert cut(parent, tmp_path / "uneven.json", tmp_path / "cut", "--force").exit_code == 0
+    held_out = documents / "documents.parquet"
+    emo_viz(
+        *("record", "--model", tmp_path / "cut", "--documents", held_out),
+        *("--out", tmp_path / "trace", "--level", "tokens", "--limit", 3),
+    )
+    trace = Trace.open(tmp_path / "trace")
+    assert trace.manifest.model.num_experts_per_layer == (4, 11)
+    experts = trace.query("select layer, max(expert) as e from routing group by layer order by 1")
+    assert experts["e"].tolist()[0] == 2 and 2 < experts["e"].tolist()[1] <= 9
+    chosen = emo_viz(
+        *("subset", "--model", tmp_path / "cut", "--documents", documents / "calibration.parquet"),
+        *("--keep", 6, "--method", "greedy", "--out", tmp_path / "six.json"),
+    )
+    assert "4 to 6 experts in each of 2 layers" in chosen.output
+    assert cut(tmp_path / "cut", tmp_path / "six.json", tmp_path / "again").exit_code == 0
+    metadata = json.loads((tmp_path / "again" / "pruning_metadata.json").read_text())
+    assert metadata["original"] == "emo-nano"
+    assert metadata["experts_kept_per_layer"][0] == [0, 2, 4, 15]
+    assert set(metadata["experts_kept_per_layer"][1]) <= set(range(5, 16))
+    assert load_model(tmp_path / "again").config.num_experts_per_layer == [4, 6]
+
+
+def test_out_is_tried_before_the_checkpoint_is_read(tmp_path):
+    file = tmp_path / "subset.json"
+    for out, sentence in (("/dev/null/x", "cannot be written"), (tmp_path, "is there already")):
+        result = cut(tmp_path / "nowhere", file, out)
+        assert result.exit_code == 2 and sentence in result.output
 
 
 @pytest.mark.parametrize("content", [None, "{", json.dumps({"experts": [[0, 1]]})])

@@ -73,3 +73,15 @@ def test_table_has_a_row_for_every_model_layer_and_token(recorded: SimpleNamespa
     row = table[(table["model"] == "standard") & (table["position"] == 2)].iloc[0]
     expected = {"token": "b", "token_id": 12, "loss_nats": 2, "expert_2": 2, "gate_weight_2": 0.6}
     pd.testing.assert_series_equal(row[list(expected)], pd.Series(expected), check_names=False)
+
+
+def test_slots_without_an_expert_count_for_nothing(recorded: SimpleNamespace):
+    """A second layer, of one routed expert: the second slot of each token is empty."""
+    recorded.expert_ids = np.stack([recorded.expert_ids[0], [[0, -1]] * 5])
+    recorded.gate_weights = np.stack([recorded.gate_weights[0], [[1.0, 0.0]] * 5])
+    recorded.entropy = np.stack([recorded.entropy[0], np.zeros(5)])
+    found = text_routing(recorded)
+    assert found.distinct.tolist() == [4, 1] and found.half.tolist() == [1, 1]
+    assert found.overlap.tolist() == [0.5, 1.0]
+    assert expert_order(recorded, 1, 6).tolist() == [0, 1, 2, 3, 4, 5]
+    np.testing.assert_array_equal(gate_matrix(recorded, 1, 6), [[1, 0, 0, 0, 0, 0]] * 4)

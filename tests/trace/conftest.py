@@ -93,7 +93,9 @@ def documents_file(documents, tmp_path) -> Path:
     return path
 
 
-def traced_model(layers: int, experts: int, shared: int, top_k: int) -> TracedModel:
+def traced_model(
+    layers: int, experts: int, shared: int, top_k: int, per_layer: tuple[int, ...] | None = None
+) -> TracedModel:
     return TracedModel(
         name="synthetic",
         objective="emo",
@@ -102,6 +104,7 @@ def traced_model(layers: int, experts: int, shared: int, top_k: int) -> TracedMo
         num_shared_experts=shared,
         num_experts_per_tok=top_k,
         checkpoint_sha256="",
+        num_experts_per_layer=per_layer,
     )
 
 
@@ -109,16 +112,20 @@ def synthetic_recording(model: TracedModel, tokens: int, rng: np.random.Generato
     """A recording of random router logits: the least compressible routing there is."""
     shape = (model.num_layers, tokens, model.num_routed_experts)
     probs = np.exp(2 * rng.standard_normal(shape, dtype=np.float32))
-    probs /= probs.sum(axis=-1, keepdims=True)
+    for layer in range(model.num_layers):
+        probs[layer, :, model.routed_in_layer(layer) :] = 0
+    probs /= np.maximum(probs.sum(axis=-1, keepdims=True), 1e-9)
     expert_ids = np.argsort(-probs, axis=-1)[..., : model.num_routed_per_tok].astype(np.int16)
+    gate_weights = np.take_along_axis(probs, expert_ids.astype(np.int64), -1)
+    expert_ids[gate_weights == 0] = -1
     loss = rng.random(tokens, dtype=np.float32)
     loss[0] = np.nan
     return Recording(
         token_ids=np.r_[0, rng.integers(2, 100_000, tokens - 1)],
         router_probs=probs,
         expert_ids=expert_ids,
-        gate_weights=np.take_along_axis(probs, expert_ids.astype(np.int64), -1),
-        entropy=-(probs * np.log(probs)).sum(axis=-1),
+        gate_weights=gate_weights,
+        entropy=-(probs * np.log(np.maximum(probs, 1e-30))).sum(axis=-1),
         loss=loss,
         next_ids=np.zeros((tokens, 5), np.int64),
         next_probs=np.zeros((tokens, 5), np.float32),

@@ -1,5 +1,7 @@
 """python -m emo_viz record: one trace, or one sentence and exit code 2."""
 
+import errno
+
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
@@ -42,6 +44,13 @@ def write_table(path, table: pd.DataFrame):
     return path
 
 
+def corrupt(path):
+    content = bytearray(path.read_bytes())
+    content[4:200] = b"\xff" * 196
+    path.write_bytes(content)
+    return path
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -54,6 +63,12 @@ def write_table(path, table: pd.DataFrame):
         (lambda d, p: {"max-tokens": 1000}, "within 2 and 300"),
         # Said before a model is loaded, which can take minutes.
         (lambda d, p: {"out": p, "model": p / "none"}, "exists and is not a trace"),
+        (lambda d, p: {"out": "/dev/null/t", "documents": p / "none"}, "cannot be written"),
+        (
+            lambda d, p: {"documents": write_table(p / "d", d.assign(part="one"))},
+            "The part of document doc-0 is 'one', not a whole number",
+        ),
+        (lambda d, p: {"documents": corrupt(write_table(p / "d", d))}, "/d is not a Parquet file"),
         (
             lambda d, p: {"documents": write_table(p / "d", d.head(0)), "model": p / "none"},
             "There are no documents",
@@ -67,6 +82,55 @@ def test_bad_input_is_one_sentence_and_exit_code_2(run, documents, tmp_path, mak
     assert result.stderr.splitlines()[-1].startswith("Error: ")
     assert result.stderr.count("Error") == 1
     assert not (tmp_path / "trace").exists()
+
+
+def test_ids_and_domains_that_are_numbers_are_text_in_the_trace(run, documents, tmp_path):
+    numbers = documents.assign(id=range(9), domain=[1, 2, 3] * 3)
+    assert run(documents=write_table(tmp_path / "d", numbers)).exit_code == 0
+    trace = Trace.open(tmp_path / "trace")
+    assert trace.documents["id"].tolist() == [str(number) for number in range(9)]
+    assert trace.query("select distinct domain from documents order by 1")["domain"].tolist() == [
+        "1",
+        "2",
+        "3",
+    ]
+
+
+def test_names_that_are_not_utf_8(run, documents, tmp_path):
+    place = tmp_path / "d\udcff.parquet"
+    with place.open("wb") as file:
+        documents.to_parquet(file)
+    result = run(documents=place, out=tmp_path / "t\udcff", model=tmp_path / "m\udcff")
+    assert result.exit_code == 2 and "There is no checkpoint at" in result.output
+    result = run(documents=place, out=tmp_path / "t\udcff")
+    assert result.exit_code == 0, result.output
+    assert len(Trace.open(tmp_path / "t\udcff").documents) == 9
+
+
+def test_an_index_that_leads_outside_is_never_followed(run, model, tokenizer, tmp_path):
+    folder = tmp_path / "sharded"
+    model.save_pretrained(folder, max_shard_size="20KB")
+    tokenizer.save_pretrained(folder)
+    assert run(model=folder, out=tmp_path / "first").exit_code == 0
+    index = folder / "model.safetensors.index.json"
+    shard = sorted(folder.glob("*.safetensors"))[0]
+    shard.rename(tmp_path / shard.name)
+    index.write_text(index.read_text().replace(shard.name, f"../{shard.name}"))
+    result = run(model=folder)
+    assert result.exit_code == 2
+    assert "names a file outside of itself" in result.output
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, tmp_path, monkeypatch):
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("emo_viz.trace.writer._GrowingArray.append", full)
+    result = run()
+    assert result.exit_code == 2
+    assert "trace cannot be written (No space left on device)" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["documents.parquet"]
 
 
 def test_ctrl_c_leaves_nothing_half_made(run, tmp_path, monkeypatch):

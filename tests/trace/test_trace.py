@@ -1,5 +1,6 @@
 """The trace on disk: size, bounded memory, damage, and questions in SQL; no model involved."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -110,9 +111,11 @@ def test_arrays_are_read_only_and_the_table_is_a_copy(trace):
 
 def test_reading_needs_no_model(trace):
     code = (
-        "import sys; from emo_viz.trace import Trace; t = Trace.open(sys.argv[1]);"
+        "import sys; LIGHT = {'model.files', 'model.registration'};"
+        "from emo_viz.trace import Trace; t = Trace.open(sys.argv[1]);"
         "t.tokens(0); t.query('select * from routing');"
-        "print(*{'torch', 'transformers', 'tokenizers', 'model'} & set(sys.modules))"
+        "print(*{'torch', 'transformers', 'tokenizers'} & set(sys.modules),"
+        "*{name for name in sys.modules if name.startswith('model.')} - LIGHT)"
     )
     command = [sys.executable, "-c", code, str(trace.path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
@@ -175,6 +178,95 @@ def test_sql_in_a_folder_with_an_odd_name(write):
     assert trace.query("select count(*) as n from tokens")["n"].item() == 14
 
 
+def test_folders_called_key_value_say_nothing_of_the_tables(write):
+    names = ("domain=tea", "document=3", "plain")
+    traces = [Trace.open(write([5, 9], name=f"{name}/trace")) for name in names]
+    for trace in traces:
+        assert trace.query("from documents")["domain"].tolist() == ["a", "b"]
+        assert trace.documents["domain"].tolist() == ["a", "b"]
+        assert trace.tokens(1)["document"].tolist() == [1] * 9
+        assert list(trace.query("from tokens")) == list(traces[-1].query("from tokens"))
+
+
+@pytest.mark.parametrize("name", ["a*", "a?", "[a]", "**", "{a,b}"])
+def test_a_path_is_no_pattern_of_other_traces(write, name):
+    """With others beside it, which the pattern would find as well."""
+    for other in ("a", "ab", "ac", "b"):
+        write([3] * 4, name=f"{other}/trace")
+    trace = Trace.open(write([5, 9], name=f"{name}/trace"))
+    assert trace.query("select count(*) as n from documents")["n"].item() == 2
+    assert trace.query("select count(*) as n from routing")["n"].item() == 14 * 2 * 3
+
+
+def test_a_folder_with_a_name_that_is_not_utf_8(write):
+    trace = Trace.open(write([5, 9], name="t\udcff"))
+    assert len(trace.documents) == 2 and len(trace.tokens(1)) == 9
+    with pytest.raises(ValueError, match="The query failed"):
+        trace.query("from documents")
+
+
+# Layers with different numbers of experts
+
+UNEVEN = (
+    4,
+    10,
+    1,
+    4,
+    (10, 3, 0, 6),
+)  # 9, 2, 0 and 5 routed experts, of which 3, 2, 0 and 3 a token
+
+
+@pytest.fixture
+def uneven(write):
+    return Trace.open(write([5, 9], geometry=UNEVEN))
+
+
+def test_an_uneven_model_is_described_in_the_manifest(uneven):
+    model = uneven.manifest.model
+    assert model.num_experts_per_layer == (10, 3, 0, 6) and model.slots == (3, 2, 0, 3)
+    fields = json.loads((uneven.path / "manifest.json").read_text())
+    assert fields["format_version"] == 2
+    assert uneven.usage.shape == uneven.activation.shape == (2, 4, 9)
+    for array, sums in ((uneven.usage, (1, 1, 0, 1)), (uneven.activation, model.slots)):
+        for layer in range(4):
+            assert (array[:, layer, model.routed_in_layer(layer) :] == 0).all()
+        np.testing.assert_allclose(np.float32(array).sum(-1), [sums] * 2, rtol=2e-3)
+
+
+def test_sql_over_uneven_layers_agrees_with_the_arrays(uneven):
+    shares = uneven.query("""
+        select document, layer, expert, count(*) / any_value(n_tokens) as share
+        from routing join documents using (document)
+        where position > 0 group by document, layer, expert
+    """)
+    activation = np.zeros_like(uneven.activation)
+    activation[shares["document"], shares["layer"], shares["expert"]] = shares["share"]
+    np.testing.assert_array_equal(activation, uneven.activation)
+
+
+def test_ranks_of_uneven_layers_are_by_gate_weight(uneven):
+    rows = uneven.query("from routing where document = 1 order by position, layer, rank")
+    counts = rows.groupby(["position", "layer"])["rank"].agg(list)
+    expected = {0: [0, 1, 2], 1: [0, 1], 3: [0, 1, 2]}
+    assert all(ranks == expected[layer] for (_, layer), ranks in counts.items())
+    assert (rows.groupby(["position", "layer"])["gate_weight"].diff().dropna() <= 0).all()
+    assert rows["expert"].tolist() == np.concatenate(uneven.tokens(1)["expert_ids"]).tolist()
+
+
+def test_a_uniform_model_is_described_as_it_always_was(trace):
+    fields = json.loads((trace.path / "manifest.json").read_text())
+    assert fields["format_version"] == 1
+    assert list(fields["model"]) == [
+        "name",
+        "objective",
+        "num_layers",
+        "num_experts",
+        "num_shared_experts",
+        "num_experts_per_tok",
+        "checkpoint_sha256",
+    ]
+
+
 # Damage
 
 
@@ -196,6 +288,23 @@ def fewer_rows(folder: Path) -> None:
     path.write_text(path.read_text().replace('"rows": 4', '"rows": 5', 1))
 
 
+def edit_model(folder: Path, **changes: object) -> None:
+    model = json.loads((folder / "manifest.json").read_text())["model"]
+    edit_manifest(folder, model=model | changes)
+
+
+def damage_pages(path: Path) -> None:
+    """Leave the footer, which is all that is read of a table when a trace is checked."""
+    content = bytearray(path.read_bytes())
+    content[4:100] = b"\xff" * 96
+    path.write_bytes(content)
+
+
+def lead_outside(path: Path) -> None:
+    path.rename(path.parent.parent / path.name)
+    path.symlink_to(path.parent.parent / path.name)
+
+
 def truncated_json(folder: Path) -> None:
     cut_short(folder / "manifest.json")
 
@@ -204,7 +313,10 @@ DAMAGE = {
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "is unfinished"),
     "truncated manifest": (truncated_json, "does not describe a trace"),
     "another format": (lambda f: edit_manifest(f, format="else"), "does not describe a trace"),
-    "another version": (lambda f: edit_manifest(f, format_version=2), "version 2 .* version 1"),
+    "another version": (
+        lambda f: edit_manifest(f, format_version=3),
+        "version 3 .* versions 1 and 2",
+    ),
     "no model": (lambda f: edit_manifest(f, model={}), "manifest.json is damaged"),
     "unknown level": (lambda f: edit_manifest(f, level="words"), "unknown level 'words'"),
     "no files": (lambda f: edit_manifest(f, files=[]), "documents-00000.parquet is not listed"),
@@ -226,6 +338,21 @@ DAMAGE = {
         "documents-00000.parquet is not readable",
     ),
     "overwritten usage": (lambda f: overwrite(f / "usage.npy"), "usage.npy is not readable"),
+    "damaged pages": (
+        lambda f: damage_pages(f / "documents-00000.parquet"),
+        "documents-00000.parquet is not readable",
+    ),
+    "table outside": (
+        lambda f: lead_outside(f / "documents-00000.parquet"),
+        "outside of itself .'documents-00000.parquet'",
+    ),
+    "array outside": (lambda f: lead_outside(f / "usage.npy"), "outside of itself .'usage.npy'"),
+    "manifest outside": (lambda f: lead_outside(f / "manifest.json"), "outside of itself"),
+    "other layers": (lambda f: edit_model(f, num_layers=3), "usage.npy holds .*2, 9., not"),
+    "layers in words": (lambda f: edit_model(f, num_layers="2"), "manifest.json is damaged"),
+    "no routed experts": (lambda f: edit_model(f, num_experts=1), "manifest.json is damaged"),
+    "uneven": (lambda f: edit_model(f, num_experts_per_layer=[3]), "manifest.json is damaged"),
+    "half a document": (lambda f: edit_manifest(f, documents=3.5), "manifest.json is damaged"),
     "fewer rows": (fewer_rows, "has 4 rows instead of 5"),
 }
 
@@ -283,6 +410,54 @@ def test_a_failed_rename_brings_the_old_trace_back(write, monkeypatch, tmp_path)
 def test_a_trace_of_another_version_may_be_replaced(trace, write):
     edit_manifest(trace.path, format_version=0)
     assert Trace.open(write([3])).manifest.documents == 1
+
+
+def test_a_trace_with_other_files_in_its_folder_is_not_replaced(trace, write):
+    (trace.path / "notes.txt").write_text("precious")
+    with pytest.raises(ValueError, match="holds more than a trace .notes.txt"):
+        write([3])
+    assert (trace.path / "notes.txt").read_text() == "precious"
+    assert Trace.open(trace.path).manifest == trace.manifest
+
+
+def test_what_comes_into_the_folder_meanwhile_is_not_lost(trace, write):
+    def put(_: TraceWriter) -> None:
+        (trace.path / "notes.txt").write_text("precious")
+
+    with pytest.raises(ValueError, match="holds more than a trace"):
+        write([3], each=put)
+    assert (trace.path / "notes.txt").read_text() == "precious"
+    assert [path.name for path in trace.path.parent.iterdir()] == ["trace"]
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_stays(trace, write, tmp_path):
+    (tmp_path / "link").symlink_to(trace.path)
+    assert Trace.open(write([3], name="link")).manifest.documents == 1
+    assert not (tmp_path / "link").is_symlink()
+    assert Trace.open(trace.path).manifest == trace.manifest
+
+
+def test_a_full_disk_leaves_the_old_trace(trace, write, monkeypatch, tmp_path):
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("emo_viz.trace.writer._GrowingArray.append", full)
+    monkeypatch.setattr("emo_viz.trace.writer._GrowingArray.close", full)
+    with pytest.raises(ValueError, match="trace cannot be written .No space left"):
+        write([3])
+    assert Trace.open(trace.path).manifest == trace.manifest
+    assert [path.name for path in tmp_path.iterdir()] == ["trace"]
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_the_old_trace(trace, write, monkeypatch, tmp_path):
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("emo_viz.trace.writer._GrowingArray.close", full)
+    with pytest.raises(ValueError, match="trace cannot be written .No space left"):
+        write([3])
+    assert Trace.open(trace.path).manifest == trace.manifest
+    assert [path.name for path in tmp_path.iterdir()] == ["trace"]
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "thesis.txt"])
