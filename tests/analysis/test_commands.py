@@ -131,6 +131,7 @@ def test_text_that_is_no_unicode_is_named(refused, rows, tmp_path):
     assert "holds text that is not UTF-8; write it again" in refused(
         "clusters", "--documents", path
     )
+    assert present_origins({}, path).documents is None
 
 
 def test_more_clusters_than_tokens_is_said_before_recording(refused):
