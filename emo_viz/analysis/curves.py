@@ -199,7 +199,8 @@ def write_curves(curves: Curves, path: Path) -> None:
     """
     check_name(path)
     with new_file(path) as table, new_file(path.with_suffix(".json")) as info:
-        curves.rows.to_parquet(table, index=False, compression="zstd")
+        with table.open("wb") as file:  # opened here: pyarrow takes no name that is not UTF-8
+            curves.rows.to_parquet(file, index=False, compression="zstd")
         said = curves.info | {TABLE_DIGEST: _sha256(table.read_bytes())}
         info.write_text(json.dumps(said, separators=(",", ":")), encoding="utf-8")
 

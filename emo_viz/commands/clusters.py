@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import click
 import pandas as pd
 
+from model.cli import say
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -63,10 +65,10 @@ def command(
     encoded = [encode(tokenizer, text, max_tokens) for text in documents["text"]]
     _check_enough(clusters, sum(len(each.token_ids) - 1 for each in encoded))
     table = _record(model, encoded, documents)
-    click.echo(f"Clustering {len(table.rows):,} tokens{_dropped(encoded)}.")
+    say(f"Clustering {len(table.rows):,} tokens{_dropped(encoded)}.")
     fitted = fit_token_clusters(table, made, clusters, seed=seed)
     save_token_clusters(out, fitted)
-    click.echo(_summary(out, fitted))
+    say(_summary(out, fitted))
 
 
 def read_documents(path: Path) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from emo_viz.analysis.origins import Origins, documents_digest
 from emo_viz.analysis.pairs import Checkpoint, Pair, open_pair
 from emo_viz.analysis.parts import Parts
 from emo_viz.commands.clusters import read_documents
+from model.cli import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,7 +145,7 @@ def command(
     curves = ablation.collect(found, tasks, about)
     write_curves(curves, out)
     parts.clear()
-    click.echo(f"{out}: {len(curves.rows):,} rows, {out.stat().st_size / 1e6:.2f} MB.")
+    say(f"{out}: {len(curves.rows):,} rows, {out.stat().st_size / 1e6:.2f} MB.")
 
 
 def _tasks(
@@ -170,7 +171,7 @@ def _measure_all(jobs: list[Job], workers: int) -> None:
                 bar.update(1)
     except KeyboardInterrupt as error:
         kept = sum(job.read() is not None for job in jobs)
-        click.echo(f"Stopped. {kept} of {len(jobs)} parts are kept; call again to go on.")
+        say(f"Stopped. {kept} of {len(jobs)} parts are kept; call again to go on.")
         raise click.Abort from error
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from emo_viz.trace.selection import COLUMNS, MIN_TOKENS
+from model.cli import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +99,7 @@ def command(
     )
     _check_enough(selection)
     size = _write(selection, out, max_megabytes)
-    click.echo("\n".join(_summary(selection, out, size)).encode("utf-8", "backslashreplace"))
+    say("\n".join(_summary(selection, out, size)))
 
 
 def _read_corpus(corpus: Path) -> "pd.DataFrame":
@@ -173,7 +174,8 @@ def _write(selection: "Selection", out: Path, max_megabytes: float) -> int:
             (documents, selection.evaluation),
             (calibration, selection.calibration),
         ):
-            table.to_parquet(path, index=False, compression="zstd", compression_level=19)
+            with path.open("wb") as file:  # pyarrow takes no name that is not UTF-8
+                table.to_parquet(file, index=False, compression="zstd", compression_level=19)
         size = documents.stat().st_size + calibration.stat().st_size
         if size > max_megabytes * 1e6:
             raise ValueError(

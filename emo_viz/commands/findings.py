@@ -1,5 +1,6 @@
 """Print what was measured as Markdown, as it stands in the README: python -m emo_viz findings"""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from emo_viz.analysis.curves import (
 )
 from emo_viz.analysis.origins import FOLDERS, Origins, assets_origins, stale
 from emo_viz.analysis.tokens import Headline, headline
+from model.cli import say
 
 MODELS = {EMO: "EMO", STANDARD: "Standard MoE"}
 METHODS = {
@@ -89,11 +91,11 @@ def command(
     root = curves_path.absolute().parent.parent if curves_path else assets
     _check_origins(curves.origins, clusters.origins, assets_origins(root), force)
     if not check:
-        click.echo("\n".join(_report(measured, clusters, int(curves.info["num_experts"]))))
+        say("\n".join(_report(measured, clusters, int(curves.info["num_experts"]))))
         return
     bars = list(_bars(measured, clusters))
     for bar in bars:
-        click.echo(f"{'met' if bar.met else 'MISSED':>6}  {bar.claim}: {_span(bar.value)}")
+        say(f"{'met' if bar.met else 'MISSED':>6}  {bar.claim}: {_span(bar.value)}")
     ctx.exit(0 if all(bar.met for bar in bars) else 1)
 
 
@@ -105,7 +107,7 @@ def _check_origins(curves: Origins, clusters: Origins, present: Origins, force: 
     if found and not force:
         raise ValueError(f"{found[0]} With --force they are printed as they are.")
     for sentence in found:
-        click.echo(f"Warning: {sentence}", err=True)
+        say(f"Warning: {sentence}", err=True)
 
 
 def _report(measured: Measured, clusters: Headline, num_experts: int) -> Iterator[str]:
@@ -126,9 +128,8 @@ def _report(measured: Measured, clusters: Headline, num_experts: int) -> Iterato
             cells = (_span(measured.increase(model, method, k)) for k in keep)
             yield f"| {label}, {words} | " + " | ".join(cells) + " |"
     yield ""
-    if RATIO_AT in keep:
-        ratio = _standard_over_emo(measured)
-        yield f"- Standard MoE over EMO at {RATIO_AT} experts: {_span(ratio, '.1f')} times."
+    if {(model, ROUTER_PROBABILITY, RATIO_AT) for model in MODELS} <= {key[:3] for key in keys}:
+        yield f"- Standard MoE over EMO at {RATIO_AT} experts: {_ratio(measured)}."
     for model, label in MODELS.items():
         yield f"- {label}, all experts: {_span(measured.full_loss(model))} nats a token."
     difference = measured.full_difference(EMO, STANDARD)
@@ -136,13 +137,22 @@ def _report(measured: Measured, clusters: Headline, num_experts: int) -> Iterato
     yield f"- {_clusters_sentence(clusters)}"
 
 
+def _ratio(measured: Measured) -> str:
+    ratio = _standard_over_emo(measured)
+    if math.isinf(ratio.mean):
+        return "EMO loses nothing there, so it has no ratio"
+    return f"{_span(ratio, '.1f')} times"
+
+
 def _clusters_sentence(clusters: Headline) -> str:
     spans = f"EMO {_span(clusters.emo)}, standard MoE {_span(clusters.standard)}"
+    times = clusters.ratio.mean
+    ratio = "" if math.isnan(times) else f", {_span(clusters.ratio, '.2f')} times as much"
     of_token = f"EMO {_span(clusters.emo_token)}, standard MoE {_span(clusters.standard_token)}"
     return (
         f"{clusters.clusters} token clusters, normalised mutual information (NMI) with the domain: "
-        f"{spans}; EMO less standard MoE {_span(clusters.difference, '+.3f')}, "
-        f"{_span(clusters.ratio, '.2f')} times as much. With the token id: {of_token} "
+        f"{spans}; EMO less standard MoE {_span(clusters.difference, '+.3f')}"
+        f"{ratio}. With the token id: {of_token} "
         f"({clusters.documents:,} documents, {clusters.tokens:,} tokens)."
     )
 
@@ -174,4 +184,6 @@ def _standard_over_emo(measured: Measured) -> Interval:
 
 
 def _span(one: Interval, spec: str = ".3f") -> str:
+    if math.isnan(one.low):  # a single document
+        return f"{one.mean:{spec}} (no interval)"
     return f"{one.mean:{spec}} [{one.low:{spec}}, {one.high:{spec}}]"

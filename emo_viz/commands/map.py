@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from model.cli import say
+
 if TYPE_CHECKING:
     from emo_viz.analysis.projection import Maps
     from emo_viz.trace import Trace
@@ -79,7 +81,7 @@ def command(
     maps = _fit(emo, standard, neighbours, min_dist, seed)
     save_maps(out, maps)
     documents, size = emo.manifest.documents, out.stat().st_size / 1e3
-    click.echo(f"{out}: {len(maps.emo)} maps a model, {documents:,} documents, {size:.0f} kB.")
+    say(f"{out}: {len(maps.emo)} maps a model, {documents:,} documents, {size:.0f} kB.")
 
 
 def _check(emo: "Trace", standard: "Trace") -> None:

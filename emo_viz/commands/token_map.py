@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from emo_viz.commands.clusters import read_documents
 from emo_viz.commands.map import choose_neighbours, umap_options
+from model.cli import say
 
 if TYPE_CHECKING:
     from emo_viz.analysis.origins import Origins
@@ -84,7 +85,7 @@ def command(
     save_token_map(out, made)
     tokens, size = len(made.sample.documents), out.stat().st_size / 1e3
     of = len(np.unique(made.sample.documents))
-    click.echo(f"{out}: {tokens:,} tokens of {of:,} documents, {size:.0f} kB.")
+    say(f"{out}: {tokens:,} tokens of {of:,} documents, {size:.0f} kB.")
 
 
 def make(

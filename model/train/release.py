@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.cli import Command
+from model.cli import Command, say
 from model.files import check_writable, new_folder, read_json, read_text, weight_files, write_text
 
 CARD = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def main(run: Path, out: Path, mantissa_bits: int, licence: str) -> None:
             _round_weights(file, mantissa_bits)
         write_text(folder / CARD_NAME, card)
     size = sum(file.stat().st_size for file in weight_files(out))
-    click.echo(f"{out}: {size / 1e6:.1f} MB of weights and a model card.")
+    say(f"{out}: {size / 1e6:.1f} MB of weights and a model card.")
 
 
 def check_out(out: Path) -> None:

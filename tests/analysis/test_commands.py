@@ -369,3 +369,13 @@ def test_a_trace_that_holds_no_numbers_is_named(refused, tiny_assets, tmp_path, 
     np.save(trace / "usage.npy", usage)
     standard = tiny_assets / "traces" / "std-nano"
     assert "holds NaN or infinity; record it again" in refused("map", "--traces", trace, standard)
+
+
+@pytest.mark.parametrize("command", ["clusters", "curves"])
+def test_a_name_that_is_no_unicode_is_written_and_printed(ready, tmp_path, command):
+    out = tmp_path / f"\udcff.{ENDINGS[command]}"
+    few = ["--methods", "random", "--random-seeds", 1, "--keep", 4] if command == "curves" else []
+    result = invoke(command, *ready[command], *few, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert f"\\udcff.{ENDINGS[command]}: " in result.stdout
+    assert out.exists()

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from emo_viz.__main__ import main
-from emo_viz.analysis.curves import read_curves
+from emo_viz.analysis.curves import Curves, read_curves, write_curves
 from emo_viz.analysis.origins import (
     Origins,
     Weights,
@@ -197,3 +197,22 @@ def test_findings_of_curves_and_clusters_of_two_models_are_refused(folder: Path)
     stopped = findings(folder)
     assert stopped.exit_code == 2
     assert "The token clusters were made with another EMO checkpoint" in stopped.stderr
+
+
+def test_findings_without_a_spread_or_a_ratio_say_so(folder: Path):
+    path = folder / "analysis" / "curves.parquet"
+    found = read_curves(path)
+    rows = found.rows[found.rows["document"].astype(str).str.endswith("-0")].copy()
+    rows["loss_sum"] = np.where(rows["method"] == "full", 90.0, 80.0)
+    chosen = found.rows["keep_k"].isin([8])
+    rows.loc[chosen, "keep_k"] = 16
+    found.info["num_experts"] = 32
+    rows.loc[rows["method"] == "full", "keep_k"] = 32
+    write_curves(Curves(rows, found.info), path)
+    said = findings(folder).stdout
+    assert (
+        "- Standard MoE over EMO at 16 experts: EMO loses nothing there, so it has no ratio."
+        in said
+    )
+    assert "EMO, random experts | -" in said and " (no interval) |" in said
+    assert "nan" not in said and "inf" not in said.replace("information", "")
