@@ -14,9 +14,17 @@ class BadInput(click.ClickException):
     exit_code = 2
 
     def __init__(self, sentence: str) -> None:
-        line = " ".join(sentence.split())
-        # A file name or an id may hold half a character, which no terminal takes.
-        super().__init__(line.encode("utf-8", "backslashreplace").decode("utf-8"))
+        super().__init__(printable(" ".join(sentence.split())))
+
+
+def printable(text: str) -> str:
+    """A text that any terminal takes: a file name or an id may hold half a character."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def say(text: str, err: bool = False) -> None:
+    """Print what a command has to say, whatever the names in it hold."""
+    click.echo(printable(text), err=err)
 
 
 @contextmanager

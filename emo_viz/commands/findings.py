@@ -1,5 +1,6 @@
 """Print what was measured as Markdown, as it stands in the README: python -m emo_viz findings"""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ from emo_viz.analysis.curves import (
     Measured,
     read_curves,
 )
+from emo_viz.analysis.origins import FOLDERS, Origins, assets_origins, stale
 from emo_viz.analysis.tokens import Headline, headline
+from model.cli import say
 
 MODELS = {EMO: "EMO", STANDARD: "Standard MoE"}
 METHODS = {
@@ -42,44 +45,69 @@ class Bar:
 
 @click.command()
 @click.option(
+    "--assets",
+    type=FILE,
+    default=Path("assets"),
+    show_default=True,
+    help="Folder of the pair, its documents and what was measured on them.",
+)
+@click.option(
     "--curves",
     "curves_path",
     type=FILE,
-    default=Path("assets/analysis/curves.parquet"),
-    show_default=True,
-    help="What `python -m emo_viz curves` wrote.",
+    help="What `python -m emo_viz curves` wrote, if not analysis/curves.parquet in --assets.",
 )
 @click.option(
     "--clusters",
     "clusters_paths",
     nargs=2,
     type=FILE,
-    default=(
-        Path("assets/analysis/clusters-emo-nano.npz"),
-        Path("assets/analysis/clusters-std-nano.npz"),
-    ),
-    show_default=True,
-    help="What `python -m emo_viz clusters` wrote for the EMO and the standard model.",
+    help="What `python -m emo_viz clusters` wrote for the EMO and the standard model, if not "
+    "analysis/clusters-*.npz in --assets.",
 )
 @click.option(
     "--check",
     is_flag=True,
     help="Print each claim and whether it holds; exit code 1 if one does not.",
 )
+@click.option(
+    "--force", is_flag=True, help="Print what was measured on other models or documents too."
+)
 @click.pass_context
 def command(
-    ctx: click.Context, curves_path: Path, clusters_paths: tuple[Path, Path], check: bool
+    ctx: click.Context,
+    assets: Path,
+    curves_path: Path | None,
+    clusters_paths: tuple[Path, Path] | None,
+    check: bool,
+    force: bool,
 ) -> None:
     """Print the results as Markdown."""
-    curves = read_curves(curves_path)
-    measured, clusters = Measured.of(curves.rows), headline(*clusters_paths)
+    analysis = assets / "analysis"
+    curves = read_curves(curves_path or analysis / "curves.parquet")
+    files = clusters_paths or [analysis / f"clusters-{name}.npz" for name in FOLDERS.values()]
+    measured, clusters = Measured.of(curves.rows), headline(*files)
+    # Curves from elsewhere are judged by what lies with them, not by the bundled pair.
+    root = curves_path.absolute().parent.parent if curves_path else assets
+    _check_origins(curves.origins, clusters.origins, assets_origins(root), force)
     if not check:
-        click.echo("\n".join(_report(measured, clusters, int(curves.info["num_experts"]))))
+        say("\n".join(_report(measured, clusters, int(curves.info["num_experts"]))))
         return
     bars = list(_bars(measured, clusters))
     for bar in bars:
-        click.echo(f"{'met' if bar.met else 'MISSED':>6}  {bar.claim}: {_span(bar.value)}")
+        say(f"{'met' if bar.met else 'MISSED':>6}  {bar.claim}: {_span(bar.value)}")
     ctx.exit(0 if all(bar.met for bar in bars) else 1)
+
+
+def _check_origins(curves: Origins, clusters: Origins, present: Origins, force: bool) -> None:
+    """Raises ValueError for results of other models or documents than are there, or than each
+    other; says it instead where `force` is set."""
+    found = stale("The curves", curves, present) + stale("The token clusters", clusters, present)
+    found = found or stale("The token clusters", clusters, curves)
+    if found and not force:
+        raise ValueError(f"{found[0]} With --force they are printed as they are.")
+    for sentence in found:
+        say(f"Warning: {sentence}", err=True)
 
 
 def _report(measured: Measured, clusters: Headline, num_experts: int) -> Iterator[str]:
@@ -100,9 +128,8 @@ def _report(measured: Measured, clusters: Headline, num_experts: int) -> Iterato
             cells = (_span(measured.increase(model, method, k)) for k in keep)
             yield f"| {label}, {words} | " + " | ".join(cells) + " |"
     yield ""
-    if RATIO_AT in keep:
-        ratio = _standard_over_emo(measured)
-        yield f"- Standard MoE over EMO at {RATIO_AT} experts: {_span(ratio, '.1f')} times."
+    if {(model, ROUTER_PROBABILITY, RATIO_AT) for model in MODELS} <= {key[:3] for key in keys}:
+        yield f"- Standard MoE over EMO at {RATIO_AT} experts: {_ratio(measured)}."
     for model, label in MODELS.items():
         yield f"- {label}, all experts: {_span(measured.full_loss(model))} nats a token."
     difference = measured.full_difference(EMO, STANDARD)
@@ -110,13 +137,22 @@ def _report(measured: Measured, clusters: Headline, num_experts: int) -> Iterato
     yield f"- {_clusters_sentence(clusters)}"
 
 
+def _ratio(measured: Measured) -> str:
+    ratio = _standard_over_emo(measured)
+    if math.isinf(ratio.mean):
+        return "EMO loses nothing there, so it has no ratio"
+    return f"{_span(ratio, '.1f')} times"
+
+
 def _clusters_sentence(clusters: Headline) -> str:
     spans = f"EMO {_span(clusters.emo)}, standard MoE {_span(clusters.standard)}"
+    times = clusters.ratio.mean
+    ratio = "" if math.isnan(times) else f", {_span(clusters.ratio, '.2f')} times as much"
     of_token = f"EMO {_span(clusters.emo_token)}, standard MoE {_span(clusters.standard_token)}"
     return (
         f"{clusters.clusters} token clusters, normalised mutual information (NMI) with the domain: "
-        f"{spans}; EMO less standard MoE {_span(clusters.difference, '+.3f')}, "
-        f"{_span(clusters.ratio, '.2f')} times as much. With the token id: {of_token} "
+        f"{spans}; EMO less standard MoE {_span(clusters.difference, '+.3f')}"
+        f"{ratio}. With the token id: {of_token} "
         f"({clusters.documents:,} documents, {clusters.tokens:,} tokens)."
     )
 
@@ -148,4 +184,6 @@ def _standard_over_emo(measured: Measured) -> Interval:
 
 
 def _span(one: Interval, spec: str = ".3f") -> str:
+    if math.isnan(one.low):  # a single document
+        return f"{one.mean:{spec}} (no interval)"
     return f"{one.mean:{spec}} [{one.low:{spec}}, {one.high:{spec}}]"
