@@ -13,8 +13,9 @@ from model.data.documents import (
     clean,
     cut,
     hold_out,
-    to_documents,
     to_frame,
+    to_pieces,
+    unfit,
 )
 
 
@@ -32,7 +33,7 @@ def text(parent, domain="garden", group="", sentences=12, **fields):
 
 
 def documents(*texts):
-    return [document for item in texts for document in to_documents(item)]
+    return [piece for item in texts for piece in to_pieces(item) if not unfit(piece)]
 
 
 def collected(*texts, limit=10**9):
