@@ -32,6 +32,8 @@ def read_texts(spec: str) -> Iterator[Text]:
 
     Raises CorpusError, at the latest when the text in question is reached.
     """
+    if not spec:
+        raise CorpusError(f"--documents is empty; give {ENDINGS}, a folder or hf:NAME.")
     if spec.startswith("hf:"):
         name = spec.removeprefix("hf:")
         return _texts(dataset_rows(name), name, name.partition(":")[0].rpartition("/")[2])

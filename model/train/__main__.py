@@ -142,10 +142,10 @@ def _export(
 ) -> None:
     """The model, its settings and its metrics, all or nothing."""
     tokens = preset.steps * preset.tokens_per_step
-    training = {**asdict(preset), "tokens": tokens, "corpus": digest}
+    run = {"tokens": tokens, "corpus": digest, "processes": parallel.world_size()}
     with new_folder(out / "export") as folder:
         export_model(model, tokenizer, folder)
-        write_json(folder / "training.json", training, indent=1)
+        write_json(folder / "training.json", asdict(preset) | run, indent=1)
         shutil.copyfile(out / metrics.FILE, folder / metrics.FILE)
 
 

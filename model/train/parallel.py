@@ -148,7 +148,7 @@ def save(
             state_dict_saver.save(_state(model, optimizer), checkpoint_id=partial[0])
         except CheckpointException as error:
             raise ValueError(
-                f"{folder / f'step-{step}'} cannot be written ({_first_line(error)}); make room or "
+                f"{folder / f'step-{step}'} cannot be written by all processes; make room or "
                 "choose another --out."
             ) from error
     dist.barrier()
@@ -164,12 +164,6 @@ def restore(path: Path, model: EmoForCausalLM, optimizer: torch.optim.Optimizer)
     set_state_dict(
         model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
     )
-
-
-def _first_line(error: CheckpointException) -> str:
-    """What the first process that failed says of it."""
-    cause = next(iter(error.failures.values()))[0]
-    return (str(cause).splitlines() or [type(cause).__name__])[0]
 
 
 def _state(model: EmoForCausalLM, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
