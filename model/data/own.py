@@ -51,7 +51,7 @@ def read_texts(spec: str) -> Iterator[Text]:
             f"{path.name} has an unknown extension; give {ENDINGS}, a folder or hf:NAME."
         )
     name = printable(path.name)
-    return _texts(reader(path), name, name.partition(".")[0])
+    return _texts(reader(path, name), name, name.partition(".")[0])
 
 
 def _texts(rows: Rows, source: str, domain: str, of_many: bool = False) -> Iterator[Text]:
@@ -110,7 +110,7 @@ def _folder_texts(folder: Path) -> Iterator[Text]:
         domain = printable(name.parts[0]) if len(name.parts) > 1 else source
         shown = printable(str(name))
         if reader := reader_of(path):
-            yield from _texts(reader(path), shown, domain, of_many=True)
+            yield from _texts(reader(path, shown), shown, domain, of_many=True)
         else:
             text = _file_text(path, shown)
             yield Text(domain, shown, text, source=source, rights=RIGHTS, place=shown)

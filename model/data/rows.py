@@ -26,13 +26,13 @@ BATCH = 1024
 DATASET_MARKS = ("dataset_info.json", "dataset_dict.json")
 
 
-def reader_of(path: Path) -> Callable[[Path], Rows] | None:
-    """What reads a file of this name in rows, or None."""
+def reader_of(path: Path) -> Callable[[Path, str], Rows] | None:
+    """What reads a file of this ending in rows, given its path and its name for messages."""
     readers = {".jsonl": _json_rows, ".jsonl.gz": _json_rows, ".parquet": _parquet_rows}
     return next((read for end, read in readers.items() if path.name.endswith(end)), None)
 
 
-def unzipped(data: bytes, name: object) -> bytes:
+def unzipped(data: bytes, name: str) -> bytes:
     """What a gzip file holds. Raises CorpusError for one that is damaged."""
     try:
         return gzip.decompress(data)
@@ -40,19 +40,19 @@ def unzipped(data: bytes, name: object) -> bytes:
         raise _no_gzip(name) from None
 
 
-def _no_gzip(name: object) -> CorpusError:
+def _no_gzip(name: str) -> CorpusError:
     return CorpusError(f"{name} is not a complete gzip file.")
 
 
-def _json_rows(path: Path) -> Rows:
+def _json_rows(path: Path, name: str) -> Rows:
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
-            for number, line in enumerate(_lines(file, path.name), 1):
+            for number, line in enumerate(_lines(file, name), 1):
                 if line.strip():
-                    yield f"line {number}", _json_row(line, f"{path.name}, line {number}")
+                    yield f"line {number}", _json_row(line, f"{name}, line {number}")
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise _no_gzip(path.name) from None
+        raise _no_gzip(name) from None
 
 
 def _lines(file: IO[bytes], name: str) -> Iterator[bytes]:
@@ -85,15 +85,15 @@ def _json_row(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
-def _parquet_rows(path: Path) -> Rows:
+def _parquet_rows(path: Path, name: str) -> Rows:
     with path.open("rb") as raw:
         try:
             with pq.ParquetFile(raw) as file:
-                columns = _columns(file.schema_arrow, path.name)
+                columns = _columns(file.schema_arrow, name)
                 batches = file.iter_batches(batch_size=BATCH, columns=columns)
-                yield from _numbered(batches, path.name)
+                yield from _numbered(batches, name)
         except (pa.ArrowException, OSError):
-            raise CorpusError(f"{path.name} is not a Parquet file that can be read.") from None
+            raise CorpusError(f"{name} is not a Parquet file that can be read.") from None
 
 
 def _columns(schema: pa.Schema, name: str) -> list[str]:

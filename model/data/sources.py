@@ -1,7 +1,7 @@
 """The table of sources: which package gives which domain, under which licence, read how.
 
 `rights` is "open" for text that may be passed on under its licence, "research" for text that a
-model may learn from here but that is never bundled or committed.
+model may learn from here but that is never bundled or committed; your own texts (own.py) are "own".
 """
 
 from collections.abc import Iterator

@@ -89,6 +89,7 @@ def test_documents_with_undecodable_characters_are_dropped():
 
 def test_clean_takes_control_characters_and_white_space_away():
     assert clean("\x00a \r\n\x07b\r\n\n\n\n\nc\u200b\t \n") == "a\nb\n\nc"
+    assert clean("half \ud83d of a pair\udcff") == "half  of a pair"
 
 
 def test_exact_duplicates_are_dropped_over_all_domains():
