@@ -132,9 +132,10 @@ def read_text(path: Path) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds one object. Raises ValueError if it does not."""
+    text = read_text(path)
     try:
-        content = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:  # a number may have too many digits for Python
         raise ValueError(f"{path} is not valid JSON; copy it again.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a JSON object; copy it again.")

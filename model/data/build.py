@@ -1,7 +1,5 @@
 """Writes a corpus folder: documents, tokenizer, token shards and, last, the manifest."""
 
-import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,16 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from model.data.documents import CorpusError
-from model.data.shards import FORMAT, FORMAT_VERSION, SPLITS, TOKEN_DTYPE
+from model.data.shards import FORMAT, FORMAT_VERSION, SPLITS, TOKEN_DTYPE, digest_files
 from model.data.tokenizer import encode
+from model.files import check_writable, new_folder, read_json, write_json
 
 BATCH = 512
+SPLIT_FILES = (".bin", ".offsets.npy", ".index.parquet")
+CORPUS_NAMES = {
+    *("manifest.json", "documents.parquet", "tokenizer", ".DS_Store"),
+    *(split + ending for split in SPLITS for ending in SPLIT_FILES),
+}
 
 
 @dataclass(frozen=True)
@@ -27,25 +31,47 @@ class Settings:
     seed: int
 
 
-def check_out(out: Path) -> None:
-    """Raises CorpusError rather than replace something that is no corpus."""
+def check_out(out: Path, documents: Path | None, downloads: Path | None) -> None:
+    """Try `out` before the work begins; `documents` or `downloads` are what is read.
+
+    Raises CorpusError rather than replace something that is no corpus, or an input with the old
+    corpus, or write into an input; ValueError if nothing can be written there.
+    """
     if out.exists() and not out.is_dir():
         raise CorpusError(f"{out} is a file; --out needs a folder.")
-    if out.is_dir() and any(out.iterdir()) and not _is_corpus(out):
+    for path in (documents, downloads):
+        # A folder of texts is read whole, what lies among the downloads is not.
+        if path and (_holds(out, path) or (path is documents and _holds(path, out))):
+            raise CorpusError(f"{out} and {path} lie one inside the other; choose another --out.")
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if names and not _is_corpus(out):
         raise CorpusError(f"{out} holds something that is no corpus; choose another --out.")
+    if foreign := sorted(names - CORPUS_NAMES):
+        raise CorpusError(
+            f"{out} holds {foreign[0]} beside its corpus, which would be lost; move it away or "
+            "choose another --out."
+        )
+    check_writable(out.resolve())
+
+
+def _holds(folder: Path, path: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _is_corpus(folder: Path) -> bool:
     try:
-        return bool(json.loads((folder / "manifest.json").read_text())["format"] == FORMAT)
-    except (OSError, ValueError, LookupError, TypeError):
+        return bool(read_json(folder / "manifest.json").get("format") == FORMAT)
+    except ValueError:
         return False
 
 
-def check_documents(documents: pd.DataFrame) -> None:
-    """Raises CorpusError when there are none, or none on one side of the split."""
+def check_documents(documents: pd.DataFrame, losses: str) -> None:
+    """Raises CorpusError when there are none, or none on one side of the split.
+
+    losses: what was left out, as `Collector.losses` says it.
+    """
     if documents.empty:
-        raise CorpusError("No document is left; a text needs at least 400 characters.")
+        raise CorpusError(f"No document is left: {losses or 'there are no texts'}.")
     if set(documents["split"]) != set(SPLITS):
         raise CorpusError(
             "The documents are too few, or of too few parents, to hold some out; "
@@ -54,23 +80,24 @@ def check_documents(documents: pd.DataFrame) -> None:
 
 
 def write_corpus(
-    documents: pd.DataFrame, tokenizer: PreTrainedTokenizerFast, settings: Settings, out: Path
+    documents: pd.DataFrame,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: Settings,
+    left_out: dict[str, int],
+    out: Path,
 ) -> dict[str, Any]:
     """Writes the corpus to `out` and returns its manifest.
 
-    documents: the frame of `documents.to_frame`. Everything goes to a neighbour folder that takes
-    the place of `out` when it is complete, so a failed build leaves the old corpus as it was.
+    documents: the frame of `documents.to_frame`; left_out: pieces that are no documents, by reason.
+    All or nothing: a failed build leaves the old corpus as it was.
     """
-    out = out.resolve()
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    documents.to_parquet(partial / "documents.parquet", index=False)
-    tokenizer.save_pretrained(str(partial / "tokenizer"))
-    splits = {name: _write_split(partial, name, documents, tokenizer) for name in SPLITS}
-    manifest = _manifest(documents, tokenizer, splits, settings)
-    (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    _replace(partial, out)
+    with new_folder(out.resolve()) as folder:
+        documents.to_parquet(folder / "documents.parquet", index=False)
+        tokenizer.save_pretrained(str(folder / "tokenizer"))
+        splits = {name: _write_split(folder, name, documents, tokenizer) for name in SPLITS}
+        counts = {"splits": splits, "left_out": left_out, "digest": digest_files(folder)}
+        manifest = _manifest(documents, tokenizer, settings) | counts
+        write_json(folder / "manifest.json", manifest)
     return manifest
 
 
@@ -91,10 +118,7 @@ def _write_split(
 
 
 def _manifest(
-    documents: pd.DataFrame,
-    tokenizer: PreTrainedTokenizerFast,
-    splits: dict[str, dict[str, int]],
-    settings: Settings,
+    documents: pd.DataFrame, tokenizer: PreTrainedTokenizerFast, settings: Settings
 ) -> dict[str, Any]:
     domains = {str(name): _domain_counts(rows) for name, rows in documents.groupby("domain")}
     return {
@@ -107,7 +131,6 @@ def _manifest(
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         },
-        "splits": splits,
         "settings": asdict(settings),
     }
 
@@ -118,12 +141,3 @@ def _domain_counts(rows: pd.DataFrame) -> dict[str, int]:
         "bytes": sum(len(text.encode()) for text in rows["text"]),
         **{split: int((rows["split"] == split).sum()) for split in SPLITS},
     }
-
-
-def _replace(partial: Path, out: Path) -> None:
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

@@ -9,27 +9,34 @@ import pandas as pd
 from tqdm import tqdm
 
 from model.data.documents import (
+    REASONS,
     CorpusError,
     Deduplicator,
     Document,
+    Reason,
     Text,
     hold_out,
-    to_documents,
     to_frame,
+    to_pieces,
+    unfit,
 )
 from model.data.own import read_texts
 from model.data.sources import DOMAINS, domain_texts
 
 
 class Collector:
-    """Takes texts and keeps their documents until a domain has `limit` bytes."""
+    """Takes texts and keeps their documents until a domain has `limit` bytes.
+
+    `left_out` counts, by reason, the pieces of texts that were read and not kept.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.sizes: Counter[str] = Counter()
         self.documents: dict[str, list[Document]] = defaultdict(list)
+        self.left_out: Counter[Reason] = Counter()
         self._seen = Deduplicator()
-        self._ids: set[str] = set()
+        self._places: dict[str, str] = {}
 
     def is_full(self, domain: str) -> bool:
         """Whether the domain has its bytes."""
@@ -37,13 +44,30 @@ class Collector:
 
     def add(self, text: Text) -> None:
         """Keeps the new documents of a text. Raises CorpusError for an id that came before."""
-        for document in to_documents(text):
-            if not self.is_full(text.domain) and self._seen.is_new(document):
-                if document.id in self._ids:
-                    raise CorpusError(f"The id {document.id} stands twice; ids must be unique.")
-                self._ids.add(document.id)
-                self.sizes[text.domain] += len(document.text.encode())
-                self.documents[text.domain].append(document)
+        for document in to_pieces(text):
+            reason = unfit(document) or self._unwanted(document)
+            if reason:
+                self.left_out[reason] += 1
+                continue
+            self._remember_id(document.id, text.place)
+            self.sizes[text.domain] += len(document.text.encode())
+            self.documents[text.domain].append(document)
+
+    def _unwanted(self, document: Document) -> Reason | None:
+        return "over_limit" if self.is_full(document.domain) else self._seen.known(document)
+
+    def _remember_id(self, name: str, place: str) -> None:
+        if name in self._places:
+            places = " and ".join(filter(None, [self._places[name], place]))
+            raise CorpusError(
+                f"The id {name} stands twice{places and f' ({places})'}; ids must be unique."
+            )
+        self._places[name] = place
+
+    def losses(self) -> str:
+        """What `left_out` counts, in words; empty if nothing was left out."""
+        counted = [(self.left_out[reason], words) for reason, words in REASONS.items()]
+        return ", ".join(f"{count:,} {words}" for count, words in counted if count)
 
     def fill(self, domain: str, texts: Iterable[Text]) -> None:
         """Reads the texts of one domain only as far as there is room."""

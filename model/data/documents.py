@@ -8,8 +8,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
-import click
 import pandas as pd
 
 MIN_CHARS = 400
@@ -20,7 +20,8 @@ NEAR_DUPLICATE_SHARE = 0.6
 # A group that would carry the held-out part past this multiple of its target stays in training.
 HELDOUT_SLACK = 1.15
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b\ufeff]")
+# Half a surrogate pair is no character: no file can hold it.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b\ufeff\ud800-\udfff]")
 BLANK_LINES = re.compile(r"\n{3,}")
 # From the most to the least natural place to cut: between blocks, paragraphs, lines, sentences,
 # words.
@@ -30,15 +31,32 @@ BOUNDARIES = tuple(
 )
 
 
-class CorpusError(click.ClickException):
-    """A mistake the caller can mend: one sentence on stderr, exit code 2."""
+# Why a text, or a piece of one, is not in the corpus.
+Reason = Literal["short", "undecodable", "duplicate", "near_duplicate", "over_limit"]
+REASONS: dict[Reason, str] = {
+    "short": f"shorter than {MIN_CHARS} characters",
+    "undecodable": "with characters that could not be decoded",
+    "duplicate": "the same as another",
+    "near_duplicate": "mostly the lines of others",
+    "over_limit": "over --max-bytes-per-domain",
+}
 
-    exit_code = 2
+
+class CorpusError(ValueError):
+    """A mistake the caller can mend, in one sentence."""
+
+
+def printable(name: str) -> str:
+    """A name of a file as it can be stored and shown: a byte that is not UTF-8 is escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)
 class Text:
-    """One text as a source gives it. Texts of one `group` stay on one side of the split."""
+    """One text as a source gives it. Texts of one `group` stay on one side of the split.
+
+    `place` says where it stands, for messages: "own.jsonl, line 3".
+    """
 
     domain: str
     parent: str
@@ -48,6 +66,7 @@ class Text:
     licence: str = ""
     rights: str = "open"
     id: str = ""
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,12 +121,18 @@ def fingerprint(text: str) -> str:
     return hashlib.sha1((letters or text).encode()).hexdigest()
 
 
-def to_documents(item: Text) -> Iterator[Document]:
-    """Cleaned pieces of a text in their order; pieces under MIN_CHARS are dropped."""
+def to_pieces(item: Text) -> Iterator[Document]:
+    """Cleaned pieces of a text in their order, whether or not they are fit to be documents."""
     pieces = cut(clean(item.text))
     for part, piece in enumerate(piece.strip("\n").rstrip() for piece in pieces):
-        if len(piece) >= MIN_CHARS and "\ufffd" not in piece:
-            yield _document(item, part, len(pieces), piece)
+        yield _document(item, part, len(pieces), piece)
+
+
+def unfit(piece: Document) -> Reason | None:
+    """Why a piece is no document whatever else there is, or None."""
+    if len(piece.text) < MIN_CHARS:
+        return "short"
+    return "undecodable" if "\ufffd" in piece.text else None
 
 
 def _document(item: Text, part: int, parts: int, piece: str) -> Document:
@@ -133,19 +158,21 @@ class Deduplicator:
         self.prints: set[str] = set()
         self.lines: dict[str, set[str]] = defaultdict(set)
 
-    def is_new(self, document: Document) -> bool:
-        """Remembers the document if it is new."""
+    def known(self, document: Document) -> Reason | None:
+        """Why the document is not new; one that is new is remembered, with None."""
         key = fingerprint(document.text)
         lines = [
             line for line in map(str.strip, document.text.split("\n")) if len(line) > LONG_LINE
         ]
         known = self.lines[document.domain]
         repeated = sum(line in known for line in lines)
-        if key in self.prints or repeated > NEAR_DUPLICATE_SHARE * len(lines):
-            return False
+        if key in self.prints:
+            return "duplicate"
+        if repeated > NEAR_DUPLICATE_SHARE * len(lines):
+            return "near_duplicate"
         self.prints.add(key)
         known.update(lines)
-        return True
+        return None
 
 
 def hold_out(documents: list[Document], fraction: float) -> list[Document]:

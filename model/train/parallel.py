@@ -12,10 +12,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint import state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -30,6 +32,7 @@ from model.modeling import EmoForCausalLM
 from model.train import checkpoint
 from model.train.batches import Batch
 from model.train.presets import Preset
+from model.train.shards import read_shards
 
 
 @contextmanager
@@ -52,7 +55,30 @@ def world_size() -> int:
 
 def leads() -> bool:
     """Whether this process writes what is written once: metrics, progress, the export."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    if dist.is_initialized():
+        return dist.get_rank() == 0
+    return os.environ.get("RANK", "0") == "0"
+
+
+def tell(sentence: str) -> None:
+    """Say something once, however many processes there are."""
+    if leads():
+        click.echo(sentence, err=True)
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def smallest(number: int) -> int:
+    """The smallest of all processes' numbers, the same on all of them."""
+    if world_size() == 1:
+        return number
+    numbers = torch.tensor(number)
+    dist.all_reduce(numbers, dist.ReduceOp.MIN)
+    return int(numbers)
 
 
 def share(batch: Batch) -> Batch:
@@ -116,25 +142,23 @@ def save(
     folder: Path, step: int, model: EmoForCausalLM, optimizer: torch.optim.Optimizer, run: dict
 ) -> None:
     """As `checkpoint.save`, each process writing its shards (torch.distributed.checkpoint)."""
-    partial = checkpoint.partial_folder(folder, step)
-    with checkpoint.publish(folder, step, run) if leads() else nullcontext():
-        dist.barrier()
-        state_dict_saver.save(_state(model, optimizer), checkpoint_id=partial)
+    with checkpoint.publish(folder, step, run) if leads() else nullcontext() as made:
+        partial = [str(made)]
+        dist.broadcast_object_list(partial)
+        try:
+            state_dict_saver.save(_state(model, optimizer), checkpoint_id=partial[0])
+        except CheckpointException as error:
+            raise ValueError(
+                f"{folder / f'step-{step}'} cannot be written by all processes; make room or "
+                "choose another --out."
+            ) from error
     dist.barrier()
 
 
 def restore(path: Path, model: EmoForCausalLM, optimizer: torch.optim.Optimizer) -> None:
-    """As `checkpoint.restore`, each process reading its shards.
-
-    Raises ValueError for a checkpoint of a single process.
-    """
-    if not (path / ".metadata").exists():
-        raise ValueError(
-            f"{path} was written by one process; continue it without torchrun or choose another "
-            f"--out."
-        )
+    """As `checkpoint.restore`, each process reading its shards."""
     state = _state(model, optimizer)
-    state_dict_loader.load(state, checkpoint_id=path)
+    read_shards(state, path)
     set_state_dict(
         model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
     )

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from model.config import EmoConfig, Objective
+from model.native import WIDTH
 from model.routing import PoolSizes
 
 
@@ -13,6 +14,7 @@ from model.routing import PoolSizes
 class Preset:
     """Everything that decides a run. Equal presets, corpora and seeds give equal weights.
 
+    `vocab_size` is what the preset was made for; a run takes its corpus' (`for_vocabulary`).
     Lengths are in tokens; `rows` are sequences a step; with `own_rows` a document as long as the
     context shares its rows with no other. Coefficients follow the paper
     (section 4.1 and appendix A): balancing 0.1, router z 1e-3, head z 1e-5.
@@ -49,6 +51,10 @@ class Preset:
     @property
     def tokens_per_step(self) -> int:
         return self.rows * self.context
+
+    def for_vocabulary(self, tokens: int) -> "Preset":
+        """The preset for a tokenizer of so many tokens, in rows that compiled code can take."""
+        return replace(self, vocab_size=-(-tokens // WIDTH) * WIDTH)
 
     def model_config(self, eos_token_id: int, pad_token_id: int) -> EmoConfig:
         """The EmoConfig of this preset."""

@@ -1,21 +1,22 @@
-"""The command: every kind of input makes the same kind of corpus, bad ones leave the old intact."""
+"""The command: every kind of input makes the same kind of corpus."""
 
 import gzip
 import hashlib
 import json
+import os
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from transformers import AutoTokenizer
 
-from model.data import collect, own
 from model.data.__main__ import main
 from model.data.documents import COLUMNS
-from model.data.shards import TokenShard
+from model.data.shards import TokenShard, corpus_digest
 from model.data.tokenizer import EOS
 
 
@@ -125,7 +126,7 @@ def test_every_kind_of_file_gives_the_same_documents(source, tmp_path):
         pd.testing.assert_frame_equal(built(tmp_path / name, tmp_path / name[4:]), expected)
     assert set(expected["licence"]) == {"CC0-1.0"}
     assert set(expected["source"]) == {"a book"}
-    assert set(expected["rights"]) == {"research"}
+    assert set(expected["rights"]) == {"own"}
 
 
 def test_sub_folders_are_domains(tmp_path):
@@ -185,193 +186,98 @@ def test_a_dataset_is_streamed_by_name(monkeypatch, tmp_path):
     assert asked == [("someone/poems", "validation", True), ("poems", "train", True)]
 
 
-def bad_gzip(path):
-    path.write_bytes(gzip.compress(json.dumps({"text": body("a")}).encode())[:-20])
+def saved_dataset(folder, items, index=None):
+    """A folder as a Hugging Face dataset's `save_to_disk` writes it, in two shards."""
+    folder.mkdir(parents=True)
+    names = [f"data-0000{n}-of-00002.arrow" for n in range(2)]
+    for name, part in zip(names, (items[::2], items[1::2]), strict=True):
+        table = pa.Table.from_pylist(part)
+        with (
+            pa.OSFile(str(folder / name), "wb") as file,
+            pa.ipc.new_stream(file, table.schema) as s,
+        ):
+            s.write_table(table)
+    (folder / "dataset_info.json").write_text("{}")
+    listed = [{"filename": name} for name in names] if index is None else index
+    (folder / "state.json").write_text(json.dumps({"_data_files": listed}))
+    return folder
 
 
-BAD_FILES = {
-    "the field is missing": (
-        "own.jsonl",
-        lambda path: write_jsonl(path, [*rows(2), {"title": "none"}]),
-        "own.jsonl, line 7: the field text is missing.",
-    ),
-    "the text is a number": (
-        "own.jsonl",
-        lambda path: write_jsonl(path, [{"text": 3}]),
-        "own.jsonl, line 1: the field text is not a string.",
-    ),
-    "the domain is a list": (
-        "own.jsonl",
-        lambda path: write_jsonl(path, [{"text": body("a"), "domain": ["a"]}]),
-        "own.jsonl, line 1: the field domain is not a string.",
-    ),
-    "half a surrogate pair": (
-        "own.jsonl",
-        lambda path: path.write_text('{"text": "\\ud800"}'),
-        "own.jsonl, line 1: the field text is not valid Unicode.",
-    ),
-    "no JSON": (
-        "own.jsonl",
-        lambda path: path.write_text('\n{"text": '),
-        "own.jsonl, line 2 is not JSON.",
-    ),
-    "no object": (
-        "own.jsonl",
-        lambda path: path.write_text("[1]"),
-        "own.jsonl, line 1 is not a JSON object.",
-    ),
-    "no UTF-8": (
-        "own.jsonl",
-        lambda path: path.write_bytes(b'{"text": "\xff"}'),
-        "own.jsonl, line 1 is not UTF-8.",
-    ),
-    "broken gzip": ("own.jsonl.gz", bad_gzip, "own.jsonl.gz is not a complete gzip file."),
-    "no gzip": (
-        "own.jsonl.gz",
-        lambda path: path.write_text("plain"),
-        "own.jsonl.gz is not a complete gzip file.",
-    ),
-    "empty": ("own.jsonl", lambda path: path.write_text("\n"), "own.jsonl holds no documents."),
-    "empty folder": ("own", lambda path: path.mkdir(), "own holds no documents."),
-    "a folder with a picture": (
-        "own",
-        lambda path: (path.mkdir(), (path / "a.png").write_bytes(b"\x89PNG\xff")),
-        "a.png is not UTF-8.",
-    ),
-    "unknown extension": (
-        "own.csv",
-        lambda path: path.write_text("text\n"),
-        "own.csv has an unknown extension; give .jsonl, .jsonl.gz or .parquet, a folder or "
-        "hf:NAME.",
-    ),
-    "no Parquet": (
-        "own.parquet",
-        lambda path: path.write_text("PAR1"),
-        "own.parquet is not a Parquet file that can be read.",
-    ),
-    "no text column": (
-        "own.parquet",
-        lambda path: pd.DataFrame({"content": ["a"]}).to_parquet(path),
-        "own.parquet: the column text is missing.",
-    ),
-    "an empty cell": (
-        "own.parquet",
-        lambda path: pd.DataFrame({"text": [body("a"), None]}).to_parquet(path),
-        "own.parquet, row 2: the field text is missing.",
-    ),
-    "absent": ("own.jsonl", lambda path: None, "own.jsonl does not exist."),
-    "short texts": (
-        "own.jsonl",
-        lambda path: write_jsonl(path, [{"text": "short"}]),
-        "No document is left; a text needs at least 400 characters.",
-    ),
-    "one parent": (
-        "own.jsonl",
-        lambda path: write_jsonl(path, [{"text": body(n), "parent": "a"} for n in range(9)]),
-        "The documents are too few, or of too few parents, to hold some out; "
-        "give more of them or a larger --heldout-fraction.",
-    ),
-}
+def test_a_saved_dataset_is_read_without_the_datasets_package(tmp_path):
+    documents = built(saved_dataset(tmp_path / "one", rows()), tmp_path / "corpus")
+    assert len(documents) == 120 and set(documents["source"]) == {"one"}
+    saved_dataset(tmp_path / "many" / "train", rows())
+    (tmp_path / "many" / "dataset_dict.json").write_text('{"splits": ["test", "train"]}')
+    assert len(built(tmp_path / "many", tmp_path / "other")) == 120
 
 
-@pytest.mark.parametrize(("name", "write", "message"), BAD_FILES.values(), ids=BAD_FILES)
-def test_bad_data_ends_in_one_sentence_and_keeps_the_old_corpus(
-    name, write, message, source, tmp_path
-):
-    built(source, tmp_path / "corpus")
-    before = fingerprints(tmp_path / "corpus")
-    folder = tmp_path / "bad"
+def test_files_of_rows_in_a_folder_give_a_text_a_row(tmp_path):
+    folder = tmp_path / "shards"
+    (folder / "letters").mkdir(parents=True)
+    write_jsonl(folder / "letters" / "a.jsonl", [{"text": body(f"a{n}")} for n in range(20)])
+    plain = [{"text": body(f"b{n}")} for n in range(20)]
+    pd.DataFrame(plain).to_parquet(folder / "letters" / "b.parquet")
+    (folder / "letters" / "c.txt.gz").write_bytes(gzip.compress(body("c").encode()))
+    documents = built(folder, tmp_path / "corpus")
+    assert set(documents["domain"]) == {"letters"}
+    assert documents["parent"].nunique() == len(documents) == 41
+
+
+def test_a_byte_order_mark_is_no_text(source, tmp_path):
+    expected = built(source, tmp_path / "plain")
+    source.write_bytes(b"\xef\xbb\xbf" + source.read_bytes())
+    pd.testing.assert_frame_equal(built(source, tmp_path / "marked"), expected)
+
+
+def test_a_file_name_that_is_not_utf8_is_escaped(tmp_path):
+    folder = tmp_path / "texts"
     folder.mkdir()
-    write(folder / name)
-    result = build(folder / name, tmp_path / "corpus")
-    assert result.exit_code == 2
-    assert sentence_of(result).removeprefix(f"{folder}/") == message
-    assert fingerprints(tmp_path / "corpus") == before
+    for n in range(20):
+        name = os.fsencode(folder) + f"/{n}".encode() + b"\xff.txt"
+        with open(name, "w") as file:
+            file.write(body(n))
+    assert "3\\udcff.txt" in set(built(folder, tmp_path / "corpus")["parent"])
 
 
-def test_an_unknown_domain_is_answered_with_those_that_exist(source, tmp_path):
-    result = build(source, tmp_path / "corpus", "--domains", "garden,attic")
-    assert result.exit_code == 2
-    assert sentence_of(result) == (
-        "There are no documents of attic; choose from garden, harbour, kitchen."
+def test_what_is_left_out_is_counted_by_reason(tmp_path):
+    items = rows()
+    items += [{"text": "short", "domain": "garden"}, {"text": "", "domain": "garden"}]
+    items += [{"text": body("x") + "\ufffd"}, {"text": body("garden 1").upper()}]
+    lines = body("garden 1").split("\n") + body("new").split("\n")[:3]
+    items += [{"text": "\n".join(lines), "domain": "garden"}]
+    limit = ["--max-bytes-per-domain", "25000"]
+    result = build(write_jsonl(tmp_path / "own.jsonl", items[:120]), tmp_path / "all", *limit)
+    assert "Left out" in result.output and "over --max-bytes-per-domain" in result.output
+    result = build(write_jsonl(tmp_path / "own.jsonl", items), tmp_path / "corpus")
+    assert result.output.rstrip().endswith(
+        "Left out: 2 shorter than 400 characters, 1 with characters that could not be decoded, "
+        "1 the same as another, 1 mostly the lines of others."
     )
+    manifest = json.loads((tmp_path / "corpus/manifest.json").read_text())
+    assert manifest["left_out"] == {
+        "short": 2,
+        "undecodable": 1,
+        "duplicate": 1,
+        "near_duplicate": 1,
+        "over_limit": 0,
+    }
 
 
-def test_an_unknown_domain_of_the_sources_is_refused_before_any_download(tmp_path):
-    arguments = ["build", "--domains", "attic", "--downloads", str(tmp_path / "downloads")]
-    result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "corpus")])
-    assert result.exit_code == 2
-    assert "choose from chemistry, chess," in sentence_of(result)
-    assert not (tmp_path / "downloads").exists()
+def test_rights_that_are_given_are_kept(tmp_path):
+    items = [{"text": body(n), "rights": "open" if n % 2 else None} for n in range(20)]
+    documents = built(write_jsonl(tmp_path / "own.jsonl", items), tmp_path / "corpus")
+    assert documents["rights"].value_counts().to_dict() == {"own": 10, "open": 10}
 
 
-def test_without_the_datasets_package_its_name_is_said(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    result = build("hf:poems", tmp_path / "corpus")
-    assert result.exit_code == 2
-    assert sentence_of(result) == "hf:poems needs the package datasets: pip install datasets."
-
-
-def test_a_dataset_that_cannot_be_loaded_says_why(monkeypatch, tmp_path):
-    def load_dataset(*_args, **_options):
-        raise RuntimeError("there is no poems\nand a long trace")
-
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    result = build("hf:poems", tmp_path / "corpus")
-    assert result.exit_code == 2
-    assert sentence_of(result) == "The dataset poems cannot be loaded: there is no poems"
-
-
-def test_a_build_that_dies_while_writing_keeps_the_old_corpus(source, tmp_path, monkeypatch):
-    built(source, tmp_path / "corpus")
-    before = fingerprints(tmp_path / "corpus")
-
-    def full_disk(*_args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("model.data.build._manifest", full_disk)
-    result = build(source, tmp_path / "corpus", "--seed", "1")
-    assert result.exit_code == 2
-    assert sentence_of(result) == f"{tmp_path}/corpus: No space left on device."
-    assert fingerprints(tmp_path / "corpus") == before
-    monkeypatch.undo()
-    built(source, tmp_path / "corpus", "--seed", "1")
-    assert fingerprints(tmp_path / "corpus") != before
-
-
-@pytest.mark.parametrize("manifest", [None, "{}", "[]", "no json", '{"format": "other"}'])
-def test_a_folder_that_is_no_corpus_is_never_replaced(manifest, source, tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos/cat.png").write_bytes(b"png")
-    if manifest is not None:
-        (tmp_path / "photos/manifest.json").write_text(manifest)
-    before = fingerprints(tmp_path / "photos")
-    result = build(source, tmp_path / "photos")
-    assert result.exit_code == 2
-    assert "holds something that is no corpus" in sentence_of(result)
-    assert fingerprints(tmp_path / "photos") == before
-
-
-def test_an_output_path_that_is_a_file_is_refused(source, tmp_path):
-    result = build(source, source)
-    assert result.exit_code == 2
-    assert "is a file" in sentence_of(result)
-
-
-@pytest.mark.parametrize(
-    "option",
-    [["--vocab-size", "200"], ["--heldout-fraction", "1"], ["--max-bytes-per-domain", "0"]],
-    ids=lambda option: option[0],
-)
-def test_options_out_of_range_are_refused(option, source, tmp_path):
-    result = build(source, tmp_path / "corpus", *option)
-    assert result.exit_code == 2
-    assert option[0] in result.output
-    assert not (tmp_path / "corpus").exists()
-
-
-def test_sources_that_give_nothing_are_an_error(monkeypatch, tmp_path):
-    monkeypatch.setattr(collect, "domain_texts", lambda *_: iter(()))
-    with pytest.raises(own.CorpusError, match="The packages of chess gave no documents"):
-        collect.collect_sources(["chess"], tmp_path / "downloads", 1000)
-    assert list((tmp_path / "downloads").iterdir()) == []
+def test_a_digest_tells_corpora_apart_and_is_the_same_for_the_same(source, tmp_path):
+    for name, options in {"a": [], "b": [], "c": ["--seed", "1"]}.items():
+        built(source, tmp_path / name, *options)
+    digests = {name: corpus_digest(tmp_path / name) for name in "abc"}
+    assert digests["a"] == digests["b"] != digests["c"]
+    manifest = json.loads((tmp_path / "a/manifest.json").read_text())
+    assert manifest.pop("digest") == digests["a"]
+    (tmp_path / "a/manifest.json").write_text(json.dumps(manifest))
+    assert corpus_digest(tmp_path / "a") == digests["b"], "computed for a corpus without one"
+    (tmp_path / "a/tokenizer/tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="tokenizer.json cannot be read; run python -m model.data"):
+        corpus_digest(tmp_path / "a")

@@ -13,8 +13,9 @@ from model.data.documents import (
     clean,
     cut,
     hold_out,
-    to_documents,
     to_frame,
+    to_pieces,
+    unfit,
 )
 
 
@@ -32,7 +33,7 @@ def text(parent, domain="garden", group="", sentences=12, **fields):
 
 
 def documents(*texts):
-    return [document for item in texts for document in to_documents(item)]
+    return [piece for item in texts for piece in to_pieces(item) if not unfit(piece)]
 
 
 def collected(*texts, limit=10**9):
@@ -88,6 +89,7 @@ def test_documents_with_undecodable_characters_are_dropped():
 
 def test_clean_takes_control_characters_and_white_space_away():
     assert clean("\x00a \r\n\x07b\r\n\n\n\n\nc\u200b\t \n") == "a\nb\n\nc"
+    assert clean("half \ud83d of a pair\udcff") == "half  of a pair"
 
 
 def test_exact_duplicates_are_dropped_over_all_domains():

@@ -65,6 +65,8 @@ def cut_short(path):
         ("train.bin", lambda path: path.write_bytes(b"")),
         ("train.bin", lambda path: path.unlink()),
         ("train.offsets.npy", cut_short),
+        ("train.offsets.npy", lambda path: np.save(path, np.array([0, 5, 3, 9]))),
+        ("train.offsets.npy", lambda path: np.save(path, np.array([[0, 3, 5, 9]]))),
         ("train.offsets.npy", lambda path: np.save(path, np.array([], dtype=np.int64))),
         ("train.index.parquet", cut_short),
         ("train.index.parquet", lambda path: pd.DataFrame({"id": ["a"]}).to_parquet(path)),
@@ -72,6 +74,14 @@ def cut_short(path):
 )
 def test_a_damaged_shard(corpus, name, damage):
     damage(corpus / name)
+    with pytest.raises(ValueError, match=r"train\.\* are incomplete or damaged; run python"):
+        TokenShard.open(corpus, "train")
+
+
+def test_fewer_tokens_than_the_manifest_says(corpus):
+    manifest = json.loads((corpus / "manifest.json").read_text())
+    manifest["splits"] = {"train": {"tokens": len(TOKENS) + 1}}
+    (corpus / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match=r"train\.\* are incomplete or damaged; run python"):
         TokenShard.open(corpus, "train")
 

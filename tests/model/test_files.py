@@ -122,7 +122,10 @@ def test_a_place_that_cannot_be_written_is_known_before_the_work(tmp_path: Path)
     assert not (tmp_path / "new" / "out.json").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff{}", b"[" * 100_000])
+NUMBER = b'{"a": ' + b"9" * 5000 + b"}"
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff{}", b"[" * 100_000, NUMBER])
 def test_what_is_not_a_json_object_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.json is not"):
