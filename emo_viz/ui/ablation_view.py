@@ -47,7 +47,9 @@ def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
     """The curve of both models, its options and what it rests on below."""
     points = found.table
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        view = links.choice(st, "Curve of", [INCREASE, LOSS], VIEW, label_visibility="collapsed")
+        view = links.choice(
+            st, "Curve of", [INCREASE, LOSS], VIEW, what="curve", label_visibility="collapsed"
+        )
         _chosen_how(study, choice, live)
     measure = MEASURES[str(view)]
     where = ALL_DOMAINS if choice.domain is None else choice.domain
@@ -292,6 +294,11 @@ def document(choice: Choice, live: Live) -> None:
 
     Beside the curve: what the slider changes stands on one screen with it.
     """
+    with links.fragment():
+        _document(choice, live)
+
+
+def _document(choice: Choice, live: Live) -> None:
     shown = live.shown
     kind = "" if choice.is_own else "Document: "
     st.markdown(f"##### {kind}{escape_markdown(shorten(shown.title, 80))}")
@@ -309,11 +316,8 @@ def document(choice: Choice, live: Live) -> None:
 
 
 def _routing_link(choice: Choice) -> None:
-    """To the same text on the page of its routing, if a link can carry it."""
-    text = FIELD.in_address(choice.text)
-    if choice.is_own and text is None:
-        return
-    own = {"routing_source": OWN_SOURCE, "routing_text": text or ""}
+    """To the same text on the page of its routing."""
+    own = {"routing_source": OWN_SOURCE, "routing_text": FIELD.in_link(choice.text)}
     st.page_link(
         "pages/1_Token_routing.py",
         label="Token routing of this text",

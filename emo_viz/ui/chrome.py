@@ -1,10 +1,12 @@
 """What frames every page: its title, the way to the other pages, the glossary, what is loaded."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import streamlit as st
 
-from emo_viz.ui import assets, glossary
+from emo_viz.ui import assets, glossary, links
 from emo_viz.ui.text import compact, count
 
 PAGES = (
@@ -18,8 +20,9 @@ SIDEBAR_PIXELS = 230
 ICON = Path(__file__).with_name("icon.png")
 
 
-def page(title: str) -> None:
-    """Set up the page: the first call of every page.
+@contextmanager
+def page(title: str) -> Iterator[None]:
+    """Around all of a page: sets it up, and reads and writes its address.
 
     title: sentence case, also the browser tab's.
     """
@@ -37,6 +40,8 @@ def page(title: str) -> None:
         glossary.popover()
         _loaded()
     st.title(title)
+    with links.page(title):
+        yield
 
 
 def empty_state(sentence: str, command: str) -> None:

@@ -74,6 +74,7 @@ def _maps(data: Data, view: View, found: Mapping[str, Clustered]) -> Rows | None
         cluster_maps.Pair(
             drawn,
             ids,
+            "documents",
             content=f"{data.key} {view} {method}",
             method=method,
             drawn=f"{data.size}, coloured by {COLOURED_BY[view.colour]},",
@@ -87,13 +88,13 @@ def _maps(data: Data, view: View, found: Mapping[str, Clustered]) -> Rows | None
         )
     )
     _map_caption(data, view, method)
-    return cluster_maps.selected_rows(SELECTION, ids, "documents")
+    return cluster_maps.selected_rows(SELECTION, ids)
 
 
 def _opened(selected: Sequence[str]) -> None:
     """The reader goes to the first document selected, unless it is in one of them."""
     if selected and st.session_state.get(reader.DOCUMENT) not in selected:
-        st.session_state[reader.DOCUMENT] = selected[0]
+        reader.open_document(selected[0])
 
 
 def _documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustered]) -> list[str]:
@@ -208,7 +209,7 @@ def _selection_summary(data: Data, rows: Rows, found: Mapping[str, Clustered]) -
 def _open_row(key: str, ids: Sequence[str]) -> None:
     picked = st.session_state[key]["selection"]["rows"]
     if picked:
-        st.session_state[reader.DOCUMENT] = ids[picked[0]]
+        reader.open_document(ids[picked[0]])
 
 
 def _listing(table: pd.DataFrame, listed: Rows, found: Mapping[str, Clustered]) -> pd.DataFrame:

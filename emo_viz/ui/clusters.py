@@ -110,7 +110,7 @@ def load_data() -> Data:
 
 def level(row: DeltaGenerator) -> str:
     """What the page shows, TOKENS or DOCUMENTS: the first of the controls."""
-    return links.choice(row, "Show", [TOKENS, DOCUMENTS], "cluster_level")
+    return links.choice(row, "Show", [TOKENS, DOCUMENTS], "cluster_level", what="view")
 
 
 def controls(data: Data, row: DeltaGenerator) -> View:
@@ -118,23 +118,12 @@ def controls(data: Data, row: DeltaGenerator) -> View:
     domains = sorted(set(data.domains))
     layers = [ALL_LAYERS, *map(str, range(data.traces["emo"].manifest.model.num_layers))]
     most = min(MOST, len(data.documents) // 2)
-    links.warn_of_unknown("cluster_domain", domains, "domain")
-    links.warn_of_unknown("cluster_layer", layers, "layer")
-    links.warn_of_unknown(
-        "cluster_k", [str(k) for k in range(FEWEST, most + 1)], "number of clusters"
-    )
     with row:
         colour, method = _how_to_draw()
         highlighted = highlight(st, "Highlight", domains, ALL_DOMAINS, "cluster_domain")
-        layer = st.selectbox("Layer", layers, key="cluster_layer", bind="query-params", width=120)
-        k = st.slider(
-            "Number of clusters",
-            FEWEST,
-            most,
-            min(USUAL, most),
-            key="cluster_k",
-            bind="query-params",
-            width=200,
+        layer = links.select(st, "Layer", layers, "cluster_layer", width=120)
+        k = links.slider(
+            st, "Number of clusters", FEWEST, most, min(USUAL, most), "cluster_k", width=200
         )
     only = None if layer == ALL_LAYERS else int(layer)
     return View(colour=colour, domains=highlighted, k=k, layer=only, method=method)
@@ -144,21 +133,24 @@ def highlight(
     place: Any, label: str, options: Sequence[str], all_of_them: str, key: str
 ) -> tuple[str, ...]:
     """Names to highlight, none for all of them; also in the address."""
-    chosen = place.multiselect(
+    what = label.removeprefix("Highlight").strip().removesuffix("s") or "domain"
+    return links.several(
+        place,
+        what,
         label,
         options,
-        max_selections=MOST_HIGHLIGHTED,
+        MOST_HIGHLIGHTED,
+        key,
         placeholder=all_of_them,
-        key=key,
-        bind="query-params",
         width=210,
     )
-    return tuple(chosen)
 
 
 def _how_to_draw() -> tuple[str, str]:
     """What the points are coloured by, and the kind of map."""
-    colour = links.choice(st, "Colour by", [DOMAIN, CLUSTER, EXPERT], "cluster_colour")
+    colour = links.choice(
+        st, "Colour by", [DOMAIN, CLUSTER, EXPERT], "cluster_colour", what="colouring"
+    )
     method = links.choice(
         st,
         "Map",

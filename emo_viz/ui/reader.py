@@ -17,6 +17,7 @@ from emo_viz.analysis.tokens import TokenClusters, load_token_clusters
 from emo_viz.figures.clusters import Group, colour_groups
 from emo_viz.figures.theme import SELECTION_COLOUR, with_alpha
 from emo_viz.ui import assets, links, resources
+from emo_viz.ui.address import one_of
 from emo_viz.ui.clusters import CLUSTERS_COMMAND, token_clusters_path
 from emo_viz.ui.routing import Chosen, Reading, cut_notice, read
 from emo_viz.ui.strip import StripToken, token_strip
@@ -45,17 +46,9 @@ class Coloured:
 
 def _chosen(documents: pd.DataFrame, listed: Sequence[str]) -> pd.Series:
     """The document to read: the one in the address, or the first listed one."""
-    links.follow(DOCUMENT, DOCUMENT)
     known = documents["id"].tolist()
-    chosen: str = st.session_state.get(DOCUMENT, "")
-    if chosen not in known:
-        if chosen:
-            st.warning(
-                f"There is no document {escape_markdown(shorten(chosen, 60))} here; this is "
-                "another one."
-            )
-        chosen = st.session_state[DOCUMENT] = (listed or known)[0]
-    links.open_document(DOCUMENT, chosen, TOKEN)
+    kind = one_of("document", known, always=True)
+    chosen: str = links.value(DOCUMENT, kind, (listed or known)[0])
     return documents.iloc[known.index(chosen)]
 
 
@@ -65,9 +58,14 @@ def reader(documents: pd.DataFrame, listed: Sequence[str]) -> None:
 
     documents: columns id, domain, parent, source, text, emo_loss, standard_loss.
     """
+    with links.fragment():
+        _reader(documents, listed)
+
+
+def _reader(documents: pd.DataFrame, listed: Sequence[str]) -> None:
     document = _chosen(documents, listed)
     pair = resources.pair()
-    reading = read(pair, Chosen(document["text"], origin="", address={}))
+    reading = read(pair, Chosen(document["text"], origin=""))
     _head(document, listed, reading)
     clusters = _token_clusters(reading)
     by, layer = _colour_controls(reading, clusters)
@@ -114,13 +112,15 @@ def _step(
         shortcut=key,
         key=f"cluster_{name}",
         disabled=not 0 <= place < len(listed),
-        on_click=_open,
+        on_click=open_document,
         args=(listed[place % len(listed)] if listed else now,),
     )
 
 
-def _open(document: str) -> None:
+def open_document(document: str, token: int | None = None) -> None:
+    """Read another document, with one of its tokens picked or none."""
     st.session_state[DOCUMENT] = document
+    st.session_state[TOKEN] = token
 
 
 def _colour_controls(
@@ -129,7 +129,7 @@ def _colour_controls(
     """What the tokens are coloured by, and the layer whose top expert counts."""
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
     options = [BY_CLUSTER, BY_EXPERT] if clusters else [BY_EXPERT]
-    by = links.choice(row, "Colour tokens by", options, COLOUR)
+    by = links.choice(row, "Colour tokens by", options, COLOUR, what="colouring")
     last = reading.num_layers - 1
     if by == BY_CLUSTER:
         return by, last

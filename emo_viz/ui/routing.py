@@ -10,6 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.routing import TextRouting, text_routing
 from emo_viz.ui import assets, links
+from emo_viz.ui.address import one_of
 from emo_viz.ui.own_text import OwnText
 from emo_viz.ui.resources import LoadedModel, Pair
 from emo_viz.ui.text import count, escape_markdown, rest_cut, shorten, visible
@@ -24,17 +25,18 @@ BUNDLED, OWN = "Bundled document", "Your own text"
 ALL_DOMAINS = "All domains"
 SOURCE, DOMAIN = "routing_source", "routing_domain"
 DOCUMENT, TOKEN, EXPERT = "routing_choice", "routing_token", "routing_expert"
+DOCUMENT_PARAM = "routing_doc"
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A text to read, in words where it comes from (safe for Markdown), and what of it goes into
-    the address: parameters and their values, None for one to take out. rest: what is not here.
+    """A text to read, in words where it comes from (safe for Markdown), the id of a bundled
+    document, and what of it is not here.
     """
 
     text: str
     origin: str
-    address: dict[str, str | None]
+    document: str | None = None
     rest: str = ""
 
 
@@ -64,22 +66,11 @@ class Reading:
 def choose_text(documents: pd.DataFrame) -> Chosen | None:
     """The row of controls that picks a text; None (and a hint) as long as there is none."""
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
-    links.unfilter("routing_doc", SOURCE, BUNDLED)
     source = links.choice(row, "Text", [BUNDLED, OWN], SOURCE, on_change=forget_selection)
     if source != OWN:
         return _bundled_text(documents, row)
     FIELD.file_picker(row)
     return _own_text()
-
-
-def write_address(chosen: Chosen) -> None:
-    """Make the address a link to this text.
-
-    The last call of the page: the browser keeps every change as a step of its history, and one
-    step back from a new document must be the old one, not the new one with the old token.
-    """
-    for param, value in chosen.address.items():
-        links.write(param, value)
 
 
 def read(pair: Pair, chosen: Chosen) -> Reading:
@@ -144,31 +135,16 @@ FIELD = OwnText("routing", forget_selection)
 
 def _own_text() -> Chosen | None:
     text = FIELD.ask("which experts each of its tokens uses")
-    address = {"routing_doc": None, FIELD.param: FIELD.in_address(text)}
-    chosen = Chosen(text or "", "Your own text", address)
-    if text is not None:
-        return chosen
-    write_address(chosen)
-    return None
+    return None if text is None else Chosen(text, "Your own text")
 
 
 def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
     domains = [ALL_DOMAINS, *sorted(documents["domain"].unique())]
-    links.warn_of_unknown(DOMAIN, domains, "domain")
-    links.unfilter("routing_doc", DOMAIN, ALL_DOMAINS)
-    domain = row.selectbox(
-        "Domain",
-        domains,
-        key=DOMAIN,
-        bind="query-params",
-        on_change=forget_selection,
-        width=210,
-    )
+    domain = links.select(row, "Domain", domains, DOMAIN, on_change=forget_selection, width=210)
     shown = documents if domain == ALL_DOMAINS else documents[documents["domain"] == domain]
     ids = shown["id"].tolist()
-    unknown = links.follow("routing_doc", DOCUMENT, ids)
-    if st.session_state.get(DOCUMENT) not in ids:
-        st.session_state[DOCUMENT] = ids[0]
+    kind = one_of("document", ids, always=True)
+    links.enter(DOCUMENT, kind, ids[0], DOCUMENT_PARAM)
     labels = _document_labels(ids, shown["text"].tolist())
     chosen = row.selectbox(
         f"Document ({len(ids):,})",
@@ -177,19 +153,13 @@ def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
         key=DOCUMENT,
         on_change=forget_selection,
     )
+    links.leave(DOCUMENT, kind, chosen, ids[0], DOCUMENT_PARAM)
     steps = row.container(horizontal=True, width="content", gap="small")
     _step_button(steps, ids, -1)
     _step_button(steps, ids, +1)
-    if unknown is not None:
-        st.warning(
-            f"The link asks for document {escape_markdown(shorten(unknown, 60))}, which is not "
-            "here; this is another one."
-        )
     document = shown.iloc[ids.index(chosen)]
-    address = {"routing_doc": chosen, FIELD.param: None}
-    return Chosen(
-        document["text"], _origin(document), address, rest_cut(document.get("cut_tokens", 0))
-    )
+    rest = rest_cut(document.get("cut_tokens", 0))
+    return Chosen(document["text"], _origin(document), chosen, rest)
 
 
 def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:

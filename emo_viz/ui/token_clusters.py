@@ -102,9 +102,9 @@ def load(data: Data) -> Tokens | None:
 def controls(row: DeltaGenerator, found: Tokens) -> View:
     """The controls of this view, put into `row`."""
     domains = sorted(set(found.table["domain"]))
-    links.warn_of_unknown("cluster_domain", domains, "domain")
-    links.warn_of_unknown("cluster_highlight", found.frequent, "token")
-    colour = links.choice(row, "Colour by", [DOMAIN, CLUSTER, TOKEN], "cluster_token_colour")
+    colour = links.choice(
+        row, "Colour by", [DOMAIN, CLUSTER, TOKEN], "cluster_token_colour", what="colouring"
+    )
     return View(
         colour,
         highlight(row, "Highlight domains", domains, ALL_DOMAINS, "cluster_domain"),

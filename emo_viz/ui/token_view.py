@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 from emo_viz.analysis.alignment import contingency
 from emo_viz.figures.clusters import Shown, colour_groups, concentration, share_heatmap
 from emo_viz.figures.theme import chart_config
-from emo_viz.ui import cluster_maps, links, reader, token_clusters
+from emo_viz.ui import cluster_maps, reader, token_clusters
 from emo_viz.ui.cluster_maps import MOST_DOMAINS, MOST_GROUPS
 from emo_viz.ui.cluster_selection import Rows, Selection
 from emo_viz.ui.clusters import UMAP, Data
@@ -60,6 +60,7 @@ def _maps(found: Tokens, view: View) -> Rows | None:
                 for name in LABELS
             },
             ids,
+            "tokens",
             content=f"{found.token_map.key} {view}",
             method=UMAP,
             drawn=f"{found.size}, coloured by {COLOURED_BY[view.colour]},",
@@ -73,7 +74,7 @@ def _maps(found: Tokens, view: View) -> Rows | None:
         )
     )
     _map_caption(found, view)
-    return cluster_maps.selected_rows(SELECTION, ids, "tokens")
+    return cluster_maps.selected_rows(SELECTION, ids)
 
 
 def _opened(found: Tokens, rows: Rows) -> None:
@@ -87,7 +88,7 @@ def _opened(found: Tokens, rows: Rows) -> None:
 
 def _open(found: Tokens, row: int) -> None:
     one = found.table.iloc[row]
-    links.open_token(reader.DOCUMENT, one["document"], reader.TOKEN, int(one["position"]))
+    reader.open_document(one["document"], int(one["position"]))
 
 
 def _map_caption(found: Tokens, view: View) -> None:
