@@ -209,18 +209,17 @@ def _opening(text: str) -> str:
 
 def _step_button(ids: list[str], step: int) -> None:
     name, icon, key = (
-        ("Previous", ":material/chevron_left:", "Left")
+        ("previous", ":material/chevron_left:", "left")
         if step < 0
-        else ("Next", ":material/chevron_right:", "Right")
+        else ("next", ":material/chevron_right:", "right")
     )
     shown = st.session_state[DOCUMENT]
     place = (-1 if shown == OWN else ids.index(shown)) + step
     st.button(
         "",
         icon=icon,
-        help=f"{name} document ({key.lower()} arrow key)",
-        shortcut=key,
-        key=f"subset_{name.lower()}",
+        help=f"Go to the {name} document ({key} arrow key)",
+        key=f"subset_{name}",
         disabled=not 0 <= place < len(ids),
         on_click=_open_document,
         args=(ids[place % len(ids)],),

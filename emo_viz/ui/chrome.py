@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from emo_viz.ui import assets, glossary, links
+from emo_viz.ui import assets, glossary, keys, links
 from emo_viz.ui.text import compact, count
 
 PAGES = (
@@ -39,6 +39,7 @@ def page(title: str) -> Iterator[None]:
             st.page_link(path, label=label, icon=page_icon, width="stretch")
         glossary.popover()
         _loaded()
+        keys.listen()
     st.title(title)
     with links.page(title):
         yield

@@ -81,7 +81,7 @@ def summary(selection: Selection, rows: Rows, item: str, text: str) -> None:
     line.button(
         "Clear selection",
         icon=":material/close:",
-        shortcut="Escape",
+        help="Or press Escape",
         on_click=selection.clear,
         key=f"{selection.param}_clear",
     )

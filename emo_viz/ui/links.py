@@ -20,6 +20,7 @@ Option = TypeVar("Option", bound=Hashable)
 
 _PAGE, _VISIT, _LINKED = "address_page", "address_visit", "address_linked"
 _OPEN, _PENDING, _WRITTEN = "address_open", "address_pending", "address_written"
+_DRAWN, _BEFORE = "address_drawn", "address_drawn_before"
 NONE_CHOSEN = "none is chosen"
 
 
@@ -32,6 +33,7 @@ def page(name: str) -> Iterator[None]:
         state[_VISIT] = state.get(_VISIT, 0) + 1
         state[_PAGE], state[_LINKED], state[_WRITTEN] = name, linked, set()
     state[_OPEN], state[_PENDING] = True, {}
+    state[_BEFORE], state[_DRAWN] = state.get(_DRAWN, set()), set()
     try:
         yield
     except StopException:  # st.stop() ends a page that has no more to show
@@ -152,13 +154,16 @@ def enter(key: str, kind: Kind[Any], default: Any, param: str | None = None) -> 
     param: its name in the address, if it is another one. What the link asks for in vain is said.
     """
     state = st.session_state
-    if state.get(_VISIT) != state.get(_seen(key)):
+    arriving = state.get(_VISIT) != state.get(_seen(key))
+    if arriving:
         state[_seen(key)] = state.get(_VISIT)
-        _set(key, _arriving(key, kind, default, param or key))
-    elif key not in state:  # Streamlit forgets a widget that was not drawn for a while
-        state[key] = state.get(_kept(key), default)
-    if state[key] != default and not kind.fits(state[key]):
-        state[key] = default
+        chosen = _arriving(key, kind, default, param or key)
+    else:  # Streamlit forgets a widget that was not drawn for a while
+        chosen = state.get(key, state.get(_kept(key), default))
+    if chosen != default and not kind.fits(chosen):
+        chosen = default
+    if arriving or _reappears(key) or key not in state or state[key] != chosen:
+        state[key] = chosen  # and the browser is told
 
 
 def leave(
@@ -185,10 +190,12 @@ def _arriving(key: str, kind: Kind[Any], default: Any, param: str) -> Any:
     return st.session_state.get(key, st.session_state.get(_kept(key), default))
 
 
-def _set(key: str, chosen: Any) -> None:
-    state = st.session_state
-    if key not in state or state[key] != chosen:
-        state[key] = chosen
+def _reappears(key: str) -> bool:
+    """Whether a widget was not drawn in the last run: the browser does not know its value."""
+    now = st.session_state.setdefault(_DRAWN, set())
+    before = key in now or key in st.session_state.get(_BEFORE, ())
+    now.add(key)
+    return not before
 
 
 def _write(whole: bool) -> None:

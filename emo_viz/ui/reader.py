@@ -104,12 +104,11 @@ def _step(
 ) -> None:
     """Previous (-1) or next (+1) of the listed documents; the first if `now` is not listed."""
     place = listed.index(now) + step if now in listed else 0
-    name, key = ("previous", "Left") if step < 0 else ("next", "Right")
+    name, key = ("previous", "left") if step < 0 else ("next", "right")
     row.button(
         "",
         icon=":material/chevron_left:" if step < 0 else ":material/chevron_right:",
-        help=f"Go to the {name} of the {count(len(listed), 'listed document')}",
-        shortcut=key,
+        help=f"Go to the {name} of the {count(len(listed), 'listed document')} ({key} arrow key)",
         key=f"cluster_{name}",
         disabled=not 0 <= place < len(listed),
         on_click=open_document,

@@ -164,13 +164,12 @@ def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
 
 def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:
     """Previous (-1) or next (+1) document, by click or arrow key."""
-    name, key = ("previous", "Left") if step < 0 else ("next", "Right")
+    name, key = ("previous", "left") if step < 0 else ("next", "right")
     place = ids.index(st.session_state[DOCUMENT]) + step
     row.button(
         "",
         icon=":material/chevron_left:" if step < 0 else ":material/chevron_right:",
-        help=f"Go to the {name} document",
-        shortcut=key,
+        help=f"Go to the {name} document ({key} arrow key)",
         key=f"routing_{name}",
         disabled=not 0 <= place < len(ids),
         on_click=_open_document,

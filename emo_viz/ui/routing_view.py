@@ -128,12 +128,11 @@ def _ablation_link(reading: Reading) -> None:
 
 def _layer_button(layer: int, step: int, num_layers: int) -> None:
     """To the layer below (-1) or above (+1), by click or key."""
-    name, key = ("previous", "Shift+Up") if step < 0 else ("next", "Shift+Down")
+    name, key = ("previous", "up") if step < 0 else ("next", "down")
     st.button(
         "",
         icon=":material/keyboard_arrow_up:" if step < 0 else ":material/keyboard_arrow_down:",
-        help=f"Go to the {name} layer",
-        shortcut=key,
+        help=f"Go to the {name} layer (Shift and {key} arrow key)",
         key=f"routing_{name}_layer",
         disabled=not 0 <= layer + step < num_layers,
         on_click=_open_layer,

@@ -1,4 +1,4 @@
-"""Links: whatever one asks for, the page opens; what a visitor has typed outlives a change of page."""
+"""Links: whatever one asks for, the page opens; what a visitor types outlives a change of page."""
 
 import os
 import shutil
@@ -86,8 +86,13 @@ def test_a_link_that_asks_twice_opens_the_page(page: str):
 
 
 def test_documents_have_their_own_parameters():
-    asked = {"cluster_selection": "selects documents", "cluster_colour": "colouring",
-             "cluster_map": "map", "cluster_layer": "layer", "cluster_k": "number of clusters"}  # fmt: skip
+    asked = {
+        "cluster_selection": "selects documents",
+        "cluster_colour": "colouring",
+        "cluster_map": "map",
+        "cluster_layer": "layer",
+        "cluster_k": "number of clusters",
+    }
     at = follow_link(CLUSTERS, cluster_level="Documents", **dict.fromkeys(asked, "NaN"))
     said = [warning.value for warning in at.warning]
     assert all(any(what in sentence for sentence in said) for what in asked.values())
@@ -153,5 +158,3 @@ def test_a_huge_text_is_kept_in_part_and_says_so():
     assert len(at.text_area(key="routing_draft").value) == 100_000
     assert "Of 240,000 characters the first 100,000 are kept" in at.warning[0].value
     assert not run(at).warning
-
-
