@@ -24,11 +24,22 @@ TRAIN_NANO := $(KEEP_MEMORY) $(BIN)/python -m model.train --preset nano --object
 # One thread: a text is too little work to share (docs/log.md).
 EMO_VIZ := OMP_NUM_THREADS=1 $(BIN)/python -m emo_viz
 PAIR := emo-nano std-nano
-DOCUMENTS := assets/documents/documents.parquet
-CALIBRATION := assets/documents/calibration.parquet
 WORKERS := 2
 
-.PHONY: help app test check train-nano assets docs-shots browser clean
+# `make assets` makes the bundled folder; `make own` one of the same layout of your documents.
+ASSETS := assets
+CORPUS := data/corpus
+COUNTS := --per-domain 48 --calibration-per-domain 16
+HELD_OUT = $(ASSETS)/documents/documents.parquet
+CALIBRATION = $(ASSETS)/documents/calibration.parquet
+
+# Of `make own`: DOCUMENTS is what `python -m model.data build --documents` takes.
+DOCUMENTS :=
+OUT := own
+BUILDING :=
+TRAINING :=
+
+.PHONY: help app test check train-nano assets own docs-shots browser clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -51,19 +62,32 @@ train-nano: $(APP_READY) ## Train the bundled pair from the corpus in data/corpu
 	$(TRAIN_NANO) emo
 	$(TRAIN_NANO) standard
 
-assets: $(APP_READY) ## Make the documents, traces, token clusters, maps and curves of assets/checkpoints anew
-	$(EMO_VIZ) documents --corpus data/corpus --out assets/documents
+assets: $(APP_READY) ## Make the documents, traces, clusters, maps and curves anew (ASSETS=assets CORPUS=data/corpus)
+	$(EMO_VIZ) documents --corpus $(CORPUS) --out $(ASSETS)/documents $(COUNTS)
 	for name in $(PAIR); do \
-	  $(EMO_VIZ) record --model assets/checkpoints/$$name --documents $(DOCUMENTS) \
-	    --out assets/traces/$$name && \
-	  $(EMO_VIZ) clusters --model assets/checkpoints/$$name --documents $(DOCUMENTS) \
-	    --out assets/analysis/clusters-$$name.npz || exit 1; \
+	  $(EMO_VIZ) record --model $(ASSETS)/checkpoints/$$name --documents $(HELD_OUT) \
+	    --out $(ASSETS)/traces/$$name && \
+	  $(EMO_VIZ) clusters --model $(ASSETS)/checkpoints/$$name --documents $(HELD_OUT) \
+	    --out $(ASSETS)/analysis/clusters-$$name.npz || exit 1; \
 	done
-	$(EMO_VIZ) map --traces $(PAIR:%=assets/traces/%) --out assets/analysis/maps.npz
-	$(EMO_VIZ) token-map --models $(PAIR:%=assets/checkpoints/%) --documents $(DOCUMENTS) \
-	  --clusters $(PAIR:%=assets/analysis/clusters-%.npz) --out assets/analysis/token_map.npz
-	$(EMO_VIZ) curves --models $(PAIR:%=assets/checkpoints/%) --documents $(DOCUMENTS) \
-	  --calibration $(CALIBRATION) --out assets/analysis/curves.parquet --workers $(WORKERS)
+	$(EMO_VIZ) map --traces $(PAIR:%=$(ASSETS)/traces/%) --out $(ASSETS)/analysis/maps.npz
+	$(EMO_VIZ) token-map --models $(PAIR:%=$(ASSETS)/checkpoints/%) --documents $(HELD_OUT) \
+	  --clusters $(PAIR:%=$(ASSETS)/analysis/clusters-%.npz) --out $(ASSETS)/analysis/token_map.npz
+	$(EMO_VIZ) curves --models $(PAIR:%=$(ASSETS)/checkpoints/%) --documents $(HELD_OUT) \
+	  --calibration $(CALIBRATION) --out $(ASSETS)/analysis/curves.parquet --workers $(WORKERS)
+
+own: $(APP_READY) ## Build, train and analyse a pair of your own: DOCUMENTS=my.jsonl OUT=own (BUILDING=, TRAINING=: options)
+	@test -n "$(DOCUMENTS)" || { echo "Name your documents, as in 'make own DOCUMENTS=my.jsonl OUT=own'."; exit 2; }
+	$(BIN)/python -m model.data build --documents $(DOCUMENTS) --out $(OUT)/corpus $(BUILDING)
+	for role in emo:emo-nano standard:std-nano; do \
+	  $(KEEP_MEMORY) $(BIN)/python -m model.train --preset nano --objective $${role%:*} \
+	    --corpus $(OUT)/corpus --out $(OUT)/runs/$${role%:*} $(TRAINING) && \
+	  $(BIN)/python -m model.train.release --run $(OUT)/runs/$${role%:*} \
+	    --out $(OUT)/checkpoints/$${role#*:} --licence other || exit 1; \
+	done
+	$(MAKE) assets ASSETS=$(OUT) CORPUS=$(OUT)/corpus COUNTS=
+	cp assets/analysis/kernel_report.json $(OUT)/analysis/
+	@echo "Ready: EMO_VIZ_ASSETS=$(OUT) make app"
 
 docs-shots: $(DEV_READY) browser ## Take the README's screenshots anew
 	$(BROWSER) docs/shots.py

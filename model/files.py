@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,15 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Try `path` before long work: raises ValueError if no file or folder can be made there."""
+    """Try `path` before long work: raises ValueError if no file or folder can be made there.
+
+    Leaves nothing, not even the folders above `path` that were not there.
+    """
+    missing = [folder for folder in path.parents if not folder.exists()]
     _temporary(path, tempfile.mkdtemp).rmdir()
+    for folder in missing:
+        with suppress(OSError):  # another process may have put something there
+            folder.rmdir()
 
 
 def check_new_file(path: Path) -> None:

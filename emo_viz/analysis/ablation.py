@@ -28,6 +28,7 @@ from emo_viz.analysis.curves import (
     ROUTER_PROBABILITY,
     Curves,
 )
+from emo_viz.analysis.origins import Origins
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,8 +80,9 @@ class Task:
         """Names the result by all it depends on; `model` is a digest of the weights."""
         state = hashlib.sha256(repr((model, self.cuts)).encode())
         for texts in (self.calibration, self.held_out, self.other):
-            for name, document in zip(texts.ids, texts.documents, strict=True) if texts else ():
-                state.update(name.encode() + document.tobytes())
+            state.update(repr((texts.domain, texts.ids) if texts else None).encode())
+            for document in texts.documents if texts else ():
+                state.update(len(document).to_bytes(8) + document.tobytes())
         return state.hexdigest()
 
 
@@ -100,6 +102,23 @@ class Part:
     losses: list[list[float]]
     ranking: list[list[int]]
     greedy: dict[str, list[list[int]]]
+
+    def check(self, task: Task) -> None:
+        """Raises ValueError (TypeError) unless this is what `measure` gives for the task."""
+        held_out, losses = task.held_out, np.asarray(self.losses, np.float64)
+        same = (
+            self.domain == held_out.domain
+            and [tuple(cut) for cut in self.cuts]
+            == [(c.method, c.keep_k, c.seed) for c in task.cuts]
+            and tuple(self.documents) == held_out.ids
+            and self.tokens == [len(document) - 1 for document in held_out.documents]
+            and losses.shape == (len(self.cuts), len(self.documents))
+            and np.asarray(self.ranking).dtype.kind == "i"
+            and np.asarray(self.ranking).ndim == 2
+            and self.greedy.keys() == {str(c.keep_k) for c in task.cuts if c.method == GREEDY}
+        )
+        if not (same and np.isfinite(losses).all()):
+            raise ValueError(f"This is no measurement of {held_out.domain!r}.")
 
     def rows(self, model: str) -> pd.DataFrame:
         """The rows of curves.parquet for this part."""
@@ -156,6 +175,40 @@ def other_domains(domains: Sequence[str]) -> dict[str, str]:
     return dict(zip(names, names[half:] + names[:half], strict=True)) if half else {}
 
 
+def default_keep(config: "EmoConfig") -> list[int]:
+    """Keep-ks at which curves are measured: every doubling of the experts that a token uses."""
+    most = config.num_experts
+    doubled = (config.num_experts_per_tok << n for n in range(most.bit_length()))
+    return [k for k in doubled if k < most]
+
+
+def default_methods(domains: int) -> tuple[str, ...]:
+    """The methods that so many domains allow: one domain has no other."""
+    return tuple(method for method in METHODS if domains > 1 or method != OTHER_DOMAIN)
+
+
+def describe(
+    config: "EmoConfig",
+    origins: Origins,
+    keep: Sequence[int],
+    methods: Sequence[str],
+    random_seeds: int,
+) -> dict[str, Any]:
+    """What curves.json says of how the curves were made: see `collect`."""
+    return {
+        "num_experts": config.num_experts,
+        "num_experts_per_tok": config.num_experts_per_tok,
+        **origins.to_dict(),
+        "settings": {
+            "keep": sorted(set(keep)),
+            "methods": list(dict.fromkeys(methods)),
+            "random_seeds": random_seeds,
+            "max_tokens": MAX_TOKENS,
+            "max_calibration": MAX_CALIBRATION,
+        },
+    }
+
+
 def plan_cuts(
     config: "EmoConfig", keep: Sequence[int], methods: Sequence[str], random_seeds: int
 ) -> tuple[Cut, ...]:
@@ -170,7 +223,7 @@ def plan_cuts(
     cuts = [Cut(FULL, config.num_experts)]
     for keep_k in sorted(set(keep) - {config.num_experts}):
         check_keep_k(config, keep_k)
-        for method in methods:
+        for method in dict.fromkeys(methods):
             seeds = random_seeds if method == RANDOM else 1
             cuts += [Cut(method, keep_k, seed) for seed in range(seeds)]
     return tuple(cuts)
@@ -183,7 +236,7 @@ def tokenise(
     from model.inference import encode
 
     texts = {}
-    for domain, group in rows.groupby("domain", observed=True):
+    for domain, group in rows.groupby(rows["domain"].astype(str)):
         documents = tuple(encode(tokenizer, text, max_tokens).token_ids for text in group["text"])
         texts[str(domain)] = Texts(str(domain), tuple(group["id"].astype(str)), documents)
     return texts
@@ -243,7 +296,7 @@ def measure(
     """Measure every cut of a task.
 
     guard() is held around a few documents at a time; step() is called after each cut, outside
-    the guard, and may raise to stop.
+    the guard, and may raise to stop. Raises ValueError for losses that are not finite.
     """
     with guard():
         ranking = rank_experts(model, task.calibration)
@@ -257,6 +310,10 @@ def measure(
         if cut.method == GREEDY:
             greedy[str(cut.keep_k)] = [list(layer) for layer in subset.experts]
         step()
+    if not np.isfinite(losses).all():
+        raise ValueError(
+            f"The model's losses on {task.held_out.domain} are not finite; train the model again."
+        )
     return Part(
         domain=task.held_out.domain,
         cuts=[(cut.method, cut.keep_k, cut.seed) for cut in task.cuts],
@@ -312,7 +369,7 @@ def collect(
 ) -> Curves:
     """The parts of every model (by objective) as one set of curves.
 
-    about: num_experts, num_experts_per_tok and `models`, which names the weights measured.
+    about: see `describe`.
     """
     rows = pd.concat([part.rows(model) for model, found in parts.items() for part in found])
     rows = rows.astype(dict.fromkeys(("model", "domain", "method", "document"), "category"))

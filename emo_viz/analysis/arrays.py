@@ -1,46 +1,82 @@
 """One .npz file of arrays with a JSON description inside; nothing in it is ever unpickled."""
 
 import json
-import os
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.files import new_file
 
-def save_arrays(path: Path, arrays: dict[str, NDArray[Any]], info: dict[str, Any]) -> None:
-    """Write `arrays` and `info` (needs "format" and "format_version") to `path`, all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, info=np.array(json.dumps(info)), **arrays)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+Arrays = dict[str, NDArray[Any]]
+# What numpy, zipfile and json say of a file that is not whole or not what it says it is.
+DAMAGE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    MemoryError,
+    RecursionError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
-def load_arrays(
-    path: Path, format: str, version: int
-) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def save_arrays(path: Path, arrays: Arrays, info: dict[str, Any]) -> None:
+    """Write `arrays` and `info` (needs "format" and "format_version") to `path`, all or nothing.
+
+    Raises ValueError if it cannot be written.
+    """
+    with new_file(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, info=np.array(json.dumps(info)), **arrays)
+
+
+def load_arrays(path: Path, format: str, version: int) -> tuple[Arrays, dict[str, Any]]:
     """The arrays and the description of a file that `save_arrays` wrote.
 
     Raises ValueError if there is no such file, if it is damaged, or of another format or version.
     """
     if not path.exists():
         raise ValueError(f"There is no file {path.name}.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            info = json.loads(str(file["info"]))
-            found = (info["format"], info["format_version"])
-            arrays = {name: file[name] for name in file.files if name != "info"}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path.name} is damaged; it must be made again.") from error
+    with damaged(path), np.load(path, allow_pickle=False) as file:
+        info = dict(json.loads(str(file["info"])))
+        found = (info["format"], info["format_version"])
+        arrays = {name: file[name] for name in file.files if name != "info"}
     if found != (format, version):
         raise ValueError(
             f"{path.name} has the format {found[0]} {found[1]} and {format} {version} is needed; "
             "it must be made again."
         )
     return arrays, info
+
+
+@contextmanager
+def damaged(path: Path) -> Iterator[None]:
+    """A `with` block that reads `path`: whatever fails in it is a ValueError that says so."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or "it is not whole"
+        raise ValueError(f"{path.name} cannot be read ({reason}).") from error
+    except DAMAGE as error:
+        raise ValueError(f"{path.name} is damaged; it must be made again.") from error
+
+
+def check_shape(array: NDArray[Any], *shape: int | None) -> int:
+    """Raises ValueError unless the numbers are finite and of this shape (None: any length).
+
+    Returns the length of the first axis.
+    """
+    fits = array.ndim == len(shape) and all(
+        wanted in (None, there) for wanted, there in zip(shape, array.shape, strict=True)
+    )
+    if not (fits and array.dtype.kind in "iuf" and np.isfinite(array).all()):
+        raise ValueError(f"an array of shape {array.shape} and {array.dtype} does not fit")
+    return len(array)

@@ -10,6 +10,8 @@ documents, drawn inside each domain; every model and method sees the same resamp
 two of them is paired.
 """
 
+import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emo_viz.analysis.bootstrap import Interval, percentile_interval, resample_counts
+from emo_viz.analysis.origins import Origins
+from model.files import check_new_file, new_file, read_json
 
 FORMAT = "emo-viz-curves"
 FORMAT_VERSION = 1
@@ -35,6 +39,7 @@ EMO = "emo"
 STANDARD = "standard"
 CELL = ["model", "method", "keep_k", "seed"]
 COLUMNS = ["model", "domain", "method", "keep_k", "seed", "document", "loss_sum", "tokens"]
+TABLE_DIGEST = "table_sha256"  # in curves.json, of curves.parquet
 DRAWS = 1000
 
 Array = NDArray[np.float64]
@@ -47,6 +52,11 @@ class Curves:
 
     rows: pd.DataFrame
     info: dict[str, Any]
+
+    @property
+    def origins(self) -> Origins:
+        """The models and documents that were measured, as far as curves.json says."""
+        return Origins.from_dict(self.info)
 
     def of_domain(self, domain: str | None) -> pd.DataFrame:
         """The rows of one domain, or of all domains for None."""
@@ -123,11 +133,12 @@ class Headline:
 def read_curves(path: Path) -> Curves:
     """Read curves.parquet and the curves.json beside it.
 
-    Raises ValueError if either is missing, damaged, or of another format version.
+    Raises ValueError if either is missing, damaged, of another format version, or of another
+    measurement than the other.
     """
     try:
-        info = json.loads(path.with_suffix(".json").read_text())
-        rows = pd.read_parquet(path)
+        info, table = read_json(path.with_suffix(".json")), path.read_bytes()
+        rows = pd.read_parquet(io.BytesIO(table))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"There are no readable curves at {path}; write them with `python -m emo_viz curves`."
@@ -137,19 +148,60 @@ def read_curves(path: Path) -> Curves:
             f"{path} is not of curve format {FORMAT_VERSION}; write it again with "
             "`python -m emo_viz curves`."
         )
+    if info.get(TABLE_DIGEST, _sha256(table)) != _sha256(table):
+        raise ValueError(
+            f"{path} and the .json beside it are of two measurements; write the curves again with "
+            "`python -m emo_viz curves`."
+        )
     if missing := set(COLUMNS) - set(rows.columns):
         raise ValueError(f"{path} lacks the column {min(missing)}; write the curves again.")
+    _check(path, rows, info)
     return Curves(rows, info)
 
 
+def _sha256(table: bytes) -> str:
+    return hashlib.sha256(table).hexdigest()
+
+
+def _check(path: Path, rows: pd.DataFrame, info: dict[str, Any]) -> None:
+    """Raises ValueError unless the numbers are numbers and every domain is described."""
+    try:
+        numbers = rows[["keep_k", "seed", "loss_sum", "tokens"]].to_numpy(np.float64)
+        whole = (
+            np.isfinite(numbers).all() and (rows["tokens"] > 0).all() and info["num_experts"] > 0
+        )
+        names = rows[["model", "domain"]].astype(str).drop_duplicates()
+        described = [
+            info["domains"][domain]["calibration"]
+            and np.asarray(info["ranking"][model][domain]).ndim == 2
+            and info["greedy"][model][domain] is not None
+            for model, domain in names.itertuples(index=False, name=None)
+        ]
+        _ = Curves(rows, info).origins
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged; write the curves again.") from error
+    if not (whole and all(described)):
+        raise ValueError(f"{path} is damaged; write the curves again.")
+
+
+def check_name(path: Path) -> None:
+    """Raises ValueError unless curves can go to `path`: the .json goes beside a .parquet."""
+    if path.suffix != ".parquet":
+        raise ValueError(f"{path} does not end in .parquet; name a Parquet file.")
+    check_new_file(path)
+    check_new_file(path.with_suffix(".json"))
+
+
 def write_curves(curves: Curves, path: Path) -> None:
-    """Write the table to `path` and its info beside it, each whole or not at all."""
-    table, info = (path.with_suffix(suffix + ".partial") for suffix in (".parquet", ".json"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    curves.rows.to_parquet(table, index=False, compression="zstd")
-    info.write_text(json.dumps(curves.info, separators=(",", ":")))
-    table.replace(path)
-    info.replace(path.with_suffix(".json"))
+    """Write the table to `path` and its info beside it: both are whole before either is replaced.
+
+    Raises ValueError if they cannot be written, or `path` is no .parquet.
+    """
+    check_name(path)
+    with new_file(path) as table, new_file(path.with_suffix(".json")) as info:
+        curves.rows.to_parquet(table, index=False, compression="zstd")
+        said = curves.info | {TABLE_DIGEST: _sha256(table.read_bytes())}
+        info.write_text(json.dumps(said, separators=(",", ":")), encoding="utf-8")
 
 
 def likelihood_kept(increase: float) -> float:

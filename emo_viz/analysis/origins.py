@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
+
+from model.files import weights_digest
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
 
 LABELS = {"emo": "EMO", "standard": "standard MoE"}
+FOLDERS = {"emo": "emo-nano", "standard": "std-nano"}  # of the pair, in assets/checkpoints
 MEND = "run `make assets`"
 SHOWN = 6  # letters of a digest: enough to tell two apart
 
@@ -88,8 +92,8 @@ def _short(digest: str) -> str:
 
 
 def documents_digest(documents: pd.DataFrame) -> str:
-    """SHA-256 of the documents' ids, domains and texts in their order (columns id, domain, text)."""
-    columns = (documents[name].astype(str) for name in ("id", "domain", "text"))
+    """SHA-256 of the columns id, domain and text of documents, in their order."""
+    columns = (map(str, documents[name]) for name in ("id", "domain", "text"))
     return _digest_of(zip(*columns, strict=True))
 
 
@@ -116,9 +120,17 @@ def present_origins(
     )
 
 
-def _weights(folder: Path) -> Weights | None:
-    from model.files import weights_digest
+def assets_origins(root: Path) -> Origins:
+    """`present_origins` of a folder that is laid out as assets/ is."""
+    documents = root / "documents"
+    return present_origins(
+        {role: root / "checkpoints" / name for role, name in FOLDERS.items()},
+        documents / "documents.parquet",
+        documents / "calibration.parquet",
+    )
 
+
+def _weights(folder: Path) -> Weights | None:
     try:
         return Weights(folder.resolve().name, weights_digest(folder))
     except (ValueError, OSError):
@@ -129,7 +141,7 @@ def _file_digest(path: Path | None) -> str | None:
     try:
         state = path.stat() if path else None
         return _cached(path, state.st_size, state.st_mtime_ns) if path and state else None
-    except (ValueError, OSError, KeyError):
+    except (ValueError, OSError, KeyError, pa.ArrowException):  # of bytes that are no text
         return None
 
 

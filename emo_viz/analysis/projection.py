@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emo_viz.analysis.arrays import load_arrays, save_arrays
+from emo_viz.analysis.arrays import check_shape, damaged, load_arrays, save_arrays
+from emo_viz.analysis.origins import Origins
 from emo_viz.analysis.vectors import fit_pca, unit_rows
 
 FORMAT = "emo-viz-maps"
@@ -22,6 +23,7 @@ UMAP_COMPONENTS = 50
 # Wide, so that the documents of a dense group stay apart: on 1,152 documents it keeps neighbours
 # as well as the usual 1.0 (trustworthiness 0.996 either way) and shows more than 24 dots.
 UMAP_SPREAD = 1.5
+FEWEST_POINTS = 4  # of fewer, UMAP's first placing (three eigenvectors) fails
 # In units of a map, whose points have a root mean square distance of 1 from its middle.
 WIDEST_LABELLED = 0.3
 CORE = 2.5  # in spreads: what lies farther out does not pull the label away
@@ -51,10 +53,15 @@ class Maps:
     standard: NDArray[np.float32]
     info: dict[str, Any]
 
+    @property
+    def origins(self) -> Origins:
+        """The models and documents that the maps are of, as far as their file says."""
+        return Origins.from_dict(self.info.get("origins", {}))
+
 
 def content_key(ids: Iterable[str], *usages: NDArray[np.floating]) -> str:
     """A hash of document ids in their order and of what was recorded of them."""
-    digest = hashlib.sha256("\n".join(ids).encode())
+    digest = hashlib.sha256("\n".join(map(str, ids)).encode("utf-8", "surrogatepass"))
     for usage in usages:
         digest.update(np.ascontiguousarray(usage).tobytes())
     return digest.hexdigest()
@@ -69,9 +76,16 @@ def pca_map(rows: NDArray[np.floating]) -> NDArray[np.float32]:
 def umap_map(
     rows: NDArray[np.floating], neighbours: int, min_dist: float, seed: int
 ) -> NDArray[np.float32]:
-    """UMAP [D, 2] of rows [D, F] after a 50-component PCA to unit length, by `unit_scale`."""
+    """UMAP [D, 2] of rows [D, F] after a 50-component PCA to unit length, by `unit_scale`.
+
+    Raises ValueError for fewer than FEWEST_POINTS rows, and for rows that are not finite.
+    """
     from umap import UMAP
 
+    if not np.isfinite(rows).all():
+        raise ValueError("The routing holds NaN or infinity; record it again with a whole model.")
+    if len(rows) < FEWEST_POINTS:
+        raise ValueError(f"{len(rows)} points make no map; it takes at least {FEWEST_POINTS}.")
     vectors = unit_rows(fit_pca(rows, components=UMAP_COMPONENTS).project(rows))
     fit = UMAP(
         n_neighbors=neighbours,
@@ -143,6 +157,11 @@ def save_maps(path: Path, maps: Maps) -> None:
 
 
 def load_maps(path: Path) -> Maps:
-    """Read maps. Raises ValueError if there are none or they have another format version."""
+    """Read maps. Raises ValueError if there are none, or they are damaged or of another version."""
     arrays, info = load_arrays(path, FORMAT, FORMAT_VERSION)
-    return Maps(info.pop("key"), arrays["emo"], arrays["standard"], info)
+    with damaged(path):
+        maps = Maps(str(info.pop("key")), arrays["emo"], arrays["standard"], info)
+        check_shape(maps.emo, None, None, 2)
+        check_shape(maps.standard, *maps.emo.shape)
+        _ = maps.origins
+    return maps

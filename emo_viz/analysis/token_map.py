@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emo_viz.analysis.arrays import load_arrays, save_arrays
+from emo_viz.analysis.arrays import check_shape, damaged, load_arrays, save_arrays
+from emo_viz.analysis.origins import Origins
 from emo_viz.analysis.projection import content_key, procrustes
 from emo_viz.analysis.tokens import TokenClusters
 
@@ -52,6 +53,11 @@ class TokenMap:
     places: dict[str, NDArray[np.float32]]
     clusters: dict[str, Integers]
     info: dict[str, Any]
+
+    @property
+    def origins(self) -> Origins:
+        """The models and documents that the map is of, as far as its file says."""
+        return Origins.from_dict(self.info.get("origins", {}))
 
 
 def map_key(ids: Sequence[str], texts: Sequence[str], clusters: Mapping[str, TokenClusters]) -> str:
@@ -118,9 +124,31 @@ def save_token_map(path: Path, token_map: TokenMap) -> None:
 
 
 def load_token_map(path: Path) -> TokenMap:
-    """Read a map. Raises ValueError if there is none or it has another format version."""
+    """Read a map. Raises ValueError if there is none, or it is damaged or of another version."""
     arrays, info = load_arrays(path, FORMAT, FORMAT_VERSION)
-    places = {name: arrays.pop(f"{name}_places") for name in MODELS}
-    whole = {name: values.astype(np.int64) for name, values in arrays.items()}
-    clusters = {name: whole.pop(f"{name}_clusters") for name in MODELS}
-    return TokenMap(info.pop("key"), Sample(**whole), places, clusters, info)
+    with damaged(path):
+        places = {name: arrays.pop(f"{name}_places") for name in MODELS}
+        whole = {name: _integers(values) for name, values in arrays.items()}
+        clusters = {name: whole.pop(f"{name}_clusters") for name in MODELS}
+        found = TokenMap(str(info.pop("key")), Sample(**whole), places, clusters, info)
+        _check(found)
+    return found
+
+
+def _integers(values: NDArray[Any]) -> Integers:
+    if values.dtype.kind not in "iu":
+        raise ValueError("numbers of documents, tokens and clusters are whole")
+    return values.astype(np.int64)
+
+
+def _check(found: TokenMap) -> None:
+    """Raises ValueError unless every token has a place, a cluster and a piece of a text."""
+    count = check_shape(found.sample.documents, None)
+    whole = [*vars(found.sample).values(), *found.clusters.values()]
+    for values in whole:
+        check_shape(values, count)
+    for values in found.places.values():
+        check_shape(values, count, 2)
+    if min(values.min(initial=0) for values in whole) < 0:
+        raise ValueError("numbers of documents, tokens and clusters are 0 or more")
+    _ = found.origins

@@ -21,9 +21,10 @@ from emo_viz.analysis.alignment import (
     difference_interval,
     ratio_interval,
 )
-from emo_viz.analysis.arrays import load_arrays, save_arrays
+from emo_viz.analysis.arrays import check_shape, damaged, load_arrays, save_arrays
 from emo_viz.analysis.bootstrap import Interval, bootstrap_interval
 from emo_viz.analysis.clusters import nearest, spherical_kmeans
+from emo_viz.analysis.origins import Origins, Weights
 from emo_viz.analysis.profiles import enriched, label, top_shares
 from emo_viz.analysis.projection import content_key
 from emo_viz.analysis.vectors import Pca, fit_pca, unit_rows
@@ -33,6 +34,7 @@ FORMAT_VERSION = 1
 CLUSTERS = 32
 MIN_TOKEN_COUNT = 3
 TOP_TOKENS = 5
+GROUPINGS = ("domain", "token", "document")
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,12 @@ class TokenClusters:
     tokens: int
     info: dict[str, Any]
 
+    def origins(self, role: str) -> Origins:
+        """What the clusters were made from, of the model in this role: "emo" or "standard"."""
+        name, digest = self.info.get("model", ""), self.info.get("checkpoint_sha256")
+        models = {role: Weights(str(name), str(digest))} if digest else {}
+        return Origins(models, self.info.get("documents_sha256"))
+
     def assign(self, router_probs: NDArray[np.floating]) -> NDArray[np.int64]:
         """Cluster [T] of each token of router probabilities [L, T, R]; see `check`."""
         self.check(router_probs)
@@ -114,6 +122,7 @@ class Headline:
     clusters: int
     documents: int
     tokens: int
+    origins: Origins
 
 
 def token_rows(router_probs: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -160,7 +169,7 @@ def headline(emo_path: Path, standard_path: Path) -> Headline:
     Raises ValueError if one is missing or damaged, or if they are not of the same documents.
     """
     emo, standard = load_token_clusters(emo_path), load_token_clusters(standard_path)
-    if emo.info["ids"] != standard.info["ids"]:
+    if not _same_documents(emo.info, standard.info):
         raise ValueError(
             "The token clusters of the two models come from different documents; run "
             "`python -m emo_viz clusters` for both with the same ones."
@@ -179,7 +188,17 @@ def headline(emo_path: Path, standard_path: Path) -> Headline:
         clusters=len(emo.centroids),
         documents=emo.documents,
         tokens=emo.tokens,
+        origins=Origins(
+            {**emo.origins("emo").models, **standard.origins("standard").models},
+            emo.origins("emo").documents or standard.origins("standard").documents,
+        ),
     )
+
+
+def _same_documents(emo: dict[str, Any], standard: dict[str, Any]) -> bool:
+    """By their texts where both files say them (those of earlier versions do not), else by ids."""
+    texts = [made.get("documents_sha256") for made in (emo, standard)]
+    return emo["ids"] == standard["ids"] and (None in texts or texts[0] == texts[1])
 
 
 def save_token_clusters(path: Path, clusters: TokenClusters) -> None:
@@ -204,23 +223,42 @@ def save_token_clusters(path: Path, clusters: TokenClusters) -> None:
 
 
 def load_token_clusters(path: Path) -> TokenClusters:
-    """Read stored clusters; ValueError if there are none or they are of another format version."""
+    """Read stored clusters.
+
+    Raises ValueError if there are none, or they are damaged or of another format version.
+    """
     arrays, info = load_arrays(path, FORMAT, FORMAT_VERSION)
-    return TokenClusters(
-        pca=Pca(arrays["mean"], arrays["components"], info["explained"]),
-        centroids=arrays["centroids"],
-        shares=arrays["shares"],
-        labels=info["labels"],
-        agreements={
-            name: Agreement(Interval(**each["nmi"]), each["chance"])
-            for name, each in info["agreements"].items()
-        },
-        modal_share=Interval(**info["modal_share"]),
-        domain_influence=arrays["domain_influence"],
-        documents=info["documents"],
-        tokens=info["tokens"],
-        info=info["made"],
-    )
+    with damaged(path):
+        found = TokenClusters(
+            pca=Pca(arrays["mean"], arrays["components"], float(info["explained"])),
+            centroids=arrays["centroids"],
+            shares=arrays["shares"],
+            labels=[str(label) for label in info["labels"]],
+            agreements={name: _read_agreement(info["agreements"][name]) for name in GROUPINGS},
+            modal_share=Interval(**info["modal_share"]),
+            domain_influence=arrays["domain_influence"],
+            documents=int(info["documents"]),
+            tokens=int(info["tokens"]),
+            info=dict(info["made"]),
+        )
+        _check_clusters(found)
+    return found
+
+
+def _read_agreement(fields: dict[str, Any]) -> Agreement:
+    return Agreement(Interval(**fields["nmi"]), float(fields["chance"]))
+
+
+def _check_clusters(found: TokenClusters) -> None:
+    """Raises ValueError (KeyError, TypeError) unless the parts fit each other."""
+    features = check_shape(found.pca.mean, None)
+    components = check_shape(found.pca.components, None, features)
+    count = check_shape(found.centroids, None, components)
+    check_shape(found.shares, count)
+    check_shape(found.domain_influence, found.documents)
+    if len(found.labels) != count or not isinstance(found.info["ids"], str):
+        raise ValueError("a label for each cluster and a digest of the ids are needed")
+    _ = found.origins("emo")
 
 
 def _agreement(measured: Alignment) -> Agreement:

@@ -7,9 +7,10 @@ import click
 import pandas as pd
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from collections.abc import Sequence
 
     from emo_viz.analysis.tokens import TokenClusters, TokenTable
+    from model.inference import Encoded
     from model.modeling import EmoForCausalLM
 
 FILE = click.Path(path_type=Path)
@@ -40,27 +41,42 @@ def command(
     checkpoint: Path, documents_path: Path, out: Path, clusters: int, max_tokens: int, seed: int
 ) -> None:
     """Fit token clusters and measure how well they follow domains, token ids and documents."""
+    from emo_viz.analysis.origins import documents_digest
+    from emo_viz.analysis.pairs import check_routers
     from emo_viz.analysis.tokens import fit_token_clusters, save_token_clusters
-    from model.files import weights_digest
+    from emo_viz.trace.recorder import check_max_tokens
+    from model.files import check_new_file, weights_digest
+    from model.inference import encode
     from model.loading import load_model, load_tokenizer
 
+    check_new_file(out)
     documents = read_documents(documents_path)
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
-    table = _record(model, tokenizer, documents, max_tokens)
-    click.echo(f"Clustering {len(table.rows):,} tokens.")
+    check_routers(model.config, checkpoint)
+    check_max_tokens(model, max_tokens)
     made = {
         "model": checkpoint.resolve().name,
         "checkpoint_sha256": weights_digest(checkpoint),
+        "documents_sha256": documents_digest(documents),
         "max_tokens": max_tokens,
     }
+    encoded = [encode(tokenizer, text, max_tokens) for text in documents["text"]]
+    _check_enough(clusters, sum(len(each.token_ids) - 1 for each in encoded))
+    table = _record(model, encoded, documents)
+    click.echo(f"Clustering {len(table.rows):,} tokens{_dropped(encoded)}.")
     fitted = fit_token_clusters(table, made, clusters, seed=seed)
     save_token_clusters(out, fitted)
     click.echo(_summary(out, fitted))
 
 
 def read_documents(path: Path) -> pd.DataFrame:
-    """The documents of a Parquet file. Raises ValueError if it is not one of documents."""
-    from emo_viz.trace.recorder import check_documents
+    """The documents of a Parquet file; ids, domains and parents as strings, parent "" for none.
+
+    Raises ValueError if it is not one of documents.
+    """
+    import pyarrow as pa
+
+    from emo_viz.trace.recorder import REQUIRED_COLUMNS, check_documents
 
     try:
         documents = pd.read_parquet(path)
@@ -68,30 +84,49 @@ def read_documents(path: Path) -> pd.DataFrame:
         raise ValueError(
             f"{path} is not a Parquet file of documents (id, domain, text)."
         ) from error
+    try:
+        _ = [documents[name].tolist() for name in REQUIRED_COLUMNS if name in documents]
+    except (UnicodeDecodeError, pa.ArrowException) as error:  # Parquet takes any bytes for a text
+        raise ValueError(f"{path} holds text that is not UTF-8; write it again.") from error
     check_documents(documents)
-    return documents
+    parent = documents["parent"] if "parent" in documents else pd.Series(index=documents.index)
+    return documents.assign(
+        id=documents["id"].astype(str),
+        domain=documents["domain"].astype(str),
+        parent=parent.astype(object).where(parent.notna(), "").astype(str),
+    )
+
+
+def _check_enough(clusters: int, tokens: int) -> None:
+    if clusters > tokens:
+        raise ValueError(
+            f"{clusters} clusters need as many tokens and the documents have {tokens:,}; choose "
+            "fewer with --clusters."
+        )
+
+
+def _dropped(encoded: "Sequence[Encoded]") -> str:
+    """How much of the documents is not among the tokens."""
+    dropped = [each.dropped for each in encoded if each.dropped]
+    return f" ({sum(dropped):,} more of {len(dropped):,} longer documents left out)" * bool(dropped)
 
 
 def _record(
-    model: "EmoForCausalLM",
-    tokenizer: "PreTrainedTokenizerBase",
-    documents: pd.DataFrame,
-    max_tokens: int,
+    model: "EmoForCausalLM", encoded: "Sequence[Encoded]", documents: pd.DataFrame
 ) -> "TokenTable":
     """Run every document through the model and keep its tokens' router probabilities (float16)."""
     import numpy as np
 
     from emo_viz.analysis.tokens import TokenTable, token_rows
-    from model.inference import encode, record
+    from model.inference import record
 
     rows, ids, texts = [], [], dict[int, str]()
-    with click.progressbar(documents["text"], label="Recording", show_pos=True) as bar:
-        for text in bar:
-            encoded = encode(tokenizer, text, max_tokens)
-            probs = record(model, encoded.token_ids).router_probs[:, 1:]  # without the EOS
+    with click.progressbar(encoded, label="Recording", show_pos=True) as bar:
+        for each in bar:
+            probs = record(model, each.token_ids).router_probs[:, 1:]  # without the EOS
             rows.append(token_rows(probs).astype(np.float16))
-            ids.append(encoded.token_ids[1:])
-            texts.update(zip(encoded.token_ids[1:].tolist(), encoded.texts[1:], strict=True))
+            ids.append(each.token_ids[1:])
+            texts.update(zip(each.token_ids[1:].tolist(), each.texts[1:], strict=True))
     return TokenTable(
         rows=np.concatenate(rows),
         token_ids=np.concatenate(ids),

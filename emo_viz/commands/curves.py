@@ -3,32 +3,26 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-import pandas as pd
 
 from emo_viz.analysis import ablation
 from emo_viz.analysis.ablation import Part, Task
-from emo_viz.analysis.curves import METHODS, write_curves
+from emo_viz.analysis.curves import METHODS, check_name, write_curves
+from emo_viz.analysis.origins import Origins, documents_digest
+from emo_viz.analysis.pairs import Checkpoint, Pair, open_pair
 from emo_viz.analysis.parts import Parts
+from emo_viz.commands.clusters import read_documents
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    import pandas as pd
 
     from model.modeling import EmoForCausalLM
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A model folder and the digest of its weights."""
-
-    folder: Path
-    objective: str
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -44,11 +38,20 @@ class Job:
         return self.parts.read(self.checkpoint.sha256, self.task)
 
 
-def _numbers(_: click.Context, __: click.Parameter, text: str) -> list[int]:
+def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> list[int] | None:
     try:
-        return [int(number) for number in text.split(",")]
+        return None if text is None else [int(number) for number in text.split(",")]
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is not a list such as 8,16,32.") from error
+
+
+def _methods(_: click.Context, __: click.Parameter, text: str | None) -> list[str] | None:
+    methods = None if text is None else text.split(",")
+    if unknown := set(methods or ()) - set(METHODS):
+        raise click.BadParameter(
+            f"There is no method {min(unknown)!r}; choose of {', '.join(METHODS)}."
+        )
+    return methods
 
 
 FOLDER = click.Path(path_type=Path)
@@ -67,7 +70,8 @@ FOLDER = click.Path(path_type=Path)
     "documents_path",
     type=FOLDER,
     required=True,
-    help="Held-out documents to evaluate: Parquet with id, domain, parent and text.",
+    help="Held-out documents to evaluate: Parquet with id, domain, text and, if there is one, "
+    "parent.",
 )
 @click.option(
     "--calibration",
@@ -84,13 +88,15 @@ FOLDER = click.Path(path_type=Path)
 )
 @click.option(
     "--keep",
-    default="8,16,32,64,128",
-    show_default=True,
     callback=_numbers,
-    help="Experts kept a layer, the shared one counted.",
+    help="Experts kept a layer, the shared one counted: 8,16,32. By default every doubling of "
+    "the experts that a token uses.",
 )
 @click.option(
-    "--methods", default=",".join(METHODS), show_default=True, help="How the experts are chosen."
+    "--methods",
+    callback=_methods,
+    help=f"How the experts are chosen, of {','.join(METHODS)}. By default all that the documents "
+    "allow.",
 )
 @click.option(
     "--random-seeds",
@@ -111,70 +117,47 @@ def command(
     documents_path: Path,
     calibration_path: Path,
     out: Path,
-    keep: list[int],
-    methods: str,
+    keep: list[int] | None,
+    methods: list[str] | None,
     random_seeds: int,
     workers: int,
 ) -> None:
     """Measure subset curves. If it is stopped, the next call, or the page, goes on from there."""
-    documents, calibration = _read(documents_path), _read(calibration_path)
+    check_name(out)
+    documents, calibration = read_documents(documents_path), read_documents(calibration_path)
     ablation.check_disjoint(documents, calibration)
-    checkpoints, config, tokenizer = _open(models)
-    tasks = ablation.plan_tasks(
-        ablation.tokenise(documents, tokenizer),
-        ablation.tokenise(calibration, tokenizer),
-        ablation.plan_cuts(config, keep, methods.split(","), random_seeds),
+    pair = open_pair(models)
+    keep = keep or ablation.default_keep(pair.config)
+    methods = methods or list(ablation.default_methods(documents["domain"].nunique()))
+    tasks = _tasks(
+        pair, documents, calibration, ablation.plan_cuts(pair.config, keep, methods, random_seeds)
     )
     parts = Parts.of(out)
-    jobs = [Job(checkpoint, task, parts) for checkpoint in checkpoints for task in tasks]
+    jobs = [Job(checkpoint, task, parts) for checkpoint in pair.checkpoints for task in tasks]
     _measure_all(jobs, workers)
     found = {
-        c.objective: [_finished_part(j) for j in jobs if j.checkpoint is c] for c in checkpoints
+        c.objective: [_finished_part(j) for j in jobs if j.checkpoint is c]
+        for c in pair.checkpoints
     }
-    curves = ablation.collect(found, tasks, _about(checkpoints, config))
+    origins = Origins(pair.models, documents_digest(documents), documents_digest(calibration))
+    about = ablation.describe(pair.config, origins, keep, methods, random_seeds)
+    curves = ablation.collect(found, tasks, about)
     write_curves(curves, out)
     parts.clear()
     click.echo(f"{out}: {len(curves.rows):,} rows, {out.stat().st_size / 1e6:.2f} MB.")
 
 
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path, columns=["id", "domain", "parent", "text"])
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a Parquet file of documents (id, domain, parent, text)."
-        ) from error
-
-
-def _open(
-    folders: tuple[Path, Path],
-) -> tuple[list[Checkpoint], Any, "PreTrainedTokenizerBase"]:
-    """The two checkpoints, the geometry that they share, and their common tokenizer."""
-    from model.files import weights_digest
-    from model.loading import load_model, load_tokenizer
-
-    configs = [load_model(folder).config for folder in folders]
-    if configs[0].objective == configs[1].objective:
-        raise ValueError(
-            f"Both checkpoints are of the {configs[0].objective} objective; name one EMO and one "
-            "standard checkpoint."
-        )
-    if configs[0].num_experts != configs[1].num_experts:
-        raise ValueError("The two models differ in their number of experts; name a matched pair.")
-    tokenizers = [load_tokenizer(folder) for folder in folders]
-    if tokenizers[0].get_vocab() != tokenizers[1].get_vocab():
-        raise ValueError("The two models have different tokenizers; their losses do not compare.")
-    pairs = zip(folders, configs, strict=True)
-    checkpoints = [Checkpoint(f, c.objective, weights_digest(f)) for f, c in pairs]
-    return checkpoints, configs[0], tokenizers[0]
-
-
-def _about(checkpoints: list[Checkpoint], config: Any) -> dict[str, Any]:
-    return {
-        "num_experts": config.num_experts,
-        "num_experts_per_tok": config.num_experts_per_tok,
-        "models": {c.objective: {"name": c.folder.name, "sha256": c.sha256} for c in checkpoints},
-    }
+def _tasks(
+    pair: Pair,
+    documents: "pd.DataFrame",
+    calibration: "pd.DataFrame",
+    cuts: tuple[ablation.Cut, ...],
+) -> list[Task]:
+    most = min(ablation.MAX_TOKENS, pair.config.max_position_embeddings)
+    held_out, few = (
+        ablation.tokenise(some, pair.tokenizer, most) for some in (documents, calibration)
+    )
+    return ablation.plan_tasks(held_out, few, cuts)
 
 
 def _measure_all(jobs: list[Job], workers: int) -> None:
@@ -202,6 +185,11 @@ def _finished(jobs: list[Job], workers: int) -> Iterator[None]:
     try:
         for done in as_completed([pool.submit(_measure, job) for job in jobs]):
             yield done.result()
+    except BrokenProcessPool as error:
+        raise ValueError(
+            "A worker process was killed, perhaps for want of memory; finished parts are kept: "
+            "call again with fewer --workers."
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

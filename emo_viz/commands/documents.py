@@ -1,19 +1,22 @@
 """Choose the documents that the app comes with: python -m emo_viz documents --help"""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from emo_viz.trace.selection import COLUMNS, MIN_TOKENS
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from emo_viz.trace.selection import Selection
 
-MIN_DOMAINS = 20
-MIN_DOCUMENTS = 1_000
+FILES = ("documents.parquet", "calibration.parquet", "ATTRIBUTION.md")
+CORPUS_COLUMNS = [name for name in COLUMNS if name != "cut_tokens"] + ["rights", "split"]
 MAX_TOKENS = 256
-MAX_BYTES = 3_000_000
+MAX_MEGABYTES = 3  # of the bundled tables, which everyone downloads
 
 ATTRIBUTION_HEAD = """\
 # Where these texts come from
@@ -43,16 +46,47 @@ Changes: texts were split into parts, white space was tidied, and each was cut t
     show_default=True,
     help="Folder for documents.parquet, calibration.parquet and ATTRIBUTION.md.",
 )
-@click.option("--per-domain", type=click.IntRange(min=1), default=48, show_default=True)
-@click.option("--calibration-per-domain", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option(
+    "--per-domain",
+    type=click.IntRange(min=1),
+    help="Documents of every domain; by default the number, of at most 48, that keeps the most.",
+)
+@click.option(
+    "--calibration-per-domain",
+    type=click.IntRange(min=1),
+    help="Calibration documents of every domain; by default a third of --per-domain.",
+)
+@click.option(
+    "--rights",
+    default="open,own",
+    show_default=True,
+    help="Which documents may be shown, by the column rights of the corpus. Your own are shown to "
+    "you: do not pass the folder on unless you may.",
+)
+@click.option(
+    "--max-megabytes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=MAX_MEGABYTES,
+    show_default=True,
+    help="Of both tables together.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 def command(
-    corpus: Path, out: Path, per_domain: int, calibration_per_domain: int, seed: int
+    corpus: Path,
+    out: Path,
+    per_domain: int | None,
+    calibration_per_domain: int | None,
+    rights: str,
+    max_megabytes: float,
+    seed: int,
 ) -> None:
-    """Choose held-out documents of open rights, as many of each domain."""
+    """Choose held-out documents that may be shown, as many of each domain."""
     from emo_viz.trace.selection import choose_documents
+    from model.files import check_new_file
     from model.loading import load_tokenizer
 
+    for name in FILES:
+        check_new_file(out / name)
     selection = choose_documents(
         _read_corpus(corpus),
         load_tokenizer(corpus / "tokenizer"),
@@ -60,16 +94,11 @@ def command(
         calibration=calibration_per_domain,
         max_tokens=MAX_TOKENS,
         seed=seed,
+        rights=[name.strip() for name in rights.split(",")],
     )
-    if selection.left_out:
-        click.echo(f"Left out, too few held-out documents: {', '.join(selection.left_out)}.")
     _check_enough(selection)
-    size = _write(selection, out)
-    click.echo(
-        f"{out}: {len(selection.evaluation):,} documents and {len(selection.calibration):,} "
-        f"calibration documents of {selection.evaluation['domain'].nunique()} domains, "
-        f"{size / 1e6:.2f} MB."
-    )
+    size = _write(selection, out, max_megabytes)
+    click.echo("\n".join(_summary(selection, out, size)).encode("utf-8", "backslashreplace"))
 
 
 def _read_corpus(corpus: Path) -> "pd.DataFrame":
@@ -78,64 +107,98 @@ def _read_corpus(corpus: Path) -> "pd.DataFrame":
     from model.data.shards import read_manifest
 
     read_manifest(corpus)
+    path = corpus / "documents.parquet"
     try:
-        return pd.read_parquet(corpus / "documents.parquet")
+        return pd.read_parquet(path, columns=CORPUS_COLUMNS)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{corpus / 'documents.parquet'} cannot be read; run python -m model.data build again."
+            f"{path} cannot be read or lacks columns; run python -m model.data build again."
         ) from error
 
 
 def _check_enough(selection: "Selection") -> None:
-    domains = selection.evaluation["domain"].nunique()
-    documents = len(selection.evaluation)
-    if domains < MIN_DOMAINS or documents < MIN_DOCUMENTS:
-        raise ValueError(
-            f"Only {documents:,} documents of {domains} domains can be had, fewer than "
-            f"{MIN_DOCUMENTS:,} of {MIN_DOMAINS}; build a larger corpus or change --per-domain."
-        )
+    """Raises ValueError, with the numbers needed and had, if no domain fills its quotas."""
+    if len(selection.evaluation):
+        return
+    evaluation, calibration = selection.quotas
+    most = max(selection.left_out.items(), key=lambda item: item[1], default=None)
+    if most is None:
+        had = f"the corpus has none{_without_rights(selection) or ' held out'}"
+    else:
+        had = f"the largest, {most[0]}, has {most[1]}"
+    raise ValueError(
+        f"No domain has the {evaluation} documents and {calibration} calibration documents, held "
+        f"out, of different parents and of {MIN_TOKENS} tokens or more, that are asked for; {had}. "
+        "Choose smaller numbers, or build the corpus with more documents or a larger "
+        "--heldout-fraction."
+    )
 
 
-def _write(selection: "Selection", out: Path) -> int:
+def _without_rights(selection: "Selection") -> str:
+    kinds = [f"{count:,} of rights {name}" for name, count in selection.without_rights.items()]
+    return f" but {', '.join(kinds)} (--rights takes them too)" if kinds else ""
+
+
+def _summary(selection: "Selection", out: Path, size: int) -> Iterator[str]:
+    """What was chosen, and every kind of text that is not there as a whole."""
+    evaluation, calibration = selection.quotas
+    rows = [selection.evaluation, selection.calibration]
+    yield (
+        f"{out}: {len(rows[0]):,} documents and {len(rows[1]):,} calibration documents of "
+        f"{rows[0]['domain'].nunique()} domains ({evaluation} and {calibration} of each), "
+        f"{size / 1e6:.2f} MB."
+    )
+    if selection.left_out:
+        few = (f"{name} ({count})" for name, count in selection.left_out.items())
+        yield f"Left out, too few held-out documents of different parents: {', '.join(few)}."
+    if selection.without_rights:
+        yield f"Left out:{_without_rights(selection).removeprefix(' but')}."
+    if selection.too_short:
+        yield f"Left out, under {MIN_TOKENS} tokens: {selection.too_short:,} documents."
+    cut = [int(count) for table in rows for count in table["cut_tokens"] if count]
+    if cut:
+        yield f"Cut to {MAX_TOKENS - 1} tokens: {len(cut):,} documents, by {sum(cut):,} in all."
+
+
+def _write(selection: "Selection", out: Path, max_megabytes: float) -> int:
     """Write all three files, or none if they are too large; returns the bytes of the tables."""
-    out.mkdir(parents=True, exist_ok=True)
-    tables = {
-        "documents.parquet": selection.evaluation,
-        "calibration.parquet": selection.calibration,
-    }
-    partial = {name: out / f"{name}.partial" for name in (*tables, "ATTRIBUTION.md")}
-    try:
-        for name, table in tables.items():
-            table.to_parquet(partial[name], index=False, compression="zstd", compression_level=19)
-        size = sum(partial[name].stat().st_size for name in tables)
-        if size > MAX_BYTES:
+    from model.files import new_file
+
+    with (
+        new_file(out / FILES[0]) as documents,
+        new_file(out / FILES[1]) as calibration,
+        new_file(out / FILES[2]) as attribution,
+    ):
+        for path, table in (
+            (documents, selection.evaluation),
+            (calibration, selection.calibration),
+        ):
+            table.to_parquet(path, index=False, compression="zstd", compression_level=19)
+        size = documents.stat().st_size + calibration.stat().st_size
+        if size > max_megabytes * 1e6:
             raise ValueError(
-                f"The documents take {size / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.0f} MB; "
-                "choose fewer with --per-domain."
+                f"The documents take {size / 1e6:.1f} MB, more than {max_megabytes:g} MB; choose "
+                "fewer with --per-domain, or allow more with --max-megabytes."
             )
-        partial["ATTRIBUTION.md"].write_text(_attribution(selection), encoding="utf-8")
-        for name, path in partial.items():
-            path.replace(out / name)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
+        attribution.write_text(_attribution(selection), encoding="utf-8")
     return size
 
 
 def _attribution(selection: "Selection") -> str:
     """A Markdown table of every source: domain, licence and the number of its documents."""
+    import pandas as pd
+
     keys = ["domain", "source", "licence"]
-    counts = (
-        selection.evaluation.groupby(keys)
-        .size()
-        .to_frame("documents")
-        .join(selection.calibration.groupby(keys).size().rename("calibration"), how="outer")
-        .fillna(0)
-        .astype(int)
-        .reset_index()
-    )
+    tables = (selection.evaluation, selection.calibration)
+    sizes = [table[keys].fillna("").astype(str).value_counts() for table in tables]
+    counts = pd.concat(sizes, axis=1).fillna(0).astype(int).sort_index().reset_index()
     rows = (
-        "| " + " | ".join(str(value).replace("|", "\\|") for value in row) + " |\n"
+        "| " + " | ".join(_cell(value) for value in row) + " |\n"
         for row in counts.itertuples(index=False, name=None)
     )
     return ATTRIBUTION_HEAD.format(max_tokens=MAX_TOKENS - 1) + "".join(rows)
+
+
+def _cell(value: object) -> str:
+    """A value in a Markdown table, on one line."""
+    return " ".join(str(value).split()).replace("|", "\\|") or "not stated"

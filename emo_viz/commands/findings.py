@@ -18,6 +18,7 @@ from emo_viz.analysis.curves import (
     Measured,
     read_curves,
 )
+from emo_viz.analysis.origins import FOLDERS, Origins, assets_origins, stale
 from emo_viz.analysis.tokens import Headline, headline
 
 MODELS = {EMO: "EMO", STANDARD: "Standard MoE"}
@@ -42,37 +43,51 @@ class Bar:
 
 @click.command()
 @click.option(
+    "--assets",
+    type=FILE,
+    default=Path("assets"),
+    show_default=True,
+    help="Folder of the pair, its documents and what was measured on them.",
+)
+@click.option(
     "--curves",
     "curves_path",
     type=FILE,
-    default=Path("assets/analysis/curves.parquet"),
-    show_default=True,
-    help="What `python -m emo_viz curves` wrote.",
+    help="What `python -m emo_viz curves` wrote, if not analysis/curves.parquet in --assets.",
 )
 @click.option(
     "--clusters",
     "clusters_paths",
     nargs=2,
     type=FILE,
-    default=(
-        Path("assets/analysis/clusters-emo-nano.npz"),
-        Path("assets/analysis/clusters-std-nano.npz"),
-    ),
-    show_default=True,
-    help="What `python -m emo_viz clusters` wrote for the EMO and the standard model.",
+    help="What `python -m emo_viz clusters` wrote for the EMO and the standard model, if not "
+    "analysis/clusters-*.npz in --assets.",
 )
 @click.option(
     "--check",
     is_flag=True,
     help="Print each claim and whether it holds; exit code 1 if one does not.",
 )
+@click.option(
+    "--force", is_flag=True, help="Print what was measured on other models or documents too."
+)
 @click.pass_context
 def command(
-    ctx: click.Context, curves_path: Path, clusters_paths: tuple[Path, Path], check: bool
+    ctx: click.Context,
+    assets: Path,
+    curves_path: Path | None,
+    clusters_paths: tuple[Path, Path] | None,
+    check: bool,
+    force: bool,
 ) -> None:
     """Print the results as Markdown."""
-    curves = read_curves(curves_path)
-    measured, clusters = Measured.of(curves.rows), headline(*clusters_paths)
+    analysis = assets / "analysis"
+    curves = read_curves(curves_path or analysis / "curves.parquet")
+    files = clusters_paths or [analysis / f"clusters-{name}.npz" for name in FOLDERS.values()]
+    measured, clusters = Measured.of(curves.rows), headline(*files)
+    # Curves from elsewhere are judged by what lies with them, not by the bundled pair.
+    root = curves_path.absolute().parent.parent if curves_path else assets
+    _check_origins(curves.origins, clusters.origins, assets_origins(root), force)
     if not check:
         click.echo("\n".join(_report(measured, clusters, int(curves.info["num_experts"]))))
         return
@@ -80,6 +95,17 @@ def command(
     for bar in bars:
         click.echo(f"{'met' if bar.met else 'MISSED':>6}  {bar.claim}: {_span(bar.value)}")
     ctx.exit(0 if all(bar.met for bar in bars) else 1)
+
+
+def _check_origins(curves: Origins, clusters: Origins, present: Origins, force: bool) -> None:
+    """Raises ValueError for results of other models or documents than are there, or than each
+    other; says it instead where `force` is set."""
+    found = stale("The curves", curves, present) + stale("The token clusters", clusters, present)
+    found = found or stale("The token clusters", clusters, curves)
+    if found and not force:
+        raise ValueError(f"{found[0]} With --force they are printed as they are.")
+    for sentence in found:
+        click.echo(f"Warning: {sentence}", err=True)
 
 
 def _report(measured: Measured, clusters: Headline, num_experts: int) -> Iterator[str]:

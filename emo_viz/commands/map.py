@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 FOLDER = click.Path(path_type=Path)
 Command = TypeVar("Command", bound=Callable[..., Any])
+NEIGHBOURS = 30
 OPTIONS = (
     click.option(
         "--neighbours",
         type=click.IntRange(min=2),
-        default=30,
-        show_default=True,
-        help="UMAP's n_neighbors: larger keeps more of the whole, smaller more of the detail.",
+        help="UMAP's n_neighbors: larger keeps more of the whole, smaller more of the detail. By "
+        f"default {NEIGHBOURS}, or all there are.",
     ),
     click.option(
         "--min-dist",
@@ -38,13 +38,20 @@ def umap_options(command: Command) -> Command:
     return command
 
 
-def check_neighbours(neighbours: int, points: int, what: str) -> None:
-    """Raises ValueError where there are too few points, called `what`, for so many neighbours."""
-    if neighbours >= points:
+def choose_neighbours(asked: int | None, points: int, what: str) -> int:
+    """The neighbours of a map of so many points, called `what`; by default as many as there are.
+
+    Raises ValueError where there are too few points.
+    """
+    from emo_viz.analysis.projection import FEWEST_POINTS
+
+    if points < FEWEST_POINTS:
+        raise ValueError(f"{points} {what} make no map; it takes at least {FEWEST_POINTS}.")
+    if asked is not None and asked >= points:
         raise ValueError(
-            f"{neighbours} neighbours need more than {points} {what}; choose fewer with "
-            "--neighbours."
+            f"{asked} neighbours need more than {points} {what}; choose fewer with --neighbours."
         )
+    return asked or min(NEIGHBOURS, points - 1)
 
 
 @click.command()
@@ -58,28 +65,48 @@ def check_neighbours(neighbours: int, points: int, what: str) -> None:
 @click.option("--out", type=FOLDER, required=True, help="The .npz file to write.")
 @umap_options
 def command(
-    traces: tuple[Path, Path], out: Path, neighbours: int, min_dist: float, seed: int
+    traces: tuple[Path, Path], out: Path, neighbours: int | None, min_dist: float, seed: int
 ) -> None:
     """Fit UMAPs to both traces, of all layers and of each one, and turn them onto the first."""
     from emo_viz.analysis.projection import save_maps
     from emo_viz.trace import Trace
+    from model.files import check_new_file
 
+    check_new_file(out)
     emo, standard = (Trace.open(path) for path in traces)
-    if list(emo.documents["id"]) != list(standard.documents["id"]):
-        raise ValueError("The two traces hold different documents; record both from one file.")
-    if emo.usage.shape != standard.usage.shape:
-        raise ValueError("The two models differ in layers or experts; name a matched pair.")
-    check_neighbours(neighbours, emo.manifest.documents, "documents")
+    _check(emo, standard)
+    neighbours = choose_neighbours(neighbours, emo.manifest.documents, "documents")
     maps = _fit(emo, standard, neighbours, min_dist, seed)
     save_maps(out, maps)
     documents, size = emo.manifest.documents, out.stat().st_size / 1e3
     click.echo(f"{out}: {len(maps.emo)} maps a model, {documents:,} documents, {size:.0f} kB.")
 
 
+def _check(emo: "Trace", standard: "Trace") -> None:
+    """Raises ValueError unless the two traces are of one pair on the same documents."""
+    import numpy as np
+
+    for trace, role in ((emo, "emo"), (standard, "standard")):
+        found = trace.manifest.model.objective
+        if found != role:
+            raise ValueError(
+                f"{trace.path} is of a model of the objective {found!r}, not {role!r}; name the "
+                "trace of the EMO and then that of the standard model."
+            )
+        if not np.isfinite(trace.usage).all():
+            raise ValueError(f"{trace.path} holds NaN or infinity; record it again.")
+    columns = ["id", "domain", "text"]
+    if not emo.documents[columns].equals(standard.documents[columns]):
+        raise ValueError("The two traces hold different documents; record both from one file.")
+    if emo.usage.shape != standard.usage.shape:
+        raise ValueError("The two models differ in layers or experts; name a matched pair.")
+
+
 def _fit(emo: "Trace", standard: "Trace", neighbours: int, min_dist: float, seed: int) -> "Maps":
     """Maps of all layers and of each layer, every one turned onto the first."""
     import numpy as np
 
+    from emo_viz.analysis.origins import Origins, of_trace
     from emo_viz.analysis.projection import Maps, content_key, procrustes, umap_map
     from emo_viz.analysis.vectors import flatten_usage
 
@@ -90,7 +117,10 @@ def _fit(emo: "Trace", standard: "Trace", neighbours: int, min_dist: float, seed
         for trace, layer in bar:
             points = umap_map(flatten_usage(trace.usage, layer), neighbours, min_dist, seed)
             maps.append(procrustes(points, maps[0]) if maps else points)
+    both = of_trace(emo, "emo"), of_trace(standard, "standard")
+    origins = Origins({**both[0].models, **both[1].models}, both[0].documents)
     info = {
+        "origins": origins.to_dict(),
         "method": "umap",
         "neighbours": neighbours,
         "min_dist": min_dist,

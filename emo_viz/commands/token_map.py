@@ -1,6 +1,6 @@
 """Lay out single tokens on flat maps: python -m emo_viz token-map --help"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,15 +10,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emo_viz.commands.clusters import read_documents
-from emo_viz.commands.map import check_neighbours, umap_options
+from emo_viz.commands.map import choose_neighbours, umap_options
 
 if TYPE_CHECKING:
+    from emo_viz.analysis.origins import Origins
     from emo_viz.analysis.token_map import Sample, TokenMap
     from emo_viz.analysis.tokens import TokenClusters
     from model.inference import Encoded
     from model.modeling import EmoForCausalLM
 
 FILE = click.Path(path_type=Path)
+MAX_TOKENS = 256  # of a document, where the clusters do not say
 Flatten = Callable[[NDArray[np.floating]], NDArray[np.float32]]
 
 
@@ -60,21 +62,25 @@ def command(
     clusters_paths: tuple[Path, Path],
     out: Path,
     per_domain: int,
-    neighbours: int,
+    neighbours: int | None,
     min_dist: float,
     seed: int,
 ) -> None:
     """Fit a UMAP of the routing of the same sampled tokens in both models."""
     from emo_viz.analysis.projection import umap_map
     from emo_viz.analysis.token_map import save_token_map
+    from model.files import check_new_file
+
+    used: list[int] = []
 
     def flatten(rows: NDArray[np.floating]) -> NDArray[np.float32]:
-        check_neighbours(neighbours, len(rows), "tokens")
-        return umap_map(rows, neighbours, min_dist, seed)
+        used.append(choose_neighbours(neighbours, len(rows), "tokens"))
+        return umap_map(rows, used[-1], min_dist, seed)
 
+    check_new_file(out)
     documents = read_documents(documents_path)
     made = make(models, documents, clusters_paths, flatten, per_domain, seed)
-    made.info.update(method="umap", neighbours=neighbours, min_dist=min_dist)
+    made.info.update(method="umap", neighbours=used[-1], min_dist=min_dist)
     save_token_map(out, made)
     tokens, size = len(made.sample.documents), out.stat().st_size / 1e3
     of = len(np.unique(made.sample.documents))
@@ -93,17 +99,24 @@ def make(
 
     Raises ValueError if the clusters are not those of these checkpoints and documents.
     """
+    from emo_viz.analysis.origins import Origins, documents_digest
+    from emo_viz.analysis.pairs import open_pair
     from emo_viz.analysis.token_map import MODELS, lay_out, map_key, sample_tokens
     from emo_viz.analysis.tokens import load_token_clusters
     from model.inference import encode
-    from model.loading import load_model, load_tokenizer
+    from model.loading import load_model
 
-    clusters = {}
-    for name, checkpoint, path in zip(MODELS, models, clusters_paths, strict=True):
-        clusters[name] = load_token_clusters(path)
-        _check(clusters[name], path, checkpoint, documents)
-    tokenizer, max_tokens = load_tokenizer(models[0]), clusters["emo"].info["max_tokens"]
-    encoded = [encode(tokenizer, text, max_tokens) for text in documents["text"]]
+    pair = open_pair(models)
+    if [each.objective for each in pair.checkpoints] != list(MODELS):
+        raise ValueError("--models takes the EMO model first and then the standard model.")
+    clusters = {
+        name: load_token_clusters(path) for name, path in zip(MODELS, clusters_paths, strict=True)
+    }
+    present = Origins(pair.models, documents_digest(documents))
+    for name, path in zip(MODELS, clusters_paths, strict=True):
+        _check(name, clusters[name], path, present, documents)
+    max_tokens = _max_tokens(clusters)
+    encoded = [encode(pair.tokenizer, text, max_tokens) for text in documents["text"]]
     sample = sample_tokens(
         documents["domain"].tolist(),
         [each.token_ids[1:] for each in encoded],
@@ -116,24 +129,38 @@ def make(
         for name, checkpoint in zip(MODELS, models, strict=True)
     }
     key = map_key(documents["id"].tolist(), documents["text"].tolist(), clusters)
-    return lay_out(sample, rows, clusters, flatten, key, {"per_domain": per_domain, "seed": seed})
+    info = {
+        "origins": present.to_dict(),
+        "per_domain": per_domain,
+        "seed": seed,
+        "max_tokens": max_tokens,
+    }
+    return lay_out(sample, rows, clusters, flatten, key, info)
+
+
+def _max_tokens(clusters: Mapping[str, "TokenClusters"]) -> int:
+    """How many tokens a document the clusters of both models were made from."""
+    found = {int(each.info.get("max_tokens", MAX_TOKENS)) for each in clusters.values()}
+    if len(found) > 1:
+        raise ValueError(
+            f"The clusters were made from {min(found)} and {max(found)} tokens a document; run "
+            "`python -m emo_viz clusters` for both with the same --max-tokens."
+        )
+    return found.pop()
 
 
 def _check(
-    clusters: "TokenClusters", path: Path, checkpoint: Path, documents: pd.DataFrame
+    role: str, clusters: "TokenClusters", path: Path, present: "Origins", documents: pd.DataFrame
 ) -> None:
+    """Raises ValueError unless the clusters are of this model and these documents."""
+    from emo_viz.analysis.origins import stale
     from emo_viz.analysis.projection import content_key
-    from model.files import weights_digest
 
-    if clusters.info["checkpoint_sha256"] != weights_digest(checkpoint):
-        raise ValueError(
-            f"{path} is of another checkpoint than {checkpoint}; run `python -m emo_viz clusters` "
-            "again."
-        )
+    mend = f"run `python -m emo_viz clusters --out {path}` again"
+    if found := stale(f"The clusters in {path.name}", clusters.origins(role), present, mend):
+        raise ValueError(found[0])
     if clusters.info["ids"] != content_key(documents["id"]):
-        raise ValueError(
-            f"{path} is of other documents; run `python -m emo_viz clusters` with these."
-        )
+        raise ValueError(f"The clusters in {path.name} were made with other documents; {mend}.")
 
 
 def _record(

@@ -1,11 +1,11 @@
-"""Choose documents of a corpus to show and to calibrate on: balanced, open, apart from each other.
+"""Choose documents of a corpus to show and to calibrate on: balanced, allowed, apart.
 
 Both sets come from the held-out split, so no model has seen them, and share no parent: two parts of
 one book are never on both sides. A domain that cannot fill both its quotas is left out, so that
 every domain that stays weighs the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,51 +17,93 @@ if TYPE_CHECKING:
 
 COLUMNS = ["id", "domain", "source", "licence", "parent", "part", "text", "cut_tokens"]
 MIN_TOKENS = 40
+# What may be shown: open licences, and one's own documents (to their owner).
+RIGHTS = ("open", "own")
+EVALUATION = (48, 40, 32, 24, 20, 16, 12, 10, 8, 6, 5, 4, 3, 2, 1)
+PER_CALIBRATION = 3  # documents to evaluate for each one that experts are chosen on
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Evaluation and calibration documents (columns COLUMNS) and the domains left out of both."""
+    """Evaluation and calibration documents (columns COLUMNS) and what was left out.
+
+    left_out: the number of usable documents of each domain that is in neither. too_short: held-out
+    documents of fewer than MIN_TOKENS tokens. without_rights: the number of held-out documents of
+    each other kind of rights.
+    """
 
     evaluation: pd.DataFrame
     calibration: pd.DataFrame
-    left_out: tuple[str, ...]
+    quotas: tuple[int, int]
+    left_out: dict[str, int]
+    too_short: int
+    without_rights: dict[str, int]
 
 
 def choose_documents(
     corpus: pd.DataFrame,
     tokenizer: "PreTrainedTokenizerBase",
     *,
-    evaluation: int,
-    calibration: int,
+    evaluation: int | None,
+    calibration: int | None,
     max_tokens: int,
     seed: int,
+    rights: Collection[str] = RIGHTS,
 ) -> Selection:
     """Draw `evaluation` and `calibration` documents a domain from a corpus' documents table.
 
+    Where a number is None, the numbers are those that keep the most documents of all domains.
     Texts are cut to `max_tokens` tokens, an opening EOS among them; `cut_tokens` says by how many.
     The rows take turns between domains, so that any first rows are balanced too. The same corpus,
     tokenizer and seed give the same rows.
     """
-    usable = corpus[(corpus["split"] == "heldout") & (corpus["rights"] == "open")]
-    chosen: list[tuple[pd.DataFrame, pd.DataFrame]] = []
-    left_out = []
-    for index, (domain, documents) in enumerate(usable.groupby("domain", sort=True)):
-        rng = np.random.default_rng([seed, index])
-        sides = _deal_parents(documents, (evaluation, calibration), rng)
-        pair = (
-            _take(sides[0], evaluation, tokenizer, max_tokens),
-            _take(sides[1], calibration, tokenizer, max_tokens),
-        )
-        if (len(pair[0]), len(pair[1])) == (evaluation, calibration):
-            chosen.append(pair)
-        else:
-            left_out.append(str(domain))
+    heldout = corpus[corpus["split"] == "heldout"]
+    allowed = heldout[heldout["rights"].isin(rights)]
+    lengths = allowed["text"].map(lambda text: len(_token_ends(tokenizer, str(text))))
+    allowed = allowed.assign(long=lengths >= MIN_TOKENS)
+    groups = [(str(domain), group) for domain, group in allowed.groupby("domain", sort=True)]
+    quotas = _quotas([group for _, group in groups], (evaluation, calibration), seed)
+    sides = [_deal(group, quotas, seed, index) for index, (_, group) in enumerate(groups)]
+    chosen = [pair for pair in sides if pair is not None]
+    named = zip(groups, sides, strict=True)
     return Selection(
-        _take_turns([pair[0] for pair in chosen]),
-        _take_turns([pair[1] for pair in chosen]),
-        tuple(left_out),
+        _cut([pair[0] for pair in chosen], tokenizer, max_tokens),
+        _cut([pair[1] for pair in chosen], tokenizer, max_tokens),
+        quotas,
+        left_out={name: int(group["long"].sum()) for (name, group), pair in named if not pair},
+        too_short=int((~allowed["long"]).sum()),
+        without_rights=_sizes(heldout[~heldout["rights"].isin(rights)], "rights"),
     )
+
+
+def _sizes(rows: pd.DataFrame, column: str) -> dict[str, int]:
+    return {str(name): len(group) for name, group in rows.groupby(column, sort=True)}
+
+
+def _quotas(
+    domains: list[pd.DataFrame], asked: tuple[int | None, int | None], seed: int
+) -> tuple[int, int]:
+    """The numbers asked for; where one is None, those that keep the most documents in all."""
+    best, most = (1, 1), 0
+    for evaluation in (asked[0],) if asked[0] else EVALUATION:
+        tried = (evaluation, asked[1] or max(1, round(evaluation / PER_CALIBRATION)))
+        filled = (_deal(group, tried, seed, index) for index, group in enumerate(domains))
+        kept = evaluation * sum(pair is not None for pair in filled)
+        if kept > most or not most:  # none so far: the smallest numbers are those to name
+            best, most = tried, kept
+    return best
+
+
+def _deal(
+    documents: pd.DataFrame, quotas: tuple[int, int], seed: int, index: int
+) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """The documents of both sides of a domain; None if it cannot fill its quotas."""
+    rng = np.random.default_rng([seed, index])
+    sides = _deal_parents(documents, quotas, rng)
+    first, second = (
+        _in_turn(side).query("long").head(n) for side, n in zip(sides, quotas, strict=True)
+    )
+    return (first, second) if (len(first), len(second)) == quotas else None
 
 
 def cut_text(tokenizer: "PreTrainedTokenizerBase", text: str, max_tokens: int) -> tuple[str, int]:
@@ -110,32 +152,20 @@ def _deal_parents(
     return shuffled[sides == 0], shuffled[sides == 1]
 
 
-def _take(
-    documents: pd.DataFrame, quota: int, tokenizer: "PreTrainedTokenizerBase", max_tokens: int
-) -> pd.DataFrame:
-    """The first `quota` documents that are long enough, one of each parent before a second."""
+def _in_turn(documents: pd.DataFrame) -> pd.DataFrame:
+    """One document of each parent before a second."""
     turn = documents.groupby("parent").cumcount()
-    in_turn = documents.loc[turn.sort_values(kind="stable").index]
-    rows: list[dict[str, object]] = []
-    for row in _records(in_turn):
-        if len(rows) == quota:
-            break
-        text = str(row["text"])
-        if len(_token_ends(tokenizer, text)) >= MIN_TOKENS:
-            start, cut_tokens = cut_text(tokenizer, text, max_tokens)
-            rows.append({**row, "text": start, "cut_tokens": cut_tokens})
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return documents.loc[turn.sort_values(kind="stable").index]
 
 
-def _records(documents: pd.DataFrame) -> Iterator[dict[str, object]]:
-    columns = [name for name in COLUMNS if name != "cut_tokens"]
-    for values in documents[columns].itertuples(index=False, name=None):
-        yield dict(zip(columns, values, strict=True))
-
-
-def _take_turns(domains: list[pd.DataFrame]) -> pd.DataFrame:
-    """All rows: the first of every domain, then the second of every domain, and so on."""
+def _cut(
+    domains: list[pd.DataFrame], tokenizer: "PreTrainedTokenizerBase", max_tokens: int
+) -> pd.DataFrame:
+    """All rows, their texts cut: the first of every domain, then the second of every domain, ..."""
     if not domains:
         return pd.DataFrame(columns=COLUMNS)
-    rows = pd.concat(domains)
-    return rows.sort_index(kind="stable").reset_index(drop=True)
+    rows = pd.concat([domain.reset_index(drop=True) for domain in domains])
+    rows = rows.sort_index(kind="stable").reset_index(drop=True)
+    cuts = [cut_text(tokenizer, str(text), max_tokens) for text in rows["text"]]
+    texts, cut_tokens = [start for start, _ in cuts], [tokens for _, tokens in cuts]
+    return rows.assign(text=texts, cut_tokens=cut_tokens)[COLUMNS]

@@ -6,6 +6,7 @@ Copies the exported model with its training settings and metrics, and writes a m
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,27 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-CARD = Path(__file__).with_name("model_card.md").read_text()
+from model.cli import Command
+from model.files import check_writable, new_folder, read_json, read_text, weight_files, write_text
+
+CARD = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
+CARD_NAME = "README.md"
+TRAINING, METRICS = "training.json", "metrics.jsonl"
+# What a release may hold, so that nothing else is ever removed with an older one.
+RELEASED = re.compile(
+    r"README\.md|training\.json|metrics\.jsonl|(generation_)?config\.json|vocab\.json|merges\.txt"
+    r"|tokenizer\.model|chat_template\.jinja"
+    r"|(added_tokens|special_tokens_map|tokenizer|tokenizer_config)\.json"
+    r"|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
+)
+KINDS = {
+    "emo": "mixture of experts trained with document pools (EMO)",
+    "standard": "standard MoE",
+    "dense": "dense model",
+}
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--run", type=click.Path(path_type=Path), required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option(
@@ -29,18 +47,38 @@ CARD = Path(__file__).with_name("model_card.md").read_text()
     show_default=True,
     help="Bits kept of every weight's mantissa; bf16 has 7.",
 )
-def main(run: Path, out: Path, mantissa_bits: int) -> None:
+@click.option(
+    "--licence", default="apache-2.0", show_default=True, help="Of the weights, for the card."
+)
+def main(run: Path, out: Path, mantissa_bits: int, licence: str) -> None:
     """Copy a finished run's model, settings and metrics, and write its model card."""
-    if not (run / "export" / "training.json").is_file():
-        raise click.UsageError(f"{run} has no finished export; run python -m model.train first.")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(run / "export", partial)
-    shutil.copy(run / "metrics.jsonl", partial)
-    _round_weights(partial / "model.safetensors", mantissa_bits)
-    (partial / "README.md").write_text(model_card(run, out.name, mantissa_bits))
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    if not (run / "export" / TRAINING).is_file():
+        raise ValueError(f"{run} has no finished export; run python -m model.train first.")
+    check_out(out)
+    card = model_card(run, out.resolve().name, mantissa_bits, licence)
+    with new_folder(out) as folder:
+        for file in (run / "export").iterdir():
+            if RELEASED.fullmatch(file.name):
+                shutil.copyfile(file, folder / file.name)
+        shutil.copyfile(run / METRICS, folder / METRICS)
+        for file in weight_files(folder):
+            _round_weights(file, mantissa_bits)
+        write_text(folder / CARD_NAME, card)
+    size = sum(file.stat().st_size for file in weight_files(out))
+    click.echo(f"{out}: {size / 1e6:.1f} MB of weights and a model card.")
+
+
+def check_out(out: Path) -> None:
+    """Raises ValueError unless `out` is free: not there, an empty folder, or an older release."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; --out needs a folder.")
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    foreign = min((name for name in names if not RELEASED.fullmatch(name)), default=None)
+    if foreign:
+        raise ValueError(f"{out} holds {foreign!r}, which no release writes; choose another --out.")
+    if names and not {CARD_NAME, TRAINING, "config.json"} <= names:
+        raise ValueError(f"{out} holds something that is no release; choose another --out.")
+    check_writable(out)
 
 
 def _round_weights(path: Path, mantissa_bits: int) -> None:
@@ -55,24 +93,51 @@ def rounded(weight: Tensor, mantissa_bits: int) -> Tensor:
     return torch.ldexp((mantissa * steps).round() / steps, exponent).to(weight.dtype)
 
 
-def model_card(run: Path, name: str, mantissa_bits: int) -> str:
-    """The card's text, every figure read from the run."""
-    training: dict[str, Any] = json.loads((run / "export" / "training.json").read_text())
-    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    emo = training["objective"] == "emo"
-    with safe_open(run / "export" / "model.safetensors", framework="np") as weights:
-        names = weights.keys()
-        parameters = sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
-    facts = {
-        "name": name,
-        "what": "mixture of experts trained with document pools (EMO)" if emo else "standard MoE",
-        "parameters": parameters / 1e6,
-        "mantissa_bits": mantissa_bits,
-        "pool": _pools(**training["pools"]) if emo else "none",
-        "final_loss": sum(m["loss"] for m in metrics[-50:]) / len(metrics[-50:]),
-        "heldout_loss": [m["heldout_loss"] for m in metrics if "heldout_loss" in m][-1],
-    }
-    return CARD.format(**(training | facts))
+def model_card(run: Path, name: str, mantissa_bits: int, licence: str = "apache-2.0") -> str:
+    """The card's text, every figure read from the run.
+
+    Raises ValueError if a file of the run is missing or damaged.
+    """
+    training, metrics = read_json(run / "export" / TRAINING), _read_metrics(run / METRICS)
+    emo = training.get("objective") == "emo"
+    try:
+        facts = {
+            "name": name,
+            "licence": licence,
+            "what": KINDS[training["objective"]],
+            "parameters": _parameters(run / "export") / 1e6,
+            "mantissa_bits": mantissa_bits,
+            "pool": _pools(**training["pools"]) if emo else "none",
+            "final_loss": _mean([m["loss"] for m in metrics[-50:]]),
+            "heldout_loss": _mean([m["heldout_loss"] for m in metrics if "heldout_loss" in m][-1:]),
+        }
+        return CARD.format(**(training | facts))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{run}: {TRAINING} or {METRICS} lacks what the card says ({error}); train again."
+        ) from error
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [dict(json.loads(line)) for line in read_text(path).splitlines() if line.strip()]
+    except (json.JSONDecodeError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged; copy the run again, or train again.") from error
+
+
+def _parameters(export: Path) -> int:
+    """How many weights the model has."""
+    count = 0
+    for file in weight_files(export):
+        with safe_open(file, framework="np") as weights:
+            names = weights.keys()
+            shapes = [weights.get_slice(name).get_shape() for name in names]
+        count += sum(map(math.prod, shapes))
+    return count
+
+
+def _mean(losses: list[float]) -> str:
+    return f"{sum(losses) / len(losses):.3f}" if losses else "not measured"
 
 
 def _pools(

@@ -22,6 +22,7 @@ from emo_viz.analysis.curves import (
     resampled_losses,
     write_curves,
 )
+from emo_viz.analysis.origins import Origins, Weights
 
 # Two domains of two documents. Tokens: fables 10 and 30, laws 20 and 20.
 TOKENS = {"f1": 10, "f2": 30, "l1": 20, "l2": 20}
@@ -176,12 +177,28 @@ def test_headline_says_the_share_of_the_likelihood_that_is_left(rows):
     assert likelihood_kept(np.log(2)) == pytest.approx(0.5)
 
 
+def info_of(**changes: object) -> dict:
+    """What curves.json says at the least."""
+    domains = ("fables", "laws")
+    per_domain = {model: dict.fromkeys(domains, [[0, 1]]) for model in ("emo", "standard")}
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "num_experts": 16,
+        "models": {"emo": {"name": "emo-nano", "sha256": "5cdf"}},
+        "domains": {name: {"calibration": ["c1"], "other": None} for name in domains},
+        "ranking": per_domain,
+        "greedy": {model: dict.fromkeys(domains, {}) for model in per_domain},
+    } | changes
+
+
 def test_curves_survive_the_way_to_disk(rows, tmp_path: Path):
-    info = {"format": FORMAT, "format_version": FORMAT_VERSION, "num_experts": 16}
+    info = info_of(documents="d1", calibration="c1")
     path = tmp_path / "new" / "curves.parquet"
     write_curves(Curves(rows, info), path)
     back = read_curves(path)
-    assert back.info == info
+    assert info.items() <= back.info.items()
+    assert back.origins == Origins({"emo": Weights("emo-nano", "5cdf")}, "d1", "c1")
     assert Measured.of(back.rows).full_loss("emo").mean == pytest.approx(1.875)
     assert sorted(file.name for file in path.parent.iterdir()) == ["curves.json", "curves.parquet"]
 
@@ -190,15 +207,70 @@ def test_missing_foreign_and_truncated_curves_are_named(rows, tmp_path: Path):
     path = tmp_path / "curves.parquet"
     with pytest.raises(ValueError, match="no readable curves"):
         read_curves(path)
-    write_curves(Curves(rows, {"format": FORMAT, "format_version": FORMAT_VERSION + 1}), path)
+    write_curves(Curves(rows, info_of(format_version=FORMAT_VERSION + 1)), path)
     with pytest.raises(ValueError, match="not of curve format 1"):
         read_curves(path)
-    path.with_suffix(".json").write_text(
-        json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION})
-    )
+    path.with_suffix(".json").write_text(json.dumps(info_of()))
     rows.drop(columns="tokens").to_parquet(path)
     with pytest.raises(ValueError, match="lacks the column tokens"):
         read_curves(path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="no readable curves"):
         read_curves(path)
+
+
+def test_a_table_and_a_description_of_two_measurements_are_not_taken_for_one(rows, tmp_path: Path):
+    path, other = tmp_path / "curves.parquet", tmp_path / "other.parquet"
+    write_curves(Curves(rows, info_of()), path)
+    write_curves(Curves(rows.assign(loss_sum=rows["loss_sum"] + 1), info_of()), other)
+    other.replace(path)
+    with pytest.raises(ValueError, match="are of two measurements; write the curves again"):
+        read_curves(path)
+    # What an earlier version wrote does not say: it is read as it is.
+    path.with_suffix(".json").write_text(json.dumps(info_of()))
+    assert len(read_curves(path).rows) == len(rows)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"domains": {"fables": {"calibration": ["c1"]}}},
+        {"ranking": {}},
+        {"greedy": {"emo": None, "standard": None}},
+        {"num_experts": "many"},
+        {"models": [1]},
+    ],
+)
+def test_a_description_that_does_not_fit_the_table_is_damage(rows, tmp_path: Path, damage: dict):
+    path = tmp_path / "curves.parquet"
+    write_curves(Curves(rows, info_of(**damage)), path)
+    with pytest.raises(ValueError, match="curves.parquet is damaged; write the curves again"):
+        read_curves(path)
+
+
+@pytest.mark.parametrize("column", ["loss_sum", "tokens"])
+@pytest.mark.parametrize("value", [np.nan, "a", None])
+def test_a_table_whose_numbers_are_none_is_damage(rows, tmp_path: Path, column: str, value):
+    path = tmp_path / "curves.parquet"
+    values = rows[column].astype(object)
+    values.iloc[0] = value
+    rows = rows.assign(**{column: values.astype(str if value == "a" else float)})
+    write_curves(Curves(rows, info_of()), path)
+    with pytest.raises(ValueError, match="curves.parquet is damaged; write the curves again"):
+        read_curves(path)
+
+
+def test_curves_that_would_lie_on_their_own_description_are_refused(rows, tmp_path: Path):
+    for name in ("curves.json", "curves"):
+        with pytest.raises(ValueError, match="does not end in .parquet"):
+            write_curves(Curves(rows, info_of()), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_curves_that_cannot_be_written_leave_the_old_ones(rows, tmp_path: Path):
+    path = tmp_path / "curves.parquet"
+    write_curves(Curves(rows, info_of()), path)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(TypeError):
+        write_curves(Curves(rows.head(3), info_of(settings=object())), path)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before

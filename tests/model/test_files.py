@@ -9,6 +9,7 @@ import pytest
 
 from model.files import (
     check_new_file,
+    check_writable,
     inside,
     new_file,
     new_folder,
@@ -174,3 +175,11 @@ def test_json_files_end_in_a_line(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"a": [1]})
     text = (tmp_path / "a.json").read_text()
     assert text.endswith("}\n") and json.loads(text) == {"a": [1]}
+
+
+def test_trying_a_place_leaves_nothing_there(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "deep" / "file")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "new").mkdir()
+    check_new_file(tmp_path / "new" / "deep" / "file")
+    assert not list((tmp_path / "new").iterdir())

@@ -76,6 +76,75 @@ def test_a_run_without_an_export_is_refused_and_an_older_release_stays(finished_
     assert (tmp_path / "out" / "README.md").read_bytes() == before
 
 
+def test_a_run_that_cannot_be_released_is_one_sentence(finished_run, tmp_path):
+    def written(name, text):
+        return lambda: (finished_run / name).write_text(text)
+
+    metrics = '{"loss": 1, "heldout_loss": 2}'
+    for damage, sentence in (
+        (written("metrics.jsonl", "{"), "metrics.jsonl is damaged"),
+        (written("metrics.jsonl", "[1]"), "metrics.jsonl is damaged"),
+        ((finished_run / "metrics.jsonl").unlink, "metrics.jsonl cannot be read"),
+        (written("metrics.jsonl", '{"loss": "low"}'), "lacks what the card says"),
+        (written("metrics.jsonl", metrics), None),
+        (written("export/training.json", '{"objective": "emo"}'), "lacks what the card says"),
+        (written("export/training.json", '{"objective": []}'), "lacks what the card says"),
+        (written("export/training.json", "{"), "training.json is not valid JSON"),
+    ):
+        damage()
+        if sentence is None:  # put right, for the next file to be damaged
+            continue
+        result = release(finished_run, tmp_path / "out")
+        assert result.exit_code == 2, result.output
+        assert sentence in result.stderr and result.stderr.count("\n") == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_that_is_no_release_is_never_replaced(finished_run, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    assert release(finished_run, out).exit_code == 0
+    (out / "notes.txt").write_text("mine")
+    result = release(finished_run, out)
+    assert result.exit_code == 2 and "holds 'notes.txt', which no release writes" in result.stderr
+    assert (out / "notes.txt").read_text() == "mine"
+    result = release(finished_run, finished_run / "export")
+    assert result.exit_code == 2 and "is no release; choose another --out" in result.stderr
+    result = release(finished_run, finished_run)
+    assert result.exit_code == 2 and "which no release writes" in result.stderr
+    result = release(finished_run, out / "notes.txt")
+    assert result.exit_code == 2 and "is a file; --out needs a folder" in result.stderr
+    result = release(finished_run, out / "notes.txt" / "deep")
+    assert result.exit_code == 2 and "cannot be written" in result.stderr
+    assert load_file(finished_run / "export" / "model.safetensors")
+
+
+def test_what_was_never_measured_is_said_and_the_licence_is_the_owners(finished_run, tmp_path):
+    (finished_run / "metrics.jsonl").write_text("")
+    assert release(finished_run, tmp_path / "out", "--licence", "other").exit_code == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "training not measured, held out not measured" in card
+    assert "license: other" in card
+
+
+def test_every_shard_of_a_large_model_is_rounded_and_counted(finished_run, tmp_path):
+    release(finished_run, tmp_path / "whole", "--mantissa-bits", "3")
+    whole = (tmp_path / "whole" / "README.md").read_text()
+    export = finished_run / "export"
+    (export / "model.safetensors").unlink()
+    tiny_model().bfloat16().save_pretrained(export, max_shard_size="20kB")
+    out = tmp_path / "sharded"
+    assert release(finished_run, out, "--mantissa-bits", "3").exit_code == 0
+    shards = sorted(out.glob("*.safetensors"))
+    assert len(shards) > 1
+    expected = load_file(tmp_path / "whole" / "model.safetensors")
+    for name, weight in (pair for file in shards for pair in load_file(file).items()):
+        assert torch.equal(weight, expected.pop(name))
+    assert not expected
+    assert (out / "README.md").read_text() == whole.replace("whole", "sharded")
+    load_model(out)
+
+
 def settings_of(name, file):
     return json.loads((BUNDLED / name / file).read_text())
 

@@ -1,6 +1,7 @@
 """python -m emo_viz documents: balanced, open, held-out, and calibration apart from evaluation."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from emo_viz.__main__ import main
-from emo_viz.commands import documents as documents_command
 from emo_viz.trace.selection import COLUMNS, choose_documents, cut_text
 
 FILES = ["ATTRIBUTION.md", "calibration.parquet", "documents.parquet"]
@@ -63,7 +63,8 @@ def test_every_domain_has_its_quota(choose):
     selection = choose()
     assert selection.evaluation["domain"].value_counts().to_dict() == dict.fromkeys("abcd", 9)
     assert selection.calibration["domain"].value_counts().to_dict() == dict.fromkeys("abcd", 4)
-    assert selection.left_out == ("small",)
+    assert selection.left_out == {"small": 9}
+    assert selection.without_rights == {"research": 40}
     assert list(selection.evaluation.columns) == list(selection.calibration.columns) == COLUMNS
 
 
@@ -92,7 +93,7 @@ def test_a_large_parent_does_not_cost_the_domain(choose):
     table.loc[:29, "parent"] = "the book"
     for seed in range(5):
         selection = choose(table, seed=seed)
-        assert selection.left_out == ()
+        assert selection.left_out == {}
         sides = selection.evaluation, selection.calibration
         assert sorted("the book" in set(side["parent"]) for side in sides) == [False, True]
 
@@ -156,10 +157,7 @@ def corpus_folder(corpus, tokenizer, tmp_path):
 
 
 @pytest.fixture
-def run(corpus_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(documents_command, "MIN_DOMAINS", 4)
-    monkeypatch.setattr(documents_command, "MIN_DOCUMENTS", 36)
-
+def run(corpus_folder, tmp_path):
     def invoke(**changes: object) -> Result:
         options = {
             "corpus": corpus_folder,
@@ -167,7 +165,8 @@ def run(corpus_folder, tmp_path, monkeypatch):
             "per-domain": 9,
             "calibration-per-domain": 4,
         }
-        named = [f"--{name}={value}" for name, value in (options | changes).items()]
+        given = (options | changes).items()
+        named = [f"--{name}={value}" for name, value in given if value is not None]
         return CliRunner().invoke(main, ["documents", *named])
 
     return invoke
@@ -176,8 +175,11 @@ def run(corpus_folder, tmp_path, monkeypatch):
 def test_writes_both_tables_and_the_attribution(run, tmp_path, choose):
     result = run()
     assert result.exit_code == 0, result.output
-    assert "36 documents and 16 calibration documents of 4 domains" in result.output
-    assert "small" in result.output
+    assert "36 documents and 16 calibration documents of 4 domains (9 and 4 of each)" in (
+        result.output
+    )
+    assert "too few held-out documents of different parents: small (9)." in result.output
+    assert "Left out: 40 of rights research (--rights takes them too)." in result.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
     selection = choose(max_tokens=256)
     for name, expected in (
@@ -191,22 +193,23 @@ def test_writes_both_tables_and_the_attribution(run, tmp_path, choose):
         assert f"\n| {domain} | package-{domain} | MIT \\| CC0 | 9 | 4 |\n" in text
 
 
-def test_too_large_a_choice_changes_nothing(run, tmp_path, monkeypatch):
+def test_too_large_a_choice_changes_nothing(run, tmp_path):
     assert run().exit_code == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    monkeypatch.setattr(documents_command, "MAX_BYTES", 100)
-    result = run(seed=3)
+    result = run(seed=3, **{"max-megabytes": 0.0001})
     assert result.exit_code == 2
-    assert "choose fewer with --per-domain" in result.stderr
+    assert "choose fewer with --per-domain, or allow more with --max-megabytes" in result.stderr
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"per-domain": 40}, "Only 0 documents of 0 domains can be had"),
-        ({"per-domain": 8}, "Only 32 documents of 4 domains can be had"),
+        ({"per-domain": 40}, "No domain has the 40 documents and 4 calibration documents"),
+        ({"per-domain": 40}, "the largest, a, has 40."),
+        ({"rights": "secret"}, "has none but 169 of rights open, 40 of rights research"),
         ({"corpus": "no/such/corpus"}, "does not exist or was not finished"),
+        ({"out": "/dev/null/out"}, "/dev/null/out/documents.parquet cannot be written"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(run, tmp_path, changes, sentence):
@@ -217,8 +220,75 @@ def test_bad_input_is_one_sentence_and_exit_code_2(run, tmp_path, changes, sente
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_table_of_documents(run, corpus_folder):
-    (corpus_folder / "documents.parquet").write_bytes(b"PAR1")
-    result = run()
+def test_a_damaged_table_of_documents(run, corpus_folder, corpus):
+    path = corpus_folder / "documents.parquet"
+    for damage in (
+        lambda: path.write_bytes(b"PAR1"),
+        lambda: corpus.drop(columns="rights").to_parquet(path),
+    ):
+        damage()
+        result = run()
+        assert result.exit_code == 2
+        assert "run python -m model.data build again" in result.stderr
+
+
+# One's own documents
+
+
+def own_corpus(corpus_folder, counts: dict[str, int], **changes: object) -> None:
+    rng = np.random.default_rng(2)
+    rows = [row for name, count in counts.items() for row in rows_of(name, count, rng, **changes)]
+    table = pd.DataFrame(rows).assign(rights="own", licence="", parent=lambda rows: rows["id"])
+    table.to_parquet(corpus_folder / "documents.parquet")
+
+
+SMALL = {"per-domain": None, "calibration-per-domain": None}
+
+
+def test_a_few_own_documents_are_shared_out_so_that_the_most_stay(run, corpus_folder, tmp_path):
+    own_corpus(corpus_folder, {"tea": 5, "rum": 4, "ale": 1})
+    result = run(**SMALL)
+    assert result.exit_code == 0, result.output
+    assert "6 documents and 2 calibration documents of 2 domains (3 and 1 of each)" in result.output
+    assert "of different parents: ale (1)." in result.output
+    assert (
+        "| tea | package-tea | not stated | 3 | 1 |"
+        in (tmp_path / "out" / "ATTRIBUTION.md").read_text()
+    )
+
+
+def test_no_more_than_the_bundles_numbers_are_taken_by_default(run, corpus_folder):
+    own_corpus(corpus_folder, {"tea": 90})
+    assert "48 documents and 16 calibration documents of 1 domains" in run(**SMALL).output
+    asked = run(**SMALL | {"per-domain": 60})
+    assert "60 documents and 20 calibration documents of 1 domains" in asked.output
+
+
+def test_documents_that_are_too_few_for_two_sides_are_said_with_the_numbers(run, corpus_folder):
+    own_corpus(corpus_folder, {"tea": 1, "rum": 1})
+    result = run(**SMALL)
     assert result.exit_code == 2
-    assert "run python -m model.data build again" in result.stderr
+    assert "No domain has the 1 documents and 1 calibration documents" in result.stderr
+    assert "the largest, rum, has 1. Choose smaller numbers, or build" in result.stderr
+
+
+def test_other_rights_are_taken_where_asked_for(run, corpus):
+    result = run(rights="open,research")
+    assert "45 documents and 20 calibration documents of 5 domains" in result.output
+
+
+def test_what_is_not_there_as_a_whole_is_counted(run, corpus_folder):
+    own_corpus(corpus_folder, {"tea": 30}, text=" ".join(WORDS * 40))
+    table = pd.read_parquet(corpus_folder / "documents.parquet")
+    table.loc[table.index[:5], "text"] = "soil flour"
+    table.to_parquet(corpus_folder / "documents.parquet")
+    said = run(**SMALL).output
+    assert "Left out, under 40 tokens: 5 documents." in said
+    assert re.search(r"Cut to 255 tokens: 2\d documents, by [\d,]+ in all\.", said)
+
+
+def test_words_with_bars_and_line_ends_stay_in_their_cell(run, corpus_folder, tmp_path):
+    own_corpus(corpus_folder, {"tea": 8}, source="a\n| b")
+    assert run(**SMALL).exit_code == 0
+    text = (tmp_path / "out" / "ATTRIBUTION.md").read_text()
+    assert "| tea | a \\| b | not stated |" in text
