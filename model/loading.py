@@ -1,35 +1,53 @@
 """Opening and writing checkpoints, with one clear sentence for each way it can fail."""
 
-import json
-import shutil
+import codecs
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from model.checkpoint import CONFIG, check_checkpoint, check_links, last_line, read_config
+from model.files import INDEX, SINGLE, check_writable, inside, new_folder, read_json
 from model.modeling import EmoForCausalLM
+
+TOKENIZER = "tokenizer.json"
+TOKENIZER_FILES = (
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+GENERATION = "generation_config.json"
 
 
 def load_model(path: str | Path, dtype: str = "float32") -> EmoForCausalLM:
     """An EMO-format checkpoint folder as a model in eval mode on the CPU.
 
-    Raises ValueError if the folder is missing, truncated, of another model type, or holds NaN.
+    Raises ValueError if the folder is missing, truncated, of another model type, quantised, reaches
+    outside of itself, holds NaN, or holds other tensors than its config asks for.
     """
     folder = Path(path)
     check_checkpoint(folder)
+    _check_json(folder, GENERATION)
+    _check_index(folder)
     try:
         with _without_progress_bar():
             model, report = EmoForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
+                folder,
+                # Ours, because transformers' own reader takes no byte order mark.
+                config=read_config(folder),
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
             )
-    except (SafetensorError, OSError, RuntimeError, KeyError, EOFError) as error:
+    except Exception as error:  # the headers are in order; what is left has many kinds
         raise ValueError(
-            f"The weights in {folder} cannot be read ({str(error).splitlines()[0]}); copy or "
-            f"train the checkpoint again."
+            f"The weights in {folder} cannot be read ({last_line(error)}); copy or train the "
+            "checkpoint again."
         ) from error
     _check_weights(folder, model, report)
     return model.eval()
@@ -47,57 +65,89 @@ def _without_progress_bar() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def check_checkpoint(folder: Path) -> None:
-    """Raises ValueError unless the folder has a config of type "emo" and safetensors weights."""
-    config = folder / "config.json"
-    if not config.is_file():
-        raise ValueError(f"There is no checkpoint at {folder} (no config.json); check the path.")
-    try:
-        model_type = json.loads(config.read_text()).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{config} is not valid JSON; copy the checkpoint again.") from error
-    if model_type != "emo":
-        raise ValueError(
-            f"{folder} holds a model of type {model_type!r}; this loader reads type 'emo'."
-        )
-    if not list(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder} has no .safetensors weights; other formats are not read.")
+def _check_index(folder: Path) -> None:
+    """transformers asks for more in an index than where the weights lie."""
+    if not (folder / SINGLE).is_file():
+        _check_json(folder, INDEX)
+        if "metadata" not in read_json(folder / INDEX):
+            raise ValueError(f"{folder / INDEX} has no metadata; copy the checkpoint again.")
 
 
 def _check_weights(folder: Path, model: EmoForCausalLM, report: dict) -> None:
-    missing = report.get("missing_keys") or report.get("mismatched_keys")
-    if missing:
-        raise ValueError(
-            f"{folder} lacks weights that its config asks for ({sorted(map(str, missing))[0]}, "
-            f"{len(missing)} in all); copy or train the checkpoint again."
-        )
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if keys := sorted(map(str, report.get(kind) or ())):
+            raise ValueError(
+                f"{folder} holds other weights than its config asks for ({kind.split('_')[0]}: "
+                f"{keys[0]}, {len(keys)} in all); copy or train the checkpoint again."
+            )
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
             raise ValueError(f"{folder}: {name} holds NaN or infinity; train the model again.")
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The fast tokenizer saved in a checkpoint or corpus folder.
+    """The fast tokenizer saved in a checkpoint or corpus folder; code in the folder is never run.
 
-    Raises ValueError if there is none.
+    Raises ValueError if there is none, it is damaged, or it has no end-of-text token.
     """
     folder = Path(path)
-    if not (folder / "tokenizer.json").is_file():
-        raise ValueError(f"There is no tokenizer in {folder} (no tokenizer.json); check the path.")
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not (folder / TOKENIZER).is_file():
+        raise ValueError(f"There is no tokenizer in {folder} (no {TOKENIZER}); check the path.")
+    check_links(folder)
+    for name in TOKENIZER_FILES:
+        _check_json(folder, name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise ValueError(_no_tokenizer(folder, error)) from error
+    if not tokenizer.is_fast or not isinstance(tokenizer.eos_token_id, int):
+        raise ValueError(
+            f"The tokenizer in {folder} names no end-of-text token (eos_token), which opens every "
+            "document; set it in tokenizer_config.json."
+        )
+    return tokenizer
+
+
+def _check_json(folder: Path, name: str) -> None:
+    """What transformers will read by itself: JSON, if it is there, and without a mark."""
+    if not (folder / name).exists():
+        return
+    path = inside(folder, name)
+    read_json(path)
+    if path.read_bytes().startswith(codecs.BOM_UTF8):
+        raise ValueError(f"{path} begins with a byte order mark; save it as UTF-8 without one.")
+
+
+def _no_tokenizer(folder: Path, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return (
+            f"The tokenizer in {folder} asks for code of its own (auto_map in "
+            "tokenizer_config.json), which is never run; save it as a plain tokenizer.json."
+        )
+    return f"The tokenizer in {folder} cannot be read ({last_line(error)}); copy it again."
 
 
 def export_model(
     model: EmoForCausalLM, tokenizer: PreTrainedTokenizerBase, path: str | Path
 ) -> None:
-    """Write model (bf16 safetensors, released names) and tokenizer, all or nothing."""
+    """Write model (bf16 safetensors, released names) and tokenizer, all or nothing.
+
+    A checkpoint that is there already is replaced. Raises ValueError if something else is, or if
+    the folder cannot be written.
+    """
     folder = Path(path)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    if folder.exists() and not (folder / CONFIG).is_file() and not _is_empty(folder):
+        raise ValueError(f"{folder} exists and is not a checkpoint; name another folder.")
+    check_writable(folder)
     copy = EmoForCausalLM(model.config)
     copy.load_state_dict(model.state_dict())
-    copy.to(torch.bfloat16).save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    copy.to(torch.bfloat16)
+    with new_folder(folder) as partial:
+        copy.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())

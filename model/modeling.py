@@ -219,6 +219,8 @@ class EmoPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_record_outputs = {
         "router_logits": OutputRecorder(EmoRouter, index=0),
+        "gate_weights": OutputRecorder(EmoRouter, index=1),
+        "expert_ids": OutputRecorder(EmoRouter, index=2),
         "hidden_states": EmoDecoderLayer,
         "attentions": EmoAttention,
     }

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -35,40 +36,106 @@ def active_mask(router: nn.Module) -> Tensor | None:
     return _active.get().get(id(router))
 
 
+FORMAT = "emo-viz-subset"
+FORMAT_VERSION = 1
+AGAIN = "make it again with python -m emo_viz subset"
+
+
 @dataclass(frozen=True)
 class ExpertSubset:
     """Kept experts of every layer (ascending ids, shared ones included) and where they come from.
 
-    `calibration` names the documents that the choice was made from; `budget` is the keep-k asked.
+    A layer without experts keeps none: (). `calibration` names the documents that the choice was
+    made from, `documents_sha256` is a digest of their texts, `domain` theirs, if one was asked for;
+    `budget` is the keep-k asked. `model` and `weights_sha256` (`files.weights_digest`) say whose
+    experts these are; "" where it is not known.
     """
 
     experts: tuple[tuple[int, ...], ...]
     method: str
     calibration: tuple[str, ...]
     budget: int
+    model: str = ""
+    weights_sha256: str = ""
+    domain: str | None = None
+    documents_sha256: str = ""
 
     @property
     def keep_k(self) -> int:
-        """Experts kept a layer, the shared one counted."""
+        """Experts kept a layer, the shared one counted; layers that have fewer keep them all."""
         return self.budget
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        """The subset as the text of a file."""
+        return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION} | asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "ExpertSubset":
-        """Raises ValueError for text that is not a subset."""
+        """Reads files of older programs, which do not say whose experts they list, as well.
+
+        Raises ValueError for text that is not a subset: ids must be whole numbers from 0, each
+        once, ascending.
+        """
         try:
-            fields = json.loads(text)
-            experts = tuple(tuple(int(e) for e in layer) for layer in fields["experts"])
-            return cls(
-                experts, str(fields["method"]), tuple(fields["calibration"]), int(fields["budget"])
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                "This is not an expert subset: JSON with experts (the kept ids of each layer), "
-                "method, calibration and budget. Export it again."
-            ) from error
+            fields = json.loads(text.removeprefix("\ufeff"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"This is not an expert subset, because not JSON; {AGAIN}.") from error
+        _check_fields(fields)
+        return cls(
+            tuple(map(tuple, fields["experts"])),
+            fields["method"],
+            tuple(fields["calibration"]),
+            fields["budget"],
+            **{name: fields[name] for name in ORIGIN if name in fields},
+        )
+
+
+ORIGIN = ("model", "weights_sha256", "domain", "documents_sha256")
+
+
+def _check_fields(fields: Any) -> None:
+    """Raises ValueError unless these are the fields of a subset, each of its type."""
+    if not isinstance(fields, dict) or not isinstance(fields.get("experts"), list):
+        raise ValueError(
+            "This is not an expert subset: JSON with experts (the kept ids of each layer), method, "
+            f"calibration and budget; {AGAIN}."
+        )
+    version = fields.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION or fields.get("format", FORMAT) != FORMAT:
+        raise ValueError(
+            f"This is a subset of format {fields.get('format')!r}, version {version!r}, and this "
+            f"program reads version {FORMAT_VERSION} of {FORMAT!r}; {AGAIN}."
+        )
+    for layer, experts in enumerate(fields["experts"]):
+        _check_ids(layer, experts)
+    calibration = fields.get("calibration")
+    fits = {
+        "method": isinstance(fields.get("method"), str),
+        "calibration": isinstance(calibration, list)
+        and all(isinstance(name, str) for name in calibration),
+        "budget": _is_count(fields.get("budget")),
+    }
+    fits |= {name: isinstance(fields.get(name, ""), str) for name in ORIGIN}
+    fits["domain"] = isinstance(fields.get("domain"), str | None)
+    if wrong := [name for name, fit in fits.items() if not fit]:
+        raise ValueError(f"This expert subset has no proper {wrong[0]}; {AGAIN}.")
+
+
+def _check_ids(layer: int, experts: Any) -> None:
+    if not isinstance(experts, list) or not all(map(_is_count, experts)):
+        raise ValueError(
+            f"The experts of layer {layer} in this subset are not a list of whole numbers from 0; "
+            f"{AGAIN}."
+        )
+    if any(after <= before for before, after in pairwise(experts)):
+        raise ValueError(
+            f"The experts of layer {layer} in this subset are not in ascending order, each once; "
+            f"sort them, or {AGAIN}."
+        )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 @contextmanager
@@ -77,8 +144,7 @@ def apply_subset(model: "EmoForCausalLM", subset: ExpertSubset) -> Iterator[None
 
     Raises ValueError if the subset was made for another geometry.
     """
-    masks_L = _masks(model, subset)
-    masks = {id(router): mask for router, mask in zip(model.routers(), masks_L, strict=True)}
+    masks = _masks(model, subset)
     token = _active.set({**_active.get(), **masks})
     try:
         yield
@@ -86,15 +152,36 @@ def apply_subset(model: "EmoForCausalLM", subset: ExpertSubset) -> Iterator[None
         _active.reset(token)
 
 
-def _masks(model: "EmoForCausalLM", subset: ExpertSubset) -> list[Tensor]:
+def _masks(model: "EmoForCausalLM", subset: ExpertSubset) -> dict[int, Tensor]:
+    """By the id of each router: the routed experts that it may use, bool [R of its layer]."""
     check_subset(model.config, subset)
-    masks = []
-    for layer, kept in enumerate(subset.experts):
-        num_routed = model.config.experts_in_layer(layer) - model.config.num_shared_experts
+    masks = {}
+    for router in model.routers():
+        num_routed = routed_in_layer(model.config, router.layer_idx)
         mask_R = torch.zeros(num_routed, dtype=torch.bool, device=model.device)
-        mask_R[[e for e in kept if e < num_routed]] = True
-        masks.append(mask_R)
+        mask_R[[e for e in subset.experts[router.layer_idx] if e < num_routed]] = True
+        masks[id(router)] = mask_R
     return masks
+
+
+def routed_in_layer(config: "EmoConfig", layer: int) -> int:
+    """R of one layer: the experts that its router chooses among; 0 in a layer without a router."""
+    return max(0, config.experts_in_layer(layer) - config.num_shared_experts)
+
+
+def most_experts(config: "EmoConfig") -> int:
+    """Experts of the layer that has most, the shared ones counted."""
+    return max(map(config.experts_in_layer, range(config.num_hidden_layers)))
+
+
+def most_routed(config: "EmoConfig") -> int:
+    """Routed experts of the layer that has most."""
+    return max(0, most_experts(config) - config.num_shared_experts)
+
+
+def slots_in_layer(config: "EmoConfig", layer: int) -> int:
+    """Routed experts of a token in one layer: as many as a token uses, or all that there are."""
+    return min(config.num_routed_per_tok, routed_in_layer(config, layer))
 
 
 def check_subset(config: "EmoConfig", subset: ExpertSubset) -> None:
@@ -106,38 +193,39 @@ def check_subset(config: "EmoConfig", subset: ExpertSubset) -> None:
             f"The subset has {len(subset.experts)} layers, the model {config.num_hidden_layers}."
         )
     for layer, kept in enumerate(subset.experts):
-        num_experts = config.experts_in_layer(layer)
-        num_routed = num_experts - config.num_shared_experts
-        needed = min(config.num_experts_per_tok, num_experts) - config.num_shared_experts
-        if any(not 0 <= e < num_experts for e in kept) or (
-            len({e for e in kept if e < num_routed}) < needed
-        ):
+        num_experts, needed = config.experts_in_layer(layer), slots_in_layer(config, layer)
+        distinct = {e for e in kept if 0 <= e < num_experts}
+        routed = {e for e in distinct if e < routed_in_layer(config, layer)}
+        if len(distinct) != len(kept) or len(routed) < needed:
+            ids = f"0..{num_experts - 1}, each once," if num_experts else "none"
             raise ValueError(
-                f"Layer {layer} of the subset does not fit: ids must be 0..{num_experts - 1} and "
-                f"at least {needed} of them routed experts."
+                f"Layer {layer} of the subset does not fit: ids must be {ids} and at least "
+                f"{needed} of them routed experts."
             )
 
 
 def check_keep_k(config: "EmoConfig", keep_k: int) -> None:
-    """Raises ValueError unless top-k <= keep_k <= number of experts."""
-    if not config.num_experts_per_tok <= keep_k <= config.num_experts:
+    """Raises ValueError unless top-k <= keep_k <= number of experts in the largest layer."""
+    most = most_experts(config)
+    least = min(config.num_experts_per_tok, most)
+    if not least <= keep_k <= most:
         raise ValueError(
-            f"keep-k must be {config.num_experts_per_tok} (the experts each token uses) to "
-            f"{config.num_experts}, not {keep_k}."
+            f"keep-k must be {least} (the experts each token uses) to {most}, not {keep_k}."
         )
 
 
 def full_subset(config: "EmoConfig") -> ExpertSubset:
     """All experts of every layer."""
-    layer = tuple(range(config.num_experts))
-    return ExpertSubset((layer,) * config.num_hidden_layers, "full", (), config.num_experts)
+    layers = range(config.num_hidden_layers)
+    experts = tuple(tuple(range(config.experts_in_layer(layer))) for layer in layers)
+    return ExpertSubset(experts, "full", (), most_experts(config))
 
 
 def random_subset(config: "EmoConfig", keep_k: int, seed: int) -> ExpertSubset:
     """keep_k - shared routed experts drawn at random for each layer, and the shared ones."""
     check_keep_k(config, keep_k)
     rng = np.random.default_rng(seed)
-    scores_LR = rng.random((config.num_hidden_layers, config.num_routed_experts))
+    scores_LR = rng.random((config.num_hidden_layers, most_routed(config)))
     return subset_from_scores(scores_LR, keep_k, config, f"random seed {seed}", ())
 
 
@@ -148,17 +236,27 @@ def subset_from_scores(
     method: str,
     calibration_ids: Sequence[str] = (),
 ) -> ExpertSubset:
-    """Keep, in each layer, the routed experts of the highest score and the shared ones."""
+    """Keep, in each layer, the routed experts of the highest score and the shared ones.
+
+    Scores beyond the routed experts of a layer are not read; a layer that has no more than keep_k
+    experts keeps them all.
+    """
     check_keep_k(config, keep_k)
     num_kept = keep_k - config.num_shared_experts
-    order_LR = np.argsort(-scores_LR, axis=1, kind="stable")
-    shared = tuple(range(config.num_routed_experts, config.num_experts))
-    layers = tuple(tuple(sorted(map(int, row[:num_kept]))) + shared for row in order_LR)
-    return ExpertSubset(layers, method, tuple(calibration_ids), keep_k)
+    layers = []
+    for layer, scores_R in enumerate(scores_LR):
+        num_routed = routed_in_layer(config, layer)
+        order_R = np.argsort(-scores_R[:num_routed], kind="stable")
+        shared = range(num_routed, config.experts_in_layer(layer))
+        layers.append((*sorted(map(int, order_R[:num_kept])), *shared))
+    return ExpertSubset(tuple(layers), method, tuple(calibration_ids), keep_k)
 
 
 def expert_scores(model: "EmoForCausalLM", documents: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean router probability of each routed expert over all tokens, one pass: float64 [L, R]."""
+    """Mean router probability of each routed expert over all tokens, one pass: float64 [L, R].
+
+    R is that of the largest layer; 0 where a layer has fewer.
+    """
     from model.inference import router_probabilities
 
     return router_probabilities(model, documents).mean(1, dtype=np.float64)

@@ -1,12 +1,16 @@
 """Smaller checkpoints: what the cut model computes, what its folder holds, what is refused."""
 
+import errno
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from model.cut import cut_checkpoint
+from model.cut import check_made_for, cut_checkpoint
+from model.files import weights_digest
 from model.loading import load_model
 from model.subset import ExpertSubset, apply_subset, full_subset, random_subset
 from tests.model.helpers import tiny_ids, tiny_model
@@ -159,13 +163,63 @@ def of_another_type(folder):
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
 
 
+def with_nan(name):
+    def damage(folder):
+        weights = load_file(folder / "model.safetensors")
+        weights[name][0] = torch.nan
+        save_file(weights, folder / "model.safetensors")
+
+    return damage
+
+
+def with_fields(**fields):
+    def damage(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | fields))
+
+    return damage
+
+
+def with_metadata(ids):
+    def damage(folder):
+        metadata = {"experts_kept_per_layer": ids}
+        (folder / "pruning_metadata.json").write_text(json.dumps(metadata))
+
+    return damage
+
+
+def of_fused_experts(folder):
+    save_file(tiny_model().state_dict(), folder / "model.safetensors")
+
+
+def of_float8(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights = {name: weight.to(torch.float8_e4m3fn) for name, weight in weights.items()}
+    save_file(weights, folder / "model.safetensors")
+
+
+def with_small_link(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to("/etc/passwd")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lacking_an_expert, "three matrices for each kept expert of layer 1"),
+        (lacking_an_expert, "lacks weights .*layers.1.mlp.experts.3.up_proj"),
         (truncated, "cannot be read"),
         (of_another_type, "this loader reads type 'emo'"),
-        (without_index, "neither model.safetensors nor"),
+        (without_index, "has no weights in model.safetensors"),
+        (with_nan("model.layers.1.mlp.experts.3.down_proj.weight"), "experts.3.* holds NaN"),
+        (with_nan("model.layers.0.mlp.gate.weight"), "layers.0.mlp.gate.weight holds NaN"),
+        (with_nan("model.norm.weight"), "model.norm.weight holds NaN"),
+        (with_fields(num_experts=8), "16 experts in layer 0 and its config.json asks for 8"),
+        (with_fields(num_hidden_layers=1), "holds 2 layers and its config.json asks for 1"),
+        (of_fused_experts, "under the released names"),
+        (of_float8, "as F8_E4M3, quantised weights"),
+        (with_small_link, "outside of itself"),
+        (with_metadata([[0, 1], [2, 3]]), "does not list the experts of"),
+        (with_metadata({"0": [1]}), "does not list the experts of"),
     ],
 )
 def test_a_damaged_parent_is_refused_and_leaves_nothing(parent, tmp_path, damage, message):
@@ -181,12 +235,137 @@ def test_a_damaged_parent_is_refused_and_leaves_nothing(parent, tmp_path, damage
         (((0, 1, 2, 15),), "The subset has 1 layers, the model 2"),
         (((0, 1, 2, 16),) * 2, "ids must be 0..15"),
         (((0, 1, 15),) * 2, "at least 3 of them routed"),
-        (((0, 0, 0, 15),) * 2, "at least 3 of them routed"),
+        (((0, 0, 0, 15),) * 2, "each once"),
+        (((0, 1, 2, 2, 15),) * 2, "each once"),
+        (((-1, 1, 2, 3, 15),) * 2, "ids must be 0..15"),
     ],
 )
 def test_a_subset_of_another_geometry_is_refused(parent, tmp_path, experts, message):
     with pytest.raises(ValueError, match=message):
         cut_checkpoint(parent, ExpertSubset(experts, "", (), 4), tmp_path / "cut")
+
+
+KEEP_FOUR = ExpertSubset(((0, 1, 2, 15),) * 2, "", (), 4)
+
+
+@pytest.mark.parametrize("place", [".", "below", "below/further"])
+def test_nothing_is_written_in_the_parent(parent, place):
+    before = sorted(path.name for path in parent.iterdir())
+    with pytest.raises(ValueError, match="is there already|lies in"):
+        cut_checkpoint(parent, KEEP_FOUR, parent / place)
+    assert sorted(path.name for path in parent.iterdir()) == before
+
+
+def test_the_folder_above_the_parent_is_left_alone(parent):
+    with pytest.raises(ValueError, match="is there already"):
+        cut_checkpoint(parent, KEEP_FOUR, parent.parent)
+
+
+def test_what_stands_where_the_old_partial_folder_was_stays(parent, tmp_path):
+    (tmp_path / "cut.partial").mkdir()
+    (tmp_path / "cut.partial" / "thesis.txt").write_text("precious")
+    cut_checkpoint(parent, KEEP_FOUR, tmp_path / "cut")
+    assert (tmp_path / "cut.partial" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_link_is_never_written_through(parent, tmp_path):
+    (tmp_path / "cut").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="is there already"):
+        cut_checkpoint(parent, KEEP_FOUR, tmp_path / "cut")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_folder_that_appears_meanwhile_is_left_alone(parent, tmp_path):
+    def appears(done, total):
+        (tmp_path / "cut").mkdir()
+        (tmp_path / "cut" / "theirs").touch()
+
+    with pytest.raises(ValueError, match="is there already"):
+        cut_checkpoint(parent, KEEP_FOUR, tmp_path / "cut", appears)
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["theirs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "parent"]
+
+
+def test_an_index_never_leads_to_another_checkpoint(sharded, tmp_path):
+    tiny_model(seed=1).save_pretrained(tmp_path / "other")
+    other = tmp_path / "other" / "model.safetensors"
+    before = other.read_bytes()
+    index = sharded / "model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    weight_map["model.norm.weight"] = "../other/model.safetensors"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ValueError, match="names a file outside of itself"):
+        cut_checkpoint(sharded, KEEP_FOUR, tmp_path / "deep" / "cut")
+    assert other.read_bytes() == before
+    assert not (tmp_path / "deep" / "cut").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "full"), SafetensorError("I/O error: full (os error 28)")]
+)
+def test_a_full_disk_leaves_nothing(sharded, tmp_path, monkeypatch, error):
+    def full(weights, path, metadata):
+        save_file(weights, path)
+        if "00003" in path.name:
+            raise error
+
+    monkeypatch.setattr("model.cut.save_file", full)
+    with pytest.raises(ValueError, match="cut cannot be written .*make room"):
+        cut_checkpoint(sharded, KEEP_FOUR, tmp_path / "cut")
+    assert [path.name for path in tmp_path.iterdir()] == ["sharded"]
+
+
+def test_shards_in_folders_are_numbered_anew(sharded, tmp_path):
+    index = sharded / "model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    for number, name in enumerate(sorted(set(weight_map.values()))):
+        (sharded / str(number)).mkdir()
+        (sharded / name).rename(sharded / str(number) / "model.safetensors")
+    numbers = {name: number for number, name in enumerate(sorted(set(weight_map.values())))}
+    moved = {tensor: f"{numbers[name]}/model.safetensors" for tensor, name in weight_map.items()}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": moved}))
+    cut_checkpoint(sharded, KEEP_FOUR, tmp_path / "cut")
+    whole = load_model(sharded)
+    with apply_subset(whole, KEEP_FOUR):
+        assert torch.allclose(logits(load_model(tmp_path / "cut")), logits(whole), atol=1e-5)
+
+
+def test_tied_embeddings_stay_tied(tmp_path):
+    tiny_model(tie_word_embeddings=True).save_pretrained(tmp_path / "tied")
+    cut_checkpoint(tmp_path / "tied", KEEP_FOUR, tmp_path / "cut")
+    whole, small = load_model(tmp_path / "tied"), load_model(tmp_path / "cut")
+    with apply_subset(whole, KEEP_FOUR):
+        assert torch.allclose(logits(small), logits(whole), atol=1e-5)
+    assert small.lm_head.weight is small.model.embed_tokens.weight
+
+
+def test_a_layer_with_fewer_experts_than_a_token_uses_can_be_cut(tmp_path):
+    """Layer 0 has three experts, and a token uses four of layer 1."""
+    tiny_model(num_experts_per_layer=[3, 16]).save_pretrained(tmp_path / "parent")
+    whole = load_model(tmp_path / "parent")
+    subset = random_subset(whole.config, 5, seed=0)
+    assert [len(layer) for layer in subset.experts] == [3, 5]
+    cut_checkpoint(tmp_path / "parent", subset, tmp_path / "cut")
+    with apply_subset(whole, subset):
+        assert torch.allclose(logits(load_model(tmp_path / "cut")), logits(whole), atol=1e-5)
+
+
+def test_a_cut_of_a_cut_lists_the_ids_of_the_first_model_and_of_its_parent(parent, tmp_path):
+    half, quarter = tmp_path / "half", tmp_path / "quarter"
+    cut_checkpoint(parent, ExpertSubset(((1, 3, 5, 7, 15), (0, 2, 4, 6, 15)), "", (), 5), half)
+    cut_checkpoint(half, ExpertSubset(((0, 1, 3, 4),) * 2, "", (), 4), quarter)
+    metadata = json.loads((quarter / "pruning_metadata.json").read_text())
+    assert (metadata["original"], metadata["parent"]) == ("parent", "half")
+    assert metadata["experts_kept_per_layer"] == [[1, 3, 7, 15], [0, 2, 6, 15]]
+    assert metadata["experts_kept_of_parent"] == [[0, 1, 3, 4]] * 2
+
+
+def test_a_subset_says_whose_experts_it_lists(parent, tmp_path):
+    check_made_for(replace(KEEP_FOUR, weights_sha256=weights_digest(parent)), parent)
+    with pytest.raises(ValueError, match="does not say whose experts"):
+        check_made_for(KEEP_FOUR, parent)
+    with pytest.raises(ValueError, match="lists experts of theirs, and .*other weights"):
+        check_made_for(replace(KEEP_FOUR, model="theirs", weights_sha256="12ab"), parent)
 
 
 def test_a_folder_that_exists_is_left_alone(parent):

@@ -1,6 +1,8 @@
 """Subsets: the same as deleting experts, gone after the block, and private to a thread."""
 
+import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,11 +138,87 @@ def test_a_budget_below_top_k_or_above_all_is_refused(keep_k):
         random_subset(tiny_model().config, keep_k, 0)
 
 
-def test_json_round_trip_and_a_foreign_file():
-    subset = random_subset(tiny_model().config, 6, 4)
-    assert ExpertSubset.from_json(subset.to_json()) == subset
-    with pytest.raises(ValueError, match="not an expert subset: JSON"):
-        ExpertSubset.from_json('{"a": 1}')
+def test_json_round_trip():
+    chosen = random_subset(tiny_model().config, 6, 4)
+    origin = {"model": "tiny", "weights_sha256": "12ab", "domain": "tea", "documents_sha256": "34"}
+    for subset in (chosen, replace(chosen, calibration=("a", "b"), **origin)):
+        assert ExpertSubset.from_json(subset.to_json()) == subset
+        assert ExpertSubset.from_json("\ufeff" + subset.to_json()) == subset
+    assert json.loads(chosen.to_json())["format_version"] == 1
+
+
+def test_a_file_of_an_older_program_is_read_and_names_no_model():
+    old = {"experts": [[0, 1, 15]], "method": "greedy", "calibration": ["a"], "budget": 3}
+    subset = ExpertSubset.from_json(json.dumps(old))
+    assert subset == ExpertSubset(((0, 1, 15),), "greedy", ("a",), 3)
+    assert subset.weights_sha256 == ""
+
+
+GOOD = {"experts": [[0, 1, 15]], "method": "greedy", "calibration": ["a"], "budget": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"experts": None}, "not an expert subset: JSON with experts"),
+        ({"experts": [3]}, "layer 0 .* not a list of whole numbers from 0"),
+        ({"experts": [[0, 1], [0.7, 1]]}, "layer 1 .* not a list of whole numbers from 0"),
+        ({"experts": [[0, 1.0]]}, "not a list of whole numbers"),
+        ({"experts": [[0, "1"]]}, "not a list of whole numbers"),
+        ({"experts": [[False, True]]}, "not a list of whole numbers"),
+        ({"experts": [[-1, 1]]}, "not a list of whole numbers from 0"),
+        ({"experts": [[0, 1, 1]]}, "not in ascending order, each once"),
+        ({"experts": [[1, 0]]}, "not in ascending order"),
+        ({"experts": ["01"]}, "not a list of whole numbers"),
+        ({"method": None}, "no proper method"),
+        ({"calibration": "abc"}, "no proper calibration"),
+        ({"calibration": [1]}, "no proper calibration"),
+        ({"budget": 3.5}, "no proper budget"),
+        ({"budget": True}, "no proper budget"),
+        ({"weights_sha256": 3}, "no proper weights_sha256"),
+        ({"domain": 3}, "no proper domain"),
+        ({"format": "emo-viz-trace"}, "format 'emo-viz-trace'"),
+        ({"format_version": 2}, "version 2, and this program reads version 1"),
+    ],
+)
+def test_a_file_with_a_wrong_field_is_one_sentence(changes, message):
+    assert ExpertSubset.from_json(json.dumps(GOOD)).budget == 3
+    with pytest.raises(ValueError, match=message) as error:
+        ExpertSubset.from_json(json.dumps(GOOD | changes))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 100_000, '{"a": 1}'])
+def test_a_foreign_file_is_one_sentence(text):
+    with pytest.raises(ValueError, match="not an expert subset"):
+        ExpertSubset.from_json(text)
+
+
+def uneven_model():
+    """Top-4 of 3, 9 and 16 experts: layer 0 has fewer than a token would use."""
+    return tiny_model(num_hidden_layers=3, num_experts_per_layer=[3, 9, 16])
+
+
+@pytest.mark.parametrize("method", ["router_probability", "greedy"])
+def test_layers_with_different_numbers_of_experts_are_chosen_from(method):
+    model = uneven_model()
+    subset = select_experts(model, documents(), 10, method)
+    assert [len(kept) for kept in subset.experts] == [3, 9, 10]
+    assert [kept[-1] for kept in subset.experts] == [2, 8, 15], "the shared expert is the last"
+    scores = expert_scores(model, documents())
+    assert scores.shape == (3, 15) and (scores[0, 2:] == 0).all() and (scores[1, 8:] == 0).all()
+    assert scores.sum(1) == pytest.approx(np.ones(3), abs=1e-5)
+    with apply_subset(model, subset):
+        seen = record(model, documents(1)[0])
+    for layer, kept in enumerate(subset.experts):
+        assert set(seen.expert_ids[layer].ravel()) - {-1} <= set(kept[:-1])
+
+
+def test_a_full_and_a_random_subset_of_uneven_layers():
+    config = uneven_model().config
+    assert full_subset(config).experts == tuple(tuple(range(n)) for n in (3, 9, 16))
+    assert [len(kept) for kept in random_subset(config, 4, 0).experts] == [3, 4, 4]
+    assert random_subset(config, 16, 0).experts == full_subset(config).experts
 
 
 def test_a_subset_of_another_geometry_is_refused():
