@@ -1,7 +1,5 @@
 """Subset ablation page: its first line, and the row of controls under it."""
 
-from pathlib import Path
-
 import pandas as pd
 import streamlit as st
 
@@ -167,8 +165,8 @@ def _own_text() -> str | None:
 
 def _choose_document(domain: str | None) -> str:
     """The id of the chosen document, or OWN."""
-    path = assets.documents_path()
-    labels = _document_labels(resources.documents(), path, path.stat().st_mtime_ns, domain)
+    stamp = assets.stamp(assets.documents_path())
+    labels = _document_labels(resources.documents(), stamp, domain)
     ids = list(labels)
     kind = one_of("document", [OWN, *ids], always=True)
     links.enter(DOCUMENT, kind, ids[0])
@@ -190,7 +188,7 @@ def _choose_document(domain: str | None) -> str:
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _document_labels(
-    _documents: pd.DataFrame, path: Path, changed: int, domain: str | None
+    _documents: pd.DataFrame, stamp: assets.Stamp, domain: str | None
 ) -> dict[str, str]:
     """Ids of the documents of a domain (None: of all) and a numbered opening of each.
 

@@ -16,16 +16,14 @@ from emo_viz.ui import ablation, assets, links, measuring, resources
 from emo_viz.ui.ablation import ALL_DOMAINS, METHOD_WORDS, Choice, Live, Study
 from emo_viz.ui.ablation_controls import FIELD, METHOD_LABELS, TOKEN
 from emo_viz.ui.routing import OWN as OWN_SOURCE
-from emo_viz.ui.routing_view import CONTINUED
 from emo_viz.ui.strip import StripToken, token_strip
 from emo_viz.ui.text import (
     count,
-    escape_html,
     escape_markdown,
+    escape_plotly,
     rest_cut,
     share,
     shorten,
-    token_label,
     visible,
 )
 
@@ -66,7 +64,7 @@ def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
             choice.method,
             choice.keep_k,
             values,
-            f"{chosen}. {escape_html(where)}: {numbers}",
+            f"{chosen}. {escape_plotly(where)}: {numbers}",
         ),
         key="subset_curve",
         theme="streamlit",
@@ -197,7 +195,7 @@ def _overlap(study: Study, choice: Choice, live: Live) -> None:
             ]
             for model, subset in live.subsets.items()
         },
-        index=[escape_html(domain) for domain in others],
+        index=[escape_plotly(domain) for domain in others],
     ).sort_values("emo", ascending=False)
     chance = (choice.keep_k - study.config.num_shared_experts) / routed
     means = {model: share(shares[model].mean()) for model in shares}
@@ -223,7 +221,7 @@ def _calibration_documents(study: Study, choice: Choice, live: Live) -> None:
     try:
         every = resources.calibration_documents().set_index("id")
     except ValueError as error:
-        st.write(str(error))
+        st.markdown(escape_markdown(str(error)))
         return
     rows = every.reindex(ids)[["parent", "source"]]
     st.dataframe(
@@ -371,17 +369,14 @@ def _pick(position: int | None) -> None:
 
 def _strip_token(live: Live, model: str, position: int, change: float) -> StripToken:
     piece = live.pieces[position]
+    changed = _change_in_words(live, model, position)
     return StripToken(
         text=visible(piece),
-        title=f"Token {position}: {_name(piece)}\n{_change_in_words(live, model, position)}",
+        title=f"Token {position}: {live.labels[position]}\n{changed}",
         colour=change_colour(change),
         sign=piece.isspace() and "\n" in piece,
         breaks=piece.count("\n"),
     )
-
-
-def _name(piece: str) -> str:
-    return token_label(piece) if piece else CONTINUED
 
 
 def change_colour(change: float) -> str:
@@ -413,7 +408,7 @@ def _token(live: Live, token: int | None) -> None:
             "Click a token to compare it in both; the arrow keys move on from it."
         )
         return
-    label = escape_markdown(_name(live.pieces[token]))
+    label = escape_markdown(live.labels[token])
     words = " · ".join(
         f"{name}: {_change_in_words(live, model, token)}"
         for model, name in assets.MODEL_LABELS.items()

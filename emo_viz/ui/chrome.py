@@ -46,7 +46,10 @@ def page(title: str) -> Iterator[None]:
 
 
 def empty_state(sentence: str, command: str) -> None:
-    """Say what is missing and how to make it, in place of what the page would show."""
+    """Say what is missing and how to make it, in place of what the page would show.
+
+    sentence: Markdown.
+    """
     with st.container(border=True):
         st.markdown(":material/inventory_2: **Nothing to show yet**")
         st.write(sentence)
@@ -65,5 +68,5 @@ def _loaded() -> None:
             continue
         st.caption(
             f"**{facts.label}**: {count(facts.num_layers, 'layer')}, "
-            f"{facts.num_experts} experts a layer, {compact(facts.parameters)} parameters"
+            f"{facts.experts_in_words()} experts a layer, {compact(facts.parameters)} parameters"
         )

@@ -11,7 +11,7 @@ from emo_viz.analysis.projection import place_labels
 from emo_viz.figures.clusters import Group, map_config, point_map
 from emo_viz.ui import assets
 from emo_viz.ui.cluster_selection import EMPTY_REGION, Rows, Selection
-from emo_viz.ui.text import escape_html, shorten
+from emo_viz.ui.text import escape_html, escape_plotly, shorten
 
 NARROWEST_MAP = 340
 # Streamlit takes clicks only while the mouse does not draw.
@@ -90,7 +90,7 @@ def summary(selection: Selection, rows: Rows, item: str, text: str) -> None:
 def _map(pair: Pair, name: str, one: Map) -> None:
     code, generation = pair.selection.drawn(name)
     labels = [
-        (escape_html(label.text), label.x, label.y)
+        (escape_plotly(label.text), label.x, label.y)
         for label in place_labels(one.points, pair.domains)
         if not pair.only or label.text in pair.only
     ]

@@ -15,11 +15,12 @@ from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.alignment import Alignment, alignment
 from emo_viz.analysis.clusters import Clustering, match_clusters, spherical_kmeans
+from emo_viz.analysis.origins import Origins, of_trace
 from emo_viz.analysis.profiles import WordTable, cluster_table, top_experts, word_table
 from emo_viz.analysis.projection import Maps, content_key, load_maps, pca_map, procrustes
 from emo_viz.analysis.vectors import flatten_usage, routing_vectors
-from emo_viz.ui import assets, chrome, links, resources
-from emo_viz.ui.text import count, interval
+from emo_viz.ui import assets, chrome, freshness, links, resources
+from emo_viz.ui.text import count, escape_markdown, interval
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
@@ -59,12 +60,16 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """The recorded documents, the same in both traces, and what is shared by every view."""
+    """The recorded documents, the same in both traces, and what is shared by every view.
+
+    key: `content_key` of both traces. version: another one for any other content of them.
+    """
 
     traces: "Mapping[str, Trace]"
     documents: pd.DataFrame
     domains: list[str]
     key: str
+    version: str
 
     @cached_property
     def words(self) -> WordTable:
@@ -97,7 +102,17 @@ def load_data() -> Data:
     """Both traces; ends the page with a sentence if they do not belong together."""
     traces = resources.traces()
     emo, standard = (traces[name] for name in LABELS)
-    key = _key("|".join(f"{t.path} {t.manifest.created}" for t in (emo, standard)), emo, standard)
+    stamp = assets.stamp(emo.path, standard.path)
+    try:
+        for name, one in traces.items():
+            freshness.check(f"The traces of {LABELS[name]}", _origins(name, stamp, one))
+    except freshness.Stale as error:
+        commands = (
+            resources.RECORD_COMMAND.format(folder=each) for each in assets.MODEL_FOLDERS.values()
+        )
+        chrome.empty_state(str(error), "\n".join(commands))
+        st.stop()
+    key = _key(stamp, emo, standard)
     if key is None:
         chrome.empty_state(
             "The traces of the two models hold different documents or another number of layers "
@@ -105,7 +120,7 @@ def load_data() -> Data:
             RECORD_COMMAND,
         )
         st.stop()
-    return _data(key, emo, standard)
+    return _data(key, stamp, emo, standard)
 
 
 def level(row: DeltaGenerator) -> str:
@@ -164,7 +179,7 @@ def _how_to_draw() -> tuple[str, str]:
 
 def find_clusters(data: Data, view: View) -> dict[str, Clustered]:
     """The clusters of both models."""
-    return {name: _clustered(data.key, name, view.k, view.layer, data) for name in LABELS}
+    return {name: _clustered(data.version, name, view.k, view.layer, data) for name in LABELS}
 
 
 def answer(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
@@ -191,7 +206,7 @@ def map_points(data: Data, view: View) -> tuple[dict[str, NDArray[np.float32]], 
     """
     maps = _umaps(data) if view.method == UMAP else None
     if maps is None:
-        return _pca(data.key, view.layer, data), PCA
+        return _pca(data.version, view.layer, data), PCA
     slot = 0 if view.layer is None else 1 + view.layer
     return {"emo": maps.emo[slot], "standard": maps.standard[slot]}, UMAP
 
@@ -213,23 +228,30 @@ def token_clusters_path(name: str) -> Path:
 def _umaps(data: Data) -> Maps | None:
     path = resources.analysis_path("maps.npz")
     try:
-        maps = _stored_maps(path, resources.changed(path))
+        maps = _stored_maps(path, assets.stamp(path))
         problem = "" if maps.key == data.key else "The stored UMAP is of other traces."
     except ValueError as error:
         problem = str(error)
     if not problem:
         return maps
-    st.info(f"{problem} The maps show a PCA instead. To make the UMAP: `{MAP_COMMAND}`")
+    st.info(
+        f"{escape_markdown(problem)} The maps show a PCA instead. To make the UMAP: `{MAP_COMMAND}`"
+    )
     return None
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _stored_maps(path: Path, changed: int) -> Maps:
+def _stored_maps(path: Path, stamp: assets.Stamp) -> Maps:
     return load_maps(path)
 
 
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _origins(name: str, stamp: assets.Stamp, _trace: "Trace") -> Origins:
+    return of_trace(_trace, name)
+
+
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _key(recorded: str, _emo: "Trace", _standard: "Trace") -> str | None:
+def _key(stamp: assets.Stamp, _emo: "Trace", _standard: "Trace") -> str | None:
     """The content key of both traces; None if they do not hold the same documents."""
     same_shape = _emo.usage.shape == _standard.usage.shape
     if not same_shape or list(_emo.documents["id"]) != list(_standard.documents["id"]):
@@ -238,7 +260,7 @@ def _key(recorded: str, _emo: "Trace", _standard: "Trace") -> str | None:
 
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the documents …")
-def _data(key: str, _emo: "Trace", _standard: "Trace") -> Data:
+def _data(key: str, stamp: assets.Stamp, _emo: "Trace", _standard: "Trace") -> Data:
     documents = _emo.documents.rename(columns={"mean_loss": "emo_loss"})
     documents["standard_loss"] = _standard.documents["mean_loss"]
     return Data(
@@ -246,6 +268,7 @@ def _data(key: str, _emo: "Trace", _standard: "Trace") -> Data:
         documents=documents,
         domains=documents["domain"].tolist(),
         key=key,
+        version=f"{key} {stamp}",
     )
 
 

@@ -16,7 +16,7 @@ from emo_viz.analysis.profiles import expert_name
 from emo_viz.analysis.tokens import TokenClusters, load_token_clusters
 from emo_viz.figures.clusters import Group, colour_groups
 from emo_viz.figures.theme import SELECTION_COLOUR, with_alpha
-from emo_viz.ui import assets, links, resources
+from emo_viz.ui import assets, freshness, links, resources
 from emo_viz.ui.address import one_of
 from emo_viz.ui.clusters import CLUSTERS_COMMAND, token_clusters_path
 from emo_viz.ui.routing import Chosen, Reading, cut_notice, read
@@ -142,18 +142,24 @@ def _token_clusters(reading: Reading) -> dict[str, TokenClusters] | None:
     for name, folder in assets.MODEL_FOLDERS.items():
         path = token_clusters_path(name)
         try:
-            stored = _stored(path, resources.changed(path))
+            stored = _stored(path, assets.stamp(path))
+            freshness.check(
+                f"The token clusters of {assets.MODEL_LABELS[name]}",
+                stored.origins(name),
+                documents=False,
+            )
             stored.check(reading.recordings[name].router_probs)
         except ValueError as error:
             command = CLUSTERS_COMMAND.format(folder=folder)
-            st.info(f"{error} Tokens are coloured by their top expert. This makes it: `{command}`")
+            said = str(error) if isinstance(error, freshness.Stale) else escape_markdown(str(error))
+            st.info(f"{said} Tokens are coloured by their top expert. This makes it: `{command}`")
             return None
         found[name] = stored
     return found
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _stored(path: Path, changed: int) -> TokenClusters:
+def _stored(path: Path, stamp: assets.Stamp) -> TokenClusters:
     return load_token_clusters(path)
 
 
@@ -202,8 +208,8 @@ def _token(reading: Reading, coloured: Coloured, row: int, picked: Group | None)
     piece, group = reading.pieces[row + 1], coloured.of_token[row]
     alpha = FADED_TINT if picked is not None and group is not picked else TINT
     return StripToken(
-        text=visible(piece) if piece else "‥",
-        title=f"{group.sign} {coloured.names[row]}",
+        text=visible(piece),
+        title=f"{group.sign} {coloured.names[row]}\n{reading.labels[row + 1]}",
         colour=with_alpha(group.colour, alpha),
         marked=group is picked,
         sign=not piece or not piece.strip() and "\n" in piece,

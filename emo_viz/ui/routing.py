@@ -9,11 +9,12 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.routing import TextRouting, text_routing
-from emo_viz.ui import assets, links
+from emo_viz.ui import assets, links, resources
 from emo_viz.ui.address import one_of
 from emo_viz.ui.own_text import OwnText
 from emo_viz.ui.resources import LoadedModel, Pair
 from emo_viz.ui.text import count, escape_markdown, rest_cut, shorten, visible
+from emo_viz.ui.token_text import text_labels
 from emo_viz.ui.work import run_exclusive
 
 if TYPE_CHECKING:
@@ -42,14 +43,17 @@ class Chosen:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One text as both models read it; `pieces` are the texts of the tokens, "" for EOS.
+    """One text as both models read it; `pieces` are the texts of the tokens, "" for EOS, `labels`
+    what each is called, also where it is only a part of a character.
 
     recordings and routing have the keys "emo" and "standard", in this order.
     """
 
     chosen: Chosen
     pieces: list[str]
+    labels: list[str]
     dropped_tokens: int
+    exact: bool
     dropped_characters: int
     recordings: "dict[str, Recording]"
     routing: dict[str, TextRouting]
@@ -74,17 +78,20 @@ def choose_text(documents: pd.DataFrame) -> Chosen | None:
 
 
 def read(pair: Pair, chosen: Chosen) -> Reading:
-    """Encode the text and record both models on it. Raises ValueError for an empty text."""
-    from model.inference import encode
-
-    context = min(assets.model_facts(name).context for name in assets.MODEL_FOLDERS)
-    encoded = encode(pair.emo.tokenizer, chosen.text, context)
+    """Encode the text and record both models on it; ends the page for a text without tokens."""
+    context = min(
+        *(assets.model_facts(name).context for name in assets.MODEL_FOLDERS),
+        *(one.model.config.max_position_embeddings for one in pair),
+    )
+    encoded = resources.encoded(pair.emo, chosen.text, context)
     recordings = {loaded.name: _recorded_once(loaded, encoded.token_ids) for loaded in pair}
     config = pair.emo.model.config
     return Reading(
         chosen=chosen,
         pieces=encoded.texts,
+        labels=text_labels(pair.emo.tokenizer, encoded.token_ids.tolist(), encoded.texts),
         dropped_tokens=encoded.dropped,
+        exact=encoded.exact,
         dropped_characters=len(chosen.text) - sum(map(len, encoded.texts)),
         recordings=recordings,
         routing={name: text_routing(one) for name, one in recordings.items()},
@@ -117,7 +124,7 @@ def cut_notice(reading: Reading) -> None:
         st.info(
             f"The text is longer than the models' context: its first "
             f"{count(reading.num_tokens, 'token')} are shown, the last "
-            f"{count(reading.dropped_tokens, 'token')} "
+            f"{'' if reading.exact else 'about '}{count(reading.dropped_tokens, 'token')} "
             f"({count(reading.dropped_characters, 'character')}) are cut off.",
             icon=":material/content_cut:",
         )
@@ -200,11 +207,11 @@ def _origin(row: pd.Series) -> str:
 
 
 def _recorded_once(loaded: LoadedModel, token_ids: np.ndarray) -> "Recording":
-    return _recorded(loaded, str(loaded.path), token_ids)
+    return _recorded(loaded, loaded.key, token_ids)
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def _recorded(_loaded: LoadedModel, path: str, token_ids: np.ndarray) -> "Recording":
+def _recorded(_loaded: LoadedModel, key: str, token_ids: np.ndarray) -> "Recording":
     from model.inference import record
 
     with run_exclusive(_loaded):

@@ -27,7 +27,7 @@ from emo_viz.ui.ablation import OWN as OWN_DOCUMENT
 from emo_viz.ui.assets import MODEL_LABELS
 from emo_viz.ui.routing import EXPERT, FIELD, TOKEN, Reading
 from emo_viz.ui.strip import StripToken, token_strip
-from emo_viz.ui.text import count, token_label, visible
+from emo_viz.ui.text import count, visible
 
 LAYER, ORDER, COLOUR = "routing_layer", "routing_order", "routing_colour"
 BY_USE, BY_ID = "By use in this text", "By id"
@@ -36,7 +36,6 @@ DIFFERENCE, PLAIN = "Loss difference", "None"
 PANEL_PIXELS, TEXT_PIXELS = 720, 620
 # Where on the sequential scale a text's colours end: letters stay legible on them.
 DEEPEST = 0.75
-CONTINUED = "more of the character before"
 NO_VALUE = "rgba(0, 0, 0, 0)"
 
 
@@ -233,8 +232,7 @@ def _strip_token(reading: Reading, position: int, colouring: Colouring, marked: 
     )
     return StripToken(
         text=visible(piece),
-        title=f"Token {position}: {token_label(piece) if piece else CONTINUED}\nLoss in nats: "
-        f"{losses}",
+        title=f"Token {position}: {reading.labels[position]}\nLoss in nats: {losses}",
         colour=NO_VALUE if np.isnan(place) else colour_at(colouring.scale, place),
         marked=marked,
         sign=piece.isspace() and "\n" in piece,
@@ -353,4 +351,4 @@ def _csv(reading: Reading) -> str:
 
 
 def _labels(reading: Reading) -> list[str]:
-    return [token_label(piece) if piece else "‥" for piece in reading.pieces[1:]]
+    return reading.labels[1:]

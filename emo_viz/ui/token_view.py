@@ -14,7 +14,7 @@ from emo_viz.ui import cluster_maps, reader, token_clusters
 from emo_viz.ui.cluster_maps import MOST_DOMAINS, MOST_GROUPS
 from emo_viz.ui.cluster_selection import Rows, Selection
 from emo_viz.ui.clusters import UMAP, Data
-from emo_viz.ui.text import count, escape_html, escape_markdown, share, visible
+from emo_viz.ui.text import count, escape_markdown, escape_plotly, share, visible
 from emo_viz.ui.token_clusters import CLUSTER, DOMAIN, LABELS, TOKEN, Tokens, View
 
 SELECTION = Selection("cluster_tokens")
@@ -55,13 +55,13 @@ def _maps(found: Tokens, view: View) -> Rows | None:
                 name: cluster_maps.Map(
                     found.token_map.places[name],
                     colour_groups(names[name], first, most),
-                    _hover(found.token_map.key, name, found),
+                    _hover(found.version, name, found),
                 )
                 for name in LABELS
             },
             ids,
             "tokens",
-            content=f"{found.token_map.key} {view}",
+            content=f"{found.version} {view}",
             method=UMAP,
             drawn=f"{found.size}, coloured by {COLOURED_BY[view.colour]},",
             domains=found.table["domain"].tolist(),
@@ -202,7 +202,7 @@ def _counts(table: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
     """Tokens by what they are in `column` and by their cluster in model `name`."""
     clusters = [each.split(":")[0] for each in table[name]]
     rows, columns, counts = contingency(table[column].to_numpy(str), clusters)
-    return pd.DataFrame(counts, index=[escape_html(str(row)) for row in rows], columns=columns)
+    return pd.DataFrame(counts, index=[escape_plotly(str(row)) for row in rows], columns=columns)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -211,9 +211,9 @@ def _hover(key: str, name: str, _found: Tokens) -> list[str]:
     table = _found.table
     columns = ("domain", "before", "text", "after", name, "document", "position")
     return [
-        f"<b>{escape_html(domain)}</b><br>{escape_html(before)}<b>[{escape_html(text)}]</b>"
-        f"{escape_html(after)}<br>Cluster {escape_html(cluster)}<br>"
-        f"{escape_html(document)}, token {position}"
+        f"<b>{escape_plotly(domain)}</b><br>{escape_plotly(before)}<b>[{escape_plotly(text)}]</b>"
+        f"{escape_plotly(after)}<br>Cluster {escape_plotly(cluster)}<br>"
+        f"{escape_plotly(document)}, token {position}"
         for domain, before, text, after, cluster, document, position in zip(
             *(table[column] for column in columns), strict=True
         )

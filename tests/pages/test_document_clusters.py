@@ -180,7 +180,7 @@ def test_tokens_by_top_expert_of_a_layer(folder: Path):
     path = folder / "checkpoints" / "emo-nano"
     ids = encode(load_tokenizer(path), text, 256).token_ids
     best = record(load_model(path), ids).router_probs[1, 1:].argmax(axis=1)
-    titles = [token["title"].split(" ", 1)[1] for token in strips(at)[0]["tokens"]]
+    titles = [token["title"].split("\n")[0].split(" ", 1)[1] for token in strips(at)[0]["tokens"]]
     assert titles == [f"L1 E{expert}" for expert in best]
 
 
