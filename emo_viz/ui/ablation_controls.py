@@ -16,7 +16,7 @@ from emo_viz.ui import assets, links, resources
 from emo_viz.ui.ablation import ALL_DOMAINS, OWN, Choice, Live, Study
 from emo_viz.ui.address import one_of
 from emo_viz.ui.own_text import OwnText
-from emo_viz.ui.text import count, escape_markdown, share, shorten, visible
+from emo_viz.ui.text import count, escape_markdown, isolated, share, shorten, visible
 
 DOMAIN, METHOD, KEEP = "subset_domain", "subset_method", "k"
 DOCUMENT, TOKEN = "subset_document", "subset_token"
@@ -196,7 +196,7 @@ def _document_labels(
     """
     shown = _documents if domain is None else _documents[_documents["domain"] == domain]
     return {
-        name: f"{number}. {_opening(text)}"
+        name: f"{number}. {isolated(_opening(text))}"
         for number, (name, text) in enumerate(zip(shown["id"], shown["text"], strict=True), start=1)
     }
 

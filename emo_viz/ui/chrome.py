@@ -17,6 +17,11 @@ PAGES = (
     ("pages/4_Kernel.py", "Kernel", ":material/memory:"),
 )
 SIDEBAR_PIXELS = 230
+# Every line of a visitor's or a model's text has the direction of its own script.
+BOTH_DIRECTIONS = (
+    '<style>textarea, [data-testid="stText"] * { unicode-bidi: plaintext; text-align: start; }'
+    "</style>"
+)
 ICON = Path(__file__).with_name("icon.png")
 
 
@@ -40,6 +45,7 @@ def page(title: str) -> Iterator[None]:
         glossary.popover()
         _loaded()
         keys.listen()
+    st.html(BOTH_DIRECTIONS)
     st.title(title)
     with links.page(title):
         yield

@@ -1,10 +1,11 @@
-"""Keys that turn the page, and only where no field, table or list wants them for itself.
+"""What a page does with keys and typing: turns documents, and leaves the rest to whose it is.
 
 A Streamlit button's own shortcut also fires while the arrow keys walk through a table, a list or a
 slider. The keys here press a button by its key, unless whatever has the focus knows the key too.
 
-The same component sees to it that a click on a link counts while a text is being typed: leaving the
-field would run the page with the draft, and that run would overtake the click.
+The same component sees to it that a click on a link counts while a text is being typed (leaving the
+field would run the page with the draft, and that run would overtake the click), and that no half
+character is sent: it has no UTF-8, and the server would close the connection.
 """
 
 import streamlit as st
@@ -51,9 +52,18 @@ export default function ({ data }) {
     const link = event.target instanceof Element && event.target.closest(LINKS);
     if (link && document.activeElement?.matches("input, textarea")) event.preventDefault();
   };
+  const onInput = (event) => {
+    const field = event.target;
+    if (!(field instanceof HTMLTextAreaElement) || field.value.isWellFormed()) return;
+    // By the element's own setter: React would not notice a value that went through its own.
+    const { set } = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value");
+    set.call(field, field.value.toWellFormed());
+  };
+  document.addEventListener("input", onInput, true);
   document.addEventListener("keydown", onKey);
   document.addEventListener("mousedown", onPress, true);
   return () => {
+    document.removeEventListener("input", onInput, true);
     document.removeEventListener("keydown", onKey);
     document.removeEventListener("mousedown", onPress, true);
   };

@@ -72,6 +72,11 @@ class OwnText:
         if not text.strip():
             _hint("This text is blank" if text else "No text yet", shows)
             return None
+        if text_links.BROKEN in text:
+            st.caption(
+                f":material/broken_image: This text holds {text_links.BROKEN}, which stands for a "
+                "character that was broken when it was copied."
+            )
         if text_links.is_kept_here(text):
             st.caption(
                 f":material/link: This text of {count(len(text), 'character')} is too long to "
@@ -97,15 +102,12 @@ class OwnText:
 
     def _take(self, text: str) -> None:
         """Another text: what of it can be read goes into the field."""
-        usable = text_links.without_halves(text)
-        if usable != text:
-            self._say("Half characters, which no file can hold, were replaced by “\ufffd”.")
-        if len(usable) > MOST_CHARACTERS:
+        if len(text) > MOST_CHARACTERS:
             self._say(
-                f"Of {count(len(usable), 'character')} the first {MOST_CHARACTERS:,} are kept, "
+                f"Of {count(len(text), 'character')} the first {MOST_CHARACTERS:,} are kept, "
                 "far more than the models read."
             )
-        st.session_state[self.draft] = usable[:MOST_CHARACTERS]
+        st.session_state[self.draft] = text_links.without_halves(text[:MOST_CHARACTERS])
         self.on_change()
 
     def _say(self, sentence: str) -> None:

@@ -13,7 +13,7 @@ from emo_viz.ui import assets, links, resources
 from emo_viz.ui.address import one_of
 from emo_viz.ui.own_text import OwnText
 from emo_viz.ui.resources import LoadedModel, Pair
-from emo_viz.ui.text import count, escape_markdown, rest_cut, shorten, visible
+from emo_viz.ui.text import count, escape_markdown, isolated, rest_cut, shorten, visible
 from emo_viz.ui.token_text import text_labels
 from emo_viz.ui.work import run_exclusive
 
@@ -195,7 +195,7 @@ def _document_labels(ids: list[str], texts: list[str]) -> dict[str, str]:
         shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), 90) for text in texts
     )
     return {
-        document: f"{number}. {opening}"
+        document: f"{number}. {isolated(opening)}"
         for number, (document, opening) in enumerate(zip(ids, openings, strict=True), start=1)
     }
 

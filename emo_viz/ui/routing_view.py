@@ -27,7 +27,7 @@ from emo_viz.ui.ablation import OWN as OWN_DOCUMENT
 from emo_viz.ui.assets import MODEL_LABELS
 from emo_viz.ui.routing import EXPERT, FIELD, TOKEN, Reading
 from emo_viz.ui.strip import StripToken, token_strip
-from emo_viz.ui.text import count, visible
+from emo_viz.ui.text import count, isolated, visible
 
 LAYER, ORDER, COLOUR = "routing_layer", "routing_order", "routing_colour"
 BY_USE, BY_ID = "By use in this text", "By id"
@@ -351,4 +351,4 @@ def _csv(reading: Reading) -> str:
 
 
 def _labels(reading: Reading) -> list[str]:
-    return reading.labels[1:]
+    return [isolated(label) for label in reading.labels[1:]]

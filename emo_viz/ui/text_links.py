@@ -17,6 +17,7 @@ import streamlit as st
 # A percent-encoded text of this length stays well inside what servers accept as one address.
 MOST_PLAIN, MOST_PACKED = 4_500, 8_000
 COMPRESSIBLE = 60_000  # characters: longer ones do not fit, whatever they say
+BROKEN = "\ufffd"
 PACKED, KEPT = "~z.", "~k."
 MOST_KEPT = 200
 DIGEST_LETTERS = 32

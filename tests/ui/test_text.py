@@ -52,7 +52,7 @@ def test_what_is_cut_off_is_counted():
     [
         ("<b>", "&lt;b&gt;"),
         ("&quot;", "&amp;quot;"),
-        ("\"it's\"", "\"it's\""),
+        ('"it\'s"', '"it\'s"'),
         ("a\nb", "a↵b"),
         ("%{x} $x$", "%{x} $x$"),
     ],
