@@ -158,14 +158,15 @@ def open_study() -> Study:
     try:
         freshness.check("The subset curves", curves.origins)
     except freshness.Stale as error:
-        _nothing(str(error))
+        _nothing(str(error), freshness.OUT_OF_DATE)
     if not set(curves.rows["document"].unique()) <= set(study.documents["id"]):
         _nothing("The subset curves were measured on other documents than these.")
     return study
 
 
-def _nothing(sentence: str) -> NoReturn:
-    chrome.empty_state(f"{sentence} Measure them with this command, or here:", CURVES_COMMAND)
+def _nothing(sentence: str, headline: str = "Nothing to show yet") -> NoReturn:
+    words = f"{sentence} Measure them with this command, or here:"
+    chrome.empty_state(words, CURVES_COMMAND, headline)
     measuring.all_curves(resources.pair(), "Measure all curves")
     st.stop()
 

@@ -51,13 +51,13 @@ def page(title: str) -> Iterator[None]:
         yield
 
 
-def empty_state(sentence: str, command: str) -> None:
+def empty_state(sentence: str, command: str, headline: str = "Nothing to show yet") -> None:
     """Say what is missing and how to make it, in place of what the page would show.
 
     sentence: Markdown.
     """
     with st.container(border=True):
-        st.markdown(":material/inventory_2: **Nothing to show yet**")
+        st.markdown(f":material/inventory_2: **{headline}**")
         st.write(sentence)
         st.code(command, language="bash", wrap_lines=True)
 

@@ -20,6 +20,7 @@ from emo_viz.analysis.profiles import WordTable, cluster_table, top_experts, wor
 from emo_viz.analysis.projection import Maps, content_key, load_maps, pca_map, procrustes
 from emo_viz.analysis.vectors import flatten_usage, routing_vectors
 from emo_viz.ui import assets, chrome, freshness, links, resources
+from emo_viz.ui.freshness import OUT_OF_DATE
 from emo_viz.ui.text import count, escape_markdown, interval
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def load_data() -> Data:
         commands = (
             resources.RECORD_COMMAND.format(folder=each) for each in assets.MODEL_FOLDERS.values()
         )
-        chrome.empty_state(str(error), "\n".join(commands))
+        chrome.empty_state(str(error), "\n".join(commands), OUT_OF_DATE)
         st.stop()
     key = _key(stamp, emo, standard)
     if key is None:

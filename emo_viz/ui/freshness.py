@@ -7,6 +7,7 @@ from emo_viz.ui import assets
 from emo_viz.ui.text import escape_markdown
 
 MEND = "make them again"
+OUT_OF_DATE = "Out of date"
 
 
 class Stale(ValueError):

@@ -8,6 +8,7 @@ the run, all at once: the browser keeps every change as a step of its history.
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import streamlit as st
@@ -22,6 +23,8 @@ _PAGE, _VISIT, _LINKED = "address_page", "address_visit", "address_linked"
 _OPEN, _PENDING, _WRITTEN = "address_open", "address_pending", "address_written"
 _DRAWN, _BEFORE = "address_drawn", "address_drawn_before"
 NONE_CHOSEN = "none is chosen"
+# Where this run says what a link asks for in vain: above the page's rows of controls, not in them.
+_problems: ContextVar[Any] = ContextVar("address_problems", default=st)
 
 
 @contextmanager
@@ -33,6 +36,7 @@ def page(name: str) -> Iterator[None]:
         state[_VISIT] = state.get(_VISIT, 0) + 1
         state[_PAGE], state[_LINKED], state[_WRITTEN] = name, linked, set()
     state[_OPEN], state[_PENDING] = True, {}
+    _problems.set(st.container())
     state[_BEFORE], state[_DRAWN] = state.get(_DRAWN, set()), set()
     try:
         yield
@@ -183,7 +187,7 @@ def _arriving(key: str, kind: Kind[Any], default: Any, param: str) -> Any:
     if asked:
         found = kind.read(asked)
         if found.problem:
-            st.warning(found.problem)
+            _problems.get().warning(found.problem)
         return default if found.value is None else found.value
     if st.session_state.get(_LINKED) and not kind.lasting:
         return default

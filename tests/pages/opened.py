@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from emo_viz.ui import assets
 
-SECONDS = 60
+SECONDS = 600
 
 
 def follow_link(page: str, **params: str | list[str]) -> AppTest:

@@ -144,7 +144,7 @@ def test_a_long_text_can_be_taken_to_the_other_page_too():
     ],
 )
 def test_a_link_to_a_document_is_followed_whatever_was_chosen_before(page, earlier, asked):
-    at = AppTest.from_file(assets.APP_FOLDER / "app.py", default_timeout=60)
+    at = AppTest.from_file(assets.APP_FOLDER / "app.py", default_timeout=600)
     at.switch_page(page)
     for key, value in earlier.items():
         at.session_state[key] = value

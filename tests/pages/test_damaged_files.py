@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from tests.pages.opened import follow_link
 
-SECONDS = 60
+SECONDS = 600
 PAGES = ("", "pages/1_Token_routing.py", "pages/3_Subset_ablation.py", "pages/4_Kernel.py")
 CONFIG, WEIGHTS, TRAINING = (
     f"checkpoints/emo-nano/{name}" for name in ("config.json", "model.safetensors", "training.json")

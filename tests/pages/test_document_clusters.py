@@ -186,8 +186,9 @@ def test_tokens_by_top_expert_of_a_layer(folder: Path):
 
 def test_markup_in_a_document_stays_text():
     at = opened(cluster_document="heldout-garden-0")
-    hover = "".join(str(trace["hovertext"]) for trace in charts(at)[0]["data"])
-    assert "&lt;b onclick" in hover and "<b onclick" not in hover
+    hover = "".join("".join(trace["hovertext"]) for trace in charts(at)[0]["data"])
+    assert "&lt;b onclick='alert(1)'&gt;soil &amp; seeds" in hover and "<b onclick" not in hover
+    assert "&quot;" not in hover and "&#" not in hover  # Plotly would show these as they stand
 
 
 def lose(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

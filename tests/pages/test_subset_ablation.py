@@ -22,7 +22,7 @@ from model.subset import apply_subset, random_subset, select_experts
 from tests.pages.ablation_page import losses, opened, table, words
 from tests.pages.opened import run, strips
 
-SECONDS = 60
+SECONDS = 600
 
 
 @pytest.fixture(autouse=True)

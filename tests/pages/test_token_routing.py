@@ -17,7 +17,7 @@ from tests.pages.opened import charts, follow_link
 
 PAGE = "pages/1_Token_routing.py"
 MAP = 1  # the second figure: the first one is in the panel beside the text
-SECONDS = 60
+SECONDS = 600
 
 
 @pytest.fixture(autouse=True)
