@@ -104,15 +104,7 @@ def load_data() -> Data:
     traces = resources.traces()
     emo, standard = (traces[name] for name in LABELS)
     stamp = assets.stamp(emo.path, standard.path)
-    try:
-        for name, one in traces.items():
-            freshness.check(f"The traces of {LABELS[name]}", _origins(name, stamp, one))
-    except freshness.Stale as error:
-        commands = (
-            resources.RECORD_COMMAND.format(folder=each) for each in assets.MODEL_FOLDERS.values()
-        )
-        chrome.empty_state(str(error), "\n".join(commands), OUT_OF_DATE)
-        st.stop()
+    _check_fresh({name: _origins(name, stamp, one) for name, one in traces.items()})
     key = _key(stamp, emo, standard)
     if key is None:
         chrome.empty_state(
@@ -122,6 +114,22 @@ def load_data() -> Data:
         )
         st.stop()
     return _data(key, stamp, emo, standard)
+
+
+def _check_fresh(made_from: Mapping[str, Origins]) -> None:
+    """Traces of other models end the page; of other documents they are shown, and it is said."""
+    folders = assets.MODEL_FOLDERS.values()
+    commands = [resources.RECORD_COMMAND.format(folder=folder) for folder in folders]
+    for documents in (False, True):
+        try:
+            for name, origins in made_from.items():
+                freshness.check(f"The traces of {LABELS[name]}", origins, documents)
+        except freshness.Stale as error:
+            if documents:
+                st.info(f"{error} This makes them: `{' && '.join(commands)}`")
+                return
+            chrome.empty_state(str(error), "\n".join(commands), OUT_OF_DATE)
+            st.stop()
 
 
 def level(row: DeltaGenerator) -> str:

@@ -110,16 +110,9 @@ def documents() -> pd.DataFrame:
     if not path.exists():
         _missing("The bundled documents are not here.", DOCUMENTS_COMMAND)
     try:
-        table = _documents(path, assets.stamp(path))
-    except (OSError, ValueError):  # pyarrow's errors are ValueErrors
-        _missing(f"The file of documents cannot be read: {_shown(path)}.", DOCUMENTS_COMMAND)
-    if lacking := sorted(DOCUMENT_COLUMNS - set(table.columns)):
-        _missing(
-            f"The file of documents lacks {', '.join(lacking)}: {_shown(path)}.", DOCUMENTS_COMMAND
-        )
-    if table.empty:
-        _missing(f"The file of documents holds none: {_shown(path)}.", DOCUMENTS_COMMAND)
-    return table
+        return _documents(path, assets.stamp(path))
+    except ValueError as error:
+        _missing(f"The file of documents {escape_markdown(str(error))}", DOCUMENTS_COMMAND)
 
 
 def calibration_documents() -> pd.DataFrame:
@@ -132,8 +125,8 @@ def calibration_documents() -> pd.DataFrame:
         raise ValueError("The calibration documents are not here.")
     try:
         return _documents(path, assets.stamp(path))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"The calibration documents cannot be read: {path}.") from error
+    except ValueError as error:
+        raise ValueError(f"The file of calibration documents {error}") from error
 
 
 def encoded(loaded: LoadedModel, text: str, most: int) -> "Encoded":
@@ -180,10 +173,6 @@ def _trace_or_stop(name: str) -> "Trace":
         _missing(escape_markdown(str(error)), RECORD_COMMAND.format(folder=path.name))
 
 
-def _shown(path: Path) -> str:
-    return escape_markdown(str(path))
-
-
 def _missing(sentence: str, command: str) -> NoReturn:
     chrome.empty_state(sentence, command)
     st.stop()
@@ -207,9 +196,25 @@ def _load(name: str, path: Path, stamp: assets.Stamp) -> LoadedModel:
     return loaded
 
 
-@st.cache_resource(max_entries=2, show_spinner=False)
+@st.cache_resource(max_entries=4, show_spinner=False)
 def _documents(path: Path, stamp: assets.Stamp) -> pd.DataFrame:
-    return pd.read_parquet(path)
+    """Raises ValueError, in words that follow "The file", for what is no table of documents."""
+    import pyarrow as pa
+
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"cannot be read: {path}.") from error
+    if lacking := sorted(DOCUMENT_COLUMNS - set(table.columns)):
+        raise ValueError(f"lacks {', '.join(lacking)}: {path}.")
+    if table.empty:
+        raise ValueError(f"holds none: {path}.")
+    for name in ("id", "domain", "text"):
+        if not all(isinstance(value, str) and value.strip() for value in table[name]):
+            raise ValueError(f"has rows without {name}: {path}.")
+    if table["id"].duplicated().any():
+        raise ValueError(f"has two documents of one id: {path}.")
+    return table
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
