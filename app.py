@@ -2,5 +2,5 @@
 
 from emo_viz.ui import chrome, home
 
-chrome.page("EMO Viz")
-home.show()
+with chrome.page("EMO Viz"):
+    home.show()

@@ -4,10 +4,10 @@ import streamlit as st
 
 from emo_viz.ui import chrome, cluster_view, clusters, token_view
 
-chrome.page("Document clusters")
-data = clusters.load_data()
+with chrome.page("Document clusters"):
+    data = clusters.load_data()
 
-headline = st.container()
-controls = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
-view = token_view if clusters.level(controls) == clusters.TOKENS else cluster_view
-view.show(data, headline, controls)
+    headline = st.container()
+    controls = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
+    view = token_view if clusters.level(controls) == clusters.TOKENS else cluster_view
+    view.show(data, headline, controls)

@@ -24,10 +24,12 @@ from emo_viz.analysis.curves import (
     Measured,
     read_curves,
 )
-from emo_viz.ui import assets, chrome, measuring, resources
+from emo_viz.ui import assets, chrome, freshness, measuring, resources
 from emo_viz.ui.jobs import Job, Report, politely, registry
-from emo_viz.ui.remeasure import counter, digest
+from emo_viz.ui.remeasure import counter, digest, documents_key
 from emo_viz.ui.resources import LoadedModel, Pair
+from emo_viz.ui.text import escape_markdown
+from emo_viz.ui.token_text import text_labels
 from emo_viz.ui.work import run_exclusive
 
 if TYPE_CHECKING:
@@ -113,14 +115,15 @@ class Document:
 class Live:
     """One document under the chosen subset of each model, computed now.
 
-    pieces: texts of its T tokens, "" for EOS. dropped: tokens beyond the context. domain: whose
-    calibration chose the experts. subsets, full and cut (losses [T], NaN at EOS) have the keys
-    "emo" and "standard".
+    pieces: texts of its T tokens, "" for EOS. labels: what each is called. dropped: tokens beyond
+    the context. domain: whose calibration chose the experts. subsets, full and cut (losses [T],
+    NaN at EOS) have the keys "emo" and "standard".
     """
 
     shown: Document
     token_ids: NDArray[np.int64]
     pieces: list[str]
+    labels: list[str]
     dropped: int
     domain: str
     subsets: "dict[str, ExpertSubset]"
@@ -147,26 +150,34 @@ def open_study() -> Study:
     """Everything measured, or an empty state that says what to run (the script ends there)."""
     path = resources.analysis_path("curves.parquet")
     try:
-        curves = _curves(path, resources.changed(path))
-    except ValueError:
-        _nothing("No subset curves have been measured yet.")
+        curves = _curves(path, _stamp(path))
+    except ValueError as error:
+        missing = "No subset curves have been measured yet."
+        _nothing(escape_markdown(str(error)) if path.exists() else missing)
     study = Study(curves, resources.pair(), resources.documents())
-    weights = {loaded.name: digest(loaded) for loaded in study.pair}
-    if weights != {name: model["sha256"] for name, model in curves.info["models"].items()}:
-        _nothing("The subset curves were measured on other weights than these checkpoints.")
+    try:
+        freshness.check("The subset curves", curves.origins)
+    except freshness.Stale as error:
+        _nothing(str(error), freshness.OUT_OF_DATE)
     if not set(curves.rows["document"].unique()) <= set(study.documents["id"]):
         _nothing("The subset curves were measured on other documents than these.")
     return study
 
 
-def _nothing(sentence: str) -> NoReturn:
-    chrome.empty_state(f"{sentence} Measure them with this command, or here:", CURVES_COMMAND)
+def _nothing(sentence: str, headline: str = "Nothing to show yet") -> NoReturn:
+    words = f"{sentence} Measure them with this command, or here:"
+    chrome.empty_state(words, CURVES_COMMAND, headline)
     measuring.all_curves(resources.pair(), "Measure all curves")
     st.stop()
 
 
+def _stamp(path: Path) -> assets.Stamp:
+    """Of the curves and of what is said of them in the file beside."""
+    return assets.stamp(path, path.with_suffix(".json"))
+
+
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _curves(path: Path, changed: int) -> Curves:
+def _curves(path: Path, stamp: assets.Stamp) -> Curves:
     return read_curves(path)
 
 
@@ -175,12 +186,12 @@ def measured(study: Study, choice: Choice) -> Measured:
     job = fine_job(study, choice)
     if job is not None and isinstance(job.result, Measured):
         return job.result
-    folder = resources.analysis_path("curves.parquet")
-    return _measured(study.curves, str(folder), folder.stat().st_mtime_ns, choice.domain)
+    stamp = _stamp(resources.analysis_path("curves.parquet"))
+    return _measured(study.curves, stamp, choice.domain)
 
 
 @st.cache_resource(max_entries=64, show_spinner="Averaging the curves …")
-def _measured(_curves: Curves, path: str, changed: int, domain: str | None) -> Measured:
+def _measured(_curves: Curves, stamp: assets.Stamp, domain: str | None) -> Measured:
     return Measured.of(_curves.of_domain(domain))
 
 
@@ -202,23 +213,26 @@ def compute_live(study: Study, choice: Choice) -> Live:
     """Both models on the chosen document, whole and cut: a few forward passes, done now."""
     shown = _chosen_document(study, choice)
     pair = study.pair
-    token_ids, pieces, dropped = _encoded(pair.emo, str(pair.emo.path), shown.text)
+    context = min(ablation.MAX_TOKENS, *(one.model.config.max_position_embeddings for one in pair))
+    encoded = resources.encoded(pair.emo, shown.text, context)
+    token_ids, pieces = encoded.token_ids, encoded.texts
     domain = shown.domain or choice.domain or _nearest(study, token_ids)
     try:
         subsets = {one.name: choose_subset(study, one, domain, choice) for one in pair}
     except ValueError as error:  # greedy at a new keep-k needs the calibration documents
-        chrome.empty_state(str(error), resources.DOCUMENTS_COMMAND)
+        chrome.empty_state(escape_markdown(str(error)), resources.DOCUMENTS_COMMAND)
         st.stop()
     return Live(
         shown=shown,
         token_ids=token_ids,
         pieces=pieces,
-        dropped=dropped,
+        labels=text_labels(pair.emo.tokenizer, token_ids.tolist(), pieces),
+        dropped=encoded.dropped,
         domain=domain,
         subsets=subsets,
-        full={loaded.name: _losses(loaded, str(loaded.path), token_ids, ()) for loaded in pair},
+        full={loaded.name: _losses(loaded, loaded.key, token_ids, ()) for loaded in pair},
         cut={
-            loaded.name: _losses(loaded, str(loaded.path), token_ids, subsets[loaded.name].experts)
+            loaded.name: _losses(loaded, loaded.key, token_ids, subsets[loaded.name].experts)
             for loaded in pair
         },
     )
@@ -226,14 +240,14 @@ def compute_live(study: Study, choice: Choice) -> Live:
 
 def _nearest(study: Study, token_ids: NDArray[np.int64]) -> str:
     """The domain whose favourite experts EMO uses most on a text, as many as a token has."""
-    scores = _expert_scores(study.pair.emo, str(study.pair.emo.path), token_ids)
+    scores = _expert_scores(study.pair.emo, study.pair.emo.key, token_ids)
     rankings = {domain: ranking(study, "emo", domain) for domain in study.domains}
     return ablation.nearest_domain(scores, rankings, study.config.num_routed_per_tok)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
 def _expert_scores(
-    _loaded: LoadedModel, path: str, token_ids: NDArray[np.int64]
+    _loaded: LoadedModel, key: str, token_ids: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     from model.subset import expert_scores
 
@@ -253,7 +267,7 @@ def choose_subset(study: Study, loaded: LoadedModel, domain: str, choice: Choice
     if choice.method == GREEDY:
         known = info["greedy"][loaded.name][domain].get(str(keep_k))
         if known is None:
-            return _greedy(loaded, str(loaded.path), domain, keep_k)
+            return _greedy(loaded, loaded.key, documents_key(), domain, keep_k)
         ids = tuple(info["domains"][domain]["calibration"])
         return ExpertSubset(tuple(map(tuple, known)), GREEDY, ids, keep_k)
     source = info["domains"][domain]["other"] if choice.method == OTHER_DOMAIN else domain
@@ -271,35 +285,27 @@ def ranking(study: Study, model: str, domain: str) -> NDArray[np.int64]:
 
 
 @st.cache_resource(max_entries=64, show_spinner="Choosing experts layer by layer …")
-def _greedy(_loaded: LoadedModel, path: str, domain: str, keep_k: int) -> "ExpertSubset":
+def _greedy(
+    _loaded: LoadedModel, key: str, documents: str, domain: str, keep_k: int
+) -> "ExpertSubset":
     from model.subset import select_experts
 
-    texts = _calibration(_loaded, path)[domain]
+    texts = _calibration(_loaded, key, documents)[domain]
     with run_exclusive(_loaded):
         return select_experts(_loaded.model, texts.documents, keep_k, "greedy", texts.ids)
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _calibration(_loaded: LoadedModel, path: str) -> dict[str, ablation.Texts]:
+def _calibration(_loaded: LoadedModel, key: str, documents: str) -> dict[str, ablation.Texts]:
     """The calibration documents of every domain, tokenised."""
     texts = ablation.tokenise(resources.calibration_documents(), _loaded.tokenizer)
     return {domain: ablation.first_texts(some) for domain, some in texts.items()}
 
 
-@st.cache_resource(max_entries=256, show_spinner=False)
-def _encoded(
-    _loaded: LoadedModel, path: str, text: str
-) -> tuple[NDArray[np.int64], list[str], int]:
-    from model.inference import encode
-
-    encoded = encode(_loaded.tokenizer, text, ablation.MAX_TOKENS)
-    return encoded.token_ids, encoded.texts, encoded.dropped
-
-
 @st.cache_resource(max_entries=512, show_spinner=False)
 def _losses(
     _loaded: LoadedModel,
-    path: str,
+    key: str,
     token_ids: NDArray[np.int64],
     experts: tuple[tuple[int, ...], ...],
 ) -> NDArray[np.float32]:
@@ -317,7 +323,7 @@ def _losses(
 @st.cache_resource(max_entries=256, show_spinner=False)
 def continuation(
     _loaded: LoadedModel,
-    path: str,
+    key: str,
     prompt_ids: NDArray[np.int64],
     experts: tuple[tuple[int, ...], ...],
 ) -> str:
@@ -333,7 +339,7 @@ def continuation(
 def fine_task(study: Study, domain: str, method: str) -> ablation.Task:
     """What "more points" measures: one method and random subsets at FINE_KEEP."""
     loaded = study.pair.emo
-    calibration = _calibration(loaded, str(loaded.path))
+    calibration = _calibration(loaded, loaded.key, documents_key())
     rows = study.documents[study.documents["domain"] == domain]
     held_out = ablation.tokenise(rows, loaded.tokenizer)[domain]
     config = study.config
@@ -347,7 +353,7 @@ def fine_task(study: Study, domain: str, method: str) -> ablation.Task:
 def _fine_key(study: Study, domain: str, method: str) -> str:
     """Names the finer curve by what it depends on; documents and calibration change together."""
     weights = map(digest, study.pair)
-    return "|".join([*weights, str(assets.documents_path().stat().st_mtime_ns), domain, method])
+    return "|".join([*weights, documents_key(), domain, method])
 
 
 def fine_job(study: Study, choice: Choice) -> Job | None:

@@ -1,7 +1,5 @@
 """Subset ablation page: its first line, and the row of controls under it."""
 
-from pathlib import Path
-
 import pandas as pd
 import streamlit as st
 
@@ -16,8 +14,9 @@ from emo_viz.analysis.curves import (
 )
 from emo_viz.ui import assets, links, resources
 from emo_viz.ui.ablation import ALL_DOMAINS, OWN, Choice, Live, Study
+from emo_viz.ui.address import one_of
 from emo_viz.ui.own_text import OwnText
-from emo_viz.ui.text import count, escape_markdown, share, shorten, visible
+from emo_viz.ui.text import count, escape_markdown, isolated, share, shorten, visible
 
 DOMAIN, METHOD, KEEP = "subset_domain", "subset_method", "k"
 DOCUMENT, TOKEN = "subset_document", "subset_token"
@@ -123,41 +122,35 @@ def _kept(increase: float) -> str:
 def controls(study: Study) -> Choice:
     """The row of controls. A link's impossible keep-k is named in one sentence and not used."""
     config = study.config
-    _warn_of_keep_k(config.num_experts_per_tok, config.num_experts)
     domains = [ALL_DOMAINS, *study.domains]
-    links.warn_of_unknown(DOMAIN, domains, "domain")
-    links.unfilter(DOCUMENT, DOMAIN, ALL_DOMAINS)
-    links.warn_of_unknown(METHOD, [METHOD_LABELS[name] for name in study.methods], "method")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        domain = st.selectbox("Domain", domains, key=DOMAIN, bind="query-params", width=180)
-        method = st.selectbox(
+        domain = links.select(st, "Domain", domains, DOMAIN, on_change=_forget_token, width=180)
+        method = links.select(
+            st,
             "Experts chosen by",
             study.methods,
+            METHOD,
+            what="method",
             format_func=METHOD_LABELS.__getitem__,
-            key=METHOD,
-            bind="query-params",
             width=200,
         )
-        keep_k = st.slider(
+        keep_k = links.slider(
+            st,
             "Experts kept a layer (keep-k)",
-            min_value=config.num_experts_per_tok,
-            max_value=config.num_experts,
-            value=max(config.num_experts_per_tok, min(DEFAULT_KEEP, config.num_experts)),
-            key=KEEP,
-            bind="query-params",
+            config.num_experts_per_tok,
+            config.num_experts,
+            max(config.num_experts_per_tok, min(DEFAULT_KEEP, config.num_experts)),
+            KEEP,
+            sentence=f"The link asks for {{asked}} experts a layer; a subset keeps "
+            f"{config.num_experts_per_tok} (what each token uses) to {config.num_experts} of "
+            "them, so this shows another number.",
             help="Counts the shared expert, which always stays. Fewer than "
             f"{config.num_experts_per_tok} cannot be kept: each token uses as many.",
             width=230,
         )
         chosen = None if domain == ALL_DOMAINS else domain
-        document, unknown = _choose_document(chosen)
+        document = _choose_document(chosen)
     text = _own_text() if document == OWN else None
-    _write_address(document, text)
-    if unknown is not None:
-        st.warning(
-            f"The link asks for document {escape_markdown(shorten(unknown, 60))}, which is not "
-            "among these; this is another one."
-        )
     if document == OWN and text is None:
         st.stop()
     return Choice(chosen, method, keep_k, document, text or "")
@@ -170,30 +163,13 @@ def _own_text() -> str | None:
     return text
 
 
-def _write_address(document: str, text: str | None) -> None:
-    """The document last: one step back in the browser's history is the one before."""
-    links.write(FIELD.param, FIELD.in_address(text))
-    links.open_document(DOCUMENT, document, TOKEN)
-
-
-def _warn_of_keep_k(low: int, high: int) -> None:
-    asked = st.query_params.get(KEEP)
-    if asked is None or asked.isascii() and asked.isdigit() and low <= int(asked) <= high:
-        return
-    st.warning(
-        f"The link asks for {escape_markdown(shorten(asked, 20))} experts a layer; a subset keeps "
-        f"{low} (what each token uses) to {high} of them, so this shows another number."
-    )
-
-
-def _choose_document(domain: str | None) -> tuple[str, str | None]:
-    """The id of the chosen document, and the one that a link asks for in vain."""
-    path = assets.documents_path()
-    labels = _document_labels(resources.documents(), path, path.stat().st_mtime_ns, domain)
+def _choose_document(domain: str | None) -> str:
+    """The id of the chosen document, or OWN."""
+    stamp = assets.stamp(assets.documents_path())
+    labels = _document_labels(resources.documents(), stamp, domain)
     ids = list(labels)
-    unknown = links.follow(DOCUMENT, DOCUMENT, [OWN, *ids])
-    if st.session_state.get(DOCUMENT) not in [OWN, *ids]:
-        st.session_state[DOCUMENT] = ids[0]
+    kind = one_of("document", [OWN, *ids], always=True)
+    links.enter(DOCUMENT, kind, ids[0])
     # One container, so that a narrow page keeps the buttons beside the document.
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small", width=370):
         chosen: str = st.selectbox(
@@ -201,16 +177,18 @@ def _choose_document(domain: str | None) -> tuple[str, str | None]:
             [OWN, *ids],
             format_func=lambda name: labels.get(name, OWN_LABEL),
             key=DOCUMENT,
+            on_change=_forget_token,
             width=215,
         )
+        links.leave(DOCUMENT, kind, chosen, ids[0])
         _step_button(ids, -1)
         _step_button(ids, +1)
-    return chosen, unknown
+    return chosen
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _document_labels(
-    _documents: pd.DataFrame, path: Path, changed: int, domain: str | None
+    _documents: pd.DataFrame, stamp: assets.Stamp, domain: str | None
 ) -> dict[str, str]:
     """Ids of the documents of a domain (None: of all) and a numbered opening of each.
 
@@ -218,7 +196,7 @@ def _document_labels(
     """
     shown = _documents if domain is None else _documents[_documents["domain"] == domain]
     return {
-        name: f"{number}. {_opening(text)}"
+        name: f"{number}. {isolated(_opening(text))}"
         for number, (name, text) in enumerate(zip(shown["id"], shown["text"], strict=True), start=1)
     }
 
@@ -229,18 +207,17 @@ def _opening(text: str) -> str:
 
 def _step_button(ids: list[str], step: int) -> None:
     name, icon, key = (
-        ("Previous", ":material/chevron_left:", "Left")
+        ("previous", ":material/chevron_left:", "left")
         if step < 0
-        else ("Next", ":material/chevron_right:", "Right")
+        else ("next", ":material/chevron_right:", "right")
     )
     shown = st.session_state[DOCUMENT]
     place = (-1 if shown == OWN else ids.index(shown)) + step
     st.button(
         "",
         icon=icon,
-        help=f"{name} document ({key.lower()} arrow key)",
-        shortcut=key,
-        key=f"subset_{name.lower()}",
+        help=f"Go to the {name} document ({key} arrow key)",
+        key=f"subset_{name}",
         disabled=not 0 <= place < len(ids),
         on_click=_open_document,
         args=(ids[place % len(ids)],),
@@ -249,3 +226,4 @@ def _step_button(ids: list[str], step: int) -> None:
 
 def _open_document(document: str) -> None:
     st.session_state[DOCUMENT] = document
+    _forget_token()

@@ -17,16 +17,14 @@ from emo_viz.ui import ablation, assets, links, measuring, resources
 from emo_viz.ui.ablation import ALL_DOMAINS, METHOD_WORDS, Choice, Live, Study
 from emo_viz.ui.ablation_controls import FIELD, METHOD_LABELS, TOKEN
 from emo_viz.ui.routing import OWN as OWN_SOURCE
-from emo_viz.ui.routing_view import CONTINUED
 from emo_viz.ui.strip import StripToken, token_strip
 from emo_viz.ui.text import (
     count,
-    escape_html,
     escape_markdown,
+    escape_plotly,
     rest_cut,
     share,
     shorten,
-    token_label,
     visible,
 )
 from model.files import weights_digest
@@ -52,7 +50,9 @@ def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
     """The curve of both models, its options and what it rests on below."""
     points = found.table
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        view = links.choice(st, "Curve of", [INCREASE, LOSS], VIEW, label_visibility="collapsed")
+        view = links.choice(
+            st, "Curve of", [INCREASE, LOSS], VIEW, what="curve", label_visibility="collapsed"
+        )
         _chosen_how(study, choice, live)
     measure = MEASURES[str(view)]
     where = ALL_DOMAINS if choice.domain is None else choice.domain
@@ -69,7 +69,7 @@ def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
             choice.method,
             choice.keep_k,
             values,
-            f"{chosen}. {escape_html(where)}: {numbers}",
+            f"{chosen}. {escape_plotly(where)}: {numbers}",
         ),
         key="subset_curve",
         theme="streamlit",
@@ -200,7 +200,7 @@ def _overlap(study: Study, choice: Choice, live: Live) -> None:
             ]
             for model, subset in live.subsets.items()
         },
-        index=[escape_html(domain) for domain in others],
+        index=[escape_plotly(domain) for domain in others],
     ).sort_values("emo", ascending=False)
     chance = (choice.keep_k - study.config.num_shared_experts) / routed
     means = {model: share(shares[model].mean()) for model in shares}
@@ -226,7 +226,7 @@ def _calibration_documents(study: Study, choice: Choice, live: Live) -> None:
     try:
         every = resources.calibration_documents().set_index("id")
     except ValueError as error:
-        st.write(str(error))
+        st.markdown(escape_markdown(str(error)))
         return
     rows = every.reindex(ids)[["parent", "source"]]
     st.dataframe(
@@ -303,6 +303,11 @@ def document(choice: Choice, live: Live) -> None:
 
     Beside the curve: what the slider changes stands on one screen with it.
     """
+    with links.fragment():
+        _document(choice, live)
+
+
+def _document(choice: Choice, live: Live) -> None:
     shown = live.shown
     kind = "" if choice.is_own else "Document: "
     st.markdown(f"##### {kind}{escape_markdown(shorten(shown.title, 80))}")
@@ -320,11 +325,8 @@ def document(choice: Choice, live: Live) -> None:
 
 
 def _routing_link(choice: Choice) -> None:
-    """To the same text on the page of its routing, if a link can carry it."""
-    text = FIELD.in_address(choice.text)
-    if choice.is_own and text is None:
-        return
-    own = {"routing_source": OWN_SOURCE, "routing_text": text or ""}
+    """To the same text on the page of its routing."""
+    own = {"routing_source": OWN_SOURCE, "routing_text": FIELD.in_link(choice.text)}
     st.page_link(
         "pages/1_Token_routing.py",
         label="Token routing of this text",
@@ -378,17 +380,14 @@ def _pick(position: int | None) -> None:
 
 def _strip_token(live: Live, model: str, position: int, change: float) -> StripToken:
     piece = live.pieces[position]
+    changed = _change_in_words(live, model, position)
     return StripToken(
         text=visible(piece),
-        title=f"Token {position}: {_name(piece)}\n{_change_in_words(live, model, position)}",
+        title=f"Token {position}: {live.labels[position]}\n{changed}",
         colour=change_colour(change),
         sign=piece.isspace() and "\n" in piece,
         breaks=piece.count("\n"),
     )
-
-
-def _name(piece: str) -> str:
-    return token_label(piece) if piece else CONTINUED
 
 
 def change_colour(change: float) -> str:
@@ -420,7 +419,7 @@ def _token(live: Live, token: int | None) -> None:
             "Click a token to compare it in both; the arrow keys move on from it."
         )
         return
-    label = escape_markdown(_name(live.pieces[token]))
+    label = escape_markdown(live.labels[token])
     words = " · ".join(
         f"{name}: {_change_in_words(live, model, token)}"
         for model, name in assets.MODEL_LABELS.items()

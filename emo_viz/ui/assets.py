@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.files import read_json, weight_files
+
 APP_FOLDER = Path(__file__).parents[2]
 MODEL_FOLDERS = {"emo": "emo-nano", "standard": "std-nano"}
 MODEL_LABELS = {"emo": "EMO", "standard": "Standard MoE"}
@@ -17,18 +19,45 @@ MODEL_LABELS = {"emo": "EMO", "standard": "Standard MoE"}
 @dataclass(frozen=True)
 class ModelFacts:
     """Geometry from config.json; context (tokens, EOS included) and tokens trained on from
-    training.json, where there is one.
+    training.json, where there is one. experts: of every layer, shared ones included.
     """
 
     label: str
     num_layers: int
-    num_experts: int
+    experts: tuple[int, ...]
     num_shared_experts: int
     num_experts_per_tok: int
     hidden_size: int
     parameters: int
     context: int
     tokens_trained: int | None
+
+    def experts_in_words(self, less: int = 0) -> str:
+        """ "128", or "12 to 16" of a model that was cut unevenly; `less` of them not counted."""
+        fewest, most = min(self.experts) - less, max(self.experts) - less
+        return f"{fewest}" if fewest == most else f"{fewest} to {most}"
+
+
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+def stamp(*paths: Path) -> Stamp:
+    """Names, sizes and times of files, and of those in folders: what caches of them go by.
+
+    A file that is replaced is another one, even where it is replaced within a second.
+    """
+    files: list[Path] = []
+    for path in paths:
+        files += sorted(path.iterdir()) if path.is_dir() else [path]
+    return tuple(_state(file) for file in files)
+
+
+def _state(file: Path) -> tuple[str, int, int]:
+    try:
+        state = file.stat()
+    except OSError:
+        return str(file), -1, -1
+    return str(file), state.st_size, state.st_mtime_ns
 
 
 def root() -> Path:
@@ -64,22 +93,27 @@ def model_facts(name: str) -> ModelFacts:
     folder = checkpoint_path(name)
     try:
         return _facts(name, folder)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except FileNotFoundError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise ValueError(
             f"The {MODEL_LABELS[name]} checkpoint at {folder} is damaged or of another model type."
         ) from error
 
 
 def _facts(name: str, folder: Path) -> ModelFacts:
-    config, training = _json(folder / "config.json"), _training(folder / "training.json")
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(folder)
+    config, training = read_json(folder / "config.json"), _training(folder / "training.json")
+    layers = int(config["num_hidden_layers"])
     return ModelFacts(
         label=MODEL_LABELS[name],
-        num_layers=config["num_hidden_layers"],
-        num_experts=config["num_experts"],
+        num_layers=layers,
+        experts=tuple(config.get("num_experts_per_layer") or [int(config["num_experts"])] * layers),
         num_shared_experts=config["num_shared_experts"],
         num_experts_per_tok=config["num_experts_per_tok"],
         hidden_size=config["hidden_size"],
-        parameters=_parameters(folder / "model.safetensors"),
+        parameters=sum(map(_parameters, weight_files(folder))),
         context=training.get("context", config["max_position_embeddings"]),
         tokens_trained=training.get("tokens"),
     )
@@ -88,14 +122,9 @@ def _facts(name: str, folder: Path) -> ModelFacts:
 def _training(path: Path) -> dict[str, Any]:
     """What training wrote of itself; nothing of it is needed to run the model."""
     try:
-        return dict(_json(path))
-    except (FileNotFoundError, ValueError, TypeError):
+        return read_json(path)
+    except ValueError:
         return {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return fields
 
 
 def _parameters(path: Path) -> int:

@@ -1,10 +1,12 @@
 """What frames every page: its title, the way to the other pages, the glossary, what is loaded."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import streamlit as st
 
-from emo_viz.ui import assets, glossary
+from emo_viz.ui import assets, glossary, keys, links
 from emo_viz.ui.text import compact, count
 
 PAGES = (
@@ -15,11 +17,17 @@ PAGES = (
     ("pages/4_Kernel.py", "Kernel", ":material/memory:"),
 )
 SIDEBAR_PIXELS = 230
+# Every line of a visitor's or a model's text has the direction of its own script.
+BOTH_DIRECTIONS = (
+    '<style>textarea, [data-testid="stText"] * { unicode-bidi: plaintext; text-align: start; }'
+    "</style>"
+)
 ICON = Path(__file__).with_name("icon.png")
 
 
-def page(title: str) -> None:
-    """Set up the page: the first call of every page.
+@contextmanager
+def page(title: str) -> Iterator[None]:
+    """Around all of a page: sets it up, and reads and writes its address.
 
     title: sentence case, also the browser tab's.
     """
@@ -36,13 +44,20 @@ def page(title: str) -> None:
             st.page_link(path, label=label, icon=page_icon, width="stretch")
         glossary.popover()
         _loaded()
+        keys.listen()
+    st.html(BOTH_DIRECTIONS)
     st.title(title)
+    with links.page(title):
+        yield
 
 
-def empty_state(sentence: str, command: str) -> None:
-    """Say what is missing and how to make it, in place of what the page would show."""
+def empty_state(sentence: str, command: str, headline: str = "Nothing to show yet") -> None:
+    """Say what is missing and how to make it, in place of what the page would show.
+
+    sentence: Markdown.
+    """
     with st.container(border=True):
-        st.markdown(":material/inventory_2: **Nothing to show yet**")
+        st.markdown(f":material/inventory_2: **{headline}**")
         st.write(sentence)
         st.code(command, language="bash", wrap_lines=True)
 
@@ -59,5 +74,5 @@ def _loaded() -> None:
             continue
         st.caption(
             f"**{facts.label}**: {count(facts.num_layers, 'layer')}, "
-            f"{facts.num_experts} experts a layer, {compact(facts.parameters)} parameters"
+            f"{facts.experts_in_words()} experts a layer, {compact(facts.parameters)} parameters"
         )

@@ -11,7 +11,7 @@ from emo_viz.analysis.projection import place_labels
 from emo_viz.figures.clusters import Group, map_config, point_map
 from emo_viz.ui import assets
 from emo_viz.ui.cluster_selection import EMPTY_REGION, Rows, Selection
-from emo_viz.ui.text import escape_html, shorten
+from emo_viz.ui.text import escape_html, escape_plotly, shorten
 
 NARROWEST_MAP = 340
 # Streamlit takes clicks only while the mouse does not draw.
@@ -32,14 +32,15 @@ class Map:
 class Pair:
     """The maps of both models, of the same items.
 
-    ids [N]: what a selection names; must not change unless `content` does. domains [N] name the
-    places, all or `only` some of them. drawn: what the alternative text says of the maps.
-    highlighted [N]: the rest recedes. one_legend: both maps have the same groups. opened: called
-    with the rows that were just selected.
+    ids [N]: what a selection names, of `items` ("documents"); must not change unless `content`
+    does. domains [N] name the places, all or `only` some of them. drawn: what the alternative text
+    says of the maps. highlighted [N]: the rest recedes. one_legend: both maps have the same
+    groups. opened: called with the rows that were just selected.
     """
 
     maps: Mapping[str, Map]
     ids: Sequence[str]
+    items: str
     content: str
     method: str
     drawn: str
@@ -54,7 +55,7 @@ class Pair:
 
 def draw(pair: Pair) -> None:
     """Both maps with their legends."""
-    pair.selection.follow_address(pair.content)
+    pair.selection.follow_address(pair.content, pair.ids, pair.items)
     side_by_side = st.grid(2, min_column_width=NARROWEST_MAP)
     for name, one in pair.maps.items():
         with side_by_side.cell():
@@ -65,12 +66,9 @@ def draw(pair: Pair) -> None:
         _legend(next(iter(pair.maps.values())).groups, pair.highlighted)
 
 
-def selected_rows(selection: Selection, ids: Sequence[str], items: str) -> Rows | None:
-    """The rows selected on the maps, None for no selection. items: "documents"."""
-    rows = selection.rows(ids)
-    if rows is None:
-        st.warning(f"The link selects {items} that are not here; nothing is selected.")
-    return rows if selection.current() else None
+def selected_rows(selection: Selection, ids: Sequence[str]) -> Rows | None:
+    """The rows selected on the maps, None for no selection."""
+    return selection.rows(ids) if selection.current() else None
 
 
 def summary(selection: Selection, rows: Rows, item: str, text: str) -> None:
@@ -83,7 +81,7 @@ def summary(selection: Selection, rows: Rows, item: str, text: str) -> None:
     line.button(
         "Clear selection",
         icon=":material/close:",
-        shortcut="Escape",
+        help="Or press Escape",
         on_click=selection.clear,
         key=f"{selection.param}_clear",
     )
@@ -92,7 +90,7 @@ def summary(selection: Selection, rows: Rows, item: str, text: str) -> None:
 def _map(pair: Pair, name: str, one: Map) -> None:
     code, generation = pair.selection.drawn(name)
     labels = [
-        (escape_html(label.text), label.x, label.y)
+        (escape_plotly(label.text), label.x, label.y)
         for label in place_labels(one.points, pair.domains)
         if not pair.only or label.text in pair.only
     ]

@@ -10,7 +10,7 @@ import base64
 import binascii
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from emo_viz.ui import links
+from emo_viz.ui.address import Kind, checked
 
 MODELS = ("emo", "standard")
 MOST_IDS = 20  # more of them go into the address as a bit for each
@@ -33,19 +34,30 @@ class Selection:
 
     param: str
 
-    def follow_address(self, content: str) -> None:
+    def follow_address(self, content: str, ids: Sequence[str], items: str) -> None:
         """Take up a selection that the address asks for; call once a run, before `drawn`.
 
         content: changes when the maps themselves do; then both show the selection as it is now.
+        items: what the ids are of ("documents").
         """
         before = self.current()
-        links.follow(self.param, self.param)
+        links.value(self.param, self._kind(ids, items), "")
         state = self._state()
         if self.current() != before or state["content"] != content:
             state["content"] = content
             for name in MODELS:
                 self._show(name, self.current())
-        links.write(self.param, self.current() or None)
+
+    def _kind(self, ids: Sequence[str], items: str) -> Kind[str]:
+        def parse(code: str) -> str:
+            if decode(code, ids) is None:
+                raise ValueError
+            return code
+
+        return replace(
+            checked(f"The link selects {items} that are not here; nothing is selected.", parse),
+            fits=lambda code: decode(code, ids) is not None,
+        )
 
     def current(self) -> str:
         """The selection as the address has it; "" for none."""

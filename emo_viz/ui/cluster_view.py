@@ -34,7 +34,7 @@ from emo_viz.ui.clusters import (
     find_clusters,
     map_points,
 )
-from emo_viz.ui.text import count, escape_html, escape_markdown, share, shorten, visible
+from emo_viz.ui.text import count, escape_markdown, escape_plotly, share, shorten, visible
 
 SELECTION = Selection("cluster_selection")
 FIRST_WORDS = 60
@@ -66,7 +66,7 @@ def _maps(data: Data, view: View, found: Mapping[str, Clustered]) -> Rows | None
         name: cluster_maps.Map(
             points[name],
             colour_groups(names[name], _first(name, view, found), most),
-            _hover(data.key, name, view.k, view.layer, data, found[name]),
+            _hover(data.version, name, view.k, view.layer, data, found[name]),
         )
         for name in LABELS
     }
@@ -74,6 +74,7 @@ def _maps(data: Data, view: View, found: Mapping[str, Clustered]) -> Rows | None
         cluster_maps.Pair(
             drawn,
             ids,
+            "documents",
             content=f"{data.key} {view} {method}",
             method=method,
             drawn=f"{data.size}, coloured by {COLOURED_BY[view.colour]},",
@@ -87,13 +88,13 @@ def _maps(data: Data, view: View, found: Mapping[str, Clustered]) -> Rows | None
         )
     )
     _map_caption(data, view, method)
-    return cluster_maps.selected_rows(SELECTION, ids, "documents")
+    return cluster_maps.selected_rows(SELECTION, ids)
 
 
 def _opened(selected: Sequence[str]) -> None:
     """The reader goes to the first document selected, unless it is in one of them."""
     if selected and st.session_state.get(reader.DOCUMENT) not in selected:
-        st.session_state[reader.DOCUMENT] = selected[0]
+        reader.open_document(selected[0])
 
 
 def _documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustered]) -> list[str]:
@@ -145,7 +146,7 @@ def _coverage(data: Data, found: Mapping[str, Clustered]) -> None:
     for name, one in found.items():
         domains, clusters, counts = contingency(data.domains, one.clustering.labels)
         tables[name] = pd.DataFrame(
-            counts, index=[escape_html(each) for each in domains], columns=clusters
+            counts, index=[escape_plotly(each) for each in domains], columns=clusters
         )
     title = f"Where each domain's documents lie ({data.size})"
     fig = share_heatmap(tables, LABELS, title, Shown("domain", "documents", matched=True))
@@ -208,7 +209,7 @@ def _selection_summary(data: Data, rows: Rows, found: Mapping[str, Clustered]) -
 def _open_row(key: str, ids: Sequence[str]) -> None:
     picked = st.session_state[key]["selection"]["rows"]
     if picked:
-        st.session_state[reader.DOCUMENT] = ids[picked[0]]
+        reader.open_document(ids[picked[0]])
 
 
 def _listing(table: pd.DataFrame, listed: Rows, found: Mapping[str, Clustered]) -> pd.DataFrame:
@@ -259,10 +260,10 @@ def _hover(
 ) -> list[str]:
     """Domain, opening, cluster and id of every document, as HTML for Plotly."""
     table = _data.documents
-    labels = [escape_html(each) for each in _clustered.names]
+    labels = [escape_plotly(each) for each in _clustered.names]
     return [
-        f"<b>{escape_html(domain)}</b><br>{escape_html(opening(text))}<br>"
-        f"Cluster {labels[cluster]}<br>{escape_html(document)}"
+        f"<b>{escape_plotly(domain)}</b><br>{escape_plotly(opening(text))}<br>"
+        f"Cluster {labels[cluster]}<br>{escape_plotly(document)}"
         for domain, text, cluster, document in zip(
             table["domain"], table["text"], _clustered.clustering.labels, table["id"], strict=True
         )

@@ -15,11 +15,13 @@ from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.alignment import Alignment, alignment
 from emo_viz.analysis.clusters import Clustering, match_clusters, spherical_kmeans
+from emo_viz.analysis.origins import Origins, of_trace
 from emo_viz.analysis.profiles import WordTable, cluster_table, top_experts, word_table
 from emo_viz.analysis.projection import Maps, content_key, load_maps, pca_map, procrustes
 from emo_viz.analysis.vectors import flatten_usage, routing_vectors
-from emo_viz.ui import assets, chrome, links, resources
-from emo_viz.ui.text import count, interval
+from emo_viz.ui import assets, chrome, freshness, links, resources
+from emo_viz.ui.freshness import OUT_OF_DATE
+from emo_viz.ui.text import count, escape_markdown, interval
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
@@ -59,12 +61,16 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """The recorded documents, the same in both traces, and what is shared by every view."""
+    """The recorded documents, the same in both traces, and what is shared by every view.
+
+    key: `content_key` of both traces. version: another one for any other content of them.
+    """
 
     traces: "Mapping[str, Trace]"
     documents: pd.DataFrame
     domains: list[str]
     key: str
+    version: str
 
     @cached_property
     def words(self) -> WordTable:
@@ -97,7 +103,9 @@ def load_data() -> Data:
     """Both traces; ends the page with a sentence if they do not belong together."""
     traces = resources.traces()
     emo, standard = (traces[name] for name in LABELS)
-    key = _key("|".join(f"{t.path} {t.manifest.created}" for t in (emo, standard)), emo, standard)
+    stamp = assets.stamp(emo.path, standard.path)
+    _check_fresh({name: _origins(name, stamp, one) for name, one in traces.items()})
+    key = _key(stamp, emo, standard)
     if key is None:
         chrome.empty_state(
             "The traces of the two models hold different documents or another number of layers "
@@ -105,12 +113,28 @@ def load_data() -> Data:
             RECORD_COMMAND,
         )
         st.stop()
-    return _data(key, emo, standard)
+    return _data(key, stamp, emo, standard)
+
+
+def _check_fresh(made_from: Mapping[str, Origins]) -> None:
+    """Traces of other models end the page; of other documents they are shown, and it is said."""
+    folders = assets.MODEL_FOLDERS.values()
+    commands = [resources.RECORD_COMMAND.format(folder=folder) for folder in folders]
+    for documents in (False, True):
+        try:
+            for name, origins in made_from.items():
+                freshness.check(f"The traces of {LABELS[name]}", origins, documents)
+        except freshness.Stale as error:
+            if documents:
+                st.info(f"{error} This makes them: `{' && '.join(commands)}`")
+                return
+            chrome.empty_state(str(error), "\n".join(commands), OUT_OF_DATE)
+            st.stop()
 
 
 def level(row: DeltaGenerator) -> str:
     """What the page shows, TOKENS or DOCUMENTS: the first of the controls."""
-    return links.choice(row, "Show", [TOKENS, DOCUMENTS], "cluster_level")
+    return links.choice(row, "Show", [TOKENS, DOCUMENTS], "cluster_level", what="view")
 
 
 def controls(data: Data, row: DeltaGenerator) -> View:
@@ -118,23 +142,12 @@ def controls(data: Data, row: DeltaGenerator) -> View:
     domains = sorted(set(data.domains))
     layers = [ALL_LAYERS, *map(str, range(data.traces["emo"].manifest.model.num_layers))]
     most = min(MOST, len(data.documents) // 2)
-    links.warn_of_unknown("cluster_domain", domains, "domain")
-    links.warn_of_unknown("cluster_layer", layers, "layer")
-    links.warn_of_unknown(
-        "cluster_k", [str(k) for k in range(FEWEST, most + 1)], "number of clusters"
-    )
     with row:
         colour, method = _how_to_draw()
         highlighted = highlight(st, "Highlight", domains, ALL_DOMAINS, "cluster_domain")
-        layer = st.selectbox("Layer", layers, key="cluster_layer", bind="query-params", width=120)
-        k = st.slider(
-            "Number of clusters",
-            FEWEST,
-            most,
-            min(USUAL, most),
-            key="cluster_k",
-            bind="query-params",
-            width=200,
+        layer = links.select(st, "Layer", layers, "cluster_layer", width=120)
+        k = links.slider(
+            st, "Number of clusters", FEWEST, most, min(USUAL, most), "cluster_k", width=200
         )
     only = None if layer == ALL_LAYERS else int(layer)
     return View(colour=colour, domains=highlighted, k=k, layer=only, method=method)
@@ -144,21 +157,24 @@ def highlight(
     place: Any, label: str, options: Sequence[str], all_of_them: str, key: str
 ) -> tuple[str, ...]:
     """Names to highlight, none for all of them; also in the address."""
-    chosen = place.multiselect(
+    what = label.removeprefix("Highlight").strip().removesuffix("s") or "domain"
+    return links.several(
+        place,
+        what,
         label,
         options,
-        max_selections=MOST_HIGHLIGHTED,
+        MOST_HIGHLIGHTED,
+        key,
         placeholder=all_of_them,
-        key=key,
-        bind="query-params",
         width=210,
     )
-    return tuple(chosen)
 
 
 def _how_to_draw() -> tuple[str, str]:
     """What the points are coloured by, and the kind of map."""
-    colour = links.choice(st, "Colour by", [DOMAIN, CLUSTER, EXPERT], "cluster_colour")
+    colour = links.choice(
+        st, "Colour by", [DOMAIN, CLUSTER, EXPERT], "cluster_colour", what="colouring"
+    )
     method = links.choice(
         st,
         "Map",
@@ -172,7 +188,7 @@ def _how_to_draw() -> tuple[str, str]:
 
 def find_clusters(data: Data, view: View) -> dict[str, Clustered]:
     """The clusters of both models."""
-    return {name: _clustered(data.key, name, view.k, view.layer, data) for name in LABELS}
+    return {name: _clustered(data.version, name, view.k, view.layer, data) for name in LABELS}
 
 
 def answer(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
@@ -199,7 +215,7 @@ def map_points(data: Data, view: View) -> tuple[dict[str, NDArray[np.float32]], 
     """
     maps = _umaps(data) if view.method == UMAP else None
     if maps is None:
-        return _pca(data.key, view.layer, data), PCA
+        return _pca(data.version, view.layer, data), PCA
     slot = 0 if view.layer is None else 1 + view.layer
     return {"emo": maps.emo[slot], "standard": maps.standard[slot]}, UMAP
 
@@ -221,23 +237,30 @@ def token_clusters_path(name: str) -> Path:
 def _umaps(data: Data) -> Maps | None:
     path = resources.analysis_path("maps.npz")
     try:
-        maps = _stored_maps(path, resources.changed(path))
+        maps = _stored_maps(path, assets.stamp(path))
         problem = "" if maps.key == data.key else "The stored UMAP is of other traces."
     except ValueError as error:
         problem = str(error)
     if not problem:
         return maps
-    st.info(f"{problem} The maps show a PCA instead. To make the UMAP: `{MAP_COMMAND}`")
+    st.info(
+        f"{escape_markdown(problem)} The maps show a PCA instead. To make the UMAP: `{MAP_COMMAND}`"
+    )
     return None
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _stored_maps(path: Path, changed: int) -> Maps:
+def _stored_maps(path: Path, stamp: assets.Stamp) -> Maps:
     return load_maps(path)
 
 
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _origins(name: str, stamp: assets.Stamp, _trace: "Trace") -> Origins:
+    return of_trace(_trace, name)
+
+
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _key(recorded: str, _emo: "Trace", _standard: "Trace") -> str | None:
+def _key(stamp: assets.Stamp, _emo: "Trace", _standard: "Trace") -> str | None:
     """The content key of both traces; None if they do not hold the same documents."""
     same_shape = _emo.usage.shape == _standard.usage.shape
     if not same_shape or list(_emo.documents["id"]) != list(_standard.documents["id"]):
@@ -246,7 +269,7 @@ def _key(recorded: str, _emo: "Trace", _standard: "Trace") -> str | None:
 
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the documents …")
-def _data(key: str, _emo: "Trace", _standard: "Trace") -> Data:
+def _data(key: str, stamp: assets.Stamp, _emo: "Trace", _standard: "Trace") -> Data:
     documents = _emo.documents.rename(columns={"mean_loss": "emo_loss"})
     documents["standard_loss"] = _standard.documents["mean_loss"]
     return Data(
@@ -254,6 +277,7 @@ def _data(key: str, _emo: "Trace", _standard: "Trace") -> Data:
         documents=documents,
         domains=documents["domain"].tolist(),
         key=key,
+        version=f"{key} {stamp}",
     )
 
 

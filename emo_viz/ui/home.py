@@ -11,14 +11,15 @@ import streamlit as st
 
 from emo_viz.analysis import curves, tokens
 from emo_viz.analysis.bootstrap import Interval
-from emo_viz.analysis.routing import coverage
+from emo_viz.analysis.origins import Origins, of_trace
+from emo_viz.analysis.routing import Coverage, coverage
 from emo_viz.figures.comparison import Compared, two_models
 from emo_viz.figures.theme import chart_config
 from emo_viz.trace import Trace
-from emo_viz.ui import assets, resources
+from emo_viz.ui import assets, freshness, resources
 from emo_viz.ui.ablation import CURVES_COMMAND
 from emo_viz.ui.clusters import CLUSTERS_COMMAND
-from emo_viz.ui.text import compact, count
+from emo_viz.ui.text import compact, count, escape_markdown
 
 KEEP_K = 16
 CURVES, TOKEN_CLUSTERS = "curves.parquet", "clusters-{}.npz"
@@ -69,8 +70,11 @@ def _draw(card: Card) -> None:
     st.markdown(f"**{card.question}**")
     try:
         finding = card.find()
+    except freshness.Stale as error:
+        st.markdown(f":material/history: {error}")
+        _commands(card.command)
     except ValueError as error:
-        st.write(str(error))
+        st.markdown(escape_markdown(str(error)))
         _commands(card.command)
     else:
         st.plotly_chart(
@@ -133,7 +137,8 @@ def _full_models() -> str:
 def _modularity() -> Finding:
     folders = assets.MODEL_FOLDERS.values()
     paths = [_existing(TOKEN_CLUSTERS.format(folder)) for folder in folders]
-    found = _tokens_headline(str(paths[0]), str(paths[1]), tuple(map(_changed, paths)))
+    found = _tokens_headline(paths[0], paths[1], assets.stamp(*paths))
+    freshness.check("The token clusters", found.origins)
     return Finding(
         f"{found.clusters} clusters of tokens by routing share **{found.emo.mean:.2f}** "
         f"{_span(found.emo)} of their information (NMI) with the domain in EMO, "
@@ -151,8 +156,12 @@ def _modularity() -> Finding:
 
 
 def _spread() -> Finding:
-    traces = [Trace.open(assets.trace_path(name)) for name in assets.MODEL_FOLDERS]
-    emo, standard = (coverage(trace) for trace in traces)
+    emo, standard = (_coverage(name) for name in assets.MODEL_FOLDERS)
+    if (emo.num_routed, emo.num_layers) != (standard.num_routed, standard.num_layers):
+        raise ValueError(
+            "The traces of the two models have other numbers of layers or experts, so they do not "
+            "compare. For a matched pair, this makes them:"
+        )
     return Finding(
         f"Half of a document's routing in a layer goes to **{emo.half.mean:.1f}** "
         f"{_span(emo.half, '{:.1f}')} of {emo.num_routed} experts in EMO, to "
@@ -200,14 +209,14 @@ def _models() -> None:
         except FileNotFoundError:
             continue
         except ValueError as error:
-            st.error(str(error), icon=":material/error:")
+            st.error(escape_markdown(str(error)), icon=":material/error:")
             continue
         trained = facts.tokens_trained
         rows.append(
             {
                 "Model": facts.label,
                 "Layers": facts.num_layers,
-                "Experts a layer": f"{facts.num_experts - facts.num_shared_experts} routed + "
+                "Experts a layer": f"{facts.experts_in_words(facts.num_shared_experts)} routed + "
                 f"{facts.num_shared_experts} shared",
                 "Experts a token": f"{facts.num_experts_per_tok - facts.num_shared_experts} routed "
                 f"+ {facts.num_shared_experts} shared",
@@ -254,19 +263,36 @@ def _bundled_tokens() -> str:
 
 def _curves() -> tuple[curves.Measured, int]:
     path = _existing(CURVES)
-    return _read_curves(str(path), _changed(path))
+    measured, num_experts, origins = _read_curves(
+        path, assets.stamp(path, path.with_suffix(".json"))
+    )
+    freshness.check("The curves", origins)
+    return measured, num_experts
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the curves …")
-def _read_curves(path: str, changed: float) -> tuple[curves.Measured, int]:
-    """The curves of all domains, and the number of experts in a layer."""
-    read = curves.read_curves(Path(path))
-    return curves.Measured.of(read.rows), int(read.info["num_experts"])
+def _read_curves(path: Path, stamp: assets.Stamp) -> tuple[curves.Measured, int, Origins]:
+    """The curves of all domains, the number of experts in a layer, and what they are of."""
+    read = curves.read_curves(path)
+    return curves.Measured.of(read.rows), int(read.info["num_experts"]), read.origins
+
+
+def _coverage(name: str) -> Coverage:
+    path = assets.trace_path(name)
+    found, origins = _read_trace(name, path, assets.stamp(path))
+    freshness.check(f"The traces of {assets.MODEL_LABELS[name]}", origins)
+    return found
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _tokens_headline(emo: str, standard: str, changed: tuple[float, ...]) -> tokens.Headline:
-    return tokens.headline(Path(emo), Path(standard))
+def _read_trace(name: str, path: Path, stamp: assets.Stamp) -> tuple[Coverage, Origins]:
+    trace = Trace.open(path)
+    return coverage(trace), of_trace(trace, name)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _tokens_headline(emo: Path, standard: Path, stamp: assets.Stamp) -> tokens.Headline:
+    return tokens.headline(emo, standard)
 
 
 def _existing(name: str) -> Path:
@@ -274,11 +300,6 @@ def _existing(name: str) -> Path:
     if not path.exists():
         raise ValueError(f"Not measured yet: {name} is not there. This makes it:")
     return path
-
-
-def _changed(path: Path) -> float:
-    """When the file was last written, so that a newer one is read again."""
-    return path.stat().st_mtime
 
 
 def _kept(increase: Interval) -> Interval:

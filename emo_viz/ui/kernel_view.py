@@ -96,8 +96,6 @@ def controls(report: dict[str, Any]) -> tuple[str, str]:
     archs = list(report["costs"]["machines"])
     names = {arch: machine["name"] for arch, machine in report["costs"]["machines"].items()}
     sizes = [ALL_SIZES, *dict.fromkeys(row["size"] for row in report["rows"])]
-    links.warn_of_unknown(ARCH, [f"{arch} ({names[arch]})" for arch in archs], "architecture")
-    links.warn_of_unknown(SIZE, sizes, "layer")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         arch = links.choice(
             st,
@@ -107,7 +105,7 @@ def controls(report: dict[str, Any]) -> tuple[str, str]:
             default=archs[min(1, len(archs) - 1)],
             format_func=lambda arch: f"{arch} ({names[arch]})",
         )
-        size = st.selectbox("Layer", sizes, key=SIZE, bind="query-params", width=220)
+        size = links.select(st, "Layer", sizes, SIZE, width=220)
     return str(arch), str(size)
 
 

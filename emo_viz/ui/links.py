@@ -1,13 +1,63 @@
-"""State in the address: choices that a widget holds by `bind`, and what no single widget can."""
+"""State in the address: whatever a visitor has chosen, so that a link shows the same.
 
-from collections.abc import Container, Sequence
+Every parameter goes through here, and its text through `address`. A page opened by a link takes
+all its choices from the link; opened from the sidebar, it has those of the visitor's last visit.
+Afterwards the visitor's choices count, and what they are is written into the address at the end of
+the run, all at once: the browser keeps every change as a step of its history.
+"""
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import StopException, get_script_run_ctx
 
-from emo_viz.ui.text import escape_markdown, shorten
+from emo_viz.ui.address import Kind, one_of, several_of, whole_number
 
-Option = TypeVar("Option")
+Value = TypeVar("Value")
+Option = TypeVar("Option", bound=Hashable)
+
+_PAGE, _VISIT, _LINKED = "address_page", "address_visit", "address_linked"
+_OPEN, _PENDING, _WRITTEN = "address_open", "address_pending", "address_written"
+_DRAWN, _BEFORE = "address_drawn", "address_drawn_before"
+NONE_CHOSEN = "none is chosen"
+# Where this run says what a link asks for in vain: above the page's rows of controls, not in them.
+_problems: ContextVar[Any] = ContextVar("address_problems", default=st)
+
+
+@contextmanager
+def page(name: str) -> Iterator[None]:
+    """Around all of a page: reads the address at its beginning, writes it at its end."""
+    state = st.session_state
+    if state.get(_PAGE) != name or _went_back():
+        linked = len(st.query_params) > 0 or state.get(_PAGE) == name
+        state[_VISIT] = state.get(_VISIT, 0) + 1
+        state[_PAGE], state[_LINKED], state[_WRITTEN] = name, linked, set()
+    state[_OPEN], state[_PENDING] = True, {}
+    _problems.set(st.container())
+    state[_BEFORE], state[_DRAWN] = state.get(_DRAWN, set()), set()
+    try:
+        yield
+    except StopException:  # st.stop() ends a page that has no more to show
+        _write(whole=True)
+        raise
+    else:
+        _write(whole=True)
+    finally:
+        state[_OPEN] = False
+
+
+@contextmanager
+def fragment() -> Iterator[None]:
+    """Around the body of a fragment: writes the address when it reruns by itself."""
+    if st.session_state.get(_OPEN):
+        yield
+        return
+    st.session_state[_PENDING] = {}
+    yield
+    _write(whole=False)
 
 
 def choice(
@@ -16,106 +66,163 @@ def choice(
     options: Sequence[Option],
     key: str,
     default: Option | None = None,
+    what: str = "",
     **how: Any,
 ) -> Option:
-    """One of a few options as buttons in `place`, also in the address; at first the first one.
+    """One of a few options as buttons in `place`; at first the first one.
 
-    place: `st` or a container of it. how: more arguments of `st.segmented_control`.
+    place: `st` or a container of it. what: an option in words, if not as the label says. how: more
+    arguments of `st.segmented_control`.
     """
-    chosen: Option = place.segmented_control(
-        label,
-        options,
-        default=options[0] if default is None else default,
-        required=True,
-        key=key,
-        bind="query-params",
-        **how,
-    )
+    first = options[0] if default is None else default
+    kind = one_of(what or label.lower(), options, how.get("format_func", str))
+    enter(key, kind, first)
+    chosen: Option = place.segmented_control(label, options, required=True, key=key, **how)
+    return leave(key, kind, chosen, first)
+
+
+def select(
+    place: Any, label: str, options: Sequence[Option], key: str, what: str = "", **how: Any
+) -> Option:
+    """One of many options in a list; at first the first one. Arguments as of `choice`."""
+    kind = one_of(what or label.lower(), options, how.get("format_func", str))
+    enter(key, kind, options[0])
+    chosen: Option = place.selectbox(label, options, key=key, **how)
+    return leave(key, kind, chosen, options[0])
+
+
+def select_or_none(
+    place: Any, what: str, label: str, options: Sequence[Option], key: str, **how: Any
+) -> Option | None:
+    """One of many options, at first none of them. what: one of them, in words."""
+    kind = one_of(what, options, how.get("format_func", str), NONE_CHOSEN)
+    enter(key, kind, None)
+    chosen: Option | None = place.selectbox(label, options, index=None, key=key, **how)
+    return leave(key, kind, chosen, None)
+
+
+def several(
+    place: Any, what: str, label: str, options: Sequence[str], most: int, key: str, **how: Any
+) -> tuple[str, ...]:
+    """Up to `most` of some options, at first none. what: one of them, in words."""
+    kind = several_of(what, options, most)
+    enter(key, kind, [])
+    chosen = place.multiselect(label, options, max_selections=most, key=key, **how)
+    return tuple(leave(key, kind, list(chosen), []))
+
+
+def slider(
+    place: Any,
+    label: str,
+    low: int,
+    high: int,
+    usual: int,
+    key: str,
+    sentence: str = "",
+    **how: Any,
+) -> int:
+    """A whole number from low to high, at first `usual`. sentence: of a link's unusable number."""
+    kind = whole_number(label.lower(), low, high, sentence=sentence)
+    enter(key, kind, usual)
+    if low == high:  # Streamlit has no slider with one place
+        return leave(key, kind, low, usual)
+    chosen: int = place.slider(label, low, high, key=key, **how)
+    return leave(key, kind, chosen, usual)
+
+
+def number_or_none(
+    place: Any, what: str, label: str, high: int, key: str, **how: Any
+) -> int | None:
+    """A whole number from 1 to high, at first none."""
+    kind = whole_number(what, 1, high, NONE_CHOSEN)
+    enter(key, kind, None)
+    chosen: int | None = place.number_input(label, 1, high, value=None, key=key, **how)
+    return leave(key, kind, chosen, None)
+
+
+def token(key: str, tokens: int) -> int | None:
+    """The position, 1 to `tokens`, that a click (session state) or the address has chosen."""
+    chosen: int | None = value(key, whole_number("token", 1, tokens, NONE_CHOSEN), None)
     return chosen
 
 
-def follow(param: str, key: str, known: Container[str] | None = None) -> str | None:
-    """Let the address set the widget `key` before it is drawn.
+def value(key: str, kind: Kind[Any], default: Any) -> Any:
+    """A value that no widget holds but the session state."""
+    enter(key, kind, default)
+    return leave(key, kind, st.session_state[key], default)
 
-    It does so on a first visit and when the visitor goes back or forward, but never against what
-    the visitor has just chosen in the widget. Returns the value asked for if it is not among
-    `known` (and was ignored), else None.
+
+def enter(key: str, kind: Kind[Any], default: Any, param: str | None = None) -> None:
+    """Give the widget `key` its value before it is drawn: the link's, the last one, or `default`.
+
+    param: its name in the address, if it is another one. What the link asks for in vain is said.
     """
-    asked = st.query_params.get(param)
-    if asked is None or (key in st.session_state and asked == st.session_state.get(_memo(param))):
-        return None
-    if known is not None and asked not in known:
-        return asked
-    st.session_state[key] = asked
-    return None
+    state = st.session_state
+    arriving = state.get(_VISIT) != state.get(_seen(key))
+    if arriving:
+        state[_seen(key)] = state.get(_VISIT)
+        chosen = _arriving(key, kind, default, param or key)
+    else:  # Streamlit forgets a widget that was not drawn for a while
+        chosen = state.get(key, state.get(_kept(key), default))
+    if chosen != default and not kind.fits(chosen):
+        chosen = default
+    if arriving or _reappears(key) or key not in state or state[key] != chosen:
+        state[key] = chosen  # and the browser is told
 
 
-def unfilter(param: str, key: str, everything: str) -> None:
-    """Set the widget `key` to `everything` when a link asks for something in `param` without it.
-
-    Streamlit keeps what was chosen on an earlier visit to the page, and it could hide just that.
-    """
-    asked = st.query_params.get(param)
-    followed = asked is not None and asked != st.session_state.get(_memo(param))
-    if followed and key not in st.query_params and key in st.session_state:
-        st.session_state[key] = everything
-
-
-def write(param: str, value: str | None) -> None:
-    """Put the value into the address, or take the parameter out of it."""
-    st.session_state[_memo(param)] = value
-    if value is None:
-        st.query_params.pop(param, None)
-    elif st.query_params.get(param) != value:
-        st.query_params[param] = value
+def leave(
+    key: str, kind: Kind[Any], chosen: Value, default: Any, param: str | None = None
+) -> Value:
+    """Keep what the widget `key` holds, for the address and for the next visit; returns it."""
+    st.session_state[_kept(key)] = chosen
+    plain = chosen is None or chosen == default and not kind.always
+    texts = [] if plain else kind.write(chosen)
+    st.session_state.setdefault(_PENDING, {})[param or key] = texts
+    return chosen
 
 
-def open_document(param: str, chosen: str, token: str) -> None:
-    """Put the open document into the address; a `token` chosen in another one is let go.
-
-    The token first: the browser keeps every change as a step of its history, and one step back
-    from a new document must be the old one.
-    """
-    if st.query_params.get(param) not in (None, chosen):
-        st.session_state[token] = None
-        write(token, None)
-    write(param, chosen)
-
-
-def open_token(param: str, document: str, token: str, position: int) -> None:
-    """Open a document at one of its tokens, as one step of the browser's history."""
-    values = {param: document, token: str(position)}
-    for name, value in values.items():
-        st.session_state[name] = st.session_state[_memo(name)] = value
-    st.query_params.update(values)
+def _arriving(key: str, kind: Kind[Any], default: Any, param: str) -> Any:
+    """The value at the beginning of a visit."""
+    asked = st.query_params.get_all(param)
+    if asked:
+        found = kind.read(asked)
+        if found.problem:
+            _problems.get().warning(found.problem)
+        return default if found.value is None else found.value
+    if st.session_state.get(_LINKED) and not kind.lasting:
+        return default
+    return st.session_state.get(key, st.session_state.get(_kept(key), default))
 
 
-def token(param: str, tokens: int) -> int | None:
-    """The position, 1 to `tokens`, that a click (session state) or the address has chosen."""
-    asked = st.query_params.get(param)
-    if asked != st.session_state.get(_memo(param)):
-        warn_of_unknown(param, positions(tokens), "token")
-        st.session_state[param] = asked
-    text = str(st.session_state.get(param))
-    known = text in positions(tokens)
-    write(param, text if known else None)
-    return int(text) if known else None
+def _reappears(key: str) -> bool:
+    """Whether a widget was not drawn in the last run: the browser does not know its value."""
+    now = st.session_state.setdefault(_DRAWN, set())
+    before = key in now or key in st.session_state.get(_BEFORE, ())
+    now.add(key)
+    return not before
 
 
-def positions(tokens: int) -> set[str]:
-    """The positions of a text's tokens as an address writes them."""
-    return {str(position) for position in range(1, tokens + 1)}
+def _write(whole: bool) -> None:
+    """The choices of this run into the address, in one step; a `whole` run leaves no others."""
+    state = st.session_state
+    pending: dict[str, list[str]] = state[_PENDING]
+    now = {name: st.query_params.get_all(name) for name in st.query_params}
+    gone = state.get(_WRITTEN, set()) - pending.keys() if whole else set()
+    then = {name: texts for name, texts in (now | pending).items() if texts and name not in gone}
+    state[_WRITTEN] = state.get(_WRITTEN, set()) | pending.keys()
+    if then != now:
+        st.query_params.from_dict(then)
 
 
-def warn_of_unknown(param: str, known: Container[str], what: str) -> None:
-    """Say that a link asks for a `what` that is not `known`; its widget shows another one."""
-    for asked in st.query_params.get_all(param):
-        if asked not in known:
-            st.warning(
-                f"The link asks for the {what} {escape_markdown(shorten(asked, 60))}, which is not "
-                "here; this shows another one."
-            )
+def _went_back() -> bool:
+    """Whether this run is a step back or forward in the browser's history: the address counts."""
+    context = get_script_run_ctx()
+    return bool(getattr(context, "is_history_navigation", False))
 
 
-def _memo(param: str) -> str:
-    return f"{param}_in_address"
+def _seen(key: str) -> str:
+    return f"{key}_seen"
+
+
+def _kept(key: str) -> str:
+    return f"{key}_kept"

@@ -6,11 +6,12 @@ from typing import Any
 
 import streamlit as st
 
-from emo_viz.ui import links
+from emo_viz.ui import links, text_links
+from emo_viz.ui.address import Kind
 from emo_viz.ui.text import count
 
-# A percent-encoded text of this length stays well inside what servers accept as one address.
-MAX_LINK_CHARACTERS = 1500
+# Far more than a model reads: what is kept is sent to the server with every click.
+MOST_CHARACTERS = 100_000
 MAX_FILE_MEGABYTES = 1
 
 
@@ -29,7 +30,8 @@ class OwnText:
         return f"{self.page}_text"
 
     @property
-    def _draft(self) -> str:
+    def draft(self) -> str:
+        """Key of the field."""
         return f"{self.page}_draft"
 
     @property
@@ -37,8 +39,8 @@ class OwnText:
         return f"{self.page}_file"
 
     @property
-    def _not_text(self) -> str:
-        return f"{self.page}_file_is_no_text"
+    def _said(self) -> str:
+        return f"{self.page}_said_of_the_text"
 
     def file_picker(self, place: Any) -> None:
         """A text file instead of typing, in `place`: it fills the field."""
@@ -49,49 +51,78 @@ class OwnText:
                 key=self._file,
                 on_change=self._take_file,
             )
-        if st.session_state.pop(self._not_text, False):
-            st.warning(
-                "That file is not text in UTF-8, so it was not opened; save it as UTF-8 first."
-            )
 
     def ask(self, shows: str, place: Any = st, height: int = 140) -> str | None:
         """The text; None, and a hint with what the page `shows` of a text, while it is blank.
 
         place: where the field stands; height: its pixels.
         """
-        links.follow(self.param, self._draft)
+        kind = _kind()
+        links.enter(self.draft, kind, "", self.param)
         text: str = place.text_area(
             "Text for both models",
-            key=self._draft,
+            key=self.draft,
             height=height,
             placeholder="Type or paste a text, then press Ctrl+Enter.",
-            persist_state="page",
-            on_change=self.on_change,
+            on_change=self._changed,
         )
+        links.leave(self.draft, kind, text, "", self.param)
+        for sentence in st.session_state.pop(self._said, []):
+            st.warning(sentence)
         if not text.strip():
             _hint("This text is blank" if text else "No text yet", shows)
             return None
-        if self.in_address(text) is None:
+        if text_links.BROKEN in text:
             st.caption(
-                f":material/link_off: A link cannot carry a text of "
-                f"{count(len(text), 'character')}; up to {MAX_LINK_CHARACTERS:,} it can."
+                f":material/broken_image: This text holds {text_links.BROKEN}, which stands for a "
+                "character that was broken when it was copied."
+            )
+        if text_links.is_kept_here(text):
+            st.caption(
+                f":material/link: This text of {count(len(text), 'character')} is too long to "
+                "stand in a link; the link works as long as this server runs."
             )
         return text
 
-    def in_address(self, text: str | None) -> str | None:
-        """What of a text goes into the address: all or nothing."""
-        return text if text and len(text) <= MAX_LINK_CHARACTERS else None
+    def in_link(self, text: str) -> str:
+        """The text as a link to this or another page carries it."""
+        return text_links.code_of(text)
+
+    def _changed(self) -> None:
+        self._take(st.session_state[self.draft])
 
     def _take_file(self) -> None:
         file = st.session_state[self._file]
         if file is None:
             return
         try:
-            st.session_state[self._draft] = file.getvalue().decode("utf-8-sig")
+            self._take(file.getvalue().decode("utf-8-sig"))
         except UnicodeDecodeError:
-            st.session_state[self._not_text] = True
-        else:
-            self.on_change()
+            self._say("That file is not text in UTF-8, so it was not opened; save it as UTF-8.")
+
+    def _take(self, text: str) -> None:
+        """Another text: what of it can be read goes into the field."""
+        if len(text) > MOST_CHARACTERS:
+            self._say(
+                f"Of {count(len(text), 'character')} the first {MOST_CHARACTERS:,} are kept, "
+                "far more than the models read."
+            )
+        st.session_state[self.draft] = text_links.without_halves(text[:MOST_CHARACTERS])
+        self.on_change()
+
+    def _say(self, sentence: str) -> None:
+        st.session_state.setdefault(self._said, []).append(sentence)
+
+
+def _kind() -> Kind[str]:
+    return Kind(
+        parse=lambda code: text_links.text_of(code, MOST_CHARACTERS),
+        form=text_links.code_of,
+        fits=lambda text: isinstance(text, str),
+        sentence="The link's text cannot be read: it was cut off, or the server that kept it has "
+        "been restarted; paste the text again.",
+        lasting=True,
+    )
 
 
 def _hint(blank: str, shows: str) -> None:
@@ -99,6 +130,5 @@ def _hint(blank: str, shows: str) -> None:
         st.markdown(f":material/edit_note: **{blank}**")
         st.write(
             f"Both models will read what you type or open above, and this page shows {shows}. It "
-            f"stays on this machine; a text of up to {MAX_LINK_CHARACTERS:,} characters also "
-            "stands in the page's address."
+            "stays on this machine; the page's address carries it, so that a link shows the same."
         )

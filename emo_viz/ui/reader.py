@@ -16,7 +16,8 @@ from emo_viz.analysis.profiles import expert_name
 from emo_viz.analysis.tokens import TokenClusters, load_token_clusters
 from emo_viz.figures.clusters import Group, colour_groups
 from emo_viz.figures.theme import SELECTION_COLOUR, with_alpha
-from emo_viz.ui import assets, links, resources
+from emo_viz.ui import assets, freshness, links, resources
+from emo_viz.ui.address import one_of
 from emo_viz.ui.clusters import CLUSTERS_COMMAND, token_clusters_path
 from emo_viz.ui.routing import Chosen, Reading, cut_notice, read
 from emo_viz.ui.strip import StripToken, token_strip
@@ -45,17 +46,9 @@ class Coloured:
 
 def _chosen(documents: pd.DataFrame, listed: Sequence[str]) -> pd.Series:
     """The document to read: the one in the address, or the first listed one."""
-    links.follow(DOCUMENT, DOCUMENT)
     known = documents["id"].tolist()
-    chosen: str = st.session_state.get(DOCUMENT, "")
-    if chosen not in known:
-        if chosen:
-            st.warning(
-                f"There is no document {escape_markdown(shorten(chosen, 60))} here; this is "
-                "another one."
-            )
-        chosen = st.session_state[DOCUMENT] = (listed or known)[0]
-    links.open_document(DOCUMENT, chosen, TOKEN)
+    kind = one_of("document", known, always=True)
+    chosen: str = links.value(DOCUMENT, kind, (listed or known)[0])
     return documents.iloc[known.index(chosen)]
 
 
@@ -65,9 +58,14 @@ def reader(documents: pd.DataFrame, listed: Sequence[str]) -> None:
 
     documents: columns id, domain, parent, source, text, emo_loss, standard_loss.
     """
+    with links.fragment():
+        _reader(documents, listed)
+
+
+def _reader(documents: pd.DataFrame, listed: Sequence[str]) -> None:
     document = _chosen(documents, listed)
     pair = resources.pair()
-    reading = read(pair, Chosen(document["text"], origin="", address={}))
+    reading = read(pair, Chosen(document["text"], origin=""))
     _head(document, listed, reading)
     clusters = _token_clusters(reading)
     by, layer = _colour_controls(reading, clusters)
@@ -106,21 +104,22 @@ def _step(
 ) -> None:
     """Previous (-1) or next (+1) of the listed documents; the first if `now` is not listed."""
     place = listed.index(now) + step if now in listed else 0
-    name, key = ("previous", "Left") if step < 0 else ("next", "Right")
+    name, key = ("previous", "left") if step < 0 else ("next", "right")
     row.button(
         "",
         icon=":material/chevron_left:" if step < 0 else ":material/chevron_right:",
-        help=f"Go to the {name} of the {count(len(listed), 'listed document')}",
-        shortcut=key,
+        help=f"Go to the {name} of the {count(len(listed), 'listed document')} ({key} arrow key)",
         key=f"cluster_{name}",
         disabled=not 0 <= place < len(listed),
-        on_click=_open,
+        on_click=open_document,
         args=(listed[place % len(listed)] if listed else now,),
     )
 
 
-def _open(document: str) -> None:
+def open_document(document: str, token: int | None = None) -> None:
+    """Read another document, with one of its tokens picked or none."""
     st.session_state[DOCUMENT] = document
+    st.session_state[TOKEN] = token
 
 
 def _colour_controls(
@@ -129,7 +128,7 @@ def _colour_controls(
     """What the tokens are coloured by, and the layer whose top expert counts."""
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
     options = [BY_CLUSTER, BY_EXPERT] if clusters else [BY_EXPERT]
-    by = links.choice(row, "Colour tokens by", options, COLOUR)
+    by = links.choice(row, "Colour tokens by", options, COLOUR, what="colouring")
     last = reading.num_layers - 1
     if by == BY_CLUSTER:
         return by, last
@@ -143,18 +142,24 @@ def _token_clusters(reading: Reading) -> dict[str, TokenClusters] | None:
     for name, folder in assets.MODEL_FOLDERS.items():
         path = token_clusters_path(name)
         try:
-            stored = _stored(path, resources.changed(path))
+            stored = _stored(path, assets.stamp(path))
+            freshness.check(
+                f"The token clusters of {assets.MODEL_LABELS[name]}",
+                stored.origins(name),
+                documents=False,
+            )
             stored.check(reading.recordings[name].router_probs)
         except ValueError as error:
             command = CLUSTERS_COMMAND.format(folder=folder)
-            st.info(f"{error} Tokens are coloured by their top expert. This makes it: `{command}`")
+            said = str(error) if isinstance(error, freshness.Stale) else escape_markdown(str(error))
+            st.info(f"{said} Tokens are coloured by their top expert. This makes it: `{command}`")
             return None
         found[name] = stored
     return found
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _stored(path: Path, changed: int) -> TokenClusters:
+def _stored(path: Path, stamp: assets.Stamp) -> TokenClusters:
     return load_token_clusters(path)
 
 
@@ -203,8 +208,8 @@ def _token(reading: Reading, coloured: Coloured, row: int, picked: Group | None)
     piece, group = reading.pieces[row + 1], coloured.of_token[row]
     alpha = FADED_TINT if picked is not None and group is not picked else TINT
     return StripToken(
-        text=visible(piece) if piece else "‥",
-        title=f"{group.sign} {coloured.names[row]}",
+        text=visible(piece),
+        title=f"{group.sign} {coloured.names[row]}\n{reading.labels[row + 1]}",
         colour=with_alpha(group.colour, alpha),
         marked=group is picked,
         sign=not piece or not piece.strip() and "\n" in piece,

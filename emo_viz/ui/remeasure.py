@@ -6,18 +6,21 @@ that a stopped or failed measurement goes on where it was, here or by `python -m
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import streamlit as st
 
 from emo_viz.analysis import ablation
 from emo_viz.analysis.ablation import Part, Task
 from emo_viz.analysis.curves import METHODS, write_curves
+from emo_viz.analysis.origins import Origins, Weights, documents_digest
 from emo_viz.analysis.parts import Parts
 from emo_viz.ui import assets, resources
 from emo_viz.ui.jobs import Job, Report, politely, registry
 from emo_viz.ui.resources import LoadedModel, Pair
+
+if TYPE_CHECKING:
+    from model.config import EmoConfig
 
 
 def find(pair: Pair) -> Job | None:
@@ -30,12 +33,13 @@ def start(pair: Pair) -> None:
     documents, calibration = resources.documents(), resources.calibration_documents()
     ablation.check_disjoint(documents, calibration)
     path, parts = _path(), Parts.of(_path())
+    about = _about(pair, documents, calibration)
 
     def work(report: Report) -> None:
         tasks = plan(pair, documents, calibration)
         step = counter(report, total=2 * sum(len(task.cuts) for task in tasks))
         found = {one.name: [_part(one, task, parts, step) for task in tasks] for one in pair}
-        write_curves(ablation.collect(found, tasks, _about(pair)), path)
+        write_curves(ablation.collect(found, tasks, about), path)
         parts.clear()
 
     registry().start(_key(pair), work)
@@ -49,14 +53,17 @@ def kept_parts(pair: Pair) -> int:
 def plan(pair: Pair, documents: pd.DataFrame, calibration: pd.DataFrame) -> list[Task]:
     """Every domain: all methods, at each doubling of the experts that a token uses."""
     config, tokenizer = pair.emo.model.config, pair.emo.tokenizer
-    most = config.num_experts
-    keep = [config.num_experts_per_tok << n for n in range(most.bit_length())]
-    below = [k for k in keep if k < most]
     return ablation.plan_tasks(
         ablation.tokenise(documents, tokenizer),
         ablation.tokenise(calibration, tokenizer),
-        ablation.plan_cuts(config, below, METHODS, ablation.RANDOM_SEEDS),
+        ablation.plan_cuts(config, _keep(config), METHODS, ablation.RANDOM_SEEDS),
     )
+
+
+def _keep(config: "EmoConfig") -> list[int]:
+    most = config.num_experts
+    keep = [config.num_experts_per_tok << n for n in range(most.bit_length())]
+    return [k for k in keep if k < most]
 
 
 def counter(report: Report, total: int) -> Callable[[], None]:
@@ -73,7 +80,9 @@ def counter(report: Report, total: int) -> Callable[[], None]:
 
 def digest(loaded: LoadedModel) -> str:
     """What tells the weights of a model from others."""
-    return _digest(str(loaded.path))
+    from model.files import weights_digest
+
+    return weights_digest(loaded.path)
 
 
 def _part(loaded: LoadedModel, task: Task, parts: Parts, step: Callable[[], None]) -> Part:
@@ -87,27 +96,25 @@ def _part(loaded: LoadedModel, task: Task, parts: Parts, step: Callable[[], None
     return found
 
 
-def _about(pair: Pair) -> dict[str, Any]:
+def _about(pair: Pair, documents: pd.DataFrame, calibration: pd.DataFrame) -> dict[str, Any]:
     config = pair.emo.model.config
-    return {
-        "num_experts": config.num_experts,
-        "num_experts_per_tok": config.num_experts_per_tok,
-        "models": {one.name: {"name": one.path.name, "sha256": digest(one)} for one in pair},
-    }
+    models = {one.name: Weights(one.path.resolve().name, digest(one)) for one in pair}
+    texts = (documents_digest(each) for each in (documents, calibration))
+    return ablation.describe(
+        config, Origins(models, *texts), _keep(config), METHODS, ablation.RANDOM_SEEDS
+    )
 
 
 def _key(pair: Pair) -> str:
     """Names the measurement by what it depends on."""
-    changed = assets.documents_path().stat().st_mtime_ns
-    return "|".join(["all curves", *map(digest, pair), str(changed)])
+    return "|".join(["all curves", *map(digest, pair), documents_key()])
+
+
+def documents_key() -> str:
+    """Tells the documents that are measured, and those that experts are chosen on, from others."""
+    path = assets.documents_path()
+    return repr(assets.stamp(path, path.with_name("calibration.parquet")))
 
 
 def _path() -> Path:
     return resources.analysis_path("curves.parquet")
-
-
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _digest(folder: str) -> str:
-    from model.files import weights_digest
-
-    return weights_digest(Path(folder))

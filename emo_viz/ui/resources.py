@@ -14,9 +14,11 @@ import pandas as pd
 import streamlit as st
 
 from emo_viz.ui import assets, chrome
+from emo_viz.ui.text import escape_markdown
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
+    from model.inference import Encoded
 
 TRAIN_COMMAND = "python -m model.train --preset nano --objective {name}"
 RECORD_COMMAND = (
@@ -25,16 +27,27 @@ RECORD_COMMAND = (
 )
 DOCUMENTS_COMMAND = "python -m emo_viz documents --corpus data/corpus --out assets/documents"
 
+ALIKE = {
+    "num_hidden_layers": "layers",
+    "num_experts": "experts a layer",
+    "num_experts_per_tok": "experts a token",
+    "num_shared_experts": "shared experts",
+}
+
 DOCUMENT_COLUMNS = {"id", "domain", "source", "licence", "parent", "text"}
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory, shared by all visitors: hold it through work.run_exclusive."""
+    """A model in memory, shared by all visitors: hold it through work.run_exclusive.
+
+    key: another one for other weights, configuration or tokenizer; caches go by it.
+    """
 
     name: str
     label: str
     path: Path
+    key: str
     model: Any
     tokenizer: Any
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -52,8 +65,43 @@ class Pair:
 
 
 def pair() -> Pair:
-    """Both models of the pair, loaded once for the whole server."""
-    return Pair(emo=_loaded("emo"), standard=_loaded("standard"))
+    """Both models of the pair, loaded once for the whole server.
+
+    Ends the page with a sentence where there are none, or none that can stand side by side.
+    """
+    found = Pair(emo=_loaded("emo"), standard=_loaded("standard"))
+    try:
+        check_pair(found)
+    except ValueError as error:
+        trained = (TRAIN_COMMAND.format(name=name) for name in assets.MODEL_FOLDERS)
+        _missing(escape_markdown(str(error)), "\n".join(trained))
+    return found
+
+
+def check_pair(found: Pair) -> None:
+    """Raises ValueError for two models of which one picture would say something wrong."""
+    for one in found:
+        config = one.model.config
+        widths = {config.experts_in_layer(layer) for layer in range(config.num_hidden_layers)}
+        if config.objective == "dense":
+            raise ValueError(f"The {one.label} checkpoint is a dense model and has no routers.")
+        if len(widths) > 1:
+            raise ValueError(
+                f"The {one.label} checkpoint has layers of {min(widths)} to {max(widths)} experts; "
+                "the pages show models with as many experts in every layer."
+            )
+    emo, standard = (one.model.config for one in found)
+    for field_name, words in ALIKE.items():
+        ours, theirs = getattr(emo, field_name), getattr(standard, field_name)
+        if ours != theirs:
+            raise ValueError(
+                f"The two models do not belong side by side: EMO has {ours} {words}, the standard "
+                f"MoE {theirs}."
+            )
+    if found.emo.tokenizer.get_vocab() != found.standard.tokenizer.get_vocab():
+        raise ValueError(
+            "The two models have different tokenizers, so their tokens do not compare."
+        )
 
 
 def documents() -> pd.DataFrame:
@@ -62,14 +110,9 @@ def documents() -> pd.DataFrame:
     if not path.exists():
         _missing("The bundled documents are not here.", DOCUMENTS_COMMAND)
     try:
-        table = _documents(path)
-    except (OSError, ValueError):  # pyarrow's errors are ValueErrors
-        _missing(f"The file of documents cannot be read: {path}.", DOCUMENTS_COMMAND)
-    if lacking := sorted(DOCUMENT_COLUMNS - set(table.columns)):
-        _missing(f"The file of documents lacks {', '.join(lacking)}: {path}.", DOCUMENTS_COMMAND)
-    if table.empty:
-        _missing(f"The file of documents holds none: {path}.", DOCUMENTS_COMMAND)
-    return table
+        return _documents(path, assets.stamp(path))
+    except ValueError as error:
+        _missing(f"The file of documents {escape_markdown(str(error))}", DOCUMENTS_COMMAND)
 
 
 def calibration_documents() -> pd.DataFrame:
@@ -81,9 +124,25 @@ def calibration_documents() -> pd.DataFrame:
     if not path.exists():
         raise ValueError("The calibration documents are not here.")
     try:
-        return _documents(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"The calibration documents cannot be read: {path}.") from error
+        return _documents(path, assets.stamp(path))
+    except ValueError as error:
+        raise ValueError(f"The file of calibration documents {error}") from error
+
+
+def encoded(loaded: LoadedModel, text: str, most: int) -> "Encoded":
+    """A text as tokens of the pair, up to `most` with EOS; ends the page for one without any."""
+    try:
+        return _encoded(loaded, loaded.key, text, most)
+    except ValueError as error:
+        st.warning(escape_markdown(str(error)))
+        st.stop()
+
+
+@st.cache_resource(max_entries=128, show_spinner=False)
+def _encoded(_loaded: LoadedModel, key: str, text: str, most: int) -> "Encoded":
+    from model.inference import encode
+
+    return encode(_loaded.tokenizer, text, most)
 
 
 def traces() -> dict[str, "Trace"]:
@@ -96,27 +155,22 @@ def analysis_path(name: str) -> Path:
     return assets.analysis_path(name)
 
 
-def changed(path: Path) -> int:
-    """When a file was changed, in nanoseconds; 0 for none. Caches of what it holds go by this."""
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
 def _loaded(name: str) -> LoadedModel:
     path, command = assets.checkpoint_path(name), TRAIN_COMMAND.format(name=name)
     if not (path / "config.json").exists():
         _missing(f"The {assets.MODEL_LABELS[name]} checkpoint is not here.", command)
     try:
-        return _load(name, path)
+        return _load(name, path, assets.stamp(path))
     except ValueError as error:
-        _missing(str(error), command)
+        _missing(escape_markdown(str(error)), command)
 
 
 def _trace_or_stop(name: str) -> "Trace":
     path = assets.trace_path(name)
     try:
-        return _open_trace(path)
+        return _open_trace(path, assets.stamp(path))
     except ValueError as error:
-        _missing(str(error), RECORD_COMMAND.format(folder=path.name))
+        _missing(escape_markdown(str(error)), RECORD_COMMAND.format(folder=path.name))
 
 
 def _missing(sentence: str, command: str) -> NoReturn:
@@ -124,8 +178,8 @@ def _missing(sentence: str, command: str) -> NoReturn:
     st.stop()
 
 
-@st.cache_resource(max_entries=4, show_spinner="Loading the model …")
-def _load(name: str, path: Path) -> LoadedModel:
+@st.cache_resource(max_entries=2, show_spinner="Loading the model …")
+def _load(name: str, path: Path, stamp: assets.Stamp) -> LoadedModel:
     import torch
 
     from model.loading import load_model, load_tokenizer
@@ -133,7 +187,7 @@ def _load(name: str, path: Path) -> LoadedModel:
     # One text is too little work to share: a second thread waits for a core while the first spins.
     torch.set_num_threads(1)
     loaded = LoadedModel(
-        name, assets.MODEL_LABELS[name], path, load_model(path), load_tokenizer(path)
+        name, assets.MODEL_LABELS[name], path, repr(stamp), load_model(path), load_tokenizer(path)
     )
     # torch and transformers leave some 400,000 objects behind that Streamlit's collection
     # would walk after every rerun; frozen, they are skipped.
@@ -142,13 +196,29 @@ def _load(name: str, path: Path) -> LoadedModel:
     return loaded
 
 
-@st.cache_resource(max_entries=2, show_spinner=False)
-def _documents(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(path)
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _documents(path: Path, stamp: assets.Stamp) -> pd.DataFrame:
+    """Raises ValueError, in words that follow "The file", for what is no table of documents."""
+    import pyarrow as pa
+
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"cannot be read: {path}.") from error
+    if lacking := sorted(DOCUMENT_COLUMNS - set(table.columns)):
+        raise ValueError(f"lacks {', '.join(lacking)}: {path}.")
+    if table.empty:
+        raise ValueError(f"holds none: {path}.")
+    for name in ("id", "domain", "text"):
+        if not all(isinstance(value, str) and value.strip() for value in table[name]):
+            raise ValueError(f"has rows without {name}: {path}.")
+    if table["id"].duplicated().any():
+        raise ValueError(f"has two documents of one id: {path}.")
+    return table
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _open_trace(path: Path) -> "Trace":
+def _open_trace(path: Path, stamp: assets.Stamp) -> "Trace":
     from emo_viz.trace import Trace
 
     return Trace.open(path)

@@ -9,10 +9,12 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.routing import TextRouting, text_routing
-from emo_viz.ui import assets, links
+from emo_viz.ui import assets, links, resources
+from emo_viz.ui.address import one_of
 from emo_viz.ui.own_text import OwnText
 from emo_viz.ui.resources import LoadedModel, Pair
-from emo_viz.ui.text import count, escape_markdown, rest_cut, shorten, visible
+from emo_viz.ui.text import count, escape_markdown, isolated, rest_cut, shorten, visible
+from emo_viz.ui.token_text import text_labels
 from emo_viz.ui.work import run_exclusive
 
 if TYPE_CHECKING:
@@ -24,30 +26,34 @@ BUNDLED, OWN = "Bundled document", "Your own text"
 ALL_DOMAINS = "All domains"
 SOURCE, DOMAIN = "routing_source", "routing_domain"
 DOCUMENT, TOKEN, EXPERT = "routing_choice", "routing_token", "routing_expert"
+DOCUMENT_PARAM = "routing_doc"
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A text to read, in words where it comes from (safe for Markdown), and what of it goes into
-    the address: parameters and their values, None for one to take out. rest: what is not here.
+    """A text to read, in words where it comes from (safe for Markdown), the id of a bundled
+    document, and what of it is not here.
     """
 
     text: str
     origin: str
-    address: dict[str, str | None]
+    document: str | None = None
     rest: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One text as both models read it; `pieces` are the texts of the tokens, "" for EOS.
+    """One text as both models read it; `pieces` are the texts of the tokens, "" for EOS, `labels`
+    what each is called, also where it is only a part of a character.
 
     recordings and routing have the keys "emo" and "standard", in this order.
     """
 
     chosen: Chosen
     pieces: list[str]
+    labels: list[str]
     dropped_tokens: int
+    exact: bool
     dropped_characters: int
     recordings: "dict[str, Recording]"
     routing: dict[str, TextRouting]
@@ -64,7 +70,6 @@ class Reading:
 def choose_text(documents: pd.DataFrame) -> Chosen | None:
     """The row of controls that picks a text; None (and a hint) as long as there is none."""
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
-    links.unfilter("routing_doc", SOURCE, BUNDLED)
     source = links.choice(row, "Text", [BUNDLED, OWN], SOURCE, on_change=forget_selection)
     if source != OWN:
         return _bundled_text(documents, row)
@@ -72,28 +77,21 @@ def choose_text(documents: pd.DataFrame) -> Chosen | None:
     return _own_text()
 
 
-def write_address(chosen: Chosen) -> None:
-    """Make the address a link to this text.
-
-    The last call of the page: the browser keeps every change as a step of its history, and one
-    step back from a new document must be the old one, not the new one with the old token.
-    """
-    for param, value in chosen.address.items():
-        links.write(param, value)
-
-
 def read(pair: Pair, chosen: Chosen) -> Reading:
-    """Encode the text and record both models on it. Raises ValueError for an empty text."""
-    from model.inference import encode
-
-    context = min(assets.model_facts(name).context for name in assets.MODEL_FOLDERS)
-    encoded = encode(pair.emo.tokenizer, chosen.text, context)
+    """Encode the text and record both models on it; ends the page for a text without tokens."""
+    context = min(
+        *(assets.model_facts(name).context for name in assets.MODEL_FOLDERS),
+        *(one.model.config.max_position_embeddings for one in pair),
+    )
+    encoded = resources.encoded(pair.emo, chosen.text, context)
     recordings = {loaded.name: _recorded_once(loaded, encoded.token_ids) for loaded in pair}
     config = pair.emo.model.config
     return Reading(
         chosen=chosen,
         pieces=encoded.texts,
+        labels=text_labels(pair.emo.tokenizer, encoded.token_ids.tolist(), encoded.texts),
         dropped_tokens=encoded.dropped,
+        exact=encoded.exact,
         dropped_characters=len(chosen.text) - sum(map(len, encoded.texts)),
         recordings=recordings,
         routing={name: text_routing(one) for name, one in recordings.items()},
@@ -126,7 +124,7 @@ def cut_notice(reading: Reading) -> None:
         st.info(
             f"The text is longer than the models' context: its first "
             f"{count(reading.num_tokens, 'token')} are shown, the last "
-            f"{count(reading.dropped_tokens, 'token')} "
+            f"{'' if reading.exact else 'about '}{count(reading.dropped_tokens, 'token')} "
             f"({count(reading.dropped_characters, 'character')}) are cut off.",
             icon=":material/content_cut:",
         )
@@ -144,31 +142,16 @@ FIELD = OwnText("routing", forget_selection)
 
 def _own_text() -> Chosen | None:
     text = FIELD.ask("which experts each of its tokens uses")
-    address = {"routing_doc": None, FIELD.param: FIELD.in_address(text)}
-    chosen = Chosen(text or "", "Your own text", address)
-    if text is not None:
-        return chosen
-    write_address(chosen)
-    return None
+    return None if text is None else Chosen(text, "Your own text")
 
 
 def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
     domains = [ALL_DOMAINS, *sorted(documents["domain"].unique())]
-    links.warn_of_unknown(DOMAIN, domains, "domain")
-    links.unfilter("routing_doc", DOMAIN, ALL_DOMAINS)
-    domain = row.selectbox(
-        "Domain",
-        domains,
-        key=DOMAIN,
-        bind="query-params",
-        on_change=forget_selection,
-        width=210,
-    )
+    domain = links.select(row, "Domain", domains, DOMAIN, on_change=forget_selection, width=210)
     shown = documents if domain == ALL_DOMAINS else documents[documents["domain"] == domain]
     ids = shown["id"].tolist()
-    unknown = links.follow("routing_doc", DOCUMENT, ids)
-    if st.session_state.get(DOCUMENT) not in ids:
-        st.session_state[DOCUMENT] = ids[0]
+    kind = one_of("document", ids, always=True)
+    links.enter(DOCUMENT, kind, ids[0], DOCUMENT_PARAM)
     labels = _document_labels(ids, shown["text"].tolist())
     chosen = row.selectbox(
         f"Document ({len(ids):,})",
@@ -177,30 +160,23 @@ def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
         key=DOCUMENT,
         on_change=forget_selection,
     )
+    links.leave(DOCUMENT, kind, chosen, ids[0], DOCUMENT_PARAM)
     steps = row.container(horizontal=True, width="content", gap="small")
     _step_button(steps, ids, -1)
     _step_button(steps, ids, +1)
-    if unknown is not None:
-        st.warning(
-            f"The link asks for document {escape_markdown(shorten(unknown, 60))}, which is not "
-            "here; this is another one."
-        )
     document = shown.iloc[ids.index(chosen)]
-    address = {"routing_doc": chosen, FIELD.param: None}
-    return Chosen(
-        document["text"], _origin(document), address, rest_cut(document.get("cut_tokens", 0))
-    )
+    rest = rest_cut(document.get("cut_tokens", 0))
+    return Chosen(document["text"], _origin(document), chosen, rest)
 
 
 def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:
     """Previous (-1) or next (+1) document, by click or arrow key."""
-    name, key = ("previous", "Left") if step < 0 else ("next", "Right")
+    name, key = ("previous", "left") if step < 0 else ("next", "right")
     place = ids.index(st.session_state[DOCUMENT]) + step
     row.button(
         "",
         icon=":material/chevron_left:" if step < 0 else ":material/chevron_right:",
-        help=f"Go to the {name} document",
-        shortcut=key,
+        help=f"Go to the {name} document ({key} arrow key)",
         key=f"routing_{name}",
         disabled=not 0 <= place < len(ids),
         on_click=_open_document,
@@ -219,7 +195,7 @@ def _document_labels(ids: list[str], texts: list[str]) -> dict[str, str]:
         shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), 90) for text in texts
     )
     return {
-        document: f"{number}. {opening}"
+        document: f"{number}. {isolated(opening)}"
         for number, (document, opening) in enumerate(zip(ids, openings, strict=True), start=1)
     }
 
@@ -231,11 +207,11 @@ def _origin(row: pd.Series) -> str:
 
 
 def _recorded_once(loaded: LoadedModel, token_ids: np.ndarray) -> "Recording":
-    return _recorded(loaded, str(loaded.path), token_ids)
+    return _recorded(loaded, loaded.key, token_ids)
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def _recorded(_loaded: LoadedModel, path: str, token_ids: np.ndarray) -> "Recording":
+def _recorded(_loaded: LoadedModel, key: str, token_ids: np.ndarray) -> "Recording":
     from model.inference import record
 
     with run_exclusive(_loaded):

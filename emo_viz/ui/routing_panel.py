@@ -12,12 +12,13 @@ from emo_viz.figures import routing as figures
 from emo_viz.figures.theme import chart_config
 from emo_viz.ui.assets import MODEL_LABELS
 from emo_viz.ui.routing import Reading
-from emo_viz.ui.text import count, escape_markdown, share, token_label
+from emo_viz.ui.text import count, escape_markdown, share
+from emo_viz.ui.token_text import vocabulary_label
 
 
 def of_token(reading: Reading, token: int) -> None:
     """A token's experts and gate weights in every layer, its loss and what could follow it."""
-    label = token_label(reading.pieces[token]) if reading.pieces[token] else "‥"
+    label = reading.labels[token]
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(
             f"**Token {token} of {reading.num_tokens:,}: “{escape_markdown(label)}”**",
@@ -84,7 +85,7 @@ def _chosen_experts(reading: Reading, token: int) -> pd.DataFrame:
 def _next_tokens(reading: Reading, token: int) -> pd.DataFrame:
     columns: dict[str, Any] = {}
     for name, one in reading.recordings.items():
-        texts = [token_label(reading.tokenizer.decode([index])) for index in one.next_ids[token]]
+        texts = [vocabulary_label(reading.tokenizer, int(i)) for i in one.next_ids[token]]
         columns[f"Next in {MODEL_LABELS[name]}"] = texts
         columns[name] = 100 * one.next_probs[token]
     return pd.DataFrame(columns)

@@ -27,7 +27,7 @@ from emo_viz.ui.ablation import OWN as OWN_DOCUMENT
 from emo_viz.ui.assets import MODEL_LABELS
 from emo_viz.ui.routing import EXPERT, FIELD, TOKEN, Reading
 from emo_viz.ui.strip import StripToken, token_strip
-from emo_viz.ui.text import count, token_label, visible
+from emo_viz.ui.text import count, isolated, visible
 
 LAYER, ORDER, COLOUR = "routing_layer", "routing_order", "routing_colour"
 BY_USE, BY_ID = "By use in this text", "By id"
@@ -36,7 +36,6 @@ DIFFERENCE, PLAIN = "Loss difference", "None"
 PANEL_PIXELS, TEXT_PIXELS = 720, 620
 # Where on the sequential scale a text's colours end: letters stay legible on them.
 DEEPEST = 0.75
-CONTINUED = "more of the character before"
 NO_VALUE = "rgba(0, 0, 0, 0)"
 
 
@@ -63,6 +62,11 @@ class Colouring:
 @st.fragment
 def explore(reading: Reading) -> None:
     """The text, the chosen token and the maps: all that follows the layer, token and expert."""
+    with links.fragment():
+        _explore(reading)
+
+
+def _explore(reading: Reading) -> None:
     view = _controls(reading)
     with st.grid(2, min_column_width=380) as grid:
         with grid.cell():
@@ -77,41 +81,28 @@ def explore(reading: Reading) -> None:
 
 
 def _controls(reading: Reading) -> View:
-    _drop_impossible(reading)
-    links.warn_of_unknown(LAYER, [str(layer) for layer in range(reading.num_layers)], "layer")
-    links.warn_of_unknown(TOKEN, links.positions(reading.num_tokens), "token")
-    links.warn_of_unknown(EXPERT, _expert_names(reading), "expert")
-    st.session_state.setdefault(LAYER, 0)  # no default=: a click in a map sets it as well
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        layer = st.segmented_control(
-            "Layer",
-            range(reading.num_layers),
-            required=True,
-            key=LAYER,
-            bind="query-params",
-            persist_state="page",  # an empty text of one's own takes the widget away for a while
-        )
-        _layer_button(layer or 0, -1, reading.num_layers)
-        _layer_button(layer or 0, +1, reading.num_layers)
-        token = st.number_input(
+        layer = links.choice(st, "Layer", range(reading.num_layers), LAYER)
+        _layer_button(layer, -1, reading.num_layers)
+        _layer_button(layer, +1, reading.num_layers)
+        token = links.number_or_none(
+            st,
+            "token",
             "Token",
-            min_value=1,
-            max_value=reading.num_tokens,
-            value=None,
+            reading.num_tokens,
+            TOKEN,
             placeholder="none",
-            key=TOKEN,
-            bind="query-params",
             width=130,
             help="Position in the text. Or click a token; in the text, the arrow keys move it "
             "and Esc clears it.",
         )
-        expert = st.selectbox(
+        expert = links.select_or_none(
+            st,
+            "expert",
             "Expert to follow",
             _expert_names(reading),
-            index=None,
+            EXPERT,
             placeholder="none",
-            key=EXPERT,
-            bind="query-params",
             width=190,
             help="Underlines every token that uses it in the chosen layer, and marks its column in "
             "the map.",
@@ -119,31 +110,28 @@ def _controls(reading: Reading) -> View:
         with st.popover("View", icon=":material/tune:"):
             order, colour = _view_options()
         _ablation_link(reading)
-    return View(int(layer or 0), token, _parse_expert(expert), order, colour)
+    return View(layer, token, _parse_expert(expert), order, colour)
 
 
 def _ablation_link(reading: Reading) -> None:
-    """To the same text on the page that cuts the models down, if a link can carry it."""
-    document, text = (reading.chosen.address[name] for name in ("routing_doc", FIELD.param))
-    if document is None and text is None:
-        return
+    """To the same text on the page that cuts the models down."""
+    chosen = reading.chosen
+    own = {"subset_document": OWN_DOCUMENT, "subset_text": FIELD.in_link(chosen.text)}
     st.page_link(
         "pages/3_Subset_ablation.py",
         label="Cut the models",
         icon=":material/content_cut:",
-        query_params={"subset_document": document or OWN_DOCUMENT}
-        | ({"subset_text": text} if text else {}),
+        query_params={"subset_document": chosen.document} if chosen.document else own,
     )
 
 
 def _layer_button(layer: int, step: int, num_layers: int) -> None:
     """To the layer below (-1) or above (+1), by click or key."""
-    name, key = ("previous", "Shift+Up") if step < 0 else ("next", "Shift+Down")
+    name, key = ("previous", "up") if step < 0 else ("next", "down")
     st.button(
         "",
         icon=":material/keyboard_arrow_up:" if step < 0 else ":material/keyboard_arrow_down:",
-        help=f"Go to the {name} layer",
-        shortcut=key,
+        help=f"Go to the {name} layer (Shift and {key} arrow key)",
         key=f"routing_{name}_layer",
         disabled=not 0 <= layer + step < num_layers,
         on_click=_open_layer,
@@ -157,20 +145,8 @@ def _open_layer(layer: int) -> None:
 
 def _view_options() -> tuple[str, str]:
     order = links.choice(st, "Order of the experts", [BY_USE, BY_ID], ORDER, default=BY_ID)
-    colour = st.selectbox(
-        "Colour of the text",
-        [DIFFERENCE, *_measures(), PLAIN],
-        key=COLOUR,
-        bind="query-params",
-    )
+    colour = links.select(st, "Colour of the text", [DIFFERENCE, *_measures(), PLAIN], COLOUR)
     return order, colour
-
-
-def _drop_impossible(reading: Reading) -> None:
-    """A position from a link or from a longer text may lie beyond this one."""
-    token = st.session_state.get(TOKEN)
-    if token is not None and not 1 <= token <= reading.num_tokens:
-        st.session_state[TOKEN] = None
 
 
 def _expert_names(reading: Reading) -> list[str]:
@@ -256,8 +232,7 @@ def _strip_token(reading: Reading, position: int, colouring: Colouring, marked: 
     )
     return StripToken(
         text=visible(piece),
-        title=f"Token {position}: {token_label(piece) if piece else CONTINUED}\nLoss in nats: "
-        f"{losses}",
+        title=f"Token {position}: {reading.labels[position]}\nLoss in nats: {losses}",
         colour=NO_VALUE if np.isnan(place) else colour_at(colouring.scale, place),
         marked=marked,
         sign=piece.isspace() and "\n" in piece,
@@ -376,4 +351,4 @@ def _csv(reading: Reading) -> str:
 
 
 def _labels(reading: Reading) -> list[str]:
-    return [token_label(piece) if piece else "‥" for piece in reading.pieces[1:]]
+    return [isolated(label) for label in reading.labels[1:]]

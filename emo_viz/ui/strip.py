@@ -5,7 +5,7 @@ textContent, so a token that looks like markup stays a token.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import streamlit as st
 
@@ -33,6 +33,7 @@ _CSS = """
   cursor: pointer;
   padding: 0.12em 0;
   border-radius: 2px;
+  background-color: var(--fill);
 }
 .token:hover {
   outline: 1px solid var(--st-text-color);
@@ -45,13 +46,30 @@ _CSS = """
 .token[aria-selected="true"] {
   outline: 2px solid var(--selection);
 }
+/* More tokens of one character: small fields below it. They take no room in the line, because
+   letters that join (Arabic) are drawn apart wherever anything stands between them. */
 .token.rest {
-  display: inline-block;
-  width: 4px;
-  height: 1.1em;
-  margin: 0 1px;
-  vertical-align: text-bottom;
-  background-clip: padding-box;
+  position: relative;
+  background: none;
+}
+.token.rest::after {
+  content: "";
+  position: absolute;
+  bottom: -0.45em;
+  inset-inline-end: calc(var(--after) * 7px);
+  width: 6px;
+  height: 6px;
+  background-color: var(--fill);
+  box-shadow: inset 0 0 0 1px rgba(128, 132, 140, 0.6);
+}
+.token.rest.marked::after {
+  border-bottom: 3px solid var(--mark);
+}
+.token.rest:hover::after {
+  outline: 1px solid var(--st-text-color);
+}
+.token.rest[aria-selected="true"]::after {
+  outline: 2px solid var(--selection);
 }
 .sign {
   opacity: 0.45;
@@ -82,7 +100,8 @@ function paint(strip, data) {
   strip.style.setProperty("--selection", data.selection_colour);
   [...strip.querySelectorAll(".token")].forEach((node, index) => {
     const token = data.tokens[index];
-    node.style.backgroundColor = token.colour;
+    node.style.setProperty("--fill", token.colour);
+    node.style.setProperty("--after", token.after);
     node.title = token.title;
     node.classList.toggle("marked", token.marked);
   });
@@ -178,8 +197,9 @@ _COMPONENT = st.components.v2.component("emo_viz_token_strip", html=_HTML, css=_
 class StripToken:
     """One token as the strip shows it.
 
-    text: "" for a token that only continues the character before. sign: the text is a stand-in
-    (a line break). breaks: line breaks after it.
+    text: "" for a token that only continues the character before; after: of how many more of its
+    tokens it is followed. sign: the text is a stand-in (a line break). breaks: line breaks after
+    it.
     """
 
     text: str
@@ -188,6 +208,7 @@ class StripToken:
     marked: bool = False
     sign: bool = False
     breaks: int = 0
+    after: int = 0
 
 
 def token_strip(
@@ -212,7 +233,7 @@ def token_strip(
     _COMPONENT(
         key=key,
         data={
-            "tokens": [asdict(token) for token in tokens],
+            "tokens": [asdict(token) for token in _counted(tokens)],
             "selected": selected,
             "mark_colour": mark_colour,
             "selection_colour": selection_colour,
@@ -220,3 +241,13 @@ def token_strip(
         },
         on_picked_change=picked,
     )
+
+
+def _counted(tokens: Sequence[StripToken]) -> list[StripToken]:
+    """The tokens, each knowing how many more of the same character follow it."""
+    counted: list[StripToken] = []
+    after = 0
+    for token in reversed(tokens):
+        counted.append(replace(token, after=after))
+        after = 0 if token.text else after + 1
+    return counted[::-1]

@@ -11,7 +11,9 @@ import unicodedata
 from emo_viz.analysis.bootstrap import Interval
 
 _NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u200b": "∅", "\ufeff": "∅"}
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=])")
+_RIGHT_TO_LEFT = ("R", "AL", "AN")
+DOTTED_CIRCLE = "\u25cc"
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=&])")
 
 
 def visible(text: str) -> str:
@@ -20,8 +22,13 @@ def visible(text: str) -> str:
 
 
 def token_label(text: str, limit: int = 24) -> str:
-    """One token as a short label on one line: spaces at its ends become open boxes."""
+    """One token as a short label on one line: spaces at its ends become open boxes.
+
+    A mark that belongs on the letter before it stands on a dotted circle.
+    """
     shown = visible(text)
+    if shown and unicodedata.category(shown[0]).startswith("M"):
+        shown = DOTTED_CIRCLE + shown
     body = shown.strip(" ")
     if not body:
         return "␣" * len(shown) or "∅"
@@ -31,12 +38,23 @@ def token_label(text: str, limit: int = 24) -> str:
 
 def escape_markdown(text: str) -> str:
     """`text` such that Markdown renders it literally, on one line."""
-    return _MARKDOWN.sub(r"\\\1", visible(text))
+    return isolated(_MARKDOWN.sub(r"\\\1", visible(text)))
 
 
 def escape_html(text: str) -> str:
-    """`text` such that HTML (and Plotly's small part of it) renders it literally."""
-    return html.escape(visible(text), quote=True)
+    """`text` such that HTML renders it literally."""
+    return isolated(html.escape(visible(text), quote=True))
+
+
+def escape_plotly(text: str) -> str:
+    """`text` such that Plotly renders it literally: it knows no &quot;, so quotes stay."""
+    return isolated(html.escape(visible(text), quote=False))
+
+
+def isolated(text: str) -> str:
+    """`text` such that its writing direction does not reach what stands beside it."""
+    turns = any(unicodedata.bidirectional(character) in _RIGHT_TO_LEFT for character in text)
+    return f"\u2068{text}\u2069" if turns else text
 
 
 def shorten(text: str, limit: int) -> str:

@@ -12,7 +12,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.token_map import Sample, TokenMap, load_token_map, map_key
 from emo_viz.analysis.tokens import Headline, TokenClusters, headline, load_token_clusters
-from emo_viz.ui import assets, links, resources
+from emo_viz.ui import assets, freshness, links, resources
 from emo_viz.ui.clusters import (
     ALL_DOMAINS,
     CLUSTERS_COMMAND,
@@ -20,7 +20,7 @@ from emo_viz.ui.clusters import (
     highlight,
     token_clusters_path,
 )
-from emo_viz.ui.text import count, interval, token_label
+from emo_viz.ui.text import count, escape_markdown, interval, token_label
 
 MAP_COMMAND = (
     "python -m emo_viz token-map --models assets/checkpoints/emo-nano assets/checkpoints/std-nano "
@@ -52,6 +52,7 @@ class Tokens:
     in the document's text), token (its label), domain, emo and standard (names of its clusters).
     """
 
+    version: str
     token_map: TokenMap
     table: pd.DataFrame
 
@@ -81,9 +82,11 @@ def measured() -> Headline | None:
     """
     paths = [token_clusters_path(name) for name in LABELS]
     try:
-        return _headline(paths[0], paths[1], tuple(map(resources.changed, paths)))
+        found = _headline(paths[0], paths[1], assets.stamp(*paths))
+        freshness.check("The token clusters", found.origins)
+        return found
     except ValueError as error:
-        _to_mend(str(error), *(CLUSTERS_COMMAND.format(folder=f) for f in _folders()))
+        _to_mend(error, *(CLUSTERS_COMMAND.format(folder=f) for f in _folders()))
         return None
 
 
@@ -91,20 +94,22 @@ def load(data: Data) -> Tokens | None:
     """The sampled tokens; None, and a sentence, if there is no map of these documents."""
     paths = [token_clusters_path(name) for name in LABELS]
     path = resources.analysis_path("token_map.npz")
-    changed = tuple(map(resources.changed, [path, *paths]))
+    stamp = assets.stamp(path, *paths)
     try:
-        return _tokens(data.key, path, paths[0], paths[1], changed, data)
+        found = _tokens(data.version, path, paths[0], paths[1], stamp, data)
+        freshness.check("The token maps", found.token_map.origins)
+        return found
     except ValueError as error:
-        _to_mend(str(error), MAP_COMMAND)
+        _to_mend(error, MAP_COMMAND)
         return None
 
 
 def controls(row: DeltaGenerator, found: Tokens) -> View:
     """The controls of this view, put into `row`."""
     domains = sorted(set(found.table["domain"]))
-    links.warn_of_unknown("cluster_domain", domains, "domain")
-    links.warn_of_unknown("cluster_highlight", found.frequent, "token")
-    colour = links.choice(row, "Colour by", [DOMAIN, CLUSTER, TOKEN], "cluster_token_colour")
+    colour = links.choice(
+        row, "Colour by", [DOMAIN, CLUSTER, TOKEN], "cluster_token_colour", what="colouring"
+    )
     return View(
         colour,
         highlight(row, "Highlight domains", domains, ALL_DOMAINS, "cluster_domain"),
@@ -150,19 +155,20 @@ def _folders() -> list[str]:
     return list(assets.MODEL_FOLDERS.values())
 
 
-def _to_mend(sentence: str, *commands: str) -> None:
-    st.info(f"{sentence} This makes it:")
+def _to_mend(error: ValueError, *commands: str) -> None:
+    said = str(error) if isinstance(error, freshness.Stale) else escape_markdown(str(error))
+    st.info(f"{said} This makes it:")
     st.code("\n".join(commands), language="bash", wrap_lines=True)
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _headline(emo: Path, standard: Path, changed: tuple[int, ...]) -> Headline:
+def _headline(emo: Path, standard: Path, stamp: assets.Stamp) -> Headline:
     return headline(emo, standard)
 
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the tokens …")
 def _tokens(
-    key: str, path: Path, emo: Path, standard: Path, changed: tuple[int, ...], _data: Data
+    version: str, path: Path, emo: Path, standard: Path, stamp: assets.Stamp, _data: Data
 ) -> Tokens:
     """Raises ValueError if there is no map, or one of other documents or other clusters."""
     token_map = load_token_map(path)
@@ -171,7 +177,8 @@ def _tokens(
     if token_map.key != map_key(ids, texts, clusters):
         raise ValueError(f"{path.name} is of other documents or other token clusters.")
     table = _sampled(token_map.sample, _data.documents)
-    return Tokens(token_map, table.assign(**_cluster_names(token_map, clusters)))
+    version = f"{version} {stamp}"
+    return Tokens(version, token_map, table.assign(**_cluster_names(token_map, clusters)))
 
 
 def _cluster_names(token_map: TokenMap, clusters: dict[str, TokenClusters]) -> dict[str, list[str]]:

@@ -10,11 +10,11 @@ from streamlit.delta_generator import DeltaGenerator
 from emo_viz.analysis.alignment import contingency
 from emo_viz.figures.clusters import Shown, colour_groups, concentration, share_heatmap
 from emo_viz.figures.theme import chart_config
-from emo_viz.ui import cluster_maps, links, reader, token_clusters
+from emo_viz.ui import cluster_maps, reader, token_clusters
 from emo_viz.ui.cluster_maps import MOST_DOMAINS, MOST_GROUPS
 from emo_viz.ui.cluster_selection import Rows, Selection
 from emo_viz.ui.clusters import UMAP, Data
-from emo_viz.ui.text import count, escape_html, escape_markdown, share, visible
+from emo_viz.ui.text import count, escape_markdown, escape_plotly, share, visible
 from emo_viz.ui.token_clusters import CLUSTER, DOMAIN, LABELS, TOKEN, Tokens, View
 
 SELECTION = Selection("cluster_tokens")
@@ -55,12 +55,13 @@ def _maps(found: Tokens, view: View) -> Rows | None:
                 name: cluster_maps.Map(
                     found.token_map.places[name],
                     colour_groups(names[name], first, most),
-                    _hover(found.token_map.key, name, found),
+                    _hover(found.version, name, found),
                 )
                 for name in LABELS
             },
             ids,
-            content=f"{found.token_map.key} {view}",
+            "tokens",
+            content=f"{found.version} {view}",
             method=UMAP,
             drawn=f"{found.size}, coloured by {COLOURED_BY[view.colour]},",
             domains=found.table["domain"].tolist(),
@@ -73,7 +74,7 @@ def _maps(found: Tokens, view: View) -> Rows | None:
         )
     )
     _map_caption(found, view)
-    return cluster_maps.selected_rows(SELECTION, ids, "tokens")
+    return cluster_maps.selected_rows(SELECTION, ids)
 
 
 def _opened(found: Tokens, rows: Rows) -> None:
@@ -87,7 +88,7 @@ def _opened(found: Tokens, rows: Rows) -> None:
 
 def _open(found: Tokens, row: int) -> None:
     one = found.table.iloc[row]
-    links.open_token(reader.DOCUMENT, one["document"], reader.TOKEN, int(one["position"]))
+    reader.open_document(one["document"], int(one["position"]))
 
 
 def _map_caption(found: Tokens, view: View) -> None:
@@ -201,7 +202,7 @@ def _counts(table: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
     """Tokens by what they are in `column` and by their cluster in model `name`."""
     clusters = [each.split(":")[0] for each in table[name]]
     rows, columns, counts = contingency(table[column].to_numpy(str), clusters)
-    return pd.DataFrame(counts, index=[escape_html(str(row)) for row in rows], columns=columns)
+    return pd.DataFrame(counts, index=[escape_plotly(str(row)) for row in rows], columns=columns)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -210,9 +211,9 @@ def _hover(key: str, name: str, _found: Tokens) -> list[str]:
     table = _found.table
     columns = ("domain", "before", "text", "after", name, "document", "position")
     return [
-        f"<b>{escape_html(domain)}</b><br>{escape_html(before)}<b>[{escape_html(text)}]</b>"
-        f"{escape_html(after)}<br>Cluster {escape_html(cluster)}<br>"
-        f"{escape_html(document)}, token {position}"
+        f"<b>{escape_plotly(domain)}</b><br>{escape_plotly(before)}<b>[{escape_plotly(text)}]</b>"
+        f"{escape_plotly(after)}<br>Cluster {escape_plotly(cluster)}<br>"
+        f"{escape_plotly(document)}, token {position}"
         for domain, before, text, after, cluster, document, position in zip(
             *(table[column] for column in columns), strict=True
         )

@@ -10,6 +10,14 @@ from model.loading import load_model
 from model.modeling import EmoForCausalLM
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A page runs models: how long it takes says more of the machine than of the page."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(1800))
+
+
 @pytest.fixture(scope="session")
 def curves(tiny_assets: Path) -> Curves:
     return read_curves(tiny_assets / "analysis" / "curves.parquet")

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from tests.pages.opened import follow_link
 
-SECONDS = 60
+SECONDS = 600
 PAGES = ("", "pages/1_Token_routing.py", "pages/3_Subset_ablation.py", "pages/4_Kernel.py")
 CONFIG, WEIGHTS, TRAINING = (
     f"checkpoints/emo-nano/{name}" for name in ("config.json", "model.safetensors", "training.json")
@@ -45,6 +45,18 @@ def without_rows(path: Path) -> None:
     pd.read_parquet(path).head(0).to_parquet(path)
 
 
+def with_a_blank_text(path: Path) -> None:
+    table = pd.read_parquet(path)
+    table.loc[3, "text"] = None
+    table.to_parquet(path)
+
+
+def with_one_id_twice(path: Path) -> None:
+    table = pd.read_parquet(path)
+    table.loc[3, "id"] = table.loc[2, "id"]
+    table.to_parquet(path)
+
+
 def without_domains(path: Path) -> None:
     pd.read_parquet(path).drop(columns="domain").to_parquet(path)
 
@@ -69,7 +81,13 @@ def test_a_damaged_training_record_costs_only_its_own_number(folder: Path):
 
 @pytest.mark.parametrize(
     ("damage", "sentence"),
-    [(cut_off, "cannot be read"), (without_rows, "holds none"), (without_domains, "lacks domain")],
+    [
+        (cut_off, "cannot be read"),
+        (without_rows, "holds none"),
+        (without_domains, "lacks domain"),
+        (with_a_blank_text, "rows without text"),
+        (with_one_id_twice, "two documents of one id"),
+    ],
 )
 def test_unusable_documents_are_named_with_their_command(
     folder: Path, damage: Callable[[Path], None], sentence: str

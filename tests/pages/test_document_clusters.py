@@ -128,7 +128,7 @@ def test_a_region_without_documents_says_so():
 def test_a_link_to_lost_documents_selects_nothing():
     at = opened(cluster_selection="gone", cluster_document="lost")
     assert "selects documents that are not here" in texts(at)
-    assert "There is no document lost here" in texts(at)
+    assert "asks for the document lost, which is not here" in texts(at)
     assert len(listed(at)) == 24
 
 
@@ -180,14 +180,15 @@ def test_tokens_by_top_expert_of_a_layer(folder: Path):
     path = folder / "checkpoints" / "emo-nano"
     ids = encode(load_tokenizer(path), text, 256).token_ids
     best = record(load_model(path), ids).router_probs[1, 1:].argmax(axis=1)
-    titles = [token["title"].split(" ", 1)[1] for token in strips(at)[0]["tokens"]]
+    titles = [token["title"].split("\n")[0].split(" ", 1)[1] for token in strips(at)[0]["tokens"]]
     assert titles == [f"L1 E{expert}" for expert in best]
 
 
 def test_markup_in_a_document_stays_text():
     at = opened(cluster_document="heldout-garden-0")
-    hover = "".join(str(trace["hovertext"]) for trace in charts(at)[0]["data"])
-    assert "&lt;b onclick" in hover and "<b onclick" not in hover
+    hover = "".join("".join(trace["hovertext"]) for trace in charts(at)[0]["data"])
+    assert "&lt;b onclick='alert(1)'&gt;soil &amp; seeds" in hover and "<b onclick" not in hover
+    assert "&quot;" not in hover and "&#" not in hover  # Plotly would show these as they stand
 
 
 def lose(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

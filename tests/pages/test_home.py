@@ -12,7 +12,7 @@ from emo_viz.analysis.curves import Measured, read_curves
 from emo_viz.trace import Trace
 from tests.pages.opened import follow_link
 
-SECONDS = 60
+SECONDS = 600
 
 
 def home() -> AppTest:

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.ui import assets
 from tests.pages.opened import follow_link
 
-SECONDS = 60
+SECONDS = 600
 BIG, SMALL = [16384, 128, 8, 2048, 1024], [16, 128, 8, 2048, 1024]
 FOUND = {
     "device": "Test <b>GPU</b>",

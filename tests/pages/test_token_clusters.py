@@ -163,6 +163,7 @@ def test_documents_are_one_switch_away():
 def test_markup_in_a_token_stays_text():
     hover = json.dumps(charts(opened())[0])
     assert "<b onclick" not in hover
+    assert "&quot;" not in hover and "&#" not in hover
 
 
 def without(tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

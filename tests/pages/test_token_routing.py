@@ -17,7 +17,7 @@ from tests.pages.opened import charts, follow_link
 
 PAGE = "pages/1_Token_routing.py"
 MAP = 1  # the second figure: the first one is in the panel beside the text
-SECONDS = 60
+SECONDS = 600
 
 
 @pytest.fixture(autouse=True)
@@ -153,8 +153,6 @@ def test_long_text_says_what_was_cut():
     said = words(at)
     assert "its first 511 tokens are shown" in said
     assert "are cut off" in said
-    assert "A link cannot carry a text of 6,300 characters" in said
-    assert "routing_text" not in at.query_params
 
 
 def test_markup_stays_text():

@@ -7,7 +7,7 @@ import pytest
 from emo_viz.ui import jobs
 from emo_viz.ui.jobs import Job, Registry, politely
 
-SECONDS = 20
+SECONDS = 600
 
 
 def finished(job: Job) -> Job:

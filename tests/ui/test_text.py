@@ -45,3 +45,39 @@ def test_numbers():
 def test_what_is_cut_off_is_counted():
     assert text.rest_cut(7) == "; the 7 tokens that follow are cut off"
     assert text.rest_cut(0) == ""
+
+
+@pytest.mark.parametrize(
+    ("shown", "escaped"),
+    [
+        ("<b>", "&lt;b&gt;"),
+        ("&quot;", "&amp;quot;"),
+        ('"it\'s"', '"it\'s"'),
+        ("a\nb", "a↵b"),
+        ("%{x} $x$", "%{x} $x$"),
+    ],
+)
+def test_plotly_shows_what_is_escaped_for_it(shown: str, escaped: str):
+    assert text.escape_plotly(shown) == escaped
+
+
+@pytest.mark.parametrize(
+    "shown", ["&lt;", ":red[x]", ":material/home:", "[x](javascript:1)", "*a*", "$x$", "~~a~~"]
+)
+def test_markdown_of_others_stays_text(shown: str):
+    signs = "&:[]()*$~"
+    assert text.escape_markdown(shown) == "".join(
+        f"\\{letter}" if letter in signs else letter for letter in shown
+    )
+
+
+def test_text_from_right_to_left_keeps_to_itself():
+    for escape in (text.escape_html, text.escape_markdown, text.escape_plotly):
+        assert escape("שלום") == "\u2068שלום\u2069"
+        assert escape("مرحبا") == "\u2068مرحبا\u2069"
+        assert escape("soil") == "soil"
+
+
+def test_a_mark_without_its_letter_stands_on_a_circle():
+    assert text.token_label("\u0301a") == "◌\u0301a"
+    assert text.token_label("ั") == "◌ั"

@@ -35,8 +35,8 @@ def visit() -> None:
 
 
 def opened(lock: ScriptedLock) -> AppTest:
-    at = AppTest.from_function(visit, default_timeout=60)
-    at.session_state["loaded"] = LoadedModel("emo", "EMO", Path(), None, None, lock)
+    at = AppTest.from_function(visit, default_timeout=600)
+    at.session_state["loaded"] = LoadedModel("emo", "EMO", Path(), "", None, None, lock)
     return at.run()
 
 

@@ -1,0 +1,80 @@
+"""Keys belong to what has the focus; only then do they turn the page."""
+
+import harness
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+
+def address_after(page: Page, key: str) -> str:
+    """The address once the page is at rest after a key; a rerun may or may not follow it."""
+    page.keyboard.press(key)
+    page.evaluate(harness.TWO_FRAMES)
+    harness.settle(page)
+    return page.url
+
+
+def place_of(page: Page, name: str) -> Locator:
+    """What a visitor clicks to give the focus to a table, a list, ..."""
+    return {
+        "table": page.get_by_test_id("stDataFrame").first,
+        "layer": page.get_by_role("radiogroup", name="Layer").get_by_text("0", exact=True),
+        "token": page.get_by_role("spinbutton", name="Token"),
+        "document": page.get_by_role("combobox").nth(1),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["table", "token", "layer", "document"])
+def test_an_arrow_key_in_a_table_or_field_does_not_turn_the_document(
+    app_server: harness.Server, browser_page: Page, name: str
+):
+    harness.visit(browser_page, f"{app_server.url}/Token_routing?routing_doc=heldout-court-0")
+    place_of(browser_page, name).click()
+    for key in ("ArrowRight", "Control+ArrowRight", "Alt+ArrowDown"):
+        assert "routing_doc=heldout-court-0" in address_after(browser_page, key)
+
+
+def test_an_arrow_key_on_the_page_turns_the_document(
+    app_server: harness.Server, browser_page: Page
+):
+    harness.visit(browser_page, f"{app_server.url}/Token_routing?routing_doc=heldout-garden-0")
+    with harness.rerun(browser_page):
+        browser_page.keyboard.press("ArrowRight")
+    assert "routing_doc=heldout-kitchen-0" in browser_page.url
+    with harness.rerun(browser_page):
+        browser_page.get_by_role("heading", level=1).click()
+        browser_page.keyboard.press("ArrowLeft")
+    assert "routing_doc=heldout-garden-0" in browser_page.url
+
+
+def test_a_slider_keeps_its_keys(app_server: harness.Server, browser_page: Page):
+    harness.visit(browser_page, f"{app_server.url}/Subset_ablation?k=8")
+    slider = browser_page.get_by_role("slider").first
+    slider.focus()
+    with harness.rerun(browser_page):
+        slider.press("ArrowRight")
+    assert "k=9" in browser_page.url and "heldout-garden-0" in browser_page.url
+
+
+def test_a_link_is_of_the_text_that_was_read_and_not_of_a_draft(
+    app_server: harness.Server, browser_page: Page, browser: Browser
+):
+    page = browser_page
+    harness.visit(page, f"{app_server.url}/Token_routing?routing_source=Your+own+text")
+    area = page.get_by_role("textbox", name="Text for both models")
+    area.fill("anchor and rope")
+    with harness.rerun(page):
+        area.press("Control+Enter")
+    area.press_sequentially(" unfinished")
+    assert "unfinished" not in page.url
+    with harness.rerun(page):
+        page.get_by_role("link", name="Cut the models").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Subset ablation")
+    expect(page.get_by_role("textbox", name="Text for both models")).to_have_value(
+        "anchor and rope"
+    )
+    assert "unfinished" not in page.url and "routing_" not in page.url
+    with harness.new_page(browser) as other:
+        harness.visit(other, page.url)
+        expect(other.get_by_role("textbox", name="Text for both models")).to_have_value(
+            "anchor and rope"
+        )

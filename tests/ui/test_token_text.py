@@ -1,0 +1,52 @@
+"""Tokens in words: those that are a part of a character are told apart by their bytes."""
+
+from pathlib import Path
+
+import pytest
+
+from emo_viz.ui.token_text import text_labels, vocabulary_label
+from model.inference import encode
+from model.loading import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_assets: Path):
+    return load_tokenizer(tiny_assets / "checkpoints" / "emo-nano")
+
+
+def test_every_token_of_the_vocabulary_has_a_name_of_its_own(tokenizer):
+    labels = [vocabulary_label(tokenizer, token) for token in range(len(tokenizer))]
+    assert "\ufffd" not in "".join(labels)
+    assert "⟨E0⟩" in labels and "⟨B8⟩" in labels
+    bytes_alone = [label for label in labels if label.startswith("⟨")]
+    assert len(set(bytes_alone)) == len(bytes_alone) >= 128
+
+
+def test_tokens_of_one_character_have_their_bytes(tokenizer):
+    encoded = encode(tokenizer, "ก a", 20)
+    labels = text_labels(tokenizer, encoded.token_ids.tolist(), encoded.texts)[1:]
+    assert labels[:3] == ["⟨E0⟩ of ก", "⟨B8⟩", "⟨81⟩"]
+    assert labels[-1].endswith("a")
+
+
+def test_plain_text_has_plain_labels(tokenizer):
+    encoded = encode(tokenizer, "the soil", 20)
+    labels = text_labels(tokenizer, encoded.token_ids.tolist(), encoded.texts)[1:]
+    assert "".join(labels).replace("␣", " ") == "the soil"
+
+
+class OfWords:
+    """A vocabulary that writes bytes otherwise."""
+
+    words = ("<0xE0>", "▁soil", "[?]")
+
+    def decode(self, ids):
+        return {0: "\ufffd", 1: " soil", 2: "\ufffd"}[ids[0]]
+
+    def convert_ids_to_tokens(self, token):
+        return self.words[token]
+
+
+def test_a_vocabulary_of_another_kind_is_read_too():
+    labels = [vocabulary_label(OfWords(), token) for token in range(3)]
+    assert labels[:2] == ["⟨E0⟩", "␣soil"]
