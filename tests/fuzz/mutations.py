@@ -314,3 +314,24 @@ def damaged_file(draw: st.DrawFn, path: Path) -> bytes:
     if path.suffix == ".safetensors":
         return draw(damaged_safetensors(whole))
     return draw(damaged_bytes(whole))
+
+
+@st.composite
+def damaged_value(draw: st.DrawFn, text: str) -> str:
+    """A value of an address: cut off, mistyped, in other letters, doubled, or quite another."""
+    at = draw(st.integers(0, len(text)))
+    sign = draw(st.sampled_from(list("0,;=&%-_~.+ \n\0\u202e\ud83d<'\"é٣𝟛")))
+    ways = {
+        "cut": text[:at],
+        "tail": text[at:],
+        "longer": text[:at] + sign + text[at:],
+        "changed": text[:at] + sign + text[at + 1 :],
+        "twice": text + text,
+        "listed": f"{text},{text}",
+        "upper": text.swapcase(),
+        "wide": "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text),
+        "quoted": text.encode("utf-8", "backslashreplace").hex("%"),
+        "endless": text * 20_000,
+    }
+    way = draw(st.sampled_from(["junk", *sorted(ways)]))
+    return draw(st.sampled_from(TEXTS)) if way == "junk" else ways[way]
