@@ -1,4 +1,4 @@
-"""Links as mail programs and typing leave them: values that fit, or one sentence on what does not."""
+"""Links as mail and typing leave them: values that fit, or one sentence on what does not."""
 
 import base64
 import zlib
