@@ -72,29 +72,33 @@ def test_a_trace_in_a_folder_named_like_a_column_keeps_its_columns(tiny_assets, 
     assert Trace.open(moved).query(query).to_dict("records") == [{"n": 4, "lowest": "court"}]
 
 
-def subset(place: Playground, experts: list[list[int]], start: bytes = b"") -> Path:
-    fields = {"experts": experts, "method": "mine", "calibration": [], "budget": len(experts[0])}
-    path = place.given / "subset.json"
-    path.write_bytes(start + json.dumps(fields).encode())
-    return path
+@pytest.fixture
+def chosen(place, model) -> dict:
+    """What the command writes of five experts of each layer."""
+    options = ("--model", model, "--documents", parquet(place, texts(2), "chosen.parquet"))
+    assert place.run(main, "subset", *options, "--keep", 5, "--out", place.out / "s.json") == 0
+    written: dict = json.loads((place.out / "s.json").read_text())
+    (place.out / "s.json").unlink()
+    return written
 
 
-def cut(place: Playground, model: Path, subset: Path) -> int:
-    options = ("--model", model, "--subset", subset, "--out", place.out / "cut")
-    return place.run(main, "cut", *options)
+def cut(place: Playground, model: Path, subset: bytes) -> int:
+    (place.given / "subset.json").write_bytes(subset)
+    options = ("--model", model, "--subset", place.given / "subset.json")
+    return place.run(main, "cut", *options, "--out", place.out / "cut")
 
 
-def test_a_subset_of_uneven_layers_is_cut_and_recorded_or_refused_at_once(place, model):
-    uneven = subset(place, [[0, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6, 7]])
-    if cut(place, model, uneven) == 0:
-        documents = parquet(place, texts(3))
-        assert record(place, place.out / "cut", documents) == 0
-        usage = Trace.open(place.out / "trace").usage
-        assert np.allclose(usage.astype(float).sum(-1), 1, atol=1e-2)
+def test_a_subset_of_uneven_layers_is_cut_and_recorded(place, model, chosen):
+    """The second layer keeps more experts than the first; both keep the shared one."""
+    uneven = chosen | {"experts": [[0, 1, 2, 15], [0, 1, 2, 3, 4, 5, 6, 15]], "budget": 8}
+    assert cut(place, model, json.dumps(uneven).encode()) == 0
+    assert record(place, place.out / "cut", parquet(place, texts(3))) == 0
+    usage = np.nan_to_num(Trace.open(place.out / "trace").usage.astype(float))
+    assert np.allclose(usage.sum(-1), 1, atol=1e-2)
 
 
-def test_a_subset_with_a_byte_order_mark_is_cut(place, model):
-    assert cut(place, model, subset(place, [[0, 1, 2, 3, 15]] * 2, start=BOM)) == 0
+def test_a_subset_with_a_byte_order_mark_is_cut(place, model, chosen):
+    assert cut(place, model, BOM + json.dumps(chosen).encode()) == 0
 
 
 @pytest.mark.parametrize("domain", ["\ud83d", "half \ud83d of it"])

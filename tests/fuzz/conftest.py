@@ -51,6 +51,28 @@ def few_documents(tiny_assets: Path, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def subset(checkpoint: Path, few_documents: Path) -> Path:
+    """Five of the sixteen experts of each layer of the checkpoint."""
+    return _choose(checkpoint, few_documents)
+
+
+@pytest.fixture(scope="session")
+def sharded_subset(sharded: Path, few_documents: Path) -> Path:
+    """The same experts; a subset says by the digest of its files which checkpoint it is of."""
+    return _choose(sharded, few_documents)
+
+
+def _choose(checkpoint: Path, documents: Path) -> Path:
+    from emo_viz.__main__ import main
+
+    path = checkpoint.parent / "subset.json"
+    options = ["--model", checkpoint, "--documents", documents, "--keep", 5, "--out", path]
+    result = CliRunner().invoke(main, ["subset", *map(str, options)])
+    assert result.exit_code == 0, result.output
+    return path
+
+
+@pytest.fixture(scope="session")
 def own_texts(tmp_path_factory) -> Path:
     """Twelve texts of one's own as JSON Lines, and the same as Parquet beside them."""
     rng = np.random.default_rng(0)

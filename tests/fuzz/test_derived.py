@@ -20,7 +20,7 @@ QUERIES = (
 )
 
 
-@fuzz(60)
+@fuzz(45)
 @given(data=st.data())
 def test_a_damaged_trace_opens_or_says_why(tiny_assets: Path, data: st.DataObject):
     from emo_viz.trace import Trace
@@ -36,7 +36,7 @@ def test_a_damaged_trace_opens_or_says_why(tiny_assets: Path, data: st.DataObjec
             place.read(lambda: trace.tokens(0))
 
 
-@fuzz(30)
+@fuzz(25)
 @given(data=st.data())
 def test_damaged_curves_and_clusters_are_reported_or_say_why(
     tiny_assets: Path, data: st.DataObject
@@ -49,7 +49,7 @@ def test_damaged_curves_and_clusters_are_reported_or_say_why(
         place.run(main, "findings", "--curves", folder / "curves.parquet", "--clusters", *clusters)
 
 
-@fuzz(40)
+@fuzz(35)
 @given(data=st.data())
 def test_a_damaged_derived_file_is_read_or_says_why(tiny_assets: Path, data: st.DataObject):
     with playground() as place:

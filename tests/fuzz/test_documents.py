@@ -12,7 +12,7 @@ from tests.fuzz.mutations import damaged_bytes, damaged_file, json_bytes, mutate
 from tests.fuzz.playground import Playground, fuzz, playground
 
 
-@fuzz(30)
+@fuzz(25)
 @given(data=st.data())
 def test_damaged_documents_are_recorded_or_refused(
     checkpoint: Path, few_documents: Path, data: st.DataObject
@@ -25,7 +25,7 @@ def test_damaged_documents_are_recorded_or_refused(
         place.run(main, "record", *options, "--level", level)
 
 
-@fuzz(25)
+@fuzz(20)
 @given(data=st.data())
 def test_experts_are_chosen_on_damaged_documents_or_not(
     checkpoint: Path, few_documents: Path, data: st.DataObject
@@ -38,7 +38,7 @@ def test_experts_are_chosen_on_damaged_documents_or_not(
         place.run(main, "subset", *options, "--keep", 5, *domain)
 
 
-@fuzz(25)
+@fuzz(20)
 @given(data=st.data())
 def test_tokens_of_damaged_documents_are_clustered_or_not(
     checkpoint: Path, few_documents: Path, data: st.DataObject
@@ -50,7 +50,7 @@ def test_tokens_of_damaged_documents_are_clustered_or_not(
         place.run(main, "clusters", *options, "--clusters", 3)
 
 
-@fuzz(50)
+@fuzz(40)
 @given(data=st.data())
 def test_a_corpus_is_built_of_damaged_lines_or_not(own_texts: Path, data: st.DataObject):
     with playground() as place:
@@ -77,7 +77,7 @@ def test_a_corpus_is_built_of_many_damaged_rows_or_not(own_texts: Path, data: st
         build(place, file)
 
 
-@fuzz(30)
+@fuzz(25)
 @given(data=st.data())
 def test_a_corpus_is_built_of_a_damaged_table_or_not(own_texts: Path, data: st.DataObject):
     with playground() as place:
@@ -86,7 +86,7 @@ def test_a_corpus_is_built_of_a_damaged_table_or_not(own_texts: Path, data: st.D
         build(place, file)
 
 
-@fuzz(15)
+@fuzz(10)
 @given(data=st.data())
 def test_a_corpus_is_built_of_damaged_compressed_lines_or_not(own_texts: Path, data: st.DataObject):
     import gzip

@@ -26,7 +26,7 @@ KINDS: dict[str, tuple[Kind, list[str]]] = {
 MOST = 20_000
 
 
-@fuzz(40)
+@fuzz(30)
 @given(data=st.data())
 def test_a_damaged_value_fits_or_is_named_in_one_sentence(data: st.DataObject):
     kind, values = KINDS[data.draw(st.sampled_from(sorted(KINDS)))]
@@ -38,7 +38,7 @@ def test_a_damaged_value_fits_or_is_named_in_one_sentence(data: st.DataObject):
         check_sentence(found.problem)
 
 
-@fuzz(20)
+@fuzz(10)
 @given(data=st.data())
 def test_a_damaged_text_in_a_link_is_a_text_or_refused(data: st.DataObject):
     good = data.draw(st.sampled_from([code_of("soil & seeds"), code_of("soil " * 2000)]))
@@ -57,7 +57,7 @@ def test_a_packed_text_takes_no_more_room_than_a_text_may(size: int):
         text_of(code, MOST)
 
 
-@fuzz(20)
+@fuzz(10)
 @given(data=st.data())
 def test_a_damaged_selection_is_of_these_documents_or_none(data: st.DataObject):
     rows = np.array(data.draw(st.sampled_from([[0, 5], list(range(0, 300, 2)), [300, 301]])))

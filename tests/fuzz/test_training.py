@@ -57,7 +57,7 @@ def go_on(place: Playground, corpus: Path) -> int:
         return place.run(training.main, *options, leaves=True)
 
 
-@fuzz(25)
+@fuzz(20)
 @given(data=st.data())
 def test_a_damaged_training_checkpoint_goes_on_or_says_why(
     corpus: Path, run_folder: Path, data: st.DataObject
@@ -70,7 +70,7 @@ def test_a_damaged_training_checkpoint_goes_on_or_says_why(
         go_on(place, corpus)
 
 
-@fuzz(25)
+@fuzz(20)
 @given(data=st.data())
 def test_a_damaged_corpus_is_trained_on_or_says_why(corpus: Path, data: st.DataObject):
     with playground() as place:
