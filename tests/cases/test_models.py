@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from emo_viz.ui.token_text import vocabulary_label
 from model.config import EmoConfig
 from model.data.tokenizer import train_tokenizer
 from model.inference import continue_text, encode
@@ -143,9 +144,13 @@ def test_a_config_field_has_its_effect_or_is_refused(change):
         assert (changed - plain).abs().max() > 1e-3
 
 
-def test_a_continuation_ends_with_a_whole_character(tiny_assets, monkeypatch):
+@pytest.fixture
+def tokenizer(tiny_assets):
     documents = pd.read_parquet(tiny_assets / "documents" / "documents.parquet")
-    tokenizer = train_tokenizer(documents.assign(split="train"), 320)
+    return train_tokenizer(documents.assign(split="train"), 320)
+
+
+def test_a_continuation_ends_with_a_whole_character(tokenizer, monkeypatch):
     model = tiny_model(vocab_size=len(tokenizer))
     written = tokenizer("rain ก", add_special_tokens=False).input_ids[:-1]
 
@@ -155,3 +160,9 @@ def test_a_continuation_ends_with_a_whole_character(tiny_assets, monkeypatch):
     monkeypatch.setattr(model, "generate", generate)
     text = continue_text(model, tokenizer, encode(tokenizer, "sun", 16).token_ids)
     assert text == "rain "
+
+
+def test_tokens_of_half_a_character_can_be_told_apart(tokenizer):
+    ids = tokenizer("ก", add_special_tokens=False).input_ids
+    labels = [vocabulary_label(tokenizer, index) for index in ids]
+    assert len(ids) == len(set(labels)) == 3 and "\ufffd" not in "".join(labels)

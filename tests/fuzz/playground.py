@@ -97,7 +97,8 @@ class Playground:
             result = CliRunner().invoke(command, [str(argument) for argument in arguments])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise AssertionError("a traceback") from result.exception
-        self.output, self.said = result.output, result.stderr.rpartition("Error: ")[2].strip()
+        self.output = result.output
+        self.said = re.split(r"(?m)^Error: ", result.stderr)[-1].strip()
         assert result.exit_code in (0, 2), result.output
         assert self.snapshot() == before
         if result.exit_code == 2:
