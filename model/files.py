@@ -28,16 +28,21 @@ def inside(folder: Path, name: object) -> Path:
     Raises ValueError unless the name, links resolved, stays inside the folder. A folder of the
     Hugging Face cache may link to the blobs of its own repository.
     """
-    path = folder / name if isinstance(name, str) and name and "\0" not in name else None
-    if path is not None and path.resolve() != folder.resolve():
-        homes = [folder.resolve(), *_hub_blobs(folder)]
-        if _is_below(path.absolute(), folder.absolute()) and any(
-            path.resolve().is_relative_to(home) for home in homes
-        ):
-            return path
+    if isinstance(name, str) and name and _stays_inside(folder, folder / name):
+        return folder / name
     raise ValueError(
-        f"{folder} names a file outside of itself ({name!r}); get it from a source you trust."
+        f"{folder} names a file outside of itself ({name!r:.100}); get it from a source you trust."
     )
+
+
+def _stays_inside(folder: Path, path: Path) -> bool:
+    try:
+        target, home = path.resolve(), folder.resolve()
+    except (OSError, RuntimeError, ValueError):  # links in a circle, half a character, a zero
+        return False
+    if target == home or not _is_below(path.absolute(), folder.absolute()):
+        return False
+    return any(target.is_relative_to(place) for place in (home, *_hub_blobs(folder)))
 
 
 def _is_below(path: Path, folder: Path) -> bool:
@@ -148,23 +153,24 @@ def weight_files(checkpoint: Path) -> list[Path]:
     Raises ValueError if there are none, or its index is damaged or points outside the folder.
     """
     if not (checkpoint / SINGLE).is_file() and (checkpoint / INDEX).is_file():
-        names = sorted(set(_weight_map(checkpoint).values()), key=str)
-        files = [inside(checkpoint, name) for name in names]
+        files = [inside(checkpoint, name) for name in sorted(set(_weight_map(checkpoint).values()))]
     else:
         files = [inside(checkpoint, SINGLE)]
     for file in files:
-        if not file.is_file():
+        if not os.path.isfile(file):  # unlike Path.is_file, False for a name that is too long
             raise ValueError(
-                f"{checkpoint} has no weights in {file.name}; copy the checkpoint again (only "
+                f"{checkpoint} has no weights in {file.name:.100}; copy the checkpoint again (only "
                 ".safetensors files are read)."
             )
     return files
 
 
-def _weight_map(checkpoint: Path) -> dict[str, object]:
+def _weight_map(checkpoint: Path) -> dict[str, str]:
     weight_map = read_json(checkpoint / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{checkpoint / INDEX} lists no weights; copy the checkpoint again.")
+    if not all(isinstance(name, str) for name in weight_map.values()):
+        raise ValueError(f"{checkpoint / INDEX} lists weights without a file; copy it again.")
     return weight_map
 
 

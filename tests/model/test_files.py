@@ -35,6 +35,14 @@ def test_a_link_that_leads_outside_is_refused(tmp_path: Path) -> None:
         inside(tmp_path / "a", "link")
 
 
+@pytest.mark.parametrize("name", ["circle", "\ud83d", [1], {"a": 1}, True])
+def test_a_name_that_leads_nowhere_is_refused(tmp_path: Path, name: object) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(ValueError, match="outside of itself") as caught:
+        inside(tmp_path, name)
+    assert str(caught.value).isprintable()
+
+
 def test_names_inside_are_taken(tmp_path: Path) -> None:
     assert inside(tmp_path, "model.safetensors") == tmp_path / "model.safetensors"
     assert inside(tmp_path, "shards/one") == tmp_path / "shards/one"
@@ -150,7 +158,10 @@ def test_the_weight_files_are_those_of_the_index(tmp_path: Path) -> None:
     assert [path.name for path in weight_files(folder)] == ["m-1.safetensors", "m-2.safetensors"]
 
 
-@pytest.mark.parametrize("weight_map", [{}, [], None, {"a": 1}, {"a": "gone.safetensors"}])
+@pytest.mark.parametrize(
+    "weight_map",
+    [{}, [], None, {"a": 1}, {"a": [1], "b": {}}, {"a": "gone.safetensors"}, {"a": "a/" * 3000}],
+)
 def test_an_index_that_leads_nowhere_is_one_sentence(tmp_path: Path, weight_map: object) -> None:
     with pytest.raises(ValueError, match="c"):
         weight_files(_sharded(tmp_path / "c", weight_map))
