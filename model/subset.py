@@ -28,11 +28,17 @@ Method = Literal["router_probability", "greedy"]
 
 _NONE: Mapping[int, Tensor] = MappingProxyType({})
 _active: ContextVar[Mapping[int, Tensor]] = ContextVar("active_expert_masks", default=_NONE)
+_most: ContextVar[int | None] = ContextVar("most_experts_kept", default=None)
 
 
 def active_mask(router: nn.Module) -> Tensor | None:
     """The routed experts that the current subset keeps in this router: bool [R], or None."""
     return _active.get().get(id(router))
+
+
+def active_keep_k() -> int | None:
+    """The most experts that the current subset keeps in a layer, or None: chooses tiles, no more."""
+    return _most.get()
 
 
 @dataclass(frozen=True)
@@ -80,9 +86,11 @@ def apply_subset(model: "EmoForCausalLM", subset: ExpertSubset) -> Iterator[None
     masks_L = _masks(model, subset)
     masks = {id(router): mask for router, mask in zip(model.routers(), masks_L, strict=True)}
     token = _active.set({**_active.get(), **masks})
+    token_of_most = _most.set(max(map(len, subset.experts)))
     try:
         yield
     finally:
+        _most.reset(token_of_most)
         _active.reset(token)
 
 
