@@ -37,7 +37,7 @@ def active_mask(router: nn.Module) -> Tensor | None:
 
 
 def active_keep_k() -> int | None:
-    """The most experts that the current subset keeps in a layer, or None: chooses tiles, no more."""
+    """The most experts that the current subset keeps in a layer, or None: it chooses tiles."""
     return _most.get()
 
 

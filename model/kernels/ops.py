@@ -52,8 +52,8 @@ def moe(
     gradients. Raises ValueError for shapes that do not fit.
     """
     _check(x_TH, w13_PJH, w2_PHI, s_TK, idx_TK, save)
+    computed_TH = x_TH.to(_product_dtype(x_TH))
     with torch.autocast(x_TH.device.type, enabled=False):
-        computed_TH = x_TH.to(_product_dtype(x_TH))
         bucket_S = metadata.physical_experts(idx_TK, w2_PHI.shape[0], phys_E)
         backend = backend or default_backend(x_TH.device, computed_TH.dtype)
         operands = (computed_TH, w13_PJH, w2_PHI, s_TK, bucket_S)

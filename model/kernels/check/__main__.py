@@ -42,8 +42,8 @@ def plan(device: str = "cuda") -> list[Stage]:
         stage("numbers, edges", "numbers:compare", 90, c.EDGES),
         Stage("document pools", f"{HERE}.numbers:pools", 40, {"device": device, "sizes": POOLS}),
         stage("bits", "numbers:bits", 90, c.BITS, repeats=REPEATS),
-        stage("memcheck", "sanitize:sanitize", 120, c.SANITIZED, tool="memcheck", optional=True),
         stage("others", "speed:peers", 90, speed.peer_cases(c.TIMED), optional=True),
+        stage("memcheck", "sanitize:sanitize", 120, c.SANITIZED, tool="memcheck", optional=True),
         stage(
             "racecheck", "sanitize:sanitize", 90, c.SANITIZED[:1], tool="racecheck", optional=True
         ),
