@@ -63,7 +63,7 @@ def compile_launch(
         target=GPUTarget("cuda", int(arch.removeprefix("sm_")), 32),
         options=launch.options(),
     )
-    return _facts(compiled)
+    return facts(compiled)
 
 
 def kernel_named(name: str) -> Any:
@@ -88,7 +88,8 @@ def _type(name: str, launch: plans.Launch, element: str) -> str:
     return "i32" if name in ("T", "D") else "*" + element
 
 
-def _facts(compiled: Any) -> Compiled:
+def facts(compiled: Any) -> Compiled:
+    """What Triton's compiled kernel is made of, read from its cubin."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()

@@ -114,14 +114,19 @@ def path() -> Path:
 
 @cache
 def _read() -> dict[str, Any]:
+    return read_tables(path())
+
+
+def read_tables(file: Path) -> dict[str, Any]:
+    """The tables of a file. Raises ValueError if it holds none."""
     try:
-        found = read_json(path())
+        found = read_json(file)
         lacking = [f"no table for {arch}" for arch in ARCHITECTURES if arch not in found]
     except ValueError as error:
         lacking = [str(error).removesuffix(".")]
     if lacking:
         raise ValueError(
-            f"{path()} holds no kernel tables ({'; '.join(lacking)}): unset EMO_KERNEL_CONFIGS, or "
+            f"{file} holds no kernel tables ({'; '.join(lacking)}): unset EMO_KERNEL_CONFIGS, or "
             "write a file with python -m model.kernels.tune."
         )
     return found
@@ -251,7 +256,8 @@ def backward_plan(
     table = tables()[arch]["half" if layer.half else "full"]
     row = _row(table["backward"], num_slots, _sharing(layer, live))
     BM = row["BM"]
-    forward_row = next(r for r in table["forward"] if r["BM"] == BM)
+    # One tile map serves both: h is computed again in the backward pass's height.
+    forward_row = next((r for r in table["forward"] if r["BM"] == BM), table["forward"][-1])
     return BackwardPlan(
         BM,
         up_launch(arch, layer, forward_row["up"], BM, True, False),

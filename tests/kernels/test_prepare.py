@@ -73,19 +73,17 @@ def test_everything_that_the_check_launches_is_recorded_once():
     assert gates == {"bfloat16", "float32"}
 
 
-def in_parallel(work, *arguments):
-    return list(prepare.in_processes(work, [(a,) for a in arguments], 1))
-
-
-def test_a_kernel_that_does_not_compile_is_said():
-    (first, second) = sorted(in_parallel(int, "3", "three"))
-    assert first == (0, (3, ""))
-    assert second[1][0] is None and "invalid literal" in second[1][1]
+def test_a_kernel_that_does_not_compile_is_said_and_the_processes_go_on():
+    with prepare.Processes(1) as processes:
+        first, second = sorted(processes.run(int, [("3",), ("three",)]))
+        assert first == (0, (3, ""))
+        assert second[1][0] is None and "invalid literal" in second[1][1]
+        assert list(processes.run(os._exit, [(1,)])) == []
+        assert list(processes.run(int, [("4",)])) == [(0, (4, ""))]
 
 
 def test_a_compiler_that_dies_ends_no_more_than_the_compiling(monkeypatch):
-    assert in_parallel(os._exit, 1) == []
-    monkeypatch.setattr(prepare, "in_processes", lambda *_: iter([]))
+    monkeypatch.setattr(prepare.Processes, "run", lambda *_: iter([]))
     launch = plans.sum_launch(plans.Layer(16, 16, 1, 1), True)
     row = prepare.compile_all([prepare.Wanted(launch, ("float32",))], 90, 1)
     assert row["kernels"] == 0 and "the compiler died; 1 kernels are left" in row["error"]

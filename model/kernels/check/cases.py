@@ -158,14 +158,18 @@ def _options(case: Case, generator: torch.Generator) -> dict[str, Any]:
     return {}
 
 
-def outputs(found: Problem, case: Case, **options: Any) -> list[Tensor]:
-    """Output and gradients of the kernels (or of the `backend` named in the options)."""
-    chosen: dict[str, Any] = (
-        {"backend": "triton", "save": case.save, "live": case.live} | found.options | options
-    )
-    x_TH, w13_PJH, w2_PHI, s_TK = found.tensors
-    out_TH = moe(x_TH, w13_PJH, w2_PHI, s_TK, found.idx_TK, **chosen)
+def outputs(found: Problem, case: Case) -> list[Tensor]:
+    """Output and gradients of the kernels."""
+    out_TH = forward(found, case)
     return [out_TH.detach(), *torch.autograd.grad(out_TH, found.tensors, found.upstream_TH)]
+
+
+def forward(found: Problem, case: Case) -> Tensor:
+    """Output of the kernels; without gradients if the case has no backward pass."""
+    x_TH, w13_PJH, w2_PHI, s_TK = found.tensors
+    chosen: dict[str, Any] = {"backend": "triton", "save": case.save, "live": case.live}
+    with torch.set_grad_enabled(case.backward):
+        return moe(x_TH, w13_PJH, w2_PHI, s_TK, found.idx_TK, **chosen | found.options)
 
 
 def exact(found: Problem) -> list[Tensor]:

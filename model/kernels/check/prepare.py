@@ -154,7 +154,8 @@ def _run_without_data(case: Case) -> None:
 
 def compile_all(wanted: Sequence[Wanted], capability: int, jobs: int) -> Row:
     """Compile beside each other; says how many, and what failed with what."""
-    results = list(in_processes(compile_one, [(w, capability) for w in wanted], jobs))
+    with Processes(jobs) as processes:
+        results = list(processes.run(compile_one, [(w, capability) for w in wanted]))
     failed = [
         f"{wanted[number].launch.kernel} {wanted[number].launch.constants}: {error}"[:500]
         for number, (_, error) in results
@@ -166,26 +167,40 @@ def compile_all(wanted: Sequence[Wanted], capability: int, jobs: int) -> Row:
     return row | ({"error": words[:1000]} if failed or lost else {})
 
 
-def in_processes(
-    work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], jobs: int
-) -> Iterator[tuple[int, tuple[Any, str]]]:
-    """Results as they come: number, and the result or the error's words.
+class Processes:
+    """Processes beside each other that stay for several rounds of work: each imports torch once."""
 
-    A compiler that takes its process with it ends the iteration early.
-    """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, max(len(arguments), 1)), mp_context=context) as pool:
-        numbers = {pool.submit(work, *each): n for n, each in enumerate(arguments)}
-        try:
-            for future in as_completed(numbers):
-                try:
-                    yield numbers[future], (future.result(), "")
-                except BrokenProcessPool:
-                    return
-                except Exception as error:  # the compiler refuses in many ways
-                    yield numbers[future], (None, f"{type(error).__name__}: {error}")
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool = None
+
+    def run(
+        self, work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, tuple[Any, str]]]:
+        """Results as they come: number, and the result or the error's words.
+
+        A compiler that takes its process with it ends the iteration early; the next has new ones.
+        """
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.jobs, mp_context=context)
+        numbers = {self._pool.submit(work, *each): n for n, each in enumerate(arguments)}
+        for future in as_completed(numbers):
+            try:
+                yield numbers[future], (future.result(), "")
+            except BrokenProcessPool:
+                self.__exit__()
+                return
+            except Exception as error:  # the compiler refuses in many ways
+                yield numbers[future], (None, f"{type(error).__name__}: {error}")
 
 
 def compile_one(wanted: Wanted, capability: int) -> None:

@@ -101,7 +101,7 @@ def rate(flops: float, milliseconds: float) -> float:
     return flops / milliseconds / 1e9 if milliseconds else 0.0
 
 
-def bench_ms(run: Run, device: torch.device) -> float:
+def bench_ms(run: Run, device: torch.device, rep: int = 100) -> float:
     """Median milliseconds of a call; on a CPU (tests) of one call, by its own clock."""
     if device.type == "cpu":
         start = time.perf_counter()
@@ -109,7 +109,7 @@ def bench_ms(run: Run, device: torch.device) -> float:
         return 1e3 * (time.perf_counter() - start)
     from triton.testing import do_bench
 
-    return float(do_bench(run, warmup=25, rep=100, return_mode="median"))
+    return float(do_bench(run, warmup=25, rep=rep, return_mode="median"))
 
 
 def graph_ms(run: Run, device: torch.device) -> float:
@@ -146,28 +146,39 @@ def kernels(device: str, cases: Sequence[Row]) -> Iterator[Row]:
 
 
 def _kernels(case: Case, device: str) -> Iterator[Row]:
+    found = c.problem(case, device)
+    clock = partial(bench_ms, device=torch.device(device))
+    slots = int((found.idx_TK >= 0).sum())
+    sizes = plans.Layer(case.H, case.I, case.K, case.E)
+    for name, run in zip(KERNELS, started(case, found), strict=True):
+        yield case.row() | {"kernel": name} | _rates(name, clock(run), sizes, slots / case.K)
+    yield case.row() | {"kernel": "sort slots (torch)", "ms": clock(partial(_sort, found))}
+
+
+def started(case: Case, found: c.Problem) -> list[Run]:
+    """The launches of a pass (`KERNELS` in this order; without backward the first three).
+
+    Each can be repeated as often as one likes: a kernel reads nothing that it writes.
+    """
     from model.kernels import flow
 
-    found = c.problem(case, device)
-    started: list[Run] = []
+    runs: list[Run] = []
     start: Any = flow._start
 
     def record(*arguments: Any, **scalars: int) -> None:
         start(*arguments, **scalars)
-        started.append(partial(start, *arguments, **scalars))
+        runs.append(partial(start, *arguments, **scalars))
 
     # setattr: only the parameters' names differ.
     setattr(flow, "_start", record)  # noqa: B010
     try:
-        c.outputs(found, case)
+        if case.backward:
+            c.outputs(found, case)
+        else:
+            c.forward(found, case)
     finally:
         flow._start = start
-    clock = partial(bench_ms, device=torch.device(device))
-    slots = int((found.idx_TK >= 0).sum())
-    sizes = plans.Layer(case.H, case.I, case.K, case.E)
-    for name, run in zip(KERNELS, started, strict=True):
-        yield case.row() | {"kernel": name} | _rates(name, clock(run), sizes, slots / case.K)
-    yield case.row() | {"kernel": "sort slots (torch)", "ms": clock(partial(_sort, found))}
+    return runs
 
 
 def _sort(found: c.Problem) -> object:
