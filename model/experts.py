@@ -23,6 +23,7 @@ from transformers.integrations.moe import ExpertsInterface, _default_apply_gate
 
 from model import native
 from model.native.products import has_products, multiply
+from model.subset import active_keep_k
 
 ROW_MULTIPLE = 32
 
@@ -295,14 +296,14 @@ def is_plain_swiglu(experts: Any) -> bool:
 def _cuda_experts(
     x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
 ) -> Tensor:
-    """The Triton kernels (a plain loop in float64), in the autocast dtype if one is set."""
+    """The Triton kernels (a plain loop in float64), in the autocast dtype if one is set.
+
+    With an expert subset active they take the tiles that fit the rows of so few experts.
+    """
     # Triton is imported where it is used: a CPU-only reader of this module never needs it.
     from model.kernels.ops import moe
 
-    autocast = torch.is_autocast_enabled("cuda")
-    dtype = torch.get_autocast_dtype("cuda") if autocast else x_NH.dtype
-    x, w13, w2 = x_NH.to(dtype), w13_EJH.to(dtype), w2_EHI.to(dtype)
-    return moe(x, w13, w2, s_NK, ids_NK).to(x_NH.dtype)
+    return moe(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK, live=active_keep_k())
 
 
 def _cpu_experts(

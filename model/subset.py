@@ -29,6 +29,12 @@ Method = Literal["router_probability", "greedy"]
 
 _NONE: Mapping[int, Tensor] = MappingProxyType({})
 _active: ContextVar[Mapping[int, Tensor]] = ContextVar("active_expert_masks", default=_NONE)
+_most: ContextVar[int | None] = ContextVar("most_experts_kept", default=None)
+
+
+FORMAT = "emo-viz-subset"
+FORMAT_VERSION = 1
+AGAIN = "make it again with python -m emo_viz subset"
 
 
 def active_mask(router: nn.Module) -> Tensor | None:
@@ -36,9 +42,9 @@ def active_mask(router: nn.Module) -> Tensor | None:
     return _active.get().get(id(router))
 
 
-FORMAT = "emo-viz-subset"
-FORMAT_VERSION = 1
-AGAIN = "make it again with python -m emo_viz subset"
+def active_keep_k() -> int | None:
+    """The most experts that the current subset keeps in a layer, or None: it chooses tiles."""
+    return _most.get()
 
 
 @dataclass(frozen=True)
@@ -146,9 +152,11 @@ def apply_subset(model: "EmoForCausalLM", subset: ExpertSubset) -> Iterator[None
     """
     masks = _masks(model, subset)
     token = _active.set({**_active.get(), **masks})
+    token_of_most = _most.set(max(map(len, subset.experts)))
     try:
         yield
     finally:
+        _most.reset(token_of_most)
         _active.reset(token)
 
 

@@ -1,6 +1,6 @@
 """Kernel page: what the compiler made of the GPU kernels, and what a GPU found, if one did."""
 
-import json
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import pandas as pd
@@ -10,11 +10,15 @@ from emo_viz.figures import kernel as figures
 from emo_viz.figures.theme import chart_config
 from emo_viz.ui import assets, chrome, links
 from emo_viz.ui.text import count, escape_markdown
+from model.files import read_json
 
 REPORT, CHECK = "kernel_report.json", "kernel_check.json"
 FORMAT_VERSION = 1
 PARTS = {"rows", "costs", "not_measured"}
-CHECK_PARTS = {"device", "torch", "numerics", "determinism", "races", "timing"}
+CHECK_VERSION = 2
+CHECK_PARTS = {"environment", "stages", "exit_code"}
+COMMAND = "python -m model.kernels.check --minutes 9 --out assets/analysis"
+VERSIONS = ("driver", "torch", "cuda", "triton", "transformers", "python")
 ARCH, SIZE, ALL_SIZES = "kernel_arch", "kernel_size", "All sizes"
 COLUMNS = {
     "kernel": "Kernel",
@@ -42,11 +46,10 @@ def open_report() -> dict[str, Any]:
     if not path.exists():
         _nothing("The kernels were not compiled on this machine yet.")
     try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        report = read_json(path)
     except ValueError:
         _nothing("The kernel report is damaged.")
-    known = isinstance(report, dict) and report.get("format_version") == FORMAT_VERSION
-    if not known or PARTS - set(report):
+    if report.get("format_version") != FORMAT_VERSION or PARTS - set(report):
         _nothing("The kernel report is of another version.")
     return report
 
@@ -62,14 +65,28 @@ def open_check() -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        check = json.loads(path.read_text(encoding="utf-8"))
-        whole = set(check) >= CHECK_PARTS
-    except (ValueError, TypeError):
+        check = read_json(path)
+        whole = check.get("format_version") == CHECK_VERSION and _is_check(check)
+    except ValueError:
         whole = False
     if not whole:
         st.warning(f"{CHECK} is damaged or of another version; run the check again.")
         return None
-    return dict(check)
+    return check
+
+
+def _is_check(check: Mapping[str, Any]) -> bool:
+    """Whether every part that is shown is there and of the right kind."""
+    if CHECK_PARTS - set(check) or not isinstance(check["environment"], dict):
+        return False
+    stages = check["stages"] if isinstance(check["stages"], list) else [None]
+    return all(
+        isinstance(stage, dict)
+        and {"name", "status", "reason", "rows"} <= set(stage)
+        and isinstance(stage["rows"], list)
+        and all(isinstance(row, dict) for row in stage["rows"])
+        for stage in stages
+    )
 
 
 def answer(report: dict[str, Any], check: dict[str, Any] | None) -> None:
@@ -78,17 +95,26 @@ def answer(report: dict[str, Any], check: dict[str, Any] | None) -> None:
     missed = sum(bool(row["misses"]) for row in rows)
     archs = len({row["arch"] for row in rows})
     verdict = "every one meets its static bars" if not missed else f"{missed} miss a static bar"
-    timed = "None was timed on a GPU." if check is None else _numerics(check)
+    timed = "None was timed on a GPU." if check is None else _verdict(check)
     st.markdown(
         f"#### Compiled without a GPU: {count(len(rows), 'kernel')} for {archs} architectures, "
         f"{verdict}. {timed}"
     )
 
 
-def _numerics(check: dict[str, Any]) -> str:
-    good = sum(row["passed"] for row in check["numerics"])
-    cases = count(len(check["numerics"]), "numeric case")
-    return f"On {escape_markdown(check['device'])}, {good} of {cases} are within their bars."
+def _device(check: Mapping[str, Any]) -> str:
+    return escape_markdown(str(check["environment"].get("device", "an unknown GPU")))
+
+
+def _verdict(check: Mapping[str, Any]) -> str:
+    judged = [row for row in _rows(check) if row.get("passed") is not None]
+    good = sum(row["passed"] is True for row in judged)
+    return f"On {_device(check)}, {good} of {count(len(judged), 'comparison')} passed."
+
+
+def _rows(check: Mapping[str, Any], *needed: str) -> list[dict[str, Any]]:
+    """Rows of all stages that have these fields."""
+    return [row for stage in check["stages"] for row in stage["rows"] if set(needed) <= set(row)]
 
 
 def controls(report: dict[str, Any]) -> tuple[str, str]:
@@ -180,52 +206,106 @@ def measured(check: dict[str, Any] | None) -> None:
     """What a GPU found, if someone ran the check there."""
     if check is None:
         return
-    st.subheader(f"Measured on {escape_markdown(check['device'])}")
-    same = sum(row["passed"] for row in check["determinism"])
-    st.markdown(
-        f"{_numerics(check)} {same} of {count(len(check['determinism']), 'layer')} give the same "
-        f"bits in every run. {_races(check['races'])}"
-    )
-    st.dataframe(
-        _timing(check["timing"]),
-        hide_index=True,
-        key="kernel_timing",
-        alt="Milliseconds of each implementation by layer and number of tokens",
-    )
+    st.subheader(f"Measured on {_device(check)}")
+    st.markdown(" ".join([_verdict(check), *_unfinished(check), *_sanitized(check)]))
+    failed = [row for row in _rows(check) if row.get("passed") is False]
+    if failed:
+        st.warning("\n".join(["Not passed:", "", *(f"- {_named(row)}" for row in failed)]))
+    tables = {
+        "kernel_times": _kernels(_rows(check, "kernel", "ms", "sizes")),
+        "kernel_timing": _layers(_rows(check, "graph", "name", "sizes")),
+    }
+    for key, shown in tables.items():
+        what = "kernel" if key == "kernel_times" else "implementation"
+        if len(shown):
+            alt = f"Milliseconds and TFLOP/s of each {what} by number of tokens and routing"
+            st.dataframe(shown, hide_index=True, key=key, alt=alt)
+    facts = check["environment"]
+    versions = ", ".join(f"{name} {facts[name]}" for name in VERSIONS if facts.get(name))
     st.caption(
-        f"Medians in bf16, torch {escape_markdown(check['torch'])}; a ratio above 1 is slower than "
-        "the Triton kernels of this repository."
+        f"Medians in bf16, one layer; {escape_markdown(versions)}. Up to 256 tokens are timed as a "
+        "CUDA graph. A ratio above 1 is slower than the Triton kernels of this repository. "
+        "Routing is even, skewed, or kept: only 16 experts live."
     )
 
 
-def _races(races: dict[str, Any]) -> str:
-    if not races["ran"]:
-        return f"Races were not looked for: {escape_markdown(races['reason'])}."
-    found = [name for name in ("racecheck", "memcheck") if not races[name]["passed"]]
-    return f"compute-sanitizer found faults in {' and '.join(found) or 'neither of two checks'}."
+def _unfinished(check: Mapping[str, Any]) -> list[str]:
+    """A sentence on each stage that did not get to its end."""
+    return [
+        escape_markdown(
+            f"{str(stage['name']).capitalize()}: {stage['status']} ({stage['reason']})."
+        )
+        for stage in check["stages"]
+        if stage["status"] != "finished"
+    ]
 
 
-def _timing(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row an implementation and layer, with its forward time over that of "triton"."""
-    ours = {tuple(r["sizes"]): r.get("forward_ms") for r in rows if r["name"] == "triton"}
+def _sanitized(check: Mapping[str, Any]) -> list[str]:
+    """A sentence on each of compute-sanitizer's tools."""
+    found = []
+    for row in _rows(check, "tool", "ran"):
+        tool = escape_markdown(str(row["tool"]))
+        if row["ran"]:
+            found.append(f"{tool}: {count(int(row.get('reports', 0)), 'report')}.")
+        else:
+            reason = escape_markdown(str(row.get("reason", "no reason")))
+            found.append(f"{tool} did not run: {reason}.")
+    return found
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    """What tells a row apart, and its errors."""
+    told = ("sizes", "dtype", "gates", "weights", "routing", "call", "save", "what", "tool")
+    words = [str(row[name]) for name in told if row.get(name) is not None]
+    words += [f"{name} {error:.1e}" for name, error in dict(row.get("errors", {})).items()]
+    return escape_markdown(" ".join(words))
+
+
+def _kernels(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row a kernel, number of tokens and routing."""
+    shown = [
+        {
+            "Tokens": row["sizes"][0],
+            "Routing": row.get("routing"),
+            "Kernel": row["kernel"],
+            "Time (ms)": row["ms"],
+            "TFLOP/s": row.get("tflops"),
+            "GB/s": row.get("gb_per_s"),
+        }
+        for row in rows
+    ]
+    return pd.DataFrame(shown).round({"Time (ms)": 3, "TFLOP/s": 0, "GB/s": 0})
+
+
+def _layers(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row an implementation, layer and routing, with its forward time over that of "triton"."""
+
+    def layer(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return (*row["sizes"], row.get("routing"))
+
+    ours = {layer(row): row.get("forward_ms") for row in rows if row["name"] == "triton"}
     shown = []
     for row in rows:
         tokens, experts, top_k, hidden, width = row["sizes"]
-        forward, reference = row.get("forward_ms"), ours.get(tuple(row["sizes"]))
+        forward, reference = row.get("forward_ms"), ours.get(layer(row))
         peak = row.get("peak_bytes")
         shown.append(
             {
                 "Tokens": tokens,
+                "Routing": row.get("routing"),
                 "Layer": f"{hidden} / {width}, {top_k} of {experts}",
                 "Implementation": row["name"],
                 "Forward (ms)": forward,
+                "Forward TFLOP/s": row.get("forward_tflops"),
                 "Forward, triton = 1": forward / reference if forward and reference else None,
                 "Forward and backward (ms)": row.get("forward_backward_ms"),
+                "Forward and backward TFLOP/s": row.get("forward_backward_tflops"),
                 "Peak memory (MiB)": peak / 2**20 if peak else None,
                 "Failed with": row.get("error", ""),
             }
         )
-    return pd.DataFrame(shown).round(3)
+    rounded = {"Forward TFLOP/s": 0, "Forward and backward TFLOP/s": 0, "Peak memory (MiB)": 0}
+    return pd.DataFrame(shown).round(rounded).round(3)
 
 
 def not_measured(report: dict[str, Any], check: dict[str, Any] | None) -> None:
@@ -239,5 +319,4 @@ def not_measured(report: dict[str, Any], check: dict[str, Any] | None) -> None:
         st.markdown("On a machine with a GPU, one command answers these:")
     else:
         st.markdown("The section above answers these for its GPU; for another one:")
-    command = f"python -m model.kernels.check --out assets/analysis/{CHECK}"
-    st.code(command, language="bash", wrap_lines=True)
+    st.code(COMMAND, language="bash", wrap_lines=True)

@@ -7,6 +7,7 @@ it carries tell registers, stack and machine code. Not under Triton's interprete
 import re
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,12 @@ class Compiled:
     float_atomics: int
 
 
-def compile_launch(launch: plans.Launch, arch: str, element: str = "bf16") -> Compiled:
-    """Compile one launch; `element` is the type of x and the weights."""
-    kernel = _kernel(launch.kernel)
-    signature = {n: _type(n, launch, element) for n in kernel.arg_names}
+def compile_launch(
+    launch: plans.Launch, arch: str, element: str = "bf16", types: Mapping[str, str] | None = None
+) -> Compiled:
+    """Compile one launch; `element` is the type of x and the weights, `types` of other pointers."""
+    kernel = kernel_named(launch.kernel)
+    signature = {n: (types or {}).get(n) or _type(n, launch, element) for n in kernel.arg_names}
     # The allocator aligns every tensor; without the hint no load becomes a vector.
     aligned = {
         (i,): [["tt.divisibility", 16]]
@@ -60,10 +63,11 @@ def compile_launch(launch: plans.Launch, arch: str, element: str = "bf16") -> Co
         target=GPUTarget("cuda", int(arch.removeprefix("sm_")), 32),
         options=launch.options(),
     )
-    return _facts(compiled)
+    return facts(compiled)
 
 
-def _kernel(name: str) -> Any:
+def kernel_named(name: str) -> Any:
+    """The Triton function of that name. Raises ValueError if there is none."""
     for module in (forward, backward, pool):
         if hasattr(module, name):
             return getattr(module, name)
@@ -84,7 +88,8 @@ def _type(name: str, launch: plans.Launch, element: str) -> str:
     return "i32" if name in ("T", "D") else "*" + element
 
 
-def _facts(compiled: Any) -> Compiled:
+def facts(compiled: Any) -> Compiled:
+    """What Triton's compiled kernel is made of, read from its cubin."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()

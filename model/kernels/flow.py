@@ -7,6 +7,7 @@ Shapes: T tokens, K experts a token, S slots, P physical experts, H hidden size,
 J = 2I, B column blocks of the activation gradient, D documents a row, R routed experts.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -70,7 +71,13 @@ def _start(
     """The one place where kernels start; an empty grid starts nothing."""
     if all(grid):
         launch, operands = _describe(kernel.arg_names, launch, tensors)
-        kernel[grid](*operands, **scalars, **launch.constants, **launch.options())
+        with _on(tensors[0].device):
+            kernel[grid](*operands, **scalars, **launch.constants, **launch.options())
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, which need not be the one that holds the tensors."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _describe(
@@ -89,20 +96,40 @@ def _describe(
 
 
 def run_forward(
-    x_TH: Tensor, w13_PJH: Tensor, w2_PHI: Tensor, s_TK: Tensor, bucket_S: Tensor, save_h: bool
+    x_TH: Tensor,
+    w13_PJH: Tensor,
+    w2_PHI: Tensor,
+    s_TK: Tensor,
+    bucket_S: Tensor,
+    save_h: bool,
+    live: int | None = None,
 ) -> tuple[Tensor, Saved]:
-    """[T, H] in x's dtype, and what the backward pass needs."""
+    """[T, H] in x's dtype, and what the backward pass needs; `live` as in `plans.forward_plan`.
+
+    Weights of another type than x are converted one after the other and not kept.
+    """
     S, (P, H, I) = bucket_S.shape[0], w2_PHI.shape  # noqa: E741
     layer = _layer(x_TH, w2_PHI, S)
-    plan = plans.forward_plan(table_name(x_TH.device), layer, S, save_h)
+    plan = plans.forward_plan(table_name(x_TH.device), layer, S, save_h, live)
     order_S, starts_P1 = metadata.sort_slots_by_expert(bucket_S, P)
     tiles = metadata.tile_map(starts_P1, S, plan.BM)
     h_SJ = x_TH.new_empty(S if save_h else 0, 2 * I)
     a_SI = x_TH.new_empty(S, I)
     count = tiles.expert_M.shape[0]
-    _run(forward, plan.up, count, x_TH, w13_PJH, order_S, starts_P1, *tiles, h_SJ, a_SI)
+    _run(
+        forward,
+        plan.up,
+        count,
+        x_TH,
+        w13_PJH.to(x_TH.dtype),
+        order_S,
+        starts_P1,
+        *tiles,
+        h_SJ,
+        a_SI,
+    )
     y_SH = x_TH.new_empty(S, H)
-    _run(forward, plan.down, count, a_SI, w2_PHI, order_S, starts_P1, *tiles, y_SH)
+    _run(forward, plan.down, count, a_SI, w2_PHI.to(x_TH.dtype), order_S, starts_P1, *tiles, y_SH)
     del a_SI
     out_TH = _sum_slots(plan.combine, y_SH, s_TK, bucket_S, x_TH.shape[0])
     return out_TH, Saved(h_SJ, order_S, starts_P1)
@@ -120,13 +147,14 @@ class _Backward:
         bucket_S: Tensor,
         detach_S: Tensor | None,
         saved: Saved,
+        live: int | None = None,
     ) -> None:
         self.x_TH, self.w13_PJH, self.w2_PHI, self.s_TK = x_TH, w13_PJH, w2_PHI, s_TK
         self.bucket_S, self.detach_S, self.saved = bucket_S, detach_S, saved
         self.S = bucket_S.shape[0]
         layer = _layer(x_TH, w2_PHI, self.S)
         arch = table_name(x_TH.device)
-        self.plan = plans.backward_plan(arch, layer, self.S, detach_S is not None)
+        self.plan = plans.backward_plan(arch, layer, self.S, detach_S is not None, live)
         self.tiles: Tiles = metadata.tile_map(saved.starts_P1, self.S, self.plan.BM)
         self.num_tiles = self.tiles.expert_M.shape[0]
         self.sorted = (saved.order_S, saved.starts_P1)
@@ -138,7 +166,8 @@ class _Backward:
         h_SJ = self.x_TH.new_empty(self.S, self.w13_PJH.shape[1])
         launch, rows = self.plan.recompute, (*self.sorted, *self.tiles)
         # No activation is stored: its pointer is never used.
-        _run(forward, launch, self.num_tiles, self.x_TH, self.w13_PJH, *rows, h_SJ, h_SJ)
+        w13_PJH = self.w13_PJH.to(self.x_TH.dtype)
+        _run(forward, launch, self.num_tiles, self.x_TH, w13_PJH, *rows, h_SJ, h_SJ)
         return h_SJ
 
     def act_grad(self, dout_TH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,8 +177,9 @@ class _Backward:
         dh_SJ, sa_SI = torch.empty_like(h_SJ), h_SJ.new_empty(self.S, h_SJ.shape[1] // 2)
         ds_SB = h_SJ.new_empty(self.S, launch.blocks, dtype=torch.float32)
         detach_S = self.bucket_S if self.detach_S is None else self.detach_S
-        operands = (dout_TH, self.w2_PHI, h_SJ, self.s_TK, detach_S, *self.sorted, *self.tiles)
-        _run(backward, launch, self.num_tiles, *operands, dh_SJ, sa_SI, ds_SB)
+        operands = (dout_TH, self.w2_PHI.to(dout_TH.dtype), h_SJ, self.s_TK, detach_S)
+        rows = (*self.sorted, *self.tiles)
+        _run(backward, launch, self.num_tiles, *operands, *rows, dh_SJ, sa_SI, ds_SB)
         # Dropped slots were not written: their gate weight has no gradient.
         ds_S = torch.where(self.bucket_S >= 0, ds_SB.sum(1), 0.0)
         return dh_SJ, sa_SI, ds_S.to(self.s_TK.dtype)
@@ -163,7 +193,7 @@ class _Backward:
 
     def input_grad(self, dh_SJ: Tensor) -> Tensor:
         dx_SH = self.x_TH.new_empty(self.S, self.x_TH.shape[1])
-        operands = (dh_SJ, self.w13_PJH, *self.sorted, *self.tiles, dx_SH)
+        operands = (dh_SJ, self.w13_PJH.to(dh_SJ.dtype), *self.sorted, *self.tiles, dx_SH)
         _run(forward, self.plan.input_grad, self.num_tiles, *operands)
         T = self.x_TH.shape[0]
         return _sum_slots(self.plan.reduce, dx_SH, self.s_TK, self.bucket_S, T)
@@ -180,9 +210,13 @@ def run_backward(
     saved: Saved,
     needs_x: bool,
     needs_weights: bool,
+    live: int | None = None,
 ) -> Gradients:
-    """Gradients of all four inputs; those not needed stay empty (the gate's costs nothing)."""
-    run = _Backward(x_TH, w13_PJH, w2_PHI, s_TK, bucket_S, detach_S, saved)
+    """Gradients of all four inputs, each in its input's dtype.
+
+    Those not needed stay empty (the gate's costs nothing).
+    """
+    run = _Backward(x_TH, w13_PJH, w2_PHI, s_TK, bucket_S, detach_S, saved, live)
     dh_SJ, sa_SI, ds_S = run.act_grad(dout_TH)
     dw13, dw2 = x_TH.new_empty(0), x_TH.new_empty(0)
     if needs_weights:

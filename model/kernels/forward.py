@@ -50,6 +50,65 @@ def expert_block(
 
 
 @triton.jit
+def store_up_part(
+    gate: tl.tensor,
+    up: tl.tensor,
+    h_SJ: tl.tensor,
+    a_SI: tl.tensor,
+    first: tl.tensor,
+    n0: tl.tensor,
+    live_M: tl.tensor,
+    I: tl.constexpr,  # noqa: E741
+    SAVE_H: tl.constexpr,
+    STORE_A: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+) -> None:
+    """Store h and a = silu(gate) * up of BN columns, those of the two that are wanted."""
+    m = tl.arange(0, BM)
+    n = tl.arange(0, BN)
+    live = live_M[:, None] & (n0 + n < I)[None, :]
+    if SAVE_H:
+        h_tile = h_SJ + first.to(tl.int64) * (2 * I) + n0
+        h_local = m[:, None] * (2 * I) + n[None, :]
+        tl.store(h_tile + h_local, gate.to(h_SJ.dtype.element_ty), mask=live)
+        tl.store(h_tile + I + h_local, up.to(h_SJ.dtype.element_ty), mask=live)
+    if STORE_A:
+        a = gate * tl.sigmoid(gate) * up
+        a_tile = a_SI + first.to(tl.int64) * I + n0
+        tl.store(a_tile + m[:, None] * I + n[None, :], a.to(a_SI.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def store_up_parts(
+    gate: tl.tensor,
+    up: tl.tensor,
+    h_SJ: tl.tensor,
+    a_SI: tl.tensor,
+    first: tl.tensor,
+    n0: tl.tensor,
+    live_M: tl.tensor,
+    I: tl.constexpr,  # noqa: E741
+    SAVE_H: tl.constexpr,
+    STORE_A: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    PARTS: tl.constexpr,
+) -> None:
+    """`store_up_part` on one part of the columns after the other: their registers are reused."""
+    if PARTS == 1:
+        store_up_part(gate, up, h_SJ, a_SI, first, n0, live_M, I, SAVE_H, STORE_A, BM, BN)
+    else:
+        B2: tl.constexpr = BN // 2
+        P2: tl.constexpr = PARTS // 2
+        gate0, gate1 = tl.split(tl.permute(tl.reshape(gate, (BM, 2, B2)), (0, 2, 1)))
+        up0, up1 = tl.split(tl.permute(tl.reshape(up, (BM, 2, B2)), (0, 2, 1)))
+        n1 = n0 + B2
+        store_up_parts(gate0, up0, h_SJ, a_SI, first, n0, live_M, I, SAVE_H, STORE_A, BM, B2, P2)
+        store_up_parts(gate1, up1, h_SJ, a_SI, first, n1, live_M, I, SAVE_H, STORE_A, BM, B2, P2)
+
+
+@triton.jit
 def up_kernel(
     x_TH: tl.tensor,
     w13_PJH: tl.tensor,
@@ -64,12 +123,16 @@ def up_kernel(
     K: tl.constexpr,
     SAVE_H: tl.constexpr,
     STORE_A: tl.constexpr,
+    PARTS: tl.constexpr,
     TMA: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
 ) -> None:
-    """h = x[token] @ w13^T, a = silu(gate) * up, for one tile of gathered rows and BN columns."""
+    """h = x[token] @ w13^T, a = silu(gate) * up, for one tile of gathered rows and BN columns.
+
+    Both are stored in PARTS: whole, Triton 3.6 needs more registers than there are.
+    """
     blocks: tl.constexpr = (I + BN - 1) // BN
     pid = tl.program_id(0)
     expert = tl.load(tile_expert_M + pid // blocks)
@@ -98,18 +161,8 @@ def up_kernel(
             w_up = load_block(w_base + I * H + w_local + k0, k0 + k, n0 + n, K_EDGE, N_EDGE)
         gate = tl.dot(x, w_gate, gate, input_precision="ieee")
         up = tl.dot(x, w_up, up, input_precision="ieee")
-    live = (m < count)[:, None]
-    if N_EDGE > 0:
-        live = live & (n0 + n < I)[None, :]
-    if SAVE_H:
-        h_tile = h_SJ + first.to(tl.int64) * (2 * I) + n0
-        h_local = m[:, None] * (2 * I) + n[None, :]
-        tl.store(h_tile + h_local, gate.to(h_SJ.dtype.element_ty), mask=live)
-        tl.store(h_tile + I + h_local, up.to(h_SJ.dtype.element_ty), mask=live)
-    if STORE_A:
-        a = gate * tl.sigmoid(gate) * up
-        a_tile = a_SI + first.to(tl.int64) * I + n0
-        tl.store(a_tile + m[:, None] * I + n[None, :], a.to(a_SI.dtype.element_ty), mask=live)
+    live = m < count
+    store_up_parts(gate, up, h_SJ, a_SI, first, n0, live, I, SAVE_H, STORE_A, BM, BN, PARTS)
 
 
 @triton.jit

@@ -33,6 +33,7 @@ def moe(
     detach_TK: Tensor | None = None,
     save: Save = "xh",
     backend: Backend | None = None,
+    live: int | None = None,
 ) -> Tensor:
     """Sum over each token's slots of s * w2[e] @ (silu(gate) * up): [T, H] in x's dtype.
 
@@ -42,16 +43,45 @@ def moe(
     the weights come back in the same rows. `detach` marks slots that let no gradient into their
     expert and the input (the gate weight still gets its own). `save="x"` computes the
     pre-activation again in the backward pass instead of keeping it (triton; 4 KiB instead of
-    36 KiB a token at H 2048, I 1024, top-8). Raises ValueError for shapes that do not fit.
+    36 KiB a token at H 2048, I 1024, top-8). `live` says how many experts the ids can name at most,
+    where a mask leaves fewer than the weights hold: it chooses faster tiles, and no number depends
+    on its being right beyond rounding.
+
+    Under autocast the products take its dtype. Weights may be float32 where the products are not
+    (masters): the kernels convert them for the length of a pass, keep no copy, and give float32
+    gradients. Raises ValueError for shapes that do not fit.
     """
     _check(x_TH, w13_PJH, w2_PHI, s_TK, idx_TK, save)
-    bucket_S = metadata.physical_experts(idx_TK, w2_PHI.shape[0], phys_E)
-    backend = backend or default_backend(x_TH.device, x_TH.dtype)
-    if backend == "triton":
-        return _triton_moe(x_TH, w13_PJH, w2_PHI, s_TK, bucket_S, detach_TK, save)
+    computed_TH = x_TH.to(_product_dtype(x_TH))
+    with torch.autocast(x_TH.device.type, enabled=False):
+        bucket_S = metadata.physical_experts(idx_TK, w2_PHI.shape[0], phys_E)
+        backend = backend or default_backend(x_TH.device, computed_TH.dtype)
+        operands = (computed_TH, w13_PJH, w2_PHI, s_TK, bucket_S)
+        if backend == "triton":
+            return _triton_moe(*operands, detach_TK, save, live).to(x_TH.dtype)
+        return _plain_moe(backend, *operands, detach_TK).to(x_TH.dtype)
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """x's own dtype, or that of autocast, which leaves float64 alone."""
+    autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+
+
+def _plain_moe(
+    backend: str,
+    x_TH: Tensor,
+    w13_PJH: Tensor,
+    w2_PHI: Tensor,
+    s_TK: Tensor,
+    bucket_S: Tensor,
+    detach_TK: Tensor | None,
+) -> Tensor:
+    """What autograd differentiates."""
     if backend not in PLAIN:
         raise ValueError(f"Unknown backend {backend!r}: triton, grouped_mm or reference.")
-    run, bucket_TK = PLAIN[backend], bucket_S.view_as(idx_TK)
+    w13_PJH, w2_PHI = w13_PJH.to(x_TH.dtype), w2_PHI.to(x_TH.dtype)
+    run, bucket_TK = PLAIN[backend], bucket_S.view_as(s_TK)
     if detach_TK is None:
         return run(x_TH, w13_PJH, w2_PHI, s_TK, bucket_TK)
     kept_TK = torch.where(detach_TK, metadata.DROPPED, bucket_TK)
@@ -79,21 +109,31 @@ def _check(x: Tensor, w13: Tensor, w2: Tensor, s: Tensor, idx: Tensor, save: str
             f"Gate weights {tuple(s.shape)} and expert ids {tuple(idx.shape)} must both be [T, K] "
             f"with T = {x.shape[0]} and K at least 1."
         )
-    if not x.dtype == w13.dtype == w2.dtype:
-        raise ValueError(f"x is {x.dtype}, w13 {w13.dtype}, w2 {w2.dtype}: they must agree.")
+    if w13.dtype != w2.dtype or w13.dtype not in (_product_dtype(x), torch.float32):
+        raise ValueError(
+            f"x is {x.dtype}, w13 {w13.dtype}, w2 {w2.dtype}: they must agree, or the weights both "
+            "be float32."
+        )
     if save not in ("xh", "x"):
         raise ValueError(f"Unknown save option {save!r}: xh or x.")
 
 
 def _triton_moe(
-    x: Tensor, w13: Tensor, w2: Tensor, s: Tensor, bucket: Tensor, detach: Tensor | None, save: Save
+    x: Tensor,
+    w13: Tensor,
+    w2: Tensor,
+    s: Tensor,
+    bucket: Tensor,
+    detach: Tensor | None,
+    save: Save,
+    live: int | None,
 ) -> Tensor:
     if x.dtype not in KERNEL_DTYPES:
         raise ValueError(f"The triton backend has no kernels for {x.dtype}; use reference.")
     learning = torch.is_grad_enabled() and any(t.requires_grad for t in (x, w13, w2, s))
     detach_S = None if detach is None else detach.reshape(-1).to(torch.int8)
     tensors = (t.contiguous() for t in (x, w13, w2, s))
-    return forward_op(*tensors, bucket, detach_S, learning and save == "xh")[0]
+    return forward_op(*tensors, bucket, detach_S, learning and save == "xh", live)[0]
 
 
 @torch.library.custom_op("emo_kernels::moe_forward", mutates_args=())
@@ -105,11 +145,12 @@ def forward_op(
     bucket_S: Tensor,
     detach_S: Tensor | None,
     save_h: bool,
+    live: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output, and the h, order and starts that the backward pass reads."""
     from model.kernels.flow import run_forward
 
-    out_TH, saved = run_forward(x_TH, w13_PJH, w2_PHI, s_TK, bucket_S, save_h)
+    out_TH, saved = run_forward(x_TH, w13_PJH, w2_PHI, s_TK, bucket_S, save_h, live)
     return out_TH, *saved
 
 
@@ -122,6 +163,7 @@ def _(
     bucket_S: Tensor,
     detach_S: Tensor | None,
     save_h: bool,
+    live: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     S = bucket_S.shape[0]
     return (
@@ -146,13 +188,14 @@ def backward_op(
     starts_P1: Tensor,
     needs_x: bool,
     needs_weights: bool,
+    live: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, w13, w2 and s; empty where not needed."""
     from model.kernels.flow import Saved, run_backward
 
     saved = Saved(h_SJ, order_S, starts_P1)
     inputs = (x_TH, w13_PJH, w2_PHI, s_TK, bucket_S, detach_S, saved)
-    found = run_backward(dout_TH.contiguous(), *inputs, needs_x, needs_weights)
+    found = run_backward(dout_TH.contiguous(), *inputs, needs_x, needs_weights, live)
     return found.x_TH, found.w13_PJH, found.w2_PHI, found.s_TK
 
 
@@ -170,6 +213,7 @@ def _(
     starts_P1: Tensor,
     needs_x: bool,
     needs_weights: bool,
+    live: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
         torch.empty_like(x_TH) if needs_x else x_TH.new_empty(0),
@@ -180,7 +224,7 @@ def _(
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, detach_S, _ = inputs
+    *tensors, detach_S, _, ctx.live = inputs
     ctx.detached = detach_S is not None
     kept = (*tensors, *output[1:], *((detach_S,) if ctx.detached else ()))
     ctx.save_for_backward(*kept)
@@ -192,9 +236,9 @@ def _backward(ctx: Any, dout_TH: Tensor, *_: Tensor) -> tuple[Tensor | None, ...
     needs = ctx.needs_input_grad[:4]
     detach = rest[0] if ctx.detached else None
     saved = (x, w13, w2, s, bucket, detach, h, order, starts)
-    gradients = backward_op(dout_TH, *saved, needs[0], needs[1] or needs[2])
+    gradients = backward_op(dout_TH, *saved, needs[0], needs[1] or needs[2], ctx.live)
     wanted = (g if need else None for g, need in zip(gradients, needs, strict=True))
-    return (*wanted, None, None, None)
+    return (*wanted, None, None, None, None)
 
 
 forward_op.register_autograd(_backward, setup_context=_save_for_backward)

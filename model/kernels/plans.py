@@ -10,7 +10,6 @@ Shapes: T tokens, K experts a token, S = T*K slots, P physical experts, H hidden
 width, J = 2I.
 """
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from model.files import read_json
 
 TABLES = Path(__file__).with_name("configs.json")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
@@ -106,17 +107,26 @@ def tables() -> dict[str, Any]:
     return _instead or _read()
 
 
+def path() -> Path:
+    """The file that the tables are read from."""
+    return Path(os.environ.get("EMO_KERNEL_CONFIGS") or TABLES)
+
+
 @cache
 def _read() -> dict[str, Any]:
-    path = os.environ.get("EMO_KERNEL_CONFIGS", TABLES)
+    return read_tables(path())
+
+
+def read_tables(file: Path) -> dict[str, Any]:
+    """The tables of a file. Raises ValueError if it holds none."""
     try:
-        found = json.loads(Path(path).read_text())
+        found = read_json(file)
         lacking = [f"no table for {arch}" for arch in ARCHITECTURES if arch not in found]
-    except (OSError, ValueError, TypeError) as error:
-        lacking = [str(error)]
+    except ValueError as error:
+        lacking = [str(error).removesuffix(".")]
     if lacking:
         raise ValueError(
-            f"{path} holds no kernel tables ({'; '.join(lacking)}): unset EMO_KERNEL_CONFIGS, or "
+            f"{file} holds no kernel tables ({'; '.join(lacking)}): unset EMO_KERNEL_CONFIGS, or "
             "write a file with python -m model.kernels.tune."
         )
     return found
@@ -152,6 +162,10 @@ def _row(rows: list[dict[str, Any]], num_slots: int, num_experts: int) -> dict[s
     raise ValueError("The last row of a kernel table must have max_mean_rows null.")
 
 
+def _sharing(layer: Layer, live: int | None) -> int:
+    return layer.P if live is None else max(1, min(live, layer.P))
+
+
 def _fit(block: int, size: int) -> int:
     """No block wider than the axis needs (16 is the least `tl.dot` takes)."""
     return min(block, max(16, 1 << (size - 1).bit_length()))
@@ -177,12 +191,18 @@ def _tma(arch: str, layer: Layer, tile: dict[str, int]) -> bool:
     return bool(tile.get("tma")) and can_describe(arch, layer)
 
 
+def _parts(tile: dict[str, int], BN: int) -> int:
+    """Parts of its columns that a tile's epilogue works on in turn: none under 16 columns."""
+    return min(tile.get("parts", 1), BN // 16)
+
+
 def up_launch(
     arch: str, layer: Layer, tile: dict[str, int], BM: int, save_h: bool, store_a: bool
 ) -> Launch:
     BN, BK = _fit(tile["BN"], layer.I), _fit(tile["BK"], layer.H)
     sizes = {"H": layer.H, "I": layer.I, "K": layer.K, "BM": BM, "BN": BN, "BK": BK}
-    options = {"SAVE_H": save_h, "STORE_A": store_a, "TMA": _tma(arch, layer, tile)}
+    options = {"SAVE_H": save_h, "STORE_A": store_a, "PARTS": _parts(tile, BN)}
+    options["TMA"] = _tma(arch, layer, tile)
     return _launch("up_kernel", tile, cdiv(layer.I, BN), **options, **sizes)
 
 
@@ -214,20 +234,30 @@ def sum_launch(layer: Layer, scaled: bool) -> Launch:
     return Launch("sum_slots_kernel", constants, max(2, min(8, BH // 256)), 1, cdiv(layer.H, BH))
 
 
-def forward_plan(arch: str, layer: Layer, num_slots: int, save_h: bool) -> ForwardPlan:
+def forward_plan(
+    arch: str, layer: Layer, num_slots: int, save_h: bool, live: int | None = None
+) -> ForwardPlan:
+    """The forward launches; `live` experts share the slots, all P where it is not known.
+
+    A wrong `live` costs time alone: it chooses tiles, never which experts are computed.
+    """
     table = tables()[arch]["half" if layer.half else "full"]
-    row = _row(table["forward"], num_slots, layer.P)
+    row = _row(table["forward"], num_slots, _sharing(layer, live))
     BM = row["BM"]
     down = _product_launch(arch, layer, row["down"], BM, layer.I, (1, layer.I))
     up = up_launch(arch, layer, row["up"], BM, save_h, True)
     return ForwardPlan(BM, up, down, sum_launch(layer, True))
 
 
-def backward_plan(arch: str, layer: Layer, num_slots: int, detach: bool) -> BackwardPlan:
+def backward_plan(
+    arch: str, layer: Layer, num_slots: int, detach: bool, live: int | None = None
+) -> BackwardPlan:
+    """The backward launches; `live` as in `forward_plan`."""
     table = tables()[arch]["half" if layer.half else "full"]
-    row = _row(table["backward"], num_slots, layer.P)
+    row = _row(table["backward"], num_slots, _sharing(layer, live))
     BM = row["BM"]
-    forward_row = next(r for r in table["forward"] if r["BM"] == BM)
+    # One tile map serves both: h is computed again in the backward pass's height.
+    forward_row = next((r for r in table["forward"] if r["BM"] == BM), table["forward"][-1])
     return BackwardPlan(
         BM,
         up_launch(arch, layer, forward_row["up"], BM, True, False),
@@ -241,9 +271,8 @@ def backward_plan(arch: str, layer: Layer, num_slots: int, detach: bool) -> Back
 
 def act_grad_launch(arch: str, layer: Layer, tile: dict[str, int], BM: int, detach: bool) -> Launch:
     BN, BK = max(32, _fit(tile["BN"], layer.I)), _fit(tile["BK"], layer.H)
-    parts = min(tile["parts"], BN // 16)
     sizes = {"H": layer.H, "I": layer.I, "K": layer.K, "BM": BM, "BN": BN, "BK": BK}
-    options = {"DETACH": detach, "PARTS": parts, "TMA": _tma(arch, layer, tile)}
+    options = {"DETACH": detach, "PARTS": _parts(tile, BN), "TMA": _tma(arch, layer, tile)}
     return _launch("act_grad_kernel", tile, cdiv(layer.I, BN), **options, **sizes)
 
 

@@ -6,9 +6,8 @@ same for the Kernel page. Nothing here was timed.
 """
 
 import itertools
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 
 import click
 
+from model.cli import Command
+from model.files import check_new_file, write_json
 from model.kernels import costs, plans
 from model.kernels.plans import Launch, Layer
 
@@ -28,6 +29,13 @@ LAYERS = {
 TRAINING_TOKENS = 16_384
 # One number of tokens for each row of the tables: 8 slots a token over 128 experts.
 TILE_TOKENS = (1, 512, 1536, TRAINING_TOKENS)
+# Pointers of another type than usual: what the model passes in bf16, and masters in float32.
+OTHER_TYPES = {
+    "combine": ("bf16 gate weights", {"s_S": "*bf16"}),
+    "act_grad": ("bf16 gate weights", {"s_S": "*bf16"}),
+    "dw2": ("float32 gradient", {"dw_P": "*fp32"}),
+    "dw13": ("float32 gradient", {"dw_P": "*fp32"}),
+}
 MASK_TOKENS = (1, 4, 16, 64, 256, 1024, 4096)
 MASK_KEPT = (128, 64, 32, 16, 8)
 NOT_MEASURED = (
@@ -47,6 +55,7 @@ class Shipped:
     name: str
     launch: Launch
     element: str = "bf16"
+    types: Mapping[str, str] | None = None
 
     @property
     def training(self) -> bool:
@@ -94,6 +103,14 @@ def on_descriptors(arch: str) -> Iterator[Shipped]:
             yield Shipped(arch, "1B/14B", f"{name}, TMA", launch)
 
 
+def other_types(arch: str) -> Iterator[Shipped]:
+    """The 1B/14B layer's tiles with gate weights in bf16, and with gradients in float32."""
+    for name, launch in launches(arch, LAYERS["1B/14B"], TILE_TOKENS):
+        if name in OTHER_TYPES:
+            what, types = OTHER_TYPES[name]
+            yield Shipped(arch, "1B/14B", f"{name}, {what}", launch, types=types)
+
+
 def shipped(arch: str) -> list[Shipped]:
     """The 1B/14B layer in every tile, smaller ones in the training tiles, one layer in float32."""
     found = [
@@ -105,7 +122,7 @@ def shipped(arch: str) -> list[Shipped]:
     ]
     full = launches(arch, Layer(2048, 1024, 8, 128, half=False), (TRAINING_TOKENS,))
     found += [Shipped(arch, "1B/14B", name, launch, "fp32") for name, launch in full]
-    found += on_descriptors(arch)
+    found += [*other_types(arch), *on_descriptors(arch)]
     return [*found, Shipped(arch, "1B/14B", "document pool", plans.pool_launch(127, 128))]
 
 
@@ -114,7 +131,7 @@ def examine(kernel: Shipped) -> dict[str, Any]:
     from model.kernels import aot, bars
 
     launch = kernel.launch
-    compiled = aot.compile_launch(launch, kernel.arch, kernel.element)
+    compiled = aot.compile_launch(launch, kernel.arch, kernel.element, kernel.types)
     half = kernel.element == "bf16"
     product = "BK" in launch.constants
     row = {
@@ -180,11 +197,11 @@ def cost_summary() -> dict[str, Any]:
 
 
 def build(archs: tuple[str, ...], jobs: int) -> dict[str, Any]:
-    """Compile everything; raises RuntimeError under Triton's interpreter, which cannot."""
+    """Compile everything; raises ValueError under Triton's interpreter, which cannot."""
     import triton
 
     if triton.knobs.runtime.interpret:
-        raise RuntimeError("Unset TRITON_INTERPRET: interpreted kernels cannot be compiled.")
+        raise ValueError("Unset TRITON_INTERPRET: interpreted kernels cannot be compiled.")
     kernels = [kernel for arch in archs for kernel in shipped(arch)]
     with ProcessPoolExecutor(jobs) as pool:
         rows = list(pool.map(examine, kernels))
@@ -229,20 +246,24 @@ def table(report: dict[str, Any]) -> Iterator[str]:
     yield from (f"- {line}" for line in report["not_measured"])
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Also write it as JSON.")
-@click.option("--arch", "archs", multiple=True, default=plans.ARCHITECTURES, show_default=True)
-@click.option("--jobs", default=os.cpu_count() or 1, show_default=True)
+@click.option(
+    "--arch",
+    "archs",
+    multiple=True,
+    type=click.Choice(plans.ARCHITECTURES),
+    default=plans.ARCHITECTURES,
+    show_default=True,
+)
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True)
 def main(path: Path | None, archs: tuple[str, ...], jobs: int) -> None:
     """Print the table; exit with 1 if a bar is missed."""
-    try:
-        report = build(archs, jobs)
-    except RuntimeError as error:
-        raise click.UsageError(str(error)) from error
     if path is not None:
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(report, indent=1))
-        temporary.replace(path)
+        check_new_file(path)
+    report = build(archs, jobs)
+    if path is not None:
+        write_json(path, report, indent=1)
     for line in table(report):
         click.echo(line)
     missed = sum(bool(row["misses"]) for row in report["rows"])

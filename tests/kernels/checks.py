@@ -4,16 +4,20 @@ Each is small enough for the interpreter; together they must notice every plante
 test_mutations.py.
 """
 
+import contextlib
+import sys
+
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from model import routing
-from model.kernels import flow, plans
-from model.kernels.ops import document_pools
-from tests.kernels import problems
+from model.kernels import ops, plans
+from tests.kernels import problems, races
 from tests.kernels.problems import BARS, assert_close, assert_same_bits, make, run, truth
 
 # Two tiles an expert, one of them ragged: enough where a check runs the layer several times.
 LEAN = {"T": 20, "E": 3}
+SMALL = {"T": 5, "E": 2, "K": 2}
 # Three experts' weights and ids of five: the last two are dropped unless a map says otherwise.
 PART = {"T": 12, "E": 3, "K": 2, "idx": torch.arange(24).view(12, 2) * 2 % 5}
 EVEN = torch.arange(24).view(12, 2) % 2 == 0
@@ -26,6 +30,133 @@ def numerics(dtype=torch.float32, **case):
     with problems.poisoned_scratch():
         got = run(problem)
     assert_close(got, truth(problem), BARS[dtype])
+
+
+def small_numbers():
+    """Two experts, one of them with a ragged tile, in float32."""
+    numerics(torch.float32, **SMALL)
+
+
+def numbers_of_every_tile():
+    """Several tiles an expert."""
+    numerics(torch.float32)
+
+
+def gate_weights_in_bf16():
+    """What the model passes on a GPU: the router's weights in the type of the hidden states."""
+    numerics(torch.bfloat16, **SMALL, gates=torch.bfloat16)
+
+
+def float32_masters():
+    """Weights in float32 under a bf16 x: converted for the products, gradients in float32."""
+    problem = make(**SMALL, dtype=torch.bfloat16, weights=torch.float32)
+    got = run(problem)
+    assert [t.dtype for t in got[1:4]] == [torch.bfloat16, torch.float32, torch.float32]
+    assert_close(got, truth(problem), BARS[torch.bfloat16])
+    # Sums of float32 are stored as they are, not rounded on the way.
+    assert all(not torch.equal(t, t.bfloat16().float()) for t in got[2:4])
+
+
+def operands_that_do_not_lie_in_order():
+    """Every operand, and the upstream gradient, as a transposed view of its memory."""
+    problem = make(**SMALL)
+    x, *rest, s = ((t.detach().mT.contiguous().mT).requires_grad_() for t in problem.tensors)
+    upstream = problem.upstream.mT.contiguous().mT
+    assert not x.is_contiguous() and not upstream.is_contiguous()
+    strided = problem._replace(tensors=[x, *rest, s], upstream=upstream)
+    assert_same_bits(run(strided), run(problem))
+
+
+def each_weight_learns_alone():
+    """One operand that wants a gradient, the others frozen: the bits of the whole backward pass."""
+    problem = make(**SMALL)
+    want = run(problem)[1:]
+    for number, name in enumerate(("x", "w13", "w2", "s")):
+        tensors = [t.detach() for t in problem.tensors]
+        tensors[number].requires_grad_()
+        out = ops.moe(*tensors, problem.idx, backend="triton")
+        try:
+            out.backward(problem.upstream)
+        except RuntimeError as error:  # autograd refuses an empty gradient
+            raise AssertionError(f"{name} alone: {error}") from error
+        got = tensors[number].grad
+        assert got is not None and got.shape == want[number].shape, name
+        assert torch.equal(got, want[number]), name
+
+
+def inference_saves_nothing():
+    """Without gradients, or with nothing that learns, no pre-activation is stored."""
+    problem = make(**SMALL)
+    frozen = [t.detach() for t in problem.tensors]
+    kept, forward = [], flow_in_use().run_forward
+
+    def spy(*args, **kwargs):
+        out, saved = forward(*args, **kwargs)
+        kept.append(saved.h_SJ.numel())
+        return out, saved
+
+    flow_in_use().run_forward = spy
+    try:
+        with torch.no_grad():
+            ops.moe(*problem.tensors, problem.idx, backend="triton")
+        ops.moe(*frozen, problem.idx, backend="triton")
+        ops.moe(*problem.tensors, problem.idx, backend="triton", save="x")
+        ops.moe(*problem.tensors, problem.idx, backend="triton")
+    finally:
+        flow_in_use().run_forward = forward
+    assert kept == [0, 0, 0, problem.idx.numel() * 2 * 24]
+
+
+def autocast_chooses_the_products():
+    """Under bf16 autocast: bf16 products of float32 operands, and the result in x's float32."""
+    problem = make(**SMALL)
+    half = make(**SMALL, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = ops.moe(*problem.tensors, problem.idx, backend="triton")
+    assert out.dtype == torch.float32
+    assert torch.equal(out, run(half)[0].float())
+
+
+def launches_start_on_the_tensors_device():
+    """Triton launches on the current device: it must be the one that holds the tensors."""
+    started, flow = [], flow_in_use()
+
+    class Kernel:
+        arg_names = ()
+
+        def __getitem__(self, grid):
+            return lambda *_, **__: started.append(current[-1])
+
+    @contextlib.contextmanager
+    def device(which):
+        current.append(which)
+        yield
+        current.pop()
+
+    current = [torch.device("cuda:0")]
+    original, torch.cuda.device = torch.cuda.device, device
+    try:
+        with FakeTensorMode():
+            x = torch.empty(4, device="cuda:1")
+            flow._start(Kernel(), (1,), plans.sum_launch(plans.Layer(16, 16, 1, 1), True), x)
+    finally:
+        torch.cuda.device = original
+    assert started == [torch.device("cuda:1")]
+
+
+def flow_in_use():
+    """The module that the operators import when they run: a planted fault may stand in for it."""
+    return sys.modules["model.kernels.flow"]
+
+
+def no_program_writes_what_another_touches():
+    """Both passes with several tiles and column blocks each, h again, and the pools."""
+    problem = make(T=18, E=2, K=2, H=72, I=72)
+    detach = torch.arange(36).view(18, 2) % 3 == 0
+    with races.forbidden():
+        run(problem, detach_TK=detach, save="x")
+    with races.forbidden():
+        pools_equal_routing()
 
 
 def dropped_slots():
@@ -125,6 +256,7 @@ def large_tiles(arch="sm_90", dtype=torch.bfloat16):
     problem = make(T=150, E=2, K=2, H=72, I=136, dtype=dtype)
     layer = plans.Layer(72, 136, 2, 2)
     assert plans.forward_plan(arch, layer, 300, True).BM == 128
+    flow = flow_in_use()
     original = flow.table_name
     flow.table_name = lambda device: arch
     try:
@@ -142,12 +274,12 @@ def pools_equal_routing(lengths=(5, 33, 1, 40), num_routed=7):
     sizes = torch.randint(1, num_routed + 3, (B, T), generator=generator)
     segments = row.expand(B, T)
     want = routing.document_pools(logits[..., :num_routed].softmax(-1), segments, sizes)
-    assert torch.equal(document_pools(logits, segments, sizes, num_routed), want)
+    assert torch.equal(ops.document_pools(logits, segments, sizes, num_routed), want)
 
 
 def pool_ties_go_to_the_lower_id():
     segments = torch.zeros(1, 4, dtype=torch.long)
-    allowed = document_pools(torch.zeros(1, 4, 9), segments, torch.tensor([[3]]), 8)
+    allowed = ops.document_pools(torch.zeros(1, 4, 9), segments, torch.tensor([[3]]), 8)
     assert torch.equal(allowed[0, 0], torch.arange(8) < 3)
 
 
@@ -192,15 +324,24 @@ DESCRIPTOR_CASES = {
     "rows-of-20": {"T": 5, "E": 2, "K": 1, "H": 20, "I": 12},
 }
 
-# In the order in which they find faults: the mutation check stops at the first that does.
 PROPERTIES = {
     check.__name__: check
     for check in (
+        small_numbers,
+        numbers_of_every_tile,
         pools_equal_routing,
         pool_ties_go_to_the_lower_id,
         dropped_slots,
         mask_equals_compaction,
         detached_slots_train_only_their_gate,
+        gate_weights_in_bf16,
+        float32_masters,
+        operands_that_do_not_lie_in_order,
+        each_weight_learns_alone,
+        inference_saves_nothing,
+        no_program_writes_what_another_touches,
+        autocast_chooses_the_products,
+        launches_start_on_the_tensors_device,
         recomputing_gives_the_same_bits,
         relabelling_changes_nothing,
         two_runs_are_equal,

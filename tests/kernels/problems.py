@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from model.kernels.ops import moe
+from model.kernels import ops
 
 BARS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}
 BLOCK = 16
@@ -20,15 +20,30 @@ class Problem(NamedTuple):
     upstream: torch.Tensor
 
 
-def make(T=37, E=5, K=3, H=40, I=24, dtype=torch.float32, idx=None, seed=0):  # noqa: E741
-    """Operands rounded to dtype; every activation and output is of order one."""
+def make(
+    T=37,
+    E=5,
+    K=3,
+    H=40,
+    I=24,  # noqa: E741
+    dtype=torch.float32,
+    idx=None,
+    seed=0,
+    gates=None,
+    weights=None,
+):
+    """Operands rounded to dtype; every activation and output is of order one.
+
+    The gate weights are float32 and the experts' weights are as x unless told otherwise.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape, scale=1.0):
         return torch.randn(shape, generator=generator) * scale
 
     tensors = [normal(T, H), normal(E, 2 * I, H, scale=H**-0.5), normal(E, H, I, scale=I**-0.5)]
-    tensors = [t.to(dtype) for t in tensors] + [normal(T, K)]
+    tensors = [t.to(dtype) for t in tensors] + [normal(T, K).to(gates or torch.float32)]
+    tensors[1:3] = [t.to(weights or dtype) for t in tensors[1:3]]
     if idx is None:
         idx = torch.randint(0, E, (T, K), generator=generator)
     return Problem([t.requires_grad_() for t in tensors], idx, normal(T, H).to(dtype))
@@ -36,7 +51,7 @@ def make(T=37, E=5, K=3, H=40, I=24, dtype=torch.float32, idx=None, seed=0):  # 
 
 def run(problem, backend="triton", **options):
     """Output and the gradients of x, w13, w2 and s."""
-    out = moe(*problem.tensors, problem.idx, backend=backend, **options)
+    out = ops.moe(*problem.tensors, problem.idx, backend=backend, **options)
     return [out.detach(), *torch.autograd.grad(out, problem.tensors, problem.upstream)]
 
 

@@ -46,20 +46,13 @@ def test_saved_bytes_a_token(save):
     assert saved <= {"xh": 36_864, "x": 4_096}[save] + 128
 
 
-def test_inference_saves_nothing():
-    problem = make(**SMALL)
-    with torch.no_grad():
-        h = forward_op(*problem.tensors, problem.idx.reshape(-1).int(), None, False)[1]
-    assert h.numel() == 0
-
-
 def test_the_op_keeps_torch_librarys_promises():
     problem = make(**SMALL)
     bucket = problem.idx.reshape(-1).int()
-    torch.library.opcheck(forward_op, (*problem.tensors, bucket, None, True))
+    torch.library.opcheck(forward_op, (*problem.tensors, bucket, None, True, 3))
     tensors = [t.detach() for t in problem.tensors]
-    _, *saved = forward_op(*tensors, bucket, None, True)
-    rest = (*tensors, bucket, None, *saved, True, True)
+    _, *saved = forward_op(*tensors, bucket, None, True, None)
+    rest = (*tensors, bucket, None, *saved, True, True, None)
     torch.library.opcheck(backward_op, (problem.upstream, *rest))
     documents = (torch.zeros(1, 8, dtype=torch.long), torch.full((1, 8), 3))
     torch.library.opcheck(document_pools, (torch.randn(1, 8, 5), *documents, 4))
@@ -161,13 +154,46 @@ def test_wrong_operands_are_refused_in_one_sentence():
     with pytest.raises(ValueError, match="must both be"):
         moe(x, w13, w2, s[:, :1], idx)
     with pytest.raises(ValueError, match="must agree"):
-        moe(x.bfloat16(), w13, w2, s, idx)
+        moe(x.bfloat16(), w13.half(), w2.half(), s, idx)
+    with pytest.raises(ValueError, match="must agree"):
+        moe(x, w13.bfloat16(), w2, s, idx)
     with pytest.raises(ValueError, match="save option"):
         moe(x, w13, w2, s, idx, save="h")
     with pytest.raises(ValueError, match="Unknown backend"):
         moe(x, w13, w2, s, idx, backend="cublas")
     with pytest.raises(ValueError, match="no kernels for torch.float64"):
         moe(x.double(), w13.double(), w2.double(), s, idx, backend="triton")
+
+
+def test_few_live_experts_get_the_tiles_of_their_rows():
+    """256 tokens over 16 of 128 experts: 128 rows each, not the 16 that all would have."""
+    layer, slots = plans.Layer(2048, 1024, 8, 128), 256 * 8
+    for arch in plans.ARCHITECTURES:
+        assert plans.forward_plan(arch, layer, slots, False).BM == 16
+        assert plans.forward_plan(arch, layer, slots, False, live=16).BM == 64
+        assert plans.forward_plan(arch, layer, slots, False, live=1000).BM == 16
+        assert plans.backward_plan(arch, layer, 4096 * 8, False, live=16).BM == 128
+
+
+@pytest.mark.parametrize("live", [1, 3, 1000])
+def test_how_many_experts_are_said_to_be_live_changes_no_result(live):
+    problem = make(**SMALL)
+    assert_same_bits(run(problem, live=live), run(problem))
+
+
+def test_an_active_subset_tells_the_kernels_how_many_experts_it_keeps(monkeypatch):
+    from model import experts, subset
+    from model.kernels import ops
+
+    model, seen = tiny_model(num_hidden_layers=1), []
+    monkeypatch.setattr(ops, "moe", lambda x, *_, live: seen.append(live) or x)
+    x, ids = torch.zeros(2, 4), torch.zeros(2, 1, dtype=torch.long)
+    experts._cuda_experts(x, x, x, x, ids)
+    keep_k = model.config.num_experts_per_tok + 1
+    with subset.apply_subset(model, subset.random_subset(model.config, keep_k, 0)):
+        experts._cuda_experts(x, x, x, x, ids)
+    experts._cuda_experts(x, x, x, x, ids)
+    assert seen == [None, keep_k, None]
 
 
 def losses_of_training(implementation, steps=3):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from model.kernels import plans
 
@@ -78,18 +79,34 @@ def test_a_missed_bar_is_reported():
 def test_the_report_refuses_to_run_interpreted():
     result = command("model.kernels.report", interpret=True)
     assert result.returncode == 2
-    assert "TRITON_INTERPRET" in result.stderr
+    assert "TRITON_INTERPRET" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--arch", "sm_70"], "sm_70"),
+        (["--jobs", "0"], "--jobs"),
+        (["--json", "tests"], "a folder"),
+    ],
+)
+def test_bad_input_of_the_report_is_one_sentence(argument, word):
+    from model.kernels import report
+
+    result = CliRunner().invoke(report.main, [argument])
+    assert result.exit_code == 2 and word in result.output and "Traceback" not in result.output
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_numbers_on_a_gpu():
-    result = command("model.kernels.check", "--numerics-only")
+@pytest.mark.timeout(600)
+def test_numbers_on_a_gpu(tmp_path):
+    result = command("model.kernels.check", "--minutes", "9", "--out", str(tmp_path))
     assert result.returncode == 0, result.stdout[-3000:]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: run the command itself")
-def test_the_gpu_check_says_when_there_is_no_gpu():
-    result = command("model.kernels.check")
-    assert result.returncode == 2
-    assert "No CUDA device" in result.stdout
+def test_the_gpu_check_says_when_there_is_no_gpu(tmp_path):
+    result = command("model.kernels.check", "--out", str(tmp_path))
+    assert result.returncode == 2 and not list(tmp_path.iterdir())
+    assert "No CUDA device" in result.stderr and len(result.stderr.splitlines()) == 1

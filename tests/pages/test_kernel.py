@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -13,16 +14,42 @@ from tests.pages.opened import follow_link
 
 SECONDS = 600
 BIG, SMALL = [16384, 128, 8, 2048, 1024], [16, 128, 8, 2048, 1024]
+
+
+def stage(name: str, *rows: dict[str, Any], status: str = "finished", reason: str = "") -> Any:
+    return {"name": name, "status": status, "reason": reason, "rows": list(rows)}
+
+
 FOUND = {
-    "device": "Test <b>GPU</b>",
-    "torch": "2.13.0",
-    "numerics": [{"sizes": SMALL, "passed": True}, {"sizes": BIG, "passed": False}],
-    "determinism": [{"sizes": SMALL, "passed": True}],
-    "races": {"ran": False, "reason": "compute-sanitizer is not installed"},
-    "timing": [
-        {"sizes": BIG, "name": "triton", "forward_ms": 2.0, "peak_bytes": 2.0**20},
-        {"sizes": BIG, "name": "other", "forward_ms": 5.0},
-        {"sizes": SMALL, "name": "Liger", "error": "RuntimeError: no"},
+    "format_version": 2,
+    "exit_code": 1,
+    "environment": {"device": "Test <b>GPU</b>", "torch": "2.13.0", "triton": "3.7.1"},
+    "stages": [
+        stage("machine and compiler", {"what": "environment"}),
+        stage(
+            "numbers",
+            {"sizes": SMALL, "passed": True},
+            {"sizes": BIG, "passed": False, "errors": {"dx": 0.5}},
+        ),
+        stage(
+            "time of each kernel",
+            {"sizes": BIG, "routing": "even", "kernel": "up", "ms": 3.1234, "tflops": 352.2},
+            {"sizes": BIG, "routing": "even", "kernel": "sort slots (torch)", "ms": 0.2},
+        ),
+        stage(
+            "time of the layer",
+            {
+                "sizes": BIG,
+                "graph": False,
+                "name": "triton",
+                "forward_ms": 2.0,
+                "peak_bytes": 2**20,
+            },
+            {"sizes": BIG, "graph": False, "name": "other", "forward_ms": 5.0},
+            {"sizes": SMALL, "graph": True, "name": "Liger", "error": "RuntimeError: no"},
+        ),
+        stage("bits", status="died", reason="killed by SIGSEGV"),
+        stage("memcheck", {"tool": "memcheck", "ran": False, "reason": "it is not installed"}),
     ],
 }
 
@@ -42,8 +69,9 @@ def opened() -> AppTest:
 
 
 def words(at: AppTest) -> str:
+    """What is read: without the backslashes that keep Markdown from being one."""
     parts = [*at.markdown, *at.subheader, *at.warning]
-    return "\n".join(part.value for part in parts)
+    return "\n".join(part.value for part in parts).replace("\\", "")
 
 
 def test_without_a_check_nothing_was_timed(folder: Path):
@@ -55,14 +83,35 @@ def test_a_check_is_shown_with_its_failures(folder: Path):
     (folder / "kernel_check.json").write_text(json.dumps(FOUND))
     at = opened()
     said = words(at)
-    assert "None was timed" not in said and "1 of 2 numeric cases" in said
-    assert "Races were not looked for" in said and "<b>" not in said
-    table = at.dataframe[-1].value
-    assert table["Forward, triton = 1"].tolist()[:2] == [1.0, 2.5]
-    assert table["Failed with"].tolist()[2] == "RuntimeError: no"
+    assert "None was timed" not in said and "1 of 2 comparisons passed" in said
+    assert "Bits: died (killed by SIGSEGV)" in said
+    assert "memcheck did not run: it is not installed" in said
+    assert all("<b>" not in part.value for part in at.markdown)
+    assert "dx 5.0e-01" in said
+    kernels, layers = (element.value for element in at.dataframe[-2:])
+    assert kernels["TFLOP/s"].tolist()[0] == 352 and kernels["Time (ms)"].tolist() == [3.123, 0.2]
+    assert layers["Forward, triton = 1"].tolist()[:2] == [1.0, 2.5]
+    assert layers["Failed with"].tolist()[2] == "RuntimeError: no"
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_check_that_got_nowhere_is_shown(folder: Path):
+    """The first stage died: no device, no rows."""
+    nothing = FOUND | {"environment": {}, "stages": [stage("machine", status="died", reason="x")]}
+    (folder / "kernel_check.json").write_text(json.dumps(nothing))
+    said = words(opened())
+    assert "an unknown GPU, 0 of 0 comparisons passed" in said and "Machine: died (x)" in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        json.dumps(FOUND | {"format_version": 1}),
+        json.dumps(FOUND | {"stages": [3]}),
+    ],
+)
 def test_a_damaged_check_is_said(folder: Path, text: str):
     (folder / "kernel_check.json").write_text(text)
     said = words(opened())
