@@ -37,9 +37,15 @@ def checked(path: Path, source: Source, options: Options) -> ImportedRouting:
         return _counted(path, source, source.counts)
     if not source.documents:
         raise bad(path, "holds no routing of any token")
-    survey = Survey(path, source)
+    survey, kept = Survey(path, source), []
     for raw in source.documents:
         survey.add(raw)
+        if survey.bytes <= IN_MEMORY:
+            kept.append(raw)
+        else:
+            kept.clear()
+    if survey.bytes <= IN_MEMORY:  # what was read once need not be read again
+        source = replace(source, documents=tuple(kept))
     return _documented(path, source, survey, options)
 
 
@@ -65,7 +71,7 @@ def _documented(path: Path, source: Source, survey: Survey, options: Options) ->
         return _tidied(raws[index].document, keep, slots, texts[index] if texts else None)
 
     documents: Sequence[ImportedDocument] = Lazy(len(raws), make)
-    if survey.bytes <= IN_MEMORY:
+    if isinstance(raws, tuple):
         documents = tuple(documents)
     experts = source.num_experts
     return ImportedRouting(
@@ -129,7 +135,7 @@ def _texts(path: Path, source: Source, options: Options) -> list[str | None] | N
 def _notes(source: Source, survey: Survey) -> list[str]:
     """A sentence for each trap that the survey met."""
     total = len(source.documents)
-    notes = [f"{times} of {total} documents: {what}." for what, times in survey.told.items()]
+    notes = [f"{number} of {total} documents: {what}." for what, number in survey.told.items()]
     return notes + missing_layers(source.layers) + _layer_notes(source, survey) + _rows(survey)
 
 
@@ -202,27 +208,27 @@ def _counted(path: Path, source: Source, counts: np.ndarray) -> ImportedRouting:
     """Counts of whole layers; counts: [L, E]."""
     if counts.size and int(counts.min()) < 0:
         raise bad(path, "holds a negative count")
-    keep = np.flatnonzero(counts.sum(axis=1))
+    keep = np.flatnonzero((counts > 0).any(axis=1))
     if not len(keep):
         raise bad(path, "counts no expert at all")
-    notes = [*source.notes, *missing_layers(source.layers)]
-    dropped = np.delete(np.array(source.layers), keep)
-    if len(dropped):
-        notes.append(f"Nothing is counted in {listed(dropped)}: dropped as dense.")
     kept = counts[keep].astype(np.int64)
+    layers = [source.layers[i] for i in keep]
     seen = [int(np.flatnonzero(row)[-1]) + 1 for row in kept]
     experts = tuple(source.num_experts[i] for i in keep) if source.num_experts else None
-    for layer, top, limit in zip(keep, seen, experts or seen, strict=True):
+    for layer, top, limit in zip(layers, seen, experts or seen, strict=True):
         if top > limit:
-            number = source.layers[layer]
-            raise bad(path, f"counts the expert {top - 1} in layer {number} of {limit} experts")
+            raise bad(path, f"counts the expert {top - 1} in layer {layer} of {limit} experts")
     width = max(experts or seen)
     table = np.zeros((len(keep), width), np.int64)
     table[:, : kept.shape[1]] = kept[:, :width]
+    notes = [*source.notes, *missing_layers(source.layers)]
+    dropped = sorted(set(source.layers) - set(layers))
+    if dropped:
+        notes.append(f"Nothing is counted in {listed(dropped)}: dropped as dense.")
     return ImportedRouting(
         kind=source.kind,
         model=source.model,
-        layers=tuple(source.layers[i] for i in keep),
+        layers=tuple(layers),
         num_experts=experts,
         experts_seen=tuple(seen),
         documents=(),

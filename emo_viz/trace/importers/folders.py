@@ -160,7 +160,7 @@ def _sample(table: np.ndarray, layers: int, experts: int) -> np.ndarray:
 
 def is_probabilities(logits: np.ndarray) -> bool:
     """Whether what should be logits [..., E] are probabilities: none negative, sums of 1."""
-    if not logits.size or logits.shape[-1] < 2:
+    if not logits.size or logits.shape[-1] < 2 or not np.isfinite(logits).all():
         return False
     sums = logits.sum(axis=-1)
     return bool((logits >= 0).all() and (np.abs(sums - 1) < TOLERANCE).all())
