@@ -93,9 +93,12 @@ class _Table:
             metadata = self._file.metadata
             groups = range(metadata.num_row_groups)
             sizes = [metadata.row_group(group).num_rows for group in groups]
+            values = sum(_values(metadata.row_group(group)) for group in groups)
             self.columns = [name for name in columns if name in self._file.schema_arrow.names]
         if columns[0] not in self.columns:
             raise bad(path, f"has no column {columns[0]}")
+        if values > 64 * path.stat().st_size + (1 << 20):
+            raise bad(path, f"would unpack to {values} values")
         if min(sizes, default=0) < 0 or sum(sizes) != metadata.num_rows:
             raise bad(path, "is a damaged Parquet file", "copy it again")
         self._starts = np.cumsum([0, *sizes])
@@ -134,6 +137,11 @@ class _Table:
         if batch is None or not batch.num_rows:
             raise bad(self.path, "is a damaged Parquet file", "copy it again")
         self._batch = batch
+
+
+def _values(group: Any) -> int:
+    """Values in all columns of a row group."""
+    return sum(int(group.column(column).num_values) for column in range(group.num_columns))
 
 
 @contextmanager
@@ -205,7 +213,7 @@ def _slots(table: _Table, rows: pa.Table) -> tuple[np.ndarray, np.ndarray | None
         scores = float_array(scores, table.path, "scores", 1)
         if not np.array_equal(lengths, others):
             raise bad(table.path, "has rows with more or fewer scores than indices")
-    return _padded(lengths, ids, scores)
+    return _padded(table.path, lengths, ids, scores)
 
 
 def _flat(path: Path, column: pa.ChunkedArray, what: str) -> tuple[np.ndarray, np.ndarray]:
@@ -229,9 +237,12 @@ def _lengths(chunk: Any) -> np.ndarray:
 
 
 def _padded(
-    lengths: np.ndarray, ids: np.ndarray, scores: np.ndarray | None
+    path: Path, lengths: np.ndarray, ids: np.ndarray, scores: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    width = min(int(lengths.max(initial=0)), MAX_SLOTS)
+    """One list after another as rows [T, k]: ids, and scores where there are any."""
+    width = int(lengths.max(initial=0))
+    if width > MAX_SLOTS:
+        raise bad(path, f"has a row of {width} indices, more than any top-k")
     filled = np.arange(width) < lengths[:, None]
     table = np.full(filled.shape, NO_EXPERT, np.int32)
     table[filled] = ids
@@ -256,7 +267,7 @@ def _json_lines(path: Path) -> Source:
         if held is not None and [len(row) for row in held] != lengths.tolist():
             raise bad(path, "has rows with more or fewer scores than indices")
         ids, weights = _padded(
-            lengths, np.concatenate(lists), None if held is None else np.concatenate(held)
+            path, lengths, np.concatenate(lists), None if held is None else np.concatenate(held)
         )
         tokens = [row["token_id"] for row in rows if "token_id" in row]
         return Raw(

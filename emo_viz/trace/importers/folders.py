@@ -1,5 +1,6 @@
 """EMO's clustering folders (router logits of every token) and OLMoE's c4_results.jsonl."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +197,7 @@ def _with_clusters(path: Path, options: Options) -> Source:
             "with --balance-by is made of a part of them)",
         )
     clusters = ImportedClusters(assignments, sizes[len(assignments)], _labels(path))
-    fields = {**source.__dict__, "clusters": clusters}
-    return Source(**fields)
+    return replace(source, clusters=clusters)
 
 
 def _labels(path: Path) -> dict[int, str]:

@@ -80,7 +80,7 @@ class _Cursor:
     def data(self, name: str, shape: tuple[int, ...], kind: int, start: int) -> np.ndarray:
         """A copy of one tensor."""
         if kind != F32:
-            raise bad(self.path, f"holds {name[:80]} in another type than float32")
+            raise bad(self.path, f"holds {name[:80]!r} in another type than float32")
         length = 4
         for size in shape:
             length *= size

@@ -53,6 +53,8 @@ class ImportedRouting:
     experts in each of them, None where the file does not say; experts_seen is what its ids prove:
     the highest one plus 1. counts: int64 [L, E], how often an expert was chosen, only where the
     file has no tokens (documents is then empty). notes: one sentence for each trap met.
+
+    Documents of a large file are read when asked for: forward, and by one thread at a time.
     """
 
     kind: str

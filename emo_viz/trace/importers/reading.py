@@ -23,6 +23,8 @@ from model.files import read_text
 NPY_MAGIC = b"\x93NUMPY"
 MAX_LINE = 1 << 28
 MAX_JSON = 1 << 30
+# What an archive may hold beside 32 times its own size: ids are small numbers and pack well.
+UNPACKED = 1 << 28
 MAX_LAYERS = 4096
 # More experts than any model has, and few enough that a table of counts stays small.
 MAX_EXPERTS = 1 << 16
@@ -101,7 +103,7 @@ def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file; refuses one that unpacks to far more than it holds."""
-    room = (1 << 28) + 100 * path.stat().st_size
+    room = UNPACKED + 32 * path.stat().st_size
     arrays = {}
     with opened_zip(path) as archive:
         for entry in archive.infolist():
@@ -109,7 +111,9 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
                 raise bad(path, f"would unpack to more than {room >> 20} MiB")
             room -= entry.file_size
             data = _unpacked(archive, entry, path)
-            arrays[entry.filename.removesuffix(".npy")] = npy_bytes(data, path, entry.filename)
+            arrays[entry.filename.removesuffix(".npy")] = npy_bytes(
+                data, path, repr(entry.filename)
+            )
     return arrays
 
 
@@ -128,7 +132,7 @@ def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> b
         with archive.open(entry) as file:
             return file.read(entry.file_size)
     except faults as error:  # NotImplementedError is a RuntimeError
-        raise bad(path, f"has a damaged member {entry.filename}", "copy it again") from error
+        raise bad(path, f"has a damaged member {entry.filename!r}", "copy it again") from error
 
 
 def base64_bytes(text: str, path: Path, what: str) -> bytes:
@@ -250,12 +254,13 @@ class Records(Sequence[dict[str, Any]]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if self._whole is not None:
             return self._whole[index]
-        if self._last is None or self._last[0] != index:
+        last = self._last
+        if last is None or last[0] != index:
             with self.path.open("rb") as file:
                 file.seek(self._offsets[index])
                 line = file.readline(MAX_LINE)
-            self._last = index, _object(line, self.path, f"record {index + 1}")
-        return self._last[1]
+            last = self._last = index, _object(line, self.path, f"record {index + 1}")
+        return last[1]
 
 
 def first_object(path: Path) -> dict[str, Any] | None:

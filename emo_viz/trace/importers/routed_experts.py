@@ -24,10 +24,12 @@ from emo_viz.trace.importers.reading import (
     npy_bytes,
     read_npy,
     read_npz,
+    times,
 )
 
 KEY = "routed_experts"
 PROMPT_KEY = "prompt_routed_experts"
+NPY_TEXT = "k05VTV"  # how an .npy file begins in base64
 # Where SGLang puts what the OpenAI answer has no place for.
 NESTS = ("meta_info", "sgl_ext", "message")
 ID_NAMES = (KEY, "expert_ids", "topk_ids", "topk_indices")
@@ -49,12 +51,13 @@ def read_responses(path: Path, options: Options) -> Source:
     """
     records = Records(path)
     reader = _Reader(path, options)
-    places = [
-        (number, choice)
-        for number, record in enumerate(records)
-        for choice in range(len(_choices(record)))
-        if reader.holds(record, choice)
-    ]
+    places, without = [], 0
+    for number, record in enumerate(records):
+        for choice in range(len(_choices(record))):
+            if reader.holds(record, choice):
+                places.append((number, choice))
+            else:
+                without += 1
     if not places:
         raise bad(
             path,
@@ -73,15 +76,15 @@ def read_responses(path: Path, options: Options) -> Source:
         model=model if isinstance(model, str) else None,
         layers=tuple(range(first.shape[1])),
         documents=Lazy(len(places), make),
+        notes=(f"{times(without, 'answer')} without {KEY} left out.",) if without else (),
     )
 
 
 def _kind(record: Mapping[str, Any]) -> str:
-    if "encoding" in str(record.get(KEY, record))[:200] and "choices" not in record:
+    found = next(filter(None, (_find(choice, record) for choice in _choices(record))), None)
+    if isinstance(found, dict):
         return "verifiers"
-    text = _find(_choices(record)[0], record)
-    sglang = "meta_info" in record or "sgl_ext" in record
-    return "sglang" if sglang or (isinstance(text, str) and text[:6] != "k05VTV") else "vllm"
+    return "sglang" if isinstance(found, str) and not found.startswith(NPY_TEXT) else "vllm"
 
 
 def _choices(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -225,7 +228,7 @@ class _Reader:
         raw = base64_bytes(data, self.path, what)
         kind = np.dtype(dtype).newbyteorder("<")
         if len(sizes) != 3 or min(sizes) < 0:
-            raise bad(self.path, f"holds {what} of shape {sizes}", "three axes are expected")
+            raise bad(self.path, f"holds {what} of shape {sizes[:4]}", "three axes are expected")
         if sizes[0] * sizes[1] * sizes[2] * kind.itemsize != len(raw):
             raise bad(self.path, f"holds {len(raw)} bytes of {what} for the shape {sizes}")
         return np.frombuffer(raw, kind).reshape(sizes)
@@ -305,7 +308,7 @@ def read_array(path: Path, options: Options) -> Source:
         raise bad(path, "holds no arrays")
     documents = []
     for name in names:
-        ids, told = expert_ids(arrays[name], path, name, options)
+        ids, told = expert_ids(arrays[name], path, repr(name), options)
         document = ImportedDocument(id=name if named is None else path.stem, expert_ids=ids)
         documents.append(Raw(document, tuple(told)))
     if named is not None:

@@ -53,7 +53,7 @@ class Survey:
         if ids.shape[1] != first:
             raise bad(
                 self.path,
-                f"has ragged layers: {document.id} has {ids.shape[1]} and the first has {first}",
+                f"has ragged layers: {document.id[:60]!r} has {ids.shape[1]}, the first {first}",
             )
         parts = {"token ids": document.token_ids, "token texts": document.token_texts}
         for what, part in parts.items():

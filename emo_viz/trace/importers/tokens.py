@@ -95,7 +95,7 @@ def _batch_document(
         table = int_array(record.get("top_indices"), path, f"top_indices of {batch.name}", 2)
         said = record.get("num_tokens", len(table))
         if said != len(table):
-            raise bad(path, f"holds {len(table)} rows of {said} tokens in {batch.name}")
+            raise bad(path, f"holds {len(table)} rows of {str(said)[:40]} tokens in {batch.name}")
         tables[layer] = table
     tokens = {len(table) for table in tables.values()}
     if len(tokens) > 1:
@@ -169,7 +169,7 @@ def _atlas_document(
             layers.index(_place(path, activation, "layer", MAX_LAYERS)),
         )
         weight = activation.get("gate_weight")
-        weight = float(weight) if isinstance(weight, int | float) else math.nan
+        weight = weight if isinstance(weight, int | float) and abs(weight) < 1e30 else math.nan
         slots[place].append((weight, _place(path, activation, "expert_idx", MAX_EXPERTS)))
     width = max((len(slot) for slot in slots.values()), default=0)
     shape = (len(texts), len(layers), width)

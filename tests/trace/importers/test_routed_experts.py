@@ -117,6 +117,7 @@ def test_a_varying_number_of_experts_and_unused_columns(tmp_path):
     assert routing.documents[0].expert_ids.shape == (20, 2, 3)
     assert routing.documents[0].expert_ids[4, 0].tolist() == [6, 7, 1]
     assert told(routing, "from 2 to 3 experts in a layer: top-k varies")
+    assert not told(routing, "same expert twice")
 
 
 def test_ids_that_always_ascend_have_lost_their_rank(tmp_path):
@@ -166,6 +167,12 @@ def test_sglang_gives_no_shape_so_the_caller_must(write, answer, example):
     np.testing.assert_array_equal(routing.documents[0].expert_ids, example.ids)
 
 
+def test_answers_without_ids_are_left_out_and_told(answer):
+    routing = answer({"choices": [{"text": "a"}]}, {"routed_experts": top_k(4).tolist()})
+    assert [document.id for document in routing.documents] == ["response-1"]
+    assert told(routing, "1 answer without routed_experts left out")
+
+
 def test_rows_that_are_only_the_completion_are_given_its_tokens(answer):
     record = {
         "prompt_token_ids": [1, 2, 3],
@@ -203,9 +210,15 @@ def test_a_damaged_answer_is_one_sentence(answer, record, expected):
         )
 
 
+def test_an_array_inside_an_answer_that_is_cut_short_is_named(answer, npy_text):
+    whole = base64.b64decode(npy_text(top_k(4)))
+    with pytest.raises(ValueError, match="another size in routed_experts than its header says"):
+        answer({"routed_experts": base64.b64encode(whole[:-8]).decode()})
+
+
 def test_layers_that_differ_between_answers_are_refused(answer):
     records = [{"routed_experts": top_k(4, layers=n).tolist()} for n in (2, 3)]
-    with pytest.raises(ValueError, match="ragged layers: response-1 has 3 and the first has 2"):
+    with pytest.raises(ValueError, match="ragged layers: 'response-1' has 3, the first 2"):
         answer(*records)
 
 

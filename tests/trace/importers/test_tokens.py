@@ -73,6 +73,7 @@ def test_rows_of_unequal_length_and_a_missing_layer(write):
         ({"indices": [None] + [[1, 2]] * 19}, "no list in each row of indices"),
         ({"indices": [[1.5, 2.5]] * 20}, "1 axes of float64 in indices"),
         ({"indices": [[1, 2]] * 20, "scores": [[0.5]] * 20}, "more or fewer scores than indices"),
+        ({"indices": [list(range(2000))] * 20}, "a row of 2000 indices, more than any top-k"),
     ],
 )
 def test_a_layer_of_another_form_is_one_sentence(write, columns, expected):
@@ -90,6 +91,15 @@ def test_rows_are_read_in_batches_from_any_place(write, example, monkeypatch):
     for index in (6, 0, 5, 2, 3):
         part = example.ids[3 * index : 3 * index + 3]
         np.testing.assert_array_equal(documents[index].expert_ids, part)
+
+
+def test_a_file_that_unpacks_to_far_more_than_it_holds_is_refused(write):
+    folder = write("flame")
+    row = pa.array(np.ones(4_000_000, np.int8))
+    column = pa.ListArray.from_arrays(pa.array([0, *[len(row)] * 20], pa.int32()), row)
+    pq.write_table(pa.table({"indices": column}), folder / "layer_03.parquet", compression="zstd")
+    with pytest.raises(ValueError, match="layer_03.parquet would unpack to 4000019 values"):
+        read_routing(folder)
 
 
 def test_lines_of_one_layer(write, tmp_path, example):
@@ -206,9 +216,10 @@ def test_weights_that_are_not_numbers_and_a_top_k_that_is_not_kept(write):
     path = write("atlas")
     content = json.loads(path.read_text())
     content["activations"][-1]["gate_weight"] = None
+    content["activations"][-3]["gate_weight"] = 10**400
     path.write_text(json.dumps(content | {"top_k": 4}))
     routing = read_routing(path)
-    assert told(routing, "The file has 1 gate weight that no number can be")
+    assert told(routing, "The file has 2 gate weights that no number can be")
     assert told(routing, "the file says top-k 4 and a token has up to 2 experts")
 
 
