@@ -1,0 +1,44 @@
+"""EMO and its standard twin: softmax over the routed experts; the shared ones are the last ids."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from model.families.blocks import moe_blocks
+from model.families.routed import FusedLayer, RoutedLayer
+from model.families.rules import DROPPED, Chosen, Rule
+from model.routing import route
+
+
+@dataclass(eq=False)
+class EmoLayer(FusedLayer):
+    """num_experts and top_k count the shared experts, as the released configs do."""
+
+    def choose(self, logits_NE: Tensor, allowed_E: Tensor | None) -> Chosen:
+        """Shared experts always stay, whatever `allowed_E` says of them."""
+        num_routed = self.num_experts - self.num_shared
+        if allowed_E is None:
+            routed = route(logits_NE, self.num_shared, self.top_k)
+            return Chosen(routed.expert_ids_NK, routed.gate_weights_NK)
+        routed = route(logits_NE, self.num_shared, self.top_k, allowed_E[:num_routed])
+        stays_E = allowed_E.clone()
+        stays_E[num_routed:] = True
+        gone_NK = ~stays_E[routed.expert_ids_NK]
+        return Chosen(
+            routed.expert_ids_NK.masked_fill(gone_NK, DROPPED),
+            routed.gate_weights_NK.masked_fill(gone_NK, 0),
+        )
+
+
+def emo_layers(model: nn.Module) -> list[RoutedLayer]:
+    """The layers with routers of an EmoForCausalLM."""
+    return [
+        EmoLayer(
+            block,
+            num_experts=block.experts.num_experts,
+            top_k=block.router.top_k,
+            num_shared=block.router.num_shared,
+            rule=Rule("softmax"),
+        )
+        for block in moe_blocks(model)
+    ]

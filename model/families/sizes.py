@@ -1,0 +1,75 @@
+"""How large a checkpoint is and whether it fits, from the headers of its files, before any load."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from model.files import weight_files
+
+OVERHEAD = 1.15
+"""Of the weights: room for what loading converts at a time, and for a text's activations."""
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclass(frozen=True)
+class Size:
+    """parameters: numbers in all weights; bytes_on_disk: of the safetensors files."""
+
+    parameters: int
+    bytes_on_disk: int
+
+    def needed(self, dtype: torch.dtype) -> int:
+        """Bytes of memory to load and run the model in this type."""
+        return int(self.parameters * dtype.itemsize * OVERHEAD)
+
+
+def checkpoint_size(folder: Path) -> Size:
+    """Read the headers alone. Raises ValueError for weights that are missing or damaged."""
+    files = weight_files(folder)
+    return Size(sum(map(_parameters, files)), sum(file.stat().st_size for file in files))
+
+
+def _parameters(file: Path) -> int:
+    try:
+        with safe_open(file, framework="pt") as weights:
+            shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged or cut short; copy the checkpoint again.") from error
+    return sum(torch.Size(shape).numel() for shape in shapes)
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Free bytes of a device now; None where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = [_meminfo(), *map(_cgroup, CGROUP_LIMITS)]
+    known = [number for number in free if number is not None]
+    return min(known) if known and device.type == "cpu" else None
+
+
+def _meminfo() -> int | None:
+    path = Path("/proc/meminfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    found = [line for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0].split()[1]) * 1024 if found else None
+
+
+def _cgroup(limit: str) -> int | None:
+    """A container's limit; what of it is in use counts as free too, it may be cache."""
+    path = Path(limit)
+    text = path.read_text().strip() if path.is_file() else ""
+    return int(text) if text.isdigit() else None
+
+
+def check_fits(folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+    """Raises ValueError if the checkpoint needs more memory than the device has free."""
+    needed, free = checkpoint_size(folder).needed(dtype), available_memory(device)
+    if free is not None and needed > free:
+        kind = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{folder} needs about {needed / 1e9:.1f} GB in {kind} and {device} has "
+            f"{free / 1e9:.1f} GB free; choose a smaller type, another device, or cut the "
+            "checkpoint first."
+        )

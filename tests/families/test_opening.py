@@ -1,0 +1,136 @@
+"""Opening checkpoints of any family from a folder; what cannot be opened is one sentence."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import CAUSAL, SEQ2SEQ, run, tiny_model
+
+from model.families import sizes
+from model.families.opening import local_folder, open_model
+from model.families.sizes import Size, check_fits, checkpoint_size
+
+
+@pytest.fixture(scope="module")
+def olmoe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("olmoe")
+    tiny_model("olmoe").save_pretrained(folder, max_shard_size="20KB")
+    return folder
+
+
+@pytest.mark.parametrize("family", [*CAUSAL, *SEQ2SEQ])
+def test_every_family_comes_back_from_disk(family: str, tmp_path: Path) -> None:
+    made = tiny_model(family)
+    made.save_pretrained(tmp_path)
+    opened = open_model(str(tmp_path))
+    assert opened.family == family and not opened.guessed and not opened.model.training
+    assert torch.allclose(run(opened.model), run(made), atol=1e-5)
+
+
+def test_size_is_read_from_the_headers_of_all_shards(olmoe: Path) -> None:
+    size = checkpoint_size(olmoe)
+    assert len(list(olmoe.glob("*.safetensors"))) > 1
+    assert size.parameters == sum(p.numel() for p in tiny_model("olmoe").parameters())
+    assert size.needed(torch.float32) > 1.9 * size.needed(torch.bfloat16) > size.parameters
+
+
+def test_what_cannot_fit_is_said_before_anything_is_loaded(
+    olmoe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizes, "available_memory", lambda device: 1000)
+    with pytest.raises(ValueError, match="needs about 0.0 GB in float32 and cpu has 0.0 GB free"):
+        open_model(str(olmoe))
+
+
+def test_what_fits_is_not_refused(olmoe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = checkpoint_size(olmoe).needed(torch.float32)
+    monkeypatch.setattr(sizes, "available_memory", lambda device: needed)
+    check_fits(olmoe, torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(sizes, "available_memory", lambda device: None)
+    check_fits(olmoe, torch.device("cpu"), torch.float32)
+
+
+def test_a_14b_checkpoint_needs_what_its_weights_need() -> None:
+    assert Size(13_568_600_000, 0).needed(torch.bfloat16) == pytest.approx(31.2e9, rel=0.01)
+
+
+def test_a_model_in_bfloat16_routes_too(olmoe: Path) -> None:
+    opened = open_model(str(olmoe), dtype="bfloat16")
+    with opened.recorded() as tape:
+        assert run(opened.model).isfinite().all()
+    assert tape.gate_weights[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"device": "cuda:7"}, "no device 'cuda:7'"),
+        ({"device": "abacus"}, "no device 'abacus'"),
+        ({"dtype": "int3"}, "no type to load in"),
+    ],
+)
+def test_devices_and_types_that_are_not_there(olmoe: Path, arguments: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        open_model(str(olmoe), **arguments)
+
+
+@pytest.mark.parametrize("source", ["/nowhere", "./nowhere", "nowhere"])
+def test_a_place_without_a_checkpoint_is_one_sentence(source: str) -> None:
+    with pytest.raises(ValueError, match="no config.json"):
+        local_folder(source)
+
+
+def test_a_hub_name_without_a_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def offline(*_: object, **__: object) -> None:
+        raise huggingface_hub.errors.OfflineModeIsEnabled("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(ValueError, match=r"could not be had .*OfflineModeIsEnabled"):
+        local_folder("allenai/Emo_1b14b_1T")
+
+
+def test_an_index_that_leads_outside_is_refused(olmoe: Path, tmp_path: Path) -> None:
+    for file in olmoe.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    index = tmp_path / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    outside = os.path.relpath(next(olmoe.glob("*.safetensors")), tmp_path)
+    content["weight_map"] |= dict.fromkeys(list(content["weight_map"])[:1], outside)
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="outside of itself"):
+        open_model(str(tmp_path))
+
+
+def test_code_of_a_checkpoint_is_never_run(olmoe: Path, tmp_path: Path) -> None:
+    for file in olmoe.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "evil.Model", "AutoConfig": "evil.Config"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert open_model(str(tmp_path)).family == "olmoe"
+
+
+@pytest.mark.parametrize("spoil", ["lost", "nan"])
+def test_weights_that_are_lost_or_not_numbers_are_refused(spoil: str, tmp_path: Path) -> None:
+    made = tiny_model("olmoe")
+    made.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.1.mlp.gate.weight"
+    weights[name][0, 0] = torch.nan
+    if spoil == "lost":
+        del weights[name]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.gate\.weight"):
+        open_model(str(tmp_path))
+
+
+def test_a_foreign_type_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "abacus"}')
+    with pytest.raises(ValueError, match="model_type 'abacus'"):
+        open_model(str(tmp_path))
