@@ -28,7 +28,7 @@ from model.files import new_file
 SOURCES = sorted(Path(__file__).parent.glob("*.c"))
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 NATIVE = "-march=native"
-FLAGS = ["-O3", NATIVE, "-fPIC", "-shared"]
+FLAGS = ["-O3", NATIVE, "-fPIC", "-shared", "-pthread"]
 SECONDS = 300  # The sources take five; a compiler that waits for something is given up.
 TRY = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).emo_has_products(ctypes.c_long(0))"
 

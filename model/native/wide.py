@@ -1,0 +1,59 @@
+"""A layer of experts larger than the cache on a CPU, forward (see wide.c).
+
+Shapes: N tokens, K experts a token, S = N*K slots, E experts, H hidden size, I expert width,
+J = 2*I.
+"""
+
+from ctypes import c_long
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from model.native.compiled import call, library
+
+MULTIPLE = 32
+MOST_ROWS = 64
+"""Rows of the average expert above which a BLAS library's blocked products are faster."""
+
+
+def fits(x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, ids_NK: Tensor) -> bool:
+    """Whether `wide_forward` takes these, and gains: type, sizes, layout, rows an expert."""
+    E, J, H = w13_EJH.shape
+    return (
+        H % MULTIPLE == 0
+        and (J // 2) % MULTIPLE == 0
+        and x_NH.dtype == w13_EJH.dtype == w2_EHI.dtype
+        and w13_EJH.is_contiguous()
+        and w2_EHI.is_contiguous()
+        and ids_NK.numel() <= MOST_ROWS * E
+        and _gains(x_NH.dtype)
+    )
+
+
+@lru_cache
+def _gains(dtype: torch.dtype) -> bool:
+    loaded = library()
+    if loaded is None or dtype not in (torch.float32, torch.bfloat16):
+        return False
+    return bool(loaded.emo_has_wide(c_long(dtype == torch.bfloat16)))
+
+
+def wide_forward(
+    x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
+) -> Tensor:
+    """Sum over the K slots of s * down(silu(gate(x)) * up(x)): [N, H] in x's dtype.
+
+    Threads are torch's own number. Ids outside 0..E-1 drop their slot. Equal inputs give equal
+    bits, whatever the number of threads.
+    """
+    E, J, H = w13_EJH.shape
+    N, K = ids_NK.shape
+    order_S, offsets = torch.empty(N * K, dtype=torch.int32), torch.empty(E + 1, dtype=torch.int32)
+    call("emo_sort_slots", N * K, E, ids_NK.contiguous(), order_S, offsets)
+    slots_SH = torch.zeros(N * K, H)
+    out_NH = torch.empty_like(x_NH, memory_format=torch.contiguous_format)
+    sizes = (torch.get_num_threads(), N, K, E, H, J // 2, int(x_NH.dtype == torch.bfloat16))
+    inputs = (x_NH.contiguous(), w13_EJH, w2_EHI, s_NK.float().contiguous(), order_S, offsets)
+    call("emo_wide_forward", *sizes, *inputs, slots_SH, out_NH)
+    return out_NH
