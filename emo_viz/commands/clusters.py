@@ -46,6 +46,7 @@ def command(
     from emo_viz.analysis.origins import documents_digest
     from emo_viz.analysis.pairs import check_routers
     from emo_viz.analysis.tokens import fit_token_clusters, save_token_clusters
+    from emo_viz.trace.documents import read_documents
     from emo_viz.trace.recorder import check_max_tokens
     from model.files import check_new_file, weights_digest
     from model.inference import encode
@@ -69,34 +70,6 @@ def command(
     fitted = fit_token_clusters(table, made, clusters, seed=seed)
     save_token_clusters(out, fitted)
     say(_summary(out, fitted))
-
-
-def read_documents(path: Path) -> pd.DataFrame:
-    """The documents of a Parquet file; ids, domains and parents as strings, parent "" for none.
-
-    Raises ValueError if it is not one of documents.
-    """
-    import pyarrow as pa
-
-    from emo_viz.trace.recorder import REQUIRED_COLUMNS, check_documents
-
-    try:
-        documents = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a Parquet file of documents (id, domain, text)."
-        ) from error
-    try:
-        _ = [documents[name].tolist() for name in REQUIRED_COLUMNS if name in documents]
-    except (UnicodeDecodeError, pa.ArrowException) as error:  # Parquet takes any bytes for a text
-        raise ValueError(f"{path} holds text that is not UTF-8; write it again.") from error
-    check_documents(documents)
-    parent = documents["parent"] if "parent" in documents else pd.Series(index=documents.index)
-    return documents.assign(
-        id=documents["id"].astype(str),
-        domain=documents["domain"].astype(str),
-        parent=parent.astype(object).where(parent.notna(), "").astype(str),
-    )
 
 
 def _check_enough(clusters: int, tokens: int) -> None:

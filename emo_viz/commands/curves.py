@@ -17,7 +17,7 @@ from emo_viz.analysis.curves import METHODS, check_name, write_curves
 from emo_viz.analysis.origins import Origins, documents_digest
 from emo_viz.analysis.pairs import Checkpoint, Pair, open_pair
 from emo_viz.analysis.parts import Parts
-from emo_viz.commands.clusters import read_documents
+from emo_viz.trace.documents import read_documents
 from model.cli import say
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def command(
 ) -> None:
     """Measure subset curves. If it is stopped, the next call, or the page, goes on from there."""
     check_name(out)
-    documents, calibration = read_documents(documents_path), read_documents(calibration_path)
+    documents, calibration = _documents(documents_path), _documents(calibration_path)
     ablation.check_disjoint(documents, calibration)
     pair = open_pair(models)
     keep = keep or ablation.default_keep(pair.config)
@@ -146,6 +146,13 @@ def command(
     write_curves(curves, out)
     parts.clear()
     say(f"{out}: {len(curves.rows):,} rows, {out.stat().st_size / 1e6:.2f} MB.")
+
+
+def _documents(path: Path) -> "pd.DataFrame":
+    """Documents with a parent, "" for none: those of no parent share no text that is known of."""
+    documents = read_documents(path)
+    parents = documents["parent"].fillna("") if "parent" in documents else ""
+    return documents.assign(parent=parents)
 
 
 def _tasks(

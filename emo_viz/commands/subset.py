@@ -54,7 +54,7 @@ def command(
     out: Path,
 ) -> None:
     """Choose the experts that a domain's documents prefer, and write their ids to a file."""
-    from emo_viz.trace.documents import documents_digest, read_documents
+    from emo_viz.trace.documents import read_documents, texts_digest
     from emo_viz.trace.recorder import check_max_tokens
     from model.files import weights_digest
     from model.inference import encode
@@ -73,7 +73,7 @@ def command(
         model=checkpoint.resolve().name,
         weights_sha256=weights_digest(checkpoint),
         domain=domain,
-        documents_sha256=documents_digest(documents["text"]),
+        documents_sha256=texts_digest(documents["text"]),
     )
     write_text(out, subset.to_json() + "\n")
     click.echo(

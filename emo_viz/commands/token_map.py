@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from emo_viz.commands.clusters import read_documents
 from emo_viz.commands.map import choose_neighbours, umap_options
+from emo_viz.trace.documents import read_documents
 from model.cli import say
 
 if TYPE_CHECKING:

@@ -57,7 +57,7 @@ def check_documents(documents: pd.DataFrame) -> None:
     _check_parts(documents)
 
 
-def documents_digest(texts: Iterable[str]) -> str:
+def texts_digest(texts: Iterable[str]) -> str:
     """SHA-256 of some texts in their order."""
     digest = hashlib.sha256()
     for text in texts:

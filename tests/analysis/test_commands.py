@@ -98,7 +98,7 @@ def test_documents_that_cannot_be_used_are_named(refused, rows, tmp_path, comman
     broken = tmp_path / "broken.parquet"
     broken.write_bytes(written(tmp_path, rows).read_bytes()[:2000])
     assert "broken.parquet is not a Parquet file" in refused(command, "--documents", broken)
-    assert "is not a Parquet file" in refused(command, "--documents", tmp_path / "none.parquet")
+    assert "There is no file" in refused(command, "--documents", tmp_path / "none.parquet")
     twice = written(tmp_path, pd.concat([rows, rows]), "twice")
     assert "an id that no other document has" in refused(command, "--documents", twice)
     without = written(tmp_path, rows.drop(columns="domain"), "without")
@@ -128,9 +128,7 @@ def test_text_that_is_no_unicode_is_named(refused, rows, tmp_path):
     bad = pa.Array.from_buffers(pa.string(), len(ids), ids.buffers())
     path = tmp_path / "bad.parquet"
     pq.write_table(table.set_column(0, "id", bad), path)
-    assert "holds text that is not UTF-8; write it again" in refused(
-        "clusters", "--documents", path
-    )
+    assert "holds bytes that are not UTF-8" in refused("clusters", "--documents", path)
     assert present_origins({}, path).documents is None
 
 

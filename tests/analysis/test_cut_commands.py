@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from emo_viz.__main__ import main
 from emo_viz.trace import Trace
-from emo_viz.trace.documents import documents_digest
+from emo_viz.trace.documents import texts_digest
 from model.files import weights_digest
 from model.inference import encode
 from model.loading import load_model, load_tokenizer
@@ -65,7 +65,7 @@ def test_the_experts_are_those_that_the_domains_documents_prefer(
         model="emo-nano",
         weights_sha256=weights_digest(folder),
         domain="kitchen",
-        documents_sha256=documents_digest(table["text"]),
+        documents_sha256=texts_digest(table["text"]),
     )
 
 

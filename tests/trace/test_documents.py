@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from emo_viz.trace.documents import check_documents, documents_digest, read_documents
+from emo_viz.trace.documents import check_documents, read_documents, texts_digest
 
 
 @pytest.fixture
@@ -148,6 +148,6 @@ def test_half_a_character_in_a_table_is_one_sentence(name):
 
 
 def test_a_digest_is_of_each_text_and_their_order():
-    digests = {documents_digest(texts) for texts in (["ab", "c"], ["a", "bc"], ["c", "ab"], [])}
+    digests = {texts_digest(texts) for texts in (["ab", "c"], ["a", "bc"], ["c", "ab"], [])}
     assert len(digests) == 4
-    assert documents_digest(["ab", "c"]) in digests
+    assert texts_digest(["ab", "c"]) in digests
