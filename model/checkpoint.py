@@ -23,6 +23,7 @@ CONFIG = "config.json"
 # What transformers reads beside the weights, and what a cut copies.
 SMALL_FILES = (".json", ".txt", ".model", ".jinja")
 TEMPLATES = "additional_chat_templates"
+MOST_LAYERS = 10_000
 FLOATS = {"F64", "F32", "F16", "BF16"}
 
 EXPERT = re.compile(r"(model\.layers\.(\d+)\.mlp\.experts\.)(\d+)(\..+)")
@@ -72,6 +73,9 @@ def read_config(folder: Path) -> EmoConfig:
             f"{folder} holds quantised weights, which are not read; get the checkpoint in bf16, "
             "fp16 or fp32."
         )
+    layers = fields.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > MOST_LAYERS:  # before anything counts them
+        raise ValueError(f"{path} describes no model (num_hidden_layers={layers}); copy it again.")
     try:
         return EmoConfig.from_dict(fields)
     except Exception as error:  # of many kinds: each field has its own checks

@@ -87,6 +87,30 @@ def test_the_pieces_join_to_the_text_whatever_the_tokenizer(name, text, max_toke
     assert encoded.texts[0] == "" and encoded.token_ids[0] == tokenizer.eos_token_id
 
 
+class Offsets:
+    """Stands for a tokenizer with any offsets: overlapping, falling, with gaps, none at the end."""
+
+    eos_token_id = 0
+
+    def __init__(self, offsets):
+        self.offsets = offsets
+
+    def __call__(self, text, **how):
+        return {"input_ids": [5] * len(self.offsets), "offset_mapping": self.offsets}
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    offsets=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12),
+    max_tokens=st.integers(2, 14),
+)
+def test_the_pieces_join_to_the_text_whatever_the_offsets(offsets, max_tokens):
+    encoded = encode(Offsets(offsets), "ninechars", max_tokens)
+    joined = "".join(encoded.texts)
+    assert joined == "ninechars" if not encoded.dropped else "ninechars".startswith(joined)
+    assert len(encoded.texts) == len(encoded.token_ids)
+
+
 def test_half_a_character_in_a_text_is_one_sentence():
     with pytest.raises(ValueError, match="half a character .* at position 2"):
         encode(TOKENIZERS["bytes"], "a \ud83d", 10)

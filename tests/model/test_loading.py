@@ -159,6 +159,7 @@ def only_pickles(path):
 
 def linked(name):
     def damage(path):
+        (path / name).touch()
         (path / name).rename(path.parent / "elsewhere")
         (path / name).symlink_to(path.parent / "elsewhere")
         return path
@@ -205,7 +206,8 @@ EXPERT = "model.layers.{}.mlp.experts.{}.up_proj.weight"
         (edit_config(num_attention_heads=0), "describes no model"),
         (edit_config(hidden_size=-3), "describes no model"),
         (edit_config(num_hidden_layers=1), "holds 2 layers and its config.json asks for 1"),
-        (edit_config(num_hidden_layers=10**9), "holds 2 layers and its config.json asks for 10000"),
+        (edit_config(num_hidden_layers=9999), "holds 2 layers and its config.json asks for 9999"),
+        (edit_config(num_hidden_layers=10**9), "describes no model .num_hidden_layers=1000"),
         (edit_config(num_experts=8), "16 experts in layer 0 and its config.json asks for 8"),
         (edit_config(num_experts=10**9), "16 experts in layer 0 and its config.json asks for 1000"),
         (edit_config(num_experts_per_layer=[16, 8]), "16 experts in layer 1 .* asks for 8"),
@@ -313,6 +315,8 @@ def test_an_export_on_a_full_disk_leaves_the_old_checkpoint(
         (write("special_tokens_map.json", b"{"), "special_tokens_map.json is not valid JSON"),
         (marked("tokenizer.json"), "tokenizer.json begins with a byte order mark"),
         (linked("tokenizer.json"), "outside of itself .'tokenizer.json'"),
+        (linked("chat_template.jinja"), "outside of itself .'chat_template.jinja'"),
+        (linked("additional_chat_templates"), "outside of itself .'additional_chat_templates'"),
     ],
 )
 def test_a_tokenizer_that_cannot_be_used_is_refused(checkpoint, damage, message):
