@@ -16,7 +16,7 @@ import click
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -32,6 +32,7 @@ from model.modeling import EmoForCausalLM
 from model.train import checkpoint
 from model.train.batches import Batch
 from model.train.presets import Preset
+from model.train.shards import read_shards
 
 
 @contextmanager
@@ -157,10 +158,7 @@ def save(
 def restore(path: Path, model: EmoForCausalLM, optimizer: torch.optim.Optimizer) -> None:
     """As `checkpoint.restore`, each process reading its shards."""
     state = _state(model, optimizer)
-    try:
-        state_dict_loader.load(state, checkpoint_id=path)
-    except CheckpointException as error:
-        raise checkpoint.Damaged(f"{path} is damaged: its shards cannot be read") from error
+    read_shards(state, path)
     set_state_dict(
         model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
     )

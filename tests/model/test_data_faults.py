@@ -1,4 +1,4 @@
-"""Bad input ends in one sentence, exit code 2, and the old corpus stays; nothing foreign is lost."""
+"""Bad input ends in one sentence with exit code 2; the old corpus stays, nothing else is lost."""
 
 import errno
 import gzip
