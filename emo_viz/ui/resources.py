@@ -70,12 +70,20 @@ def pair() -> Pair:
     Ends the page with a sentence where there are none, or none that can stand side by side.
     """
     found = Pair(emo=_loaded("emo"), standard=_loaded("standard"))
-    try:
-        check_pair(found)
-    except ValueError as error:
+    if misfit := _misfit(found.emo.key, found.standard.key, found):
         trained = (TRAIN_COMMAND.format(name=name) for name in assets.MODEL_FOLDERS)
-        _missing(escape_markdown(str(error)), "\n".join(trained))
+        _missing(escape_markdown(misfit), "\n".join(trained))
     return found
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _misfit(emo: str, standard: str, _found: Pair) -> str:
+    """Why the two cannot stand side by side; "" if they can."""
+    try:
+        check_pair(_found)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def check_pair(found: Pair) -> None:

@@ -133,8 +133,7 @@ def cut_notice(reading: Reading) -> None:
 def forget_selection() -> None:
     """Another text has other tokens: drop the selected one."""
     for key in (TOKEN, EXPERT):
-        if key in st.session_state:
-            st.session_state[key] = None
+        st.session_state[key] = None
 
 
 FIELD = OwnText("routing", forget_selection)

@@ -158,3 +158,12 @@ def test_a_huge_text_is_kept_in_part_and_says_so():
     assert len(at.text_area(key="routing_draft").value) == 100_000
     assert "Of 240,000 characters the first 100,000 are kept" in at.warning[0].value
     assert not run(at).warning
+
+
+def test_a_new_text_has_no_token_of_the_old_one():
+    at = follow_link(ROUTING, routing_source="Your own text", routing_text="a b c d e f g")
+    at.number_input(key="routing_token").set_value(3).run()
+    at.text_area(key="routing_draft").set_value("").run()
+    at.text_area(key="routing_draft").set_value("soil and seeds and rain").run()
+    assert at.number_input(key="routing_token").value is None
+    assert "routing_token" not in at.query_params

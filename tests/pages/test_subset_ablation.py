@@ -268,7 +268,7 @@ def test_curves_of_other_weights_are_not_shown(tiny_assets, tmp_path, monkeypatc
         checkpoints / "emo-nano" / "model.safetensors",
     )
     at = opened()
-    assert "measured on other weights" in words(at)
+    assert "made with another EMO checkpoint" in words(at)
     assert not at.get("plotly_chart")
 
 
@@ -276,7 +276,7 @@ def test_curves_of_other_documents_are_not_shown(tiny_assets, tmp_path, monkeypa
     folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
     file = folder / "documents" / "documents.parquet"
     pd.read_parquet(file).iloc[1:].to_parquet(file)
-    assert "measured on other documents" in words(opened())
+    assert "made with other documents" in words(opened())
 
 
 def test_more_points_are_measured_in_the_background(tiny_assets, models):
