@@ -45,7 +45,7 @@ def up():
     starts[-1] = FAR
     h, a = far_rows(2 * 1024), far_rows(1024)
     tiles = index(experts - 1), index(FAR - 1)
-    sizes = {"H": H, "I": 1024, "K": K, "SAVE_H": True, "STORE_A": True, "TMA": False}
+    sizes = {"H": H, "I": 1024, "K": K, "SAVE_H": True, "STORE_A": True, "PARTS": 1, "TMA": False}
     forward.up_kernel[(1,)](x, w13, order, starts, *tiles, h, a, **sizes, **TILE)
     same(h[FAR - 1, :16], w13[-1, :16].float() @ x[token].float())
 

@@ -131,29 +131,26 @@ def test_a_peer_that_fails_says_why_and_the_rest_goes_on():
     assert "error" in found["transformers sonicmoe"]
 
 
-def test_a_broken_gpu_ends_the_stage(monkeypatch):
-    def broken(*_, **__):
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    monkeypatch.setattr(speed, "moe", broken)
-    with pytest.raises(RuntimeError, match="illegal"):
-        rows(speed.layer, TINY)
-
-
 MEMCHECK = """========= COMPUTE-SANITIZER
 ========= Invalid __global__ read of size 2 bytes
 =========     at act_grad_kernel+0x1a0 in backward.py:120
-========= ERROR SUMMARY: {} errors
+========= ERROR SUMMARY: 2 errors
 """
+CLEAN = "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n"
 RACECHECK = """========= Error: Race reported between Write access at up_kernel+0x10 in forward.py:9
 ========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)
 """
 
 
 def test_the_sanitizers_summary_decides():
-    assert sanitize.judge("memcheck", MEMCHECK.format(0))["passed"] is True
-    bad = sanitize.judge("memcheck", MEMCHECK.format(2))
+    assert sanitize.judge("memcheck", CLEAN)["passed"] is True
+    bad = sanitize.judge("memcheck", MEMCHECK)
     assert bad["passed"] is False and bad["kernels"] == {"act_grad_kernel": 1}
+    # What torch asks the driver in vain is no fault of a kernel.
+    asked = sanitize.judge(
+        "memcheck", "========= Program hit X\n========= ERROR SUMMARY: 1 error\n"
+    )
+    assert asked["passed"] is True and asked["reports"] == 1
     race = sanitize.judge("racecheck", RACECHECK)
     assert race["reports"] == 1 and race["kernels"] == {"up_kernel": 1} and "passed" not in race
     refused = sanitize.judge("memcheck", "========= Error: Device not supported\n")
