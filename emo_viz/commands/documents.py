@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from emo_viz.trace.selection import COLUMNS, MIN_TOKENS
+from emo_viz.trace.selection import COLUMNS, MIN_TOKENS, RIGHTS
 from model.cli import say
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ Changes: texts were split into parts, white space was tidied, and each was cut t
 )
 @click.option(
     "--rights",
-    default="open,own",
+    default=",".join(RIGHTS),
     show_default=True,
     help="Which documents may be shown, by the column rights of the corpus. Your own are shown to "
     "you: do not pass the folder on unless you may.",
