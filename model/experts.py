@@ -1,11 +1,11 @@
 """Expert backends behind transformers' ExpertsInterface: the same numbers at different speed.
 
 `emo_moe` is the one the models use: the kernels of `model.kernels` on CUDA; on a CPU the compiled
-code of `model.native` for small experts, else `sorted_experts`. That one sorts the (token, expert)
-rows by expert and runs one matrix product an expert (`native.products` where experts are large),
-with a hand-written backward. Row counts of small experts in bf16 are padded to a multiple of
-ROW_MULTIPLE, because oneDNN compiles a kernel for every new shape. `reference_experts` is the plain
-loop that tests compare with.
+code of `model.native` for small experts and, without gradients, for large ones (`native.wide`);
+else `sorted_experts`. That one sorts the (token, expert) rows by expert and runs one matrix product
+an expert (`native.products` where experts are large), with a hand-written backward. Row counts of
+small experts in bf16 are padded to a multiple of ROW_MULTIPLE, because oneDNN compiles a kernel for
+every new shape. `reference_experts` is the plain loop that tests compare with.
 
 Shapes: N tokens, K experts a token, S = N*K slots, P rows (slots sorted by expert, padded),
 E experts, H hidden size, I expert width.
@@ -22,7 +22,9 @@ from transformers.activations import SiLUActivation
 from transformers.integrations.moe import ExpertsInterface, _default_apply_gate
 
 from model import native
+from model.native import wide
 from model.native.products import has_products, multiply
+from model.native.wide import wide_forward
 from model.subset import active_keep_k
 
 ROW_MULTIPLE = 32
@@ -312,7 +314,20 @@ def _cpu_experts(
     """Compiled code where it fits, under autocast too: it is the faster of the two."""
     if x_NH.dtype == torch.float32 and native.fits(w13_EJH, w2_EHI):
         return native_experts(x_NH, w13_EJH, w2_EHI, s_NK.float(), ids_NK)
+    if _runs_wide(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK):
+        return wide_forward(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK)
     return sorted_experts(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK)
+
+
+def _runs_wide(x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor) -> bool:
+    """Whether experts are too large for the cache and nothing is learned or cast."""
+    return (
+        not _is_short(w13_EJH)
+        and not _learning(x_NH, w13_EJH, w2_EHI, s_NK)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and wide.fits(x_NH, w13_EJH, w2_EHI, ids_NK)
+    )
 
 
 def emo_moe(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:

@@ -152,12 +152,12 @@ def kernels(device: str, cases: Sequence[Row]) -> Iterator[Row]:
 
 def _kernels(case: Case, device: str) -> Iterator[Row]:
     found = c.problem(case, device)
-    clock = partial(clock_of(case), device=torch.device(device))
+    clock, place = clock_of(case), torch.device(device)
     slots = int((found.idx_TK >= 0).sum())
     sizes = plans.Layer(case.H, case.I, case.K, case.E)
     for name, run in zip(KERNELS, started(case, found), strict=True):
-        yield case.row() | {"kernel": name} | _rates(name, clock(run), sizes, slots / case.K)
-    yield case.row() | {"kernel": "sort slots (torch)", "ms": clock(partial(_sort, found))}
+        yield case.row() | {"kernel": name} | _rates(name, clock(run, place), sizes, slots / case.K)
+    yield case.row() | {"kernel": "sort slots (torch)", "ms": clock(partial(_sort, found), place)}
 
 
 def started(case: Case, found: c.Problem) -> list[Run]:
