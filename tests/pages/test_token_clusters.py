@@ -197,7 +197,7 @@ def test_the_command_refuses_clusters_of_another_checkpoint(tiny_assets, tmp_pat
     command += ["--documents", tiny_assets / "documents" / "documents.parquet"]
     command += ["--clusters", *reversed(clusters_paths(tiny_assets))]
     result = CliRunner().invoke(main, [str(each) for each in command])
-    assert result.exit_code == 2 and "is of another checkpoint" in result.output
+    assert result.exit_code == 2 and "another EMO checkpoint" in result.output
     assert not (tmp_path / "map.npz").exists()
 
 
