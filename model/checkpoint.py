@@ -79,9 +79,23 @@ def read_config(folder: Path) -> EmoConfig:
     try:
         return EmoConfig.from_dict(fields)
     except Exception as error:  # of many kinds: each field has its own checks
-        raise ValueError(f"{path} describes no model ({last_line(error)}); copy it again.") from (
-            error
-        )
+        raise ValueError(
+            f"{path} describes no model ({_config_fault(fields, error)}); copy it again."
+        ) from error
+
+
+def _config_fault(fields: Mapping[str, Any], error: Exception) -> str:
+    """What of a config cannot be, without the words of the library that found it."""
+    if found := re.search(r"[Ff]ield '(\w+)'", str(error)):
+        return shortened(f"{found[1]} is {fields.get(found[1])!r}")
+    if type(error) is ValueError:  # a sentence of EmoConfig's own
+        return shortened(last_line(error))
+    return "a field is not of its kind"
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """A text as it may be quoted in a sentence."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def last_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -129,9 +129,12 @@ def _parameters(export: Path) -> int:
     """How many weights the model has."""
     count = 0
     for file in weight_files(export):
-        with safe_open(file, framework="np") as weights:
-            names = weights.keys()
-            shapes = [weights.get_slice(name).get_shape() for name in names]
+        try:
+            with safe_open(file, framework="np") as weights:
+                names = weights.keys()
+                shapes = [weights.get_slice(name).get_shape() for name in names]
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged or cut short; copy the run again.") from error
         count += sum(map(math.prod, shapes))
     return count
 
