@@ -158,8 +158,9 @@ def weight_files(checkpoint: Path) -> list[Path]:
         files = [inside(checkpoint, SINGLE)]
     for file in files:
         if not os.path.isfile(file):  # unlike Path.is_file, False for a name that is too long
+            name = file.name if file.name.isprintable() else repr(file.name)
             raise ValueError(
-                f"{checkpoint} has no weights in {file.name:.100}; copy the checkpoint again (only "
+                f"{checkpoint} has no weights in {name:.100}; copy the checkpoint again (only "
                 ".safetensors files are read)."
             )
     return files

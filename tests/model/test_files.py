@@ -160,11 +160,21 @@ def test_the_weight_files_are_those_of_the_index(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "weight_map",
-    [{}, [], None, {"a": 1}, {"a": [1], "b": {}}, {"a": "gone.safetensors"}, {"a": "a/" * 3000}],
+    [
+        {},
+        [],
+        None,
+        {"a": 1},
+        {"a": [1], "b": {}},
+        {"a": "gone.safetensors"},
+        {"a": "a/" * 3000},
+        {"a": "a\n\n"},
+    ],
 )
 def test_an_index_that_leads_nowhere_is_one_sentence(tmp_path: Path, weight_map: object) -> None:
-    with pytest.raises(ValueError, match="c"):
+    with pytest.raises(ValueError, match="c") as caught:
         weight_files(_sharded(tmp_path / "c", weight_map))
+    assert str(caught.value).isprintable()
 
 
 def test_an_index_that_leads_outside_is_refused(tmp_path: Path) -> None:
