@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -144,10 +145,11 @@ def _digest(path: Path) -> str:
 def _limits() -> Iterator[None]:
     """Ends what does not end, by CPU time and not by the clock, and what takes all memory."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = signal.signal(signal.SIGPROF, _stop)
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + MOST_MEMORY, hard))
+    if sys.platform == "linux":  # elsewhere this limit means little
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + MOST_MEMORY, hard))
     try:
         yield
     finally:
