@@ -96,6 +96,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     check_links(folder)
     for name in TOKENIZER_FILES:
         _check_json(folder, name)
+    _check_own_config(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -108,6 +109,12 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             "document; set it in tokenizer_config.json."
         )
     return tokenizer
+
+
+def _check_own_config(folder: Path) -> None:
+    """transformers reads the config beside a tokenizer too; other models' are their own affair."""
+    if (folder / CONFIG).exists() and read_json(inside(folder, CONFIG)).get("model_type") == "emo":
+        read_config(folder)
 
 
 def _check_json(folder: Path, name: str) -> None:

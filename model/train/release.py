@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -112,6 +112,8 @@ def model_card(run: Path, name: str, mantissa_bits: int, licence: str = "apache-
             "heldout_loss": _mean([m["heldout_loss"] for m in metrics if "heldout_loss" in m][-1:]),
         }
         return CARD.format(**(training | facts))
+    except SafetensorError as error:
+        raise ValueError(f"The weights in {run / 'export'} are damaged; train again.") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{run}: {TRAINING} or {METRICS} lacks what the card says ({error}); train again."
