@@ -226,7 +226,7 @@ def native_experts(
 
     Under bf16 autocast the operands of products are bf16, where the processor multiplies it.
     """
-    inputs = (x_NH, w13_EJH, w2_EHI, s_NK)
+    inputs, ids_NK = (x_NH, w13_EJH, w2_EHI, s_NK), ids_NK.long()
     autocast = torch.is_autocast_enabled("cpu")
     half = autocast and has_products(torch.get_autocast_dtype("cpu"))
     if _learning(*inputs):

@@ -313,18 +313,8 @@ class EmoForCausalLM(EmoPreTrainedModel, GenerationMixin):
         self.post_init()
 
     def routers(self) -> list[EmoRouter]:
-        """The router of every layer, first layer first; none for a dense model.
-
-        Raises ValueError if some layers are dense and some are not: routing is recorded and cut
-        layer by layer.
-        """
-        found = [module for module in self.modules() if isinstance(module, EmoRouter)]
-        if found and len(found) < self.config.num_hidden_layers:
-            raise ValueError(
-                f"{self.config.num_hidden_layers - len(found)} layers of this model have no router "
-                "(num_experts_per_layer is 0): its routing can be neither recorded nor cut."
-            )
-        return found
+        """The router of every layer that has one, first layer first; none for a dense model."""
+        return [module for module in self.modules() if isinstance(module, EmoRouter)]
 
     def document_routing(
         self,

@@ -68,24 +68,36 @@ def open_pair(folders: Sequence[Path]) -> Pair:
     configs = [load_model(folder).config for folder in folders]
     for folder, config in zip(folders, configs, strict=True):
         check_routers(config, folder)
-    _check_roles([config.objective for config in configs])
+    roles = find_roles([config.objective for config in configs])
     _check_geometry(*configs)
     tokenizers = [load_tokenizer(folder) for folder in folders]
     if tokenizers[0].get_vocab() != tokenizers[1].get_vocab():
         raise ValueError("The two models have different tokenizers; their losses do not compare.")
     first, second = (
-        Checkpoint(folder, config.objective, weights_digest(folder))
-        for folder, config in zip(folders, configs, strict=True)
+        Checkpoint(folder, role, weights_digest(folder))
+        for folder, role in zip(folders, roles, strict=True)
     )
     return Pair((first, second), configs[0], tokenizers[0])
 
 
-def _check_roles(objectives: list[str]) -> None:
-    if objectives[0] == objectives[1]:
+def find_roles(objectives: Sequence[str]) -> tuple[str, ...]:
+    """The role of each of two models. A released config does not say its objective: such a model
+    takes the role that the other leaves it, or that of its place.
+
+    Raises ValueError if both are of one objective.
+    """
+    said = [objective if objective in ROLES else None for objective in objectives]
+    roles = next((each for each in (ROLES, ROLES[::-1]) if _agree(said, each)), None)
+    if roles is None:
         raise ValueError(
             f"Both checkpoints are of the {objectives[0]} objective; name one EMO and one standard "
             "checkpoint."
         )
+    return roles
+
+
+def _agree(said: Sequence[str | None], roles: Sequence[str]) -> bool:
+    return all(word in (None, role) for word, role in zip(said, roles, strict=True))
 
 
 def _check_geometry(one: "EmoConfig", other: "EmoConfig") -> None:

@@ -217,7 +217,7 @@ def build(archs: tuple[str, ...], jobs: int) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> Iterator[str]:
     """The report as lines of text."""
     yield (
-        f"{'arch':7}{'size':9}{'kernel':18}{'type':6}{'tile':12}{'w/s':5}{'regs':>5}{'stack':>6}"
+        f"{'arch':7}{'size':9}{'kernel':28}{'type':6}{'tile':12}{'w/s':5}{'regs':>5}{'stack':>6}"
         f"{'spill':>6}{'KiB':>5}{'buf':>5}{'occ':>6}{'tmem':>5} {'op':8}{'async':>5}{'LDG':>4}"
         f"{'GFLOP':>7}{'MB':>6}{'us':>6}  bars missed"
     )
@@ -227,7 +227,7 @@ def table(report: dict[str, Any]) -> Iterator[str]:
             microseconds = row["roofline_seconds"] * 1e6
             cost = (f"{row['flops'] / 1e9:.0f}", f"{row['bytes'] / 1e6:.0f}", f"{microseconds:.0f}")
         yield (
-            f"{row['arch']:7}{row['size']:9}{row['kernel']:18}{row['element']:6}{row['tile']:12}"
+            f"{row['arch']:7}{row['size']:9}{row['kernel']:28}{row['element']:6}{row['tile']:12}"
             f"{row['warps']}/{row['stages']:<3}{row['registers']:5}{row['stack']:6}"
             f"{row['spills']:6}{row['shared'] // 1024:5}{row['buffers']:5.1f}"
             f"{row['occupancy']:6.0%}{row['tmem_columns']:5} {row['tensor_op']:8}"

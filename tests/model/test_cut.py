@@ -4,6 +4,7 @@ import errno
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from model.cut import check_made_for, cut_checkpoint
 from model.files import weights_digest
+from model.inference import record
 from model.loading import load_model
 from model.subset import ExpertSubset, apply_subset, full_subset, random_subset
 from tests.model.helpers import tiny_ids, tiny_model
@@ -54,6 +56,21 @@ def test_a_cut_checkpoint_computes_what_the_parent_does_under_the_subset(
         assert torch.allclose(logits(small), logits(whole), atol=1e-5)
     assert small.config.num_experts == keep_k
     assert small.model.layers[0].mlp.experts.gate_up_proj.shape[0] == keep_k
+
+
+def test_a_model_whose_first_layer_is_dense_is_cut_and_recorded(tmp_path):
+    uneven = {"num_experts_per_layer": [0, 16], "dense_intermediate_size": 24}
+    tiny_model(**uneven).save_pretrained(tmp_path / "parent")
+    whole = load_model(tmp_path / "parent")
+    subset = random_subset(whole.config, 7, seed=1)
+    assert [len(layer) for layer in subset.experts] == [0, 7]
+    cut_checkpoint(tmp_path / "parent", subset, tmp_path / "cut")
+    small = load_model(tmp_path / "cut")
+    with apply_subset(whole, subset):
+        assert torch.allclose(logits(small), logits(whole), atol=1e-5)
+        found = record(whole, tiny_ids()[0].numpy())
+    assert (found.expert_ids[0] == -1).all() and np.isnan(found.entropy[0]).all()
+    assert set(found.expert_ids[1].ravel().tolist()) <= set(subset.experts[1])
 
 
 def test_layers_may_keep_different_numbers_of_experts(parent, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model import experts
-from model.experts import reference_experts, sort_slots, sorted_experts
+from model.experts import native_experts, reference_experts, sort_slots, sorted_experts
 from model.loss import linear_cross_entropy
 from tests.model.helpers import tiny_model
 
@@ -136,3 +136,10 @@ def test_the_fused_loss_equals_cross_entropy_on_all_logits(z_coef):
 
 def test_the_model_uses_our_backend_unless_told():
     assert tiny_model().config._experts_implementation == "emo_moe"
+
+
+def test_ids_of_another_integer_type_are_the_same_experts():
+    tensors, ids, _ = problem(H=32, I=32)
+    if not experts.native.fits(*tensors[1:3]):
+        pytest.skip("no C compiler")
+    assert torch.equal(native_experts(*tensors, ids.int()), native_experts(*tensors, ids))

@@ -1,5 +1,7 @@
 """Training forwards look at masks, positions and caches as every other forward does."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -170,6 +172,10 @@ def test_a_compiled_model_gives_the_same_numbers_in_training_and_outside():
     near(compiled(ids, labels=ids).loss, model(ids, labels=ids).loss)
     model.eval()
     near(logits(compiled, ids, use_cache=False), logits(model, ids, use_cache=False))
-    head = EmoHead(8, 16, bias=False)
-    with torch.no_grad():
-        near(torch.compile(head, backend="eager")(torch.ones(3, 8)), head(torch.ones(3, 8)))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_compiled_head_gives_the_same_logits():
+    head, hidden = EmoHead(8, 16, bias=False), torch.ones(3, 8)
+    with torch.no_grad():  # inductor, which alone does not know oneDNN's operation
+        near(torch.compile(head)(hidden), head(hidden))
