@@ -151,7 +151,9 @@ class TraceManifest:
                 files=tuple(TraceFile(**file) for file in fields["files"]),
                 created=str(fields["created"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except ValueError as error:
+            raise ValueError(f"{MANIFEST} is damaged ({error}); record the trace again.") from error
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{MANIFEST} is damaged; record the trace again.") from error
 
 
