@@ -226,7 +226,7 @@ EXPERT = "model.layers.{}.mlp.experts.{}.up_proj.weight"
         (linked("generation_config.json"), "outside of itself .'generation_config.json'"),
         (indexed("../away.safetensors"), "outside of itself .'../away.safetensors'"),
         (indexed("nowhere.safetensors"), "no weights in nowhere.safetensors"),
-        (indexed(3), "outside of itself"),
+        (indexed(3), "weights without a file"),
         (without_metadata, "index.json has no metadata"),
         (write("generation_config.json", b"{"), "generation_config.json is not valid JSON"),
         (marked("generation_config.json"), "generation_config.json begins with a byte order mark"),
