@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from safetensors import SafetensorError, safe_open
 
 from model.config import EmoConfig
@@ -33,6 +34,7 @@ _FUSED = re.compile(r"(model\.layers\.\d+\.mlp\.experts\.)(gate_up|down)_proj")
 _COMPUTED = "rotary_emb.inv_freq"
 
 Shape = tuple[int, ...]
+LONGEST = 300  # characters of another library's words
 
 
 @dataclass(frozen=True)
@@ -78,30 +80,23 @@ def read_config(folder: Path) -> EmoConfig:
         raise ValueError(f"{path} describes no model (num_hidden_layers={layers}); copy it again.")
     try:
         return EmoConfig.from_dict(fields)
-    except Exception as error:  # of many kinds: each field has its own checks
+    except StrictDataclassFieldValidationError as error:
+        name = str(error).split("'")[1]
         raise ValueError(
-            f"{path} describes no model ({_config_fault(fields, error)}); copy it again."
+            f"{path} describes no model: {name} cannot be {fields.get(name)!r:.60}; copy it again."
         ) from error
-
-
-def _config_fault(fields: Mapping[str, Any], error: Exception) -> str:
-    """What of a config cannot be, without the words of the library that found it."""
-    if found := re.search(r"[Ff]ield '(\w+)'", str(error)):
-        return shortened(f"{found[1]} is {fields.get(found[1])!r}")
-    if type(error) is ValueError:  # a sentence of EmoConfig's own
-        return shortened(last_line(error))
-    return "a field is not of its kind"
-
-
-def shortened(text: str, most: int = 200) -> str:
-    """A text as it may be quoted in a sentence."""
-    return text if len(text) <= most else f"{text[:most]}…"
+    except Exception as error:  # of many kinds: each field has its own checks
+        raise ValueError(f"{path} describes no model ({last_line(error)}); copy it again.") from (
+            error
+        )
 
 
 def last_line(error: Exception) -> str:
     """The part of an error's text that names the cause, without its full stop."""
+    if isinstance(error, AttributeError | TypeError | LookupError | RecursionError):
+        return "a value in it is of another kind than it should be"
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip().removesuffix(".")
+    return lines[-1].strip().removesuffix(".")[:LONGEST]
 
 
 def check_links(folder: Path) -> None:

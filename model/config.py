@@ -127,7 +127,7 @@ class EmoConfig(PreTrainedConfig):
     def _refuse_unsupported(self, kwargs: dict[str, Any]) -> None:
         """Fields of the released code: those that change nothing here are taken out of `kwargs`."""
         for architecture in self.architectures or ():
-            if architecture.startswith(("Olmo", "FlexOlmo")):
+            if str(architecture).startswith(("Olmo", "FlexOlmo")):
                 raise ValueError(f"This is a config of {architecture}, not of EmoForCausalLM.")
         rope = (self.rope_parameters or {}) | (kwargs.get("rope_scaling") or {})
         for field, neutral in UNSUPPORTED.items():

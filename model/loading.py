@@ -9,14 +9,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from model.checkpoint import (
-    CONFIG,
-    check_checkpoint,
-    check_links,
-    last_line,
-    read_config,
-    shortened,
-)
+from model.checkpoint import CONFIG, check_checkpoint, check_links, last_line, read_config
 from model.files import INDEX, SINGLE, check_writable, inside, new_folder, read_json
 from model.modeling import EmoForCausalLM
 
@@ -53,8 +46,8 @@ def load_model(path: str | Path, dtype: str = "float32") -> EmoForCausalLM:
             )
     except Exception as error:  # the headers are in order; what is left has many kinds
         raise ValueError(
-            f"The weights in {folder} cannot be read ({shortened(last_line(error))}); copy or train "
-            "the checkpoint again."
+            f"The weights in {folder} cannot be read ({last_line(error)}); copy or train the "
+            "checkpoint again."
         ) from error
     _check_weights(folder, model, report)
     return model.eval()
@@ -76,7 +69,7 @@ def _check_index(folder: Path) -> None:
     """transformers asks for more in an index than where the weights lie."""
     if not (folder / SINGLE).is_file():
         _check_json(folder, INDEX)
-        if not isinstance(read_json(folder / INDEX).get("metadata"), dict):
+        if "metadata" not in read_json(folder / INDEX):
             raise ValueError(f"{folder / INDEX} has no metadata; copy the checkpoint again.")
 
 
@@ -103,11 +96,10 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     check_links(folder)
     for name in TOKENIZER_FILES:
         _check_json(folder, name)
-    # transformers reads it for the tokenizer too, and in words of its own where it is damaged.
-    known = {"config": read_config(folder)} if (folder / CONFIG).is_file() else {}
+    _check_own_config(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, **known
+            folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # tokenizers raises bare Exceptions
         raise ValueError(_no_tokenizer(folder, error)) from error
@@ -117,6 +109,12 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             "document; set it in tokenizer_config.json."
         )
     return tokenizer
+
+
+def _check_own_config(folder: Path) -> None:
+    """transformers reads the config beside a tokenizer too; other models' are their own affair."""
+    if (folder / CONFIG).exists() and read_json(inside(folder, CONFIG)).get("model_type") == "emo":
+        read_config(folder)
 
 
 def _check_json(folder: Path, name: str) -> None:
@@ -135,10 +133,7 @@ def _no_tokenizer(folder: Path, error: Exception) -> str:
             f"The tokenizer in {folder} asks for code of its own (auto_map in "
             "tokenizer_config.json), which is never run; save it as a plain tokenizer.json."
         )
-    return (
-        f"The tokenizer in {folder} cannot be read: {TOKENIZER} or tokenizer_config.json is "
-        "damaged; copy them again."
-    )
+    return f"The tokenizer in {folder} cannot be read ({last_line(error)}); copy it again."
 
 
 def export_model(

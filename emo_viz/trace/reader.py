@@ -162,7 +162,7 @@ def _fault(path: Path, listed: TraceFile | None) -> str | None:
         return f"has {size} bytes instead of {listed.bytes}"
     try:
         rows = _rows(path)
-    except Exception:  # numpy parses an array's header as Python, and raises what that raises
+    except Exception:  # NumPy reads the header of an array as Python, which fails in many ways
         return "is not readable"
     return None if rows == listed.rows else f"has {rows} rows instead of {listed.rows}"
 

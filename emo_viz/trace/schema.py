@@ -13,8 +13,7 @@ tokens table. Models with the same number in every layer are written, and read, 
 """
 
 import json
-from dataclasses import MISSING, asdict, dataclass
-from dataclasses import fields as dataclass_fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -149,32 +148,20 @@ class TraceManifest:
                 model=_traced_model(fields["model"]),
                 documents=_count(fields["documents"]),
                 tokens=_count(fields["tokens"]),
-                files=tuple(TraceFile(**_named(TraceFile, file)) for file in fields["files"]),
+                files=tuple(TraceFile(**file) for file in fields["files"]),
                 created=str(fields["created"]),
             )
-        except KeyError as error:
-            raise ValueError(f"{MANIFEST} lacks {error}; record the trace again.") from error
-        except (TypeError, ValueError) as error:
-            said = error if type(error) is ValueError else "a value is not of its kind"
-            raise ValueError(f"{MANIFEST} is damaged ({said}); record the trace again.") from error
+        except ValueError as error:
+            raise ValueError(f"{MANIFEST} is damaged ({error}); record the trace again.") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{MANIFEST} is damaged; record the trace again.") from error
 
 
-def _traced_model(fields: object) -> TracedModel:
-    named = _named(TracedModel, fields)
-    layers = named.get("num_experts_per_layer")
+def _traced_model(fields: dict[str, Any]) -> TracedModel:
+    layers = fields.get("num_experts_per_layer")
     return TracedModel(
-        **named | {"num_experts_per_layer": None if layers is None else tuple(layers)}
+        **fields | {"num_experts_per_layer": None if layers is None else tuple(layers)}
     )
-
-
-def _named(kind: type, values: object) -> dict[str, Any]:
-    """Fields of a dataclass out of a manifest. Raises ValueError for missing or unknown ones."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{kind.__name__} is not an object")
-    known = {each.name: each.default is MISSING for each in dataclass_fields(kind)}
-    if wrong := sorted({*values} - {*known} | {n for n in known if known[n] and n not in values}):
-        raise ValueError(f"the field {wrong[0]!r} of {kind.__name__} is missing or unknown")
-    return values
 
 
 def _count(value: object) -> int:

@@ -8,6 +8,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Self
 
 import numpy as np
@@ -49,7 +50,7 @@ class TokenShard:
             offsets = np.load(folder / f"{split}.offsets.npy")
             index = pd.read_parquet(folder / f"{split}.index.parquet")
             tokens = np.memmap(folder / f"{split}.bin", dtype=TOKEN_DTYPE, mode="r")
-        except (OSError, ValueError, EOFError, pa.ArrowException) as error:
+        except (OSError, ValueError, EOFError, pa.ArrowException, TokenError) as error:
             raise ValueError(_damaged(folder, split)) from error
         if not _fit(offsets, index, tokens) or not _as_counted(manifest, split, tokens):
             raise ValueError(_damaged(folder, split))

@@ -112,6 +112,8 @@ def model_card(run: Path, name: str, mantissa_bits: int, licence: str = "apache-
             "heldout_loss": _mean([m["heldout_loss"] for m in metrics if "heldout_loss" in m][-1:]),
         }
         return CARD.format(**(training | facts))
+    except SafetensorError as error:
+        raise ValueError(f"The weights in {run / 'export'} are damaged; train again.") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{run}: {TRAINING} or {METRICS} lacks what the card says ({error}); train again."
@@ -129,12 +131,9 @@ def _parameters(export: Path) -> int:
     """How many weights the model has."""
     count = 0
     for file in weight_files(export):
-        try:
-            with safe_open(file, framework="np") as weights:
-                names = weights.keys()
-                shapes = [weights.get_slice(name).get_shape() for name in names]
-        except SafetensorError as error:
-            raise ValueError(f"{file} is damaged or cut short; copy the run again.") from error
+        with safe_open(file, framework="np") as weights:
+            names = weights.keys()
+            shapes = [weights.get_slice(name).get_shape() for name in names]
         count += sum(map(math.prod, shapes))
     return count
 

@@ -202,7 +202,7 @@ EXPERT = "model.layers.{}.mlp.experts.{}.up_proj.weight"
     [
         (write("config.json", b"[]"), "config.json is not a JSON object"),
         (write("config.json", b"\xff\xfe"), "config.json is not UTF-8"),
-        (edit_config(num_experts="16"), "describes no model .num_experts is '16'"),
+        (edit_config(num_experts="16"), "describes no model: num_experts cannot be"),
         (edit_config(num_attention_heads=0), "describes no model"),
         (edit_config(hidden_size=-3), "describes no model"),
         (edit_config(num_hidden_layers=1), "holds 2 layers and its config.json asks for 1"),
@@ -226,7 +226,7 @@ EXPERT = "model.layers.{}.mlp.experts.{}.up_proj.weight"
         (linked("generation_config.json"), "outside of itself .'generation_config.json'"),
         (indexed("../away.safetensors"), "outside of itself .'../away.safetensors'"),
         (indexed("nowhere.safetensors"), "no weights in nowhere.safetensors"),
-        (indexed(3), "lists weights without a file"),
+        (indexed(3), "weights without a file"),
         (without_metadata, "index.json has no metadata"),
         (write("generation_config.json", b"{"), "generation_config.json is not valid JSON"),
         (marked("generation_config.json"), "generation_config.json begins with a byte order mark"),
