@@ -101,6 +101,10 @@ def clock_of(case: Case) -> Callable[[Run, torch.device], float]:
     return graph_ms if case.T <= GRAPH_TOKENS else bench_ms
 
 
+def _clock(case: Case, device: torch.device, run: Run) -> float:
+    return clock_of(case)(run, device)
+
+
 def rate(flops: float, milliseconds: float) -> float:
     """TFLOP/s."""
     return flops / milliseconds / 1e9 if milliseconds else 0.0
@@ -152,12 +156,12 @@ def kernels(device: str, cases: Sequence[Row]) -> Iterator[Row]:
 
 def _kernels(case: Case, device: str) -> Iterator[Row]:
     found = c.problem(case, device)
-    clock, place = clock_of(case), torch.device(device)
+    clock = partial(_clock, case, torch.device(device))
     slots = int((found.idx_TK >= 0).sum())
     sizes = plans.Layer(case.H, case.I, case.K, case.E)
     for name, run in zip(KERNELS, started(case, found), strict=True):
-        yield case.row() | {"kernel": name} | _rates(name, clock(run, place), sizes, slots / case.K)
-    yield case.row() | {"kernel": "sort slots (torch)", "ms": clock(partial(_sort, found), place)}
+        yield case.row() | {"kernel": name} | _rates(name, clock(run), sizes, slots / case.K)
+    yield case.row() | {"kernel": "sort slots (torch)", "ms": clock(partial(_sort, found))}
 
 
 def started(case: Case, found: c.Problem) -> list[Run]:
