@@ -219,6 +219,7 @@ DESCRIPTOR_FAULTS = {
 }
 
 
+NAMED = sorted({fault.by or "small_numbers" for fault in FAULTS.values()})
 numbers = itertools.count()
 
 
@@ -261,7 +262,7 @@ def test_a_fault_of_the_descriptor_path_is_noticed(fault, tmp_path, monkeypatch)
         checks.descriptors_change_nothing(**checks.DESCRIPTOR_CASES[fault.by or "several-tiles"])
 
 
-@pytest.mark.parametrize("name", sorted({fault.by or "small_numbers" for fault in FAULTS.values()}))
+@pytest.mark.parametrize("name", NAMED)
 def test_without_a_fault_the_check_passes(name, tmp_path, monkeypatch):
     """The same machinery with nothing edited: what the faults trip over is the fault alone."""
     for module in ("flow", "forward", "backward", "metadata", "pool", "ops"):

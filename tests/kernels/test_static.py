@@ -83,11 +83,11 @@ def test_the_report_refuses_to_run_interpreted():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "word"),
+    ("argument", "word"),
     [
-        (["--arch", "sm_70"], "sm_70"),
-        (["--jobs", "0"], "--jobs"),
-        (["--json", "tests"], "a folder"),
+        ("--arch=sm_70", "sm_70"),
+        ("--jobs=0", "--jobs"),
+        ("--json=tests", "a folder"),
     ],
 )
 def test_bad_input_of_the_report_is_one_sentence(argument, word):
