@@ -48,9 +48,9 @@ app: $(APP_READY) ## Start the app on http://127.0.0.1:8501 (PORT=8502, WATCH=po
 	$(BIN)/python -m streamlit run app.py --server.port $(PORT) --server.fileWatcherType $(WATCH)
 
 test: $(DEV_READY) browser ## Run every test, browser tests included
-	$(BIN)/python -m pytest --ignore tests/kernels
-	# In a process of their own: Triton reads at its import whether it interprets or compiles.
-	$(BIN)/python -m pytest tests/kernels
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/kernels -n $(WORKERS) --dist loadfile
+	# In processes of their own: Triton reads at its import whether it interprets or compiles.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernels -n $(WORKERS) --dist loadfile
 
 check: $(DEV_READY) ## Lint, formatting, types and the import layers
 	$(BIN)/ruff check .
