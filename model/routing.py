@@ -144,6 +144,8 @@ class PoolSizes:
                 f"{self.free_share}, cannot be drawn."
             )
 
+    # A compiled model of texts of several lengths has no numbers for the shape while it is traced.
+    @torch.compiler.disable
     def draw(self, shape: tuple[int, int, int], generator: torch.Generator | None = None) -> Tensor:
         """Sizes for (layers, rows, documents): int64, NO_POOL where all experts stay."""
         layers, *documents = shape
