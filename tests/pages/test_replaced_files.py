@@ -157,7 +157,6 @@ def test_a_sharded_checkpoint_is_a_checkpoint(folder: Path):
             {"emo-nano": [8, 8], "std-nano": [8, 6]},
             "EMO has 8 experts in layer 1, the standard MoE 6",
         ),
-        ({"std-nano": [16, 6]}, "EMO has 16 experts in layer 1, the standard MoE 6"),
     ],
 )
 def test_models_that_do_not_belong_together_are_one_sentence(
