@@ -106,16 +106,10 @@ def _check(emo: "Trace", standard: "Trace") -> None:
 
 def _check_widths(emo: "TracedModel", standard: "TracedModel") -> None:
     """Raises ValueError unless both models have as many routed experts in each layer."""
-    from emo_viz.analysis.widths import difference
+    from emo_viz.analysis.widths import apart
 
-    even = emo.num_experts_per_layer is standard.num_experts_per_layer is None
-    if emo.num_layers != standard.num_layers or even and emo.routed != standard.routed:
-        raise ValueError("The two models differ in layers or experts; name a matched pair.")
-    if found := difference(emo.routed, standard.routed):
-        raise ValueError(
-            f"The two models differ in their routed experts in layer {found.layer} ({found.one} "
-            f"and {found.other}); name a matched pair."
-        )
+    if what := apart(emo.routed, standard.routed):
+        raise ValueError(f"The two models differ in {what}; name a matched pair.")
 
 
 def _fit(emo: "Trace", standard: "Trace", neighbours: int, min_dist: float, seed: int) -> "Maps":

@@ -19,6 +19,7 @@ from emo_viz.analysis.origins import Origins, of_trace
 from emo_viz.analysis.profiles import WordTable, cluster_table, top_experts, word_table
 from emo_viz.analysis.projection import Maps, content_key, load_maps, pca_map, procrustes
 from emo_viz.analysis.vectors import flatten_usage, routing_vectors
+from emo_viz.analysis.widths import apart
 from emo_viz.ui import assets, chrome, freshness, links, resources
 from emo_viz.ui.freshness import OUT_OF_DATE
 from emo_viz.ui.text import count, escape_markdown, interval
@@ -113,9 +114,11 @@ def load_data() -> Data:
     _check_fresh({name: _origins(name, stamp, one) for name, one in traces.items()})
     key = _key(stamp, emo, standard)
     if key is None:
+        what = apart(emo.manifest.model.routed, standard.manifest.model.routed)
+        layer = what if what.startswith("experts in layer") else "layers and experts"
         chrome.empty_state(
-            "The traces of the two models hold different documents or another number of layers "
-            "and experts; record both from one file of documents with a matched pair.",
+            f"The traces of the two models hold different documents or another number of {layer}; "
+            "record both from one file of documents with a matched pair.",
             RECORD_COMMAND,
         )
         st.stop()

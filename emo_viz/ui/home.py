@@ -13,7 +13,7 @@ from emo_viz.analysis import curves, tokens
 from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.origins import Origins, of_trace
 from emo_viz.analysis.routing import Coverage, coverage
-from emo_viz.analysis.widths import difference, in_words, kept_of
+from emo_viz.analysis.widths import apart, in_words, kept_of
 from emo_viz.figures.comparison import Compared, two_models
 from emo_viz.figures.theme import chart_config
 from emo_viz.trace import Trace
@@ -158,10 +158,10 @@ def _modularity() -> Finding:
 
 def _spread() -> Finding:
     emo, standard = (_coverage(name) for name in assets.MODEL_FOLDERS)
-    if emo.routed != standard.routed:
+    if what := apart(emo.routed, standard.routed):
         raise ValueError(
-            f"The traces of the two models have other numbers of {_differ(emo, standard)}, so they "
-            "do not compare. For a matched pair, this makes them:"
+            f"The traces of the two models have other numbers of {what}, so they do not compare. "
+            "For a matched pair, this makes them:"
         )
     routed = in_words(emo.routed)
     return Finding(
@@ -175,15 +175,6 @@ def _spread() -> Finding:
             emo.half, standard.half, "routed experts", float(np.mean(emo.routed)) / 2, "even use"
         ),
     )
-
-
-def _differ(emo: Coverage, standard: Coverage) -> str:
-    """In what two traces differ: the layer, where one of them has layers of several sizes."""
-    even = len({*emo.routed}) == len({*standard.routed}) == 1
-    if even or emo.num_layers != standard.num_layers:
-        return "layers or experts"
-    found = difference(emo.routed, standard.routed)
-    return f"experts in layer {found.layer}" if found else ""
 
 
 CARDS = (

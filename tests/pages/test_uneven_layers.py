@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from streamlit.testing.v1 import AppTest
 
+from emo_viz.__main__ import main
 from emo_viz.analysis.alignment import alignment
 from emo_viz.analysis.clusters import spherical_kmeans
 from emo_viz.analysis.curves import read_curves
@@ -112,6 +114,26 @@ def test_home_counts_each_layer_by_its_own_experts(uneven: Path):
     even = [shape for shape in charts(at)[0]["layout"]["shapes"] if shape["x0"] == 6.5]
     assert len(even) == 1  # half of 13, the mean of 11 and 15
     assert at.table[0].value["Experts a layer"]["EMO"] == "11 to 15 routed + 1 shared"
+
+
+def test_models_that_differ_in_a_layer_are_refused_by_its_name(
+    cut: Path, tiny_assets: Path, tmp_path: Path
+):
+    folder = tmp_path / "assets"
+    (folder / "analysis").mkdir(parents=True)
+    (folder / "documents").symlink_to(tiny_assets / "documents")
+    for part in ("checkpoints", "traces"):
+        (folder / part).mkdir()
+        (folder / part / "emo-nano").symlink_to(cut / part / "emo-nano")
+        (folder / part / "std-nano").symlink_to(tiny_assets / part / "std-nano")
+    with shown(folder):
+        assert "other numbers of experts in layer 0, so they do not" in words(follow_link(""))
+        assert "another number of experts in layer 0" in words(follow_link(CLUSTERS))
+        assert "EMO has 12 experts in layer 0, the standard MoE 16" in words(follow_link(ROUTING))
+    traces = [str(folder / "traces" / name) for name in MODELS.values()]
+    refused = CliRunner().invoke(main, ["map", "--traces", *traces, "--out", str(tmp_path / "m")])
+    assert refused.exit_code == 2
+    assert "The two models differ in experts in layer 0; name a matched pair" in refused.output
 
 
 # Token routing
