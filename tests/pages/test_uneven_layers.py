@@ -7,12 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from streamlit.testing.v1 import AppTest
 
 from emo_viz.__main__ import main
 from emo_viz.analysis.alignment import alignment
@@ -21,6 +21,7 @@ from emo_viz.analysis.curves import read_curves
 from emo_viz.analysis.tokens import TokenTable, fit_token_clusters, load_token_clusters
 from emo_viz.analysis.vectors import routing_vectors
 from emo_viz.trace import Trace
+from emo_viz.ui import ablation_view
 from model.inference import Recording, document_losses, encode, record
 from model.loading import load_model, load_tokenizer
 from model.subset import ExpertSubset, apply_subset
@@ -305,26 +306,34 @@ def test_the_cut_is_that_of_each_layers_experts(uneven: Path, keep_k: int):
     assert (at.slider(key="k").min, at.slider(key="k").max) == (4, 16)
 
 
-def test_the_kept_experts_are_drawn_as_far_as_a_layer_goes(uneven: Path):
-    at = AppTest.from_string(_KEPT)
-    at.run()
-    assert not at.exception
-    kept = value(charts(at)[0], 0, "z")
-    assert np.isnan(kept[0]).tolist() == [False] * 12 + [True] * 4
-    own = subset(uneven, "emo", 8).experts
-    assert [np.flatnonzero(row == 1).tolist() for row in kept] == [list(layer) for layer in own]
+def test_the_kept_experts_are_drawn_as_far_as_a_layer_goes(
+    uneven: Path, monkeypatch: pytest.MonkeyPatch
+):
+    popover = ablation_view.st.popover
+    monkeypatch.setattr(ablation_view.st, "popover", lambda *a, **how: _Open(popover(*a, **how)))
+    drawn = [charts(follow_link(ABLATION, k=k))[:2] for k in ("8", "14")]
+    for keep_k, (kept_map, overlap) in zip((8, 14), drawn, strict=True):
+        kept = value(kept_map, 0, "z")
+        assert np.isnan(kept[0]).tolist() == [False] * 12 + [True] * 4
+        own = subset(uneven, "emo", keep_k).experts
+        assert [np.flatnonzero(row == 1).tolist() for row in kept] == [list(ids) for ids in own]
+        chance = np.mean([min(keep_k - 1, routed) / routed for routed in ROUTED])
+        assert overlap["layout"]["shapes"][0]["x0"] == pytest.approx(100 * chance)
 
 
-_KEPT = """
-import streamlit as st
-from emo_viz.figures.ablation import kept_map
-from emo_viz.ui import ablation
-study = ablation.open_study()
-choice = ablation.Choice("garden", "router_probability", 8, "heldout-garden-0")
-live = ablation.compute_live(study, choice)
-kept = {model: subset.experts for model, subset in live.subsets.items()}
-st.plotly_chart(kept_map(kept, study.experts))
-"""
+class _Open:
+    """A popover that has been opened: the tests' browser cannot open one."""
+
+    open = True
+
+    def __init__(self, place: Any) -> None:
+        self.place = place
+
+    def __enter__(self) -> None:
+        self.place.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.place.__exit__(*error)
 
 
 def test_the_curves_say_the_experts_of_every_layer(uneven: Path, small: Path):
