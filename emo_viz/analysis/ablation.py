@@ -29,6 +29,7 @@ from emo_viz.analysis.curves import (
     Curves,
 )
 from emo_viz.analysis.origins import Origins
+from emo_viz.analysis.widths import experts_by_layer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -91,8 +92,8 @@ class Part:
     """The curves of one model on one domain.
 
     losses[c] are the summed nats of the D held-out documents under cuts[c]; tokens [D]; ranking
-    [L, R] lists routed experts by falling router probability on the calibration documents;
-    greedy maps a keep-k to the kept experts of every layer.
+    [L, R] lists routed experts by falling router probability on the calibration documents, and
+    then -1 where a layer has fewer than R; greedy maps a keep-k to the kept experts of every layer.
     """
 
     domain: str
@@ -156,11 +157,12 @@ def nearest_domain(
     """The domain whose `count` favourite experts a layer hold most of a text's router probability.
 
     scores_LR: the text's mean router probabilities [L, R]; rankings: routed experts of every layer
-    by falling router probability on each domain, [L, R].
+    by falling router probability on each domain, [L, R], -1 for those that a layer lacks.
     """
 
     def held(ranking_LR: NDArray[np.int64]) -> float:
-        return float(np.take_along_axis(scores_LR, ranking_LR[:, :count], axis=1).sum())
+        first = ranking_LR[:, :count]
+        return float(np.take_along_axis(scores_LR, first, axis=1).sum(where=first >= 0))
 
     return max(sorted(rankings), key=lambda domain: held(rankings[domain]))
 
@@ -177,7 +179,7 @@ def other_domains(domains: Sequence[str]) -> dict[str, str]:
 
 def default_keep(config: "EmoConfig") -> list[int]:
     """Keep-ks at which curves are measured: every doubling of the experts that a token uses."""
-    most = config.num_experts
+    most = max(experts_by_layer(config))
     doubled = (config.num_experts_per_tok << n for n in range(most.bit_length()))
     return [k for k in doubled if k < most]
 
@@ -194,9 +196,15 @@ def describe(
     methods: Sequence[str],
     random_seeds: int,
 ) -> dict[str, Any]:
-    """What curves.json says of how the curves were made: see `collect`."""
+    """What curves.json says of how the curves were made: see `collect`.
+
+    num_experts_per_layer stands there only where the layers differ.
+    """
+    experts = experts_by_layer(config)
+    uneven = {"num_experts_per_layer": list(experts)} if len(set(experts)) > 1 else {}
     return {
-        "num_experts": config.num_experts,
+        "num_experts": max(experts),
+        **uneven,
         "num_experts_per_tok": config.num_experts_per_tok,
         **origins.to_dict(),
         "settings": {
@@ -214,14 +222,16 @@ def plan_cuts(
 ) -> tuple[Cut, ...]:
     """The full model once, then every method at every keep-k below the number of experts.
 
+    That is the number of the largest layer; layers that have no more than keep-k keep them all.
     Raises ValueError for an unknown method or a keep-k out of range.
     """
     from model.subset import check_keep_k
 
     if unknown := set(methods) - set(METHODS):
         raise ValueError(f"There is no method {min(unknown)!r}; choose of {', '.join(METHODS)}.")
-    cuts = [Cut(FULL, config.num_experts)]
-    for keep_k in sorted(set(keep) - {config.num_experts}):
+    most = max(experts_by_layer(config))
+    cuts = [Cut(FULL, most)]
+    for keep_k in sorted(set(keep) - {most}):
         check_keep_k(config, keep_k)
         for method in dict.fromkeys(methods):
             seeds = random_seeds if method == RANDOM else 1
@@ -270,11 +280,18 @@ def first_texts(texts: Texts) -> Texts:
 
 
 def rank_experts(model: "EmoForCausalLM", calibration: Texts) -> NDArray[np.int64]:
-    """Routed experts of every layer by falling mean router probability: [L, R], one pass."""
-    from model.subset import expert_scores
+    """Routed experts of every layer by falling mean router probability: [L, R], one pass.
+
+    A layer with fewer than R ends in -1.
+    """
+    from model.subset import expert_scores, routed_in_layer
 
     scores_LR = expert_scores(model, calibration.documents)
-    return np.argsort(-scores_LR, axis=1, kind="stable")
+    ranking_LR = np.full(scores_LR.shape, -1)
+    for layer, scores_R in enumerate(scores_LR):
+        num_routed = routed_in_layer(model.config, layer)
+        ranking_LR[layer, :num_routed] = np.argsort(-scores_R[:num_routed], kind="stable")
+    return ranking_LR
 
 
 def ranked_subset(
@@ -283,7 +300,8 @@ def ranked_subset(
     """The subset of the first experts of a ranking. Raises ValueError for a keep-k out of range."""
     from model.subset import subset_from_scores
 
-    scores_LR = -np.argsort(ranking_LR, axis=1)
+    # Places of the experts; the -1 of absent ones land behind those that a layer has.
+    scores_LR = -np.argsort(np.where(ranking_LR < 0, ranking_LR.shape[1], ranking_LR), axis=1)
     return subset_from_scores(scores_LR, keep_k, config, ROUTER_PROBABILITY, calibration_ids)
 
 
@@ -392,15 +410,15 @@ def collect(
 
 
 def shared_share(
-    kept: Sequence[Sequence[int]], ranking_LR: NDArray[np.int64], num_routed: int
+    kept: Sequence[Sequence[int]], ranking_LR: NDArray[np.int64], routed: Sequence[int]
 ) -> float:
     """Share of a subset's routed experts that are also among the first of a ranking.
 
     kept: ids of each layer; as many of the ranking count as the subset keeps routed experts.
-    Mean over layers.
+    routed: routed experts of each layer. Mean over layers.
     """
     shares = []
-    for experts, ranked in zip(kept, ranking_LR, strict=True):
-        routed = {expert for expert in experts if expert < num_routed}
-        shares.append(len(routed & set(ranked[: len(routed)].tolist())) / len(routed))
+    for experts, ranked, num_routed in zip(kept, ranking_LR, routed, strict=True):
+        own = {expert for expert in experts if expert < num_routed}
+        shares.append(len(own & set(ranked[: len(own)].tolist())) / len(own))
     return float(np.mean(shares))

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from emo_viz.analysis.bootstrap import Interval, percentile_interval, resample_counts
 from emo_viz.analysis.origins import Origins
+from emo_viz.analysis.widths import kept_of
 from model.files import check_new_file, new_file, read_json
 
 FORMAT = "emo-viz-curves"
@@ -57,6 +58,12 @@ class Curves:
     def origins(self) -> Origins:
         """The models and documents that were measured, as far as curves.json says."""
         return Origins.from_dict(self.info)
+
+    @property
+    def experts(self) -> tuple[int, ...]:
+        """Experts of every layer, shared ones counted; of one layer where all have as many."""
+        counts = self.info.get("num_experts_per_layer") or [self.info["num_experts"]]
+        return tuple(int(count) for count in counts)
 
     def of_domain(self, domain: str | None) -> pd.DataFrame:
         """The rows of one domain, or of all domains for None."""
@@ -113,7 +120,7 @@ class Headline:
     """What the home page says about one keep-k: increases in nats a token over all domains."""
 
     keep_k: int
-    num_experts: int
+    experts: tuple[int, ...]
     domains: int
     documents: int
     tokens: int
@@ -125,7 +132,7 @@ class Headline:
         return (
             f"On {self.documents:,} held-out documents of {self.domains} domains "
             f"({self.tokens:,} tokens), EMO keeps {likelihood_kept(self.emo.mean):.0%} of its "
-            f"likelihood a token with {self.keep_k} of {self.num_experts} experts; the standard "
+            f"likelihood a token with {kept_of(self.keep_k, self.experts)} experts; the standard "
             f"MoE keeps {likelihood_kept(self.standard.mean):.0%}."
         )
 
@@ -177,7 +184,7 @@ def _check(path: Path, rows: pd.DataFrame, info: dict[str, Any]) -> None:
             and info["greedy"][model][domain] is not None
             for model, domain in names.itertuples(index=False, name=None)
         ]
-        _ = Curves(rows, info).origins
+        _ = Curves(rows, info).origins, Curves(rows, info).experts
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged; write the curves again.") from error
     if not (whole and all(described)):
@@ -369,7 +376,7 @@ def headline(curves: Curves, keep_k: int) -> Headline:
     )
     return Headline(
         keep_k=keep_k,
-        num_experts=int(curves.info["num_experts"]),
+        experts=curves.experts,
         domains=len(measured.cells.tokens),
         documents=measured.documents,
         tokens=measured.tokens,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emo_viz.analysis.origins import Weights
+from emo_viz.analysis.widths import difference, experts_by_layer
 from model.files import weights_digest
 
 if TYPE_CHECKING:
@@ -45,16 +46,16 @@ class Pair:
 
 
 def check_routers(config: "EmoConfig", folder: Path) -> None:
-    """Raises ValueError for a model without routers, or with layers of different widths."""
+    """Raises ValueError for a model without routers, or with a layer without one."""
     if config.objective == "dense":
         raise ValueError(
             f"{folder} is a dense model and has no routers; name an EMO or standard MoE."
         )
-    widths = {config.experts_in_layer(layer) for layer in range(config.num_hidden_layers)}
-    if widths != {config.num_experts}:
+    experts = experts_by_layer(config)
+    if 0 in experts:
         raise ValueError(
-            f"{folder} has layers of {min(widths)} to {max(widths)} experts; only models with as "
-            "many experts in every layer can be analysed."
+            f"{folder} has no experts in layer {experts.index(0)}; only models with a router in "
+            "every layer can be analysed."
         )
 
 
@@ -102,14 +103,21 @@ def _agree(said: Sequence[str | None], roles: Sequence[str]) -> bool:
 
 def _check_geometry(one: "EmoConfig", other: "EmoConfig") -> None:
     """Raises ValueError unless losses, routing and subsets of the two mean the same."""
-    for field, words in (
-        ("num_experts", "number of experts"),
-        ("num_experts_per_tok", "number of experts a token"),
-        ("num_shared_experts", "number of shared experts"),
-        ("num_hidden_layers", "number of layers"),
-    ):
+    fields = {
+        "num_experts_per_tok": "number of experts a token",
+        "num_shared_experts": "number of shared experts",
+        "num_hidden_layers": "number of layers",
+    }
+    if one.num_experts_per_layer is other.num_experts_per_layer is None:
+        fields = {"num_experts": "number of experts"} | fields
+    for field, words in fields.items():
         if getattr(one, field) != getattr(other, field):
             raise ValueError(
                 f"The two models differ in their {words} ({getattr(one, field)} and "
                 f"{getattr(other, field)}); name a matched pair."
             )
+    if found := difference(experts_by_layer(one), experts_by_layer(other)):
+        raise ValueError(
+            f"The two models differ in their number of experts in layer {found.layer} "
+            f"({found.one} and {found.other}); name a matched pair."
+        )

@@ -54,13 +54,17 @@ class Coverage:
     """Routed experts of a layer that a document uses: means over the layers and documents.
 
     half: the fewest that carry half of the document's expert choices. distinct: all of them.
+    routed: how many each layer has.
     """
 
     half: Interval
     distinct: Interval
-    num_routed: int
-    num_layers: int
+    routed: tuple[int, ...]
     num_tokens: int
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.routed)
 
 
 def text_routing(recorded: Recorded) -> TextRouting:
@@ -81,6 +85,7 @@ def text_routing(recorded: Recorded) -> TextRouting:
 def expert_order(recorded: Recorded, layer: int, num_routed: int) -> NDArray[np.int64]:
     """All routed experts of a layer by falling sum of gate weights over the text, [R].
 
+    num_routed: R, how many this layer has.
     Experts that no token uses follow by id.
     """
     ids, weights = recorded.expert_ids[layer, 1:], recorded.gate_weights[layer, 1:]
@@ -89,7 +94,10 @@ def expert_order(recorded: Recorded, layer: int, num_routed: int) -> NDArray[np.
 
 
 def gate_matrix(recorded: Recorded, layer: int, num_routed: int) -> NDArray[np.float32]:
-    """Gate weights of one layer as [T - 1, R]: 0 where a token does not use the expert."""
+    """Gate weights of one layer as [T - 1, R]: 0 where a token does not use the expert.
+
+    num_routed: R, how many this layer has.
+    """
     ids, weights = recorded.expert_ids[layer, 1:], recorded.gate_weights[layer, 1:]
     gates = np.zeros((len(ids), num_routed), dtype=np.float32)
     tokens, slots = np.nonzero(ids >= 0)
@@ -98,7 +106,10 @@ def gate_matrix(recorded: Recorded, layer: int, num_routed: int) -> NDArray[np.f
 
 
 def routing_table(recordings: Mapping[str, Recorded], token_texts: Sequence[str]) -> pd.DataFrame:
-    """One row a model, layer and token with its experts and gate weights, for export."""
+    """One row a model, layer and token with its experts and gate weights, for export.
+
+    Empty where a layer has fewer experts than a token could use.
+    """
     parts = []
     for model, recorded in recordings.items():
         for layer, (experts, gates) in enumerate(
@@ -119,7 +130,17 @@ def routing_table(recordings: Mapping[str, Recorded], token_texts: Sequence[str]
                 part[f"expert_{rank + 1}"] = experts[1:, rank]
                 part[f"gate_weight_{rank + 1}"] = gates[1:, rank]
             parts.append(part)
-    return pd.concat(parts, ignore_index=True)
+    return _without_empty_slots(pd.concat(parts, ignore_index=True))
+
+
+def _without_empty_slots(table: pd.DataFrame) -> pd.DataFrame:
+    """The id -1 is no expert, and its weight no weight."""
+    for name in [str(name) for name in table if str(name).startswith("expert_")]:
+        if (empty := table[name] < 0).any():
+            table[name] = table[name].astype("Int64").mask(empty)
+            weight = name.replace("expert", "gate_weight")
+            table[weight] = table[weight].mask(empty)
+    return table
 
 
 def half_load(load: NDArray[Any]) -> NDArray[np.int64]:
@@ -135,8 +156,7 @@ def coverage(trace: Trace) -> Coverage:
     return Coverage(
         half=bootstrap_interval(half_load(activation).mean(axis=1)),
         distinct=bootstrap_interval((activation > 0).sum(axis=2).mean(axis=1)),
-        num_routed=trace.manifest.model.num_routed_experts,
-        num_layers=trace.manifest.model.num_layers,
+        routed=trace.manifest.model.routed,
         num_tokens=trace.manifest.tokens,
     )
 

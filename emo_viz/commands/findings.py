@@ -21,6 +21,7 @@ from emo_viz.analysis.curves import (
 )
 from emo_viz.analysis.origins import FOLDERS, Origins, assets_origins, stale
 from emo_viz.analysis.tokens import Headline, headline
+from emo_viz.analysis.widths import in_words
 from model.cli import say
 
 MODELS = {EMO: "EMO", STANDARD: "Standard MoE"}
@@ -91,7 +92,7 @@ def command(
     root = curves_path.absolute().parent.parent if curves_path else assets
     _check_origins(curves.origins, clusters.origins, assets_origins(root), force)
     if not check:
-        say("\n".join(_report(measured, clusters, int(curves.info["num_experts"]))))
+        say("\n".join(_report(measured, clusters, in_words(curves.experts))))
         return
     bars = list(_bars(measured, clusters))
     for bar in bars:
@@ -110,12 +111,12 @@ def _check_origins(curves: Origins, clusters: Origins, present: Origins, force: 
         say(f"Warning: {sentence}", err=True)
 
 
-def _report(measured: Measured, clusters: Headline, num_experts: int) -> Iterator[str]:
+def _report(measured: Measured, clusters: Headline, experts: str) -> Iterator[str]:
     keys = {key for key in measured.cells.keys if key.method != FULL}
     keep = sorted({key.keep_k for key in keys})
     yield (
         f"{measured.documents:,} held-out documents of {len(measured.cells.tokens)} domains, "
-        f"{measured.tokens:,} tokens. Loss increase over all {num_experts} experts in nats a "
+        f"{measured.tokens:,} tokens. Loss increase over all {experts} experts in nats a "
         "token, mean over domains, with 95 % bootstrap intervals over documents:"
     )
     yield ""

@@ -11,6 +11,7 @@ from model.cli import say
 if TYPE_CHECKING:
     from emo_viz.analysis.projection import Maps
     from emo_viz.trace import Trace
+    from emo_viz.trace.schema import TracedModel
 
 FOLDER = click.Path(path_type=Path)
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -100,8 +101,15 @@ def _check(emo: "Trace", standard: "Trace") -> None:
     columns = ["id", "domain", "text"]
     if not emo.documents[columns].equals(standard.documents[columns]):
         raise ValueError("The two traces hold different documents; record both from one file.")
-    if emo.usage.shape != standard.usage.shape:
-        raise ValueError("The two models differ in layers or experts; name a matched pair.")
+    _check_widths(emo.manifest.model, standard.manifest.model)
+
+
+def _check_widths(emo: "TracedModel", standard: "TracedModel") -> None:
+    """Raises ValueError unless both models have as many routed experts in each layer."""
+    from emo_viz.analysis.widths import apart
+
+    if what := apart(emo.routed, standard.routed):
+        raise ValueError(f"The two models differ in {what}; name a matched pair.")
 
 
 def _fit(emo: "Trace", standard: "Trace", neighbours: int, min_dist: float, seed: int) -> "Maps":
@@ -117,6 +125,9 @@ def _fit(emo: "Trace", standard: "Trace", neighbours: int, min_dist: float, seed
     maps: list[np.ndarray] = []
     with click.progressbar(steps, label="Laying out", show_pos=True) as bar:
         for trace, layer in bar:
+            if layer is not None and trace.manifest.model.routed[layer] < 2:
+                maps.append(np.zeros_like(maps[0]))  # a single expert tells no documents apart
+                continue
             points = umap_map(flatten_usage(trace.usage, layer), neighbours, min_dist, seed)
             maps.append(procrustes(points, maps[0]) if maps else points)
     both = of_trace(emo, "emo"), of_trace(standard, "standard")

@@ -44,12 +44,13 @@ def curve(
     keep_k: int,
     live: Mapping[str, float],
     evaluated: str,
+    experts: str = "",
 ) -> go.Figure:
     """Loss or its increase against keep-k for both models, with random subsets as a baseline.
 
     points: the table of `analysis.curves.Measured`. keep_k: where the vertical marker stands.
     live: the value of the document that is shown, by model, drawn at keep_k. evaluated: on what the
-    loss was measured, in words.
+    loss was measured, experts: how many a layer has, in words ("" for the largest keep-k).
     """
     fig = go.Figure()
     for model in MODELS:
@@ -63,7 +64,7 @@ def curve(
     _mark_keep_k(fig, keep_k)
     style(fig, TITLES[measure])
     fig.update_layout(title_subtitle={"text": evaluated, "font": {"size": 12}}, margin_t=84)
-    _keep_k_axis(fig, points)
+    _keep_k_axis(fig, points, experts)
     fig.update_yaxes(title_text=AXIS_TITLES[measure])
     legend_below(fig, rows=2).update_layout(height=400, hovermode="closest")
     return fig
@@ -172,7 +173,7 @@ def _mark_keep_k(fig: go.Figure, keep_k: int) -> None:
     )
 
 
-def _keep_k_axis(fig: go.Figure, points: pd.DataFrame) -> None:
+def _keep_k_axis(fig: go.Figure, points: pd.DataFrame, experts: str) -> None:
     """A log2 axis from the smallest to the largest measured keep-k, a tick at each doubling."""
     low, high = int(points["keep_k"].min()), int(points["keep_k"].max())
     ticks = [2**power for power in range(low.bit_length() - 1, high.bit_length())]
@@ -180,14 +181,15 @@ def _keep_k_axis(fig: go.Figure, points: pd.DataFrame) -> None:
         type="log",
         range=[np.log10(low * 0.93), np.log10(high * 1.12)],
         tickvals=[tick for tick in ticks if low <= tick <= high],
-        title_text=f"Experts kept in every layer, of {high} (keep-k, log scale)",
+        title_text=f"Experts kept in every layer, of {experts or high} (keep-k, log scale)",
     )
 
 
-def kept_map(kept: Mapping[str, Sequence[Sequence[int]]], num_experts: int) -> go.Figure:
+def kept_map(kept: Mapping[str, Sequence[Sequence[int]]], experts: Sequence[int]) -> go.Figure:
     """Which experts of every layer are kept: layers (down) by expert ids (across), both models.
 
-    kept: by model, the kept ids of each layer, shared experts included.
+    kept: by model, the kept ids of each layer, shared experts included. experts: how many each
+    layer has; where that is fewer than another has, the row ends there.
     """
     fig = make_subplots(
         rows=len(kept),
@@ -196,22 +198,25 @@ def kept_map(kept: Mapping[str, Sequence[Sequence[int]]], num_experts: int) -> g
         subplot_titles=[coloured(model, LABELS[model]) for model in kept],
     )
     for row, (model, layers) in enumerate(kept.items(), start=1):
-        fig.add_trace(_kept_cells(model, layers, num_experts), row=row, col=1)
+        fig.add_trace(_kept_cells(model, layers, experts), row=row, col=1)
     style(fig, "Kept experts (filled) of every layer")
     fig.update_yaxes(title_text="Layer", dtick=1, autorange="reversed", showgrid=False)
     fig.update_xaxes(showgrid=False, dtick=16)
-    fig.update_xaxes(title_text="Expert id (the last is the shared one)", row=len(kept), col=1)
+    last = "the last" if len(set(experts)) == 1 else "each layer's last"
+    fig.update_xaxes(title_text=f"Expert id ({last} is the shared one)", row=len(kept), col=1)
     num_layers = max(map(len, kept.values()))
     fig.update_layout(height=130 + len(kept) * (34 + 22 * num_layers), margin_t=72)
     return fig
 
 
-def _kept_cells(model: str, layers: Sequence[Sequence[int]], num_experts: int) -> go.Heatmap:
-    kept_LE = np.zeros((len(layers), num_experts), np.uint8)
-    for layer, experts in enumerate(layers):
-        kept_LE[layer, list(experts)] = 1
+def _kept_cells(model: str, layers: Sequence[Sequence[int]], experts: Sequence[int]) -> go.Heatmap:
+    kept_LE = np.zeros((len(layers), max(experts)), np.uint8)
+    for layer, own in enumerate(layers):
+        kept_LE[layer, list(own)] = 1
+    absent_LE = np.arange(max(experts)) >= np.array(experts)[:, None]
     return go.Heatmap(
-        z=kept_LE,
+        z=np.where(absent_LE, np.nan, kept_LE) if absent_LE.any() else kept_LE,
+        hoverongaps=False if absent_LE.any() else None,
         zmin=0,
         zmax=1,
         colorscale=[[0, GRID_COLOUR], [1, MODEL_COLOURS[model]]],

@@ -55,7 +55,10 @@ class ExpertMap:
 
 @dataclass(frozen=True)
 class TokenExperts:
-    """One token in one model: expert_ids and gate_weights [L, S], entropy [L] in nats."""
+    """One token in one model: expert_ids and gate_weights [L, S], entropy [L] in nats.
+
+    The id -1 with weight 0 stands for no expert, in a layer that has fewer than S.
+    """
 
     expert_ids: NDArray[np.int16]
     gate_weights: NDArray[np.float32]
@@ -128,12 +131,15 @@ def along_text(
 
 
 def by_layer(
-    values: Mapping[str, NDArray[Any]], title: str, unit: str, even_use: float | None = None
+    values: Mapping[str, NDArray[Any]],
+    title: str,
+    unit: str,
+    even_use: NDArray[np.float64] | None = None,
 ) -> go.Figure:
-    """One number by layer [L] for both models; a dotted line where even use would lie."""
+    """One number by layer [L] for both models; a dotted line where even use [L] would lie."""
     fig = go.Figure([_layer_line(values[model], model, unit) for model in MODELS])
     if even_use is not None:
-        fig.add_trace(_even_line(len(values["emo"]), even_use, unit))
+        fig.add_trace(_even_line(even_use, unit))
     style(fig, title)
     legend_below(fig).update_layout(height=270)
     fig.update_xaxes(title_text="Layer", dtick=1)
@@ -263,10 +269,10 @@ def _layer_line(values: NDArray[Any], model: str, unit: str) -> go.Scatter:
     )
 
 
-def _even_line(layers: int, level: float, unit: str) -> go.Scatter:
+def _even_line(levels: NDArray[np.float64], unit: str) -> go.Scatter:
     return go.Scatter(
-        x=np.arange(layers),
-        y=np.full(layers, level),
+        x=np.arange(len(levels)),
+        y=levels,
         mode="lines",
         name="Even use",
         line={"color": REFERENCE_COLOUR, "width": 1.5, "dash": "dot"},
@@ -275,10 +281,12 @@ def _even_line(layers: int, level: float, unit: str) -> go.Scatter:
 
 
 def _rank_bar(places: NDArray[np.floating], one: TokenExperts, rank: int, model: str) -> go.Bar:
-    experts = one.expert_ids[:, rank]
+    experts, weights = one.expert_ids[:, rank], one.gate_weights[:, rank]
+    if (experts < 0).any():  # a layer with fewer experts than a token could use
+        weights = np.where(experts < 0, np.float32(np.nan), weights)
     return go.Bar(
         y=places,
-        x=one.gate_weights[:, rank],
+        x=weights,
         width=0.36,
         orientation="h",
         name=LABELS[model],
@@ -290,7 +298,7 @@ def _rank_bar(places: NDArray[np.floating], one: TokenExperts, rank: int, model:
             "line": {"color": "rgba(255, 255, 255, 0.7)", "width": 1},
         },
         insidetextfont={"color": "white"},
-        text=[str(expert) for expert in experts],
+        text=[str(expert) if expert >= 0 else "" for expert in experts],
         textposition="inside",
         insidetextanchor="middle",
         textangle=0,

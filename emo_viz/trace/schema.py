@@ -88,6 +88,11 @@ class TracedModel:
         return min(self.num_routed_per_tok, self.routed_in_layer(layer))
 
     @property
+    def routed(self) -> tuple[int, ...]:
+        """`routed_in_layer` of every layer."""
+        return tuple(map(self.routed_in_layer, range(self.num_layers)))
+
+    @property
     def slots(self) -> tuple[int, ...]:
         """`slots_in_layer` of every layer."""
         return tuple(map(self.slots_in_layer, range(self.num_layers)))

@@ -24,6 +24,7 @@ from emo_viz.analysis.curves import (
     Measured,
     read_curves,
 )
+from emo_viz.analysis.widths import experts_by_layer, in_words
 from emo_viz.ui import assets, chrome, freshness, measuring, resources
 from emo_viz.ui.jobs import Job, Report, politely, registry
 from emo_viz.ui.remeasure import counter, digest, documents_key
@@ -69,8 +70,23 @@ class Study:
         return self.pair.emo.model.config
 
     @property
+    def experts(self) -> tuple[int, ...]:
+        """Experts of every layer, the shared ones counted."""
+        return experts_by_layer(self.config)
+
+    @property
     def num_experts(self) -> int:
-        return int(self.config.num_experts)
+        """Experts of the largest layer: with as many kept, nothing is cut."""
+        return max(self.experts)
+
+    @property
+    def fewest_kept(self) -> int:
+        """The smallest keep-k: what each token uses, where there are as many."""
+        return min(int(self.config.num_experts_per_tok), self.num_experts)
+
+    def kept_in_words(self, keep_k: int) -> str:
+        """How many experts a layer keeps: layers that have fewer than keep-k keep all theirs."""
+        return in_words([min(keep_k, experts) for experts in self.experts])
 
     @property
     def domains(self) -> list[str]:
@@ -260,7 +276,7 @@ def choose_subset(study: Study, loaded: LoadedModel, domain: str, choice: Choice
     from model.subset import ExpertSubset, full_subset, random_subset
 
     info, config, keep_k = study.curves.info, loaded.model.config, choice.keep_k
-    if keep_k == config.num_experts:
+    if keep_k == study.num_experts:
         return full_subset(config)
     if choice.method == RANDOM:
         return random_subset(config, keep_k, seed=0)
@@ -280,7 +296,10 @@ def choose_subset(study: Study, loaded: LoadedModel, domain: str, choice: Choice
 
 
 def ranking(study: Study, model: str, domain: str) -> NDArray[np.int64]:
-    """Routed experts of every layer by falling router probability on a domain: [L, R]."""
+    """Routed experts of every layer by falling router probability on a domain: [L, R].
+
+    -1 where a layer has fewer.
+    """
     return np.asarray(study.curves.info["ranking"][model][domain])
 
 
@@ -343,7 +362,7 @@ def fine_task(study: Study, domain: str, method: str) -> ablation.Task:
     rows = study.documents[study.documents["domain"] == domain]
     held_out = ablation.tokenise(rows, loaded.tokenizer)[domain]
     config = study.config
-    keep = [k for k in FINE_KEEP if config.num_experts_per_tok <= k < config.num_experts]
+    keep = [k for k in FINE_KEEP if config.num_experts_per_tok <= k < study.num_experts]
     methods = list(dict.fromkeys([method, RANDOM]))
     cuts = ablation.plan_cuts(config, keep, methods, ablation.RANDOM_SEEDS)
     other = study.curves.info["domains"][domain]["other"]

@@ -12,6 +12,7 @@ from emo_viz.analysis.curves import (
     Measured,
     likelihood_kept,
 )
+from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.ui import assets, links, resources
 from emo_viz.ui.ablation import ALL_DOMAINS, OWN, Choice, Live, Study
 from emo_viz.ui.address import one_of
@@ -46,7 +47,7 @@ FIELD = OwnText("subset", _forget_token)
 
 def answer(study: Study, choice: Choice, found: Measured, live: Live) -> None:
     """The first line: what both models keep at this keep-k, measured where it can be."""
-    keep = f"**{choice.keep_k} of {study.num_experts}** experts{SUFFIXES[choice.method]}"
+    keep = f"**{kept_of(choice.keep_k, study.experts)}** experts{SUFFIXES[choice.method]}"
     try:
         emo, standard = (
             found.increase(model, choice.method, choice.keep_k) for model in assets.MODEL_FOLDERS
@@ -121,7 +122,8 @@ def _kept(increase: float) -> str:
 
 def controls(study: Study) -> Choice:
     """The row of controls. A link's impossible keep-k is named in one sentence and not used."""
-    config = study.config
+    least, most = study.fewest_kept, study.num_experts
+    uneven = len(set(study.experts)) > 1
     domains = [ALL_DOMAINS, *study.domains]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         domain = links.select(st, "Domain", domains, DOMAIN, on_change=_forget_token, width=180)
@@ -137,15 +139,17 @@ def controls(study: Study) -> Choice:
         keep_k = links.slider(
             st,
             "Experts kept a layer (keep-k)",
-            config.num_experts_per_tok,
-            config.num_experts,
-            max(config.num_experts_per_tok, min(DEFAULT_KEEP, config.num_experts)),
+            least,
+            most,
+            max(least, min(DEFAULT_KEEP, most)),
             KEEP,
             sentence=f"The link asks for {{asked}} experts a layer; a subset keeps "
-            f"{config.num_experts_per_tok} (what each token uses) to {config.num_experts} of "
+            f"{least} (what each token uses) to {most} of "
             "them, so this shows another number.",
             help="Counts the shared expert, which always stays. Fewer than "
-            f"{config.num_experts_per_tok} cannot be kept: each token uses as many.",
+            f"{least} cannot be kept: each token uses as many."
+            + f" The layers have {in_words(study.experts)}; one with fewer keeps all its."
+            * uneven,
             width=230,
         )
         chosen = None if domain == ALL_DOMAINS else domain

@@ -11,6 +11,7 @@ import streamlit as st
 
 from emo_viz.analysis.ablation import shared_share
 from emo_viz.analysis.curves import OTHER_DOMAIN, RANDOM, Measured
+from emo_viz.analysis.widths import in_words, routed_by_layer
 from emo_viz.figures import ablation as figures
 from emo_viz.figures.theme import DIVERGING, SELECTION_COLOUR, chart_config, colour_at
 from emo_viz.ui import ablation, assets, links, measuring, resources
@@ -70,6 +71,7 @@ def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
             choice.keep_k,
             values,
             f"{chosen}. {escape_plotly(where)}: {numbers}",
+            in_words(study.experts),
         ),
         key="subset_curve",
         theme="streamlit",
@@ -175,12 +177,12 @@ def _chosen_how(study: Study, choice: Choice, live: Live) -> None:
         )
         st.plotly_chart(
             figures.kept_map(
-                {model: subset.experts for model, subset in live.subsets.items()}, study.num_experts
+                {model: subset.experts for model, subset in live.subsets.items()}, study.experts
             ),
             key="subset_kept",
             config=chart_config("subset kept"),
-            alt=f"The {choice.keep_k} kept experts of each of {study.config.num_hidden_layers} "
-            "layers by expert id, EMO above, standard MoE below.",
+            alt=f"The {study.kept_in_words(choice.keep_k)} kept experts of each of "
+            f"{len(study.experts)} layers by expert id, EMO above, standard MoE below.",
         )
         _overlap(study, choice, live)
         _calibration_documents(study, choice, live)
@@ -188,7 +190,7 @@ def _chosen_how(study: Study, choice: Choice, live: Live) -> None:
 
 def _overlap(study: Study, choice: Choice, live: Live) -> None:
     """How much of the subset the other domains would keep too."""
-    routed = study.config.num_routed_experts
+    routed = routed_by_layer(study.config)
     others = [domain for domain in study.domains if domain != live.domain]
     if not others or choice.keep_k == study.num_experts:
         return
@@ -202,7 +204,8 @@ def _overlap(study: Study, choice: Choice, live: Live) -> None:
         },
         index=[escape_plotly(domain) for domain in others],
     ).sort_values("emo", ascending=False)
-    chance = (choice.keep_k - study.config.num_shared_experts) / routed
+    kept = choice.keep_k - study.config.num_shared_experts
+    chance = float(np.mean([min(kept, experts) / experts for experts in routed]))
     means = {model: share(shares[model].mean()) for model in shares}
     st.plotly_chart(
         figures.overlap_bars(shares, chance),
@@ -449,7 +452,7 @@ def continuations(study: Study, choice: Choice, live: Live) -> None:
         for column, loaded in zip(st.columns(2, gap="medium"), study.pair, strict=True):
             with column.container(border=True, height="stretch"):
                 every = "all " if kept == study.num_experts else ""
-                st.markdown(f"**{loaded.label}**, {every}{kept} experts")
+                st.markdown(f"**{loaded.label}**, {every}{study.kept_in_words(kept)} experts")
                 experts = () if kept == study.num_experts else live.subsets[loaded.name].experts
                 places.append((loaded, experts, st.empty()))
     for loaded, experts, place in places:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emo_viz.analysis.widths import in_words
 from model.files import read_json, weight_files
 
 APP_FOLDER = Path(__file__).parents[2]
@@ -34,8 +35,7 @@ class ModelFacts:
 
     def experts_in_words(self, less: int = 0) -> str:
         """ "128", or "12 to 16" of a model that was cut unevenly; `less` of them not counted."""
-        fewest, most = min(self.experts) - less, max(self.experts) - less
-        return f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        return in_words([experts - less for experts in self.experts])
 
 
 Stamp = tuple[tuple[str, int, int], ...]

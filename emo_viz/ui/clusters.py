@@ -2,7 +2,7 @@
 say."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from emo_viz.analysis.origins import Origins, of_trace
 from emo_viz.analysis.profiles import WordTable, cluster_table, top_experts, word_table
 from emo_viz.analysis.projection import Maps, content_key, load_maps, pca_map, procrustes
 from emo_viz.analysis.vectors import flatten_usage, routing_vectors
+from emo_viz.analysis.widths import apart
 from emo_viz.ui import assets, chrome, freshness, links, resources
 from emo_viz.ui.freshness import OUT_OF_DATE
 from emo_viz.ui.text import count, escape_markdown, interval
@@ -78,6 +79,12 @@ class Data:
         return word_table(self.documents["text"].tolist())
 
     @property
+    def layers(self) -> list[int]:
+        """The layers that can tell documents apart: those of a single routed expert cannot."""
+        routed = self.traces["emo"].manifest.model.routed
+        return [layer for layer, experts in enumerate(routed) if experts > 1]
+
+    @property
     def size(self) -> str:
         """ "1,104 documents, 269,935 tokens" """
         tokens = int(self.documents["n_tokens"].sum())
@@ -107,9 +114,11 @@ def load_data() -> Data:
     _check_fresh({name: _origins(name, stamp, one) for name, one in traces.items()})
     key = _key(stamp, emo, standard)
     if key is None:
+        what = apart(emo.manifest.model.routed, standard.manifest.model.routed)
+        layer = what if what.startswith("experts in layer") else "layers and experts"
         chrome.empty_state(
-            "The traces of the two models hold different documents or another number of layers "
-            "and experts; record both from one file of documents with a matched pair.",
+            f"The traces of the two models hold different documents or another number of {layer}; "
+            "record both from one file of documents with a matched pair.",
             RECORD_COMMAND,
         )
         st.stop()
@@ -140,7 +149,7 @@ def level(row: DeltaGenerator) -> str:
 def controls(data: Data, row: DeltaGenerator) -> View:
     """The controls of documents, put into `row`."""
     domains = sorted(set(data.domains))
-    layers = [ALL_LAYERS, *map(str, range(data.traces["emo"].manifest.model.num_layers))]
+    layers = [ALL_LAYERS, *map(str, data.layers)]
     most = min(MOST, len(data.documents) // 2)
     with row:
         colour, method = _how_to_draw()
@@ -150,7 +159,20 @@ def controls(data: Data, row: DeltaGenerator) -> View:
             st, "Number of clusters", FEWEST, most, min(USUAL, most), "cluster_k", width=200
         )
     only = None if layer == ALL_LAYERS else int(layer)
-    return View(colour=colour, domains=highlighted, k=k, layer=only, method=method)
+    return _possible(data, View(colour=colour, domains=highlighted, k=k, layer=only, method=method))
+
+
+def _possible(data: Data, view: View) -> View:
+    """The view with no more clusters than there are ways to be routed, and a sentence if fewer.
+
+    In a layer of two routed experts there are two: more of the one, or of the other.
+    """
+    most = min(_directions(data.version, name, view.layer, data) for name in LABELS)
+    if view.k <= most:
+        return view
+    where = "all layers" if view.layer is None else f"layer {view.layer}"
+    st.info(f"The routing of {where} tells apart {most} groups of documents at most.")
+    return replace(view, k=most)
 
 
 def highlight(
@@ -262,7 +284,7 @@ def _origins(name: str, stamp: assets.Stamp, _trace: "Trace") -> Origins:
 @st.cache_resource(max_entries=2, show_spinner=False)
 def _key(stamp: assets.Stamp, _emo: "Trace", _standard: "Trace") -> str | None:
     """The content key of both traces; None if they do not hold the same documents."""
-    same_shape = _emo.usage.shape == _standard.usage.shape
+    same_shape = _emo.manifest.model.routed == _standard.manifest.model.routed
     if not same_shape or list(_emo.documents["id"]) != list(_standard.documents["id"]):
         return None
     return content_key(_emo.documents["id"], _emo.usage, _standard.usage)
@@ -284,6 +306,12 @@ def _data(key: str, stamp: assets.Stamp, _emo: "Trace", _standard: "Trace") -> D
 @st.cache_resource(max_entries=20, show_spinner="Preparing the routing of this layer …")
 def _vectors(key: str, name: str, layer: int | None, _data: Data) -> NDArray[np.float32]:
     return routing_vectors(flatten_usage(_data.traces[name].usage, layer))
+
+
+@st.cache_resource(max_entries=20, show_spinner=False)
+def _directions(key: str, name: str, layer: int | None, _data: Data) -> int:
+    """How many documents differ in their routing, but for rounding."""
+    return len(np.unique(_vectors(key, name, layer, _data).round(5), axis=0))
 
 
 @st.cache_resource(max_entries=256, show_spinner="Clustering the documents …")

@@ -13,6 +13,7 @@ from emo_viz.analysis import curves, tokens
 from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.origins import Origins, of_trace
 from emo_viz.analysis.routing import Coverage, coverage
+from emo_viz.analysis.widths import apart, in_words, kept_of
 from emo_viz.figures.comparison import Compared, two_models
 from emo_viz.figures.theme import chart_config
 from emo_viz.trace import Trace
@@ -99,7 +100,7 @@ def _commands(template: str) -> None:
 
 
 def _robustness() -> Finding:
-    measured, num_experts = _curves()
+    measured, experts = _curves()
     kept = {
         model: _percent(_kept(measured.increase(model, curves.ROUTER_PROBABILITY, KEEP_K)))
         for model in assets.MODEL_FOLDERS
@@ -107,7 +108,7 @@ def _robustness() -> Finding:
     emo, standard = kept["emo"], kept["standard"]
     by_chance = min(measured.increase(model, curves.RANDOM, KEEP_K).mean for model in kept)
     return Finding(
-        f"With {KEEP_K} of {num_experts} experts a layer, EMO keeps "
+        f"With {kept_of(KEEP_K, experts)} experts a layer, EMO keeps "
         f"**{emo.mean:.0f}\u00a0%** {_span(emo, '{:.0f}')} of its likelihood a token, the standard "
         f"MoE **{standard.mean:.0f}\u00a0%** {_span(standard, '{:.0f}')}. "
         f"{count(measured.documents, 'held-out document')}, {count(measured.tokens, 'token')}, "
@@ -124,11 +125,11 @@ def _robustness() -> Finding:
 
 def _full_models() -> str:
     """What each model loses with all its experts: kept shares are shares of this."""
-    measured, num_experts = _curves()
+    measured, experts = _curves()
     emo, standard = (measured.full_loss(model).mean for model in assets.MODEL_FOLDERS)
     gap = measured.full_difference(curves.EMO, curves.STANDARD)
     return (
-        f"With all {num_experts} experts, the loss is **{emo:.3f}** nats a token in EMO and "
+        f"With all {in_words(experts)} experts, the loss is **{emo:.3f}** nats a token in EMO and "
         f"**{standard:.3f}** in the standard MoE; EMO less standard MoE: **{gap.mean:+.3f}** "
         f"{_span(gap, '{:+.3f}')}."
     )
@@ -157,19 +158,22 @@ def _modularity() -> Finding:
 
 def _spread() -> Finding:
     emo, standard = (_coverage(name) for name in assets.MODEL_FOLDERS)
-    if (emo.num_routed, emo.num_layers) != (standard.num_routed, standard.num_layers):
+    if what := apart(emo.routed, standard.routed):
         raise ValueError(
-            "The traces of the two models have other numbers of layers or experts, so they do not "
-            "compare. For a matched pair, this makes them:"
+            f"The traces of the two models have other numbers of {what}, so they do not compare. "
+            "For a matched pair, this makes them:"
         )
+    routed = in_words(emo.routed)
     return Finding(
         f"Half of a document's routing in a layer goes to **{emo.half.mean:.1f}** "
-        f"{_span(emo.half, '{:.1f}')} of {emo.num_routed} experts in EMO, to "
+        f"{_span(emo.half, '{:.1f}')} of {routed} experts in EMO, to "
         f"**{standard.half.mean:.1f}** {_span(standard.half, '{:.1f}')} in the standard MoE; in "
         f"all it uses {emo.distinct.mean:.1f} and {standard.distinct.mean:.1f}. "
         f"{count(emo.half.n, 'document')}, {count(emo.num_tokens, 'token')}, mean over "
         f"{count(emo.num_layers, 'layer')}.",
-        Compared(emo.half, standard.half, "routed experts", emo.num_routed / 2, "even use"),
+        Compared(
+            emo.half, standard.half, "routed experts", float(np.mean(emo.routed)) / 2, "even use"
+        ),
     )
 
 
@@ -261,20 +265,20 @@ def _bundled_tokens() -> str:
     return f", {count(tokens, 'token')}"
 
 
-def _curves() -> tuple[curves.Measured, int]:
+def _curves() -> tuple[curves.Measured, tuple[int, ...]]:
     path = _existing(CURVES)
-    measured, num_experts, origins = _read_curves(
-        path, assets.stamp(path, path.with_suffix(".json"))
-    )
+    measured, experts, origins = _read_curves(path, assets.stamp(path, path.with_suffix(".json")))
     freshness.check("The curves", origins)
-    return measured, num_experts
+    return measured, experts
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the curves …")
-def _read_curves(path: Path, stamp: assets.Stamp) -> tuple[curves.Measured, int, Origins]:
-    """The curves of all domains, the number of experts in a layer, and what they are of."""
+def _read_curves(
+    path: Path, stamp: assets.Stamp
+) -> tuple[curves.Measured, tuple[int, ...], Origins]:
+    """The curves of all domains, the experts of every layer, and what they are of."""
     read = curves.read_curves(path)
-    return curves.Measured.of(read.rows), int(read.info["num_experts"]), read.origins
+    return curves.Measured.of(read.rows), read.experts, read.origins
 
 
 def _coverage(name: str) -> Coverage:

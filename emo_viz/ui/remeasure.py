@@ -6,7 +6,7 @@ that a stopped or failed measurement goes on where it was, here or by `python -m
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -18,9 +18,6 @@ from emo_viz.analysis.parts import Parts
 from emo_viz.ui import assets, resources
 from emo_viz.ui.jobs import Job, Report, politely, registry
 from emo_viz.ui.resources import LoadedModel, Pair
-
-if TYPE_CHECKING:
-    from model.config import EmoConfig
 
 
 def find(pair: Pair) -> Job | None:
@@ -56,14 +53,8 @@ def plan(pair: Pair, documents: pd.DataFrame, calibration: pd.DataFrame) -> list
     return ablation.plan_tasks(
         ablation.tokenise(documents, tokenizer),
         ablation.tokenise(calibration, tokenizer),
-        ablation.plan_cuts(config, _keep(config), METHODS, ablation.RANDOM_SEEDS),
+        ablation.plan_cuts(config, ablation.default_keep(config), METHODS, ablation.RANDOM_SEEDS),
     )
-
-
-def _keep(config: "EmoConfig") -> list[int]:
-    most = config.num_experts
-    keep = [config.num_experts_per_tok << n for n in range(most.bit_length())]
-    return [k for k in keep if k < most]
 
 
 def counter(report: Report, total: int) -> Callable[[], None]:
@@ -101,7 +92,11 @@ def _about(pair: Pair, documents: pd.DataFrame, calibration: pd.DataFrame) -> di
     models = {one.name: Weights(one.path.resolve().name, digest(one)) for one in pair}
     texts = (documents_digest(each) for each in (documents, calibration))
     return ablation.describe(
-        config, Origins(models, *texts), _keep(config), METHODS, ablation.RANDOM_SEEDS
+        config,
+        Origins(models, *texts),
+        ablation.default_keep(config),
+        METHODS,
+        ablation.RANDOM_SEEDS,
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pandas as pd
 import streamlit as st
 
+from emo_viz.analysis.widths import difference, experts_by_layer
 from emo_viz.ui import assets, chrome
 from emo_viz.ui.text import escape_markdown
 
@@ -29,7 +30,6 @@ DOCUMENTS_COMMAND = "python -m emo_viz documents --corpus data/corpus --out asse
 
 ALIKE = {
     "num_hidden_layers": "layers",
-    "num_experts": "experts a layer",
     "num_experts_per_tok": "experts a token",
     "num_shared_experts": "shared experts",
 }
@@ -90,13 +90,13 @@ def check_pair(found: Pair) -> None:
     """Raises ValueError for two models of which one picture would say something wrong."""
     for one in found:
         config = one.model.config
-        widths = {config.experts_in_layer(layer) for layer in range(config.num_hidden_layers)}
         if config.objective == "dense":
             raise ValueError(f"The {one.label} checkpoint is a dense model and has no routers.")
-        if len(widths) > 1:
+        experts = experts_by_layer(config)
+        if 0 in experts:
             raise ValueError(
-                f"The {one.label} checkpoint has layers of {min(widths)} to {max(widths)} experts; "
-                "the pages show models with as many experts in every layer."
+                f"The {one.label} checkpoint has no experts in layer {experts.index(0)}; the pages "
+                "show models with a router in every layer."
             )
     emo, standard = (one.model.config for one in found)
     for field_name, words in ALIKE.items():
@@ -106,10 +106,24 @@ def check_pair(found: Pair) -> None:
                 f"The two models do not belong side by side: EMO has {ours} {words}, the standard "
                 f"MoE {theirs}."
             )
+    _check_experts(experts_by_layer(emo), experts_by_layer(standard))
     if found.emo.tokenizer.get_vocab() != found.standard.tokenizer.get_vocab():
         raise ValueError(
             "The two models have different tokenizers, so their tokens do not compare."
         )
+
+
+def _check_experts(emo: tuple[int, ...], standard: tuple[int, ...]) -> None:
+    """Raises ValueError unless the two have as many experts in each layer."""
+    found = difference(emo, standard)
+    if found is None:
+        return
+    each = len({*emo}) == len({*standard}) == 1
+    where = "experts a layer" if each else f"experts in layer {found.layer}"
+    raise ValueError(
+        f"The two models do not belong side by side: EMO has {found.one} {where}, the standard MoE "
+        f"{found.other}."
+    )
 
 
 def documents() -> pd.DataFrame:

@@ -9,6 +9,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.routing import TextRouting, text_routing
+from emo_viz.analysis.widths import in_words, routed_by_layer
 from emo_viz.ui import assets, links, resources
 from emo_viz.ui.address import one_of
 from emo_viz.ui.own_text import OwnText
@@ -46,7 +47,8 @@ class Reading:
     """One text as both models read it; `pieces` are the texts of the tokens, "" for EOS, `labels`
     what each is called, also where it is only a part of a character.
 
-    recordings and routing have the keys "emo" and "standard", in this order.
+    recordings and routing have the keys "emo" and "standard", in this order. routed: routed experts
+    of each layer, the same in both models.
     """
 
     chosen: Chosen
@@ -57,9 +59,17 @@ class Reading:
     dropped_characters: int
     recordings: "dict[str, Recording]"
     routing: dict[str, TextRouting]
-    num_routed: int
-    num_layers: int
+    routed: tuple[int, ...]
     tokenizer: "PreTrainedTokenizerBase"
+
+    @property
+    def num_routed(self) -> int:
+        """R: routed experts of the largest layer, as wide as the arrays of the recordings."""
+        return max(self.routed)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.routed)
 
     @property
     def num_tokens(self) -> int:
@@ -95,8 +105,7 @@ def read(pair: Pair, chosen: Chosen) -> Reading:
         dropped_characters=len(chosen.text) - sum(map(len, encoded.texts)),
         recordings=recordings,
         routing={name: text_routing(one) for name, one in recordings.items()},
-        num_routed=config.num_experts - config.num_shared_experts,
-        num_layers=config.num_hidden_layers,
+        routed=routed_by_layer(config),
         tokenizer=pair.emo.tokenizer,
     )
 
@@ -106,8 +115,8 @@ def answer(reading: Reading) -> None:
     emo, standard = (reading.routing[name] for name in ("emo", "standard"))
     st.markdown(
         f"#### In a layer, half of this text's routing goes to **{emo.half.mean():.1f}** of "
-        f"{reading.num_routed} experts in EMO, to **{standard.half.mean():.1f}** in the standard "
-        "MoE."
+        f"{in_words(reading.routed)} experts in EMO, to **{standard.half.mean():.1f}** in the "
+        "standard MoE."
     )
     st.caption(
         f"{reading.chosen.origin}, {count(reading.num_tokens, 'token')}{reading.chosen.rest}. Mean "

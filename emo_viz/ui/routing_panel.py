@@ -31,7 +31,7 @@ def of_token(reading: Reading, token: int) -> None:
         for name, one in reading.recordings.items()
     )
     st.caption(
-        f"Loss (probability) of this token: {losses}. The shared expert, {reading.num_routed}, "
+        f"Loss (probability) of this token: {losses}. The shared expert, {_shared(reading)}, "
         "has weight 1 in every layer."
     )
     st.plotly_chart(
@@ -60,6 +60,12 @@ def of_token(reading: Reading, token: int) -> None:
     )
 
 
+def _shared(reading: Reading) -> str:
+    """Which expert is the shared one."""
+    even = len(set(reading.routed)) == 1
+    return str(reading.num_routed) if even else "a layer's last"
+
+
 def _experts_as_table(reading: Reading, token: int) -> None:
     """All ids and weights: the narrow pieces of the bars have no room for theirs."""
     with st.popover("Table", icon=":material/table:", help="Its experts and gate weights"):
@@ -79,7 +85,8 @@ def _chosen_experts(reading: Reading, token: int) -> pd.DataFrame:
         label = MODEL_LABELS[name]
         columns[f"{label} expert"] = one.expert_ids[:, token].ravel()
         columns[f"{label} gate weight"] = one.gate_weights[:, token].ravel().round(4)
-    return pd.DataFrame(columns)
+    used = reading.recordings["emo"].expert_ids[:, token].ravel() >= 0
+    return pd.DataFrame(columns)[used]
 
 
 def _next_tokens(reading: Reading, token: int) -> pd.DataFrame:
@@ -103,7 +110,7 @@ def of_text(reading: Reading) -> None:
             {name: one.half for name, one in reading.routing.items()},
             "Experts that carry half of the routing",
             "routed experts",
-            reading.num_routed / 2,
+            np.array(reading.routed) / 2,
         ),
         key="routing_half",
         config=chart_config("routing half"),

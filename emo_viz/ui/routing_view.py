@@ -100,7 +100,7 @@ def _controls(reading: Reading) -> View:
             st,
             "expert",
             "Expert to follow",
-            _expert_names(reading),
+            _expert_names(reading, layer),
             EXPERT,
             placeholder="none",
             width=190,
@@ -149,11 +149,12 @@ def _view_options() -> tuple[str, str]:
     return order, colour
 
 
-def _expert_names(reading: Reading) -> list[str]:
+def _expert_names(reading: Reading, layer: int) -> list[str]:
+    """The experts of a layer that can be followed in it."""
     return [
         f"{label} {expert}"
         for label in MODEL_LABELS.values()
-        for expert in range(reading.num_routed)
+        for expert in range(reading.routed[layer])
     ]
 
 
@@ -281,12 +282,11 @@ def _colouring(reading: Reading, view: View) -> Colouring:
 
 
 def _expert_maps(reading: Reading, view: View) -> None:
+    routed = reading.routed[view.layer]
     maps = {
         name: figures.ExpertMap(
-            gate_matrix(one, view.layer, reading.num_routed),
-            expert_order(one, view.layer, reading.num_routed)
-            if view.order == BY_USE
-            else np.arange(reading.num_routed),
+            gate_matrix(one, view.layer, routed),
+            expert_order(one, view.layer, routed) if view.order == BY_USE else np.arange(routed),
         )
         for name, one in reading.recordings.items()
     }

@@ -205,7 +205,21 @@ def test_a_part_survives_json(model, tasks):
 def test_overlap_counts_the_routed_experts_that_both_keep():
     ranking = np.array([[0, 1, 2, 3, 4], [4, 3, 2, 1, 0]])
     # Layer 0 keeps 0 and 4 of the ranking's 0, 1: a half. Layer 1 keeps 3, 4 of 4, 3: both.
-    assert ablation.shared_share([(0, 4, 5), (3, 4, 5)], ranking, 5) == pytest.approx(0.75)
+    assert ablation.shared_share([(0, 4, 5), (3, 4, 5)], ranking, (5, 5)) == pytest.approx(0.75)
+
+
+def test_overlap_counts_the_experts_of_each_layer():
+    ranking = np.array([[0, 1, 2, -1, -1], [4, 3, 2, 1, 0]])
+    # Layer 0 has three routed experts, so its 3 is the shared one; it keeps 0 and 2 of 0, 1.
+    kept = [(0, 2, 3), (3, 4, 5)]
+    assert ablation.shared_share(kept, ranking, (3, 5)) == pytest.approx(0.75)
+
+
+def test_the_nearest_domain_is_not_judged_by_experts_that_a_layer_lacks():
+    scores_LR = np.array([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5]])
+    rankings = {"a": np.array([[0, 1, -1], [0, 1, 2]]), "b": np.array([[1, 0, -1], [2, 1, 0]])}
+    assert ablation.nearest_domain(scores_LR, rankings, 3) == "a"  # all alike: the first name
+    assert ablation.nearest_domain(scores_LR, rankings, 1) == "a"
 
 
 # The command.

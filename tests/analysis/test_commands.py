@@ -239,6 +239,7 @@ def saved(tiny_assets: Path, folder: Path, **changes: object) -> Path:
 
 
 UNEVEN = {"num_experts_per_layer": [16, 8]}
+DENSE_LAYER = {"num_experts_per_layer": [16, 0], "dense_intermediate_size": 24}
 
 
 @pytest.mark.parametrize("command", ["curves", "token-map"])
@@ -250,7 +251,8 @@ UNEVEN = {"num_experts_per_layer": [16, 8]}
         ({"num_hidden_layers": 1}, "differ in their number of layers (2 and 1)"),
         ({"objective": "emo"}, "Both checkpoints are of the emo objective"),
         ({"objective": "dense"}, "is a dense model and has no routers"),
-        (UNEVEN, "has layers of 8 to 16 experts"),
+        (UNEVEN, "differ in their number of experts in layer 1 (16 and 8)"),
+        (DENSE_LAYER, "has no experts in layer 1"),
     ],
 )
 def test_models_that_do_not_compare_are_named(
@@ -264,7 +266,7 @@ def test_models_that_do_not_compare_are_named(
 def test_a_model_that_cannot_be_clustered_is_named(refused, tiny_assets, tmp_path):
     for changes, sentence in (
         ({"objective": "dense"}, "is a dense model and has no routers"),
-        (UNEVEN, "has layers of 8 to 16 experts"),
+        (DENSE_LAYER, "has no experts in layer 1"),
     ):
         other = saved(tiny_assets, tmp_path / "other", **changes)
         assert sentence in " ".join(refused("clusters", "--model", other).split())

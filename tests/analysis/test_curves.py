@@ -174,6 +174,8 @@ def test_headline_says_the_share_of_the_likelihood_that_is_left(rows):
         "On 4 held-out documents of 2 domains (80 tokens), EMO keeps 54% of its likelihood a "
         "token with 8 of 16 experts; the standard MoE keeps 8%."
     )
+    uneven = Curves(rows, {"num_experts": 16, "num_experts_per_layer": [12, 16]})
+    assert "with 8 of 12 to 16 experts" in headline(uneven, 8).sentence
     assert likelihood_kept(np.log(2)) == pytest.approx(0.5)
 
 

@@ -85,3 +85,5 @@ def test_slots_without_an_expert_count_for_nothing(recorded: SimpleNamespace):
     assert found.overlap.tolist() == [0.5, 1.0]
     assert expert_order(recorded, 1, 6).tolist() == [0, 1, 2, 3, 4, 5]
     np.testing.assert_array_equal(gate_matrix(recorded, 1, 6), [[1, 0, 0, 0, 0, 0]] * 4)
+    rows = routing_table({"emo": recorded}, ["", "a", "b", "c", "d"]).to_csv().splitlines()
+    assert rows[1].endswith(",0,0.4,1,0.3") and rows[5].endswith(",0,1.0,,")

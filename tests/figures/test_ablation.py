@@ -98,11 +98,21 @@ def test_a_method_that_was_not_measured_draws_no_points(points):
 
 def test_the_map_fills_the_kept_experts_of_every_layer():
     kept = {"emo": [(0, 5), (2, 5)], "standard": [(1, 5), (1, 5)]}
-    fig = figures.kept_map(kept, 6)
+    fig = figures.kept_map(kept, (6, 6))
     assert fig.data[0].z.tolist() == [[1, 0, 0, 0, 0, 1], [0, 0, 1, 0, 0, 1]]
     assert fig.data[1].z.sum() == 4
     assert fig.data[0].customdata[1].tolist() == ["cut", "cut", "kept", "cut", "cut", "kept"]
     assert [fig.data[i].colorscale[1][1] for i in (0, 1)] == list(MODEL_COLOURS.values())[:2]
+
+
+def test_the_map_draws_no_expert_that_a_layer_lacks():
+    kept = {"emo": [(0, 3), (2, 5)], "standard": [(1, 3), (1, 5)]}
+    fig = figures.kept_map(kept, (4, 6))
+    assert np.isnan(fig.data[0].z[0]).tolist() == [False] * 4 + [True] * 2
+    assert fig.data[0].z[0][:4].tolist() == [1, 0, 0, 1]
+    assert fig.data[0].z[1].tolist() == [0, 0, 1, 0, 0, 1]
+    assert fig.data[0].hoverongaps is False
+    assert "each layer's last is the shared one" in fig.layout.xaxis2.title.text
 
 
 def test_overlap_is_drawn_in_percent_beside_chance():

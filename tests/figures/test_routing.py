@@ -92,10 +92,21 @@ def test_token_bars_carry_the_expert_ids_of_both_models():
     assert list(fig.data[2].text) == [" 1.25 nats", " 2.50 nats"]
 
 
+def test_a_layer_with_fewer_experts_than_a_token_uses_has_fewer_pieces():
+    experts = np.array([[1, 0, -1], [7, 1, 4]], np.int16)
+    gates = np.array([[0.6, 0.4, 0], [0.3, 0.2, 0.1]], np.float32)
+    one = routing.TokenExperts(experts, gates, np.array([0.5, 2.5]))
+    fig = routing.token_experts({"emo": one, "standard": one})
+    bars = [trace for trace in fig.data if isinstance(trace, go.Bar)]
+    assert [list(bar.text) for bar in bars[:3]] == [["1", "7"], ["0", "1"], ["", "4"]]
+    assert np.isnan(bars[2].x[0]) and bars[2].x[1] == np.float32(0.1)
+    assert bars[2].x.dtype == np.float32
+
+
 def test_by_layer_draws_even_use_only_if_known():
     values = {"emo": np.array([3, 4]), "standard": np.array([5, 6])}
-    drawn = routing.by_layer(values, "Distinct", "experts", 7.0).data
-    assert [list(line.y) for line in drawn] == [[3, 4], [5, 6], [7, 7]]
+    drawn = routing.by_layer(values, "Distinct", "experts", np.array([7.0, 5.5])).data
+    assert [list(line.y) for line in drawn] == [[3, 4], [5, 6], [7, 5.5]]
     assert len(routing.by_layer(values, "Distinct", "experts").data) == 2
 
 

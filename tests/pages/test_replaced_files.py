@@ -152,10 +152,10 @@ def test_a_sharded_checkpoint_is_a_checkpoint(folder: Path):
     [
         ({"emo-nano": [8, 8]}, "EMO has 8 experts a layer, the standard MoE 16"),
         ({"std-nano": [8, 8]}, "EMO has 16 experts a layer, the standard MoE 8"),
-        ({"emo-nano": [8, 6]}, "EMO checkpoint has layers of 6 to 8 experts"),
+        ({"emo-nano": [8, 6]}, "EMO has 8 experts in layer 0, the standard MoE 16"),
         (
-            {"emo-nano": [8, 8], "std-nano": [6, 8]},
-            "Standard MoE checkpoint has layers of 6 to 8 experts",
+            {"emo-nano": [8, 8], "std-nano": [8, 6]},
+            "EMO has 8 experts in layer 1, the standard MoE 6",
         ),
     ],
 )

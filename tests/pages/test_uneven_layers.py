@@ -1,0 +1,357 @@
+"""A pair with different numbers of experts in its layers is shown like any other pair.
+
+Numbers are compared with what is worked out here, layer by layer, without the widest layer's room.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from emo_viz.__main__ import main
+from emo_viz.analysis.alignment import alignment
+from emo_viz.analysis.clusters import spherical_kmeans
+from emo_viz.analysis.curves import read_curves
+from emo_viz.analysis.tokens import TokenTable, fit_token_clusters, load_token_clusters
+from emo_viz.analysis.vectors import routing_vectors
+from emo_viz.trace import Trace
+from emo_viz.ui import ablation_view
+from model.inference import Recording, document_losses, encode, record
+from model.loading import load_model, load_tokenizer
+from model.subset import ExpertSubset, apply_subset
+from tests.pages.ablation_page import table, words
+from tests.pages.opened import charts, follow_link, numbers
+from tests.uneven import MODELS, TWELVE_AND_SIXTEEN, cut_pair, measure, new_pair, shown
+
+ROUTING = "pages/1_Token_routing.py"
+CLUSTERS = "pages/2_Document_clusters.py"
+ABLATION = "pages/3_Subset_ablation.py"
+MAP = 1  # of the figures of the routing page
+ROUTED = (11, 15)
+
+
+@pytest.fixture(scope="module")
+def cut(tiny_assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pair cut to 12 experts in layer 0 and 16 in layer 1."""
+    folder = tmp_path_factory.mktemp("uneven") / "assets"
+    cut_pair(tiny_assets, folder, TWELVE_AND_SIXTEEN)
+    measure(tiny_assets, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def narrow(tiny_assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pair with 3 experts in layer 0, where a token of layer 1 uses 4 of 16."""
+    folder = tmp_path_factory.mktemp("narrow") / "assets"
+    new_pair(tiny_assets, folder, (3, 16))
+    measure(tiny_assets, folder)
+    return folder
+
+
+@pytest.fixture
+def uneven(cut: Path) -> Iterator[Path]:
+    with shown(cut) as folder:
+        yield folder
+
+
+@pytest.fixture
+def small(narrow: Path) -> Iterator[Path]:
+    with shown(narrow) as folder:
+        yield folder
+
+
+def first_text(folder: Path) -> str:
+    return str(pd.read_parquet(folder / "documents" / "documents.parquet")["text"][0])
+
+
+def recorded(folder: Path, name: str = "emo") -> Recording:
+    """What a model does with the first document."""
+    checkpoint = folder / "checkpoints" / MODELS[name]
+    return record(
+        load_model(checkpoint),
+        encode(load_tokenizer(checkpoint), first_text(folder), 512).token_ids,
+    )
+
+
+def half(chosen: np.ndarray) -> int:
+    """The fewest experts that carry half of the choices, counted one by one."""
+    carried, total = 0, (chosen >= 0).sum()
+    loads = Counter(chosen[chosen >= 0].tolist()).most_common()
+    for number, (_, load) in enumerate(loads, start=1):
+        carried += load
+        if 2 * carried >= total:
+            return number
+    raise AssertionError("no choices")
+
+
+def value(chart: dict, trace: int, field: str) -> np.ndarray:
+    """A typed array of a figure."""
+    packed = chart["data"][trace][field]
+    shape = packed.get("shape", "-1")
+    return np.array(numbers(packed)).reshape([int(size) for size in shape.split(",")])
+
+
+# Home
+
+
+def test_home_counts_each_layer_by_its_own_experts(uneven: Path):
+    at = follow_link("")
+    activation = np.asarray(Trace.open(uneven / "traces" / "emo-nano").activation, np.float64)
+    halves = []
+    for layer, routed in enumerate(ROUTED):
+        falling = -np.sort(-activation[:, layer, :routed], axis=1)
+        carried = falling.cumsum(axis=1)
+        halves.append((carried < carried[:, -1:] / 2).sum(axis=1) + 1)
+    assert f"goes to **{np.mean(halves):.1f}**" in words(at)
+    assert "of 11 to 15 experts in EMO" in words(at)
+    assert "up to 16 of 12 to 16 experts a layer" in words(at)
+    assert "With all 12 to 16 experts" in words(at)
+    even = [shape for shape in charts(at)[0]["layout"]["shapes"] if shape["x0"] == 6.5]
+    assert len(even) == 1  # half of 13, the mean of 11 and 15
+    assert at.table[0].value["Experts a layer"]["EMO"] == "11 to 15 routed + 1 shared"
+
+
+def test_models_that_differ_in_a_layer_are_refused_by_its_name(
+    cut: Path, tiny_assets: Path, tmp_path: Path
+):
+    folder = tmp_path / "assets"
+    (folder / "analysis").mkdir(parents=True)
+    (folder / "documents").symlink_to(tiny_assets / "documents")
+    for part in ("checkpoints", "traces"):
+        (folder / part).mkdir()
+        (folder / part / "emo-nano").symlink_to(cut / part / "emo-nano")
+        (folder / part / "std-nano").symlink_to(tiny_assets / part / "std-nano")
+    with shown(folder):
+        assert "other numbers of experts in layer 0, so they do not" in words(follow_link(""))
+        assert "another number of experts in layer 0" in words(follow_link(CLUSTERS))
+        assert "EMO has 12 experts in layer 0, the standard MoE 16" in words(follow_link(ROUTING))
+    traces = [str(folder / "traces" / name) for name in MODELS.values()]
+    refused = CliRunner().invoke(main, ["map", "--traces", *traces, "--out", str(tmp_path / "m")])
+    assert refused.exit_code == 2
+    assert "The two models differ in experts in layer 0; name a matched pair" in refused.output
+
+
+# Token routing
+
+
+def test_the_routing_of_a_text_is_that_of_each_layers_experts(uneven: Path):
+    at = follow_link(ROUTING)
+    halves = [half(layer[1:]) for layer in recorded(uneven).expert_ids]
+    assert f"goes to **{np.mean(halves):.1f}** of 11 to 15 experts in EMO" in words(at)
+    lines = charts(at)[0]["data"]
+    assert numbers(lines[0]["y"]) == halves
+    assert numbers(lines[2]["y"]) == [5.5, 7.5]  # even use
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_the_map_of_a_layer_is_as_wide_as_the_layer(uneven: Path, layer: int):
+    chart = charts(follow_link(ROUTING, routing_layer=str(layer)))[MAP]
+    assert value(chart, 0, "z").shape[1] == ROUTED[layer]
+    ids = recorded(uneven).expert_ids[layer, 1:]
+    cells = {(token + 1, int(e)) for token, own in enumerate(ids) for e in own}
+    assert {(int(p), int(e)) for p, e, *_ in value(chart, 1, "customdata")} == cells
+    assert chart["layout"]["xaxis"]["range"] == [-0.5, ROUTED[layer] - 0.5]
+
+
+def test_only_experts_of_the_layer_are_offered(uneven: Path):
+    at = follow_link(ROUTING, routing_layer="1", routing_expert="EMO 14")
+    expert = at.selectbox(key="routing_expert")
+    assert (expert.value, len(expert.options)) == ("EMO 14", 30)
+    at.button(key="routing_previous_layer").click().run()
+    assert not at.exception
+    expert = at.selectbox(key="routing_expert")
+    assert expert.value is None and len(expert.options) == 22
+    assert "EMO 10" in expert.options and "EMO 11" not in expert.options
+    assert "EMO 14" not in words(at)
+
+
+def test_a_link_to_an_expert_that_the_layer_lacks_is_said(uneven: Path):
+    at = follow_link(ROUTING, routing_layer="0", routing_expert="EMO 14")
+    assert "EMO 14" in "".join(part.value for part in at.warning)
+    assert at.selectbox(key="routing_expert").value is None
+
+
+def test_a_token_has_no_more_experts_than_its_layer(small: Path):
+    at = follow_link(ROUTING, routing_token="5")
+    bars = [trace for trace in charts(at)[0]["data"] if trace["type"] == "bar"]
+    ids = recorded(small).expert_ids[:, 5]
+    assert ids[0, 2] == -1 and (ids[1] >= 0).all()
+    assert [bar["text"] for bar in bars[:3]] == [
+        [str(ids[0, 0]), str(ids[1, 0])],
+        [str(ids[0, 1]), str(ids[1, 1])],
+        ["", str(ids[1, 2])],
+    ]
+    rows = next(frame.value for frame in at.dataframe if "Choice" in frame.value)
+    assert rows["Layer"].tolist() == [0, 0, 1, 1, 1]
+    assert rows["EMO expert"].tolist() == ids[ids >= 0].tolist()
+    assert "The shared expert, a layer's last, has weight 1" in words(at)
+
+
+# Document clusters
+
+
+def nmi(folder: Path, layer: int, k: int) -> float:
+    """Of k clusters by the routing of a layer's own experts with the domains."""
+    trace = Trace.open(folder / "traces" / "emo-nano")
+    usage = np.asarray(trace.usage[:, layer, : trace.manifest.model.routed[layer]], np.float32)
+    labels = spherical_kmeans(routing_vectors(usage), k).labels
+    return alignment(labels, trace.documents["domain"].tolist()).nmi.mean
+
+
+def test_documents_are_clustered_by_the_experts_that_there_are(uneven: Path):
+    found = []
+    for layer in (0, 1):
+        at = follow_link(CLUSTERS, cluster_level="Documents", cluster_layer=str(layer))
+        found.append(f"**{nmi(uneven, layer, 12):.2f} [")
+        assert f"Document clusters of EMO share {found[-1]}" in words(at)
+    assert found[0] != found[1]
+
+
+def test_no_expert_that_a_layer_lacks_is_named(uneven: Path):
+    for layer, routed in ((0, 11), (1, 15)):
+        at = follow_link(
+            CLUSTERS,
+            cluster_level="Documents",
+            cluster_layer=str(layer),
+            cluster_colour="Top expert",
+        )
+        usage = Trace.open(uneven / "traces" / "emo-nano").usage[:, layer, :routed]
+        best = Counter(np.asarray(usage).argmax(axis=1).tolist()).most_common(1)[0][0]
+        names = {trace["name"] for trace in charts(at)[0]["data"] if trace.get("name")}
+        assert any(name.startswith(f"L{layer} E{best}") for name in names), names
+        named = re.findall(r"L(\d) E(\d+)", f"{names} {at.dataframe[1].value.to_string()}")
+        assert all(int(expert) < ROUTED[int(at_layer)] for at_layer, expert in named)
+
+
+def test_token_clusters_are_those_of_the_experts_that_there_are(uneven: Path):
+    documents = pd.read_parquet(uneven / "documents" / "documents.parquet")
+    checkpoint = uneven / "checkpoints" / "emo-nano"
+    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    runs = [record(model, encode(tokenizer, text, 256).token_ids) for text in documents["text"]]
+    compact = [
+        np.concatenate([run.router_probs[layer, 1:, :n] for layer, n in enumerate(ROUTED)], 1)
+        for run in runs
+    ]
+    ids = [run.token_ids[1:] for run in runs]
+    own = fit_token_clusters(
+        TokenTable(
+            np.concatenate(compact).astype(np.float16),
+            np.concatenate(ids),
+            np.repeat(np.arange(len(ids)), [len(each) for each in ids]),
+            documents["id"].tolist(),
+            documents["domain"].tolist(),
+            dict.fromkeys(np.concatenate(ids).tolist(), "x"),
+        ),
+        {},
+        k=6,
+    )
+    stored = load_token_clusters(uneven / "analysis" / "clusters-emo-nano.npz")
+    np.testing.assert_allclose(stored.shares, own.shares, atol=0.002)
+    said = words(follow_link(CLUSTERS))
+    assert f"**{own.agreements['domain'].nmi.mean:.2f} [" in said
+    components = stored.pca.components.reshape(-1, 2, 15)
+    assert np.abs(components[:, 0, 11:]).max() < 1e-6
+    largest = np.bincount(own.assign_rows(compact[0])).max() / len(compact[0])
+    assert f"holds {100 * largest:.0f} % of the tokens" in said
+
+
+def test_two_experts_tell_two_groups_of_documents_apart(small: Path):
+    at = follow_link(CLUSTERS, cluster_level="Documents", cluster_layer="0")
+    assert "The routing of layer 0 tells apart 2 groups of documents at most" in words(at)
+    assert "(NMI) of 2 clusters" in words(at)
+    assert f"EMO share **{nmi(small, 0, 2):.2f} [" in words(at)
+
+
+# Subset ablation
+
+
+def subset(folder: Path, name: str, keep_k: int) -> ExpertSubset:
+    """The likeliest experts on the calibration documents of the domain, layer by layer."""
+    checkpoint = folder / "checkpoints" / MODELS[name]
+    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    table = pd.read_parquet(folder / "documents" / "calibration.parquet")
+    texts = table.loc[table["domain"] == "garden", "text"]
+    probs = [record(model, encode(tokenizer, t, 256).token_ids).router_probs for t in texts]
+    means = np.concatenate(probs, axis=1).mean(axis=1)
+    kept = []
+    for layer in range(model.config.num_hidden_layers):
+        routed = model.config.experts_in_layer(layer) - 1
+        best = np.argsort(-means[layer, :routed])[: keep_k - 1]
+        kept.append((*sorted(best.tolist()), routed))
+    return ExpertSubset(tuple(kept), "", (), keep_k)
+
+
+@pytest.mark.parametrize("keep_k", [8, 14])
+def test_the_cut_is_that_of_each_layers_experts(uneven: Path, keep_k: int):
+    at = follow_link(ABLATION, k=str(keep_k))
+    for name, label in (("emo", "EMO"), ("standard", "Standard MoE")):
+        checkpoint = uneven / "checkpoints" / MODELS[name]
+        model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+        token_ids = encode(tokenizer, first_text(uneven), 256).token_ids
+        own = subset(uneven, name, keep_k)
+        assert [len(layer) for layer in own.experts] == [min(keep_k, 12), keep_k]
+        with apply_subset(model, own):
+            cut_loss = np.nanmean(document_losses(model, [token_ids])[0])
+        assert table(at)[label][1] == f"{cut_loss:.3f}"
+    up_to = "" if keep_k == 8 else "up to "
+    assert f"**{up_to}{keep_k} of 12 to 16** experts" in words(at)
+    low = min(keep_k, 12)
+    assert f"**EMO**, {'8' if keep_k == low else f'{low} to {keep_k}'} experts" in words(at)
+    assert (at.slider(key="k").min, at.slider(key="k").max) == (4, 16)
+
+
+def test_the_kept_experts_are_drawn_as_far_as_a_layer_goes(
+    uneven: Path, monkeypatch: pytest.MonkeyPatch
+):
+    popover = ablation_view.st.popover
+    monkeypatch.setattr(ablation_view.st, "popover", lambda *a, **how: _Open(popover(*a, **how)))
+    drawn = [charts(follow_link(ABLATION, k=k))[:2] for k in ("8", "14")]
+    for keep_k, (kept_map, overlap) in zip((8, 14), drawn, strict=True):
+        kept = value(kept_map, 0, "z")
+        assert np.isnan(kept[0]).tolist() == [False] * 12 + [True] * 4
+        own = subset(uneven, "emo", keep_k).experts
+        assert [np.flatnonzero(row == 1).tolist() for row in kept] == [list(ids) for ids in own]
+        chance = np.mean([min(keep_k - 1, routed) / routed for routed in ROUTED])
+        assert overlap["layout"]["shapes"][0]["x0"] == pytest.approx(100 * chance)
+
+
+class _Open:
+    """A popover that has been opened: the tests' browser cannot open one."""
+
+    open = True
+
+    def __init__(self, place: Any) -> None:
+        self.place = place
+
+    def __enter__(self) -> None:
+        self.place.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.place.__exit__(*error)
+
+
+def test_the_curves_say_the_experts_of_every_layer(uneven: Path, small: Path):
+    for folder, counts in ((uneven, [12, 16]), (small, [3, 16])):
+        curves = read_curves(folder / "analysis" / "curves.parquet")
+        assert curves.info["num_experts_per_layer"] == counts
+        for domains in curves.info["ranking"].values():
+            for ranking in domains.values():
+                for layer, count in zip(ranking, counts, strict=True):
+                    routed = count - 1
+                    assert sorted(layer[:routed]) == list(range(routed))
+                    assert layer[routed:] == [-1] * (15 - routed)
+
+
+def test_every_page_shows_layers_narrower_than_top_k(small: Path):
+    assert "of 2 to 15 experts in EMO" in words(follow_link(""))
+    assert "of 2 to 15 experts in EMO" in words(follow_link(ROUTING, routing_layer="1"))
+    assert "Clusters of single tokens share" in words(follow_link(CLUSTERS))
+    own = {"subset_document": "own", "subset_text": "the anchor and a rope"}
+    at = follow_link(ABLATION, k="4", **own)
+    assert "**up to 4 of 3 to 16** experts" in words(at) and table(at)
