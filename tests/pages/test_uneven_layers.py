@@ -271,12 +271,12 @@ def test_two_experts_tell_two_groups_of_documents_apart(small: Path):
 # Subset ablation
 
 
-def subset(folder: Path, name: str, keep_k: int) -> ExpertSubset:
+def subset(folder: Path, name: str, keep_k: int, domain: str = "garden") -> ExpertSubset:
     """The likeliest experts on the calibration documents of the domain, layer by layer."""
     checkpoint = folder / "checkpoints" / MODELS[name]
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
     table = pd.read_parquet(folder / "documents" / "calibration.parquet")
-    texts = table.loc[table["domain"] == "garden", "text"]
+    texts = table.loc[table["domain"] == domain, "text"]
     probs = [record(model, encode(tokenizer, t, 256).token_ids).router_probs for t in texts]
     means = np.concatenate(probs, axis=1).mean(axis=1)
     kept = []
@@ -319,6 +319,11 @@ def test_the_kept_experts_are_drawn_as_far_as_a_layer_goes(
         assert [np.flatnonzero(row == 1).tolist() for row in kept] == [list(ids) for ids in own]
         chance = np.mean([min(keep_k - 1, routed) / routed for routed in ROUTED])
         assert overlap["layout"]["shapes"][0]["x0"] == pytest.approx(100 * chance)
+        emo = overlap["data"][0]
+        for domain, share in zip(emo["y"], numbers(emo["x"]), strict=True):
+            other = subset(uneven, "emo", keep_k, domain).experts
+            both = [len({*own[i][:-1]} & {*other[i][:-1]}) / len(own[i][:-1]) for i in (0, 1)]
+            assert share == pytest.approx(100 * np.mean(both))
 
 
 class _Open:
