@@ -18,6 +18,7 @@ from emo_viz.__main__ import main
 from emo_viz.analysis.alignment import alignment
 from emo_viz.analysis.clusters import spherical_kmeans
 from emo_viz.analysis.curves import read_curves
+from emo_viz.analysis.projection import load_maps
 from emo_viz.analysis.tokens import TokenTable, fit_token_clusters, load_token_clusters
 from emo_viz.analysis.vectors import routing_vectors
 from emo_viz.trace import Trace
@@ -266,6 +267,17 @@ def test_two_experts_tell_two_groups_of_documents_apart(small: Path):
     assert "The routing of layer 0 tells apart 2 groups of documents at most" in words(at)
     assert "(NMI) of 2 clusters" in words(at)
     assert f"EMO share **{nmi(small, 0, 2):.2f} [" in words(at)
+
+
+def test_a_layer_of_one_routed_expert_tells_no_documents_apart(tiny_assets: Path, tmp_path: Path):
+    folder = tmp_path / "assets"
+    new_pair(tiny_assets, folder, (16, 2))
+    measure(tiny_assets, folder)
+    assert not load_maps(folder / "analysis" / "maps.npz").emo[2].any()
+    with shown(folder):
+        at = follow_link(CLUSTERS, cluster_level="Documents")
+        assert at.selectbox(key="cluster_layer").options == ["All layers", "0"]
+        assert "of 1 to 15 experts in EMO" in words(follow_link(ROUTING, routing_layer="1"))
 
 
 # Subset ablation
