@@ -156,10 +156,13 @@ class TraceManifest:
                 files=tuple(TraceFile(**file) for file in fields["files"]),
                 created=str(fields["created"]),
             )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{MANIFEST} is damaged (a field is missing or of another kind); record the trace "
+                "again."
+            ) from error
         except ValueError as error:
             raise ValueError(f"{MANIFEST} is damaged ({error}); record the trace again.") from error
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{MANIFEST} is damaged; record the trace again.") from error
 
 
 def _traced_model(fields: dict[str, Any]) -> TracedModel:

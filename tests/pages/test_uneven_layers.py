@@ -18,6 +18,7 @@ from emo_viz.__main__ import main
 from emo_viz.analysis.alignment import alignment
 from emo_viz.analysis.clusters import spherical_kmeans
 from emo_viz.analysis.curves import read_curves
+from emo_viz.analysis.projection import load_maps
 from emo_viz.analysis.tokens import TokenTable, fit_token_clusters, load_token_clusters
 from emo_viz.analysis.vectors import routing_vectors
 from emo_viz.trace import Trace
@@ -268,15 +269,26 @@ def test_two_experts_tell_two_groups_of_documents_apart(small: Path):
     assert f"EMO share **{nmi(small, 0, 2):.2f} [" in words(at)
 
 
+def test_a_layer_of_one_routed_expert_tells_no_documents_apart(tiny_assets: Path, tmp_path: Path):
+    folder = tmp_path / "assets"
+    new_pair(tiny_assets, folder, (16, 2))
+    measure(tiny_assets, folder)
+    assert not load_maps(folder / "analysis" / "maps.npz").emo[2].any()
+    with shown(folder):
+        at = follow_link(CLUSTERS, cluster_level="Documents")
+        assert at.selectbox(key="cluster_layer").options == ["All layers", "0"]
+        assert "of 1 to 15 experts in EMO" in words(follow_link(ROUTING, routing_layer="1"))
+
+
 # Subset ablation
 
 
-def subset(folder: Path, name: str, keep_k: int) -> ExpertSubset:
+def subset(folder: Path, name: str, keep_k: int, domain: str = "garden") -> ExpertSubset:
     """The likeliest experts on the calibration documents of the domain, layer by layer."""
     checkpoint = folder / "checkpoints" / MODELS[name]
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
     table = pd.read_parquet(folder / "documents" / "calibration.parquet")
-    texts = table.loc[table["domain"] == "garden", "text"]
+    texts = table.loc[table["domain"] == domain, "text"]
     probs = [record(model, encode(tokenizer, t, 256).token_ids).router_probs for t in texts]
     means = np.concatenate(probs, axis=1).mean(axis=1)
     kept = []
@@ -319,6 +331,11 @@ def test_the_kept_experts_are_drawn_as_far_as_a_layer_goes(
         assert [np.flatnonzero(row == 1).tolist() for row in kept] == [list(ids) for ids in own]
         chance = np.mean([min(keep_k - 1, routed) / routed for routed in ROUTED])
         assert overlap["layout"]["shapes"][0]["x0"] == pytest.approx(100 * chance)
+        emo = overlap["data"][0]
+        for domain, share in zip(emo["y"], numbers(emo["x"]), strict=True):
+            other = subset(uneven, "emo", keep_k, domain).experts
+            both = [len({*own[i][:-1]} & {*other[i][:-1]}) / len(own[i][:-1]) for i in (0, 1)]
+            assert share == pytest.approx(100 * np.mean(both))
 
 
 class _Open:
