@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.inference import record
-from model.modeling import EmoForCausalLM
-from model.subset import (
+from model.emo.modeling import EmoForCausalLM
+from model.run.inference import record
+from model.run.subset import (
     ExpertSubset,
     apply_subset,
     expert_scores,
