@@ -284,7 +284,8 @@ def rank_experts(model: "EmoForCausalLM", calibration: Texts) -> NDArray[np.int6
 
     A layer with fewer than R ends in -1.
     """
-    from model.run.subset import expert_scores, routed_in_layer
+    from model.run.selection import expert_scores
+    from model.run.subset import routed_in_layer
 
     scores_LR = expert_scores(model, calibration.documents)
     ranking_LR = np.full(scores_LR.shape, -1)
@@ -350,7 +351,8 @@ def _choose(
     ranking: NDArray[np.int64],
     other: NDArray[np.int64] | None,
 ) -> "ExpertSubset":
-    from model.run.subset import full_subset, random_subset, select_experts
+    from model.run.selection import select_experts
+    from model.run.subset import full_subset, random_subset
 
     config = model.config
     if cut.method == FULL:

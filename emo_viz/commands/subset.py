@@ -59,7 +59,8 @@ def command(
     from model.files import weights_digest
     from model.run.inference import encode
     from model.run.loading import load_model, load_tokenizer
-    from model.run.subset import check_keep_k, select_experts
+    from model.run.selection import select_experts
+    from model.run.subset import check_keep_k
 
     _check_out(out)
     documents = _of_domain(read_documents(documents_path), domain, documents_path)

@@ -265,7 +265,7 @@ def _nearest(study: Study, token_ids: NDArray[np.int64]) -> str:
 def _expert_scores(
     _loaded: LoadedModel, key: str, token_ids: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    from model.run.subset import expert_scores
+    from model.run.selection import expert_scores
 
     with run_exclusive(_loaded):
         return expert_scores(_loaded.model, [token_ids])
@@ -307,7 +307,7 @@ def ranking(study: Study, model: str, domain: str) -> NDArray[np.int64]:
 def _greedy(
     _loaded: LoadedModel, key: str, documents: str, domain: str, keep_k: int
 ) -> "ExpertSubset":
-    from model.run.subset import select_experts
+    from model.run.selection import select_experts
 
     texts = _calibration(_loaded, key, documents)[domain]
     with run_exclusive(_loaded):

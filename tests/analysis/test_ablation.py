@@ -26,7 +26,8 @@ from emo_viz.analysis.curves import (
 from emo_viz.analysis.tokens import headline
 from model.run.inference import encode, record
 from model.run.loading import load_model, load_tokenizer
-from model.run.subset import ExpertSubset, apply_subset, full_subset, random_subset, select_experts
+from model.run.selection import select_experts
+from model.run.subset import ExpertSubset, apply_subset, full_subset, random_subset
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from emo_viz.trace.documents import texts_digest
 from model.files import weights_digest
 from model.run.inference import encode
 from model.run.loading import load_model, load_tokenizer
-from model.run.subset import ExpertSubset, apply_subset, random_subset, select_experts
+from model.run.selection import select_experts
+from model.run.subset import ExpertSubset, apply_subset, random_subset
 
 
 @pytest.fixture

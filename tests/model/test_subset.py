@@ -10,13 +10,12 @@ import torch
 
 from model.emo.modeling import EmoForCausalLM
 from model.run.inference import record
+from model.run.selection import expert_scores, select_experts
 from model.run.subset import (
     ExpertSubset,
     apply_subset,
-    expert_scores,
     full_subset,
     random_subset,
-    select_experts,
     subset_from_scores,
 )
 from tests.model.helpers import tiny_ids, tiny_model
