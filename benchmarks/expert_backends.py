@@ -14,8 +14,9 @@ from torch import Tensor
 
 from benchmarks.timing import interleaved, report
 from model import native
-from model.experts import native_experts, reference_experts, sort_slots, sorted_experts
-from model.routing import route
+from model.emo.experts import native_experts, sort_slots, sorted_experts
+from model.emo.routing import route
+from model.kernels.reference import reference_experts
 
 H, I, E, K = 128, 32, 128, 8  # noqa: E741
 Experts = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]

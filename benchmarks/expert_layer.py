@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import interleaved, keep_freed_memory, report
-from model.config import EmoConfig
-from model.modeling import EmoExperts
-from model.routing import route
+from model.emo.config import EmoConfig
+from model.emo.modeling import EmoExperts
+from model.emo.routing import route
 
 
 @dataclass(frozen=True)

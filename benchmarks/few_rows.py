@@ -11,7 +11,7 @@ import click
 import torch
 
 from benchmarks.timing import interleaved
-from model.modeling import EmoHead
+from model.emo.modeling import EmoHead
 from model.native.products import MAX_ROWS, multiply
 
 SIDE = 2048

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import OlmoeConfig, OlmoeForCausalLM
 from transformers.integrations.moe import ExpertsInterface
 
-from model.config import EmoConfig
+from model.emo.config import EmoConfig
 
 SAME = (
     "vocab_size",

@@ -14,9 +14,9 @@ import torch
 
 from benchmarks.peers import olmoe_of_the_same_sizes
 from benchmarks.timing import interleaved, report
-from model.inference import record
-from model.loading import load_model
-from model.modeling import EmoForCausalLM
+from model.emo.modeling import EmoForCausalLM
+from model.run.inference import record
+from model.run.loading import load_model
 
 TOKENS = 256
 

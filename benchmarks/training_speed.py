@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.peers import olmoe_of_the_same_sizes
 from benchmarks.timing import interleaved, keep_freed_memory, report
-from model.modeling import EmoForCausalLM
+from model.emo.modeling import EmoForCausalLM
 from model.train.batches import Batch, PackedRows
 from model.train.loop import make_optimizer, train_step
 from model.train.presets import NANO

@@ -16,8 +16,8 @@ from types import ModuleType
 from typing import Any
 
 REGISTERING = {
-    "transformers.models.auto.configuration_auto": "model.config",
-    "transformers.models.auto.modeling_auto": "model.modeling",
+    "transformers.models.auto.configuration_auto": "model.emo.config",
+    "transformers.models.auto.modeling_auto": "model.emo.modeling",
 }
 """The module that, when it is imported, registers with the Auto classes of another."""
 WATCHED = ("transformers", "model")

@@ -81,10 +81,10 @@ def _write_documents(folder: Path) -> None:
 def _write_checkpoints(folder: Path) -> None:
     import torch
 
-    from model.config import EmoConfig
     from model.data.tokenizer import train_tokenizer
-    from model.loading import export_model
-    from model.modeling import EmoForCausalLM
+    from model.emo.config import EmoConfig
+    from model.emo.modeling import EmoForCausalLM
+    from model.run.loading import export_model
 
     documents = pd.read_parquet(folder / "documents" / "documents.parquet")
     tokenizer = train_tokenizer(documents.assign(split="train"), VOCAB_SIZE)

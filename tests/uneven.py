@@ -17,11 +17,11 @@ from emo_viz.__main__ import main
 from emo_viz.analysis import projection
 from emo_viz.analysis.token_map import save_token_map
 from emo_viz.commands.token_map import make
-from model.config import EmoConfig
+from model.emo.config import EmoConfig
+from model.emo.modeling import EmoForCausalLM
 from model.files import weights_digest
-from model.loading import export_model, load_model, load_tokenizer
-from model.modeling import EmoForCausalLM
-from model.subset import ExpertSubset
+from model.run.loading import export_model, load_model, load_tokenizer
+from model.run.subset import ExpertSubset
 
 MODELS = {"emo": "emo-nano", "standard": "std-nano"}
 # Of 16 experts in each of two layers; the last is the shared one.

@@ -34,9 +34,9 @@ from emo_viz.analysis.widths import experts_by_layer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from model.config import EmoConfig
-    from model.modeling import EmoForCausalLM
-    from model.subset import ExpertSubset
+    from model.emo.config import EmoConfig
+    from model.emo.modeling import EmoForCausalLM
+    from model.run.subset import ExpertSubset
 
 MAX_TOKENS = 256  # of a document, EOS included: the context that the nano pair was trained with
 MAX_CALIBRATION = 16
@@ -225,7 +225,7 @@ def plan_cuts(
     That is the number of the largest layer; layers that have no more than keep-k keep them all.
     Raises ValueError for an unknown method or a keep-k out of range.
     """
-    from model.subset import check_keep_k
+    from model.run.subset import check_keep_k
 
     if unknown := set(methods) - set(METHODS):
         raise ValueError(f"There is no method {min(unknown)!r}; choose of {', '.join(METHODS)}.")
@@ -243,7 +243,7 @@ def tokenise(
     rows: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", max_tokens: int = MAX_TOKENS
 ) -> dict[str, Texts]:
     """The documents of each domain, in the order of the rows. rows: id, domain, text."""
-    from model.inference import encode
+    from model.run.inference import encode
 
     texts = {}
     for domain, group in rows.groupby(rows["domain"].astype(str)):
@@ -284,7 +284,8 @@ def rank_experts(model: "EmoForCausalLM", calibration: Texts) -> NDArray[np.int6
 
     A layer with fewer than R ends in -1.
     """
-    from model.subset import expert_scores, routed_in_layer
+    from model.run.selection import expert_scores
+    from model.run.subset import routed_in_layer
 
     scores_LR = expert_scores(model, calibration.documents)
     ranking_LR = np.full(scores_LR.shape, -1)
@@ -298,7 +299,7 @@ def ranked_subset(
     ranking_LR: NDArray[np.int64], keep_k: int, config: "EmoConfig", calibration_ids: Sequence[str]
 ) -> "ExpertSubset":
     """The subset of the first experts of a ranking. Raises ValueError for a keep-k out of range."""
-    from model.subset import subset_from_scores
+    from model.run.subset import subset_from_scores
 
     # Places of the experts; the -1 of absent ones land behind those that a layer has.
     scores_LR = -np.argsort(np.where(ranking_LR < 0, ranking_LR.shape[1], ranking_LR), axis=1)
@@ -350,7 +351,8 @@ def _choose(
     ranking: NDArray[np.int64],
     other: NDArray[np.int64] | None,
 ) -> "ExpertSubset":
-    from model.subset import full_subset, random_subset, select_experts
+    from model.run.selection import select_experts
+    from model.run.subset import full_subset, random_subset
 
     config = model.config
     if cut.method == FULL:
@@ -370,8 +372,8 @@ def _choose(
 def _loss_sums(
     model: "EmoForCausalLM", texts: Texts, subset: "ExpertSubset", guard: Guard
 ) -> list[float]:
-    from model.inference import document_losses
-    from model.subset import apply_subset
+    from model.run.inference import document_losses
+    from model.run.subset import apply_subset
 
     sums: list[float] = []
     for first in range(0, len(texts.documents), GUARDED_DOCUMENTS):

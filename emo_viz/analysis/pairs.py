@@ -12,7 +12,7 @@ from model.files import weights_digest
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from model.config import EmoConfig
+    from model.emo.config import EmoConfig
 
 ROLES = ("emo", "standard")
 
@@ -64,7 +64,7 @@ def open_pair(folders: Sequence[Path]) -> Pair:
 
     Raises ValueError unless one is an EMO and one a standard model that can be compared.
     """
-    from model.loading import load_model, load_tokenizer
+    from model.run.loading import load_model, load_tokenizer
 
     configs = [load_model(folder).config for folder in folders]
     for folder, config in zip(folders, configs, strict=True):

@@ -17,7 +17,7 @@ from emo_viz.trace import Trace
 
 
 class Recorded(Protocol):
-    """What these functions read of a `model.inference.Recording`."""
+    """What these functions read of a `model.run.inference.Recording`."""
 
     @property
     def token_ids(self) -> np.ndarray: ...

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from model.config import EmoConfig
+    from model.emo.config import EmoConfig
 
 
 class Difference(NamedTuple):

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emo_viz.analysis.tokens import TokenClusters, TokenTable
-    from model.inference import Encoded
-    from model.modeling import EmoForCausalLM
+    from model.emo.modeling import EmoForCausalLM
+    from model.run.inference import Encoded
 
 FILE = click.Path(path_type=Path)
 
@@ -49,8 +49,8 @@ def command(
     from emo_viz.trace.documents import read_documents
     from emo_viz.trace.recorder import check_max_tokens
     from model.files import check_new_file, weights_digest
-    from model.inference import encode
-    from model.loading import load_model, load_tokenizer
+    from model.run.inference import encode
+    from model.run.loading import load_model, load_tokenizer
 
     check_new_file(out)
     documents = read_documents(documents_path)
@@ -93,7 +93,7 @@ def _record(
     import numpy as np
 
     from emo_viz.analysis.tokens import TokenTable, token_rows
-    from model.inference import record
+    from model.run.inference import record
 
     rows, ids, texts = [], [], dict[int, str]()
     with click.progressbar(encoded, label="Recording", show_pos=True) as bar:

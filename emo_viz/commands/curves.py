@@ -23,7 +23,7 @@ from model.cli import say
 if TYPE_CHECKING:
     import pandas as pd
 
-    from model.modeling import EmoForCausalLM
+    from model.emo.modeling import EmoForCausalLM
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ _loaded: "dict[Path, EmoForCausalLM]" = {}  # of this worker process: the model 
 
 
 def _measure(job: Job) -> None:
-    from model.loading import load_model
+    from model.run.loading import load_model
 
     folder = job.checkpoint.folder
     if folder not in _loaded:

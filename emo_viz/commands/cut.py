@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from model.subset import ExpertSubset
+    from model.run.subset import ExpertSubset
 
 PATH = click.Path(path_type=Path)
 
@@ -31,8 +31,8 @@ def command(checkpoint: Path, subset_path: Path, out: Path, force: bool) -> None
 
     The whole model is never in memory, only the kept part of one of its files at a time.
     """
-    from model.checkpoint import check_checkpoint
-    from model.cut import check_out, cut_checkpoint
+    from model.run.checkpoint import check_checkpoint
+    from model.run.cut import check_out, cut_checkpoint
 
     check_out(checkpoint, out)
     subset = _read_subset(subset_path)
@@ -52,7 +52,7 @@ def command(checkpoint: Path, subset_path: Path, out: Path, force: bool) -> None
 
 def _read_subset(path: Path) -> "ExpertSubset":
     from model.files import read_text
-    from model.subset import ExpertSubset
+    from model.run.subset import ExpertSubset
 
     text = read_text(path)
     try:
@@ -62,7 +62,7 @@ def _read_subset(path: Path) -> "ExpertSubset":
 
 
 def _check_made_for(path: Path, subset: "ExpertSubset", checkpoint: Path) -> None:
-    from model.cut import check_made_for
+    from model.run.cut import check_made_for
 
     try:
         check_made_for(subset, checkpoint)

@@ -84,7 +84,7 @@ def command(
     """Choose held-out documents that may be shown, as many of each domain."""
     from emo_viz.trace.selection import choose_documents
     from model.files import check_new_file
-    from model.loading import load_tokenizer
+    from model.run.loading import load_tokenizer
 
     for name in FILES:
         check_new_file(out / name)

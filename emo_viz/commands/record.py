@@ -62,7 +62,7 @@ def command(
     check_writable(out)
     documents = read_documents(documents_path)
     documents = documents if limit is None else documents.head(limit)
-    from model.loading import load_model, load_tokenizer
+    from model.run.loading import load_model, load_tokenizer
 
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
     with click.progressbar(length=len(documents), label="Recording", show_pos=True) as bar:

@@ -12,7 +12,7 @@ from emo_viz.analysis.curves import GREEDY, ROUTER_PROBABILITY
 from model.files import check_new_file, read_text, write_text
 
 if TYPE_CHECKING:
-    from model.subset import ExpertSubset, Method
+    from model.run.subset import ExpertSubset, Method
 
 FILE = click.Path(path_type=Path)
 METHODS = (ROUTER_PROBABILITY, GREEDY)
@@ -57,9 +57,10 @@ def command(
     from emo_viz.trace.documents import read_documents, texts_digest
     from emo_viz.trace.recorder import check_max_tokens
     from model.files import weights_digest
-    from model.inference import encode
-    from model.loading import load_model, load_tokenizer
-    from model.subset import check_keep_k, select_experts
+    from model.run.inference import encode
+    from model.run.loading import load_model, load_tokenizer
+    from model.run.selection import select_experts
+    from model.run.subset import check_keep_k
 
     _check_out(out)
     documents = _of_domain(read_documents(documents_path), domain, documents_path)
@@ -84,7 +85,7 @@ def command(
 
 def _check_out(out: Path) -> None:
     """Raises ValueError unless a subset can be written there; only another subset is replaced."""
-    from model.subset import ExpertSubset
+    from model.run.subset import ExpertSubset
 
     check_new_file(out)
     if out.exists():

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from emo_viz.analysis.origins import Origins
     from emo_viz.analysis.token_map import Sample, TokenMap
     from emo_viz.analysis.tokens import TokenClusters
-    from model.inference import Encoded
-    from model.modeling import EmoForCausalLM
+    from model.emo.modeling import EmoForCausalLM
+    from model.run.inference import Encoded
 
 FILE = click.Path(path_type=Path)
 MAX_TOKENS = 256  # of a document, where the clusters do not say
@@ -104,8 +104,8 @@ def make(
     from emo_viz.analysis.pairs import open_pair
     from emo_viz.analysis.token_map import MODELS, lay_out, map_key, sample_tokens
     from emo_viz.analysis.tokens import load_token_clusters
-    from model.inference import encode
-    from model.loading import load_model
+    from model.run.inference import encode
+    from model.run.loading import load_model
 
     pair = open_pair(models)
     if [each.objective for each in pair.checkpoints] != list(MODELS):
@@ -169,7 +169,7 @@ def _record(
 ) -> NDArray[np.float16]:
     """Router probabilities [N, L * R] of the sampled tokens, each read in its document."""
     from emo_viz.analysis.tokens import token_rows
-    from model.inference import record
+    from model.run.inference import record
 
     rows = []
     with click.progressbar(np.unique(sample.documents), label="Recording", show_pos=True) as bar:

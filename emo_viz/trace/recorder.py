@@ -15,7 +15,7 @@ from emo_viz.trace.writer import TraceWriter
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from model.modeling import EmoForCausalLM
+    from model.emo.modeling import EmoForCausalLM
 
 Progress = Callable[[int, int], None]
 
@@ -46,7 +46,7 @@ def record_trace(
     Raises ValueError for documents that cannot be recorded, a model without routers, a max_tokens
     that the model cannot take, or an `out` that is something else; RecordingCancelled.
     """
-    from model.inference import encode, record
+    from model.run.inference import encode, record
 
     check_documents(documents)
     traced = _traced_model(model, name, checkpoint_sha256)

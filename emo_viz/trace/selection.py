@@ -125,7 +125,7 @@ def cut_text(tokenizer: "PreTrainedTokenizerBase", text: str, max_tokens: int) -
 
 
 def _token_ends(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Where each token ends, in characters; tokenised as `model.inference.encode` does."""
+    """Where each token ends, in characters; tokenised as `model.run.inference.encode` does."""
     encoded = tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
     )

@@ -33,7 +33,7 @@ from emo_viz.trace.schema import (
 from model.files import new_folder
 
 if TYPE_CHECKING:
-    from model.inference import Recording
+    from model.run.inference import Recording
 
 # Small, so that one document is read in milliseconds; larger ones save no space.
 ROW_GROUP_TOKENS = 4_096

@@ -34,7 +34,7 @@ from emo_viz.ui.token_text import text_labels
 from emo_viz.ui.work import run_exclusive
 
 if TYPE_CHECKING:
-    from model.subset import ExpertSubset
+    from model.run.subset import ExpertSubset
 
 CURVES_COMMAND = (
     "python -m emo_viz curves --models assets/checkpoints/emo-nano assets/checkpoints/std-nano "
@@ -265,7 +265,7 @@ def _nearest(study: Study, token_ids: NDArray[np.int64]) -> str:
 def _expert_scores(
     _loaded: LoadedModel, key: str, token_ids: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    from model.subset import expert_scores
+    from model.run.selection import expert_scores
 
     with run_exclusive(_loaded):
         return expert_scores(_loaded.model, [token_ids])
@@ -273,7 +273,7 @@ def _expert_scores(
 
 def choose_subset(study: Study, loaded: LoadedModel, domain: str, choice: Choice) -> "ExpertSubset":
     """The subset of one model for a domain; only a greedy one at a new keep-k asks the model."""
-    from model.subset import ExpertSubset, full_subset, random_subset
+    from model.run.subset import ExpertSubset, full_subset, random_subset
 
     info, config, keep_k = study.curves.info, loaded.model.config, choice.keep_k
     if keep_k == study.num_experts:
@@ -307,7 +307,7 @@ def ranking(study: Study, model: str, domain: str) -> NDArray[np.int64]:
 def _greedy(
     _loaded: LoadedModel, key: str, documents: str, domain: str, keep_k: int
 ) -> "ExpertSubset":
-    from model.subset import select_experts
+    from model.run.selection import select_experts
 
     texts = _calibration(_loaded, key, documents)[domain]
     with run_exclusive(_loaded):
@@ -329,8 +329,8 @@ def _losses(
     experts: tuple[tuple[int, ...], ...],
 ) -> NDArray[np.float32]:
     """Losses of one document [T]; `experts` are those kept in each layer, () for all."""
-    from model.inference import document_losses
-    from model.subset import ExpertSubset, apply_subset, full_subset
+    from model.run.inference import document_losses
+    from model.run.subset import ExpertSubset, apply_subset, full_subset
 
     subset = ExpertSubset(experts, "", (), 0) if experts else full_subset(_loaded.model.config)
     with run_exclusive(_loaded), apply_subset(_loaded.model, subset):
@@ -347,8 +347,8 @@ def continuation(
     experts: tuple[tuple[int, ...], ...],
 ) -> str:
     """The likeliest NEW_TOKENS tokens after a prompt; `experts` as in `_losses`."""
-    from model.inference import continue_text
-    from model.subset import ExpertSubset, apply_subset, full_subset
+    from model.run.inference import continue_text
+    from model.run.subset import ExpertSubset, apply_subset, full_subset
 
     subset = ExpertSubset(experts, "", (), 0) if experts else full_subset(_loaded.model.config)
     with run_exclusive(_loaded), apply_subset(_loaded.model, subset):

@@ -31,7 +31,7 @@ from emo_viz.ui.text import (
 from model.files import weights_digest
 
 if TYPE_CHECKING:
-    from model.subset import ExpertSubset
+    from model.run.subset import ExpertSubset
 
 VIEW = "subset_view"
 INCREASE, LOSS = "Loss increase", "Loss"

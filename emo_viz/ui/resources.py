@@ -19,7 +19,7 @@ from emo_viz.ui.text import escape_markdown
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
-    from model.inference import Encoded
+    from model.run.inference import Encoded
 
 TRAIN_COMMAND = "python -m model.train --preset nano --objective {name}"
 RECORD_COMMAND = (
@@ -162,7 +162,7 @@ def encoded(loaded: LoadedModel, text: str, most: int) -> "Encoded":
 
 @st.cache_resource(max_entries=128, show_spinner=False)
 def _encoded(_loaded: LoadedModel, key: str, text: str, most: int) -> "Encoded":
-    from model.inference import encode
+    from model.run.inference import encode
 
     return encode(_loaded.tokenizer, text, most)
 
@@ -204,7 +204,7 @@ def _missing(sentence: str, command: str) -> NoReturn:
 def _load(name: str, path: Path, stamp: assets.Stamp) -> LoadedModel:
     import torch
 
-    from model.loading import load_model, load_tokenizer
+    from model.run.loading import load_model, load_tokenizer
 
     # One text is too little work to share: a second thread waits for a core while the first spins.
     torch.set_num_threads(1)

@@ -21,7 +21,7 @@ from emo_viz.ui.work import run_exclusive
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from model.inference import Recording
+    from model.run.inference import Recording
 
 BUNDLED, OWN = "Bundled document", "Your own text"
 ALL_DOMAINS = "All domains"
@@ -220,7 +220,7 @@ def _recorded_once(loaded: LoadedModel, token_ids: np.ndarray) -> "Recording":
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _recorded(_loaded: LoadedModel, key: str, token_ids: np.ndarray) -> "Recording":
-    from model.inference import record
+    from model.run.inference import record
 
     with run_exclusive(_loaded):
         return record(_loaded.model, token_ids)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from model.emo.routing import route
 from model.families.blocks import moe_blocks
 from model.families.routed import FusedLayer, RoutedLayer
 from model.families.rules import DROPPED, Chosen, Rule
-from model.routing import route
 
 
 @dataclass(eq=False)

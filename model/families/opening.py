@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-import model.modeling  # noqa: F401  (makes transformers know "emo")
 from model.families.registry import routed
 from model.families.routed import RoutedModel
 from model.families.sizes import check_fits

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.kernels import metadata
+from model.kernels.reference import reference_experts
 
 Backend = Literal["triton", "grouped_mm", "reference"]
 Save = Literal["xh", "x"]
@@ -266,7 +267,6 @@ def grouped_mm_moe(x_TH: Tensor, w13: Tensor, w2: Tensor, s_TK: Tensor, idx_TK: 
 
 def reference_moe(x_TH: Tensor, w13: Tensor, w2: Tensor, s_TK: Tensor, idx_TK: Tensor) -> Tensor:
     """A loop over experts."""
-    from model.experts import reference_experts
 
     return reference_experts(x_TH, w13, w2, s_TK, idx_TK)
 

@@ -1,7 +1,7 @@
 """Kernel P: each document's expert pool, and from it each token's mask, without a host sync.
 
 A document's pool is the `size` routed experts with the largest router probability summed over its
-tokens (ties go to the lower id), as `model.routing.document_pools` chooses them.
+tokens (ties go to the lower id), as `model.emo.routing.document_pools` chooses them.
 
 Shapes: B rows of T tokens, D documents a row (at most), R routed experts, BR its power of two, BT
 tokens at a time.

@@ -15,12 +15,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from model.cli import Command
-from model.config import Objective
 from model.data.shards import TokenShard, corpus_digest
 from model.data.tokenizer import load_tokenizer, vocabulary_size
+from model.emo.config import Objective
+from model.emo.modeling import EmoForCausalLM
 from model.files import check_writable, new_folder, write_json
-from model.loading import export_model
-from model.modeling import EmoForCausalLM
+from model.run.loading import export_model
 from model.train import checkpoint, metrics, parallel
 from model.train.batches import PackedRows, check_ids, heldout_batches
 from model.train.loop import train

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from model.attention import EmoAttention
-from model.modeling import EmoDenseMlp, EmoExperts, EmoForCausalLM, EmoRouter
-from model.norm import EmoRMSNorm
+from model.emo.attention import EmoAttention
+from model.emo.modeling import EmoDenseMlp, EmoExperts, EmoForCausalLM, EmoRouter
+from model.emo.norm import EmoRMSNorm
 from model.train import parallel
 
 PARTS = (nn.Embedding, EmoAttention, EmoRMSNorm, EmoRouter, EmoExperts, EmoDenseMlp)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from model.inference import document_losses
-from model.modeling import DocumentRouting, EmoForCausalLM
+from model.emo.modeling import DocumentRouting, EmoForCausalLM
+from model.run.inference import document_losses
 from model.train import checkpoint, finite, parallel
 from model.train.batches import Batch, PackedRows
 from model.train.metrics import Metrics, MetricsLog

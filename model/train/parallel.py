@@ -28,7 +28,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from model.modeling import EmoForCausalLM
+from model.emo.modeling import EmoForCausalLM
 from model.train import checkpoint
 from model.train.batches import Batch
 from model.train.presets import Preset

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from model.config import EmoConfig, Objective
+from model.emo.config import EmoConfig, Objective
+from model.emo.routing import PoolSizes
 from model.native import WIDTH
-from model.routing import PoolSizes
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from model.modeling import EmoForCausalLM
+from model.emo.modeling import EmoForCausalLM
 from model.train import checkpoint, parallel
 from model.train.checkpoint import Damaged
 from model.train.presets import Preset

@@ -24,15 +24,10 @@ from emo_viz.analysis.curves import (
     read_curves,
 )
 from emo_viz.analysis.tokens import headline
-from model.inference import encode, record
-from model.loading import load_model, load_tokenizer
-from model.subset import (
-    ExpertSubset,
-    apply_subset,
-    full_subset,
-    random_subset,
-    select_experts,
-)
+from model.run.inference import encode, record
+from model.run.loading import load_model, load_tokenizer
+from model.run.selection import select_experts
+from model.run.subset import ExpertSubset, apply_subset, full_subset, random_subset
 
 
 @pytest.fixture(scope="module")

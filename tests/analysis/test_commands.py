@@ -15,10 +15,10 @@ from emo_viz.analysis import ablation
 from emo_viz.analysis.curves import read_curves
 from emo_viz.analysis.origins import present_origins
 from emo_viz.analysis.tokens import load_token_clusters
-from model import inference
-from model.config import EmoConfig
-from model.loading import export_model, load_model, load_tokenizer
-from model.modeling import EmoForCausalLM
+from model.emo.config import EmoConfig
+from model.emo.modeling import EmoForCausalLM
+from model.run import inference
+from model.run.loading import export_model, load_model, load_tokenizer
 
 
 def invoke(command: str, *arguments: object):

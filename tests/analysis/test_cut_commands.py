@@ -13,9 +13,10 @@ from emo_viz.__main__ import main
 from emo_viz.trace import Trace
 from emo_viz.trace.documents import texts_digest
 from model.files import weights_digest
-from model.inference import encode
-from model.loading import load_model, load_tokenizer
-from model.subset import ExpertSubset, apply_subset, random_subset, select_experts
+from model.run.inference import encode
+from model.run.loading import load_model, load_tokenizer
+from model.run.selection import select_experts
+from model.run.subset import ExpertSubset, apply_subset, random_subset
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from emo_viz.ui.token_text import vocabulary_label
-from model.config import EmoConfig
 from model.data.tokenizer import train_tokenizer
-from model.inference import continue_text, encode
-from model.modeling import EmoForCausalLM
+from model.emo.config import EmoConfig
+from model.emo.modeling import EmoForCausalLM
+from model.run.inference import continue_text, encode
 from tests.model.helpers import tiny_ids, tiny_model
 
 PAD = 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.data.__main__ import main as data_main
-from model.routing import PoolSizes
+from model.emo.routing import PoolSizes
 from model.train import __main__ as training
 from model.train.presets import NANO, PRESETS
 from tests.fuzz.playground import Playground, playground

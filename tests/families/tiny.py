@@ -4,8 +4,6 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-import model.modeling  # noqa: F401  (registers "emo")
-
 EXPERTS = 8
 COMMON = {
     "vocab_size": 96,

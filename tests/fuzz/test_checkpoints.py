@@ -7,7 +7,7 @@ from hypothesis import given
 
 from emo_viz.__main__ import main
 from model.files import weights_digest
-from model.loading import load_model, load_tokenizer
+from model.run.loading import load_model, load_tokenizer
 from tests.fuzz.playground import Playground, fuzz, playground
 
 FILES = ("config.json", "config.json", "model.safetensors", "tokenizer.json", "training.json")

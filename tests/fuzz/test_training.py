@@ -45,7 +45,7 @@ OPTIONS = ("--steps", 2, "--threads", 1, "--fp32")
 def _make_tiny(patch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from model.routing import PoolSizes
+    from model.emo.routing import PoolSizes
 
     patch.setitem(PRESETS, "nano", replace(NANO, **TINY, pools=PoolSizes(3, 8)))
 

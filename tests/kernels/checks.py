@@ -10,7 +10,7 @@ import sys
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from model import routing
+from model.emo import routing
 from model.kernels import ops, plans
 from tests.kernels import problems, races
 from tests.kernels.problems import BARS, assert_close, assert_same_bits, make, run, truth

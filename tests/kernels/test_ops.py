@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import OlmoeConfig, OlmoeForCausalLM
 from transformers.integrations.moe import ExpertsInterface
 
-from model.experts import is_plain_swiglu
+from model.emo.experts import is_plain_swiglu
 from model.kernels import costs, plans
 from model.kernels.ops import backward_op, default_backend, document_pools, forward_op, moe
 from tests.kernels.problems import assert_same_bits, make, run
@@ -182,8 +182,9 @@ def test_how_many_experts_are_said_to_be_live_changes_no_result(live):
 
 
 def test_an_active_subset_tells_the_kernels_how_many_experts_it_keeps(monkeypatch):
-    from model import experts, subset
+    from model.emo import experts
     from model.kernels import ops
+    from model.run import subset
 
     model, seen = tiny_model(num_hidden_layers=1), []
     monkeypatch.setattr(ops, "moe", lambda x, *_, live: seen.append(live) or x)

@@ -2,8 +2,8 @@
 
 import torch
 
-from model.config import EmoConfig
-from model.modeling import EmoForCausalLM
+from model.emo.config import EmoConfig
+from model.emo.modeling import EmoForCausalLM
 
 EOS = 0
 

@@ -5,11 +5,11 @@ import shutil
 import pytest
 import torch
 
-from model import attention
-from model.config import EmoConfig
-from model.modeling import EmoForCausalLM
+from model.emo import attention
+from model.emo.config import EmoConfig
+from model.emo.modeling import EmoForCausalLM
+from model.emo.routing import document_segments, positions_in_segment
 from model.native import compiled
-from model.routing import document_segments, positions_in_segment
 from tests.model.helpers import tiny_model
 from tests.model.test_native import PROCESSORS, fresh  # noqa: F401
 

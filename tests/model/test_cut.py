@@ -10,11 +10,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from model.cut import check_made_for, cut_checkpoint
 from model.files import weights_digest
-from model.inference import record
-from model.loading import load_model
-from model.subset import ExpertSubset, apply_subset, full_subset, random_subset
+from model.run.cut import check_made_for, cut_checkpoint
+from model.run.inference import record
+from model.run.loading import load_model
+from model.run.subset import ExpertSubset, apply_subset, full_subset, random_subset
 from tests.model.helpers import tiny_ids, tiny_model
 
 
@@ -326,7 +326,7 @@ def test_a_full_disk_leaves_nothing(sharded, tmp_path, monkeypatch, error):
         if "00003" in path.name:
             raise error
 
-    monkeypatch.setattr("model.cut.save_file", full)
+    monkeypatch.setattr("model.run.cut.save_file", full)
     with pytest.raises(ValueError, match="cut cannot be written .*make room"):
         cut_checkpoint(sharded, KEEP_FOUR, tmp_path / "cut")
     assert [path.name for path in tmp_path.iterdir()] == ["sharded"]

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from model import experts
-from model.experts import native_experts, reference_experts, sort_slots, sorted_experts
-from model.loss import linear_cross_entropy
+from model.emo import experts
+from model.emo.experts import native_experts, sort_slots, sorted_experts
+from model.emo.loss import linear_cross_entropy
+from model.kernels.reference import reference_experts
 from tests.model.helpers import tiny_model
 
 

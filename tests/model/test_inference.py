@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-import model.inference
-from model.inference import continue_text, encode, record
-from model.modeling import EmoRouter
-from model.subset import apply_subset, random_subset
+import model.run.inference
+from model.emo.modeling import EmoRouter
+from model.run.inference import continue_text, encode, record
+from model.run.subset import apply_subset, random_subset
 from tests.model.helpers import tiny_ids, tiny_model
 
 TEXT = ["the cat sat on the mat", "ﬁne coﬀee", "กำลังทดสอบ", "😀👩‍👩‍👧 é é"] * 3

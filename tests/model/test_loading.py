@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from model.inference import continue_text, encode
-from model.loading import export_model, load_model, load_tokenizer
-from model.modeling import EmoForCausalLM
+from model.emo.modeling import EmoForCausalLM
+from model.run.inference import continue_text, encode
+from model.run.loading import export_model, load_model, load_tokenizer
 from tests.model.helpers import tiny_ids, tiny_model
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import loss
-from model.loss import linear_cross_entropy
+from model.emo import loss
+from model.emo.loss import linear_cross_entropy
 from model.native import compiled
 from tests.model.test_native import PROCESSORS, fresh  # noqa: F401
 

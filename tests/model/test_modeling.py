@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from model.inference import document_losses, record
-from model.modeling import EmoForCausalLM, EmoHead
+from model.emo.modeling import EmoForCausalLM, EmoHead
+from model.run.inference import document_losses, record
 from tests.model.helpers import EOS, tiny_ids, tiny_model
 
 

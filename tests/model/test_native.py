@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from model import native
-from model.experts import native_experts, reference_experts, sorted_experts
+from model.emo.experts import native_experts, sorted_experts
+from model.kernels.reference import reference_experts
 from model.native import compiled
 from model.native.products import has_products
 from tests.model.test_experts import CASES, outputs_and_gradients, problem, relative_errors

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import norm
+from model.emo import norm
+from model.emo.norm import EmoRMSNorm
 from model.native import compiled
-from model.norm import EmoRMSNorm
 from tests.model.test_native import PROCESSORS, fresh  # noqa: F401
 
 EPS = 1e-6

@@ -17,8 +17,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from model.loading import load_model
-from model.modeling import EmoForCausalLM
+from model.emo.modeling import EmoForCausalLM
+from model.run.loading import load_model
 from model.train import checkpoint, parallel
 from model.train.__main__ import main as train_command
 from model.train.finite import NotFinite

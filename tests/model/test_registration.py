@@ -29,7 +29,7 @@ def test_importing_the_package_brings_neither_torch_nor_transformers():
         "from transformers import AutoModelForCausalLM\nimport model",
         # brings the Auto classes in the middle of transformers' own imports, and of ours
         "import model\nfrom transformers.models.llama.modeling_llama import LlamaAttention",
-        "import model.attention",
+        "import model.emo.attention",
     ],
     ids=["first", "second", "amid theirs", "amid ours"],
 )
@@ -37,4 +37,4 @@ def test_auto_classes_know_the_model_whoever_is_imported_first(tmp_path, imports
     tiny_model().save_pretrained(tmp_path)
     loads = "from transformers import AutoModelForCausalLM, AutoConfig\n"
     loads += LOADS.format(auto="AutoConfig") + "\n" + LOADS.format(auto="AutoModelForCausalLM")
-    assert run(f"{imports}\n{loads}", tmp_path) == ["model.config", "model.modeling"]
+    assert run(f"{imports}\n{loads}", tmp_path) == ["model.emo.config", "model.emo.modeling"]

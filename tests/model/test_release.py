@@ -9,8 +9,8 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from model.loading import load_model
-from model.routing import PoolSizes
+from model.emo.routing import PoolSizes
+from model.run.loading import load_model
 from model.train.presets import find_preset
 from model.train.release import main, rounded
 from tests.model.helpers import tiny_model

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from model.config import EmoConfig
-from model.routing import (
+from model.emo.config import EmoConfig
+from model.emo.routing import (
     NO_POOL,
     PoolSizes,
     document_pools,

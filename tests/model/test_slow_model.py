@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from model import router
-from model.config import EmoConfig
-from model.routing import document_segments
-from model.subset import ExpertSubset, apply_subset
+from model.emo import router
+from model.emo.config import EmoConfig
+from model.emo.routing import document_segments
+from model.run.subset import ExpertSubset, apply_subset
 from tests.model import slow_model
 from tests.model.helpers import EOS, tiny_model
 
@@ -136,7 +136,7 @@ def test_code_that_a_checkpoint_names_is_neither_run_nor_kept(tmp_path):
     (tmp_path / "modeling_emo.py").write_text("raise SystemExit('this ran')")
     for trust in (None, True):
         model = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=trust)
-        assert type(model).__module__ == "model.modeling"
+        assert type(model).__module__ == "model.emo.modeling"
     model.save_pretrained(tmp_path / "again")
     assert "auto_map" not in json.loads((tmp_path / "again/config.json").read_text())
 

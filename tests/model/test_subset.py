@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from model.inference import record
-from model.modeling import EmoForCausalLM
-from model.subset import (
+from model.emo.modeling import EmoForCausalLM
+from model.run.inference import record
+from model.run.selection import expert_scores, select_experts
+from model.run.subset import (
     ExpertSubset,
     apply_subset,
-    expert_scores,
     full_subset,
     random_subset,
-    select_experts,
     subset_from_scores,
 )
 from tests.model.helpers import tiny_ids, tiny_model

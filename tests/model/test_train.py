@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.modeling import EmoForCausalLM
-from model.routing import PoolSizes
+from model.emo.modeling import EmoForCausalLM
+from model.emo.routing import PoolSizes
 from model.train import checkpoint
 from model.train.batches import PackedRows, RowTable
 from model.train.loop import learning_rate, make_optimizer, train, train_step

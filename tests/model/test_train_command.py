@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from model.data.__main__ import main as data_command
 from model.data.shards import corpus_digest
 from model.data.tokenizer import load_tokenizer, vocabulary_size
-from model.loading import load_model
+from model.run.loading import load_model
 from model.train import checkpoint, presets
 from model.train.__main__ import main as train_command
 from tests.model.test_train import PRESET, metrics_of

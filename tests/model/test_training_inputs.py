@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from model.modeling import EmoHead
+from model.emo.modeling import EmoHead
 from tests.model.helpers import EOS, tiny_ids, tiny_model
 
 PAD = 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.experts import reference_experts
+from model.kernels.reference import reference_experts
 from model.native import wide
 from model.native.compiled import library
 

@@ -5,8 +5,8 @@ import re
 import numpy as np
 from streamlit.testing.v1 import AppTest
 
-from model.inference import record
-from model.subset import ExpertSubset, apply_subset
+from model.run.inference import record
+from model.run.subset import ExpertSubset, apply_subset
 from tests.pages.opened import follow_link
 
 PAGE = "pages/3_Subset_ablation.py"

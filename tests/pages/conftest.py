@@ -6,8 +6,8 @@ import pytest
 
 from emo_viz.analysis.curves import Curves, read_curves
 from emo_viz.ui import assets
-from model.loading import load_model
-from model.modeling import EmoForCausalLM
+from model.emo.modeling import EmoForCausalLM
+from model.run.loading import load_model
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,8 +10,8 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import Curves
 from emo_viz.ui import assets
-from model.inference import encode, record
-from model.loading import load_tokenizer
+from model.run.inference import encode, record
+from model.run.loading import load_tokenizer
 from tests.pages.ablation_page import PAGE, losses, opened, table, words
 from tests.pages.opened import follow_link, run, strips
 

@@ -15,8 +15,8 @@ from emo_viz.analysis.tokens import load_token_clusters
 from emo_viz.analysis.vectors import flatten_usage, routing_vectors
 from emo_viz.figures.clusters import DIMMED
 from emo_viz.trace import Trace
-from model.inference import encode, record
-from model.loading import load_model, load_tokenizer
+from model.run.inference import encode, record
+from model.run.loading import load_model, load_tokenizer
 from tests.pages.opened import charts, follow_link, legends, numbers, run, strips, texts
 
 PAGE = "pages/2_Document_clusters.py"

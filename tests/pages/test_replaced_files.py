@@ -13,11 +13,11 @@ from streamlit.testing.v1 import AppTest
 
 from emo_viz.__main__ import main
 from emo_viz.ui import assets
-from model.config import EmoConfig
-from model.cut import cut_checkpoint
-from model.inference import encode, record
-from model.loading import load_model, load_tokenizer
-from model.subset import ExpertSubset, random_subset
+from model.emo.config import EmoConfig
+from model.run.cut import cut_checkpoint
+from model.run.inference import encode, record
+from model.run.loading import load_model, load_tokenizer
+from model.run.subset import ExpertSubset, random_subset
 from tests.pages.opened import charts, follow_link
 
 ROUTING, CLUSTERS, ABLATION, KERNEL = (

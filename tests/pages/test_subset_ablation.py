@@ -16,9 +16,10 @@ from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import ROUTER_PROBABILITY, Measured, read_curves
 from emo_viz.ui import assets, jobs, resources
 from emo_viz.ui.text import share
-from model.inference import continue_text, encode
-from model.loading import load_tokenizer
-from model.subset import apply_subset, random_subset, select_experts
+from model.run.inference import continue_text, encode
+from model.run.loading import load_tokenizer
+from model.run.selection import select_experts
+from model.run.subset import apply_subset, random_subset
 from tests.pages.ablation_page import losses, opened, table, words
 from tests.pages.opened import run, strips
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from model.inference import Recording, encode, record
-from model.loading import load_model, load_tokenizer
+from model.run.inference import Recording, encode, record
+from model.run.loading import load_model, load_tokenizer
 from tests.pages.opened import charts, follow_link
 
 PAGE = "pages/1_Token_routing.py"

@@ -23,9 +23,9 @@ from emo_viz.analysis.tokens import TokenTable, fit_token_clusters, load_token_c
 from emo_viz.analysis.vectors import routing_vectors
 from emo_viz.trace import Trace
 from emo_viz.ui import ablation_view
-from model.inference import Recording, document_losses, encode, record
-from model.loading import load_model, load_tokenizer
-from model.subset import ExpertSubset, apply_subset
+from model.run.inference import Recording, document_losses, encode, record
+from model.run.loading import load_model, load_tokenizer
+from model.run.subset import ExpertSubset, apply_subset
 from tests.pages.ablation_page import table, words
 from tests.pages.opened import charts, follow_link, numbers
 from tests.uneven import MODELS, TWELVE_AND_SIXTEEN, cut_pair, measure, new_pair, shown

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from emo_viz.trace.schema import TracedModel
-from model.config import EmoConfig
 from model.data.tokenizer import train_tokenizer
-from model.inference import Recording
-from model.modeling import EmoForCausalLM
+from model.emo.config import EmoConfig
+from model.emo.modeling import EmoForCausalLM
+from model.run.inference import Recording
 
 WORDS = {
     "garden": "soil seeds water roots leaves rain sun bed compost prune",

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-import model.inference
+import model.run.inference
 from emo_viz.__main__ import main
 from emo_viz.trace import Trace
 

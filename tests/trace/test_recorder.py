@@ -1,4 +1,4 @@
-"""Recording a real tiny model: what is read back is what model.inference.record says."""
+"""Recording a real tiny model: what is read back is what model.run.inference.record says."""
 
 import hashlib
 
@@ -8,7 +8,7 @@ import pytest
 from emo_viz.trace import Trace
 from emo_viz.trace.recorder import RecordingCancelled, record_trace
 from model.files import weights_digest
-from model.inference import encode, record
+from model.run.inference import encode, record
 
 MAX_TOKENS = 48
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from emo_viz.ui.token_text import text_labels, vocabulary_label
-from model.inference import encode
-from model.loading import load_tokenizer
+from model.run.inference import encode
+from model.run.loading import load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from model import routing
+from model.emo import routing
 from model.kernels import plans
 from model.kernels.check import cases as c
 from model.kernels.check.cases import Case

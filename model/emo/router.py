@@ -9,9 +9,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import EmoConfig
-from model.documents import DocumentRouting
-from model.routing import (
+from model.emo.config import EmoConfig
+from model.emo.documents import DocumentRouting
+from model.emo.restriction import active_mask
+from model.emo.routing import (
     Routed,
     document_pools,
     expert_counts,
@@ -21,7 +22,6 @@ from model.routing import (
     router_entropy,
     router_z_loss,
 )
-from model.subset import active_mask
 
 
 class EmoRouter(nn.Module):

@@ -4,7 +4,7 @@ Pre-norm blocks with transformers' Llama attention (no QK-norm) and fused expert
 the released checkpoint names. In training the documents of a packed row are told apart by
 end-of-text tokens: attention never crosses them, and with the "emo" objective all tokens of a
 document choose their experts from one pool. Outside training there are no pools (the released
-models have none either), nor while text is generated; experts are removed with `model.subset`.
+models have none either), nor while text is generated; experts are removed with `model.run.subset`.
 Padding is of no document: it counts in no pool and in no loss of the routers.
 
 Shapes: B rows, T tokens, N = B*T, L layers, D documents a row, E experts, R routed, K experts a
@@ -35,14 +35,14 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from model.attention import EmoAttention
-from model.config import EmoConfig
-from model.documents import DocumentRouting, find
-from model.experts import reference_experts
-from model.loss import linear_cross_entropy
-from model.norm import EmoRMSNorm
-from model.router import EmoRouter
-from model.routing import is_padding, positions_in_segment, real_tokens
+from model.emo.attention import EmoAttention
+from model.emo.config import EmoConfig
+from model.emo.documents import DocumentRouting, find
+from model.emo.loss import linear_cross_entropy
+from model.emo.norm import EmoRMSNorm
+from model.emo.router import EmoRouter
+from model.emo.routing import is_padding, positions_in_segment, real_tokens
+from model.kernels.reference import reference_experts
 
 Sight = tuple[Tensor, Any, Tensor | None]
 """Positions, the attention mask, and the documents if the mask keeps them apart and no more."""

@@ -6,8 +6,8 @@ Shapes: B rows, T tokens, L layers, D documents a row (at most), R routed expert
 import torch
 from torch import Tensor, nn
 
-from model.config import UNKNOWN, EmoConfig
-from model.routing import document_segments, real_tokens, segments_from_positions
+from model.emo.config import UNKNOWN, EmoConfig
+from model.emo.routing import document_segments, real_tokens, segments_from_positions
 
 
 class DocumentRouting:

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from model.checkpoint import CONFIG, check_checkpoint, check_links, last_line, read_config
+from model.emo.modeling import EmoForCausalLM
 from model.files import INDEX, SINGLE, check_writable, inside, new_folder, read_json
-from model.modeling import EmoForCausalLM
+from model.run.checkpoint import CONFIG, check_checkpoint, check_links, last_line, read_config
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_FILES = (

@@ -9,42 +9,27 @@ Shapes: L layers, E experts, R routed experts, T tokens.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.emo.restriction import restricted
+
 if TYPE_CHECKING:
-    from model.config import EmoConfig
-    from model.modeling import EmoForCausalLM
+    from model.emo.config import EmoConfig
+    from model.emo.modeling import EmoForCausalLM
 
 Method = Literal["router_probability", "greedy"]
-
-_NONE: Mapping[int, Tensor] = MappingProxyType({})
-_active: ContextVar[Mapping[int, Tensor]] = ContextVar("active_expert_masks", default=_NONE)
-_most: ContextVar[int | None] = ContextVar("most_experts_kept", default=None)
-
 
 FORMAT = "emo-viz-subset"
 FORMAT_VERSION = 1
 AGAIN = "make it again with python -m emo_viz subset"
-
-
-def active_mask(router: nn.Module) -> Tensor | None:
-    """The routed experts that the current subset keeps in this router: bool [R], or None."""
-    return _active.get().get(id(router))
-
-
-def active_keep_k() -> int | None:
-    """The most experts that the current subset keeps in a layer, or None: it chooses tiles."""
-    return _most.get()
 
 
 @dataclass(frozen=True)
@@ -150,14 +135,8 @@ def apply_subset(model: "EmoForCausalLM", subset: ExpertSubset) -> Iterator[None
 
     Raises ValueError if the subset was made for another geometry.
     """
-    masks = _masks(model, subset)
-    token = _active.set({**_active.get(), **masks})
-    token_of_most = _most.set(max(map(len, subset.experts)))
-    try:
+    with restricted(_masks(model, subset), max(map(len, subset.experts))):
         yield
-    finally:
-        _most.reset(token_of_most)
-        _active.reset(token)
 
 
 def _masks(model: "EmoForCausalLM", subset: ExpertSubset) -> dict[int, Tensor]:
@@ -264,48 +243,3 @@ def subset_from_scores(
         shared = range(num_routed, config.experts_in_layer(layer))
         layers.append((*sorted(map(int, order_R[:num_kept])), *shared))
     return ExpertSubset(tuple(layers), method, tuple(calibration_ids), keep_k)
-
-
-def expert_scores(model: "EmoForCausalLM", documents: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean router probability of each routed expert over all tokens, one pass: float64 [L, R].
-
-    R is that of the largest layer; 0 where a layer has fewer.
-    """
-    from model.inference import router_probabilities
-
-    return router_probabilities(model, documents).mean(1, dtype=np.float64)
-
-
-def select_experts(
-    model: "EmoForCausalLM",
-    documents: Sequence[np.ndarray],
-    keep_k: int,
-    method: Method = "router_probability",
-    calibration_ids: Sequence[str] = (),
-) -> ExpertSubset:
-    """Choose keep_k experts a layer for the domain of some calibration documents (token ids).
-
-    "router_probability" ranks by mean router probability in one pass of the full model; "greedy"
-    chooses layer by layer, each measured with the layers below it already cut (reference: its
-    default "layerwise"). Raises ValueError for a keep-k out of range or no documents.
-    """
-    config = model.config
-    check_keep_k(config, keep_k)
-    if not documents:
-        raise ValueError("Expert selection needs at least one calibration document.")
-    if method == "router_probability":
-        scores_LR = expert_scores(model, documents)
-        return subset_from_scores(scores_LR, keep_k, config, method, calibration_ids)
-    if method != "greedy":
-        raise ValueError(f"Unknown selection method {method!r}: router_probability or greedy.")
-    subset = full_subset(config)
-    chosen: list[tuple[int, ...]] = []
-    for layer in range(config.num_hidden_layers):
-        with apply_subset(model, subset):
-            scores_LR = expert_scores(model, documents)
-        one_pass = subset_from_scores(scores_LR, keep_k, config, method, calibration_ids)
-        chosen.append(one_pass.experts[layer])
-        subset = ExpertSubset(
-            (*chosen, *full_subset(config).experts[layer + 1 :]), method, (), keep_k
-        )
-    return ExpertSubset(tuple(chosen), method, tuple(calibration_ids), keep_k)

@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import RopeParameters
 
-from model.routing import PoolSizes
+from model.emo.routing import PoolSizes
 
 Objective = Literal["emo", "standard", "dense"]
 BalancingScope = Literal["global", "local"]

@@ -5,13 +5,13 @@ code of `model.native` for small experts and, without gradients, for large ones 
 else `sorted_experts`. That one sorts the (token, expert) rows by expert and runs one matrix product
 an expert (`native.products` where experts are large), with a hand-written backward. Row counts of
 small experts in bf16 are padded to a multiple of ROW_MULTIPLE, because oneDNN compiles a kernel for
-every new shape. `reference_experts` is the plain loop that tests compare with.
+every new shape. `kernels.reference` is the plain loop that tests compare with.
 
 Shapes: N tokens, K experts a token, S = N*K slots, P rows (slots sorted by expert, padded),
 E experts, H hidden size, I expert width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,10 +22,10 @@ from transformers.activations import SiLUActivation
 from transformers.integrations.moe import ExpertsInterface, _default_apply_gate
 
 from model import native
+from model.emo.restriction import active_keep_k
 from model.native import wide
 from model.native.products import has_products, multiply
 from model.native.wide import wide_forward
-from model.subset import active_keep_k
 
 ROW_MULTIPLE = 32
 
@@ -260,24 +260,6 @@ def sorted_experts(
     if _learning(*inputs):
         return _SortedExperts.apply(*inputs, ids_NK).to(x_NH.dtype)
     return _sorted_forward(*inputs, ids_NK, keep=False)[0].to(x_NH.dtype)
-
-
-def reference_experts(
-    x_NH: Tensor,
-    w13_EJH: Tensor,
-    w2_EHI: Tensor,
-    s_NK: Tensor,
-    ids_NK: Tensor,
-    activation: Callable[[Tensor], Tensor] = F.silu,
-) -> Tensor:
-    """The same sum as a plain loop over experts, any dtype, differentiated by autograd."""
-    out_NH = torch.zeros_like(x_NH)
-    for e, (w13_JH, w2_HI) in enumerate(zip(w13_EJH.unbind(0), w2_EHI.unbind(0), strict=True)):
-        token, slot = torch.where(ids_NK == e)
-        gate, up = F.linear(x_NH[token], w13_JH).chunk(2, -1)
-        y = F.linear(activation(gate) * up, w2_HI) * s_NK[token, slot, None]
-        out_NH = out_NH.index_add(0, token, y.to(out_NH.dtype))
-    return out_NH
 
 
 def is_plain_swiglu(experts: Any) -> bool:

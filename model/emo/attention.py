@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.models.llama.modeling_llama import LlamaAttention
 
+from model.emo.routing import positions_in_segment
 from model.native import WIDTH
 from model.native.compiled import call, library
-from model.routing import positions_in_segment
 
 COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 WITHOUT_EFFECT = {
@@ -61,7 +61,7 @@ class EmoAttention(LlamaAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """Attended states [B, T, H] and, where transformers computes them, attention weights.
 
-        `segments_BT` numbers the documents of packed rows (`model.routing`) where the mask that
+        `segments_BT` numbers the documents of packed rows (`model.emo.routing`) where the mask that
         transformers made says just that; the mask serves where compiled code does not.
         """
         if not self._whole_texts(segments_BT, kwargs) or not self._compiled_fits(hidden_states):

@@ -18,16 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.checkpoint import (
-    CONFIG,
-    EXPERT,
-    SMALL_FILES,
-    Stored,
-    check_checkpoint,
-    read_config,
-    reading,
-)
-from model.config import EmoConfig
+from model.emo.config import EmoConfig
 from model.files import (
     INDEX,
     SINGLE,
@@ -38,7 +29,16 @@ from model.files import (
     weights_digest,
     write_json,
 )
-from model.subset import AGAIN, ExpertSubset, check_subset
+from model.run.checkpoint import (
+    CONFIG,
+    EXPERT,
+    SMALL_FILES,
+    Stored,
+    check_checkpoint,
+    read_config,
+    reading,
+)
+from model.run.subset import AGAIN, ExpertSubset, check_subset
 
 METADATA = "pruning_metadata.json"
 # What belongs to the parent alone, or is written anew.

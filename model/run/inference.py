@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from model.modeling import EmoForCausalLM
-from model.subset import (
-    active_mask,
+from model.emo.modeling import EmoForCausalLM
+from model.emo.restriction import active_mask
+from model.run.subset import (
     most_routed,
     routed_in_layer,
     routers_by_layer,

@@ -16,9 +16,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from safetensors import SafetensorError, safe_open
 
-from model.config import EmoConfig
+from model.emo.config import EmoConfig
+from model.emo.modeling import EmoForCausalLM
 from model.files import inside, read_json, weight_files
-from model.modeling import EmoForCausalLM
 
 CONFIG = "config.json"
 # What transformers reads beside the weights, and what a cut copies.

@@ -1,0 +1,1 @@
+"""The model: config, routing, router, attention, experts and losses, for transformers."""

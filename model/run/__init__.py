@@ -1,0 +1,1 @@
+"""Working with a checkpoint: reading, running, cutting it down, choosing what stays."""
