@@ -35,6 +35,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+import model.emo.experts  # noqa: F401  (registers "emo_moe", what EmoExperts runs on)
 from model.emo.attention import EmoAttention
 from model.emo.config import EmoConfig
 from model.emo.documents import DocumentRouting, find

@@ -128,10 +128,10 @@ def test_a_long_text_is_read_as_far_as_needed_and_as_before(name, kind, monkeypa
     }[kind]
     whole = encode(TOKENIZERS[name], text, 20)
     tokenised = []
-    monkeypatch.setattr(model.inference, "LONG_TEXT", 1000)
-    tokens = model.inference._tokens
+    monkeypatch.setattr(model.run.inference, "LONG_TEXT", 1000)
+    tokens = model.run.inference._tokens
     monkeypatch.setattr(
-        model.inference, "_tokens", lambda t, s: tokenised.append(len(s)) or tokens(t, s)
+        model.run.inference, "_tokens", lambda t, s: tokenised.append(len(s)) or tokens(t, s)
     )
     start = encode(TOKENIZERS[name], text, 20)
     assert whole.exact and start.token_ids.tolist() == whole.token_ids.tolist()
@@ -143,7 +143,7 @@ def test_a_long_text_is_read_as_far_as_needed_and_as_before(name, kind, monkeypa
 
 
 def test_a_long_text_that_fits_is_counted_exactly(monkeypatch):
-    monkeypatch.setattr(model.inference, "LONG_TEXT", 10)
+    monkeypatch.setattr(model.run.inference, "LONG_TEXT", 10)
     encoded = encode(TOKENIZERS["bytes"], "the cat sat on the mat", 200)
     assert (encoded.dropped, encoded.exact) == (0, True)
     assert "".join(encoded.texts) == "the cat sat on the mat"

@@ -134,7 +134,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, tmp_path, monkeypat
 
 
 def test_ctrl_c_leaves_nothing_half_made(run, tmp_path, monkeypatch):
-    record, calls = model.inference.record, []
+    record, calls = model.run.inference.record, []
 
     def third_is_interrupted(*arguments: object) -> object:
         calls.append(1)
@@ -142,7 +142,7 @@ def test_ctrl_c_leaves_nothing_half_made(run, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return record(*arguments)
 
-    monkeypatch.setattr(model.inference, "record", third_is_interrupted)
+    monkeypatch.setattr(model.run.inference, "record", third_is_interrupted)
     result = run()
     assert result.exit_code == 1
     assert "Aborted" in result.output
