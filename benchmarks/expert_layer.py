@@ -11,7 +11,7 @@ anew costs both sides more than the experts, and never the same.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 import torch
@@ -46,15 +46,23 @@ OURS = "ours"
 @click.option("--rounds", default=5)
 @click.option("--threads", default=1)
 @click.option("--size", "names", multiple=True, default=tuple(SIZES), show_default=True)
-def main(rounds: int, threads: int, names: tuple[str, ...]) -> None:
+@click.option(
+    "--tokens", type=int, multiple=True, help="Instead of a size's own; any number of times."
+)
+@click.option("--forward", is_flag=True, help="The forward pass alone.")
+def main(
+    rounds: int, threads: int, names: tuple[str, ...], tokens: tuple[int, ...], forward: bool
+) -> None:
     """Print medians and ratios."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     lines = []
-    for name in names:
-        size = SIZES[name]
+    sizes = [(name, SIZES[name]) for name in names]
+    if tokens:
+        sizes = [(name, replace(size, tokens=count)) for name, size in sizes for count in tokens]
+    for name, size in sizes:
         experts, inputs = _layer(size)
-        for backward in (False, True):
+        for backward in (False,) if forward else (False, True):
             sides = {OURS: _run(experts, inputs, "emo_moe", backward)}
             for peer in size.peers:
                 sides[f"transformers {peer}"] = _run(experts, inputs, peer, backward)

@@ -145,7 +145,8 @@ INLINE void experts(Layer *l, const int half) {
         atomic_store(&l->failed, 1);
         return;
     }
-    for (long e; (e = atomic_fetch_add(&l->expert, 1)) < l->E;)
+    /* Shared experts, the last ids, have most rows: taken first, no thread waits for them. */
+    for (long e; (e = l->E - 1 - atomic_fetch_add(&l->expert, 1)) >= 0;)
         for (long p = l->offsets[e]; p < l->offsets[e + 1]; p += BLOCK) {
             const long left = l->offsets[e + 1] - p;
             block(l, e, l->order + p, left < BLOCK ? left : BLOCK, memory, half);
