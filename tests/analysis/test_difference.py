@@ -77,6 +77,13 @@ def test_chance_is_what_unrelated_routings_reach() -> None:
     assert layer.overlap.mean == pytest.approx(layer.chance_overlap, abs=0.01)
 
 
+def test_chance_knows_nothing_of_which_token_is_which() -> None:
+    ids = np.random.default_rng(0).random((2000, 1, 16)).argsort(-1)[..., :4]
+    layer = compare([document("a", ids)], [document("a", ids)]).layers[0]
+    # Two draws of 4 out of 16 share one on average: about one of seven.
+    assert layer.overlap.mean == 1 and 0.13 < layer.chance_overlap < 0.18
+
+
 def test_chance_is_high_where_everyone_uses_the_same_experts() -> None:
     ids = np.tile([[[0, 1]]], (50, 1, 1))
     found = compare([document("a", ids)], [document("a", ids)])

@@ -11,7 +11,7 @@ from slow_rules import deepseek, softmax_then_top, sparsemixer, top_then_softmax
 from tiny import CAUSAL, EXPERTS, SEQ2SEQ, UNKNOWN, run, tiny_model
 
 from model.families import KNOWN, RoutedModel, routed
-from model.families.rules import DROPPED
+from model.families.rules import DROPPED, Rule
 
 FAMILIES = [*CAUSAL, *SEQ2SEQ]
 CUTTABLE = [family for family in FAMILIES if family != "nllb-moe"]
@@ -264,3 +264,14 @@ def test_a_subset_that_does_not_fit_is_one_sentence(experts: list, sentence: str
     model = routed(tiny_model("olmoe"))
     with pytest.raises(ValueError, match=sentence), model.restricted(experts):
         pass
+
+
+def test_a_group_is_as_good_as_its_best_two() -> None:
+    """Group 0 has the best expert of all, group 1 the best two together."""
+    logits_1E = torch.tensor([[3.0, -3.0, 2.0, 2.0]])
+    rule = Rule("sigmoid", groups=2, groups_kept=1)
+    chosen = rule.choose(logits_1E, top_k=2)
+    assert set(chosen.expert_ids_NK[0].tolist()) == {2, 3}
+    # One expert left in the better group: it counts by that one, and the other group wins.
+    fewer = rule.choose(logits_1E, 2, torch.tensor([True, True, True, False]))
+    assert set(fewer.expert_ids_NK[0].tolist()) == {0, 1}
