@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -93,13 +93,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 def check_writable(path: Path) -> None:
     """Try `path` before long work: raises ValueError if no file or folder can be made there.
 
-    Leaves nothing, not even the folders above `path` that were not there.
+    Makes no folder on the way: of two processes that try one path, neither takes the other's away.
     """
-    missing = [folder for folder in path.parents if not folder.exists()]
-    _temporary(path, tempfile.mkdtemp).rmdir()
-    for folder in missing:
-        with suppress(OSError):  # another process may have put something there
-            folder.rmdir()
+    nearest = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    _temporary(path, tempfile.mkdtemp, nearest).rmdir()
 
 
 def check_new_file(path: Path) -> None:
@@ -196,11 +193,12 @@ def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
     return digest.hexdigest()
 
 
-def _temporary(path: Path, make: Any) -> Path:
-    """A fresh hidden file or folder beside `path`, with the folders above it."""
+def _temporary(path: Path, make: Any, folder: Path | None = None) -> Path:
+    """A fresh hidden file or folder for `path`, beside it, with the folders above it."""
+    folder = folder or path.parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = make(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+        folder.mkdir(parents=True, exist_ok=True)
+        made = make(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=folder)
     except (OSError, ValueError) as error:
         raise _unwritable(path, error) from error
     if isinstance(made, tuple):  # mkstemp opens what it makes

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,9 @@ def test_trying_a_place_leaves_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     check_new_file(tmp_path / "new" / "deep" / "file")
     assert not list((tmp_path / "new").iterdir())
+
+
+def test_processes_that_try_one_new_place_do_not_disturb_each_other(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: check_writable(tmp_path / "new" / "deep" / "out"), range(800)))
+    assert not list(tmp_path.iterdir())

@@ -61,11 +61,22 @@ def two_processes():
 
     def call(work, *args):
         futures = [pool.submit(work, rank, *args) for rank, pool in enumerate(pools)]
+        errors = [future.exception() for future in futures]
+        if any(errors):
+            raise cause(errors)
         return [future.result() for future in futures]
 
     yield call
     for pool in pools:
         pool.shutdown(wait=False)
+
+
+def cause(errors):
+    """What went wrong first: a rank whose partner failed fails too, because it was left alone."""
+    first, *others = sorted(filter(None, errors), key=lambda error: "by peer" in str(error))
+    for other in others:
+        first.add_note(f"and in the other process: {other!r:.300}")
+    return first
 
 
 @pytest.fixture
