@@ -18,13 +18,13 @@ from transformers import PreTrainedTokenizerBase
 from model.cli import Command
 from model.data.shards import TokenShard, corpus_digest
 from model.data.tokenizer import load_tokenizer, vocabulary_size
-from model.emo.config import Objective
 from model.emo.modeling import EmoExperts, EmoForCausalLM
 from model.files import check_writable, new_folder, write_json
 from model.run.loading import export_model
 from model.train import checkpoint, metrics, parallel
 from model.train.batches import PackedRows, check_ids, heldout_batches
 from model.train.loop import train
+from model.train.objectives import OBJECTIVES
 from model.train.presets import PRESETS, Preset, find_preset, multiplies_bf16
 
 # Larger ones would leave the 64 bits of torch's generators (batches.py draws one a step).
@@ -35,7 +35,7 @@ INTERRUPTED = 130
 
 @click.command(cls=Command)
 @click.option("--preset", "name", default="nano", type=click.Choice(sorted(PRESETS)))
-@click.option("--objective", default="emo", type=click.Choice(["emo", "standard", "dense"]))
+@click.option("--objective", default="emo", type=click.Choice(list(OBJECTIVES)))
 @click.option("--corpus", type=click.Path(path_type=Path), default=Path("data/corpus"))
 @click.option(
     "--out", type=click.Path(path_type=Path), default=None, help="runs/<preset>-<objective>"
@@ -69,7 +69,7 @@ INTERRUPTED = 130
 @click.option("--stop-at", type=click.IntRange(min=1), default=None, help="Pause after this step.")
 def main(
     name: str,
-    objective: Objective,
+    objective: str,
     corpus: Path,
     out: Path | None,
     steps: int | None,
