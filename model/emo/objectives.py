@@ -45,7 +45,8 @@ def top_p_pools(
     thing that the sizes say here.
     """
     D = pool_sizes_BD.shape[1]
-    members_BDT = F.one_hot(segments_BT, D).to(scores_BTR.dtype).transpose(1, 2)
+    place_D1 = torch.arange(D, device=segments_BT.device)[:, None]
+    members_BDT = (segments_BT.unsqueeze(1) == place_D1).to(scores_BTR.dtype)
     with torch.autocast(scores_BTR.device.type, enabled=False):
         mass_BDR = torch.bmm(members_BDT, scores_BTR)
     falling_BDR = mass_BDR.sort(dim=-1, descending=True).values
@@ -69,8 +70,8 @@ def grouped_balancing_loss(scores_NR: Tensor, ids_NS: Tensor, groups: int) -> Te
     1 for uniform routing, as `routing.load_balancing_loss`, of which this is the local scope.
     """
     N, R = scores_NR.shape
-    group_NS = torch.arange(groups, device=ids_NS.device).repeat_interleave(N // groups)[:, None]
-    flat = (group_NS * R + ids_NS).flatten()
+    group_N1 = torch.arange(N, device=ids_NS.device)[:, None] // (N // groups)
+    flat = (group_N1 * R + ids_NS).flatten()
     counts = torch.zeros(groups * R, device=flat.device)
     counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype))
     share_GR = counts.view(groups, R) / (N // groups * ids_NS.shape[1])
