@@ -20,7 +20,7 @@ SLACK = 1.1  # of the time that the longest run has taken; another may take a li
 POLL_SECONDS = 1.0
 
 Report = tuple[str, Any]
-"""("done", result) or ("failed", why) of the run that a worker was given."""
+"""What became of a run: ("done", result), ("failed", why) for bad input, else ("broken", why)."""
 
 
 @dataclass
@@ -38,7 +38,8 @@ class Queue:
     """What is to be done, and what came of it.
 
     minutes: no run is started that would not be over by then, and what still runs is stopped (0:
-    no limit). tell: called with a sentence for every run that ends.
+    no limit). tell: called with a sentence for every run that ends. A run whose process broke is
+    tried once more, plainly: without what speeds it up, in a fresh process.
     """
 
     runs: Sequence[Run]
@@ -50,6 +51,7 @@ class Queue:
     failed: dict[str, str] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
     _longest: float = 0.0
+    _plain: set[str] = field(default_factory=set)
 
     def work(self) -> None:
         """Until nothing is left that can be started, or time is up."""
@@ -66,7 +68,7 @@ class Queue:
                 if not any(worker.run for worker in workers):
                     self._not_started(waiting)
                     return
-                self._listen(workers)
+                self._listen(workers, waiting)
         finally:
             for worker in workers:
                 worker.process.kill()
@@ -100,24 +102,31 @@ class Queue:
             idle = Worker(process, ours)
             workers.append(idle)
         idle.run, idle.since = run, time.monotonic()
-        idle.channel.send(run)
+        idle.channel.send((run, run.key in self._plain))
 
-    def _listen(self, workers: list[Worker]) -> None:
+    def _listen(self, workers: list[Worker], waiting: list[Run]) -> None:
         ready = wait([worker.channel for worker in workers if worker.run], POLL_SECONDS)
         for worker in [worker for worker in workers if worker.channel in ready]:
             try:
                 report = worker.channel.recv()
             except (EOFError, OSError):
+                report = ("broken", "its process was killed, perhaps for want of memory")
+            if report[0] == "broken":  # whatever it did to the device ends with the process
                 workers.remove(worker)
-                report = ("failed", "its process was killed, perhaps for want of memory")
-            self._take(worker, report)
+                worker.process.kill()
+            self._take(worker, report, waiting)
 
-    def _take(self, worker: Worker, report: Report) -> None:
+    def _take(self, worker: Worker, report: Report, waiting: list[Run]) -> None:
         run, seconds = worker.run, time.monotonic() - worker.since
         assert run is not None
         worker.run = None
         kind, content = report
-        if kind == "failed":
+        if kind == "broken" and run.key not in self._plain:
+            self._plain.add(run.key)
+            waiting.insert(0, run)
+            self.tell(f"{run.key} broke and is tried once more, plainly: {content}.")
+            return
+        if kind != "done":
             self._fail(run, content)
             return
         self.finished.add(run.key)
@@ -141,18 +150,22 @@ class Queue:
             self.tell(f"No time for another run; not started: {names}.")
 
 
-def answer(channel: Connection, do: Callable[[Run], Any]) -> None:
-    """A worker's life: runs come in, reports go out, until the other side is gone."""
+def answer(channel: Connection, do: Callable[[Run, bool], Any]) -> None:
+    """A worker's life: runs come in, reports go out, until the other side is gone.
+
+    do: called with a run and whether to do it plainly.
+    """
     Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
-            run = channel.recv()
+            run, plainly = channel.recv()
         except (EOFError, OSError):
             return
         try:
-            report: Report = ("done", do(run))
+            report: Report = ("done", do(run, plainly))
         except Exception as error:  # one run's fault is not the next one's
-            report = ("failed", " ".join(str(error).split()) or type(error).__name__)
+            why = " ".join(str(error).split()) or type(error).__name__
+            report = ("failed" if isinstance(error, ValueError) else "broken", why.rstrip("."))
         channel.send(report)
 
 

@@ -86,10 +86,10 @@ def serve(place: Place, threads: int, channel: Connection) -> None:
     torch.set_num_threads(threads)
     corpus: list[Corpus] = []
 
-    def do(run: Run) -> dict[str, Any]:
+    def do(run: Run, plainly: bool) -> dict[str, Any]:
         if not corpus:
             corpus.append(Corpus.open(place.corpus))
-        return work(run, place, corpus[0])
+        return work(run, place, corpus[0], plainly)
 
     answer(channel, do)
 
@@ -100,16 +100,16 @@ def finished(run: Run, place: Place) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
-def work(run: Run, place: Place, corpus: Corpus) -> dict[str, Any]:
+def work(run: Run, place: Place, corpus: Corpus, plainly: bool = False) -> dict[str, Any]:
     """Train, evaluate and write the result, going on where an earlier try stopped.
 
-    Raises ValueError as training and evaluation do.
+    plainly: without recorded steps (CUDA graphs). Raises ValueError as training and evaluation do.
     """
     started = time.perf_counter()
     folder = place.folder(run.key)
     preset = settings(run, place, corpus)
     source = place.folder(run.start_key) / "export" if run.start_key else None
-    preset = _train(preset, corpus, folder, place, source)
+    preset = _train(preset, corpus, folder, place, source, plainly)
     trained = time.perf_counter()
     model = load_model(folder / "export").to(place.device)
     found = evaluate(model, corpus.documents)
@@ -132,7 +132,12 @@ def work(run: Run, place: Place, corpus: Corpus) -> dict[str, Any]:
 
 
 def _train(
-    preset: Preset, corpus: Corpus, folder: Path, place: Place, source: Path | None
+    preset: Preset,
+    corpus: Corpus,
+    folder: Path,
+    place: Place,
+    source: Path | None,
+    plainly: bool,
 ) -> Preset:
     """Leaves the trained model in folder/export; a folder that has it is left as it is."""
     tokenizer = corpus.tokenizer

@@ -73,10 +73,12 @@ def test_runs_are_chosen_by_name_key_and_seeds():
 # The queue, with workers that only say what they were given
 
 
-def obey(run):
+def obey(run, plainly):
     """A run as a worker of these tests does it: what its name says."""
     if run.name == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
+    if run.name == "breaks" and not plainly:
+        raise RuntimeError("the device is in a bad state")
     if run.name == "fails":
         raise ValueError("it had to")
     return {"evaluation": {"summary": {"all": {"full": [1.0]}}}, "process": os.getpid()}
@@ -100,6 +102,13 @@ def test_a_fault_of_one_run_and_the_death_of_its_process_stop_no_other():
     assert list(done) == ["a", "b"] and made.finished == {"a-s0", "b-s0"}
     assert made.failed["fails-s0"] == "it had to" and "was killed" in made.failed["dies-s0"]
     assert said[0] == "fails-s0 failed: it had to."
+
+
+def test_a_run_that_broke_is_tried_once_more_plainly_in_a_fresh_process():
+    made, done, said = queue(("a", None), ("breaks", None), ("b", None))
+    assert list(done) == ["a", "breaks", "b"] and made.failed == {}
+    assert done["a"]["process"] != done["breaks"]["process"] == done["b"]["process"]
+    assert said[1].startswith("breaks-s0 broke and is tried once more, plainly: the device")
 
 
 def test_a_run_waits_for_the_one_that_it_starts_from_and_fails_with_it():
