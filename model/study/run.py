@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from model.data.heldout import EVALUATED, HeldOut, held_out
 from model.data.shards import TokenShard, corpus_digest
@@ -84,6 +85,7 @@ def settings(run: Run, place: Place, corpus: Corpus) -> Preset:
 def serve(place: Place, threads: int, channel: Connection) -> None:
     """What a worker process does: opens the corpus once, then one run after another."""
     torch.set_num_threads(threads)
+    transformers_logging.disable_progress_bar()
     corpus: list[Corpus] = []
 
     def do(run: Run, plainly: bool) -> dict[str, Any]:
@@ -158,6 +160,7 @@ def _train(
         corpus=corpus.digest,
         checkpoint_every=CHECKPOINT_EVERY.get(torch.device(place.device).type, preset.steps),
         evaluate_every=max(1, preset.steps // 10),
+        graph=not plainly,
         progress=Silent,
     )
     _export(model.cpu(), preset, corpus, folder)
