@@ -66,7 +66,7 @@ def store_starts(
     p = tl.arange(0, BP)
     ends_P = tl.cumsum(counts_P, 0)
     tl.store(starts_P1 + 1 + p, ends_P, mask=p < upto)
-    tl.store(starts_P1 + p, ends_P - counts_P, mask=(p == 0) & (upto > 0))
+    tl.store(starts_P1 + p, ends_P - counts_P, mask=p < tl.minimum(upto, 1))
     return ends_P - counts_P
 
 

@@ -368,5 +368,6 @@ PROPERTIES = {
         two_runs_are_equal,
         doubling_the_gate_doubles_the_output,
         large_tiles,
+        slots_in_order,
     )
 }

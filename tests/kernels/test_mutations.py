@@ -295,4 +295,4 @@ def test_a_module_that_does_not_run_is_no_fault_noticed(tmp_path, monkeypatch):
 def test_there_are_enough_faults():
     assert len(FAULTS) >= 12
     modules = {fault.module for fault in FAULTS.values()}
-    assert modules == {"forward", "backward", "metadata", "flow", "pool", "ops"}
+    assert modules == {"forward", "backward", "metadata", "flow", "pool", "sorting", "ops"}
