@@ -48,7 +48,8 @@ class EmoConfig(PreTrainedConfig):
     how the size of a document's pool is drawn in training. `load_balancing_scope` says whether
     expert counts are summed over all data-parallel ranks (global) or kept per rank (local), and
     `balancing_rows` demands balance of every so many rows alone. `pool_choice` is how a pool is
-    chosen, and two coefficients weigh losses of `model.emo.objectives`; 0 is without.
+    chosen, and two coefficients weigh losses of `model.emo.objectives`; 0 is without. With an
+    `expert_capacity` slots beyond so many times an expert's even share are dropped in training.
 
     Raises ValueError for a geometry in which a token cannot find enough experts, for pools that
     cannot be drawn, and for a field of the released code that this model does not compute.
@@ -102,6 +103,7 @@ class EmoConfig(PreTrainedConfig):
     balancing_rows: int = 0
     expert_overlap_coef: float = 0.0
     lost_information_coef: float = 0.0
+    expert_capacity: float = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.num_key_value_heads is None:

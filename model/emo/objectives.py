@@ -8,6 +8,8 @@ Shapes: B rows, T tokens a row, N = B*T tokens, D documents a row (at most), R r
 S routed slots a token, G groups of rows.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -76,6 +78,18 @@ def grouped_balancing_loss(scores_NR: Tensor, ids_NS: Tensor, groups: int) -> Te
     counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype))
     share_GR = counts.view(groups, R) / (N // groups * ids_NS.shape[1])
     return R * (share_GR * scores_NR.view(groups, -1, R).mean(1)).sum(1).mean()
+
+
+def within_capacity(ids_NS: Tensor, num_routed: int, factor: float) -> Tensor:
+    """The ids [N, S] with -1, no expert, for slots that come after an expert is full.
+
+    An expert takes `factor` times its even share of the slots, the first tokens' first (Switch).
+    """
+    flat = ids_NS.flatten()
+    most = math.ceil(factor * flat.numel() / num_routed)
+    chosen_SR = flat.unsqueeze(1) == torch.arange(num_routed, device=flat.device)
+    place_S = chosen_SR.int().cumsum(0).gather(1, flat.unsqueeze(1)).squeeze(1)
+    return flat.masked_fill(place_S > most, -1).view_as(ids_NS)
 
 
 def expert_overlap(scores_NR: Tensor) -> Tensor:

@@ -49,6 +49,8 @@ class EmoRouter(nn.Module):
         routed = route(logits_NE, self.num_shared, self.top_k, allowed, self.normalise)
         if documents is not None:
             self._report(documents, logits_NE, routed)
+            if self.config.expert_capacity:
+                routed = self._within_capacity(routed)
         return logits_NE, routed.gate_weights_NK.to(hidden_NH.dtype), routed.expert_ids_NK
 
     def _allowed(self, logits_NE: Tensor, documents: DocumentRouting | None) -> Tensor | None:
@@ -121,6 +123,15 @@ class EmoRouter(nn.Module):
             )
         ids_NS = routed.expert_ids_NK[:, :slots]
         return objectives.grouped_balancing_loss(routed.scores_NR, ids_NS, rows // size)
+
+    def _within_capacity(self, routed: Routed) -> Routed:
+        """What the experts have room for; the reports are of what was asked of them."""
+        slots, num_routed = self.top_k - self.num_shared, self.num_experts - self.num_shared
+        ids_NK = routed.expert_ids_NK
+        kept_NS = objectives.within_capacity(
+            ids_NK[:, :slots], num_routed, self.config.expert_capacity
+        )
+        return routed._replace(expert_ids_NK=torch.cat([kept_NS, ids_NK[:, slots:]], 1))
 
     def _extra_losses(self, scores_NR: Tensor) -> list[Tensor]:
         """The weighted losses of this layer that the config asks for: one number, or none."""

@@ -80,6 +80,8 @@ RUNS: tuple[Run, ...] = (
     _one("overlap-strong", objective="overlap", overlap_coef=0.5),
     _one("mutual-information"),
     _one("mixtral"),
+    _one("switch"),
+    _one("gshard"),
     _one("causal", 1),
     _one("fixed-pool", 1),
     _one("per-layer", 1),

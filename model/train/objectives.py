@@ -37,4 +37,21 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "standard-32": {"objective": "standard", "num_experts": 32},
     # Softmax over the chosen experts, none shared.
     "mixtral": {"objective": "standard", "num_shared_experts": 0, "norm_topk_prob": True},
+    # One expert a token, eight times as wide, which takes no more than 1.25 times its share.
+    "switch": {
+        "objective": "standard",
+        "num_shared_experts": 0,
+        "num_experts_per_tok": 1,
+        "merged_experts": 8,
+        "expert_capacity": 1.25,
+    },
+    # Two experts a token, four times as wide, in every second layer.
+    "gshard": {
+        "objective": "standard",
+        "num_shared_experts": 0,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+        "merged_experts": 4,
+        "dense_every_second": True,
+    },
 }

@@ -55,6 +55,9 @@ class Preset:
     overlap_coef: float = 0.0
     lost_information_coef: float = 0.0
     norm_topk_prob: bool = False
+    merged_experts: int = 1  # of so many experts one is made, as wide as they together
+    dense_every_second: bool = False  # layers, from the first: an MLP as wide as what a token uses
+    expert_capacity: float = 0.0  # times an even share of the slots; 0: no limit
     rope_theta: float = EmoConfig.default_theta
     schedule: Literal["cosine", "linear"] = "cosine"  # of the learning rate after the warm-up
     start: str = ""  # digest of the weights that the run starts from; "": fresh ones
@@ -72,10 +75,11 @@ class Preset:
         return EmoConfig(
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
-            intermediate_size=self.expert_width,
+            intermediate_size=self.expert_width * self.merged_experts,
             num_hidden_layers=self.num_layers,
             num_attention_heads=self.num_heads,
-            num_experts=self.num_experts,
+            num_experts=self.num_experts // self.merged_experts,
+            **self._dense_layers(),
             num_experts_per_tok=self.num_experts_per_tok,
             num_shared_experts=self.num_shared_experts,
             max_position_embeddings=self.max_position_embeddings,
@@ -91,11 +95,20 @@ class Preset:
             balancing_rows=self.balancing_rows,
             expert_overlap_coef=self.overlap_coef,
             lost_information_coef=self.lost_information_coef,
+            expert_capacity=self.expert_capacity,
             norm_topk_prob=self.norm_topk_prob,
             rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
             eos_token_id=eos_token_id,
             pad_token_id=pad_token_id,
         )
+
+    def _dense_layers(self) -> dict[str, Any]:
+        if not self.dense_every_second:
+            return {}
+        experts = self.num_experts // self.merged_experts
+        width = self.expert_width * self.merged_experts * self.num_experts_per_tok
+        counts = [experts if layer % 2 else 0 for layer in range(self.num_layers)]
+        return {"num_experts_per_layer": counts, "dense_intermediate_size": width}
 
 
 NANO = Preset(

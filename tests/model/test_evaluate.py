@@ -102,6 +102,12 @@ def test_a_dense_model_has_a_loss_and_no_cuts():
     assert list(found["losses"]) == ["full"] and found["modules"] == {}
 
 
+def test_a_model_whose_first_layer_is_dense_is_cut_in_the_other():
+    model = tiny_model(num_experts_per_layer=[0, 16], dense_intermediate_size=32)
+    found = measure.evaluate(model, documents())
+    assert len(found["losses"]) == 9 and found["summary"]["all"]["increase"]["own/4"][0] != 0
+
+
 def test_experts_are_chosen_from_the_calibration_documents_alone():
     calibration = [each for each in documents() if each.role == "calibration"]
     changed = [each for each in documents() if each.role == "evaluated"][::-1]

@@ -37,6 +37,8 @@ def tiny(objective):
     )
     if "num_experts" in made:
         made |= {"num_experts": 4}
+    if "merged_experts" in made:
+        made |= {"merged_experts": 4}
     return replace(PRESET, rows=8, **made)
 
 
@@ -119,6 +121,39 @@ def test_overlap_is_the_mean_cosine_of_two_experts():
     expected = (cosines.sum() - R) / (R * (R - 1))
     assert float(objectives.expert_overlap(scores_NR)) == pytest.approx(float(expected), rel=1e-5)
     assert float(objectives.expert_overlap(torch.eye(R))) == pytest.approx(0, abs=1e-6)
+
+
+def test_an_expert_takes_no_more_than_its_capacity_the_first_tokens_first():
+    ids_NS = torch.tensor([[0], [1], [0], [0], [1], [0]])
+    assert objectives.within_capacity(ids_NS, 2, 1.0).flatten().tolist() == [0, 1, 0, 0, 1, -1]
+    assert torch.equal(objectives.within_capacity(ids_NS, 2, 4 / 3), ids_NS)
+
+
+def test_a_token_without_room_keeps_what_it_had_and_outside_training_there_is_always_room():
+    model = tiny_model(
+        objective="standard", num_experts_per_tok=1, num_shared_experts=0, expert_capacity=0.01
+    )
+    ids_BT = tiny_ids()
+    mlp, outputs = model.model.layers[0].mlp, []
+    mlp.register_forward_hook(lambda _, __, output: outputs.append(output.flatten(0, 1)))
+    with torch.no_grad():
+        model(input_ids=ids_BT)
+        model.train()(input_ids=ids_BT)
+    assert (outputs[0].abs().sum(1) > 0).all()
+    assert int((outputs[1].abs().sum(1) > 0).sum()) <= model.config.num_experts
+
+
+def test_merged_experts_have_as_many_weights_and_dense_layers_the_width_that_a_token_uses():
+    standard, switch, gshard = (
+        find_preset("nano", name).model_config(EOS, 1) for name in ("standard", "switch", "gshard")
+    )
+    for config in (switch, gshard):
+        both = (config, standard)
+        weights = [c.num_experts * c.intermediate_size for c in both]
+        active = [c.num_experts_per_tok * c.intermediate_size for c in both]
+        assert weights[0] == weights[1] and active[0] == active[1]
+    assert gshard.num_experts_per_layer == [0, 32, 0, 32]
+    assert gshard.dense_intermediate_size == 256
 
 
 def test_information_is_all_lost_where_experts_know_nothing_of_tokens():
