@@ -58,8 +58,8 @@ def run(
     keep: str,
 ) -> None:
     """Train and evaluate what is not done yet; the same command goes on after a kill."""
-    runs, kept = chosen(_names(only), seeds), {run.key for run in chosen(_names(keep) or ["emo"])}
-    kept = kept if _names(keep) else set()
+    runs = chosen(_names(only), seeds)
+    kept = chosen(_names(keep)) if _names(keep) else []
     place_name = own_device(device).type
     out.mkdir(parents=True, exist_ok=True)
     work_folder = work_folder or out / "runs"
@@ -68,27 +68,35 @@ def run(
         corpus = unpack(corpus, work_folder / "corpus")
     place = Place(corpus, work_folder, place_name, steps, rows)
     _check_same(place, corpus_digest(corpus))
-    results = {each.key: found for each in runs if (found := finished(each, place))}
+    results = {each.key: found for each in RUNS if (found := finished(each, place))}
     queue = Queue(
         runs,
         jobs,
         partial(serve, place, threads or cores_each(jobs)),
         minutes,
         say,
-        finished={each.key for each in RUNS if finished(each, place)},
+        finished=set(results),
     )
 
     def done(run: Run, result: dict[str, Any]) -> None:
         results[run.key] = result
-        if run.key in kept:
-            _keep(place.folder(run.key) / "export", out / f"{run.key}.safetensors")
         _write(out, results, queue.failed)
+        _keep([each for each in kept if each.key in results], place, out)
 
     queue.done = done
     _write(out, results, queue.failed)
+    _keep([each for each in kept if each.key in results], place, out)
+    say(
+        f"{_count(runs, results)} runs are done; {jobs} at a time, each with its metrics.jsonl in "
+        f"{work_folder}."
+    )
     queue.work()
     _write(out, results, queue.failed)
-    say(f"{out / RESULTS}: {len(results)} of {len(runs)} runs.")
+    say(f"{out / RESULTS}: {_count(runs, results)} runs.")
+
+
+def _count(runs: list[Run], results: dict[str, Any]) -> str:
+    return f"{sum(run.key in results for run in runs)} of {len(runs)}"
 
 
 def _names(text: str) -> list[str]:
@@ -110,11 +118,15 @@ def _check_same(place: Place, digest: str) -> None:
         )
 
 
-def _keep(export: Path, file: Path) -> None:
-    """The weights as one file, whose header has the config: a folder is made of it by `restore`."""
-    header = {"format": "pt", "config": (export / "config.json").read_text(encoding="utf-8")}
-    with new_file(file) as temporary:
-        save_file(load_file(weight_files(export)[0]), temporary, metadata=header)
+def _keep(runs: list[Run], place: Place, out: Path) -> None:
+    """The weights of each as one file, whose header has the config: see `restore`."""
+    for run in runs:
+        export, file = place.folder(run.key) / "export", out / f"{run.key}.safetensors"
+        if not file.is_file():
+            config = (export / "config.json").read_text(encoding="utf-8")
+            with new_file(file) as temporary:
+                weights = load_file(weight_files(export)[0])
+                save_file(weights, temporary, metadata={"format": "pt", "config": config})
 
 
 def _write(out: Path, results: dict[str, Any], failed: dict[str, str]) -> None:

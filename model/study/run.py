@@ -1,5 +1,6 @@
 """One run of the study: trained with exact resume, evaluated, its result one JSON file."""
 
+import gc
 import json
 import shutil
 import time
@@ -112,6 +113,8 @@ def work(run: Run, place: Place, corpus: Corpus, plainly: bool = False) -> dict[
     preset = settings(run, place, corpus)
     source = place.folder(run.start_key) / "export" if run.start_key else None
     preset = _train(preset, corpus, folder, place, source, plainly)
+    gc.collect()
+    torch.cuda.empty_cache()  # a recorded step's memory serves nobody else; other jobs need it
     trained = time.perf_counter()
     model = load_model(folder / "export").to(place.device)
     found = evaluate(model, corpus.documents)

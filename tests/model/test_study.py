@@ -173,7 +173,7 @@ def finished(packed, tmp_path_factory):
     command = [sys.executable, "-m", "model.study", *map(str, arguments)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    first = process.stdout.readline()
+    _, first = process.stdout.readline(), process.stdout.readline()
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = json.loads((out / "results.json").read_text())["runs"]
