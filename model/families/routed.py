@@ -186,7 +186,7 @@ class FusedLayer(RoutedLayer):
 
     def listen(self, model: RoutedModel, layer: int) -> None:
         def heard(_: nn.Module, __: tuple, output: Tensor | tuple[Tensor, ...]) -> None:
-            model.heard_logits(layer, output if isinstance(output, Tensor) else output[0])
+            model.heard_logits(layer, logits_among(output, self.num_experts))
 
         def decide(_: nn.Module, args: tuple) -> tuple | None:
             hidden, ids_NK, weights_NK = args
@@ -197,6 +197,16 @@ class FusedLayer(RoutedLayer):
 
         self.block.router.register_forward_hook(heard)
         self.block.experts.register_forward_pre_hook(decide)
+
+
+def logits_among(output: Tensor | tuple[Tensor, ...], num_experts: int) -> Tensor:
+    """What a router gave as its logits: the first numbers as wide as its experts.
+
+    transformers has changed the order of what routers give between versions.
+    """
+    given = (output,) if isinstance(output, Tensor) else output
+    wide = [t for t in given if t.is_floating_point() and t.shape[-1] == num_experts]
+    return wide[0] if wide else given[0]
 
 
 def served_ids(chosen: Chosen, like: Tensor) -> Tensor:
