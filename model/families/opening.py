@@ -28,16 +28,16 @@ def open_model(source: str, device: str = "cpu", dtype: str = "float32") -> Rout
     """
     folder = local_folder(source)
     config = _config(folder)
-    target = _device(device)
+    target = device_of(device)
     weight_files(folder)
     if target is not None:
-        check_fits(folder, target, _dtype(dtype))
+        check_fits(folder, target, dtype_of(dtype))
     loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     placing: dict[str, Any] = {"device_map": "auto"} if target is None else {}
     try:
         loaded, report = loader.from_pretrained(
             folder,
-            dtype=_dtype(dtype),
+            dtype=dtype_of(dtype),
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
@@ -96,7 +96,7 @@ def _check_weights(folder: Path, loaded: torch.nn.Module, report: Any) -> None:
             raise ValueError(f"{folder}: {name} holds NaN or infinity; train the model again.")
 
 
-def _device(name: str) -> torch.device | None:
+def device_of(name: str) -> torch.device | None:
     """None for "auto". Raises ValueError for a device that is not there."""
     if name == "auto":
         return None
@@ -110,7 +110,7 @@ def _device(name: str) -> torch.device | None:
     return device
 
 
-def _dtype(name: str) -> torch.dtype:
+def dtype_of(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise ValueError(f"{name!r} is no type to load in; choose {', '.join(DTYPES)}.")
     dtype: torch.dtype = getattr(torch, name)

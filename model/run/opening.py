@@ -1,0 +1,138 @@
+"""Opening a checkpoint of any family to read texts: its routers, tokenizer and opening token.
+
+EMO's own checkpoints go through `model.run.loading`, which looks at them more closely; all others
+through `model.families.opening`. Neither ever runs code that a checkpoint brings along.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from model.families import RoutedModel, routed
+from model.families.opening import device_of, dtype_of, local_folder, open_model
+from model.families.sizes import check_fits
+from model.files import inside, read_json
+from model.run.checkpoint import CONFIG, last_line
+from model.run.loading import load_model, load_tokenizer
+
+# What decides how a text becomes tokens, beside the weights of a checkpoint.
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*")
+TOKENIZER_FILES += ("merges.txt", "*.model")
+# What a model may be told of the longest text that it can take.
+LENGTHS = ("max_position_embeddings", "max_seq_len", "n_positions")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint ready to read texts.
+
+    name: the folder's, or on the hub the repository's. folder: where it lies here.
+    """
+
+    name: str
+    folder: Path
+    model: RoutedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def opening(self) -> int | None:
+        """The token that is put before every text: see `opening_token`."""
+        return opening_token(self.tokenizer, self.model)
+
+
+def open_checkpoint(source: str, device: str = "cpu", dtype: str = "float32") -> Opened:
+    """A checkpoint folder or a name on the Hugging Face hub, in eval mode on a device.
+
+    Raises ValueError for what cannot be found, read, or held in the device's memory, for a model
+    without routers, and for a checkpoint without a tokenizer.
+    """
+    folder = local_folder(source)
+    name = folder.resolve().name if Path(source).exists() else source.rpartition("/")[2]
+    is_emo = read_json(inside(folder, CONFIG)).get("model_type") == "emo"
+    target = device_of(device)
+    tokenizer = load_tokenizer(folder) if is_emo else open_tokenizer(folder)
+    if is_emo and target is not None:
+        model = _open_emo(folder, target, dtype)
+    else:
+        model = open_model(source, device, dtype)
+    return Opened(name, folder, model, tokenizer)
+
+
+def _open_emo(folder: Path, device: torch.device, dtype: str) -> RoutedModel:
+    check_fits(folder, device, dtype_of(dtype))
+    loaded = load_model(folder, dtype)
+    if loaded.config.objective == "dense":
+        raise ValueError(
+            f"{folder.resolve().name} is a dense model and has no routers; name an EMO or MoE "
+            "model."
+        )
+    return routed(loaded.to(device))
+
+
+def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a checkpoint folder, of any family; code in the folder is never run.
+
+    Raises ValueError if there is none, it is damaged, or it cannot say where tokens lie in a text.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # tokenizers raises bare Exceptions
+        if not any(True for pattern in TOKENIZER_FILES for _ in folder.glob(pattern)):
+            raise ValueError(
+                f"There is no tokenizer in {folder}; copy the tokenizer's files of the model "
+                "there (tokenizer.json, tokenizer_config.json)."
+            ) from error
+        raise ValueError(
+            f"The tokenizer in {folder} cannot be read ({last_line(error)}); copy it again, or "
+            "save it as a plain tokenizer.json."
+        ) from error
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"The tokenizer in {folder} cannot say where its tokens lie in a text; save it in the "
+            "fast form (tokenizer.json)."
+        )
+    return tokenizer
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """SHA-256 of the files that decide how a text becomes tokens, config.json among them."""
+    names = {file.name for pattern in TOKENIZER_FILES for file in folder.glob(pattern)} | {CONFIG}
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        path = inside(folder, name)
+        if path.is_file():
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def opening_token(tokenizer: PreTrainedTokenizerBase, model: RoutedModel) -> int | None:
+    """The token that is put before every text, so that the text's first token has a loss too.
+
+    EMO's is its end-of-text token. Others': the special token that the tokenizer itself puts first,
+    else its beginning-of-text token, else the config's, else the end-of-text token, which separates
+    the documents that such models were trained on; None if there is none of these.
+    """
+    eos = tokenizer.eos_token_id
+    if model.family == "emo":
+        return int(eos)
+    config: Any = model.model.config  # type: ignore[assignment]
+    told = config.get_text_config()
+    first = next(iter(tokenizer("a")["input_ids"]), None)
+    first = first if first in tokenizer.all_special_ids and first != eos else None
+    known = len(model.model.get_input_embeddings().weight)  # type: ignore[operator]
+    choices = (first, tokenizer.bos_token_id, told.bos_token_id, eos, told.eos_token_id)
+    return next((each for each in choices if isinstance(each, int) and 0 <= each < known), None)
+
+
+def longest_text(config: Any) -> int | None:
+    """Tokens that a model can take at a time, by its config; None where it does not say."""
+    told = config.get_text_config()
+    return next(
+        (n for n in (getattr(told, name, None) for name in LENGTHS) if isinstance(n, int)), None
+    )
