@@ -20,8 +20,14 @@ from model.run.checkpoint import CONFIG, last_line
 from model.run.loading import load_model, load_tokenizer
 
 # What decides how a text becomes tokens, beside the weights of a checkpoint.
-TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*")
-TOKENIZER_FILES += ("merges.txt", "*.model")
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+)
 # What a model may be told of the longest text that it can take.
 LENGTHS = ("max_position_embeddings", "max_seq_len", "n_positions")
 
@@ -121,7 +127,7 @@ def opening_token(tokenizer: PreTrainedTokenizerBase, model: RoutedModel) -> int
     eos = tokenizer.eos_token_id
     if model.family == "emo":
         return int(eos)
-    config: Any = model.model.config  # type: ignore[assignment]
+    config: Any = model.model.config
     told = config.get_text_config()
     first = next(iter(tokenizer("a")["input_ids"]), None)
     first = first if first in tokenizer.all_special_ids and first != eos else None
