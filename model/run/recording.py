@@ -83,6 +83,13 @@ class Recorder:
         return _places(self.routed)[1]
 
     @property
+    def device(self) -> torch.device:
+        """Where token ids go in."""
+        model: Any = self.routed.model
+        device: torch.device = model.get_input_embeddings().weight.device
+        return device
+
+    @property
     def config(self) -> Any:
         """The config of the language model."""
         model: Any = self.routed.model
@@ -135,7 +142,7 @@ class Recorder:
     def _run(self, documents: list[np.ndarray]) -> Tensor | None:
         """One forward pass; the logits, or None where they are no prediction of what follows."""
         model: Any = self.routed.model
-        device = model.get_input_embeddings().weight.device
+        device = self.device
         ids_BT, real_BT = _padded(documents, int(self.config.pad_token_id or 0))
         more: dict[str, Any] = {}
         if not real_BT.all():
