@@ -7,7 +7,6 @@ after the last of them; one of anything else begins anew.
 
 import json
 import os
-import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT = "emo-viz-partial-recording"
 STATE = "state.json"
 LOCK = "lock"
+OURS = (STATE, "*.npz", ".*.tmp")
 # As in a trace. Values of a token, one document after another.
 BY_TOKEN = {
     "token_ids": np.int64,
@@ -62,6 +62,7 @@ class Partial:
     documents: int = 0
     windows: int = 0
     _lock: int = -1
+    _ours: bool = False
 
     @classmethod
     def beside(cls, out: Path, level: Level, of: Mapping[str, Any]) -> Self:
@@ -75,9 +76,13 @@ class Partial:
         return self
 
     def __exit__(self, *unused: object) -> None:
-        """Lets go of the folder, and takes it away if there is nothing in it to go on with."""
+        """Lets go of the folder, and takes it away if there is no window to go on with."""
         if not self.windows:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if self._ours:
+                self.clear()
+            with suppress(OSError):
+                (self.folder / LOCK).unlink()
+                self.folder.rmdir()  # fails where there is something else
         os.close(self._lock)
 
     def resume(self, tell: Callable[[str], None]) -> None:
@@ -86,6 +91,7 @@ class Partial:
         Raises ValueError if the folder holds what no recording wrote.
         """
         state = self._state()
+        self._ours = True
         if state is not None and state.get("of") == self.of:
             while self._take(self.windows):
                 pass
@@ -99,7 +105,11 @@ class Partial:
 
     def _state(self) -> dict[str, Any] | None:
         """None where there is nothing yet."""
-        others = [path for path in self.folder.iterdir() if path.name != LOCK]
+        others = [
+            path
+            for path in self.folder.iterdir()
+            if path.name != LOCK and path.suffix != ".tmp"  # what was being written
+        ]
         state: dict[str, Any] = {}
         with suppress(ValueError):
             state = read_json(self.folder / STATE)
@@ -138,9 +148,9 @@ class Partial:
             yield from _unpacked(window)
 
     def clear(self) -> None:
-        """Forget what is there."""
-        for path in self.folder.iterdir():
-            if path.name != LOCK:
+        """Forget what a recording has written there."""
+        for pattern in OURS:
+            for path in self.folder.glob(pattern):
                 path.unlink()
         self.documents = self.windows = 0
 

@@ -4,11 +4,14 @@ Weights come from safetensors alone, no code of a checkpoint is run, and nothing
 cannot fit.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers.utils import logging as transformers_logging
 
 from model.families.registry import routed
 from model.families.routed import RoutedModel
@@ -30,26 +33,39 @@ def open_model(source: str, device: str = "cpu", dtype: str = "float32") -> Rout
     config = _config(folder)
     target = device_of(device)
     weight_files(folder)
-    if target is not None:
-        check_fits(folder, target, dtype_of(dtype))
+    check_fits(folder, target, dtype_of(dtype))
     loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     placing: dict[str, Any] = {"device_map": "auto"} if target is None else {}
     try:
-        loaded, report = loader.from_pretrained(
-            folder,
-            dtype=dtype_of(dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **placing,
-        )
-    except (OSError, RuntimeError, KeyError, ImportError, TypeError) as error:
+        with without_progress_bar():
+            loaded, report = loader.from_pretrained(
+                folder,
+                dtype=dtype_of(dtype),
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **placing,
+            )
+    except Exception as error:  # of whatever the checkpoint asks for: quantisers, kernels, ..
+        said = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
-            f"{folder} cannot be loaded ({str(error).splitlines()[0]}); copy the checkpoint again, "
-            "or install what it names."
+            f"{folder} cannot be loaded ({said}); copy the checkpoint again, or install what it "
+            "names."
         ) from error
     _check_weights(folder, loaded, report)
     return routed((loaded if target is None else loaded.to(target)).eval())
+
+
+@contextmanager
+def without_progress_bar() -> Iterator[None]:
+    """Keeps transformers' bar out of the output of commands, which draw their own."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def local_folder(source: str) -> Path:

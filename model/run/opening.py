@@ -19,14 +19,14 @@ from model.files import inside, read_json
 from model.run.checkpoint import CONFIG, last_line
 from model.run.loading import load_model, load_tokenizer
 
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 # What decides how a text becomes tokens, beside the weights of a checkpoint.
 TOKENIZER_FILES = (
-    "tokenizer*",
+    *VOCABULARIES,
+    "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab*",
     "merges.txt",
-    "*.model",
 )
 # What a model may be told of the longest text that it can take.
 LENGTHS = ("max_position_embeddings", "max_seq_len", "n_positions")
@@ -84,16 +84,17 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     Raises ValueError if there is none, it is damaged, or it cannot say where tokens lie in a text.
     """
+    # transformers would make one without a word in it.
+    if not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):
+        raise ValueError(
+            f"There is no tokenizer in {folder}; copy the model's tokenizer.json and "
+            "tokenizer_config.json there."
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # tokenizers raises bare Exceptions
-        if not any(True for pattern in TOKENIZER_FILES for _ in folder.glob(pattern)):
-            raise ValueError(
-                f"There is no tokenizer in {folder}; copy the tokenizer's files of the model "
-                "there (tokenizer.json, tokenizer_config.json)."
-            ) from error
         raise ValueError(
             f"The tokenizer in {folder} cannot be read ({last_line(error)}); copy it again, or "
             "save it as a plain tokenizer.json."
@@ -129,11 +130,17 @@ def opening_token(tokenizer: PreTrainedTokenizerBase, model: RoutedModel) -> int
         return int(eos)
     config: Any = model.model.config
     told = config.get_text_config()
-    first = next(iter(tokenizer("a")["input_ids"]), None)
-    first = first if first in tokenizer.all_special_ids and first != eos else None
+    first = _put_first(tokenizer)
     known = len(model.model.get_input_embeddings().weight)  # type: ignore[operator]
     choices = (first, tokenizer.bos_token_id, told.bos_token_id, eos, told.eos_token_id)
     return next((each for each in choices if isinstance(each, int) and 0 <= each < known), None)
+
+
+def _put_first(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that a tokenizer puts before a text of its own accord."""
+    plain, whole = (tokenizer("a", add_special_tokens=on)["input_ids"] for on in (False, True))
+    added = len(whole) > len(plain) and list(whole[: len(plain)]) != list(plain)
+    return int(whole[0]) if added else None
 
 
 def longest_text(config: Any) -> int | None:
