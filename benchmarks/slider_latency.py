@@ -18,7 +18,8 @@ import click
 import numpy as np
 from streamlit.testing.v1 import AppTest
 
-from emo_viz.ui import ablation, ablation_view, assets
+from emo_viz.server import assets
+from emo_viz.ui.ablation import page, view
 
 PAGE = "pages/3_Subset_ablation.py"
 
@@ -30,8 +31,8 @@ PAGE = "pages/3_Subset_ablation.py"
 def main(moves: int, domain: str | None, seed: int) -> None:
     """Measure the latency of the keep-k slider."""
     taken: dict[str, list[float]] = defaultdict(list)
-    timed(ablation, "compute_live", taken["live losses"])
-    timed(ablation_view, "continuations", taken["continuations"])
+    timed(page, "compute_live", taken["live losses"])
+    timed(view, "continuations", taken["continuations"])
     at = AppTest.from_file(str(assets.APP_FOLDER / "app.py"), default_timeout=120)
     at.switch_page(PAGE)
     if domain is not None:

@@ -36,6 +36,29 @@ def interleaved(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def on_gpu(made: dict[str, Callable[[], Callable[[], object]]], rounds: int) -> dict[str, float]:
+    """Median seconds of each side, made, run twice, timed and freed before the next; peaks too."""
+    medians = {}
+    for name, make in made.items():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        run = make()
+        for _ in range(2):
+            run()
+        medians[name] = statistics.median(_synchronised(run) for _ in range(rounds))
+        print(f"  {name:<44} {torch.cuda.max_memory_allocated() / 2**30:9.2f} GiB at most")
+        del run
+    return medians
+
+
+def _synchronised(run: Callable[[], object]) -> float:
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    run()
+    torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
 def report(title: str, medians: dict[str, float], ours: str) -> None:
     """One line a side: median and how many times as fast ours is."""
     print(title)

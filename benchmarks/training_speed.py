@@ -1,9 +1,10 @@
-"""Training throughput of the nano preset: python -m benchmarks.training_speed
+"""Training throughput: python -m benchmarks.training_speed --device cuda --preset 1b14b --layers 1
 
 One optimiser step of our trainer against the same step of transformers' OLMoE of the same sizes,
-in turn, in one process, each in fp32 and in bf16 autocast; the ratios are those of the preset's own
-precision, the last line that of the faster of each side. Freed memory stays with the process:
-without that OLMoE's step takes twice as long.
+each in fp32 and in bf16 autocast; the ratios are those of the preset's own precision, the last
+lines that of the faster of each side and that of an EMO step to a standard one. On a CPU the sides
+take turns in one process, and freed memory stays with it: without that OLMoE's step takes twice as
+long. On a GPU, where nothing else runs, each side is made, timed and freed.
 """
 
 from collections.abc import Callable
@@ -14,58 +15,98 @@ import numpy as np
 import torch
 
 from benchmarks.peers import olmoe_of_the_same_sizes
-from benchmarks.timing import interleaved, keep_freed_memory, report
-from model.emo.modeling import EmoForCausalLM
+from benchmarks.timing import interleaved, keep_freed_memory, on_gpu, report
+from model.emo.modeling import EmoExperts, EmoForCausalLM
 from model.train.batches import Batch, PackedRows
 from model.train.loop import make_optimizer, train_step
-from model.train.presets import NANO
+from model.train.presets import PRESETS, Preset
 
 EOS = 0
+Step = Callable[[], object]
+Made = Callable[[], Step]
+OURS = "ours"
 
 
 @click.command()
 @click.option("--rounds", default=5)
 @click.option("--threads", default=1)
-def main(rounds: int, threads: int) -> None:
+@click.option("--device", default="cpu")
+@click.option("--preset", "name", default="nano", type=click.Choice(sorted(PRESETS)))
+@click.option("--layers", type=int, help="Instead of the preset's.")
+@click.option("--rows", type=int, help="Rows of a step instead of the preset's.")
+@click.option("--context", type=int, help="Tokens a row instead of the preset's.")
+@click.option("--only-bf16", is_flag=True, help="Leave fp32 and the eager loop out.")
+def main(
+    rounds: int,
+    threads: int,
+    device: str,
+    name: str,
+    layers: int | None,
+    rows: int | None,
+    context: int | None,
+    only_bf16: bool,
+) -> None:
     """Print medians, ratios and tokens a second."""
     torch.set_num_threads(threads)
     keep_freed_memory()
+    changes = {"num_layers": layers, "rows": rows, "context": context}
+    preset = replace(PRESETS[name], **{key: value for key, value in changes.items() if value})
+    made = sides(preset, torch.device(device), only_bf16)
+    if device == "cpu":
+        medians = interleaved({name: make() for name, make in made.items()}, rounds)
+    else:
+        medians = on_gpu(made, rounds)
+    ours = f"{OURS}, bf16" if only_bf16 or preset.bf16 else f"{OURS}, fp32"
+    report(f"One step of {preset.tokens_per_step:,} tokens", medians, ours)
+    for side, seconds in medians.items():
+        print(f"  {side:<44} {preset.tokens_per_step / seconds:9.0f} tokens/s")
+    mine = [s for side, s in medians.items() if side.startswith(OURS) and "standard" not in side]
+    theirs = [seconds for side, seconds in medians.items() if not side.startswith(OURS)]
+    print(
+        f"The faster of ours against the fastest of transformers': {min(theirs) / min(mine):.2f}x"
+    )
+    standard = medians[f"{OURS}, bf16, standard objective"]
+    print(f"An EMO step against a standard one: {medians[f'{OURS}, bf16'] / standard:.2f}x")
+
+
+def sides(preset: Preset, device: torch.device, only_bf16: bool) -> dict[str, Made]:
+    """By name, what makes a step."""
     torch.manual_seed(0)
     tokens = np.random.default_rng(0).integers(2, 4096, 2_000_000).astype(np.uint16)
     tokens[::500] = EOS
-    batch = PackedRows(tokens, NANO, EOS).batch(0)
-    sides = {f"ours, {dtype}": _ours(batch, dtype == "bf16") for dtype in ("bf16", "fp32")}
-    for dtype in ("bf16", "fp32"):
-        for implementation in ("grouped_mm", "eager"):
-            sides[f"transformers OLMoE, {implementation}, {dtype}"] = _olmoe(
-                batch, implementation, dtype == "bf16"
-            )
-    medians = interleaved(sides, rounds)
-    report(
-        f"One step of {NANO.tokens_per_step:,} tokens",
-        medians,
-        "ours, bf16" if NANO.bf16 else "ours, fp32",
-    )
-    for name, seconds in medians.items():
-        print(f"  {name:<44} {NANO.tokens_per_step / seconds:9.0f} tokens/s")
-    ours = min(seconds for name, seconds in medians.items() if name.startswith("ours"))
-    theirs = min(seconds for name, seconds in medians.items() if not name.startswith("ours"))
-    print(f"The faster of ours against the fastest of transformers': {theirs / ours:.2f}x")
+    batch = PackedRows(tokens, preset, EOS).batch(0).to(device)
+    made: dict[str, Made] = {}
+    for dtype in ("bf16",) if only_bf16 else ("bf16", "fp32"):
+        kept = replace(preset, bf16=dtype == "bf16")
+        made[f"{OURS}, {dtype}"] = lambda p=kept: _ours(batch, p, device)
+        for implementation in ("grouped_mm",) if only_bf16 else ("grouped_mm", "eager"):
+            arguments = (batch, kept, implementation, device)
+            made[f"transformers OLMoE, {implementation}, {dtype}"] = lambda a=arguments: _olmoe(*a)
+    half = replace(preset, bf16=True)
+    standard, less = replace(half, objective="standard"), replace(half, save="x")
+    made[f"{OURS}, bf16, standard objective"] = lambda: _ours(batch, standard, device)
+    if device.type == "cuda":
+        made[f'{OURS}, bf16, save="x"'] = lambda: _ours(batch, less, device)
+    return made
 
 
-def _ours(batch: Batch, bf16: bool) -> Callable[[], object]:
-    preset = replace(NANO, bf16=bf16)
-    model = EmoForCausalLM(preset.model_config(EOS, 1))
+def _ours(batch: Batch, preset: Preset, device: torch.device) -> Step:
+    with device:
+        model = EmoForCausalLM(preset.model_config(EOS, 1))
+    for module in model.modules():
+        if isinstance(module, EmoExperts):
+            module.save = preset.save
     optimizer = make_optimizer(model, preset)
     return lambda: train_step(model, optimizer, batch, preset, 0)
 
 
-def _olmoe(batch: Batch, implementation: str, bf16: bool) -> Callable[[], object]:
-    model = olmoe_of_the_same_sizes(NANO.model_config(EOS, 1), implementation).train()
+def _olmoe(batch: Batch, preset: Preset, implementation: str, device: torch.device) -> Step:
+    with device:
+        model = olmoe_of_the_same_sizes(preset.model_config(EOS, 1), implementation).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=preset.bf16):
             out = model(
                 input_ids=batch.input_ids_BT,
                 labels=batch.input_ids_BT,

@@ -2,18 +2,21 @@
 
 import streamlit as st
 
-from emo_viz.ui import chrome, resources, routing, routing_view
+from emo_viz.server import library
+from emo_viz.ui.parts import reading
+from emo_viz.ui.routing import page, view
+from emo_viz.ui.shell import chrome
 
 with chrome.page("Token routing"):
-    documents, pair = resources.documents(), resources.pair()
+    documents, pair = library.documents(), library.pair()
 
     headline = st.container()
-    chosen = routing.choose_text(documents)
+    chosen = page.choose_text(documents)
     if chosen is None:
         st.stop()
-    reading = routing.read(pair, chosen)
+    read = reading.read(pair, chosen)
     with headline:
-        routing.answer(reading)
-    routing.cut_notice(reading)
-    routing_view.explore(reading)
-    routing_view.export(reading)
+        page.answer(read)
+    reading.cut_notice(read)
+    view.explore(read)
+    view.export(read)

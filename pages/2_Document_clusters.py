@@ -2,12 +2,13 @@
 
 import streamlit as st
 
-from emo_viz.ui import chrome, cluster_view, clusters, token_view
+from emo_viz.ui.clusters import documents_view, page, token_view
+from emo_viz.ui.shell import chrome
 
 with chrome.page("Document clusters"):
-    data = clusters.load_data()
+    data = page.load_data()
 
     headline = st.container()
     controls = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
-    view = token_view if clusters.level(controls) == clusters.TOKENS else cluster_view
+    view = token_view if page.level(controls) == page.TOKENS else documents_view
     view.show(data, headline, controls)

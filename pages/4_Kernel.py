@@ -2,16 +2,17 @@
 
 import streamlit as st
 
-from emo_viz.ui import chrome, kernel_view
+from emo_viz.ui.kernel import page
+from emo_viz.ui.shell import chrome
 
 with chrome.page("Kernel"):
-    report = kernel_view.open_report()
-    check = kernel_view.open_check()
-    kernel_view.answer(report, check)
-    arch, size = kernel_view.controls(report)
-    kernel_view.roofline(report, arch)
-    kernel_view.mask(report, arch)
+    report = page.open_report()
+    check = page.open_check()
+    page.answer(report, check)
+    arch, size = page.controls(report)
+    page.roofline(report, arch)
+    page.mask(report, arch)
     st.subheader("Every kernel that ships")
-    kernel_view.table(report, arch, size)
-    kernel_view.measured(check)
-    kernel_view.not_measured(report, check)
+    page.table(report, arch, size)
+    page.measured(check)
+    page.not_measured(report, check)

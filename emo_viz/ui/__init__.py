@@ -1,1 +1,1 @@
-"""What the pages share; the only package, with pages/ and app.py, that imports streamlit."""
+"""What is drawn: a folder for each page, over what they share (parts/), over the frame (shell/)."""

@@ -12,7 +12,7 @@ E experts, H hidden size, I expert width.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,9 @@ from model.emo.restriction import active_keep_k
 from model.native import wide
 from model.native.products import has_products, multiply
 from model.native.wide import wide_forward
+
+if TYPE_CHECKING:
+    from model.kernels.ops import Save
 
 ROW_MULTIPLE = 32
 
@@ -278,16 +281,17 @@ def is_plain_swiglu(experts: Any) -> bool:
 
 
 def _cuda_experts(
-    x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
+    x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor, save: "Save" = "xh"
 ) -> Tensor:
     """The Triton kernels (a plain loop in float64), in the autocast dtype if one is set.
 
-    With an expert subset active they take the tiles that fit the rows of so few experts.
+    With an expert subset active they take the tiles that fit the rows of so few experts. `save`
+    says what they keep for the backward pass.
     """
     # Triton is imported where it is used: a CPU-only reader of this module never needs it.
     from model.kernels.ops import moe
 
-    return moe(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK, live=active_keep_k())
+    return moe(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK, save=save, live=active_keep_k())
 
 
 def _cpu_experts(
@@ -315,14 +319,16 @@ def _runs_wide(x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_
 def emo_moe(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """ExpertsInterface entry: Triton kernels on CUDA, compiled code or sorted rows on a CPU.
 
-    Experts that are not plain SwiGLU, and other devices, get transformers' grouped_mm.
+    Experts that are not plain SwiGLU, and other devices, get transformers' grouped_mm. Experts
+    with `save = "x"` keep less for the backward pass on CUDA (`model.kernels.ops.moe`).
     """
-    backends = {"cuda": _cuda_experts, "cpu": _cpu_experts}
-    backend = backends.get(hidden_states.device.type)
-    if backend is None or not is_plain_swiglu(self):
-        grouped_mm = ExpertsInterface._global_mapping["grouped_mm"]
-        return grouped_mm(self, hidden_states, top_k_index, top_k_weights)
-    return backend(hidden_states, self.gate_up_proj, self.down_proj, top_k_weights, top_k_index)
+    operands = (self.gate_up_proj, self.down_proj, top_k_weights, top_k_index)
+    if hidden_states.device.type == "cuda" and is_plain_swiglu(self):
+        return _cuda_experts(hidden_states, *operands, save=getattr(self, "save", "xh"))
+    if hidden_states.device.type == "cpu" and is_plain_swiglu(self):
+        return _cpu_experts(hidden_states, *operands)
+    grouped_mm = ExpertsInterface._global_mapping["grouped_mm"]
+    return grouped_mm(self, hidden_states, top_k_index, top_k_weights)
 
 
 ExpertsInterface.register("emo_moe", emo_moe)

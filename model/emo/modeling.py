@@ -53,6 +53,9 @@ Sight = tuple[Tensor, Any, Tensor | None]
 class EmoExperts(nn.Module):
     """All gated experts of a layer, fused: gate over up [E, 2I, H] and down [E, H, I]."""
 
+    save: Literal["xh", "x"] = "xh"
+    """What the kernels of a GPU keep for the backward pass: `model.kernels.ops.moe`."""
+
     def __init__(self, config: EmoConfig, layer_idx: int) -> None:
         super().__init__()
         self.num_experts = config.experts_in_layer(layer_idx)

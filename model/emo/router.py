@@ -83,7 +83,9 @@ class EmoRouter(nn.Module):
         num_routed = self.num_experts - self.num_shared
         slots = self.top_k - self.num_shared
         counts_R = expert_counts(routed.expert_ids_NK[:, :slots], num_routed)
-        totals = torch.cat([counts_R, counts_R.new_tensor([routed.scores_NR.shape[0]])])
+        # Filled, not copied: a copy from the host would stop a CUDA graph from being captured.
+        tokens_1 = counts_R.new_full((1,), routed.scores_NR.shape[0])
+        totals = torch.cat([counts_R, tokens_1])
         if self.global_balancing and dist.is_available() and dist.is_initialized():
             dist.all_reduce(totals)
         documents.balancing_losses.append(

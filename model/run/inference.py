@@ -150,7 +150,7 @@ def record(model: EmoForCausalLM, token_ids: np.ndarray) -> Recording:
     Raises ValueError for a document longer than the model's context.
     """
     _check_document(model, token_ids)
-    ids_1T = torch.from_numpy(np.asarray(token_ids, dtype=np.int64))[None]
+    ids_1T = torch.from_numpy(np.asarray(token_ids, dtype=np.int64))[None].to(model.device)
     out = model.model(
         input_ids=ids_1T,
         use_cache=False,
@@ -221,7 +221,7 @@ def continue_text(
     not complete it. A seed touches no random state but torch's own, inside this call.
     """
     _check_document(model, token_ids)
-    prompt_1T = torch.from_numpy(np.asarray(token_ids, dtype=np.int64))[None]
+    prompt_1T = torch.from_numpy(np.asarray(token_ids, dtype=np.int64))[None].to(model.device)
     longest = model.config.max_position_embeddings
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {}
 
@@ -234,7 +234,7 @@ def continue_text(
             **({"do_sample": False} | sampling),
         )
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         out_1T = write(prompt_1T, max_new_tokens)
         asked = out_1T.shape[1]
@@ -335,7 +335,7 @@ def _padded(model: EmoForCausalLM, documents: list[np.ndarray]) -> Tensor:
     ids_BT = torch.full((len(documents), longest), model.config.pad_token_id or 0)
     for row, document in enumerate(documents):
         ids_BT[row, : len(document)] = torch.from_numpy(np.asarray(document, dtype=np.int64))
-    return ids_BT
+    return ids_BT.to(model.device)
 
 
 def _check_document(model: EmoForCausalLM, token_ids: np.ndarray) -> None:
@@ -350,6 +350,6 @@ def _check_document(model: EmoForCausalLM, token_ids: np.ndarray) -> None:
 
 
 def _frozen(values: Tensor) -> np.ndarray:
-    array = values.numpy()
+    array = values.cpu().numpy()
     array.flags.writeable = False
     return array

@@ -9,6 +9,7 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Literal
 
 import click
 import torch
@@ -18,7 +19,7 @@ from model.cli import Command
 from model.data.shards import TokenShard, corpus_digest
 from model.data.tokenizer import load_tokenizer, vocabulary_size
 from model.emo.config import Objective
-from model.emo.modeling import EmoForCausalLM
+from model.emo.modeling import EmoExperts, EmoForCausalLM
 from model.files import check_writable, new_folder, write_json
 from model.run.loading import export_model
 from model.train import checkpoint, metrics, parallel
@@ -47,11 +48,23 @@ INTERRUPTED = 130
     help="Long documents share their rows with no other; or rows are cut wherever documents end.",
 )
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), default=None)
+@click.option(
+    "--save",
+    default=None,
+    type=click.Choice(["xh", "x"]),
+    help="What experts on a GPU keep for the backward pass; x computes more and keeps a ninth.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, or auto: the GPU where there is one.",
+)
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads.")
 @click.option(
     "--bf16/--fp32",
     default=None,
-    help="Of matrix products; bf16 where the processor multiplies it.",
+    help="Of matrix products; bf16 where the device multiplies it.",
 )
 @click.option("--stop-at", type=click.IntRange(min=1), default=None, help="Pause after this step.")
 def main(
@@ -63,19 +76,23 @@ def main(
     rows: int | None,
     own_rows: bool | None,
     seed: int | None,
+    save: Literal["xh", "x"] | None,
+    device: str,
     threads: int | None,
     bf16: bool | None,
     stop_at: int | None,
 ) -> None:
     """Pretrain an EMO, a standard MoE or a dense model on a built corpus."""
     torch.set_num_threads(threads or _fair_threads())
-    bf16 = multiplies_bf16() if bf16 is None else bf16
+    place = parallel.own_device(device)
+    bf16 = multiplies_bf16(place) if bf16 is None else bf16
     out = out or Path("runs") / f"{name}-{objective}"
-    changes = {"steps": steps, "rows": rows, "own_rows": own_rows, "seed": seed, "bf16": bf16}
+    changes: dict[str, Any] = {"steps": steps, "rows": rows, "own_rows": own_rows, "seed": seed}
+    changes |= {"bf16": bf16, "save": save}
     preset = find_preset(name, objective, **changes)
     try:
-        with parallel.process_group():
-            _run(preset, corpus, out, stop_at)
+        with parallel.process_group(place):
+            _run(preset, corpus, out, place, stop_at)
     except KeyboardInterrupt:
         parallel.tell(_where_it_stands(out))
         raise SystemExit(INTERRUPTED) from None
@@ -93,7 +110,9 @@ def _fair_threads() -> int:
     return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def _run(preset: Preset, corpus: Path, out: Path, stop_at: int | None) -> None:
+def _run(
+    preset: Preset, corpus: Path, out: Path, device: torch.device, stop_at: int | None
+) -> None:
     shard, heldout = TokenShard.open(corpus, "train"), TokenShard.open(corpus, "heldout")
     digest = corpus_digest(corpus)
     tokenizer = load_tokenizer(corpus / "tokenizer")
@@ -107,7 +126,11 @@ def _run(preset: Preset, corpus: Path, out: Path, stop_at: int | None) -> None:
             "learning rate stays below the peak."
         )
     torch.manual_seed(preset.seed)
-    model = EmoForCausalLM(preset.model_config(tokenizer.eos_token_id, tokenizer.pad_token_id))
+    config = preset.model_config(tokenizer.eos_token_id, tokenizer.pad_token_id)
+    model = EmoForCausalLM(config).to(device)  # made on the CPU: equal weights on every device
+    for module in model.modules():
+        if isinstance(module, EmoExperts):
+            module.save = preset.save
     documents = heldout_batches(heldout.document, min(256, len(heldout)), preset.context)
     train(model, batches, preset, out, documents, corpus=digest, stop_at=stop_at)
     if stop_at is None or stop_at >= preset.steps:

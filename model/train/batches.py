@@ -20,6 +20,10 @@ class Batch(NamedTuple):
     labels_BT: Tensor
     pool_sizes_LBD: Tensor
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
 
 class RowTable:
     """Where every row of `context` tokens, and the token after it, lies in one of two streams.

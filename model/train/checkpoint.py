@@ -116,7 +116,7 @@ def restore(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
             named[name].copy_(weight)
     for full_name, value in moments.items():
         name, key = full_name.rsplit("/", 1)
-        optimizer.state[named[name]][key] = value
+        optimizer.state[named[name]][key] = value.to(named[name].device)
 
 
 def _read(file: Path) -> dict[str, Tensor]:

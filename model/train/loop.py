@@ -50,7 +50,7 @@ def training_loss(
 ) -> tuple[Tensor, Tensor, DocumentRouting]:
     """The objective, its next-token part, and what the routers reported."""
     documents = model.document_routing(batch.input_ids_BT, batch.pool_sizes_LBD)
-    with torch.autocast("cpu", torch.bfloat16, enabled=preset.bf16):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=preset.bf16):
         loss = model.next_token_loss(
             batch.input_ids_BT, batch.labels_BT, documents, preset.head_z_coef
         )
@@ -122,7 +122,8 @@ def train(
     """Train to `preset.steps` (or `stop_at`), continuing from the newest checkpoint in `out`.
 
     corpus: digest of what is trained on, kept with the run. Inside `parallel.process_group` the
-    processes train together, and `model` is sharded in place. Raises ValueError if the checkpoint
+    processes train together, and `model` is sharded in place. It trains on the device it is on.
+    Raises ValueError if the checkpoint
     is of another run or cannot be written, if the processes cannot share the rows of a step, and
     (NotFinite) if the numbers are no longer finite.
     """
@@ -168,7 +169,8 @@ def _timed_step(
     step: int,
 ) -> Metrics:
     started = time.perf_counter()
-    metrics = train_step(model, optimizer, parallel.share(rows.batch(step)), preset, step)
+    batch = parallel.share(rows.batch(step)).to(model.device)
+    metrics = train_step(model, optimizer, batch, preset, step)
     return metrics | {"tokens_per_second": preset.tokens_per_step / (time.perf_counter() - started)}
 
 

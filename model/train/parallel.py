@@ -34,14 +34,40 @@ from model.train.batches import Batch
 from model.train.presets import Preset
 from model.train.shards import read_shards
 
+BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+
+
+def own_device(name: str) -> torch.device:
+    """The device of this process: of several on one machine each has a GPU of its own.
+
+    "auto" is the GPU where there is one. Raises ValueError for a device that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"There is no device {name!r} here; choose cpu, cuda or auto, and no more processes "
+            "than there are GPUs."
+        ) from error
+    if device.type not in BACKENDS:
+        raise ValueError(f"Training runs on cpu and cuda, not on {device.type!r}.")
+    return device
+
 
 @contextmanager
-def process_group() -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """Join the processes that torchrun started, for the length of a `with` block."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    dist.init_process_group("gloo")
+    dist.init_process_group(BACKENDS[device.type])
     try:
         yield
     finally:
@@ -76,9 +102,16 @@ def smallest(number: int) -> int:
     """The smallest of all processes' numbers, the same on all of them."""
     if world_size() == 1:
         return number
-    numbers = torch.tensor(number)
+    numbers = torch.tensor(number, device=_meeting_device())
     dist.all_reduce(numbers, dist.ReduceOp.MIN)
     return int(numbers)
+
+
+def _meeting_device() -> torch.device:
+    """Where the processes exchange numbers: NCCL knows none but GPUs."""
+    if dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def share(batch: Batch) -> Batch:
@@ -101,7 +134,7 @@ def shard(model: EmoForCausalLM, preset: Preset) -> None:
             f"The {preset.rows} rows of a step cannot be shared evenly by {world_size()} "
             f"processes; choose --rows as a multiple of {world_size()}."
         )
-    mesh = init_device_mesh("cpu", (world_size(),))
+    mesh = init_device_mesh(model.device.type, (world_size(),))
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh)
     # The root too gives its weights back after the forward: on held-out documents no backward
@@ -120,7 +153,7 @@ def average(metrics: dict[str, float]) -> dict[str, float]:
     """The mean of every metric over the processes, the same on all of them."""
     if world_size() == 1:
         return metrics
-    values = torch.tensor(list(metrics.values()), dtype=torch.float64)
+    values = torch.tensor(list(metrics.values()), dtype=torch.float64, device=_meeting_device())
     dist.all_reduce(values)
     return dict(zip(metrics, (values / world_size()).tolist(), strict=True))
 

@@ -1,7 +1,7 @@
 """Training presets by name: geometry, data order and optimisation as one typed value."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -47,6 +47,7 @@ class Preset:
     own_rows: bool = False
     seed: int = 0
     bf16: bool = True  # of matrix products; the routers stay in float32
+    save: Literal["xh", "x"] = "xh"  # what experts on a GPU keep for the backward pass
 
     @property
     def tokens_per_step(self) -> int:
@@ -122,10 +123,8 @@ def find_preset(name: str, objective: Objective, **changes: Any) -> Preset:
     return replace(PRESETS[name], objective=objective, **given)
 
 
-def multiplies_bf16() -> bool:
-    """Whether this processor has bf16 arithmetic; without it bf16 is half as fast as float32."""
-    return bool(
-        torch.cuda.is_available()
-        or torch.cpu._is_avx512_bf16_supported()
-        or torch.cpu._is_amx_tile_supported()
-    )
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether a device has bf16 arithmetic; a CPU without it takes twice as long as in float32."""
+    if device.type != "cpu":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,7 +1,7 @@
 """Where a run goes on: from its newest checkpoint that is whole, and never as another run."""
 
 import json
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -87,6 +87,8 @@ def _check_processes(path: Path, run: dict[str, Any], wanted: int) -> None:
 
 
 def _check_preset(path: Path, theirs: dict[str, Any], wanted: dict[str, Any]) -> None:
+    # What an older checkpoint does not name was as the default is.
+    theirs = {f.name: f.default for f in fields(Preset) if f.default is not MISSING} | theirs
     other = [name for name in wanted if theirs.get(name) != wanted[name]]
     if other:
         told = "; ".join(f"{name} {theirs.get(name)}, not {wanted[name]}" for name in other)

@@ -158,7 +158,7 @@ def test_a_subset_that_names_no_model_is_refused_unless_forced(choose, tiny_asse
 
 def test_the_page_exports_what_cut_takes(tiny_assets, tmp_path):
     """By the page's own function: its files name the model as the command's do."""
-    from emo_viz.ui.ablation_view import _subset_json
+    from emo_viz.ui.ablation.view import _subset_json
 
     parent = tiny_assets / "checkpoints" / "emo-nano"
     pair = [SimpleNamespace(name="emo", path=parent)]

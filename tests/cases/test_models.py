@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from emo_viz.ui.token_text import vocabulary_label
+from emo_viz.ui.parts.token_text import vocabulary_label
 from model.data.tokenizer import train_tokenizer
 from model.emo.config import EmoConfig
 from model.emo.modeling import EmoForCausalLM

@@ -130,7 +130,7 @@ def tiny_model(family: str, **changes: object) -> nn.Module:
 def run(made: nn.Module, rows: int = 2, length: int = 11) -> torch.Tensor:
     """Logits on random tokens."""
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(3, 96, (rows, length), generator=generator)
+    ids = torch.randint(3, 96, (rows, length), generator=generator).to(made.device)
     more = {"decoder_input_ids": ids} if made.config.is_encoder_decoder else {"use_cache": False}
     with torch.no_grad():
         return made(input_ids=ids, **more).logits

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from emo_viz.ui.address import Kind, one_of, several_of, whole_number
-from emo_viz.ui.cluster_selection import decode, encode
-from emo_viz.ui.text_links import PACKED, code_of, text_of
+from emo_viz.ui.parts.selection import decode, encode
+from emo_viz.ui.parts.text_links import PACKED, code_of, text_of
+from emo_viz.ui.shell.address import Kind, one_of, several_of, whole_number
 from tests.fuzz.mutations import damaged_value
 from tests.fuzz.playground import check_sentence, fuzz
 

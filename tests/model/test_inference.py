@@ -167,6 +167,7 @@ class Script:
         self.tokens = list(tokens)
         self.config = type("Config", (), {"pad_token_id": 1, "vocab_size": 1000})
         self.config.max_position_embeddings = room
+        self.device = torch.device("cpu")
 
     def generate(self, ids, max_new_tokens, **how):
         new, self.tokens = self.tokens[:max_new_tokens], self.tokens[max_new_tokens:]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from emo_viz.analysis.curves import Curves, read_curves
-from emo_viz.ui import assets
+from emo_viz.server import assets
 from model.emo.modeling import EmoForCausalLM
 from model.run.loading import load_model
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 from streamlit.testing.v1 import AppTest
 
-from emo_viz.ui import assets
+from emo_viz.server import assets
 
 SECONDS = 600
 

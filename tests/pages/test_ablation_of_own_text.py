@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import Curves
-from emo_viz.ui import assets
+from emo_viz.server import assets
 from model.run.inference import encode, record
 from model.run.loading import load_tokenizer
 from tests.pages.ablation_page import PAGE, losses, opened, table, words

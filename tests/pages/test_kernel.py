@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from emo_viz.ui import assets
+from emo_viz.server import assets
 from tests.pages.opened import follow_link
 
 SECONDS = 600

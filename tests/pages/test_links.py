@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from emo_viz.ui import assets
+from emo_viz.server import assets
 from tests.pages.opened import follow_link, run, texts
 
 ROUTING, CLUSTERS, ABLATION, KERNEL = (

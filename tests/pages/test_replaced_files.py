@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.__main__ import main
-from emo_viz.ui import assets
+from emo_viz.server import assets
 from model.emo.config import EmoConfig
 from model.run.cut import cut_checkpoint
 from model.run.inference import encode, record

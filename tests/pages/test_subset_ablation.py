@@ -14,8 +14,8 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.__main__ import main
 from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import ROUTER_PROBABILITY, Measured, read_curves
-from emo_viz.ui import assets, jobs, resources
-from emo_viz.ui.text import share
+from emo_viz.server import assets, jobs, library
+from emo_viz.ui.shell.words import share
 from model.run.inference import continue_text, encode
 from model.run.loading import load_tokenizer
 from model.run.selection import select_experts
@@ -397,6 +397,6 @@ def test_the_command_that_cuts_names_the_file_of_the_subset_in_view():
 
 
 def test_a_document_says_what_of_it_was_left_out(monkeypatch):
-    documents = resources.documents().assign(cut_tokens=1234)
-    monkeypatch.setattr(resources, "documents", lambda: documents)
+    documents = library.documents().assign(cut_tokens=1234)
+    monkeypatch.setattr(library, "documents", lambda: documents)
     assert "1,234 tokens" in words(opened(subset_domain="garden"))

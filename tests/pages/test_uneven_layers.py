@@ -22,7 +22,7 @@ from emo_viz.analysis.projection import load_maps
 from emo_viz.analysis.tokens import TokenTable, fit_token_clusters, load_token_clusters
 from emo_viz.analysis.vectors import routing_vectors
 from emo_viz.trace import Trace
-from emo_viz.ui import ablation_view
+from emo_viz.ui.ablation import view
 from model.run.inference import Recording, document_losses, encode, record
 from model.run.loading import load_model, load_tokenizer
 from model.run.subset import ExpertSubset, apply_subset
@@ -321,8 +321,8 @@ def test_the_cut_is_that_of_each_layers_experts(uneven: Path, keep_k: int):
 def test_the_kept_experts_are_drawn_as_far_as_a_layer_goes(
     uneven: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    popover = ablation_view.st.popover
-    monkeypatch.setattr(ablation_view.st, "popover", lambda *a, **how: _Open(popover(*a, **how)))
+    popover = view.st.popover
+    monkeypatch.setattr(view.st, "popover", lambda *a, **how: _Open(popover(*a, **how)))
     drawn = [charts(follow_link(ABLATION, k=k))[:2] for k in ("8", "14")]
     for keep_k, (kept_map, overlap) in zip((8, 14), drawn, strict=True):
         kept = value(kept_map, 0, "z")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from emo_viz.ui.address import MOST_DIGITS, Kind, checked, one_of, several_of, whole_number
+from emo_viz.ui.shell.address import MOST_DIGITS, Kind, checked, one_of, several_of, whole_number
 
 LAYER = one_of("layer", range(4))
 METHOD = one_of("method", ["a", "b"], {"a": "Router probability", "b": "Random"}.__getitem__)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import streamlit as st
 
-from emo_viz.ui.cluster_selection import (
+from emo_viz.ui.parts.selection import (
     BITS,
     EMPTY_REGION,
     MOST_IDS,

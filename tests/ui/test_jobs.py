@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from emo_viz.ui import jobs
-from emo_viz.ui.jobs import Job, Registry, politely
+from emo_viz.server import jobs
+from emo_viz.server.jobs import Job, Registry, politely
 
 SECONDS = 600
 

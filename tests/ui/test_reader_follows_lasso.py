@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import streamlit as st
 
-from emo_viz.ui import cluster_view, reader
+from emo_viz.ui.clusters import documents_view
+from emo_viz.ui.parts import reader
 
 IDS = ["a", "b", "c"]
 POINTS = np.array([[0, 0], [1, 1], [2, 2]], np.float32)
@@ -15,8 +16,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch, box: dict, reading: str) -> str:
     selection = {"box": [box], "lasso": []}
     state = {"chart": {"selection": selection}, reader.DOCUMENT: reading}
     monkeypatch.setattr(st, "session_state", state)
-    rows = cluster_view.SELECTION.take("emo", "chart", POINTS, IDS)
-    cluster_view._opened([IDS[row] for row in rows])
+    rows = documents_view.SELECTION.take("emo", "chart", POINTS, IDS)
+    documents_view._opened([IDS[row] for row in rows])
     return str(state[reader.DOCUMENT])
 
 

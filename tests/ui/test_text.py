@@ -2,16 +2,16 @@
 
 import pytest
 
-from emo_viz.ui import text
+from emo_viz.ui.shell import words
 
 
 def test_controls_and_direction_marks_become_visible():
-    assert text.visible("a\nb\tc\x07d\u202ee") == "a↵b⇥c␇d\ufffde"
+    assert words.visible("a\nb\tc\x07d\u202ee") == "a↵b⇥c␇d\ufffde"
 
 
 def test_joined_emoji_and_scripts_are_left_alone():
     family = "👩\u200d👧 שלום नमस्ते"
-    assert text.visible(family) == family
+    assert words.visible(family) == family
 
 
 @pytest.mark.parametrize(
@@ -19,22 +19,22 @@ def test_joined_emoji_and_scripts_are_left_alone():
     [(" the", "␣the"), ("   ", "␣␣␣"), ("", "∅"), ("x " * 20, "x x x x x x x x x x x x…")],
 )
 def test_token_label_shows_its_spaces(token: str, label: str):
-    assert text.token_label(token) == label
+    assert words.token_label(token) == label
 
 
 def test_html_is_escaped():
-    assert text.escape_html("<i a='b'>&") == "&lt;i a=&#x27;b&#x27;&gt;&amp;"
+    assert words.escape_html("<i a='b'>&") == "&lt;i a=&#x27;b&#x27;&gt;&amp;"
 
 
 def test_markdown_is_escaped():
-    assert text.escape_markdown("*a* [b](c) $d$ :e:") == r"\*a\* \[b\]\(c\) \$d\$ \:e\:"
+    assert words.escape_markdown("*a* [b](c) $d$ :e:") == r"\*a\* \[b\]\(c\) \$d\$ \:e\:"
 
 
 def test_numbers():
-    assert text.count(1, "token") == "1 token"
-    assert text.count(1234, "token") == "1,234 tokens"
-    assert [text.share(x) for x in (0.004, 0.634)] == ["0.4 %", "63 %"]
-    assert [text.compact(x) for x in (950, 12_300, 4.1e6, 13.6e9)] == [
+    assert words.count(1, "token") == "1 token"
+    assert words.count(1234, "token") == "1,234 tokens"
+    assert [words.share(x) for x in (0.004, 0.634)] == ["0.4 %", "63 %"]
+    assert [words.compact(x) for x in (950, 12_300, 4.1e6, 13.6e9)] == [
         "950",
         "12.3 k",
         "4.1 M",
@@ -43,8 +43,8 @@ def test_numbers():
 
 
 def test_what_is_cut_off_is_counted():
-    assert text.rest_cut(7) == "; the 7 tokens that follow are cut off"
-    assert text.rest_cut(0) == ""
+    assert words.rest_cut(7) == "; the 7 tokens that follow are cut off"
+    assert words.rest_cut(0) == ""
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_what_is_cut_off_is_counted():
     ],
 )
 def test_plotly_shows_what_is_escaped_for_it(shown: str, escaped: str):
-    assert text.escape_plotly(shown) == escaped
+    assert words.escape_plotly(shown) == escaped
 
 
 @pytest.mark.parametrize(
@@ -66,18 +66,18 @@ def test_plotly_shows_what_is_escaped_for_it(shown: str, escaped: str):
 )
 def test_markdown_of_others_stays_text(shown: str):
     signs = "&:[]()*$~"
-    assert text.escape_markdown(shown) == "".join(
+    assert words.escape_markdown(shown) == "".join(
         f"\\{letter}" if letter in signs else letter for letter in shown
     )
 
 
 def test_text_from_right_to_left_keeps_to_itself():
-    for escape in (text.escape_html, text.escape_markdown, text.escape_plotly):
+    for escape in (words.escape_html, words.escape_markdown, words.escape_plotly):
         assert escape("שלום") == "\u2068שלום\u2069"
         assert escape("مرحبا") == "\u2068مرحبا\u2069"
         assert escape("soil") == "soil"
 
 
 def test_a_mark_without_its_letter_stands_on_a_circle():
-    assert text.token_label("\u0301a") == "◌\u0301a"
-    assert text.token_label("ั") == "◌ั"
+    assert words.token_label("\u0301a") == "◌\u0301a"
+    assert words.token_label("ั") == "◌ั"

@@ -5,8 +5,8 @@ from urllib.parse import quote
 
 import pytest
 
-from emo_viz.ui import text_links
-from emo_viz.ui.text_links import KEPT, MOST_PLAIN, PACKED, code_of, text_of, without_halves
+from emo_viz.ui.parts import text_links
+from emo_viz.ui.parts.text_links import KEPT, MOST_PLAIN, PACKED, code_of, text_of, without_halves
 
 MOST = 100_000
 LETTERS = [chr(code) for code in range(0x4E00, 0x8E00)]

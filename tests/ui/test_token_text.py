@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from emo_viz.ui.token_text import text_labels, vocabulary_label
+from emo_viz.ui.parts.token_text import text_labels, vocabulary_label
 from model.run.inference import encode
 from model.run.loading import load_tokenizer
 

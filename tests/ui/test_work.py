@@ -4,7 +4,7 @@ from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
-from emo_viz.ui.resources import LoadedModel
+from emo_viz.server.library import LoadedModel
 
 
 class ScriptedLock:
@@ -28,7 +28,7 @@ def visit() -> None:
     """A page that works on the model it finds in its session."""
     import streamlit as st
 
-    from emo_viz.ui.work import run_exclusive
+    from emo_viz.ui.parts.work import run_exclusive
 
     with run_exclusive(st.session_state["loaded"]):
         st.write("worked")

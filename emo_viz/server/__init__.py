@@ -1,0 +1,1 @@
+"""What is loaded, for all visitors, and long work in the background; draws nothing."""

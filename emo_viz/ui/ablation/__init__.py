@@ -1,0 +1,1 @@
+"""Subset ablation: what is lost with fewer experts."""

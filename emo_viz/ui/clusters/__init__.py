@@ -1,0 +1,1 @@
+"""Document clusters: which tokens and documents share experts."""

@@ -1,0 +1,1 @@
+"""Kernel: what was compiled, and what a GPU measured."""

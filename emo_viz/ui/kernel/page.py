@@ -1,0 +1,322 @@
+"""Kernel page: what the compiler made of the GPU kernels, and what a GPU found, if one did."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import pandas as pd
+import streamlit as st
+
+from emo_viz.figures import kernel as figures
+from emo_viz.figures.theme import chart_config
+from emo_viz.server import assets, commands
+from emo_viz.ui.shell import links, missing, routes
+from emo_viz.ui.shell.words import count, escape_markdown
+from model.files import read_json
+
+REPORT, CHECK = "kernel_report.json", "kernel_check.json"
+FORMAT_VERSION = 1
+PARTS = {"rows", "costs", "not_measured"}
+CHECK_VERSION = 2
+CHECK_PARTS = {"environment", "stages", "exit_code"}
+VERSIONS = ("driver", "torch", "cuda", "triton", "transformers", "python")
+ARCH, SIZE, ALL_SIZES = routes.KERNEL_ARCH, routes.KERNEL_SIZE, "All sizes"
+COLUMNS = {
+    "kernel": "Kernel",
+    "size": "Layer (hidden / width)",
+    "element": "Type",
+    "tile": "Tile",
+    "warps": "Warps",
+    "registers": "Registers",
+    "stack": "Stack (bytes)",
+    "spills": "Spills",
+    "shared_kib": "Shared memory (KiB)",
+    "occupancy": "Resident threads",
+    "tensor_op": "Tensor-core operation",
+    "async_loads": "Asynchronous loads",
+    "gflop": "GFLOP",
+    "megabytes": "MB moved",
+    "microseconds": "Roofline (µs)",
+    "misses": "Bars missed",
+}
+
+
+def open_report() -> dict[str, Any]:
+    """The bundled report; without a usable one the page says how to make it and ends."""
+    path = assets.analysis_path(REPORT)
+    if not path.exists():
+        _nothing("The kernels were not compiled on this machine yet.")
+    try:
+        report = read_json(path)
+    except ValueError:
+        _nothing("The kernel report is damaged.")
+    if report.get("format_version") != FORMAT_VERSION or PARTS - set(report):
+        _nothing("The kernel report is of another version.")
+    return report
+
+
+def _nothing(sentence: str) -> NoReturn:
+    missing.empty_state(sentence, commands.KERNEL_REPORT)
+    st.stop()
+
+
+def open_check() -> dict[str, Any] | None:
+    """What a GPU found, if someone ran the check there and its file can be read."""
+    path = assets.analysis_path(CHECK)
+    if not path.exists():
+        return None
+    try:
+        check = read_json(path)
+        whole = check.get("format_version") == CHECK_VERSION and _is_check(check)
+    except ValueError:
+        whole = False
+    if not whole:
+        st.warning(f"{CHECK} is damaged or of another version; run the check again.")
+        return None
+    return check
+
+
+def _is_check(check: Mapping[str, Any]) -> bool:
+    """Whether every part that is shown is there and of the right kind."""
+    if CHECK_PARTS - set(check) or not isinstance(check["environment"], dict):
+        return False
+    stages = check["stages"] if isinstance(check["stages"], list) else [None]
+    return all(
+        isinstance(stage, dict)
+        and {"name", "status", "reason", "rows"} <= set(stage)
+        and isinstance(stage["rows"], list)
+        and all(isinstance(row, dict) for row in stage["rows"])
+        for stage in stages
+    )
+
+
+def answer(report: dict[str, Any], check: dict[str, Any] | None) -> None:
+    """The first line: what was compiled, whether it meets its bars, and what a GPU says to it."""
+    rows = report["rows"]
+    missed = sum(bool(row["misses"]) for row in rows)
+    archs = len({row["arch"] for row in rows})
+    verdict = "every one meets its static bars" if not missed else f"{missed} miss a static bar"
+    timed = "None was timed on a GPU." if check is None else _verdict(check)
+    st.markdown(
+        f"#### Compiled without a GPU: {count(len(rows), 'kernel')} for {archs} architectures, "
+        f"{verdict}. {timed}"
+    )
+
+
+def _device(check: Mapping[str, Any]) -> str:
+    return escape_markdown(str(check["environment"].get("device", "an unknown GPU")))
+
+
+def _verdict(check: Mapping[str, Any]) -> str:
+    judged = [row for row in _rows(check) if row.get("passed") is not None]
+    good = sum(row["passed"] is True for row in judged)
+    return f"On {_device(check)}, {good} of {count(len(judged), 'comparison')} passed."
+
+
+def _rows(check: Mapping[str, Any], *needed: str) -> list[dict[str, Any]]:
+    """Rows of all stages that have these fields."""
+    return [row for stage in check["stages"] for row in stage["rows"] if set(needed) <= set(row)]
+
+
+def controls(report: dict[str, Any]) -> tuple[str, str]:
+    """Architecture and layer size."""
+    archs = list(report["costs"]["machines"])
+    names = {arch: machine["name"] for arch, machine in report["costs"]["machines"].items()}
+    sizes = [ALL_SIZES, *dict.fromkeys(row["size"] for row in report["rows"])]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        arch = links.choice(
+            st,
+            "Architecture",
+            archs,
+            ARCH,
+            default=archs[min(1, len(archs) - 1)],
+            format_func=lambda arch: f"{arch} ({names[arch]})",
+        )
+        size = links.select(st, "Layer", sizes, SIZE, width=220)
+    return str(arch), str(size)
+
+
+def roofline(report: dict[str, Any], arch: str) -> None:
+    """The training kernels of the 1B/14B layer under one machine's roof."""
+    rows = [row for row in report["rows"] if row["arch"] == arch and row["flops"]]
+    machine, tokens = report["costs"]["machines"][arch], report["costs"]["tokens"]
+    words = ", ".join(f"{r['kernel']} {r['flops'] / r['bytes']:.0f}" for r in rows)
+    st.plotly_chart(
+        figures.roofline(rows, machine, tokens),
+        key="kernel_roofline",
+        config=chart_config("kernel roofline"),
+        alt=f"FLOP a byte of each kernel at {tokens:,} tokens: {words}.",
+    )
+    costs = report["costs"]
+    st.caption(
+        f"1B/14B layer (hidden 2048, width 1024, 8 of 128 experts), {tokens:,} tokens, even "
+        f"routing, bf16. The forward pass moves {costs['forward_over_bound']:.2f} times the least "
+        f"possible bytes, the backward pass {costs['backward_over_bound']:.2f} times; "
+        f"{costs['saved_bytes_per_token']:,.0f} bytes a token are kept between them. Peak rates "
+        "are those of the data sheet."
+    )
+
+
+def mask(report: dict[str, Any], arch: str) -> None:
+    """What a mask of fewer experts saves, by the lower bound of bytes and FLOPs."""
+    savings = [row for row in report["costs"]["mask_savings"] if row["arch"] == arch]
+    name, experts = report["costs"]["machines"][arch]["name"], max(r["kept"] for r in savings)
+    most = max(savings, key=lambda row: row["times"])
+    st.plotly_chart(
+        figures.mask_savings(savings, experts, name),
+        key="kernel_mask",
+        config=chart_config("kernel mask"),
+        alt=(
+            f"The greatest saving is {most['times']:.1f} times, with {most['kept']} experts at "
+            f"{most['tokens']:,} tokens; at one token there is none."
+        ),
+    )
+    st.caption(
+        "One token reads its 8 experts with a mask or without: at batch one a subset saves memory, "
+        "not time. Roofline of one layer's weights, inputs and outputs; routing even within the "
+        "subset."
+    )
+
+
+def table(report: dict[str, Any], arch: str, size: str) -> None:
+    """All kernels of one architecture."""
+    rows = [
+        row for row in report["rows"] if row["arch"] == arch and size in (ALL_SIZES, row["size"])
+    ]
+    shown = pd.DataFrame(rows)
+    shown["shared_kib"] = shown["shared"] / 1024
+    shown["gflop"] = shown["flops"].astype(float) / 1e9
+    shown["megabytes"] = shown["bytes"].astype(float) / 1e6
+    shown["microseconds"] = shown["roofline_seconds"].astype(float) * 1e6
+    shown["misses"] = ["; ".join(missed) for missed in shown["misses"]]
+    number = st.column_config.NumberColumn(format="%.0f")
+    formats: dict[str, Any] = {
+        COLUMNS[name]: number for name in ("shared_kib", "gflop", "megabytes", "microseconds")
+    }
+    formats[COLUMNS["occupancy"]] = st.column_config.NumberColumn(format="percent")
+    st.dataframe(
+        shown[list(COLUMNS)].rename(columns=COLUMNS),
+        hide_index=True,
+        column_config=formats,
+        key="kernel_table",
+        alt=f"Registers, shared memory, occupancy and roofline of {len(rows)} kernels",
+    )
+
+
+def measured(check: dict[str, Any] | None) -> None:
+    """What a GPU found, if someone ran the check there."""
+    if check is None:
+        return
+    st.subheader(f"Measured on {_device(check)}")
+    st.markdown(" ".join([_verdict(check), *_unfinished(check), *_sanitized(check)]))
+    failed = [row for row in _rows(check) if row.get("passed") is False]
+    if failed:
+        st.warning("\n".join(["Not passed:", "", *(f"- {_named(row)}" for row in failed)]))
+    tables = {
+        "kernel_times": _kernels(_rows(check, "kernel", "ms", "sizes")),
+        "kernel_timing": _layers(_rows(check, "graph", "name", "sizes")),
+    }
+    for key, shown in tables.items():
+        what = "kernel" if key == "kernel_times" else "implementation"
+        if len(shown):
+            alt = f"Milliseconds and TFLOP/s of each {what} by number of tokens and routing"
+            st.dataframe(shown, hide_index=True, key=key, alt=alt)
+    facts = check["environment"]
+    versions = ", ".join(f"{name} {facts[name]}" for name in VERSIONS if facts.get(name))
+    st.caption(
+        f"Medians in bf16, one layer; {escape_markdown(versions)}. Up to 256 tokens are timed as a "
+        "CUDA graph. A ratio above 1 is slower than the Triton kernels of this repository. "
+        "Routing is even, skewed, or kept: only 16 experts live."
+    )
+
+
+def _unfinished(check: Mapping[str, Any]) -> list[str]:
+    """A sentence on each stage that did not get to its end."""
+    return [
+        escape_markdown(
+            f"{str(stage['name']).capitalize()}: {stage['status']} ({stage['reason']})."
+        )
+        for stage in check["stages"]
+        if stage["status"] != "finished"
+    ]
+
+
+def _sanitized(check: Mapping[str, Any]) -> list[str]:
+    """A sentence on each of compute-sanitizer's tools."""
+    found = []
+    for row in _rows(check, "tool", "ran"):
+        tool = escape_markdown(str(row["tool"]))
+        if row["ran"]:
+            found.append(f"{tool}: {count(int(row.get('reports', 0)), 'report')}.")
+        else:
+            reason = escape_markdown(str(row.get("reason", "no reason")))
+            found.append(f"{tool} did not run: {reason}.")
+    return found
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    """What tells a row apart, and its errors."""
+    told = ("sizes", "dtype", "gates", "weights", "routing", "call", "save", "what", "tool")
+    words = [str(row[name]) for name in told if row.get(name) is not None]
+    words += [f"{name} {error:.1e}" for name, error in dict(row.get("errors", {})).items()]
+    return escape_markdown(" ".join(words))
+
+
+def _kernels(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row a kernel, number of tokens and routing."""
+    shown = [
+        {
+            "Tokens": row["sizes"][0],
+            "Routing": row.get("routing"),
+            "Kernel": row["kernel"],
+            "Time (ms)": row["ms"],
+            "TFLOP/s": row.get("tflops"),
+            "GB/s": row.get("gb_per_s"),
+        }
+        for row in rows
+    ]
+    return pd.DataFrame(shown).round({"Time (ms)": 3, "TFLOP/s": 0, "GB/s": 0})
+
+
+def _layers(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row an implementation, layer and routing, with its forward time over that of "triton"."""
+
+    def layer(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return (*row["sizes"], row.get("routing"))
+
+    ours = {layer(row): row.get("forward_ms") for row in rows if row["name"] == "triton"}
+    shown = []
+    for row in rows:
+        tokens, experts, top_k, hidden, width = row["sizes"]
+        forward, reference = row.get("forward_ms"), ours.get(layer(row))
+        peak = row.get("peak_bytes")
+        shown.append(
+            {
+                "Tokens": tokens,
+                "Routing": row.get("routing"),
+                "Layer": f"{hidden} / {width}, {top_k} of {experts}",
+                "Implementation": row["name"],
+                "Forward (ms)": forward,
+                "Forward TFLOP/s": row.get("forward_tflops"),
+                "Forward, triton = 1": forward / reference if forward and reference else None,
+                "Forward and backward (ms)": row.get("forward_backward_ms"),
+                "Forward and backward TFLOP/s": row.get("forward_backward_tflops"),
+                "Peak memory (MiB)": peak / 2**20 if peak else None,
+                "Failed with": row.get("error", ""),
+            }
+        )
+    rounded = {"Forward TFLOP/s": 0, "Forward and backward TFLOP/s": 0, "Peak memory (MiB)": 0}
+    return pd.DataFrame(shown).round(rounded).round(3)
+
+
+def not_measured(report: dict[str, Any], check: dict[str, Any] | None) -> None:
+    """What compiling cannot tell, in plain words, and the command that finds out."""
+    if check is None:
+        st.subheader("What was not measured")
+    else:
+        st.subheader("What compiling alone did not tell")
+    st.markdown("\n".join(f"- {line}" for line in report["not_measured"]))
+    if check is None:
+        st.markdown("On a machine with a GPU, one command answers these:")
+    else:
+        st.markdown("The section above answers these for its GPU; for another one:")
+    st.code(commands.KERNEL_CHECK, language="bash", wrap_lines=True)

@@ -1,0 +1,253 @@
+"""The document reader: one text in both models, its tokens coloured by cluster or by top expert.
+
+Picking a token in either pane shows the group that each model puts it in; the same token is picked
+in the other pane.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from emo_viz.analysis.profiles import expert_name
+from emo_viz.analysis.tokens import TokenClusters, load_token_clusters
+from emo_viz.figures.clusters import Group, colour_groups
+from emo_viz.figures.theme import SELECTION_COLOUR, with_alpha
+from emo_viz.server import assets, commands, library
+from emo_viz.ui.parts import freshness
+from emo_viz.ui.parts.reading import Chosen, Reading, cut_notice, read
+from emo_viz.ui.parts.strip import StripToken, token_strip
+from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell.address import one_of
+from emo_viz.ui.shell.words import count, escape_html, escape_markdown, share, shorten, visible
+
+DOCUMENT, TOKEN, COLOUR, LAYER = (
+    routes.CLUSTER_DOCUMENT,
+    routes.CLUSTER_TOKEN,
+    routes.CLUSTER_READER,
+    routes.CLUSTER_READER_LAYER,
+)
+BY_CLUSTER, BY_EXPERT = "Token cluster", "Top expert"
+TINT = 0.38
+FADED_TINT = 0.06
+STRIP_PIXELS = 300
+
+
+@dataclass(frozen=True)
+class Coloured:
+    """The groups of a text's tokens in one model; `rows` of a group are positions less 1."""
+
+    groups: list[Group]
+    of_token: list[Group]
+    names: list[str]
+
+
+def _chosen(documents: pd.DataFrame, listed: Sequence[str]) -> pd.Series:
+    """The document to read: the one in the address, or the first listed one."""
+    known = documents["id"].tolist()
+    kind = one_of("document", known, always=True)
+    chosen: str = links.value(DOCUMENT, kind, (listed or known)[0])
+    return documents.iloc[known.index(chosen)]
+
+
+@st.fragment
+def reader(documents: pd.DataFrame, listed: Sequence[str]) -> None:
+    """The chosen document in both models, and the way to the next one among the `listed` ids.
+
+    documents: columns id, domain, parent, source, text, emo_loss, standard_loss.
+    """
+    with links.fragment():
+        _reader(documents, listed)
+
+
+def _reader(documents: pd.DataFrame, listed: Sequence[str]) -> None:
+    document = _chosen(documents, listed)
+    pair = library.pair()
+    reading = read(pair, Chosen(document["text"], origin=""))
+    _head(document, listed, reading)
+    clusters = _token_clusters(reading)
+    by, layer = _colour_controls(reading, clusters)
+    cut_notice(reading)
+    token = links.token(TOKEN, reading.num_tokens)
+    coloured = {name: _coloured(reading, name, by, layer, clusters) for name in reading.recordings}
+    for column, (name, one) in zip(st.columns(2), coloured.items(), strict=True):
+        with column:
+            _pane(name, reading, one, token, "clusters" if by == BY_CLUSTER else "experts")
+    st.caption(_explanation(by, layer, clusters))
+
+
+def _head(document: pd.Series, listed: Sequence[str], reading: Reading) -> None:
+    row = st.container(horizontal=True, vertical_alignment="center", gap="small")
+    below = st.container(horizontal=True, vertical_alignment="center", gap="medium")
+    parts = (document["domain"], document["parent"] or document["id"], document["source"])
+    known = [escape_markdown(shorten(str(part), 60)) for part in parts if part]
+    row.markdown(f"##### {' · '.join(known)}", width="stretch")
+    for step in (-1, 1):
+        _step(row, document["id"], listed, step)
+    below.caption(
+        f"{count(reading.num_tokens, 'token')}, loss {document['emo_loss']:.2f} (EMO) and "
+        f"{document['standard_loss']:.2f} (standard MoE) nats a token",
+        width="content",
+    )
+    below.page_link(
+        routes.ROUTING,
+        label="Token routing of this document",
+        icon=":material/alt_route:",
+        query_params=routes.routing_of_document(document["id"]),
+    )
+
+
+def _step(
+    row: st.delta_generator.DeltaGenerator, now: str, listed: Sequence[str], step: int
+) -> None:
+    """Previous (-1) or next (+1) of the listed documents; the first if `now` is not listed."""
+    place = listed.index(now) + step if now in listed else 0
+    name, key = ("previous", "left") if step < 0 else ("next", "right")
+    row.button(
+        "",
+        icon=":material/chevron_left:" if step < 0 else ":material/chevron_right:",
+        help=f"Go to the {name} of the {count(len(listed), 'listed document')} ({key} arrow key)",
+        key=f"cluster_{name}",
+        disabled=not 0 <= place < len(listed),
+        on_click=open_document,
+        args=(listed[place % len(listed)] if listed else now,),
+    )
+
+
+def open_document(document: str, token: int | None = None) -> None:
+    """Read another document, with one of its tokens picked or none."""
+    st.session_state[DOCUMENT] = document
+    st.session_state[TOKEN] = token
+
+
+def _colour_controls(
+    reading: Reading, clusters: Mapping[str, TokenClusters] | None
+) -> tuple[str, int]:
+    """What the tokens are coloured by, and the layer whose top expert counts."""
+    row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
+    options = [BY_CLUSTER, BY_EXPERT] if clusters else [BY_EXPERT]
+    by = links.choice(row, "Colour tokens by", options, COLOUR, what="colouring")
+    last = reading.num_layers - 1
+    if by == BY_CLUSTER:
+        return by, last
+    layer = links.choice(row, "Layer", range(reading.num_layers), LAYER, default=last)
+    return by, layer
+
+
+def _token_clusters(reading: Reading) -> dict[str, TokenClusters] | None:
+    """The stored token clusters of both models; None, and a sentence, if one cannot be used."""
+    found = {}
+    for name, folder in assets.MODEL_FOLDERS.items():
+        path = assets.token_clusters_path(name)
+        try:
+            stored = _stored(path, assets.stamp(path))
+            freshness.check(
+                f"The token clusters of {assets.MODEL_LABELS[name]}",
+                stored.origins(name),
+                documents=False,
+            )
+            stored.check(reading.recordings[name].router_probs)
+        except ValueError as error:
+            command = commands.CLUSTERS.format(folder=folder)
+            said = str(error) if isinstance(error, freshness.Stale) else escape_markdown(str(error))
+            st.info(f"{said} Tokens are coloured by their top expert. This makes it: `{command}`")
+            return None
+        found[name] = stored
+    return found
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _stored(path: Path, stamp: assets.Stamp) -> TokenClusters:
+    return load_token_clusters(path)
+
+
+def _coloured(
+    reading: Reading,
+    name: str,
+    by: str,
+    layer: int,
+    clusters: Mapping[str, TokenClusters] | None,
+) -> Coloured:
+    recording = reading.recordings[name]
+    if by == BY_CLUSTER and clusters:
+        stored = clusters[name]
+        found = stored.assign(recording.router_probs[:, 1:])
+        names = [f"{cluster}: {stored.labels[cluster]}" for cluster in found]
+    else:
+        first = layer * reading.num_routed
+        best = recording.expert_ids[layer, 1:, 0]
+        names = [expert_name(first + int(expert), reading.num_routed) for expert in best]
+    groups = colour_groups(names)
+    of_token = {int(row): group for group in groups for row in group.rows}
+    return Coloured(groups, [of_token[row] for row in range(len(names))], names)
+
+
+def _pane(name: str, reading: Reading, coloured: Coloured, token: int | None, groups: str) -> None:
+    picked = coloured.of_token[token - 1] if token else None
+    largest = max(coloured.groups, key=lambda group: len(group.rows))
+    tokens, sizes = len(coloured.names), Counter(coloured.names)
+    st.markdown(
+        f"**{assets.MODEL_LABELS[name]}** · the largest of {len(sizes)} {groups} holds "
+        f"{share(max(sizes.values()) / tokens)} of the tokens"
+    )
+    token_strip(
+        [_token(reading, coloured, row, picked) for row in range(tokens)],
+        token,
+        mark_colour=(picked or largest).colour,
+        selection_colour=SELECTION_COLOUR,
+        pixels=STRIP_PIXELS,
+        key=f"cluster_strip_{name}",
+        on_pick=_pick,
+    )
+    _legend(coloured, picked)
+
+
+def _token(reading: Reading, coloured: Coloured, row: int, picked: Group | None) -> StripToken:
+    piece, group = reading.pieces[row + 1], coloured.of_token[row]
+    alpha = FADED_TINT if picked is not None and group is not picked else TINT
+    return StripToken(
+        text=visible(piece),
+        title=f"{group.sign} {coloured.names[row]}\n{reading.labels[row + 1]}",
+        colour=with_alpha(group.colour, alpha),
+        marked=group is picked,
+        sign=not piece or not piece.strip() and "\n" in piece,
+        breaks=piece.count("\n"),
+    )
+
+
+def _pick(position: int | None) -> None:
+    st.session_state[TOKEN] = position
+
+
+def _legend(coloured: Coloured, picked: Group | None) -> None:
+    """Colour, sign, name and share of every group."""
+    items = [
+        f'<span style="opacity:{1 if picked in (None, group) else 0.45}">'
+        f'<span aria-hidden="true" style="color:{group.colour}">{group.sign}</span> '
+        f"{escape_html(shorten(group.name, 70))} "
+        f'<span style="opacity:.65">({share(len(group.rows) / len(coloured.names))})</span></span>'
+        for group in coloured.groups
+    ]
+    st.html(
+        '<div style="display:flex;flex-wrap:wrap;gap:.1rem 1rem;font-size:.82rem;'
+        f'line-height:1.5">{"".join(items)}</div>'
+    )
+
+
+def _explanation(by: str, layer: int, clusters: Mapping[str, TokenClusters] | None) -> str:
+    if by == BY_EXPERT or not clusters:
+        return (
+            f"The top expert of a token in layer {layer} is the routed expert with its largest "
+            "gate weight. Pick a token to see its group alone, in both models."
+        )
+    emo, standard = (clusters[name] for name in ("emo", "standard"))
+    return (
+        f"{len(emo.centroids)} token clusters a model, from the routing of {emo.tokens:,} tokens "
+        f"of {emo.documents:,} documents in all layers. Mean share of a document's tokens in its "
+        f"largest cluster: {share(emo.modal_share.mean)} in EMO, "
+        f"{share(standard.modal_share.mean)} in the standard MoE. Numbers and colours are each "
+        "model's own. Pick a token to see its cluster alone, in both models."
+    )

@@ -1,0 +1,111 @@
+const SEND_AFTER_MS = 120;
+
+function build(strip, tokens) {
+  strip.replaceChildren();
+  tokens.forEach((token, index) => {
+    const node = document.createElement("span");
+    node.className = token.text ? "token" : "token rest";
+    node.id = `token-${index + 1}`;
+    node.setAttribute("role", "option");
+    const text = document.createElement("span");
+    text.textContent = token.text;
+    if (token.sign) text.className = "sign";
+    node.append(text);
+    strip.append(node);
+    for (let i = 0; i < token.breaks; i += 1) strip.append(document.createElement("br"));
+  });
+}
+
+function paint(strip, data) {
+  strip.style.setProperty("--mark", data.mark_colour);
+  strip.style.setProperty("--selection", data.selection_colour);
+  [...strip.querySelectorAll(".token")].forEach((node, index) => {
+    const token = data.tokens[index];
+    node.style.setProperty("--fill", token.colour);
+    node.style.setProperty("--after", token.after);
+    node.title = token.title;
+    node.classList.toggle("marked", token.marked);
+  });
+}
+
+function select(strip, position) {
+  strip.querySelectorAll('[aria-selected="true"]').forEach(
+    (node) => node.setAttribute("aria-selected", "false"));
+  strip.dataset.selected = position ?? "";
+  strip.removeAttribute("aria-activedescendant");
+  const node = position && strip.querySelector(`#token-${position}`);
+  if (!node) return;
+  node.setAttribute("aria-selected", "true");
+  strip.setAttribute("aria-activedescendant", node.id);
+  const top = node.offsetTop - strip.offsetTop;
+  if (top < strip.scrollTop || top + node.offsetHeight > strip.scrollTop + strip.clientHeight) {
+    strip.scrollTop = top - strip.clientHeight / 2;
+  }
+}
+
+function beside(strip, position, down) {
+  const nodes = [...strip.querySelectorAll(".token")];
+  const here = nodes[position - 1].getClientRects()[0];
+  if (!here) return position;
+  const beyond = nodes
+    .map((node, index) => ({ rect: node.getClientRects()[0], position: index + 1 }))
+    .filter(({ rect }) => rect && (down ? rect.top > here.top + 4 : rect.top < here.top - 4));
+  if (!beyond.length) return position;
+  const tops = beyond.map(({ rect }) => rect.top);
+  const line = down ? Math.min(...tops) : Math.max(...tops);
+  const distance = ({ rect }) => Math.abs(rect.left - here.left);
+  return beyond
+    .filter(({ rect }) => Math.abs(rect.top - line) <= 4)
+    .reduce((best, next) => (distance(next) < distance(best) ? next : best)).position;
+}
+
+function target(strip, key, count) {
+  const now = Number(strip.dataset.selected) || 0;
+  const moves = {
+    ArrowRight: () => Math.min(count, now + 1),
+    ArrowLeft: () => Math.max(1, now - 1),
+    ArrowDown: () => (now ? beside(strip, now, true) : 1),
+    ArrowUp: () => (now ? beside(strip, now, false) : 1),
+    Home: () => 1,
+    End: () => count,
+    Escape: () => null,
+  };
+  return key in moves ? moves[key]() : undefined;
+}
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  const strip = parentElement.querySelector(".strip");
+  const texts = JSON.stringify(data.tokens.map((token) => [token.text, token.breaks]));
+  if (strip.dataset.texts !== texts) {
+    build(strip, data.tokens);
+    strip.dataset.texts = texts;
+    strip.scrollTop = 0;
+  }
+  strip.dir = "auto";
+  strip.style.maxHeight = `${data.pixels}px`;
+  paint(strip, data);
+  // A server answer may arrive while the visitor has already moved on: theirs is the newer one.
+  if (!strip.pending) select(strip, data.selected);
+
+  const send = (position, wait) => {
+    select(strip, position);
+    clearTimeout(strip.pending);
+    strip.pending = setTimeout(() => {
+      strip.pending = null;
+      setTriggerValue("picked", { token: position });
+    }, wait);
+  };
+  strip.onclick = (event) => {
+    const node = event.target.closest(".token");
+    if (node) send(Number(node.id.slice("token-".length)), 0);
+  };
+  strip.onkeydown = (event) => {
+    // Shift with an arrow key belongs to the page: it goes to another layer.
+    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    const position = target(strip, event.key, data.tokens.length);
+    if (position === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();
+    send(position, SEND_AFTER_MS);
+  };
+}

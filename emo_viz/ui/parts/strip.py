@@ -1,0 +1,77 @@
+"""The text itself, token by token: coloured, clickable, and walked with the arrow keys.
+
+A Streamlit component without an iframe. Tokens reach the page as data and are written with
+textContent, so a token that looks like markup stays a token.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import streamlit as st
+
+_HTML = '<div class="strip" tabindex="0" role="listbox" aria-label="Tokens of the text"></div>'
+
+_CSS = Path(__file__).with_name("strip.css").read_text(encoding="utf-8")
+_JS = Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
+_COMPONENT = st.components.v2.component("emo_viz_token_strip", html=_HTML, css=_CSS, js=_JS)
+
+
+@dataclass(frozen=True)
+class StripToken:
+    """One token as the strip shows it.
+
+    text: "" for a token that only continues the character before; after: of how many more of its
+    tokens it is followed. sign: the text is a stand-in (a line break). breaks: line breaks after
+    it.
+    """
+
+    text: str
+    title: str
+    colour: str
+    marked: bool = False
+    sign: bool = False
+    breaks: int = 0
+    after: int = 0
+
+
+def token_strip(
+    tokens: Sequence[StripToken],
+    selected: int | None,
+    mark_colour: str,
+    selection_colour: str,
+    pixels: int,
+    key: str,
+    on_pick: Callable[[int | None], None],
+) -> None:
+    """Draw the tokens; `on_pick` gets the position chosen (the first token is 1), or None.
+
+    pixels: the height from which on the text scrolls.
+    """
+
+    def picked() -> None:
+        event = st.session_state[key]["picked"]
+        if event is not None:
+            on_pick(event["token"])
+
+    _COMPONENT(
+        key=key,
+        data={
+            "tokens": [asdict(token) for token in _counted(tokens)],
+            "selected": selected,
+            "mark_colour": mark_colour,
+            "selection_colour": selection_colour,
+            "pixels": pixels,
+        },
+        on_picked_change=picked,
+    )
+
+
+def _counted(tokens: Sequence[StripToken]) -> list[StripToken]:
+    """The tokens, each knowing how many more of the same character follow it."""
+    counted: list[StripToken] = []
+    after = 0
+    for token in reversed(tokens):
+        counted.append(replace(token, after=after))
+        after = 0 if token.text else after + 1
+    return counted[::-1]

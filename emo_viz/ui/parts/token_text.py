@@ -1,0 +1,72 @@
+"""Tokens in words: the text of a token, or its bytes where they are only part of a character."""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from emo_viz.ui.shell.words import token_label
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are no character
+_HEX = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def vocabulary_label(tokenizer: "PreTrainedTokenizerBase", token_id: int) -> str:
+    """One token of the vocabulary as a short label; its bytes if it is no whole characters."""
+    text = tokenizer.decode([token_id])
+    if REPLACEMENT not in text:
+        return token_label(text)
+    found = _bytes(str(tokenizer.convert_ids_to_tokens(token_id)))
+    return token_label(text) if found is None else _bytes_label(found)
+
+
+def text_labels(
+    tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int], pieces: Sequence[str]
+) -> list[str]:
+    """Labels of a text's tokens [T]: of those that share a character, each has its bytes.
+
+    pieces [T]: what each token shows of the text; a character of several tokens stands at its
+    first one.
+    """
+    labels = []
+    for position, (token_id, piece) in enumerate(zip(token_ids, pieces, strict=True)):
+        goes_on = position + 1 < len(pieces) and not pieces[position + 1]
+        part = position > 0 and (not piece or goes_on)
+        label = vocabulary_label(tokenizer, int(token_id)) if part else token_label(piece)
+        labels.append(f"{label} of {token_label(piece)}" if part and piece else label)
+    return labels
+
+
+def _bytes_label(found: bytes) -> str:
+    """Whole characters as they are and the rest as bytes: "␣⟨E0 B8⟩"."""
+    text, rest = "", found
+    for end in range(len(found), 0, -1):
+        try:
+            text, rest = found[:end].decode(), found[end:]
+        except UnicodeDecodeError:
+            continue
+        break
+    shown = token_label(text) if text else ""
+    return f"{shown}⟨{rest.hex(' ').upper()}⟩" if rest else shown
+
+
+def _bytes(token: str) -> bytes | None:
+    """The bytes of a token as its vocabulary writes it; None if that is not known."""
+    if match := _HEX.fullmatch(token):
+        return bytes([int(match[1], 16)])
+    letters = _byte_letters()
+    if all(letter in letters for letter in token):
+        return bytes(letters[letter] for letter in token)
+    return None
+
+
+@cache
+def _byte_letters() -> dict[str, int]:
+    """The letters by which byte-level vocabularies write bytes: printable ones as themselves."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable}
+    return letters | {chr(256 + place): byte for place, byte in enumerate(others)}

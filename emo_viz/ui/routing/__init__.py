@@ -1,0 +1,1 @@
+"""Token routing: one text in both models."""

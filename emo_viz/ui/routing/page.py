@@ -1,0 +1,124 @@
+"""Token routing page: choosing a text, and what both models make of it in one sentence."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from emo_viz.analysis.widths import in_words
+from emo_viz.ui.parts.own_text import OwnText
+from emo_viz.ui.parts.reading import Chosen, Reading
+from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell.address import one_of
+from emo_viz.ui.shell.words import count, escape_markdown, isolated, rest_cut, shorten, visible
+
+if TYPE_CHECKING:
+    pass
+
+BUNDLED, OWN = "Bundled document", routes.OWN_SOURCE
+ALL_DOMAINS = "All domains"
+SOURCE, DOMAIN = routes.ROUTING_SOURCE, routes.ROUTING_DOMAIN
+DOCUMENT, TOKEN, EXPERT = "routing_choice", routes.ROUTING_TOKEN, routes.ROUTING_EXPERT
+
+
+def choose_text(documents: pd.DataFrame) -> Chosen | None:
+    """The row of controls that picks a text; None (and a hint) as long as there is none."""
+    row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
+    source = links.choice(row, "Text", [BUNDLED, OWN], SOURCE, on_change=forget_selection)
+    if source != OWN:
+        return _bundled_text(documents, row)
+    FIELD.file_picker(row)
+    return _own_text()
+
+
+def answer(reading: Reading) -> None:
+    """The first line of the page: how the two models route this text, in numbers."""
+    emo, standard = (reading.routing[name] for name in ("emo", "standard"))
+    st.markdown(
+        f"#### In a layer, half of this text's routing goes to **{emo.half.mean():.1f}** of "
+        f"{in_words(reading.routed)} experts in EMO, to **{standard.half.mean():.1f}** in the "
+        "standard MoE."
+    )
+    st.caption(
+        f"{reading.chosen.origin}, {count(reading.num_tokens, 'token')}{reading.chosen.rest}. Mean "
+        f"over {count(reading.num_layers, 'layer')}. EMO and standard MoE: distinct routed experts "
+        f"{emo.distinct.mean():.1f} and {standard.distinct.mean():.1f}, router entropy "
+        f"{emo.entropy.mean():.2f} and {standard.entropy.mean():.2f} nats, loss "
+        f"{emo.mean_loss:.2f} and {standard.mean_loss:.2f} nats a token."
+    )
+
+
+def forget_selection() -> None:
+    """Another text has other tokens: drop the selected one."""
+    for key in (TOKEN, EXPERT):
+        st.session_state[key] = None
+
+
+FIELD = OwnText("routing", forget_selection)
+
+
+def _own_text() -> Chosen | None:
+    text = FIELD.ask("which experts each of its tokens uses")
+    return None if text is None else Chosen(text, "Your own text")
+
+
+def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
+    domains = [ALL_DOMAINS, *sorted(documents["domain"].unique())]
+    domain = links.select(row, "Domain", domains, DOMAIN, on_change=forget_selection, width=210)
+    shown = documents if domain == ALL_DOMAINS else documents[documents["domain"] == domain]
+    ids = shown["id"].tolist()
+    kind = one_of("document", ids, always=True)
+    links.enter(DOCUMENT, kind, ids[0], routes.ROUTING_DOCUMENT)
+    labels = _document_labels(ids, shown["text"].tolist())
+    chosen = row.selectbox(
+        f"Document ({len(ids):,})",
+        ids,
+        format_func=labels.__getitem__,
+        key=DOCUMENT,
+        on_change=forget_selection,
+    )
+    links.leave(DOCUMENT, kind, chosen, ids[0], routes.ROUTING_DOCUMENT)
+    steps = row.container(horizontal=True, width="content", gap="small")
+    _step_button(steps, ids, -1)
+    _step_button(steps, ids, +1)
+    document = shown.iloc[ids.index(chosen)]
+    rest = rest_cut(document.get("cut_tokens", 0))
+    return Chosen(document["text"], _origin(document), chosen, rest)
+
+
+def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:
+    """Previous (-1) or next (+1) document, by click or arrow key."""
+    name, key = ("previous", "left") if step < 0 else ("next", "right")
+    place = ids.index(st.session_state[DOCUMENT]) + step
+    row.button(
+        "",
+        icon=":material/chevron_left:" if step < 0 else ":material/chevron_right:",
+        help=f"Go to the {name} document ({key} arrow key)",
+        key=f"routing_{name}",
+        disabled=not 0 <= place < len(ids),
+        on_click=_open_document,
+        args=(ids[place % len(ids)],),
+    )
+
+
+def _open_document(document: str) -> None:
+    st.session_state[DOCUMENT] = document
+    forget_selection()
+
+
+def _document_labels(ids: list[str], texts: list[str]) -> dict[str, str]:
+    """A numbered opening of each document; the number keeps equal openings apart."""
+    openings = (
+        shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), 90) for text in texts
+    )
+    return {
+        document: f"{number}. {isolated(opening)}"
+        for number, (document, opening) in enumerate(zip(ids, openings, strict=True), start=1)
+    }
+
+
+def _origin(row: pd.Series) -> str:
+    parts = [row["parent"] or row["id"], row["source"], row["licence"]]
+    known = [escape_markdown(shorten(str(part), 80)) for part in parts if part]
+    return f"Document of {escape_markdown(row['domain'])} ({', '.join(known)})"

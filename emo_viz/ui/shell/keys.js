@@ -1,0 +1,48 @@
+const KNOWS_KEYS = [
+  "input", "textarea", "select", "canvas", "iframe", "video", "audio",
+  '[contenteditable=""]', '[contenteditable="true"]', '[data-testid="stDataFrame"]',
+  ...["textbox", "searchbox", "spinbutton", "combobox", "slider", "radio", "grid", "gridcell",
+      "tab", "menu", "menuitem", "tree", "dialog"].map((role) => `[role="${role}"]`),
+].join(",");
+const OPEN = '[role="dialog"], [data-baseweb="popover"], [data-testid="stPopoverBody"]';
+const LINKS = '[data-testid="stPageLink"] a, [data-testid="stPageLink-NavLink"]';
+
+function isWanted(event) {
+  return event.composedPath().some((node) => node instanceof Element && node.matches(KNOWS_KEYS));
+}
+
+export default function ({ data }) {
+  const onKey = (event) => {
+    if (event.defaultPrevented || event.isComposing) return;
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    const found = data.shortcuts.find(
+      (one) => one.key === event.key && one.shift === event.shiftKey);
+    if (!found || isWanted(event)) return;
+    if (event.key === "Escape" && document.querySelector(OPEN)) return;
+    const button = found.buttons
+      .map((name) => document.querySelector(`.st-key-${name} button`))
+      .find((one) => one && !one.disabled);
+    if (!button) return;
+    event.preventDefault();
+    button.click();
+  };
+  const onPress = (event) => {
+    const link = event.target instanceof Element && event.target.closest(LINKS);
+    if (link && document.activeElement?.matches("input, textarea")) event.preventDefault();
+  };
+  const onInput = (event) => {
+    const field = event.target;
+    if (!(field instanceof HTMLTextAreaElement) || field.value.isWellFormed()) return;
+    // By the element's own setter: React would not notice a value that went through its own.
+    const { set } = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value");
+    set.call(field, field.value.toWellFormed());
+  };
+  document.addEventListener("input", onInput, true);
+  document.addEventListener("keydown", onKey);
+  document.addEventListener("mousedown", onPress, true);
+  return () => {
+    document.removeEventListener("input", onInput, true);
+    document.removeEventListener("keydown", onKey);
+    document.removeEventListener("mousedown", onPress, true);
+  };
+}

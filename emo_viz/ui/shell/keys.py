@@ -1,0 +1,34 @@
+"""What a page does with keys and typing: turns documents, and leaves the rest to whose it is.
+
+A Streamlit button's own shortcut also fires while the arrow keys walk through a table, a list or a
+slider. The keys here press a button by its key, unless whatever has the focus knows the key too.
+
+The same component sees to it that a click on a link counts while a text is being typed (leaving the
+field would run the page with the draft, and that run would overtake the click), and that no half
+character is sent: it has no UTF-8, and the server would close the connection.
+"""
+
+from pathlib import Path
+
+import streamlit as st
+
+# (key, with shift): the buttons it presses, of which a page has one at most.
+SHORTCUTS = {
+    ("ArrowLeft", False): ("routing_previous", "cluster_previous", "subset_previous"),
+    ("ArrowRight", False): ("routing_next", "cluster_next", "subset_next"),
+    ("ArrowUp", True): ("routing_previous_layer",),
+    ("ArrowDown", True): ("routing_next_layer",),
+    ("Escape", False): ("cluster_selection_clear", "cluster_tokens_clear"),
+}
+
+_JS = Path(__file__).with_name("keys.js").read_text(encoding="utf-8")
+_COMPONENT = st.components.v2.component("emo_viz_keys", js=_JS)
+
+
+def listen() -> None:
+    """Let the keys act on this page; once a page."""
+    shortcuts = [
+        {"key": key, "shift": shift, "buttons": list(buttons)}
+        for (key, shift), buttons in SHORTCUTS.items()
+    ]
+    _COMPONENT(key="keys", data={"shortcuts": shortcuts})

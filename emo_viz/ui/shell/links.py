@@ -1,0 +1,232 @@
+"""State in the address: whatever a visitor has chosen, so that a link shows the same.
+
+Every parameter goes through here, and its text through `address`. A page opened by a link takes
+all its choices from the link; opened from the sidebar, it has those of the visitor's last visit.
+Afterwards the visitor's choices count, and what they are is written into the address at the end of
+the run, all at once: the browser keeps every change as a step of its history.
+"""
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import streamlit as st
+from streamlit.runtime.scriptrunner import StopException, get_script_run_ctx
+
+from emo_viz.ui.shell import missing
+from emo_viz.ui.shell.address import Kind, one_of, several_of, whole_number
+
+Value = TypeVar("Value")
+Option = TypeVar("Option", bound=Hashable)
+
+_PAGE, _VISIT, _LINKED = "address_page", "address_visit", "address_linked"
+_OPEN, _PENDING, _WRITTEN = "address_open", "address_pending", "address_written"
+_DRAWN, _BEFORE = "address_drawn", "address_drawn_before"
+NONE_CHOSEN = "none is chosen"
+# Where this run says what a link asks for in vain: above the page's rows of controls, not in them.
+_problems: ContextVar[Any] = ContextVar("address_problems", default=st)
+
+
+@contextmanager
+def page(name: str) -> Iterator[None]:
+    """Around all of a page: reads the address at its beginning, writes it at its end."""
+    state = st.session_state
+    if state.get(_PAGE) != name or _went_back():
+        linked = len(st.query_params) > 0 or state.get(_PAGE) == name
+        state[_VISIT] = state.get(_VISIT, 0) + 1
+        state[_PAGE], state[_LINKED], state[_WRITTEN] = name, linked, set()
+    state[_OPEN], state[_PENDING] = True, {}
+    _problems.set(st.container())
+    state[_BEFORE], state[_DRAWN] = state.get(_DRAWN, set()), set()
+    try:
+        yield
+    except StopException:  # st.stop() ends a page that has no more to show
+        _write(whole=True)
+        raise
+    else:
+        _write(whole=True)
+    finally:
+        state[_OPEN] = False
+
+
+@contextmanager
+def fragment() -> Iterator[None]:
+    """Around the body of a fragment: writes the address when it reruns by itself, and says what
+    is missing in the fragment's own place."""
+    if st.session_state.get(_OPEN):
+        with missing.said():
+            yield
+        return
+    st.session_state[_PENDING] = {}
+    with missing.said():
+        yield
+    _write(whole=False)
+
+
+def choice(
+    place: Any,
+    label: str,
+    options: Sequence[Option],
+    key: str,
+    default: Option | None = None,
+    what: str = "",
+    **how: Any,
+) -> Option:
+    """One of a few options as buttons in `place`; at first the first one.
+
+    place: `st` or a container of it. what: an option in words, if not as the label says. how: more
+    arguments of `st.segmented_control`.
+    """
+    first = options[0] if default is None else default
+    kind = one_of(what or label.lower(), options, how.get("format_func", str))
+    enter(key, kind, first)
+    chosen: Option = place.segmented_control(label, options, required=True, key=key, **how)
+    return leave(key, kind, chosen, first)
+
+
+def select(
+    place: Any, label: str, options: Sequence[Option], key: str, what: str = "", **how: Any
+) -> Option:
+    """One of many options in a list; at first the first one. Arguments as of `choice`."""
+    kind = one_of(what or label.lower(), options, how.get("format_func", str))
+    enter(key, kind, options[0])
+    chosen: Option = place.selectbox(label, options, key=key, **how)
+    return leave(key, kind, chosen, options[0])
+
+
+def select_or_none(
+    place: Any, what: str, label: str, options: Sequence[Option], key: str, **how: Any
+) -> Option | None:
+    """One of many options, at first none of them. what: one of them, in words."""
+    kind = one_of(what, options, how.get("format_func", str), NONE_CHOSEN)
+    enter(key, kind, None)
+    chosen: Option | None = place.selectbox(label, options, index=None, key=key, **how)
+    return leave(key, kind, chosen, None)
+
+
+def several(
+    place: Any, what: str, label: str, options: Sequence[str], most: int, key: str, **how: Any
+) -> tuple[str, ...]:
+    """Up to `most` of some options, at first none. what: one of them, in words."""
+    kind = several_of(what, options, most)
+    enter(key, kind, [])
+    chosen = place.multiselect(label, options, max_selections=most, key=key, **how)
+    return tuple(leave(key, kind, list(chosen), []))
+
+
+def slider(
+    place: Any,
+    label: str,
+    low: int,
+    high: int,
+    usual: int,
+    key: str,
+    sentence: str = "",
+    **how: Any,
+) -> int:
+    """A whole number from low to high, at first `usual`. sentence: of a link's unusable number."""
+    kind = whole_number(label.lower(), low, high, sentence=sentence)
+    enter(key, kind, usual)
+    if low == high:  # Streamlit has no slider with one place
+        return leave(key, kind, low, usual)
+    chosen: int = place.slider(label, low, high, key=key, **how)
+    return leave(key, kind, chosen, usual)
+
+
+def number_or_none(
+    place: Any, what: str, label: str, high: int, key: str, **how: Any
+) -> int | None:
+    """A whole number from 1 to high, at first none."""
+    kind = whole_number(what, 1, high, NONE_CHOSEN)
+    enter(key, kind, None)
+    chosen: int | None = place.number_input(label, 1, high, value=None, key=key, **how)
+    return leave(key, kind, chosen, None)
+
+
+def token(key: str, tokens: int) -> int | None:
+    """The position, 1 to `tokens`, that a click (session state) or the address has chosen."""
+    chosen: int | None = value(key, whole_number("token", 1, tokens, NONE_CHOSEN), None)
+    return chosen
+
+
+def value(key: str, kind: Kind[Any], default: Any) -> Any:
+    """A value that no widget holds but the session state."""
+    enter(key, kind, default)
+    return leave(key, kind, st.session_state[key], default)
+
+
+def enter(key: str, kind: Kind[Any], default: Any, param: str | None = None) -> None:
+    """Give the widget `key` its value before it is drawn: the link's, the last one, or `default`.
+
+    param: its name in the address, if it is another one. What the link asks for in vain is said.
+    """
+    state = st.session_state
+    arriving = state.get(_VISIT) != state.get(_seen(key))
+    if arriving:
+        state[_seen(key)] = state.get(_VISIT)
+        chosen = _arriving(key, kind, default, param or key)
+    else:  # Streamlit forgets a widget that was not drawn for a while
+        chosen = state.get(key, state.get(_kept(key), default))
+    if chosen != default and not kind.fits(chosen):
+        chosen = default
+    if arriving or _reappears(key) or key not in state or state[key] != chosen:
+        state[key] = chosen  # and the browser is told
+
+
+def leave(
+    key: str, kind: Kind[Any], chosen: Value, default: Any, param: str | None = None
+) -> Value:
+    """Keep what the widget `key` holds, for the address and for the next visit; returns it."""
+    st.session_state[_kept(key)] = chosen
+    plain = chosen is None or chosen == default and not kind.always
+    texts = [] if plain else kind.write(chosen)
+    st.session_state.setdefault(_PENDING, {})[param or key] = texts
+    return chosen
+
+
+def _arriving(key: str, kind: Kind[Any], default: Any, param: str) -> Any:
+    """The value at the beginning of a visit."""
+    asked = st.query_params.get_all(param)
+    if asked:
+        found = kind.read(asked)
+        if found.problem:
+            _problems.get().warning(found.problem)
+        return default if found.value is None else found.value
+    if st.session_state.get(_LINKED) and not kind.lasting:
+        return default
+    return st.session_state.get(key, st.session_state.get(_kept(key), default))
+
+
+def _reappears(key: str) -> bool:
+    """Whether a widget was not drawn in the last run: the browser does not know its value."""
+    now = st.session_state.setdefault(_DRAWN, set())
+    before = key in now or key in st.session_state.get(_BEFORE, ())
+    now.add(key)
+    return not before
+
+
+def _write(whole: bool) -> None:
+    """The choices of this run into the address, in one step; a `whole` run leaves no others."""
+    state = st.session_state
+    pending: dict[str, list[str]] = state[_PENDING]
+    now = {name: st.query_params.get_all(name) for name in st.query_params}
+    gone = state.get(_WRITTEN, set()) - pending.keys() if whole else set()
+    then = {name: texts for name, texts in (now | pending).items() if texts and name not in gone}
+    state[_WRITTEN] = state.get(_WRITTEN, set()) | pending.keys()
+    if then != now:
+        st.query_params.from_dict(then)
+
+
+def _went_back() -> bool:
+    """Whether this run is a step back or forward in the browser's history: the address counts."""
+    context = get_script_run_ctx()
+    return bool(getattr(context, "is_history_navigation", False))
+
+
+def _seen(key: str) -> str:
+    return f"{key}_seen"
+
+
+def _kept(key: str) -> str:
+    return f"{key}_kept"

@@ -1,0 +1,30 @@
+"""How it looks when something is not here: a sentence, and the command that makes it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import streamlit as st
+
+from emo_viz.server.library import Missing
+from emo_viz.ui.shell.words import escape_markdown
+
+
+def empty_state(sentence: str, command: str, headline: str = "Nothing to show yet") -> None:
+    """Say what is missing and how to make it, in place of what the page would show.
+
+    sentence: Markdown.
+    """
+    with st.container(border=True):
+        st.markdown(f":material/inventory_2: **{headline}**")
+        st.write(sentence)
+        st.code(command, language="bash", wrap_lines=True)
+
+
+@contextmanager
+def said() -> Iterator[None]:
+    """Around what asks the library: what it misses is drawn here, and ends the page."""
+    try:
+        yield
+    except Missing as error:
+        empty_state(escape_markdown(error.sentence), error.command)
+        st.stop()

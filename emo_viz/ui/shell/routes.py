@@ -1,0 +1,52 @@
+"""Every address: the file of each page, and each name that stands in an address, once.
+
+A name is also the key under which its value is kept in the session, where nothing else is said.
+"""
+
+HOME = "app.py"
+ROUTING = "pages/1_Token_routing.py"
+CLUSTERS = "pages/2_Document_clusters.py"
+ABLATION = "pages/3_Subset_ablation.py"
+KERNEL = "pages/4_Kernel.py"
+
+ROUTING_SOURCE, ROUTING_DOMAIN = "routing_source", "routing_domain"
+ROUTING_DOCUMENT, ROUTING_TEXT = "routing_doc", "routing_text"
+ROUTING_LAYER, ROUTING_TOKEN, ROUTING_EXPERT = "routing_layer", "routing_token", "routing_expert"
+ROUTING_ORDER, ROUTING_COLOUR = "routing_order", "routing_colour"
+
+CLUSTER_LEVEL, CLUSTER_K, CLUSTER_LAYER = "cluster_level", "cluster_k", "cluster_layer"
+CLUSTER_MAP, CLUSTER_COLOUR = "cluster_map", "cluster_colour"
+CLUSTER_TOKEN_COLOUR = "cluster_token_colour"
+CLUSTER_DOMAIN, CLUSTER_HIGHLIGHT = "cluster_domain", "cluster_highlight"
+CLUSTER_SELECTION, CLUSTER_TOKENS = "cluster_selection", "cluster_tokens"
+CLUSTER_DOCUMENT, CLUSTER_TOKEN = "cluster_document", "cluster_token"
+CLUSTER_READER, CLUSTER_READER_LAYER = "cluster_reader", "cluster_reader_layer"
+
+SUBSET_DOMAIN, SUBSET_METHOD, SUBSET_KEEP = "subset_domain", "subset_method", "k"
+SUBSET_DOCUMENT, SUBSET_TEXT = "subset_document", "subset_text"
+SUBSET_TOKEN, SUBSET_VIEW = "subset_token", "subset_view"
+
+KERNEL_ARCH, KERNEL_SIZE = "kernel_arch", "kernel_size"
+
+# What stands for a text of the visitor's own: as the source of a text, in place of a document's id.
+OWN_SOURCE, OWN_DOCUMENT = "Your own text", "own"
+
+
+def routing_of_document(document: str) -> dict[str, str]:
+    """The parameters of the routing page that open a bundled document."""
+    return {ROUTING_DOCUMENT: document}
+
+
+def routing_of_text(code: str) -> dict[str, str]:
+    """Those that open a text of the visitor's own, as a link carries it."""
+    return {ROUTING_SOURCE: OWN_SOURCE, ROUTING_TEXT: code}
+
+
+def ablation_of_document(document: str) -> dict[str, str]:
+    """The parameters of the ablation page that open a bundled document."""
+    return {SUBSET_DOCUMENT: document}
+
+
+def ablation_of_text(code: str) -> dict[str, str]:
+    """Those that open a text of the visitor's own, as a link carries it."""
+    return {SUBSET_DOCUMENT: OWN_DOCUMENT, SUBSET_TEXT: code}
