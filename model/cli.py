@@ -1,7 +1,8 @@
 """What every command line of this project does with bad input: one sentence, exit code 2."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import click
 
@@ -25,6 +26,24 @@ def printable(text: str) -> str:
 def say(text: str, err: bool = False) -> None:
     """Print what a command has to say, whatever the names in it hold."""
     click.echo(printable(text), err=err)
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives the function (done, total) that draws a bar, from its first call until all is done."""
+    with ExitStack() as open_bars:
+        bar: Any = None
+
+        def show(done: int, total: int) -> None:
+            nonlocal bar
+            if bar is None:
+                bar = click.progressbar(length=total, label=label, show_pos=True)
+                open_bars.enter_context(bar)
+            bar.update(done - bar.pos)
+            if done >= total:
+                open_bars.close()
+
+        yield show
 
 
 @contextmanager

@@ -178,7 +178,7 @@ def _cluster_tokens(folder: Path) -> None:
 def _write_token_map(folder: Path) -> None:
     from emo_viz.analysis.projection import pca_map
     from emo_viz.analysis.token_map import save_token_map
-    from emo_viz.commands.token_map import make
+    from emo_viz.runs.token_map import make
 
     emo, standard = MODELS.values()
     made = make(

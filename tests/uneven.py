@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from emo_viz.__main__ import main
 from emo_viz.analysis import projection
 from emo_viz.analysis.token_map import save_token_map
-from emo_viz.commands.token_map import make
+from emo_viz.runs.token_map import make
 from model.emo.config import EmoConfig
 from model.emo.modeling import EmoForCausalLM
 from model.files import weights_digest

@@ -1,42 +1,13 @@
 """Measure what each model loses with a subset of its experts: python -m emo_viz curves --help"""
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from emo_viz.analysis import ablation
-from emo_viz.analysis.ablation import Part, Task
-from emo_viz.analysis.curves import METHODS, check_name, write_curves
-from emo_viz.analysis.origins import Origins, documents_digest
-from emo_viz.analysis.pairs import Checkpoint, Pair, open_pair
-from emo_viz.analysis.parts import Parts
-from emo_viz.trace.documents import read_documents
-from model.cli import say
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from model.emo.modeling import EmoForCausalLM
-
-
-@dataclass(frozen=True)
-class Job:
-    """One model on one domain, and where its part is kept."""
-
-    checkpoint: Checkpoint
-    task: Task
-    parts: Parts
-
-    def read(self) -> Part | None:
-        """The finished part, if there is one."""
-        return self.parts.read(self.checkpoint.sha256, self.task)
+from emo_viz.analysis.ablation import RANDOM_SEEDS
+from emo_viz.analysis.curves import METHODS
+from emo_viz.runs.curves import Workers, measure, plan_files
+from model.cli import progress_bar, say
 
 
 def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> list[int] | None:
@@ -102,7 +73,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option(
     "--random-seeds",
     type=click.IntRange(min=1),
-    default=ablation.RANDOM_SEEDS,
+    default=RANDOM_SEEDS,
     show_default=True,
     help="Random subsets at each keep-k.",
 )
@@ -124,109 +95,13 @@ def command(
     workers: int,
 ) -> None:
     """Measure subset curves. If it is stopped, the next call, or the page, goes on from there."""
-    check_name(out)
-    documents, calibration = _documents(documents_path), _documents(calibration_path)
-    ablation.check_disjoint(documents, calibration)
-    pair = open_pair(models)
-    keep = keep or ablation.default_keep(pair.config)
-    methods = methods or list(ablation.default_methods(documents["domain"].nunique()))
-    tasks = _tasks(
-        pair, documents, calibration, ablation.plan_cuts(pair.config, keep, methods, random_seeds)
-    )
-    parts = Parts.of(out)
-    jobs = [Job(checkpoint, task, parts) for checkpoint in pair.checkpoints for task in tasks]
-    _measure_all(jobs, workers)
-    found = {
-        c.objective: [_finished_part(j) for j in jobs if j.checkpoint is c]
-        for c in pair.checkpoints
-    }
-    origins = Origins(pair.models, documents_digest(documents), documents_digest(calibration))
-    about = ablation.describe(pair.config, origins, keep, methods, random_seeds)
-    curves = ablation.collect(found, tasks, about)
-    write_curves(curves, out)
-    parts.clear()
-    say(f"{out}: {len(curves.rows):,} rows, {out.stat().st_size / 1e6:.2f} MB.")
-
-
-def _documents(path: Path) -> "pd.DataFrame":
-    """Documents with a parent, "" for none: those of no parent share no text that is known of."""
-    documents = read_documents(path)
-    parents = documents["parent"].fillna("") if "parent" in documents else ""
-    return documents.assign(parent=parents)
-
-
-def _tasks(
-    pair: Pair,
-    documents: "pd.DataFrame",
-    calibration: "pd.DataFrame",
-    cuts: tuple[ablation.Cut, ...],
-) -> list[Task]:
-    most = min(ablation.MAX_TOKENS, pair.config.max_position_embeddings)
-    held_out, few = (
-        ablation.tokenise(some, pair.tokenizer, most) for some in (documents, calibration)
-    )
-    return ablation.plan_tasks(held_out, few, cuts)
-
-
-def _measure_all(jobs: list[Job], workers: int) -> None:
-    """Measure what is not there yet, with a progress bar; Ctrl-C keeps the finished parts."""
-    missing = [job for job in jobs if job.read() is None]
-    label = f"Measuring {len(missing)} of {len(jobs)} parts"
+    plan = plan_files(models, documents_path, calibration_path, out, keep, methods, random_seeds)
+    label = f"Measuring {len(plan.missing())} of {len(plan.jobs)} parts"
     try:
-        with click.progressbar(length=len(missing), label=label, show_pos=True) as bar:
-            for _ in _finished(missing, workers):
-                bar.update(1)
+        with progress_bar(label) as report:
+            curves = measure(plan, Workers(workers), report)
     except KeyboardInterrupt as error:
-        kept = sum(job.read() is not None for job in jobs)
-        say(f"Stopped. {kept} of {len(jobs)} parts are kept; call again to go on.")
+        kept = len(plan.jobs) - len(plan.missing())
+        say(f"Stopped. {kept} of {len(plan.jobs)} parts are kept; call again to go on.")
         raise click.Abort from error
-
-
-def _finished(jobs: list[Job], workers: int) -> Iterator[None]:
-    """Yields once for each measured job."""
-    if workers == 1:
-        yield from map(_measure, jobs)
-        return
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    # Spawned, not forked: torch's thread pool does not survive a fork.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _limit_threads, (threads,))
-    try:
-        for done in as_completed([pool.submit(_measure, job) for job in jobs]):
-            yield done.result()
-    except BrokenProcessPool as error:
-        raise ValueError(
-            "A worker process was killed, perhaps for want of memory; finished parts are kept: "
-            "call again with fewer --workers."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _limit_threads(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-
-
-_loaded: "dict[Path, EmoForCausalLM]" = {}  # of this worker process: the model it used last
-
-
-def _measure(job: Job) -> None:
-    from model.run.loading import load_model
-
-    folder = job.checkpoint.folder
-    if folder not in _loaded:
-        _loaded.clear()
-        _loaded[folder] = load_model(folder)
-    part = ablation.measure(_loaded[folder], job.task)
-    job.parts.write(job.checkpoint.sha256, job.task, part)
-
-
-def _finished_part(job: Job) -> Part:
-    part = job.read()
-    if part is None:
-        raise ValueError(
-            f"Finished parts have gone from {job.parts.folder}, perhaps because another "
-            "measurement ended; call again."
-        )
-    return part
+    say(f"{out}: {len(curves.rows):,} rows, {out.stat().st_size / 1e6:.2f} MB.")

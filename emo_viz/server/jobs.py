@@ -15,10 +15,10 @@ from typing import Any
 
 import streamlit as st
 
+from emo_viz.runs.progress import Report
+
 MAX_JOBS = 32
 HAND_OVER_SECONDS = 0.005
-
-Report = Callable[[int, int], None]
 
 
 class Cancelled(Exception):

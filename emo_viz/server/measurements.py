@@ -1,22 +1,21 @@
-"""Measuring all subset curves anew, in the background, into the file that the pages read.
+"""Measuring subset curves in the background, on the models that the server has in memory.
 
-Finished parts (one model on one domain) are kept beside that file until the whole is written, so
-that a stopped or failed measurement goes on where it was, here or by `python -m emo_viz curves`.
+A stopped or failed measurement of all curves goes on where it was, here or by the command (see
+`emo_viz.runs.curves`); more points of one curve are kept by the server alone.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-
-from emo_viz.analysis import ablation
-from emo_viz.analysis.ablation import Part, Task
-from emo_viz.analysis.curves import METHODS, write_curves
-from emo_viz.analysis.origins import Origins, Weights, documents_digest
+from emo_viz.analysis import pairs
+from emo_viz.analysis.ablation import Task
+from emo_viz.analysis.curves import Measured
+from emo_viz.analysis.pairs import Checkpoint
 from emo_viz.analysis.parts import Parts
+from emo_viz.runs import curves
+from emo_viz.runs.progress import Report
 from emo_viz.server import assets, library
-from emo_viz.server.jobs import Job, Report, politely, registry
+from emo_viz.server.jobs import Job, politely, registry
 from emo_viz.server.library import LoadedModel, Pair
 
 
@@ -28,16 +27,11 @@ def find(pair: Pair) -> Job | None:
 def start(pair: Pair) -> None:
     """Measure every domain with every method. ValueError if the documents do not allow it."""
     documents, calibration = library.documents(), library.calibration_documents()
-    ablation.check_disjoint(documents, calibration)
-    path, parts = _path(), Parts.of(_path())
-    about = _about(pair, documents, calibration)
+    curves.check_disjoint(documents, calibration)
 
     def work(report: Report) -> None:
-        tasks = plan(pair, documents, calibration)
-        step = counter(report, total=2 * sum(len(task.cuts) for task in tasks))
-        found = {one.name: [_part(one, task, parts, step) for task in tasks] for one in pair}
-        write_curves(ablation.collect(found, tasks, about), path)
-        parts.clear()
+        planned = curves.plan(_checkpoints(pair), documents, calibration, _path())
+        curves.measure(planned, _loaded(pair), report)
 
     registry().start(_key(pair), work)
 
@@ -47,26 +41,18 @@ def kept_parts(pair: Pair) -> int:
     return Parts.of(_path()).count(map(digest, pair))
 
 
-def plan(pair: Pair, documents: pd.DataFrame, calibration: pd.DataFrame) -> list[Task]:
-    """Every domain: all methods, at each doubling of the experts that a token uses."""
-    config, tokenizer = pair.emo.model.config, pair.emo.tokenizer
-    return ablation.plan_tasks(
-        ablation.tokenise(documents, tokenizer),
-        ablation.tokenise(calibration, tokenizer),
-        ablation.plan_cuts(config, ablation.default_keep(config), METHODS, ablation.RANDOM_SEEDS),
-    )
+def find_points(pair: Pair, domain: str, method: str) -> Job | None:
+    """The measurement of more points of a domain's curve, if anybody asked for it."""
+    return registry().find(_points_key(pair, domain, method))
 
 
-def counter(report: Report, total: int) -> Callable[[], None]:
-    """A function that counts one more step of `total` as done and reports it."""
-    done = 0
+def start_points(pair: Pair, domain: str, method: str, task: Callable[[], Task]) -> None:
+    """Measure the cuts of `task`, which is made in the background; the result is a `Measured`."""
 
-    def step() -> None:
-        nonlocal done
-        done += 1
-        report(done, total)
+    def work(report: Report) -> Measured:
+        return Measured.of(_loaded(pair).only(task(), report).rows)
 
-    return step
+    registry().start(_points_key(pair, domain, method), work)
 
 
 def digest(loaded: LoadedModel) -> str:
@@ -76,28 +62,19 @@ def digest(loaded: LoadedModel) -> str:
     return weights_digest(loaded.path)
 
 
-def _part(loaded: LoadedModel, task: Task, parts: Parts, step: Callable[[], None]) -> Part:
-    found = parts.read(digest(loaded), task)
-    if found is None:
-        found = ablation.measure(loaded.model, task, politely(loaded.lock), step)
-        parts.write(digest(loaded), task, found)
-    else:
-        for _ in task.cuts:
-            step()
-    return found
+def documents_key() -> str:
+    """Tells the documents that are measured, and those that experts are chosen on, from others."""
+    path = assets.documents_path()
+    return repr(assets.stamp(path, path.with_name("calibration.parquet")))
 
 
-def _about(pair: Pair, documents: pd.DataFrame, calibration: pd.DataFrame) -> dict[str, Any]:
-    config = pair.emo.model.config
-    models = {one.name: Weights(one.path.resolve().name, digest(one)) for one in pair}
-    texts = (documents_digest(each) for each in (documents, calibration))
-    return ablation.describe(
-        config,
-        Origins(models, *texts),
-        ablation.default_keep(config),
-        METHODS,
-        ablation.RANDOM_SEEDS,
-    )
+def _loaded(pair: Pair) -> curves.Loaded:
+    return curves.Loaded({one.name: (one.model, politely(one.lock)) for one in pair})
+
+
+def _checkpoints(pair: Pair) -> pairs.Pair:
+    emo, standard = (Checkpoint(one.path, one.name, digest(one)) for one in pair)
+    return pairs.Pair((emo, standard), pair.emo.model.config, pair.emo.tokenizer)
 
 
 def _key(pair: Pair) -> str:
@@ -105,10 +82,9 @@ def _key(pair: Pair) -> str:
     return "|".join(["all curves", *map(digest, pair), documents_key()])
 
 
-def documents_key() -> str:
-    """Tells the documents that are measured, and those that experts are chosen on, from others."""
-    path = assets.documents_path()
-    return repr(assets.stamp(path, path.with_name("calibration.parquet")))
+def _points_key(pair: Pair, domain: str, method: str) -> str:
+    """Documents and calibration change together."""
+    return "|".join([*map(digest, pair), documents_key(), domain, method])
 
 
 def _path() -> Path:

@@ -214,7 +214,7 @@ def test_a_model_that_gives_no_numbers_is_named(tiny_assets: Path, monkeypatch):
 def test_a_killed_worker_is_one_sentence(ready, tmp_path, monkeypatch):
     from concurrent.futures.process import BrokenProcessPool
 
-    from emo_viz.commands import curves
+    from emo_viz.runs import curves
 
     def killed(*_: object) -> None:
         raise BrokenProcessPool

@@ -43,7 +43,7 @@ def _forget_token() -> None:
     st.session_state[TOKEN] = None
 
 
-FIELD = OwnText("subset", _forget_token)
+FIELD = OwnText("subset", routes.SUBSET_TEXT, _forget_token)
 
 
 def answer(study: Study, choice: Choice, found: Measured, live: Live) -> None:

@@ -25,10 +25,10 @@ from emo_viz.analysis.curves import (
     read_curves,
 )
 from emo_viz.analysis.widths import experts_by_layer, in_words
-from emo_viz.server import assets, commands, library
-from emo_viz.server.jobs import Job, Report, politely, registry
+from emo_viz.server import assets, commands, library, measurements
+from emo_viz.server.jobs import Job
 from emo_viz.server.library import LoadedModel, Pair
-from emo_viz.server.measurements import counter, digest, documents_key
+from emo_viz.server.measurements import documents_key
 from emo_viz.ui.parts import freshness, measuring
 from emo_viz.ui.parts.reading import tokens_of
 from emo_viz.ui.parts.token_text import text_labels
@@ -367,29 +367,13 @@ def fine_task(study: Study, domain: str, method: str) -> ablation.Task:
     return ablation.Task(calibration[domain], held_out, calibration[other] if other else None, cuts)
 
 
-def _fine_key(study: Study, domain: str, method: str) -> str:
-    """Names the finer curve by what it depends on; documents and calibration change together."""
-    weights = map(digest, study.pair)
-    return "|".join([*weights, documents_key(), domain, method])
-
-
 def fine_job(study: Study, choice: Choice) -> Job | None:
     """The finer measurement of the chosen domain and method, if anybody has asked for it."""
     if choice.domain is None:
         return None
-    return registry().find(_fine_key(study, choice.domain, choice.method))
+    return measurements.find_points(study.pair, choice.domain, choice.method)
 
 
 def start_fine_job(study: Study, domain: str, method: str) -> None:
     """Measure the domain at more keep-ks, in the background; both models, one after the other."""
-
-    def work(report: Report) -> Measured:
-        task = fine_task(study, domain, method)
-        step = counter(report, total=2 * len(task.cuts))
-        parts = {
-            one.name: [ablation.measure(one.model, task, politely(one.lock), step)]
-            for one in study.pair
-        }
-        return Measured.of(ablation.collect(parts, [task], {}).rows)
-
-    registry().start(_fine_key(study, domain, method), work)
+    measurements.start_points(study.pair, domain, method, lambda: fine_task(study, domain, method))

@@ -18,17 +18,14 @@ MAX_FILE_MEGABYTES = 1
 
 @dataclass(frozen=True)
 class OwnText:
-    """The field of one page: `page` begins the names of its widgets and its address parameter.
+    """The field of one page: `page` begins the names of its widgets.
 
-    on_change: called when another text stands in the field.
+    param: where the address keeps it. on_change: called when another text stands in the field.
     """
 
     page: str
+    param: str
     on_change: Callable[[], None]
-
-    @property
-    def param(self) -> str:
-        return f"{self.page}_text"
 
     @property
     def draft(self) -> str:

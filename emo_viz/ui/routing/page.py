@@ -55,7 +55,7 @@ def forget_selection() -> None:
         st.session_state[key] = None
 
 
-FIELD = OwnText("routing", forget_selection)
+FIELD = OwnText("routing", routes.ROUTING_TEXT, forget_selection)
 
 
 def _own_text() -> Chosen | None:

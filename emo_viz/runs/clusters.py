@@ -1,0 +1,102 @@
+"""Token clusters of one model: its routing of documents recorded, clustered, measured, written."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from emo_viz.analysis.origins import documents_digest
+from emo_viz.analysis.pairs import check_routers
+from emo_viz.analysis.tokens import (
+    TokenClusters,
+    TokenTable,
+    fit_token_clusters,
+    save_token_clusters,
+    token_rows,
+)
+from emo_viz.runs.progress import Counter, Report, unreported
+from emo_viz.trace.documents import read_documents
+from emo_viz.trace.recorder import check_max_tokens
+from model.files import check_new_file, weights_digest
+
+if TYPE_CHECKING:
+    from model.emo.modeling import EmoForCausalLM
+    from model.run.inference import Encoded
+
+
+def cluster_tokens(
+    checkpoint: Path,
+    documents_path: Path,
+    out: Path,
+    clusters: int,
+    max_tokens: int,
+    seed: int = 0,
+    report: Report = unreported,
+    tell: Callable[[str], None] = lambda sentence: None,
+) -> TokenClusters:
+    """Write the token clusters of a checkpoint to the .npz file `out`.
+
+    max_tokens: of each document, its EOS counted. report: of the documents recorded; tell: gets a
+    sentence before the clustering. Raises ValueError for what cannot be read, clustered or written.
+    """
+    from model.run.inference import encode
+    from model.run.loading import load_model, load_tokenizer
+
+    check_new_file(out)
+    documents = read_documents(documents_path)
+    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    check_routers(model.config, checkpoint)
+    check_max_tokens(model, max_tokens)
+    made = {
+        "model": checkpoint.resolve().name,
+        "checkpoint_sha256": weights_digest(checkpoint),
+        "documents_sha256": documents_digest(documents),
+        "max_tokens": max_tokens,
+    }
+    encoded = [encode(tokenizer, text, max_tokens) for text in documents["text"]]
+    _check_enough(clusters, sum(len(each.token_ids) - 1 for each in encoded))
+    table = _record(model, encoded, documents, report)
+    tell(f"Clustering {len(table.rows):,} tokens{_dropped(encoded)}.")
+    fitted = fit_token_clusters(table, made, clusters, seed=seed)
+    save_token_clusters(out, fitted)
+    return fitted
+
+
+def _check_enough(clusters: int, tokens: int) -> None:
+    if clusters > tokens:
+        raise ValueError(
+            f"{clusters} clusters need as many tokens and the documents have {tokens:,}; choose "
+            "fewer with --clusters."
+        )
+
+
+def _dropped(encoded: "Sequence[Encoded]") -> str:
+    """How much of the documents is not among the tokens."""
+    dropped = [each.dropped for each in encoded if each.dropped]
+    return f" ({sum(dropped):,} more of {len(dropped):,} longer documents left out)" * bool(dropped)
+
+
+def _record(
+    model: "EmoForCausalLM", encoded: "Sequence[Encoded]", documents: pd.DataFrame, report: Report
+) -> TokenTable:
+    """Run every document through the model and keep its tokens' router probabilities (float16)."""
+    from model.run.inference import record
+
+    rows, ids, texts = [], [], dict[int, str]()
+    step = Counter(report, len(encoded))
+    for each in encoded:
+        probs = record(model, each.token_ids).router_probs[:, 1:]  # without the EOS
+        rows.append(token_rows(probs).astype(np.float16))
+        ids.append(each.token_ids[1:])
+        texts.update(zip(each.token_ids[1:].tolist(), each.texts[1:], strict=True))
+        step()
+    return TokenTable(
+        rows=np.concatenate(rows),
+        token_ids=np.concatenate(ids),
+        documents=np.repeat(np.arange(len(ids)), [len(each) for each in ids]),
+        ids=documents["id"].tolist(),
+        domains=documents["domain"].tolist(),
+        texts=texts,
+    )

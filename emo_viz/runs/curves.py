@@ -1,0 +1,227 @@
+"""Subset curves of a pair, measured part by part: one model on one domain.
+
+Each part is kept beside the file of the curves as soon as it is measured, so whatever was stopped
+goes on from there, whoever asks: the command in processes of its own (`Workers`), the app on the
+models that it has in memory (`Loaded`).
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from emo_viz.analysis import ablation
+from emo_viz.analysis.ablation import Guard, Part, Task
+from emo_viz.analysis.curves import Curves, check_name, write_curves
+from emo_viz.analysis.origins import Origins, documents_digest
+from emo_viz.analysis.pairs import Checkpoint, Pair, open_pair
+from emo_viz.analysis.parts import Parts
+from emo_viz.runs.progress import Counter, Report, unreported
+from emo_viz.trace.documents import read_documents
+
+if TYPE_CHECKING:
+    from model.emo.modeling import EmoForCausalLM
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model on one domain, and where its part is kept."""
+
+    checkpoint: Checkpoint
+    task: Task
+    parts: Parts
+
+    def read(self) -> Part | None:
+        """The finished part, if there is one."""
+        return self.parts.read(self.checkpoint.sha256, self.task)
+
+    def measure(self, model: "EmoForCausalLM", guard: Guard, step: Callable[[], None]) -> None:
+        """Measure the part and keep it; guard and step as `ablation.measure` takes them."""
+        part = ablation.measure(model, self.task, guard, step)
+        self.parts.write(self.checkpoint.sha256, self.task, part)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is to be measured; about: what curves.json says of it; out: the .parquet file."""
+
+    jobs: tuple[Job, ...]
+    tasks: list[Task]
+    about: dict[str, Any]
+    out: Path
+
+    def missing(self) -> list[Job]:
+        """The jobs whose parts are not there yet."""
+        return [job for job in self.jobs if job.read() is None]
+
+
+Measure = Callable[[Sequence[Job], Counter], None]
+"""Measures jobs in any order, keeps their parts, and counts every cut of theirs as a step."""
+
+
+def plan_files(
+    models: tuple[Path, Path],
+    documents_path: Path,
+    calibration_path: Path,
+    out: Path,
+    keep: Sequence[int] | None = None,
+    methods: Sequence[str] | None = None,
+    random_seeds: int = ablation.RANDOM_SEEDS,
+) -> Plan:
+    """The measurement of two checkpoint folders on files of documents; see `plan`."""
+    check_name(out)
+    documents, calibration = read_documents(documents_path), read_documents(calibration_path)
+    check_disjoint(documents, calibration)
+    return plan(open_pair(models), documents, calibration, out, keep, methods, random_seeds)
+
+
+def check_disjoint(documents: pd.DataFrame, calibration: pd.DataFrame) -> None:
+    """Raises ValueError for calibration documents that are evaluated too."""
+    ablation.check_disjoint(_with_parents(documents), _with_parents(calibration))
+
+
+def plan(
+    pair: Pair,
+    documents: pd.DataFrame,
+    calibration: pd.DataFrame,
+    out: Path,
+    keep: Sequence[int] | None = None,
+    methods: Sequence[str] | None = None,
+    random_seeds: int = ablation.RANDOM_SEEDS,
+) -> Plan:
+    """Every domain of the documents: keep-ks and methods as given, or the usual ones.
+
+    Raises ValueError for a keep-k, a method or documents that cannot be measured.
+    """
+    keep = keep or ablation.default_keep(pair.config)
+    methods = methods or ablation.default_methods(documents["domain"].nunique())
+    most = min(ablation.MAX_TOKENS, pair.config.max_position_embeddings)
+    cuts = ablation.plan_cuts(pair.config, keep, methods, random_seeds)
+    held_out, few = (
+        ablation.tokenise(some, pair.tokenizer, most) for some in (documents, calibration)
+    )
+    tasks, parts = ablation.plan_tasks(held_out, few, cuts), Parts.of(out)
+    jobs = tuple(Job(each, task, parts) for each in pair.checkpoints for task in tasks)
+    origins = Origins(pair.models, documents_digest(documents), documents_digest(calibration))
+    about = ablation.describe(pair.config, origins, keep, methods, random_seeds)
+    return Plan(jobs, tasks, about, out)
+
+
+def measure(plan: Plan, by: Measure, report: Report = unreported) -> Curves:
+    """Measure what is not there yet and write the curves; a file that was there stays until then.
+
+    report: of the cuts measured, those of finished parts at once. What it raises stops the work;
+    finished parts stay. Raises ValueError for what cannot be measured or written.
+    """
+    missing = plan.missing()
+    step = Counter(report, sum(len(job.task.cuts) for job in plan.jobs))
+    finished = step.total - sum(len(job.task.cuts) for job in missing)
+    if finished:
+        step(finished)
+    by(missing, step)
+    found: dict[str, list[Part]] = {job.checkpoint.objective: [] for job in plan.jobs}
+    for job in plan.jobs:
+        found[job.checkpoint.objective].append(_finished(job))
+    curves = ablation.collect(found, plan.tasks, plan.about)
+    write_curves(curves, plan.out)
+    Parts.of(plan.out).clear()
+    return curves
+
+
+def _finished(job: Job) -> Part:
+    part = job.read()
+    if part is None:
+        raise ValueError(
+            f"Finished parts have gone from {job.parts.folder}, perhaps because another "
+            "measurement ended; call again."
+        )
+    return part
+
+
+def _with_parents(documents: pd.DataFrame) -> pd.DataFrame:
+    """Documents with a parent, "" for none: those of no parent share no text that is known of."""
+    parents = documents["parent"].fillna("") if "parent" in documents else ""
+    return documents.assign(parent=parents)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Measures on models in memory, by their role; each has a guard for its single steps."""
+
+    models: "Mapping[str, tuple[EmoForCausalLM, Guard]]"
+
+    def __call__(self, jobs: Sequence[Job], step: Counter) -> None:
+        for job in jobs:
+            model, guard = self.models[job.checkpoint.objective]
+            job.measure(model, guard, step)
+
+    def only(self, task: Task, report: Report = unreported) -> Curves:
+        """One domain in every model, kept nowhere."""
+        step = Counter(report, len(self.models) * len(task.cuts))
+        parts = {
+            role: [ablation.measure(model, task, guard, step)]
+            for role, (model, guard) in self.models.items()
+        }
+        return ablation.collect(parts, [task], {})
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Measures in so many processes, each with its own copy of the model that it works on.
+
+    One worker is this process. Raises ValueError if a process was killed.
+    """
+
+    number: int
+
+    def __call__(self, jobs: Sequence[Job], step: Counter) -> None:
+        if self.number > 1 and jobs:
+            self._share_out(jobs, step)
+            return
+        for job in jobs:
+            _measure(job, step)
+
+    def _share_out(self, jobs: Sequence[Job], step: Counter) -> None:
+        threads = max(1, (os.cpu_count() or 1) // self.number)
+        # Spawned, not forked: torch's thread pool does not survive a fork.
+        pool = ProcessPoolExecutor(
+            min(self.number, len(jobs)), get_context("spawn"), _limit_threads, (threads,)
+        )
+        try:
+            for done in as_completed([pool.submit(_measure, job) for job in jobs]):
+                step(done.result())
+        except BrokenProcessPool as error:
+            raise ValueError(
+                "A worker process was killed, perhaps for want of memory; finished parts are "
+                "kept: call again with fewer --workers."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _limit_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+_model: "dict[Path, EmoForCausalLM]" = {}  # of this worker process: the one it used last
+
+
+def _measure(job: Job, step: Callable[[], None] = lambda: None) -> int:
+    """Returns the number of cuts measured."""
+    from model.run.loading import load_model
+
+    folder = job.checkpoint.folder
+    if folder not in _model:
+        _model.clear()
+        _model[folder] = load_model(folder)
+    job.measure(_model[folder], nullcontext, step)
+    return len(job.task.cuts)

@@ -1,0 +1,72 @@
+"""A subset of one model's experts, chosen on calibration documents and written to a file."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from emo_viz.trace.documents import read_documents, texts_digest
+from emo_viz.trace.recorder import check_max_tokens
+from model.files import check_new_file, read_text, weights_digest, write_text
+
+if TYPE_CHECKING:
+    from model.run.subset import ExpertSubset, Method
+
+
+def choose_subset(
+    checkpoint: Path,
+    documents_path: Path,
+    out: Path,
+    keep_k: int,
+    method: "Method",
+    max_tokens: int,
+    domain: str | None = None,
+) -> "ExpertSubset":
+    """Write the `keep_k` experts a layer that a domain's documents prefer to the JSON file `out`.
+
+    domain: None for all documents. max_tokens: of each, its EOS counted. Raises ValueError for what
+    cannot be read, kept or written, and for an `out` that is something else than a subset.
+    """
+    from model.run.inference import encode
+    from model.run.loading import load_model, load_tokenizer
+    from model.run.selection import select_experts
+    from model.run.subset import check_keep_k
+
+    _check_out(out)
+    documents = _of_domain(read_documents(documents_path), domain, documents_path)
+    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    check_max_tokens(model, max_tokens)
+    check_keep_k(model.config, keep_k)
+    texts = [encode(tokenizer, text, max_tokens).token_ids for text in documents["text"]]
+    subset = replace(
+        select_experts(model, texts, keep_k, method, documents["id"].tolist()),
+        model=checkpoint.resolve().name,
+        weights_sha256=weights_digest(checkpoint),
+        domain=domain,
+        documents_sha256=texts_digest(documents["text"]),
+    )
+    write_text(out, subset.to_json() + "\n")
+    return subset
+
+
+def _check_out(out: Path) -> None:
+    """Raises ValueError unless a subset can be written there; only another subset is replaced."""
+    from model.run.subset import ExpertSubset
+
+    check_new_file(out)
+    if out.exists():
+        try:
+            ExpertSubset.from_json(read_text(out))
+        except ValueError as error:
+            raise ValueError(
+                f"{out} exists and is not a subset; name another file for it."
+            ) from error
+
+
+def _of_domain(documents: pd.DataFrame, domain: str | None, path: Path) -> pd.DataFrame:
+    chosen = documents if domain is None else documents[documents["domain"] == domain]
+    if chosen.empty:
+        known = ", ".join(sorted(set(documents["domain"])))
+        raise ValueError(f"{path} has no documents of the domain {domain!r}; it has {known}.")
+    return chosen

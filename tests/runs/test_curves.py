@@ -1,0 +1,52 @@
+"""Measuring curves, whoever asks: every cut counted, stopped at a step, gone on from its parts."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from emo_viz.analysis.curves import read_curves
+from emo_viz.runs.curves import Loaded, Plan, Workers, measure, plan_files
+from model.run.loading import load_model
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture
+def plan(tiny_assets: Path, tmp_path: Path) -> Plan:
+    models = tuple(tiny_assets / "checkpoints" / name for name in ("emo-nano", "std-nano"))
+    documents = tiny_assets / "documents"
+    tables = documents / "documents.parquet", documents / "calibration.parquet"
+    return plan_files(models, *tables, tmp_path / "c.parquet", [4], ["random"], 2)
+
+
+def test_a_report_that_raises_stops_and_finished_parts_stay(plan: Plan):
+    cuts = len(plan.tasks[0].cuts)
+    seen = []
+
+    def stop_in_the_third_part(done: int, total: int) -> None:
+        seen.append((done, total))
+        if done == 2 * cuts + 1:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        measure(plan, Workers(1), stop_in_the_third_part)
+    total = cuts * len(plan.jobs)
+    assert seen == [(done, total) for done in range(2 * cuts + 2)]
+    assert len(plan.missing()) == len(plan.jobs) - 2
+    assert not plan.out.exists()
+    goes_on(plan, cuts, total)
+
+
+def goes_on(plan: Plan, cuts: int, total: int) -> None:
+    """Another way of measuring goes on from the same parts, and counts them at once."""
+    models = {job.checkpoint.objective: job.checkpoint.folder for job in plan.jobs}
+    loaded = Loaded({role: (load_model(path), nullcontext) for role, path in models.items()})
+    seen = []
+    curves = measure(plan, loaded, lambda done, total: seen.append((done, total)))
+    assert seen[:2] == [(0, total), (2 * cuts, total)]
+    assert seen[-1] == (total, total)
+    assert len(read_curves(plan.out).rows) == len(curves.rows)
+    assert not plan.out.with_suffix(".parts").exists()

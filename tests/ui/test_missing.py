@@ -1,0 +1,44 @@
+"""What the library misses is drawn where it was asked for, and ends the page there."""
+
+from streamlit.testing.v1 import AppTest
+
+
+def page() -> None:
+    import streamlit as st
+
+    from emo_viz.server.library import Missing
+    from emo_viz.ui.shell import missing
+
+    with missing.said():
+        st.write("before")
+        raise Missing("No *traces* are here.", "make them")
+    st.write("after")
+
+
+def page_with_a_fragment() -> None:
+    import streamlit as st
+
+    from emo_viz.server.library import Missing
+    from emo_viz.ui.shell import links
+
+    @st.fragment
+    def part() -> None:
+        with links.fragment():
+            raise Missing("No models are here.", "train them")
+
+    part()
+
+
+def test_the_sentence_is_plain_text_and_the_command_stands_below():
+    at = AppTest.from_function(page, default_timeout=600).run()
+    assert not at.exception
+    assert [part.value for part in at.markdown][0] == "before"
+    assert at.markdown[-1].value == r"No \*traces\* are here\."
+    assert at.code[0].value == "make them"
+
+
+def test_a_fragment_says_it_too():
+    at = AppTest.from_function(page_with_a_fragment, default_timeout=600).run()
+    assert not at.exception
+    assert at.markdown[-1].value == r"No models are here\."
+    assert at.code[0].value == "train them"
