@@ -49,8 +49,9 @@ class TraceWriter:
     level "tokens", none at level "documents". What no document has is said to be absent.
 
     opening_eos: position 0 of every document is an EOS, which no average counts. source, notes: of
-    an imported file. clusters_of: clusters of another tool come with the documents ("cluster") or
-    with their tokens (`clusters`); cluster_labels: their names.
+    an imported file (`notes` may be added to until the end). clusters_of: clusters of another tool
+    come with the documents ("cluster") or with their tokens (`clusters`); cluster_labels: their
+    names.
 
     Raises ValueError if `out` exists and is neither an empty folder nor a trace.
     """
@@ -76,10 +77,10 @@ class TraceWriter:
         self._facts: dict[str, Any] = {
             "opening_eos": opening_eos,
             "source": source,
-            "notes": tuple(notes),
             "clusters_of": clusters_of,
             "cluster_labels": dict(cluster_labels or {}),
         }
+        self.notes = list(notes)
         self._first = int(opening_eos)  # the first position that counts
         self._clusters_of = clusters_of
         self._row_group_tokens = row_group_tokens
@@ -308,6 +309,7 @@ class TraceWriter:
             has=self._has,
             usage_of=self._usage_of or "probabilities",
             empty_slots=self._empty_slots,
+            notes=tuple(self.notes),
             **self._facts,
         )
         (self._folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
