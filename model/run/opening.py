@@ -64,7 +64,7 @@ def open_checkpoint(source: str, device: str = "cpu", dtype: str = "float32") ->
     if is_emo and target is not None:
         model = _open_emo(folder, target, dtype)
     else:
-        model = open_model(source, device, dtype)
+        model = open_model(str(folder), device, dtype)
     return Opened(name, folder, model, tokenizer)
 
 
