@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
+    from emo_viz.runs.record import Batches
     from model.run.inference import Encoded
 
 LAYERS, ROUTED, SLOTS = 16, 127, 7
@@ -43,7 +44,7 @@ class Synthetic:
         self.loss = rng.random(SHELF, dtype=np.float32)
         self.rng = rng
 
-    def record(self, documents: Sequence[np.ndarray]) -> Iterator[list]:
+    def record(self, documents: Sequence[np.ndarray]) -> "Batches":
         from model.run.recording import Routing
 
         for number, token_ids in enumerate(documents):
@@ -79,7 +80,7 @@ def measure(tokens: int) -> dict[str, float]:
         record=Synthetic().record,
     )
     del texts
-    started = time.perf_counter()
+    before, started = _peak_mb(), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         trace = write_trace(job, Path(folder) / "trace", {})
         size = sum(file.stat().st_size for file in trace.path.iterdir())
@@ -87,9 +88,14 @@ def measure(tokens: int) -> dict[str, float]:
     return {
         "tokens": counted,
         "seconds": time.perf_counter() - started,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "before_mb": before,
+        "peak_mb": _peak_mb(),
         "bytes_a_token": size / counted,
     }
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def _encode(text: str) -> "Encoded":
@@ -117,7 +123,8 @@ def main(tokens: tuple[int, ...], alone: bool) -> None:
         found = json.loads(ran.stdout.splitlines()[-1])
         peaks.append(found["peak_mb"])
         click.echo(
-            f"{found['tokens']:>10,} tokens  peak {found['peak_mb']:7.0f} MB  "
+            f"{found['tokens']:>10,} tokens  peak {found['peak_mb']:5.0f} MB "
+            f"({found['before_mb']:.0f} before)  "
             f"{found['bytes_a_token']:4.0f} bytes a token  {found['seconds']:6.1f} s"
         )
     click.echo(f"The largest peak is {max(peaks) / peaks[0]:.3f} of the first.")
