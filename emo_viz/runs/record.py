@@ -58,7 +58,8 @@ class Job:
     """What is to be recorded, and by what.
 
     encode: a text as tokens. record: batches of documents, each with its number among those given.
-    opened: whether a token that is not the text's opens each document.
+    opened: whether a token that is not the text's opens each document. recorded_with: what the
+    manifest says of the model's family, device and type.
     """
 
     documents: pd.DataFrame
@@ -68,6 +69,7 @@ class Job:
     record: Callable[[Sequence[np.ndarray]], Batches]
     opened: bool = True
     window_tokens: int = WINDOW_TOKENS
+    recorded_with: Mapping[str, str] | None = None
 
 
 def record(
@@ -133,6 +135,11 @@ def record_opened(
         record=lambda encoded: recorder.record(encoded, options.batch_tokens),
         opened=opening is not None,
         window_tokens=max(WINDOW_TOKENS, 4 * (options.batch_tokens or 0)),
+        recorded_with={
+            "family": opened.model.family,
+            "device": recorder.device.type,
+            "dtype": options.dtype,
+        },
     )
     of = {
         "model": [opened.name, digest],
@@ -158,7 +165,13 @@ def write_trace(
     with Partial.beside(out, job.level, of) as partial:
         partial.resume(tell)
         _record_windows(job, partial, report)
-        with TraceWriter(out, job.model, job.level, opening_eos=job.opened) as writer:
+        with TraceWriter(
+            out,
+            job.model,
+            job.level,
+            opening_eos=job.opened,
+            recorded_with=job.recorded_with,
+        ) as writer:
             for recorded in partial.read():
                 writer.add(recorded.row, recorded.texts, recorded.routing)
         partial.clear()

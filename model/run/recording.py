@@ -26,6 +26,7 @@ from model.families.rules import DROPPED
 
 # Logits of a batch, which for a large vocabulary are most of its memory: 1 GB in float32.
 MOST_LOGITS = 2**28
+LOSSES_AT_A_TIME = 1024  # of a long document's tokens, for the same reason
 _PLACE = re.compile(r"(.+?)\.(\d+)(?:\.|$)")
 
 
@@ -265,7 +266,10 @@ def _by_weight(layer: RoutedLayer, ids_NK: Tensor, weights_NK: Tensor) -> tuple[
 def _losses(logits_TV: Tensor, token_ids: np.ndarray) -> np.ndarray:
     """Nats [T]; the first token has none."""
     losses_T = np.full(len(token_ids), np.nan, np.float32)
-    log_probs_TV = logits_TV[: len(token_ids) - 1].float().log_softmax(-1)
     next_T1 = torch.from_numpy(np.asarray(token_ids[1:], np.int64))[:, None]
-    losses_T[1:] = -log_probs_TV.gather(1, next_T1.to(log_probs_TV.device))[:, 0].cpu().numpy()
+    for at in range(0, len(token_ids) - 1, LOSSES_AT_A_TIME):
+        following_T1 = next_T1[at : at + LOSSES_AT_A_TIME].to(logits_TV.device)
+        log_probs_TV = logits_TV[at : at + len(following_T1)].float().log_softmax(-1)
+        found_T = -log_probs_TV.gather(1, following_T1)[:, 0]
+        losses_T[1 + at : 1 + at + len(found_T)] = found_T.cpu().numpy()
     return losses_T

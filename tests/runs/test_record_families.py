@@ -135,6 +135,8 @@ def test_a_trace_says_what_the_routers_did(family: str, documents, tmp_path: Pat
             np.testing.assert_allclose(got.loss[1:], loss, atol=1e-4)
     assert trace.has("loss") == (family not in SEQ2SEQ)
     assert model.objective == ("emo" if family == "emo" else "unknown")
+    told = {"family": family, "device": "cpu", "dtype": "float32"}
+    assert trace.manifest.recorded_with == told
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *UNKNOWN])
@@ -166,6 +168,14 @@ def test_a_router_that_was_not_recognised_is_recorded_without_probabilities(
     assert not trace.has("entropy") and trace.has("gate_weights")
     assert trace.manifest.usage_of == "choices"
     np.testing.assert_allclose(np.float32(trace.usage[:, 1:]).sum(-1), 1, rtol=1e-2)
+
+
+def test_a_long_text_has_the_losses_of_a_short_one(documents, tmp_path, monkeypatch) -> None:
+    save_tiny("olmoe", tmp_path / "checkpoint")
+    whole = recorded(tmp_path / "checkpoint", documents).tokens(4)["loss"].tolist()
+    monkeypatch.setattr("model.run.recording.LOSSES_AT_A_TIME", 7)
+    pieces = recorded(tmp_path / "checkpoint", documents).tokens(4)["loss"].tolist()
+    assert len(whole) == 31 and pieces[1:] == whole[1:]
 
 
 def test_layers_without_a_router_keep_their_place(documents, tmp_path) -> None:
