@@ -36,8 +36,8 @@ def read_documents(
     they are in the file. The folders above it mean nothing (`domain=tea/` is a folder).
 
     Without a column id, documents are numbered from 1; without a domain, the file's name without
-    its ending is theirs. In a folder, a file's name is its id and its sub-folder, if it is in one,
-    the domain.
+    its ending is theirs: unless these are among `required`. In a folder, a file's name is its id
+    and its sub-folder, if it is in one, the domain.
 
     Raises ValueError, naming the file, if it is missing, of another kind, damaged, or lacks any of
     this.
@@ -45,9 +45,8 @@ def read_documents(
     needed = list(dict.fromkeys([*REQUIRED_COLUMNS, *required]))
     columns = _columns(path, [*needed, *(name for name in optional if name not in needed)])
     try:
-        _make(columns, path)
-        made = ("id", "domain")
-        if missing := [name for name in needed if name not in columns and name not in made]:
+        _make(columns, path, [name for name in ("id", "domain") if name not in required])
+        if missing := [name for name in needed if name not in columns]:
             raise ValueError(
                 f"The documents lack the column {' and the column '.join(missing)}; add it."
             )
@@ -78,20 +77,22 @@ def _columns(path: Path, wanted: Sequence[str]) -> dict[str, pd.Series]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _make(columns: dict[str, pd.Series], path: Path) -> None:
-    """Number the documents, and take the file's name as their domain, where there is neither."""
-    if "text" not in columns:
-        return
-    count = len(columns["text"])
-    if "id" not in columns:
-        columns["id"] = pd.Series([str(number + 1) for number in range(count)], dtype="str")
-    if "domain" not in columns:
-        name = path.resolve().name.partition(".")[0] or "documents"
-        shown = name.encode("utf-8", "backslashreplace").decode()
-        columns["domain"] = pd.Series([shown] * count, dtype="str")
-    order = [*REQUIRED_COLUMNS, *(name for name in columns if name not in REQUIRED_COLUMNS)]
-    for name in order:
-        columns[name] = columns.pop(name)
+def _make(columns: dict[str, pd.Series], path: Path, wanted: Sequence[str]) -> None:
+    """Of the columns id and domain, make those that are wanted and not there."""
+    count = len(columns.get("text", ()))
+    made = {"id": [str(number + 1) for number in range(count)], "domain": [_name(path)] * count}
+    for name in wanted:
+        if name not in columns:
+            columns[name] = pd.Series(made[name], dtype="str")
+    for name in dict.fromkeys([*REQUIRED_COLUMNS, *columns]):
+        if name in columns:
+            columns[name] = columns.pop(name)
+
+
+def _name(path: Path) -> str:
+    """A file's name without its ending, as it can be stored."""
+    name = path.resolve().name.partition(".")[0] or "documents"
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def check_documents(documents: pd.DataFrame) -> None:

@@ -96,11 +96,12 @@ LONG = "x" * 100_000
         ({"part": [1.0, 2.5, None]}, "The part of document b is 2.5, not a whole number"),
         ({"part": [2**40, 2, 3]}, "The part of document a is 1099511627776"),
         ({"parent": ["p", None, "q"]}, "The document b has no parent; give it one"),
+        ({"parent": ["p", "p", "q"], "domain": None}, "lack the column domain; add it"),
     ],
 )
 def test_documents_that_cannot_be_used_are_one_sentence(written, columns, sentence):
     path = written(**columns)
-    required = ("parent",) if "parent" in columns else ()
+    required = ("parent", "domain") if "parent" in columns else ()
     with pytest.raises(ValueError, match=sentence) as error:
         read_documents(path, required)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
