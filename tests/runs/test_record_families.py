@@ -218,6 +218,20 @@ def test_the_token_that_opens_a_document(config, special, token, tmp_path) -> No
     assert opening(tmp_path, *config, **special) == token
 
 
+def test_a_name_on_the_hub(documents, tmp_path, monkeypatch) -> None:
+    import huggingface_hub
+
+    folder = tmp_path / "snapshots" / "0123abc"
+    save_tiny("olmoe", folder)
+    asked: list[str] = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(folder)
+    )
+    trace = record("allenai/OLMoE-tiny", documents, tmp_path / "trace", Options(max_tokens=32))
+    assert asked == ["allenai/OLMoE-tiny"]
+    assert trace.manifest.model.name == "OLMoE-tiny"
+
+
 def test_what_the_tokenizer_puts_first_opens_a_document(tmp_path) -> None:
     from tokenizers import processors
 
