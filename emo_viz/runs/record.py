@@ -92,7 +92,7 @@ def record(
     check_replaceable(out)
     check_writable(out)
     check_documents(documents)
-    opened = open_checkpoint(source, options.device, options.dtype)
+    opened = open_checkpoint(source, options.device, options.dtype, options.max_tokens)
     return record_opened(opened, documents, out, options, report=report, tell=tell)
 
 

@@ -16,12 +16,10 @@ if TYPE_CHECKING:
 
 def check_max_tokens(model: "nn.Module", max_tokens: int) -> None:
     """ValueError unless the model can take documents of this length, EOS and one token at least."""
-    from model.run.opening import longest_text
+    from model.run.opening import check_length
 
-    longest = longest_text(model.config)
-    if max_tokens < 2 or (longest is not None and max_tokens > longest):
-        limits = "at least 2" if longest is None else f"within 2 and {longest}"
-        raise ValueError(f"{max_tokens} tokens a document are not {limits}.")
+    config: Any = model.config
+    check_length(config.to_dict(), max_tokens)
 
 
 def traced_model(recorder: "Recorder", name: str, checkpoint_sha256: str) -> TracedModel:

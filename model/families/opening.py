@@ -34,6 +34,8 @@ def open_model(source: str, device: str = "cpu", dtype: str = "float32") -> Rout
     target = device_of(device)
     weight_files(folder)
     check_fits(folder, target, dtype_of(dtype))
+    if target is not None and target.type != "cpu":  # weights pass through the CPU's memory
+        check_fits(folder, torch.device("cpu"), dtype_of(dtype))
     loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     placing: dict[str, Any] = {"device_map": "auto"} if target is None else {}
     try:
@@ -108,7 +110,7 @@ def _check_weights(folder: Path, loaded: torch.nn.Module, report: Any) -> None:
             "all); copy the checkpoint again."
         )
     for name, weight in loaded.named_parameters():
-        if not torch.isfinite(weight).all():
+        if weight.device.type != "meta" and not torch.isfinite(weight).all():
             raise ValueError(f"{folder}: {name} holds NaN or infinity; train the model again.")
 
 
@@ -118,7 +120,7 @@ def device_of(name: str) -> torch.device | None:
         return None
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).cpu()  # which a device without numbers ("meta") cannot
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"There is no device {name!r} here; choose cpu, cuda, cuda:1, .. or auto."

@@ -5,6 +5,7 @@ through `model.families.opening`. Neither ever runs code that a checkpoint bring
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,15 +51,21 @@ class Opened:
         return opening_token(self.tokenizer, self.model)
 
 
-def open_checkpoint(source: str, device: str = "cpu", dtype: str = "float32") -> Opened:
+def open_checkpoint(
+    source: str, device: str = "cpu", dtype: str = "float32", max_tokens: int = 2
+) -> Opened:
     """A checkpoint folder or a name on the Hugging Face hub, in eval mode on a device.
+
+    max_tokens: of the longest text that it is to take, tried before anything is loaded.
 
     Raises ValueError for what cannot be found, read, or held in the device's memory, for a model
     without routers, and for a checkpoint without a tokenizer.
     """
     folder = local_folder(source)
     name = folder.resolve().name if Path(source).exists() else source.rpartition("/")[2]
-    is_emo = read_json(inside(folder, CONFIG)).get("model_type") == "emo"
+    config = read_json(inside(folder, CONFIG))
+    check_length(config, max_tokens)
+    is_emo = config.get("model_type") == "emo"
     target = device_of(device)
     tokenizer = load_tokenizer(folder) if is_emo else open_tokenizer(folder)
     if is_emo and target is not None:
@@ -143,9 +150,11 @@ def _put_first(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return int(whole[0]) if added else None
 
 
-def longest_text(config: Any) -> int | None:
-    """Tokens that a model can take at a time, by its config; None where it does not say."""
-    told = config.get_text_config()
-    return next(
-        (n for n in (getattr(told, name, None) for name in LENGTHS) if isinstance(n, int)), None
-    )
+def check_length(config: Mapping[str, Any], max_tokens: int) -> None:
+    """ValueError unless a model of this config can take texts of so many tokens, two at least."""
+    told = config.get("text_config")
+    told = told if isinstance(told, dict) else config
+    longest = next((told[name] for name in LENGTHS if isinstance(told.get(name), int)), None)
+    if max_tokens < 2 or (longest is not None and max_tokens > longest):
+        limits = "at least 2" if longest is None else f"within 2 and {longest}"
+        raise ValueError(f"{max_tokens} tokens a document are not {limits}.")

@@ -88,6 +88,8 @@ class Recorder:
         """Where token ids go in."""
         model: Any = self.routed.model
         device: torch.device = model.get_input_embeddings().weight.device
+        if device.type == "meta":  # offloaded: it is brought to where the rest runs
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return device
 
     @property
@@ -146,6 +148,8 @@ class Recorder:
         device = self.device
         ids_BT, real_BT = _padded(documents, int(self.config.pad_token_id or 0))
         more: dict[str, Any] = {}
+        if hasattr(model.config, "output_router_logits"):
+            more["output_router_logits"] = False  # else a loss of training is computed with them
         if not real_BT.all():
             more["attention_mask"] = real_BT.long().to(device)
         if not model.config.is_encoder_decoder:
@@ -154,7 +158,7 @@ class Recorder:
         started_BT = ids_BT.clone()
         start = model.config.decoder_start_token_id
         started_BT[:, 0] = ids_BT[:, 0] if start is None else start
-        if more:
+        if "attention_mask" in more:
             more["decoder_attention_mask"] = more["attention_mask"]
         model(input_ids=ids_BT.to(device), decoder_input_ids=started_BT.to(device), **more)
         return None

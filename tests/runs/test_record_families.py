@@ -261,7 +261,13 @@ def test_without_an_opening_token_the_first_word_counts(documents, tmp_path) -> 
         (lambda f: (f / "tokenizer.json").unlink(), {}, "There is no tokenizer in"),
         (lambda f: None, {"device": "cuda"}, "There is no device 'cuda' here"),
         (lambda f: None, {"device": "cuda:1"}, "There is no device 'cuda:1' here"),
-        (lambda f: None, {"max_tokens": 65}, "65 tokens a document are not within 2 and 64"),
+        (lambda f: None, {"device": "meta"}, "There is no device 'meta' here"),
+        # Before anything is loaded, which can take minutes.
+        (
+            lambda f: (f / "model.safetensors").unlink(),
+            {"max_tokens": 65},
+            "65 tokens a document are not within 2 and 64",
+        ),
         (lambda f: None, {"max_tokens": 1}, "1 tokens a document"),
     ],
 )
@@ -289,6 +295,26 @@ def test_too_large_a_model_is_said_before_it_is_loaded(documents, tmp_path, monk
     for device, place in (("cpu", "cpu has"), ("auto", "this machine has")):
         with pytest.raises(ValueError, match=f"needs about .* GB in float32 and {place}"):
             recorded(tmp_path / "checkpoint", documents, device=device)
+
+
+def test_a_model_for_a_gpu_passes_through_the_memory_of_the_cpu(
+    documents, tmp_path, monkeypatch
+) -> None:
+    save_tiny("olmoe", tmp_path / "checkpoint")
+    free = {"cpu": 1000, "meta": None}
+    monkeypatch.setattr("model.families.sizes.available_memory", lambda d: free[d.type])
+    for place in ("model.families.opening", "model.run.opening"):
+        monkeypatch.setattr(f"{place}.device_of", torch.device)
+    with pytest.raises(ValueError, match="needs about .* GB in float32 and cpu has"):
+        recorded(tmp_path / "checkpoint", documents, device="meta")
+
+
+def test_weights_that_are_elsewhere_are_fed_where_the_rest_runs() -> None:
+    from model.families import routed
+
+    recorder = Recorder(routed(tiny_model("olmoe")))
+    recorder.routed.model.to("meta")
+    assert recorder.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_memory_that_runs_out_is_one_sentence(documents, tmp_path, monkeypatch) -> None:
