@@ -34,8 +34,6 @@ def open_model(source: str, device: str = "cpu", dtype: str = "float32") -> Rout
     target = device_of(device)
     weight_files(folder)
     check_fits(folder, target, dtype_of(dtype))
-    if target is not None and target.type != "cpu":  # weights pass through the CPU's memory
-        check_fits(folder, torch.device("cpu"), dtype_of(dtype))
     loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     placing: dict[str, Any] = {"device_map": "auto"} if target is None else {}
     try:

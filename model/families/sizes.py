@@ -62,14 +62,18 @@ def _everywhere() -> int | None:
 
 
 def check_fits(folder: Path, device: torch.device | None, dtype: torch.dtype) -> None:
-    """Raises ValueError if the checkpoint needs more memory than the device, or all, have free."""
+    """Raises ValueError if the checkpoint needs more memory than the device, or all, have free.
+
+    Weights for another device pass through the CPU's memory.
+    """
     needed = checkpoint_size(folder).needed(dtype)
-    free = _everywhere() if device is None else available_memory(device)
-    if free is not None and needed > free:
-        kind = str(dtype).removeprefix("torch.")
-        place = "this machine" if device is None else device
-        raise ValueError(
-            f"{folder} needs about {needed / 1e9:.1f} GB in {kind} and {place} has "
-            f"{free / 1e9:.1f} GB free; choose a smaller type, another device, or cut the "
-            "checkpoint first."
-        )
+    cpu = torch.device("cpu")
+    for place in [device] if device in (None, cpu) else [device, cpu]:
+        free = _everywhere() if place is None else available_memory(place)
+        if free is not None and needed > free:
+            kind = str(dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{folder} needs about {needed / 1e9:.1f} GB in {kind} and "
+                f"{place or 'this machine'} has {free / 1e9:.1f} GB free; choose a smaller type, "
+                "another device, or cut the checkpoint first."
+            )
