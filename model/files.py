@@ -8,6 +8,7 @@ nothing, and a link at the goal is replaced, never written through.
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -161,6 +162,25 @@ def weight_files(checkpoint: Path) -> list[Path]:
                 ".safetensors files are read)."
             )
     return files
+
+
+def num_parameters(checkpoint: Path) -> int:
+    """How many numbers a checkpoint's weights hold, from the headers of its files alone.
+
+    Raises ValueError for weights that are missing, damaged or cut short.
+    """
+    return sum(map(_numbers_in, weight_files(checkpoint)))
+
+
+def _numbers_in(file: Path) -> int:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as weights:
+            names = list(weights.keys())
+            return sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged or cut short; copy the checkpoint again.") from error
 
 
 def _weight_map(checkpoint: Path) -> dict[str, str]:

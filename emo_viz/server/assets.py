@@ -3,14 +3,13 @@
 Reads small JSON files and Parquet footers only: a page can say what is loaded before it loads it.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from emo_viz.analysis.widths import in_words
-from model.files import read_json, weight_files
+from model.files import num_parameters, read_json
 
 APP_FOLDER = Path(__file__).parents[2]
 MODEL_FOLDERS = {"emo": "emo-nano", "standard": "std-nano"}
@@ -118,7 +117,7 @@ def _facts(name: str, folder: Path) -> ModelFacts:
         num_shared_experts=config["num_shared_experts"],
         num_experts_per_tok=config["num_experts_per_tok"],
         hidden_size=config["hidden_size"],
-        parameters=sum(map(_parameters, weight_files(folder))),
+        parameters=num_parameters(folder),
         context=training.get("context", config["max_position_embeddings"]),
         tokens_trained=training.get("tokens"),
     )
@@ -130,12 +129,3 @@ def _training(path: Path) -> dict[str, Any]:
         return read_json(path)
     except ValueError:
         return {}
-
-
-def _parameters(path: Path) -> int:
-    """Number of weights, from the shapes in the header of a safetensors file."""
-    from math import prod
-
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from model.files import weight_files
+from model.files import num_parameters, weight_files
 
 OVERHEAD = 1.15
 """Of the weights: room for what loading converts at a time, and for a text's activations."""
@@ -28,16 +27,7 @@ class Size:
 def checkpoint_size(folder: Path) -> Size:
     """Read the headers alone. Raises ValueError for weights that are missing or damaged."""
     files = weight_files(folder)
-    return Size(sum(map(_parameters, files)), sum(file.stat().st_size for file in files))
-
-
-def _parameters(file: Path) -> int:
-    try:
-        with safe_open(file, framework="pt") as weights:
-            shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is damaged or cut short; copy the checkpoint again.") from error
-    return sum(torch.Size(shape).numel() for shape in shapes)
+    return Size(num_parameters(folder), sum(file.stat().st_size for file in files))
 
 
 def available_memory(device: torch.device) -> int | None:

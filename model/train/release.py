@@ -5,7 +5,6 @@ Copies the exported model with its training settings and metrics, and writes a m
 """
 
 import json
-import math
 import re
 import shutil
 from pathlib import Path
@@ -13,12 +12,19 @@ from typing import Any
 
 import click
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.cli import Command, say
-from model.files import check_writable, new_folder, read_json, read_text, weight_files, write_text
+from model.files import (
+    check_writable,
+    new_folder,
+    num_parameters,
+    read_json,
+    read_text,
+    weight_files,
+    write_text,
+)
 
 CARD = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
 CARD_NAME = "README.md"
@@ -105,15 +111,13 @@ def model_card(run: Path, name: str, mantissa_bits: int, licence: str = "apache-
             "name": name,
             "licence": licence,
             "what": KINDS[training["objective"]],
-            "parameters": _parameters(run / "export") / 1e6,
+            "parameters": num_parameters(run / "export") / 1e6,
             "mantissa_bits": mantissa_bits,
             "pool": _pools(**training["pools"]) if emo else "none",
             "final_loss": _mean([m["loss"] for m in metrics[-50:]]),
             "heldout_loss": _mean([m["heldout_loss"] for m in metrics if "heldout_loss" in m][-1:]),
         }
         return CARD.format(**(training | facts))
-    except SafetensorError as error:
-        raise ValueError(f"The weights in {run / 'export'} are damaged; train again.") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{run}: {TRAINING} or {METRICS} lacks what the card says ({error}); train again."
@@ -125,17 +129,6 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
         return [dict(json.loads(line)) for line in read_text(path).splitlines() if line.strip()]
     except (json.JSONDecodeError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged; copy the run again, or train again.") from error
-
-
-def _parameters(export: Path) -> int:
-    """How many weights the model has."""
-    count = 0
-    for file in weight_files(export):
-        with safe_open(file, framework="np") as weights:
-            names = weights.keys()
-            shapes = [weights.get_slice(name).get_shape() for name in names]
-        count += sum(map(math.prod, shapes))
-    return count
 
 
 def _mean(losses: list[float]) -> str:

@@ -6,7 +6,9 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from model.files import (
     check_new_file,
@@ -14,6 +16,7 @@ from model.files import (
     inside,
     new_file,
     new_folder,
+    num_parameters,
     read_json,
     weight_files,
     weights_digest,
@@ -214,3 +217,20 @@ def test_processes_that_try_one_new_place_do_not_disturb_each_other(tmp_path: Pa
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda _: check_writable(tmp_path / "new" / "deep" / "out"), range(800)))
     assert not list(tmp_path.iterdir())
+
+
+def test_parameters_are_counted_from_the_headers_of_all_files(tmp_path: Path) -> None:
+    shards = {"a.safetensors": np.zeros((3, 4)), "b.safetensors": np.zeros(5, np.float16)}
+    for name, weight in shards.items():
+        save_file({f"weight of {name}": weight}, tmp_path / name)
+    weight_map = {f"weight of {name}": name for name in shards}
+    write_json(tmp_path / "model.safetensors.index.json", {"weight_map": weight_map})
+    assert num_parameters(tmp_path) == 17
+
+
+def test_weights_that_are_cut_short_are_not_counted(tmp_path: Path) -> None:
+    save_file({"weight": np.zeros((3, 4))}, tmp_path / "model.safetensors")
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-8])
+    with pytest.raises(ValueError, match="model.safetensors is damaged or cut short; copy"):
+        num_parameters(tmp_path)

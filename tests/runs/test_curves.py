@@ -3,10 +3,13 @@
 from contextlib import nullcontext
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from emo_viz.analysis.curves import read_curves
+from emo_viz.analysis.curves import METHODS, OTHER_DOMAIN, read_curves
+from emo_viz.analysis.pairs import open_pair
 from emo_viz.runs.curves import Loaded, Plan, Workers, measure, plan_files
+from emo_viz.runs.curves import plan as make_plan
 from model.run.loading import load_model
 
 
@@ -50,3 +53,16 @@ def goes_on(plan: Plan, cuts: int, total: int) -> None:
     assert seen[-1] == (total, total)
     assert len(read_curves(plan.out).rows) == len(curves.rows)
     assert not plan.out.with_suffix(".parts").exists()
+
+
+def test_documents_of_one_domain_have_no_other_domain_s_experts(plan: Plan, tiny_assets: Path):
+    checkpoints = [plan.jobs[0].checkpoint, plan.jobs[-1].checkpoint]
+    pair = open_pair([each.folder for each in checkpoints])
+    folder = tiny_assets / "documents"
+    documents, calibration = (
+        pd.read_parquet(folder / name).query("domain == 'garden'")
+        for name in ("documents.parquet", "calibration.parquet")
+    )
+    found = make_plan(pair, documents, calibration, plan.out)
+    assert len(found.tasks) == 1
+    assert set(found.about["settings"]["methods"]) == set(METHODS) - {OTHER_DOMAIN}
