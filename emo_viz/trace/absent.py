@@ -25,7 +25,7 @@ Part = Literal[
 ]
 PARTS: tuple[Part, ...] = get_args(Part)
 
-_RECORD = "record the model's checkpoint again with --level tokens"
+_RECORD = "record the model's checkpoint with --level tokens"
 _COUNTED = "import its file again with --top-k"
 _MEANING: dict[Part, tuple[str, str]] = {
     "activation": ("no share of tokens that chose each expert", _COUNTED),
@@ -34,7 +34,7 @@ _MEANING: dict[Part, tuple[str, str]] = {
     "domain": ("no domains", "record the model's checkpoint on documents with a domain each"),
     "entropy": ("no router entropies", _RECORD),
     "gate_weights": ("no gate weights", _RECORD),
-    "loss": ("no losses", "record the model's checkpoint"),
+    "loss": ("no losses", _RECORD),
     "n_tokens": ("no number of tokens", _COUNTED),
     "num_experts": ("no number of experts, only the ids seen", "import its file with --experts"),
     "text": ("no texts", "import its file again with --text, or record the model's checkpoint"),
@@ -50,7 +50,10 @@ class Absent(ValueError):
     """A trace was asked for a part that its source did not have; the text is one sentence."""
 
 
-def sentence(trace: str, part: Part) -> str:
-    """That the trace of this name lacks a part, and what would give it."""
-    lacks, mend = _MEANING[part]
-    return f"The trace {trace} holds {lacks}; {mend}."
+def sentence(trace: str, *parts: Part) -> str:
+    """That the trace of this name lacks some parts, and what would give them."""
+    mends = dict.fromkeys(_MEANING[part][1] for part in parts)
+    lacks = [", ".join(_MEANING[p][0] for p in parts if _MEANING[p][1] == mend) for mend in mends]
+    return " ".join(
+        f"The trace {trace} holds {what}; {mend}." for what, mend in zip(lacks, mends, strict=True)
+    )

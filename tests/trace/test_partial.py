@@ -143,6 +143,13 @@ def test_the_first_token_counts_where_no_eos_opens_a_document(write):
     assert trace.recorded(0).token_texts == ["", " t0", " t1", " t2", " t3", " t4"]
 
 
+def test_tokens_without_a_loss_are_left_out_of_the_mean(write):
+    loss = np.array([np.nan, 1, 2, 6, np.nan], np.float32)
+    trace = write({"loss": loss}, {"loss": np.full(9, np.nan, np.float32)}, {"loss": None})
+    assert trace.facts["mean_loss"].tolist()[0] == 3 and trace.facts["mean_loss"].isna()[1:].all()
+    np.testing.assert_array_equal(trace.recorded(0).loss, loss)
+
+
 # Slots
 
 

@@ -203,11 +203,39 @@ def test_documents_of_one_id_are_told_apart(tmp_path, npy_text):
     assert "id of an earlier one" in " ".join(trace.manifest.notes)
 
 
+def test_a_document_without_tokens_is_left_out_with_a_note(tmp_path, npy_text):
+    ids = np.argsort(np.random.default_rng(0).random((20, 2, 8)), axis=2)[:, :, :2]
+    lines = [
+        {"id": name, "choices": [{"routed_experts": npy_text(rows.astype(np.uint8))}]}
+        for name, rows in (("a", ids), ("b", ids[:0]), ("c", ids[:9]))
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    trace = import_trace(tmp_path / "a.jsonl", tmp_path / "trace", Known())
+    assert trace.facts["id"].tolist() == ["a", "c"] and len(trace.tokens(1)) == 9
+    assert "1 of 3 documents have no tokens: left out." in trace.manifest.notes
+
+
+def test_logits_that_are_no_numbers_are_left_out_of_the_usage(write, tmp_path, example):
+    folder = write("emo")
+    logits = np.load(folder / "embeddings_logits.npy")
+    logits[3, 8:16], logits[5, 9] = np.nan, -np.inf
+    np.save(folder / "embeddings_logits.npy", logits)
+    trace = import_trace(folder, tmp_path / "trace", Known())
+    probs = np.exp(example.logits.astype(np.float64))
+    probs /= probs.sum(axis=2, keepdims=True)
+    others = [place for place in range(12) if place not in (3, 5)]
+    np.testing.assert_allclose(trace.usage[0, 1], probs[others, 1].mean(axis=0), rtol=2e-3)
+    np.testing.assert_allclose(trace.usage[0, 0], probs[:12, 0].mean(axis=0), rtol=2e-3)
+    document = trace.recorded(0)
+    assert (document.expert_ids[1, 4] == -1).all() and np.isnan(document.entropy[1, 4])
+    assert np.isfinite(document.entropy[0, 1:]).all()
+
+
 @pytest.mark.parametrize("of", ["tokens", "documents"])
 def test_clusters_of_the_file_come_along(of, write, tmp_path):
     folder = write("emo") / "run"
     folder.mkdir()
-    numbers = np.arange(20) % 3 if of == "tokens" else np.array([1, 0])
+    numbers = np.arange(20) // 3 if of == "tokens" else np.array([1, 0])
     np.save(folder / "assignments.npy", numbers.astype(np.int32))
     (folder / "cluster_labels.json").write_text(json.dumps({"1": {"label": "law"}}))
     trace = import_trace(folder, tmp_path / "trace", Known())
@@ -312,8 +340,10 @@ def test_bad_input_is_one_sentence(content, options, sentence, tmp_path):
 
 
 def test_what_is_no_trace_is_not_replaced(answers, tmp_path):
+    """And is found before the file is read, which may take minutes."""
     (tmp_path / "trace").mkdir()
     (tmp_path / "trace" / "thesis.txt").write_text("precious")
-    done = invoke(answers, "--out", tmp_path / "trace")
-    assert done.exit_code == 2 and "is not a trace" in done.output
+    for file in (answers, tmp_path / "nowhere"):
+        done = invoke(file, "--out", tmp_path / "trace")
+        assert done.exit_code == 2 and "is not a trace" in done.output
     assert (tmp_path / "trace" / "thesis.txt").read_text() == "precious"
