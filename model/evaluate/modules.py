@@ -88,10 +88,11 @@ def agreement(
     without = [_without(table_MK, counts_DK[d], domains_D[d]) for d in range(D)]
     found = nmi(table_MK)
     pseudo_D = D * found - (D - 1) * np.array(without)
-    interval = pooled_mean(pseudo_D, np.ones(D))
+    # About the measured value, off which the pseudo-values' mean lies by an estimate of the bias.
+    interval = pooled_mean(pseudo_D - pseudo_D.mean() + found, np.ones(D))
     modal_D = counts_DK.max(1) / np.maximum(counts_DK.sum(1), 1)
     return {
-        "nmi": [round(found, 5), *interval[1:]],
+        "nmi": interval,
         "nmi_chance": round(float(np.mean(chance)), 5),
         "modal_share": pooled_mean(modal_D, np.ones(D)),
     }
