@@ -18,6 +18,8 @@ FORMAT_VERSION = 1
 CUTS = ("own/8", "own/16", "own/32", "own/64", "other/16", "random/16", "pool/16")
 HEADS = ("8", "16", "32", "64", "another domain's 16", "random 16", "causal pool of 16")
 TWINS = ("emo", "standard")
+STUDENT = {3: 4.303, 4: 3.182, 5: 2.776}
+"""By seeds: what their standard error is multiplied by; two are too few for an interval."""
 
 Result = dict[str, Any]
 Array = NDArray[np.float64]
@@ -109,7 +111,8 @@ def _about(results: Sequence[Result]) -> str:
     return (
         f"{len(results)} runs of {tokens / 1e6:.1f} M tokens each (annealing on top of one), on "
         f"{devices}. Nats a token, mean over domains; brackets: 95 % bootstrap interval over "
-        "documents; after a semicolon the least and the greatest seed."
+        "documents; after a semicolon the least and the greatest seed and, of three, half the 95 % "
+        "interval of their mean (Student's t)."
     )
 
 
@@ -148,6 +151,8 @@ def _cell(group: Group, documents: Documents, name: str) -> str:
 def _spread(interval: Sequence[float], each: Sequence[float]) -> str:
     mean, low, high = interval
     seeds = f"; {min(each):.3f} to {max(each):.3f}" if len(each) > 1 else ""
+    if half := STUDENT.get(len(each)):
+        seeds += f", ±{half * float(np.std(each, ddof=1)) / len(each) ** 0.5:.3f}"
     return f"{mean:.3f} [{low:.3f}, {high:.3f}]{seeds}"
 
 

@@ -259,6 +259,13 @@ def test_the_table_averages_seeds_and_pairs_differences():
     assert "the 2 documents of which less than 1 %" in text and "Failed: a-s0: it had to." in text
 
 
+def test_of_three_seeds_the_table_says_how_sure_their_mean_is():
+    results = [made_up("emo", seed, [3.0 + seed / 10] * 4) for seed in range(3)]
+    content = {"format": "emo-viz-study", "format_version": 1}
+    text = table(content | {"runs": {each["run"]["key"]: each for each in results}})
+    assert "| emo | 3 | 3.100 [3.100, 3.100]; 3.000 to 3.200, ±0.248 |" in text
+
+
 def test_a_study_goes_on_only_as_it_was_begun(finished, packed):
     out, *_ = finished
     arguments = small(packed, out)
