@@ -231,6 +231,23 @@ def test_logits_that_are_no_numbers_are_left_out_of_the_usage(write, tmp_path, e
     assert np.isfinite(document.entropy[0, 1:]).all()
 
 
+def test_half_a_character_is_replaced_wherever_it_stands(tmp_path):
+    """JSON can say it, as a server does that cuts a text between two halves."""
+    content = {
+        "model_id": "m\ud800",
+        "num_experts": 2,
+        "text": "so \ud83d",
+        "token_strs": ["\ud83d\ude00", "\ud83d"],
+        "activations": [
+            {"layer": 0, "token_idx": token, "expert_idx": 1, "gate_weight": 1} for token in (0, 1)
+        ],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    trace = import_trace(tmp_path / "a.json", tmp_path / "trace", Known())
+    assert trace.manifest.model.name == "m\ufffd" and trace.text(0) == "so \ufffd"
+    assert trace.recorded(0).token_texts == ["", "\U0001f600", "\ufffd"]
+
+
 @pytest.mark.parametrize("of", ["tokens", "documents"])
 def test_clusters_of_the_file_come_along(of, write, tmp_path):
     folder = write("emo") / "run"
