@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from emo_viz.__main__ import main
@@ -344,6 +345,7 @@ def test_the_command_says_what_it_met_and_what_is_not_there(answers, tmp_path):
         ("layer,expert,count\n0,1,x\n", (), "line 2"),
         ("layer,expert,count\n0,1,2\n", ("--kind", "vllm"), "There is no importer 'vllm'"),
         ("layer,expert,count\n0,1,2\n", ("--experts", "1"), "of 1 experts"),
+        ("layer,expert,count\n0,1,2\n", ("--experts", str(1 << 40)), "more than any model has"),
         ("layer,expert,count\n0,1,2\n", ("--text", "nowhere.txt"), "nowhere.txt cannot be read"),
     ],
 )
@@ -353,6 +355,16 @@ def test_bad_input_is_one_sentence(content, options, sentence, tmp_path):
     done = invoke(tmp_path / "a.csv", "--out", tmp_path / "trace", *options)
     assert done.exit_code == 2 and sentence in done.output
     assert "Traceback" not in done.output and done.output.count("Error: ") == 1
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_map_to_impossible_experts_is_refused(write, tmp_path):
+    path = write("sglang_tokens")
+    content = torch.load(path, weights_only=True)
+    content["last_physical_to_logical_map"][0, 0] = 1 << 50
+    torch.save(content, path)
+    with pytest.raises(ValueError, match="more than any model has"):
+        import_trace(path, tmp_path / "trace", Known())
     assert not (tmp_path / "trace").exists()
 
 
