@@ -43,7 +43,7 @@ def on_gpu(made: dict[str, Callable[[], Callable[[], object]]], rounds: int) -> 
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         run = make()
-        for _ in range(2):
+        for _ in range(5):
             run()
         medians[name] = statistics.median(_synchronised(run) for _ in range(rounds))
         print(f"  {name:<44} {torch.cuda.max_memory_allocated() / 2**30:9.2f} GiB at most")

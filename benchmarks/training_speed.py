@@ -18,6 +18,7 @@ from benchmarks.peers import olmoe_of_the_same_sizes
 from benchmarks.timing import interleaved, keep_freed_memory, on_gpu, report
 from model.emo.modeling import EmoExperts, EmoForCausalLM
 from model.train.batches import Batch, PackedRows
+from model.train.graph import GraphedBackward
 from model.train.loop import make_optimizer, train_step
 from model.train.presets import PRESETS, Preset
 
@@ -87,6 +88,8 @@ def sides(preset: Preset, device: torch.device, only_bf16: bool) -> dict[str, Ma
     made[f"{OURS}, bf16, standard objective"] = lambda: _ours(batch, standard, device)
     if device.type == "cuda":
         made[f'{OURS}, bf16, save="x"'] = lambda: _ours(batch, less, device)
+        made[f"{OURS}, bf16, standard objective, graph"] = lambda: _graphed(batch, standard, device)
+        made[f"{OURS}, bf16, graph"] = lambda: _graphed(batch, half, device)
     return made
 
 
@@ -98,6 +101,12 @@ def _ours(batch: Batch, preset: Preset, device: torch.device) -> Step:
             module.save = preset.save
     optimizer = make_optimizer(model, preset)
     return lambda: train_step(model, optimizer, batch, preset, 0)
+
+
+def _graphed(batch: Batch, preset: Preset, device: torch.device) -> Step:
+    model = EmoForCausalLM(preset.model_config(EOS, 1)).to(device)
+    optimizer, passes = make_optimizer(model, preset), GraphedBackward()
+    return lambda: train_step(model, optimizer, batch, preset, 0, passes)
 
 
 def _olmoe(batch: Batch, preset: Preset, implementation: str, device: torch.device) -> Step:

@@ -179,7 +179,8 @@ class TraceManifest:
     `tokens` counts the documents' own tokens: the EOS that opens each document is not among them.
     `created` is a UTC time in ISO 8601. has: the parts that are there. source: what was imported,
     with `notes` on it, or "". clusters_of: what another tool's clusters are made of, with the names
-    that they have by their number.
+    that they have by their number. recorded_with: the model's "family" (model_type), the "device"
+    and the "dtype" that it ran on and in, where that is known; in all versions.
     """
 
     level: Level
@@ -196,6 +197,7 @@ class TraceManifest:
     notes: tuple[str, ...] = ()
     clusters_of: ClustersOf = ""
     cluster_labels: dict[str, str] = field(default_factory=dict)
+    recorded_with: dict[str, str] = field(default_factory=dict)
 
     @property
     def has_tokens(self) -> bool:
@@ -218,7 +220,8 @@ class TraceManifest:
         version = self.version
         fields = asdict(self) | {"has": sorted(self.has)}
         if version < PARTIAL_VERSION:  # as it has always been
-            fields = {name: fields[name] for name in _FIELDS}
+            kept = _FIELDS if not self.recorded_with else (*_FIELDS, _WITH)
+            fields = {name: fields[name] for name in kept}
             model = fields["model"]
             names = _MODEL_FIELDS if version == UNIFORM_VERSION else (*_MODEL_FIELDS, _LAYERS)
             fields["model"] = {name: model[name] for name in names}
@@ -240,6 +243,7 @@ class TraceManifest:
 
 
 _FIELDS = ("level", "model", "documents", "tokens", "files", "created")
+_WITH = "recorded_with"
 _LAYERS = "num_experts_per_layer"
 _MODEL_FIELDS = (
     "name",
@@ -270,6 +274,7 @@ def _manifest(fields: dict[str, Any]) -> TraceManifest:
         tokens=_count(fields["tokens"]),
         files=tuple(TraceFile(**file) for file in fields["files"]),
         created=str(fields["created"]),
+        recorded_with={str(k): str(v) for k, v in fields.get(_WITH, {}).items()},
         **(_partial(fields, level) if partial else {"has": _whole(level, model)}),
     )
 

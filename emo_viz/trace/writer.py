@@ -68,6 +68,7 @@ class TraceWriter:
         notes: Sequence[str] = (),
         clusters_of: ClustersOf = "",
         cluster_labels: Mapping[str, str] | None = None,
+        recorded_with: Mapping[str, str] | None = None,
     ) -> None:
         check_replaceable(out)
         self.out = out.absolute()
@@ -79,6 +80,7 @@ class TraceWriter:
             "source": source,
             "clusters_of": clusters_of,
             "cluster_labels": dict(cluster_labels or {}),
+            "recorded_with": dict(recorded_with or {}),
         }
         self.notes = list(notes)
         self._first = int(opening_eos)  # the first position that counts

@@ -106,8 +106,13 @@ def linear_cross_entropy(
     """
     labels_N = labels_N.long()
     counted_N = labels_N != IGNORED
-    if not counted_N.all():
+    # Whoever records a CUDA graph has looked at the labels; nothing can be read back there.
+    if not _recording(labels_N) and not counted_N.all():
         hidden_NH, labels_N = hidden_NH[counted_N], labels_N[counted_N]
     if not len(labels_N):
         return (hidden_NH.sum() + head_VH.sum()) * 0
     return _LinearCrossEntropy.apply(hidden_NH, head_VH, labels_N, z_coef)
+
+
+def _recording(tensor: Tensor) -> bool:
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()

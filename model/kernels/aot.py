@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from model.kernels import backward, forward, plans, pool
+from model.kernels import backward, forward, plans, pool, sorting
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 TENSOR_CORE_OPS = ("UTCHMMA", "HGMMA", "HMMA")
@@ -24,6 +24,8 @@ LOOP_JUMP = re.compile(r"(?:@!?U?P\d+ +BRA|BRA\.U !?UP\d+,).*?`\((\.L_x_\d+)\)")
 FLOAT_ATOMIC = re.compile(r"\b(?:atom|red)\.[\w.]*(?:\.f16|\.bf16|\.f32|\.f64)")
 INT_POINTERS = {"order_S", "starts_P1", "tile_expert_M", "tile_row_M", "bucket_S"}
 INT_POINTERS |= {"starts_BD", "ends_BD", "sizes_BD"}
+INT_POINTERS |= {"expert_M", "row_M", "counts_PC", "counts_P"}
+INTEGERS = {"T", "D", "S", "M", "C"}
 FLOAT_POINTERS = {"ds_SB", "s_S", "logits_BTR"}
 BYTE_POINTERS = {"detach_S", "allowed_BTR"}
 
@@ -68,7 +70,7 @@ def compile_launch(
 
 def kernel_named(name: str) -> Any:
     """The Triton function of that name. Raises ValueError if there is none."""
-    for module in (forward, backward, pool):
+    for module in (forward, backward, pool, sorting):
         if hasattr(module, name):
             return getattr(module, name)
     raise ValueError(f"No kernel named {name!r}.")
@@ -85,7 +87,7 @@ def _type(name: str, launch: plans.Launch, element: str) -> str:
         return "*fp32"
     if name in BYTE_POINTERS:
         return "*i8"
-    return "i32" if name in ("T", "D") else "*" + element
+    return "i32" if name in INTEGERS else "*" + element
 
 
 def facts(compiled: Any) -> Compiled:

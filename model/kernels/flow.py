@@ -15,8 +15,8 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from model.kernels import backward, forward, metadata, plans, pool
-from model.kernels.metadata import Tiles
+from model.kernels import backward, forward, metadata, plans, pool, sorting
+from model.kernels.metadata import SlotOrder, Tiles
 
 
 class Saved(NamedTuple):
@@ -95,6 +95,45 @@ def _describe(
     return launch, list((operands | made).values())
 
 
+def sort_slots(bucket_S: Tensor, num_experts: int, BM: int) -> tuple[SlotOrder, Tiles]:
+    """As `metadata.sort_slots_by_expert` and `tile_map`, but for rows that no expert owns.
+
+    They are not written, as none of the other kernels reads them.
+    """
+    S = bucket_S.shape[0]
+    order_S, starts_P1 = torch.empty_like(bucket_S), bucket_S.new_empty(num_experts + 1)
+    if S > plans.FEW_SLOTS:
+        _sort_many(bucket_S, order_S, starts_P1)
+        return SlotOrder(order_S, starts_P1), cut_tiles(starts_P1, S, BM)
+    tiles = _unwritten_tiles(starts_P1, S, BM)
+    launch, M = plans.sort_few_launch(num_experts, BM), tiles.expert_M.shape[0]
+    _run(sorting, launch, 1, bucket_S, order_S, starts_P1, *tiles, S=S, M=M)
+    return SlotOrder(order_S, starts_P1), tiles
+
+
+def _sort_many(bucket_S: Tensor, order_S: Tensor, starts_P1: Tensor) -> None:
+    S, P = bucket_S.shape[0], starts_P1.shape[0] - 1
+    count, add, place = plans.sort_many_launches(P)
+    C = plans.cdiv(S, count.constants["BS"] * count.constants["STEPS"])
+    counts_PC, counts_P = bucket_S.new_empty(P, C), bucket_S.new_empty(P)
+    _run(sorting, count, C, bucket_S, counts_PC, S=S, C=C)
+    _run(sorting, add, P, counts_PC, counts_P, C=C)
+    _run(sorting, place, C, bucket_S, counts_PC, counts_P, order_S, starts_P1, S=S, C=C)
+
+
+def cut_tiles(starts_P1: Tensor, num_slots: int, BM: int) -> Tiles:
+    """As `metadata.tile_map`."""
+    tiles = _unwritten_tiles(starts_P1, num_slots, BM)
+    launch, M = plans.cut_tiles_launch(starts_P1.shape[0] - 1, BM), tiles.expert_M.shape[0]
+    _run(sorting, launch, plans.cdiv(M, launch.constants["BS"]), starts_P1, *tiles, M=M)
+    return tiles
+
+
+def _unwritten_tiles(starts_P1: Tensor, num_slots: int, BM: int) -> Tiles:
+    M = metadata.num_tiles(num_slots, starts_P1.shape[0] - 1, BM)
+    return Tiles(starts_P1.new_empty(M), starts_P1.new_empty(M))
+
+
 def run_forward(
     x_TH: Tensor,
     w13_PJH: Tensor,
@@ -111,8 +150,7 @@ def run_forward(
     S, (P, H, I) = bucket_S.shape[0], w2_PHI.shape  # noqa: E741
     layer = _layer(x_TH, w2_PHI, S)
     plan = plans.forward_plan(table_name(x_TH.device), layer, S, save_h, live)
-    order_S, starts_P1 = metadata.sort_slots_by_expert(bucket_S, P)
-    tiles = metadata.tile_map(starts_P1, S, plan.BM)
+    (order_S, starts_P1), tiles = sort_slots(bucket_S, P, plan.BM)
     h_SJ = x_TH.new_empty(S if save_h else 0, 2 * I)
     a_SI = x_TH.new_empty(S, I)
     count = tiles.expert_M.shape[0]
@@ -155,7 +193,7 @@ class _Backward:
         layer = _layer(x_TH, w2_PHI, self.S)
         arch = table_name(x_TH.device)
         self.plan = plans.backward_plan(arch, layer, self.S, detach_S is not None, live)
-        self.tiles: Tiles = metadata.tile_map(saved.starts_P1, self.S, self.plan.BM)
+        self.tiles: Tiles = cut_tiles(saved.starts_P1, self.S, self.plan.BM)
         self.num_tiles = self.tiles.expert_M.shape[0]
         self.sorted = (saved.order_S, saved.starts_P1)
 

@@ -27,6 +27,9 @@ WITHOUT_DESCRIPTORS = ("sm_80",)  # emulated there, at up to 255 registers
 DESCRIPTOR_ALIGNMENT = 16  # bytes: the start of a tensor and each of its rows
 DESCRIBED_TILES = ("up", "down", "act_grad", "input_grad")
 POOL_TOKENS = 32
+FEW_SLOTS = 1024  # so many are sorted by one program
+SORTED_ENTRIES = 4096  # of a block of slots x experts: 32 a thread of four warps
+SORTED_BLOCKS = 8  # of slots that one program sorts in turn, where there are many
 _instead: dict[str, Any] | None = None  # of all threads: on CUDA the backward pass has its own
 
 
@@ -292,6 +295,31 @@ def weight_grad_launch(
         BN=BN,
         BK=tile["BK"],
     )
+
+
+def _sorting(num_experts: int) -> dict[str, int]:
+    BP = max(16, 1 << (num_experts - 1).bit_length())
+    return {"P": num_experts, "BP": BP, "BS": max(16, min(64, SORTED_ENTRIES // BP))}
+
+
+def sort_few_launch(num_experts: int, BM: int) -> Launch:
+    """Slots into the order of their experts and tiles of BM rows, by one program."""
+    return Launch("sort_few_kernel", _sorting(num_experts) | {"BM": BM}, 4, 1)
+
+
+def sort_many_launches(num_experts: int) -> tuple[Launch, Launch, Launch]:
+    """Count each run's slots, sum the counts, place the slots; a run is STEPS blocks."""
+    runs = _sorting(num_experts) | {"STEPS": SORTED_BLOCKS}
+    return (
+        Launch("count_slots_kernel", runs, 4, 1),
+        Launch("sum_counts_kernel", {"BC": 512}, 4, 1),
+        Launch("place_slots_kernel", runs, 4, 1),
+    )
+
+
+def cut_tiles_launch(num_experts: int, BM: int) -> Launch:
+    """Sorted rows into tiles of BM."""
+    return Launch("cut_tiles_kernel", _sorting(num_experts) | {"BM": BM}, 4, 1)
 
 
 def pool_launch(num_routed: int, row_stride: int) -> Launch:

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["D"])
 def document_pool_kernel(
     logits_BTR: tl.tensor,
     starts_BD: tl.tensor,

@@ -123,7 +123,16 @@ def shipped(arch: str) -> list[Shipped]:
     full = launches(arch, Layer(2048, 1024, 8, 128, half=False), (TRAINING_TOKENS,))
     found += [Shipped(arch, "1B/14B", name, launch, "fp32") for name, launch in full]
     found += [*other_types(arch), *on_descriptors(arch)]
-    return [*found, Shipped(arch, "1B/14B", "document pool", plans.pool_launch(127, 128))]
+    return [*found, *(Shipped(arch, "1B/14B", *each) for each in _without_products())]
+
+
+def _without_products() -> Iterator[tuple[str, Launch]]:
+    """What runs before the products: the document pools, and the order of the slots."""
+    yield "document pool", plans.pool_launch(127, 128)
+    yield "sort few slots", plans.sort_few_launch(128, 16)
+    names = ("count slots", "sum counts", "place slots")
+    yield from zip(names, plans.sort_many_launches(128), strict=True)
+    yield "cut tiles", plans.cut_tiles_launch(128, 128)
 
 
 def examine(kernel: Shipped) -> dict[str, Any]:

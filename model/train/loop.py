@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from model.emo.modeling import DocumentRouting, EmoForCausalLM
+from model.emo.modeling import EmoForCausalLM
 from model.run.inference import document_losses
 from model.train import checkpoint, finite, parallel
 from model.train.batches import Batch, PackedRows
+from model.train.graph import GraphedBackward, can_record
 from model.train.metrics import Metrics, MetricsLog
 from model.train.presets import Preset
 from model.train.resume import identity, keeper, resume
+from model.train.step import Reported, backward, training_loss
+
+Passes = Callable[[EmoForCausalLM, torch.optim.Optimizer, Batch, Preset], Reported]
 
 
 def learning_rate(preset: Preset, step: int) -> float:
@@ -45,28 +48,13 @@ def make_optimizer(model: EmoForCausalLM, preset: Preset) -> torch.optim.AdamW:
     )
 
 
-def training_loss(
-    model: EmoForCausalLM, batch: Batch, preset: Preset
-) -> tuple[Tensor, Tensor, DocumentRouting]:
-    """The objective, its next-token part, and what the routers reported."""
-    documents = model.document_routing(batch.input_ids_BT, batch.pool_sizes_LBD)
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=preset.bf16):
-        loss = model.next_token_loss(
-            batch.input_ids_BT, batch.labels_BT, documents, preset.head_z_coef
-        )
-    if not documents.z_losses:
-        return loss, loss.detach(), documents
-    balancing, z_loss = model.router_losses(documents)
-    total = loss + preset.balancing_coef * balancing + preset.router_z_coef * z_loss
-    return total, loss.detach(), documents
-
-
 def train_step(
     model: EmoForCausalLM,
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     preset: Preset,
     step: int,
+    passes: Passes = backward,
 ) -> Metrics:
     """One optimiser step on this process's rows; returns the metrics of the whole batch.
 
@@ -76,11 +64,8 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = lr
     model.train()
-    total, loss, documents = training_loss(model, batch, preset)
-    optimizer.zero_grad(set_to_none=True)
-    total.backward()
-    grad_norm = parallel.clip_gradients(model, preset.grad_clip)
-    if not parallel.smallest(int(torch.isfinite(grad_norm) & torch.isfinite(total.detach()))):
+    reported = passes(model, optimizer, batch, preset)
+    if not parallel.smallest(int(torch.isfinite(reported.grad_norm) & reported.total.isfinite())):
         where = finite.find(model, lambda: training_loss(model, batch, preset))
         raise finite.NotFinite(
             f"At step {step} a number is NaN or infinite, first in {where}; training stops and its "
@@ -88,22 +73,9 @@ def train_step(
             "preset, to a new --out."
         )
     optimizer.step()
-    metrics = {"loss": float(loss), "grad_norm": float(grad_norm), "lr": lr}
-    return parallel.average(metrics | _router_metrics(model, documents))
-
-
-def _router_metrics(model: EmoForCausalLM, documents: DocumentRouting) -> Metrics:
-    if not documents.z_losses:
-        return {}
-    balancing, z_loss = model.router_losses(documents)
-    counts_LR = torch.stack(documents.counts_R)
-    return {
-        "load_balancing_loss": float(balancing.detach()),
-        "router_z_loss": float(z_loss.detach()),
-        "router_entropy": float(torch.stack(documents.entropies).mean()),
-        "load_max_over_mean": float((counts_LR.amax(1) / counts_LR.mean(1)).mean()),
-        "dead_experts": int((counts_LR == 0).sum()),
-    }
+    metrics = {"loss": float(reported.loss), "grad_norm": float(reported.grad_norm), "lr": lr}
+    routers = {name: value.item() for name, value in reported.routers.items()}
+    return parallel.average(metrics | routers)
 
 
 def train(
@@ -117,13 +89,14 @@ def train(
     checkpoint_every: int = 50,
     evaluate_every: int = 200,
     stop_at: int | None = None,
+    graph: bool = True,
     progress: Callable[..., Any] = tqdm,
 ) -> None:
     """Train to `preset.steps` (or `stop_at`), continuing from the newest checkpoint in `out`.
 
     corpus: digest of what is trained on, kept with the run. Inside `parallel.process_group` the
-    processes train together, and `model` is sharded in place. It trains on the device it is on.
-    Raises ValueError if the checkpoint
+    processes train together, and `model` is sharded in place. It trains on the device it is on;
+    `graph` records its steps there where that can be done. Raises ValueError if the checkpoint
     is of another run or cannot be written, if the processes cannot share the rows of a step, and
     (NotFinite) if the numbers are no longer finite.
     """
@@ -134,13 +107,14 @@ def train(
     last = min(preset.steps, stop_at or preset.steps)
     if stop_at is not None and last <= first < preset.steps:
         parallel.tell(f"{out} stands at step {first} already; --stop-at {stop_at} asks no more.")
+    passes: Passes = GraphedBackward() if graph and can_record(model) else backward
     log = _open_log(out, first) if parallel.leads() else None
     bar = progress(
         range(first, last), initial=first, total=preset.steps, unit="step", disable=log is None
     )
     try:
         for step in bar:
-            metrics = _timed_step(model, optimizer, rows, preset, step)
+            metrics = _timed_step(model, optimizer, rows, preset, step, passes)
             if heldout and ((step + 1) % evaluate_every == 0 or step + 1 == last):
                 metrics["heldout_loss"] = heldout_loss(model, heldout)
             bar.set_postfix(
@@ -167,10 +141,11 @@ def _timed_step(
     rows: PackedRows,
     preset: Preset,
     step: int,
+    passes: Passes,
 ) -> Metrics:
     started = time.perf_counter()
-    batch = parallel.share(rows.batch(step)).to(model.device)
-    metrics = train_step(model, optimizer, batch, preset, step)
+    batch = parallel.share(rows.batch(step))
+    metrics = train_step(model, optimizer, batch, preset, step, passes=passes)
     return metrics | {"tokens_per_second": preset.tokens_per_step / (time.perf_counter() - started)}
 
 

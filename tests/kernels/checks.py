@@ -11,7 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from model.emo import routing
-from model.kernels import ops, plans
+from model.kernels import metadata, ops, plans
 from tests.kernels import problems, races
 from tests.kernels.problems import BARS, assert_close, assert_same_bits, make, run, truth
 
@@ -157,6 +157,27 @@ def no_program_writes_what_another_touches():
         run(problem, detach_TK=detach, save="x")
     with races.forbidden():
         pools_equal_routing()
+    with races.forbidden():
+        slots_in_order(5, 1100, 16)
+
+
+def slots_in_order(P=5, S=1100, BM=16):
+    """Slots sorted by kernels lie as torch sorts them, and so do the tiles of their rows."""
+    bucket = torch.randint(-1, P, (S,), generator=torch.Generator().manual_seed(P + S)).int()
+    order_and_tiles_are_those_of_torch(bucket, P, BM)
+
+
+def order_and_tiles_are_those_of_torch(bucket, P, BM):
+    flow = flow_in_use()
+    (order, starts), tiles = flow.sort_slots(bucket, P, BM)
+    want = metadata.sort_slots_by_expert(bucket, P)
+    wanted_tiles = metadata.tile_map(want.starts_P1, len(bucket), BM)
+    live = int(want.starts_P1[-1])
+    assert torch.equal(starts, want.starts_P1)
+    assert torch.equal(order[:live], want.order_S[:live])
+    for found in (tiles, flow.cut_tiles(starts, len(bucket), BM)):
+        assert torch.equal(found.expert_M, wanted_tiles.expert_M)
+        assert torch.equal(found.row_M, wanted_tiles.row_M)
 
 
 def dropped_slots():
@@ -347,5 +368,6 @@ PROPERTIES = {
         two_runs_are_equal,
         doubling_the_gate_doubles_the_output,
         large_tiles,
+        slots_in_order,
     )
 }

@@ -86,8 +86,8 @@ def test_both_passes_and_the_pools_read_nothing_back_to_the_host(monkeypatch, sa
         allowed = flow.run_document_pools(logits, segments, segments, P - 1)
     assert [t.shape for t in got] == [x.shape, w13.shape, w2.shape, s.shape]
     assert allowed.shape == (2, T, P - 1)
-    # up, down, combine; h again; act_grad, dw2, dw13, dx, reduce; pools
-    assert len(started) == 9 + (not save_h)
+    # sort, up, down, combine; tiles, h again, act_grad, dw2, dw13, dx, reduce; pools
+    assert len(started) == 11 + (not save_h)
 
 
 def test_a_host_read_would_be_noticed():

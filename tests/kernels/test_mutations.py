@@ -91,7 +91,22 @@ FAULTS = {
         "(expert * 0).to(tl.int64) * (HEIGHT * WIDTH)",
     ),
     "ragged tiles lost": Fault(
-        "metadata", "((counts_P + BM - 1) // BM).cumsum", "(counts_P // BM).cumsum"
+        "sorting", "tiles_P = (counts_P + BM - 1) // BM", "tiles_P = counts_P // BM"
+    ),
+    "slots of one expert in one row": Fault(
+        "sorting", "tl.cumsum(chosen_BP, 0) - 1", "0 * chosen_BP", by="slots_in_order"
+    ),
+    "earlier runs forgotten": Fault(
+        "sorting",
+        "starts_P + tl.load(counts_PC + p * C + run, mask=p < P, other=0)",
+        "starts_P",
+        by="slots_in_order",
+    ),
+    "all programs write the first rows": Fault(
+        "sorting",
+        "tl.where(run == 0, P, 0)",
+        "tl.where(run >= 0, P, 0)",
+        by="no_program_writes_what_another_touches",
     ),
     "sentinel ids taken for experts": Fault(
         "metadata",
@@ -280,4 +295,4 @@ def test_a_module_that_does_not_run_is_no_fault_noticed(tmp_path, monkeypatch):
 def test_there_are_enough_faults():
     assert len(FAULTS) >= 12
     modules = {fault.module for fault in FAULTS.values()}
-    assert modules == {"forward", "backward", "metadata", "flow", "pool", "ops"}
+    assert modules == {"forward", "backward", "metadata", "flow", "pool", "sorting", "ops"}

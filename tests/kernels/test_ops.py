@@ -187,7 +187,7 @@ def test_an_active_subset_tells_the_kernels_how_many_experts_it_keeps(monkeypatc
     from model.run import subset
 
     model, seen = tiny_model(num_hidden_layers=1), []
-    monkeypatch.setattr(ops, "moe", lambda x, *_, live: seen.append(live) or x)
+    monkeypatch.setattr(ops, "moe", lambda x, *_, live, save: seen.append(live) or x)
     x, ids = torch.zeros(2, 4), torch.zeros(2, 1, dtype=torch.long)
     experts._cuda_experts(x, x, x, x, ids)
     keep_k = model.config.num_experts_per_tok + 1

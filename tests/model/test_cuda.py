@@ -18,7 +18,7 @@ from model.families.registry import routed
 from model.run import inference
 from model.run.loading import load_model, load_tokenizer
 from model.run.subset import ExpertSubset, apply_subset
-from model.train import loop
+from model.train import loop, step
 from model.train.batches import PackedRows
 from tests.families.tiny import CAUSAL, run, tiny_model
 from tests.model.test_train import EOS, PRESET, metrics_of, new_model, stream
@@ -94,7 +94,7 @@ def test_a_training_step_has_the_gradients_of_the_cpu(objective):
     on_gpu = copy.deepcopy(on_cpu).cuda()
     totals = []
     for model in (on_cpu, on_gpu):
-        total, _, _ = loop.training_loss(model, batch.to(model.device), preset)
+        total, _, _ = step.training_loss(model, batch, preset)
         total.backward()
         totals.append(total.item())
     assert totals[1] == pytest.approx(totals[0], rel=1e-5)
@@ -138,31 +138,18 @@ def test_a_family_records_and_restricts_as_on_the_cpu(family):
         assert (ids.sort(-1).values == tapes[1][layer].sort(-1).values).float().mean() > 0.97
 
 
-def test_a_training_step_can_be_captured_as_a_graph():
-    preset = replace(PRESET, bf16=False)
-    batch = PackedRows(stream(), preset, EOS).batch(0)
-    model = new_model(preset).cuda().train()
-    batch = batch.to(model.device)
-    documents = model.document_routing(batch.input_ids_BT, batch.pool_sizes_LBD)
-
-    def step() -> torch.Tensor:
-        for collected in ("balancing_losses", "z_losses", "counts_R", "entropies"):
-            getattr(documents, collected).clear()
-        hidden = model.model(input_ids=batch.input_ids_BT, documents=documents, use_cache=False)
-        balancing, z_loss = model.router_losses(documents)
-        total = hidden.last_hidden_state.square().mean() + balancing + z_loss
-        model.zero_grad(set_to_none=True)
-        total.backward()
-        return total
-
-    stream_ = torch.cuda.Stream()
-    with torch.cuda.stream(stream_):
-        for _ in range(3):
-            plain = float(step().detach())
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        total = step()
-    graph.replay()
-    torch.cuda.synchronize()
-    assert float(total.detach()) == pytest.approx(plain, rel=1e-5)
+@pytest.mark.parametrize("objective", ["emo", "standard", "dense"])
+def test_a_recorded_step_is_the_plain_one_to_the_bit(tmp_path, objective):
+    preset = replace(PRESET, objective=objective, bf16=True)
+    runs = []
+    for graph in (False, True):
+        model = new_model(preset).cuda()
+        out = tmp_path / str(graph)
+        loop.train(model, PackedRows(stream(), preset, EOS), preset, out, [], graph=graph)
+        runs.append((model, metrics_of(out)))
+    for (name, one), other in zip(
+        runs[0][0].named_parameters(), runs[1][0].parameters(), strict=True
+    ):
+        assert torch.equal(one, other), name
+    plain, recorded = ([m["loss"] for m in metrics] for _, metrics in runs)
+    assert recorded == plain

@@ -107,9 +107,9 @@ from pathlib import Path
 from tests.model.test_train import run
 import model.train.loop as loop
 step = loop.train_step
-def noisy(*args):
+def noisy(*args, **more):
     print("step", args[-1], flush=True)
-    return step(*args)
+    return step(*args, **more)
 loop.train_step = noisy
 run(Path(sys.argv[1]), every=2)
 """

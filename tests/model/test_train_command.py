@@ -158,10 +158,10 @@ def test_ctrl_c_says_where_the_run_stands(corpora, tmp_path, monkeypatch):
 
     step_of = loop.train_step
 
-    def interrupted(*args):
+    def interrupted(*args, **more):
         if args[-1] == stops.pop(0):
             raise KeyboardInterrupt
-        return step_of(*args)
+        return step_of(*args, **more)
 
     monkeypatch.setattr(loop, "train_step", interrupted)
     stops = [0]

@@ -196,11 +196,11 @@ def test_a_gradient_that_is_not_finite_is_named(parameter, words):
 
 
 def test_a_run_that_is_no_longer_finite_keeps_its_checkpoints(tmp_path, monkeypatch):
-    def poisoned(model, optimizer, batch, preset, step):
+    def poisoned(model, optimizer, batch, preset, step, **more):
         if step == 5:
             with torch.no_grad():
                 model.model.layers[0].mlp.experts.down_proj[:] = float("nan")
-        return train_step(model, optimizer, batch, preset, step)
+        return train_step(model, optimizer, batch, preset, step, **more)
 
     monkeypatch.setattr("model.train.loop.train_step", poisoned)
     with pytest.raises(finite.NotFinite, match="At step 5 "):

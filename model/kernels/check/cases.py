@@ -85,7 +85,13 @@ TIMED = (
     Case(16_384, routing="skewed"),
     *(Case(T, routing=routing) for T in (1, 8, 64, 256) for routing in ("even", "kept")),
 )
-KERNELS_TIMED = (Case(16_384), Case(16_384, routing="skewed"), Case(256), Case(256, routing="kept"))
+KERNELS_TIMED = (
+    Case(16_384),
+    Case(16_384, routing="skewed"),
+    Case(256),
+    Case(256, routing="kept"),
+    Case(1),
+)
 SANITIZED = (Case(37, 5, 3, 40, 24, routing="dropped"), Case(150, 2, 2, 72, 136))
 
 
