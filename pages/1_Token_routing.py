@@ -1,4 +1,4 @@
-"""Token routing: how the two models route one text, token by token."""
+"""Token routing: how the models route one text, token by token."""
 
 import streamlit as st
 
@@ -8,13 +8,13 @@ from emo_viz.ui.routing import page, view
 from emo_viz.ui.shell import chrome
 
 with chrome.page("Token routing"):
-    documents, pair = library.documents(), library.pair()
+    documents, models = library.documents(), library.models()
 
     headline = st.container()
     chosen = page.choose_text(documents)
     if chosen is None:
         st.stop()
-    read = reading.read(pair, chosen)
+    read = reading.read(models, chosen)
     with headline:
         page.answer(read)
     reading.cut_notice(read)

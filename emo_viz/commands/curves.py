@@ -7,7 +7,7 @@ import click
 from emo_viz.analysis.ablation import RANDOM_SEEDS
 from emo_viz.analysis.curves import METHODS
 from emo_viz.runs.curves import Workers, measure, plan_files
-from model.cli import progress_bar, say
+from model.cli import Several, SeveralCommand, progress_bar, say
 
 
 def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> list[int] | None:
@@ -29,13 +29,13 @@ def _methods(_: click.Context, __: click.Parameter, text: str | None) -> list[st
 FOLDER = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=SeveralCommand)
 @click.option(
     "--models",
-    nargs=2,
+    cls=Several,
     type=FOLDER,
     required=True,
-    help="Checkpoint folders of an EMO and a standard model.",
+    help="Checkpoint folders of one run or more.",
 )
 @click.option(
     "--documents",
@@ -85,7 +85,7 @@ FOLDER = click.Path(path_type=Path)
     help="Processes, each with its own copy of the model it works on.",
 )
 def command(
-    models: tuple[Path, Path],
+    models: tuple[Path, ...],
     documents_path: Path,
     calibration_path: Path,
     out: Path,

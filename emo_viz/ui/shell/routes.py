@@ -9,6 +9,8 @@ CLUSTERS = "pages/2_Document_clusters.py"
 ABLATION = "pages/3_Subset_ablation.py"
 KERNEL = "pages/4_Kernel.py"
 
+RUN = "run"  # the one that is shown where two do not compare
+
 ROUTING_SOURCE, ROUTING_DOMAIN = "routing_source", "routing_domain"
 ROUTING_DOCUMENT, ROUTING_TEXT = "routing_doc", "routing_text"
 ROUTING_LAYER, ROUTING_TOKEN, ROUTING_EXPERT = "routing_layer", "routing_token", "routing_expert"
