@@ -42,6 +42,8 @@ OTHER_DOMAIN = "other_domain"
 METHODS = (ROUTER_PROBABILITY, GREEDY, RANDOM, OTHER_DOMAIN)
 CELL = ["model", "method", "keep_k", "seed"]
 COLUMNS = ["model", "domain", "method", "keep_k", "seed", "document", "loss_sum", "tokens"]
+TEXTS = dict.fromkeys(("model", "domain", "method", "document"), "str")
+BY_RUN = ("runs", "models", "ranking", "greedy")  # in curves.json
 TABLE_DIGEST = "table_sha256"  # in curves.json, of curves.parquet
 DRAWS = 1000
 
@@ -85,7 +87,25 @@ class Curves:
         """The curves of these runs alone, in this order. Raises ValueError if one is missing."""
         for run in runs:
             self.experts(run)
-        return Curves(self.rows[self.rows["model"].isin(runs)], self.info)
+        own = {
+            name: {run: self.info[name][run] for run in runs if run in self.info[name]}
+            for name in BY_RUN
+            if name in self.info
+        }
+        return Curves(self.rows[self.rows["model"].isin(runs)], self.info | own)
+
+    def beside(self, others: "Curves") -> "Curves":
+        """These curves, and of others those of the runs that these lack, if both were measured on
+        the same documents with the same calibration; else these alone."""
+        if (self.origins.documents, self.origins.calibration) != (
+            others.origins.documents,
+            others.origins.calibration,
+        ):
+            return self
+        kept = others.of_runs([run for run in others.runs if run not in self.runs])
+        by_run = {name: self.info[name] | kept.info[name] for name in BY_RUN}
+        rows = pd.concat([each.rows.astype(TEXTS) for each in (self, kept)], ignore_index=True)
+        return Curves(rows.astype(dict.fromkeys(TEXTS, "category")), self.info | by_run)
 
     def of_domain(self, domain: str | None) -> pd.DataFrame:
         """The rows of one domain, or of all domains for None."""

@@ -147,9 +147,10 @@ def _layers(one: Run, other: Run) -> str:
     ours, theirs = one.facts.routed, other.facts.routed
     if ours is None or theirs is None or len(ours) == len(theirs):
         return ""
+    layers = f"{len(ours)} layer{'s' * (len(ours) != 1)}"
     return (
-        f"{one.label} has {len(ours)} layers and {other.label} {len(theirs)}, so they do not "
-        "compare layer by layer."
+        f"{one.label} has {layers} and {other.label} {len(theirs)}, so they do not compare layer by "
+        "layer."
     )
 
 

@@ -94,7 +94,10 @@ def command(
     random_seeds: int,
     workers: int,
 ) -> None:
-    """Measure subset curves. If it is stopped, the next call, or the page, goes on from there."""
+    """Measure subset curves. If it is stopped, the next call, or the page, goes on from there.
+
+    What the file holds of other runs on the same documents stays in it.
+    """
     plan = plan_files(models, documents_path, calibration_path, out, keep, methods, random_seeds)
     label = f"Measuring {len(plan.missing())} of {len(plan.jobs)} parts"
     try:
@@ -104,4 +107,5 @@ def command(
         kept = len(plan.jobs) - len(plan.missing())
         say(f"Stopped. {kept} of {len(plan.jobs)} parts are kept; call again to go on.")
         raise click.Abort from error
-    say(f"{out}: {len(curves.rows):,} rows, {out.stat().st_size / 1e6:.2f} MB.")
+    runs, size = ", ".join(curves.runs), out.stat().st_size / 1e6
+    say(f"{out}: {len(curves.rows):,} rows of {runs}, {size:.2f} MB.")

@@ -20,7 +20,7 @@ import pandas as pd
 from emo_viz.analysis import ablation
 from emo_viz.analysis.ablation import Guard, Part, Task
 from emo_viz.analysis.checkpoints import Checkpoint, open_runs
-from emo_viz.analysis.curves import Curves, check_name, write_curves
+from emo_viz.analysis.curves import Curves, check_name, read_curves, write_curves
 from emo_viz.analysis.origins import Origins, documents_digest
 from emo_viz.analysis.parts import Parts
 from emo_viz.runs.progress import Counter, Report, unreported
@@ -118,7 +118,8 @@ def plan(
 
 
 def measure(plan: Plan, by: Measure, report: Report = unreported) -> Curves:
-    """Measure what is not there yet and write the curves; a file that was there stays until then.
+    """Measure what is not there yet and write the curves; a file that was there stays until then,
+    and in it the curves of other runs on the same documents.
 
     report: of the cuts measured, those of finished parts at once. What it raises stops the work;
     finished parts stay. Raises ValueError for what cannot be measured or written.
@@ -133,9 +134,18 @@ def measure(plan: Plan, by: Measure, report: Report = unreported) -> Curves:
     for job in plan.jobs:
         found[job.checkpoint.run].append(_finished(job))
     curves = ablation.collect(found, [job.task for job in plan.jobs], plan.about)
+    curves = _with_other_runs(curves, plan.out)
     write_curves(curves, plan.out)
     Parts.of(plan.out).clear()
     return curves
+
+
+def _with_other_runs(curves: Curves, out: Path) -> Curves:
+    """The curves of other runs on the same documents that the file holds are kept in it."""
+    try:
+        return curves.beside(read_curves(out))
+    except ValueError:  # there is none, or it is of no use
+        return curves
 
 
 def _finished(job: Job) -> Part:

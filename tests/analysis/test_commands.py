@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from emo_viz.__main__ import main
 from emo_viz.analysis import ablation
-from emo_viz.analysis.curves import read_curves
+from emo_viz.analysis.curves import Measured, read_curves
 from emo_viz.analysis.origins import present_origins
 from emo_viz.analysis.projection import load_maps
 from emo_viz.analysis.token_map import load_token_map
@@ -290,6 +290,27 @@ def test_curves_of_one_run_and_of_three_that_differ(ready, tiny_assets, tmp_path
     assert {len(found.info["ranking"][run]["garden"]) for run in found.runs} == {1, 2}
 
 
+def test_curves_of_another_run_stay_in_the_file_if_the_documents_are_the_same(
+    ready, rows, tiny_assets, tmp_path
+):
+    out = tmp_path / "c.parquet"
+    emo, std = (tiny_assets / "checkpoints" / name for name in ("emo-nano", "std-nano"))
+    together = tmp_path / "together.parquet"
+    for file, models in ((out, [emo]), (out, [std]), (together, [emo, std])):
+        result = invoke("curves", *ready["curves"], "--models", *models, *FEW, "--out", file)
+        assert result.exit_code == 0, result.output
+    assert (
+        "rows of std-nano, emo-nano"
+        in invoke("curves", *ready["curves"], "--models", std, *FEW, "--out", out).stdout
+    )
+    one, other = (Measured.of(read_curves(file).rows).table for file in (out, together))
+    pd.testing.assert_frame_equal(one, other)
+    assert read_curves(out).origins == read_curves(together).origins
+    fewer = ["--documents", written(tmp_path, rows.head(20))]
+    invoke("curves", *ready["curves"], "--models", emo, *FEW, *fewer, "--out", out)
+    assert read_curves(out).runs == ("emo-nano",)
+
+
 def test_findings_of_one_run(ready, tiny_assets, tmp_path):
     out = tmp_path / "a" / "b" / "c.parquet"
     emo = tiny_assets / "checkpoints" / "emo-nano"
@@ -341,10 +362,8 @@ def test_a_token_map_of_one_run_or_in_any_order(ready, tiny_assets, tmp_path, mo
 
 
 def test_clusters_and_models_of_a_token_map_are_as_many(refused, tiny_assets):
-    said = " ".join(
-        refused("token-map", "--models", tiny_assets / "checkpoints" / "emo-nano").split()
-    )
-    assert "1 models need as many files of clusters, and 2 are named" in said
+    said = refused("token-map", "--models", tiny_assets / "checkpoints" / "emo-nano")
+    assert "--models names 1 and --clusters 2; name the clusters of each" in " ".join(said.split())
 
 
 def test_models_with_different_tokenizers_have_no_common_tokens(refused, tiny_assets, tmp_path):

@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.analysis.curves import ROUTER_PROBABILITY, Measured, read_curves
 from emo_viz.analysis.tokens import headline
 from emo_viz.figures.theme import AMBER, TEAL
+from model.emo.config import EmoConfig
+from model.emo.modeling import EmoForCausalLM
 from model.run.inference import encode, record
-from model.run.loading import load_model, load_tokenizer
+from model.run.loading import export_model, load_model, load_tokenizer
 from tests.pages.opened import charts, follow_link, strips
 from tests.uneven import measure, shown
 
@@ -189,3 +192,47 @@ def test_runs_of_different_tokenizers_are_read_one_at_a_time(
 
 def test_the_kernel_page_needs_no_run(alone: Path):
     assert "kernel" in words(follow_link(KERNEL)).lower()
+
+
+@pytest.fixture(scope="module")
+def unlike(tiny_assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of other names: of one layer of 24 experts, and of two layers of 16."""
+    folder = tmp_path_factory.mktemp("unlike") / "assets"
+    like = tiny_assets / "checkpoints" / "std-nano"
+    fields = load_model(like).config.to_dict() | {"num_experts": 24, "num_hidden_layers": 1}
+    fields["num_experts_per_layer"] = None
+    torch.manual_seed(0)
+    wide, deep = folder / "checkpoints" / "a-wide", folder / "checkpoints" / "b-deep"
+    wide.parent.mkdir(parents=True)
+    export_model(EmoForCausalLM(EmoConfig(**fields)), load_tokenizer(like), wide)
+    shutil.copytree(like, deep)
+    measure(tiny_assets, folder, ["a-wide", "b-deep"])
+    return folder
+
+
+def test_runs_of_different_layers_and_experts_are_compared_where_that_makes_sense(unlike: Path):
+    with shown(unlike):
+        home = follow_link("")
+        assert "**a\\-wide** stands beside **b\\-deep**" in words(home)
+        titles = [chart["layout"]["xaxis"]["title"]["text"] for chart in charts(home)]
+        assert titles[0] == "% of the routed experts" and len(titles) == 3
+        assert "mean over the layers of each" in words(home)
+        clusters = follow_link(CLUSTERS, cluster_level="Documents")
+        assert "a\\-wide has 1 layer and b\\-deep 2, so they do not" in words(clusters)
+        assert clusters.selectbox(key="cluster_layer").options == ["All layers"]
+        assert len(charts(clusters)) == 3
+        assert len(charts(follow_link(CLUSTERS))) == 4
+        ablation = follow_link(ABLATION, k="12")
+        assert "**12 of 24** in a\\-wide, **8 of 16** in b\\-deep" in words(ablation)
+        axis = charts(ablation)[0]["layout"]["xaxis"]["title"]["text"]
+        assert axis == "Share of the experts kept in every layer (log scale)"
+
+
+def test_runs_of_different_layers_are_read_one_at_a_time(unlike: Path):
+    with shown(unlike):
+        first = follow_link(ROUTING)
+        assert "a\\-wide has 1 layer" in words(first) and "in b\\-deep" not in words(first)
+        second = follow_link(ROUTING, run="b-deep")
+        assert "in b\\-deep" in words(second) and "in a\\-wide" not in words(second)
+        lost = follow_link(ROUTING, run="gone")
+        assert "asks for the run gone, which is not here" in lost.warning[0].value

@@ -203,18 +203,30 @@ def _spread(runs: Comparison) -> Finding:
         return f"**{own.half.mean:.1f}** {_span(own.half, '{:.1f}')}{of_all}"
 
     distinct = in_each(runs, lambda run: f"{found[run].distinct.mean:.1f}")
+    layers = {each.num_layers for each in found.values()}
+    over = count(first.num_layers, "layer") if len(layers) == 1 else "the layers of each"
     return Finding(
         "Experts that carry half of the routing",
         f"Half of a document's routing in a layer goes to {in_each(runs, half)}; in all it uses "
         f"{distinct}. {count(first.half.n, 'document')}, {count(first.num_tokens, 'token')}, mean "
-        f"over {count(first.num_layers, 'layer')}.",
-        Compared(
-            {run: each.half for run, each in found.items()},
-            "routed experts",
-            float(np.mean(first.routed)) / 2 if even else None,
-            "even use",
-        ),
+        f"over {over}.",
+        _half_compared(found, even),
     )
+
+
+def _half_compared(found: dict[str, Coverage], even: bool) -> Compared:
+    """In experts, where all runs have as many; else in shares of them."""
+    if even:
+        routed = float(np.mean(next(iter(found.values())).routed))
+        values = {run: each.half for run, each in found.items()}
+        return Compared(values, "routed experts", routed / 2, "even use")
+    shares = {run: _of_all(each.half, float(np.mean(each.routed))) for run, each in found.items()}
+    return Compared(shares, "% of the routed experts", 50, "even use")
+
+
+def _of_all(value: Interval, most: float) -> Interval:
+    mean, low, high = (100 * each / most for each in (value.mean, value.low, value.high))
+    return Interval(mean, low, high, value.n)
 
 
 CARDS = (
