@@ -149,8 +149,8 @@ def _layers(one: Run, other: Run) -> str:
         return ""
     layers = f"{len(ours)} layer{'s' * (len(ours) != 1)}"
     return (
-        f"{one.label} has {layers} and {other.label} {len(theirs)}, so they do not compare layer by "
-        "layer."
+        f"{one.label} has {layers} and {other.label} {len(theirs)}, so they do not compare layer "
+        "by layer."
     )
 
 
