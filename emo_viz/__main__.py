@@ -13,15 +13,20 @@ class Commands(click.Group):
     """Finds its commands by their files, and imports only the one that is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        modules = pkgutil.iter_modules(commands.__path__)
-        return sorted(module.name.replace("_", "-") for module in modules)
+        return sorted(self._modules())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
+        name = self._modules().get(cmd_name)
+        if name is None:
             return None
-        module = importlib.import_module(f"{commands.__name__}.{cmd_name.replace('-', '_')}")
+        module = importlib.import_module(f"{commands.__name__}.{name}")
         command: click.Command = module.command
         return command
+
+    def _modules(self) -> dict[str, str]:
+        """The module of each command; that of a Python keyword has an underscore at its end."""
+        names = [module.name for module in pkgutil.iter_modules(commands.__path__)]
+        return {name.rstrip("_").replace("_", "-"): name for name in names}
 
     def invoke(self, ctx: click.Context) -> object:
         with one_sentence():

@@ -2,12 +2,16 @@
 
 import streamlit as st
 
-from emo_viz.server import library
+from emo_viz.server import library, recordings
 from emo_viz.ui.parts import reading
-from emo_viz.ui.routing import page, view
+from emo_viz.ui.routing import page, recorded, view
 from emo_viz.ui.shell import chrome
 
 with chrome.page("Token routing"):
+    if traces := recordings.without_checkpoint():
+        recorded.draw(traces)
+        st.stop()
+
     documents, models = library.documents(), library.models()
 
     headline = st.container()

@@ -11,22 +11,29 @@ from emo_viz.trace.schema import Level
 @click.option(
     "--model",
     "checkpoint",
-    type=click.Path(path_type=Path),
     required=True,
-    help="Checkpoint folder of the model to record.",
+    help="Checkpoint folder of the model to record, or its name on the Hugging Face hub.",
 )
 @click.option(
     "--documents",
     "documents_path",
     type=click.Path(path_type=Path),
     required=True,
-    help="Parquet file with the columns id, domain and text.",
+    help="Parquet, JSONL or CSV file with a column text (and id, domain), or a folder of texts.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
     help="Folder of the trace; a trace that is already there is replaced.",
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, .. or auto.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="What the weights are loaded as.",
 )
 @click.option(
     "--level",
@@ -40,42 +47,50 @@ from emo_viz.trace.schema import Level
     type=int,
     default=256,
     show_default=True,
-    help="Tokens a document, the opening end-of-text token among them.",
+    help="Tokens a document, the opening token among them.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Record only the first documents.")
+@click.option(
+    "--batch-tokens",
+    type=click.IntRange(min=1),
+    help="Tokens run at a time [default: a document on a CPU, 8192 elsewhere].",
+)
 def command(
-    checkpoint: Path,
+    checkpoint: str,
     documents_path: Path,
     out: Path,
+    device: str,
+    dtype: str,
     level: Level,
     max_tokens: int,
     limit: int | None,
+    batch_tokens: int | None,
 ) -> None:
-    """Record the routing of a model over documents into a trace folder."""
-    from emo_viz.trace.documents import read_documents
-    from emo_viz.trace.recorder import record_trace
-    from emo_viz.trace.writer import check_replaceable
-    from model.files import check_writable, weights_digest
+    """Record the routing of a model over documents into a trace folder.
 
-    # What is quickly tried comes before a model is loaded, which can take minutes.
+    Stopped at any point and started again with the same options, it goes on where it was.
+    """
+    from emo_viz.runs.record import Options, record
+    from emo_viz.trace.documents import read_documents
+    from emo_viz.trace.writer import check_replaceable
+    from model.cli import say
+    from model.files import check_writable
+
     check_replaceable(out)
     check_writable(out)
     documents = read_documents(documents_path)
     documents = documents if limit is None else documents.head(limit)
-    from model.run.loading import load_model, load_tokenizer
-
-    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    options = Options(
+        device=device, dtype=dtype, level=level, max_tokens=max_tokens, batch_tokens=batch_tokens
+    )
     with click.progressbar(length=len(documents), label="Recording", show_pos=True) as bar:
-        trace = record_trace(
-            model,
-            tokenizer,
+        trace = record(
+            checkpoint,
             documents,
             out,
-            name=checkpoint.resolve().name,
-            checkpoint_sha256=weights_digest(checkpoint),
-            level=level,
-            max_tokens=max_tokens,
-            progress=lambda done, total: bar.update(done - bar.pos),
+            options,
+            report=lambda done, total: bar.update(done - bar.pos),
+            tell=lambda sentence: say(sentence, err=True),
         )
     manifest = trace.manifest
     place = click.format_filename(out)

@@ -76,7 +76,11 @@ def plan_files(
 ) -> Plan:
     """The measurement of checkpoint folders on files of documents; see `plan`."""
     check_name(out)
-    documents, calibration = read_documents(documents_path), read_documents(calibration_path)
+    documents, calibration = (
+        # Ids that were made would be the same in both.
+        read_documents(path, required=("id", "domain"))
+        for path in (documents_path, calibration_path)
+    )
     check_disjoint(documents, calibration)
     return plan(open_runs(models), documents, calibration, out, keep, methods, random_seeds)
 

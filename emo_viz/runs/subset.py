@@ -34,7 +34,8 @@ def choose_subset(
     from model.run.subset import check_keep_k
 
     _check_out(out)
-    documents = _of_domain(read_documents(documents_path), domain, documents_path)
+    documents = read_documents(documents_path, required=("domain",) if domain else ())
+    documents = _of_domain(documents, domain, documents_path)
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
     check_max_tokens(model, max_tokens)
     check_keep_k(model.config, keep_k)

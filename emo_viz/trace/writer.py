@@ -9,12 +9,14 @@ from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from emo_viz.trace.absent import Part
+from emo_viz.trace.recorded import Recorded
 from emo_viz.trace.schema import (
     ACTIVATION,
     DOCUMENTS,
@@ -22,18 +24,18 @@ from emo_viz.trace.schema import (
     MANIFEST,
     TOKENS,
     USAGE,
+    ClustersOf,
     Level,
     TracedModel,
     TraceFile,
     TraceManifest,
+    UsageOf,
     documents_schema,
     is_trace_manifest,
     tokens_schema,
 )
+from emo_viz.trace.tables import activation, shares, token_rows
 from model.files import new_folder
-
-if TYPE_CHECKING:
-    from model.run.inference import Recording
 
 # Small, so that one document is read in milliseconds; larger ones save no space.
 ROW_GROUP_TOKENS = 4_096
@@ -44,7 +46,12 @@ class TraceWriter:
     """Context manager that streams a trace to disk; leaving it by an exception leaves no trace.
 
     At most `row_group_tokens` tokens (or one document, if that is longer) are held in memory at
-    level "tokens", none at level "documents".
+    level "tokens", none at level "documents". What no document has is said to be absent.
+
+    opening_eos: position 0 of every document is an EOS, which no average counts. source, notes: of
+    an imported file (`notes` may be added to until the end). clusters_of: clusters of another tool
+    come with the documents ("cluster") or with their tokens (`clusters`); cluster_labels: their
+    names.
 
     Raises ValueError if `out` exists and is neither an empty folder nor a trace.
     """
@@ -55,18 +62,38 @@ class TraceWriter:
         model: TracedModel,
         level: Level,
         row_group_tokens: int = ROW_GROUP_TOKENS,
+        *,
+        opening_eos: bool = True,
+        source: str = "",
+        notes: Sequence[str] = (),
+        clusters_of: ClustersOf = "",
+        cluster_labels: Mapping[str, str] | None = None,
+        recorded_with: Mapping[str, str] | None = None,
     ) -> None:
         check_replaceable(out)
         self.out = out.absolute()
         self.model = model
         self.level = level
         self.buffered_tokens = 0
+        self._facts: dict[str, Any] = {
+            "opening_eos": opening_eos,
+            "source": source,
+            "clusters_of": clusters_of,
+            "cluster_labels": dict(cluster_labels or {}),
+            "recorded_with": dict(recorded_with or {}),
+        }
+        self.notes = list(notes)
+        self._first = int(opening_eos)  # the first position that counts
+        self._clusters_of = clusters_of
         self._row_group_tokens = row_group_tokens
         self._documents: list[dict[str, object]] = []
         self._tokens: list[pa.RecordBatch] = []
         self._total_documents = 0
         self._total_tokens = 0
         self._token_rows = 0
+        self._seen: set[Part] = set()
+        self._usage_of: UsageOf | None = None
+        self._empty_slots = False
         self._handles: list[IO[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -75,10 +102,11 @@ class TraceWriter:
             slab = (self.model.num_layers, self.model.num_routed_experts)
             self._usage = _GrowingArray(self._folder / USAGE, slab)
             self._activation = _GrowingArray(self._folder / ACTIVATION, slab)
-            self._document_file = self._parquet(DOCUMENTS, documents_schema())
+            self._document_file = self._parquet(DOCUMENTS, documents_schema(self._clusters_of))
             self._token_file: pq.ParquetWriter | None = None
             if self.level == "tokens":
-                self._token_file = self._parquet(TOKENS, tokens_schema(self.model))
+                schema = tokens_schema(self.model, self._clusters_of)
+                self._token_file = self._parquet(TOKENS, schema)
             self._stack = stack.pop_all()
         return self
 
@@ -117,35 +145,102 @@ class TraceWriter:
                 close()
 
     def add(
-        self, document: Mapping[str, object], texts: Sequence[str], recording: "Recording"
+        self,
+        document: Mapping[str, object],
+        texts: Sequence[str] | None,
+        recording: Recorded,
+        *,
+        clusters: np.ndarray | None = None,
     ) -> None:
         """Append one document.
 
-        document: values for the columns id, domain, source, licence, parent, part, text and
-        dropped_tokens (those that are missing become null). texts: T decoded tokens, the opening
-        EOS first. recording: what the model did with these T tokens.
+        document: values for the columns id, domain, source, licence, parent, part, text,
+        dropped_tokens and cluster (those that are missing become null). texts: T decoded tokens,
+        the opening EOS first, if there is one. recording: what the model did with these T tokens;
+        what it lacks is None. clusters: int32 [T].
+
+        Usage is the mean router probability; in a trace without these, each expert's share of the
+        choices. Raises ValueError for a document with probabilities after one without, or before.
         """
-        count = len(recording.token_ids) - 1
-        assert count >= 1 and len(texts) == count + 1, "a document is EOS and at least one token"
-        self._usage.append(recording.router_probs[:, 1:].mean(axis=1))
-        self._activation.append(_activation(recording.expert_ids[:, 1:], self.model))
-        self._add_tokens(texts, recording)
-        facts = {"n_tokens": count, "mean_loss": float(np.mean(recording.loss[1:]))}
-        self._documents.append({**document, **facts, "document": self._total_documents})
+        ids = recording.expert_ids
+        count = ids.shape[1] - self._first
+        assert count >= 1, "a document is at least one token, after its EOS if it has one"
+        assert texts is None or len(texts) == ids.shape[1], "each token has one text"
+        chosen = activation(ids[:, self._first :], self.model, all_recorded=self._first == 1)
+        self._append(_usage(recording.router_probs, chosen, self._first), chosen)
+        self._say_usage_of("choices" if recording.router_probs is None else "probabilities")
+        self._add_tokens(texts, recording, clusters)
+        self._add_document(document, count, _mean_loss(recording.loss, self._first))
+
+    def add_shares(
+        self,
+        document: Mapping[str, object],
+        usage: np.ndarray,
+        activation: np.ndarray | None = None,
+        tokens: int | None = None,
+    ) -> None:
+        """Append a document of which only averages are known, at level "documents".
+
+        usage [L, R]: each expert's share of the choices; activation [L, R]: share of the tokens
+        that chose it; tokens: their number.
+        """
+        assert self._token_file is None, "a trace of tokens needs every token"
+        self._append(usage, activation)
+        self._say_usage_of("choices")
+        self._add_document(document, tokens, None)
+
+    def _append(self, usage: np.ndarray, activation: np.ndarray | None) -> None:
+        self._usage.append(usage)
+        self._activation.append(np.zeros(usage.shape) if activation is None else activation)
+        if activation is not None:
+            self._seen.add("activation")
+
+    def _say_usage_of(self, usage_of: UsageOf) -> None:
+        if self._usage_of not in (None, usage_of):
+            raise ValueError(
+                "Some documents have router probabilities and some have none; make a trace of each."
+            )
+        self._usage_of = usage_of
+
+    def _add_document(
+        self, document: Mapping[str, object], tokens: int | None, mean_loss: float | None
+    ) -> None:
+        facts = {"n_tokens": tokens, "mean_loss": mean_loss, "document": self._total_documents}
+        self._documents.append({**document, **facts})
+        found: dict[Part, object] = {
+            "n_tokens": tokens,
+            "loss": mean_loss,
+            "domain": document.get("domain"),
+            "text": document.get("text"),
+        }
+        self._seen |= {part for part, value in found.items() if value is not None}
         self._total_documents += 1
-        self._total_tokens += count
+        self._total_tokens += tokens or 0
         if len(self._documents) >= ROW_GROUP_DOCUMENTS:
             self._flush_documents()
 
-    def _add_tokens(self, texts: Sequence[str], recording: "Recording") -> None:
+    def _add_tokens(
+        self, texts: Sequence[str] | None, recording: Recorded, clusters: np.ndarray | None
+    ) -> None:
         if self._token_file is None:
             return
-        if self.buffered_tokens + len(texts) > self._row_group_tokens:
+        schema = tokens_schema(self.model, self._clusters_of)
+        batch, empty = token_rows(
+            self._total_documents, texts, recording, clusters, self.model, schema
+        )
+        if self.buffered_tokens + len(batch) > self._row_group_tokens:
             self._flush_tokens()
-        batch = _token_rows(self._total_documents, texts, recording, self.model)
         self._tokens.append(batch)
-        self.buffered_tokens += len(texts)
-        self._token_rows += len(texts)
+        self.buffered_tokens += len(batch)
+        self._token_rows += len(batch)
+        self._empty_slots |= empty
+        found: dict[Part, object] = {
+            "token_ids": recording.token_ids,
+            "token_texts": texts,
+            "entropy": recording.entropy,
+            "gate_weights": recording.gate_weights,
+        }
+        self._seen |= {part for part, value in found.items() if value is not None}
 
     def _flush_tokens(self) -> None:
         if self._token_file is not None and self._tokens:
@@ -156,7 +251,8 @@ class TraceWriter:
 
     def _flush_documents(self) -> None:
         if self._documents:
-            table = pa.Table.from_pylist(self._documents, schema=documents_schema())
+            schema = documents_schema(self._clusters_of)
+            table = pa.Table.from_pylist(self._documents, schema=schema)
             self._document_file.write_table(table)
         self._documents = []
 
@@ -175,9 +271,31 @@ class TraceWriter:
             handle.close()
         self._usage.close()
         self._activation.close()
+        if not self._has_activation:
+            (self._folder / ACTIVATION).unlink()
+
+    @property
+    def _has_activation(self) -> bool:
+        return "activation" in self._seen or not self._total_documents
+
+    @property
+    def _has(self) -> frozenset[Part]:
+        """The parts that are there: those met, and those that the model says."""
+        told: dict[Part, object] = {
+            "usage": True,
+            "checkpoint": self.model.checkpoint_sha256,
+            "num_experts": self.model.experts_known,
+            "top_k": self.model.num_experts_per_tok,
+            "tokens": self._token_file,
+            "clusters": self._clusters_of,
+            "activation": self._has_activation,
+        }
+        return frozenset(self._seen | {part for part, value in told.items() if value})
 
     def _write_manifest(self) -> None:
-        rows = dict.fromkeys((DOCUMENTS, USAGE, ACTIVATION), self._total_documents)
+        rows = dict.fromkeys((DOCUMENTS, USAGE), self._total_documents)
+        if self._has_activation:
+            rows[ACTIVATION] = self._total_documents
         if self._token_file is not None:
             rows[TOKENS] = self._token_rows
         manifest = TraceManifest(
@@ -190,8 +308,36 @@ class TraceWriter:
                 for name, count in rows.items()
             ),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            has=self._has,
+            usage_of=self._usage_of or "probabilities",
+            empty_slots=self._empty_slots,
+            notes=tuple(self.notes),
+            **self._facts,
         )
         (self._folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+
+
+def _usage(probs: np.ndarray | None, chosen: np.ndarray, first: int) -> np.ndarray:
+    """[L, R]: the mean probability over the tokens that have one, or the share of choices."""
+    if probs is None:
+        return shares(chosen)
+    counted = probs[:, first:]
+    known = np.isfinite(counted).all(axis=2)
+    mean: np.ndarray
+    if known.all():
+        mean = counted.mean(axis=1)
+        return mean
+    sums = np.where(known[..., None], counted, 0).sum(axis=1)
+    mean = sums / np.maximum(known.sum(axis=1), 1)[:, None]
+    return mean
+
+
+def _mean_loss(loss: np.ndarray | None, first: int) -> float | None:
+    """Over the tokens that have one."""
+    if loss is None:
+        return None
+    known = loss[first:][~np.isnan(loss[first:])]
+    return float(np.mean(known)) if len(known) else None
 
 
 def check_replaceable(out: Path) -> None:
@@ -210,54 +356,6 @@ def check_replaceable(out: Path) -> None:
             f"{out} holds more than a trace ({others[0]}); move that away, or choose another place "
             "for the trace."
         )
-
-
-def _activation(expert_ids: np.ndarray, model: TracedModel) -> np.ndarray:
-    """Share of tokens that chose each routed expert: ids [L, T, k] -> [L, R].
-
-    Rows sum to the layer's slots; the id -1 stands for none.
-    """
-    layers, tokens, _ = expert_ids.shape
-    chosen = expert_ids.astype(np.int64)
-    flat = (chosen + np.arange(layers)[:, None, None] * model.num_routed_experts)[chosen >= 0]
-    counts = np.bincount(flat, minlength=layers * model.num_routed_experts)
-    shares: np.ndarray = counts.reshape(layers, model.num_routed_experts) / tokens
-    return shares
-
-
-def _token_rows(
-    document: int, texts: Sequence[str], recording: "Recording", model: TracedModel
-) -> pa.RecordBatch:
-    count, schema = len(texts), tokens_schema(model)
-    columns = {
-        "document": np.full(count, document),
-        "position": np.arange(count),
-        "token_id": recording.token_ids,
-        "text": pa.array(texts, pa.string()),
-        # from_pandas: the NaN of the opening EOS becomes null, so that SQL averages leave it out.
-        "loss": pa.array(recording.loss, pa.float32(), from_pandas=True),
-        "entropy": recording.entropy.T,
-        "expert_ids": _by_token(recording.expert_ids, model),
-        "gate_weights": _by_token(recording.gate_weights, model),
-    }
-    arrays = [_column(columns[field.name], field.type) for field in schema]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _by_token(values: np.ndarray, model: TracedModel) -> np.ndarray:
-    """[L, T, k] without the slots that a layer lacks: [T, slots of all layers]."""
-    layers = [by_slot[:, :slots] for by_slot, slots in zip(values, model.slots, strict=True)]
-    return np.concatenate(layers, axis=1)
-
-
-def _column(values: "np.ndarray | pa.Array", kind: pa.DataType) -> pa.Array:
-    """A column of the tokens table; a [T, n] array becomes one list of n values a token."""
-    if isinstance(values, pa.Array):
-        return values
-    if not pa.types.is_fixed_size_list(kind):
-        return pa.array(values.astype(kind.to_pandas_dtype()), kind)
-    flat = values.reshape(-1).astype(kind.value_type.to_pandas_dtype())
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat, kind.value_type), kind.list_size)
 
 
 class _GrowingArray:

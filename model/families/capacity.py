@@ -9,18 +9,9 @@ Shapes: B sequences, T tokens, N = B*T, E experts.
 import torch
 from torch import Tensor, nn
 
-from model.families.blocks import Block, moe_blocks
+from model.families.blocks import moe_blocks
 from model.families.routed import RoutedLayer, RoutedModel
 from model.families.rules import DROPPED, Chosen, Rule
-
-
-def _hear(block: Block, model: RoutedModel, layer: int) -> None:
-    """Tell the model of the router's logits, the third of its outputs."""
-
-    def heard(_: nn.Module, __: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
-        model.heard_logits(layer, output[2])
-
-    block.router.register_forward_hook(heard)
 
 
 class SwitchLayer(RoutedLayer):
@@ -63,8 +54,11 @@ class NllbLayer(RoutedLayer):
 
     Its router hands on a mask of zeros and ones where the experts read ids (transformers 5.23), so
     that the id of the expert that was chosen has no effect. The tape says what was really used;
-    leaving experts out of it would mean nothing and is refused.
+    leaving experts out of it would mean nothing and is refused. An expert's capacity is that for
+    all tokens of a batch, padding too.
     """
+
+    alone = True
 
     def listen(self, model: RoutedModel, layer: int) -> None:
         def decide(_: nn.Module, args: tuple) -> None:

@@ -14,9 +14,19 @@ from model.families.rules import DROPPED, Chosen, Rule
 class EmoLayer(FusedLayer):
     """num_experts and top_k count the shared experts, as the released configs do."""
 
+    @property
+    def num_routed(self) -> int:
+        """Without the shared experts, which have the last ids."""
+        return self.num_experts - self.num_shared
+
+    @property
+    def num_chosen(self) -> int:
+        """Without the shared experts."""
+        return self.top_k - self.num_shared
+
     def choose(self, logits_NE: Tensor, allowed_E: Tensor | None) -> Chosen:
         """Shared experts always stay, whatever `allowed_E` says of them."""
-        num_routed = self.num_experts - self.num_shared
+        num_routed = self.num_routed
         if allowed_E is None:
             routed = route(logits_NE, self.num_shared, self.top_k)
             return Chosen(routed.expert_ids_NK, routed.gate_weights_NK)

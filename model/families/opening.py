@@ -4,11 +4,14 @@ Weights come from safetensors alone, no code of a checkpoint is run, and nothing
 cannot fit.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers.utils import logging as transformers_logging
 
 from model.families.registry import routed
 from model.families.routed import RoutedModel
@@ -28,28 +31,41 @@ def open_model(source: str, device: str = "cpu", dtype: str = "float32") -> Rout
     """
     folder = local_folder(source)
     config = _config(folder)
-    target = _device(device)
+    target = device_of(device)
     weight_files(folder)
-    if target is not None:
-        check_fits(folder, target, _dtype(dtype))
+    check_fits(folder, target, dtype_of(dtype))
     loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     placing: dict[str, Any] = {"device_map": "auto"} if target is None else {}
     try:
-        loaded, report = loader.from_pretrained(
-            folder,
-            dtype=_dtype(dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **placing,
-        )
-    except (OSError, RuntimeError, KeyError, ImportError, TypeError) as error:
+        with without_progress_bar():
+            loaded, report = loader.from_pretrained(
+                folder,
+                dtype=dtype_of(dtype),
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **placing,
+            )
+    except Exception as error:  # of whatever the checkpoint asks for: quantisers, kernels, ..
+        said = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
-            f"{folder} cannot be loaded ({str(error).splitlines()[0]}); copy the checkpoint again, "
-            "or install what it names."
+            f"{folder} cannot be loaded ({said}); copy the checkpoint again, or install what it "
+            "names."
         ) from error
     _check_weights(folder, loaded, report)
     return routed((loaded if target is None else loaded.to(target)).eval())
+
+
+@contextmanager
+def without_progress_bar() -> Iterator[None]:
+    """Keeps transformers' bar out of the output of commands, which draw their own."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def local_folder(source: str) -> Path:
@@ -92,17 +108,17 @@ def _check_weights(folder: Path, loaded: torch.nn.Module, report: Any) -> None:
             "all); copy the checkpoint again."
         )
     for name, weight in loaded.named_parameters():
-        if not torch.isfinite(weight).all():
+        if weight.device.type != "meta" and not torch.isfinite(weight).all():
             raise ValueError(f"{folder}: {name} holds NaN or infinity; train the model again.")
 
 
-def _device(name: str) -> torch.device | None:
+def device_of(name: str) -> torch.device | None:
     """None for "auto". Raises ValueError for a device that is not there."""
     if name == "auto":
         return None
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).cpu()  # which a device without numbers ("meta") cannot
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"There is no device {name!r} here; choose cpu, cuda, cuda:1, .. or auto."
@@ -110,7 +126,7 @@ def _device(name: str) -> torch.device | None:
     return device
 
 
-def _dtype(name: str) -> torch.dtype:
+def dtype_of(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise ValueError(f"{name!r} is no type to load in; choose {', '.join(DTYPES)}.")
     dtype: torch.dtype = getattr(torch, name)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,11 @@ class RoutedLayer(ABC):
     num_experts: that the router chooses among, top_k of them a token. num_shared: experts that
     serve every token unasked. rule: None where it was not recognised. Subclasses say where to
     listen and how to hand another choice to the experts.
+
+    alone: whether texts of one batch change each other's routing, so that each is run by itself.
     """
+
+    alone: ClassVar[bool] = False
 
     block: Block
     num_experts: int
@@ -69,6 +74,30 @@ class RoutedLayer(ABC):
     @abstractmethod
     def listen(self, model: "RoutedModel", layer: int) -> None:
         """Set the hooks of this layer."""
+
+    @property
+    def num_routed(self) -> int:
+        """R: experts that are chosen, ids 0 .. R - 1; shared experts are not among them."""
+        return self.num_experts
+
+    @property
+    def num_chosen(self) -> int:
+        """Of them, how many one token uses."""
+        return self.top_k
+
+    def probabilities(self, logits_NE: Tensor) -> Tensor | None:
+        """What the router thinks of each routed expert [N, R], float32, a sum of 1 a token.
+
+        A softmax of the logits; of a router that scores by sigmoids, these divided by their sum
+        (as DeepSeek-V3 does to balance its experts). None where the rule was not recognised.
+        """
+        if self.rule is None:
+            return None
+        logits_NR = logits_NE[:, : self.num_routed].float()
+        if self.rule.score != "sigmoid":
+            return logits_NR.softmax(-1)
+        scores_NR = logits_NR.sigmoid()
+        return scores_NR / scores_NR.sum(-1, keepdim=True).clamp(min=1e-30)
 
     def check_restrictable(self) -> None:
         """Raises ValueError where no expert can be left out."""
@@ -186,7 +215,7 @@ class FusedLayer(RoutedLayer):
 
     def listen(self, model: RoutedModel, layer: int) -> None:
         def heard(_: nn.Module, __: tuple, output: Tensor | tuple[Tensor, ...]) -> None:
-            model.heard_logits(layer, output if isinstance(output, Tensor) else output[0])
+            model.heard_logits(layer, logits_among(output, self.num_experts))
 
         def decide(_: nn.Module, args: tuple) -> tuple | None:
             hidden, ids_NK, weights_NK = args
@@ -197,6 +226,16 @@ class FusedLayer(RoutedLayer):
 
         self.block.router.register_forward_hook(heard)
         self.block.experts.register_forward_pre_hook(decide)
+
+
+def logits_among(output: Tensor | tuple[Tensor, ...], num_experts: int) -> Tensor:
+    """What a router gave as its logits: the first numbers as wide as its experts.
+
+    transformers has changed the order of what routers give between versions.
+    """
+    given = (output,) if isinstance(output, Tensor) else output
+    wide = [t for t in given if t.is_floating_point() and t.shape[-1] == num_experts]
+    return wide[0] if wide else given[0]
 
 
 def served_ids(chosen: Chosen, like: Tensor) -> Tensor:

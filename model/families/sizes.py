@@ -53,13 +53,27 @@ def _cgroup(limit: str) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def check_fits(folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-    """Raises ValueError if the checkpoint needs more memory than the device has free."""
-    needed, free = checkpoint_size(folder).needed(dtype), available_memory(device)
-    if free is not None and needed > free:
-        kind = str(dtype).removeprefix("torch.")
-        raise ValueError(
-            f"{folder} needs about {needed / 1e9:.1f} GB in {kind} and {device} has "
-            f"{free / 1e9:.1f} GB free; choose a smaller type, another device, or cut the "
-            "checkpoint first."
-        )
+def _everywhere() -> int | None:
+    """Free bytes of all devices together."""
+    devices = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    free = [available_memory(device) for device in (torch.device("cpu"), *devices)]
+    known = [number for number in free if number is not None]
+    return sum(known) if len(known) == len(free) else None
+
+
+def check_fits(folder: Path, device: torch.device | None, dtype: torch.dtype) -> None:
+    """Raises ValueError if the checkpoint needs more memory than the device, or all, have free.
+
+    Weights for another device pass through the CPU's memory.
+    """
+    needed = checkpoint_size(folder).needed(dtype)
+    cpu = torch.device("cpu")
+    for place in [device] if device in (None, cpu) else [device, cpu]:
+        free = _everywhere() if place is None else available_memory(place)
+        if free is not None and needed > free:
+            kind = str(dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{folder} needs about {needed / 1e9:.1f} GB in {kind} and "
+                f"{place or 'this machine'} has {free / 1e9:.1f} GB free; choose a smaller type, "
+                "another device, or cut the checkpoint first."
+            )

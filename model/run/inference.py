@@ -36,9 +36,9 @@ MORE_BYTES = 3  # of a character, after its first
 class Encoded:
     """A text as tokens.
 
-    token_ids: EOS first. texts: each token's piece of the text, "" for EOS; together they are the
-    text, or its start if tokens were dropped. dropped: how many were; of a text longer than
-    LONG_TEXT an estimate from its start (`exact` is False).
+    token_ids: the opening token first. texts: each token's piece of the text, "" for the opening
+    one; together they are the text, or its start if tokens were dropped. dropped: how many were;
+    of a text longer than LONG_TEXT an estimate from its start (`exact` is False).
     """
 
     token_ids: np.ndarray
@@ -72,14 +72,22 @@ class Recording:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> Encoded:
-    """Tokenise a text, EOS first, cut to `max_tokens` in all.
+    """Tokenise a text as EMO reads it: `encode_after` with EOS as the opening token."""
+    return encode_after(tokenizer.eos_token_id, tokenizer, text, max_tokens)
+
+
+def encode_after(
+    opening: int | None, tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int
+) -> Encoded:
+    """Tokenise a text, after an opening token if there is one, cut to `max_tokens` in all.
 
     Special tokens written in the text are read as plain text, and a byte order mark at its head is
     a character as any other: whoever decodes a file takes it off. Raises ValueError for a text of
     nothing but white space, with half a character in it, or of no tokens.
     """
     _check_text(text)
-    kept = max_tokens - 1
+    first = [] if opening is None else [opening]
+    kept = max_tokens - len(first)
     long = len(text) > LONG_TEXT
     ids, ends = _first_tokens(tokenizer, text, kept) if long else _tokens(tokenizer, text)
     if not ids:
@@ -92,8 +100,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> En
     exact = whole or not long
     dropped = len(ids) - kept if exact else _estimate(len(text), bounds[-1], kept)
     return Encoded(
-        token_ids=np.array([tokenizer.eos_token_id, *ids[:kept]], dtype=np.int64),
-        texts=["", *(text[start:end] for start, end in pairwise(bounds))],
+        token_ids=np.array([*first, *ids[:kept]], dtype=np.int64),
+        texts=[*("" for _ in first), *(text[start:end] for start, end in pairwise(bounds))],
         dropped=max(0, dropped),
         exact=exact,
     )

@@ -1,15 +1,13 @@
 """Opening and writing checkpoints, with one clear sentence for each way it can fail."""
 
 import codecs
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from model.emo.modeling import EmoForCausalLM
+from model.families.opening import without_progress_bar
 from model.files import INDEX, SINGLE, check_writable, inside, new_folder, read_json
 from model.run.checkpoint import CONFIG, check_checkpoint, check_links, last_line, read_config
 
@@ -34,7 +32,7 @@ def load_model(path: str | Path, dtype: str = "float32") -> EmoForCausalLM:
     _check_json(folder, GENERATION)
     _check_index(folder)
     try:
-        with _without_progress_bar():
+        with without_progress_bar():
             model, report = EmoForCausalLM.from_pretrained(
                 folder,
                 # Ours, because transformers' own reader takes no byte order mark.
@@ -51,18 +49,6 @@ def load_model(path: str | Path, dtype: str = "float32") -> EmoForCausalLM:
         ) from error
     _check_weights(folder, model, report)
     return model.eval()
-
-
-@contextmanager
-def _without_progress_bar() -> Iterator[None]:
-    """Keeps transformers' bar out of the output of commands, which draw their own."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def _check_index(folder: Path) -> None:

@@ -104,7 +104,8 @@ def test_documents_that_cannot_be_used_are_named(refused, rows, tmp_path, comman
     twice = written(tmp_path, pd.concat([rows, rows]), "twice")
     assert "an id that no other document has" in refused(command, "--documents", twice)
     without = written(tmp_path, rows.drop(columns="domain"), "without")
-    assert "lack the column domain" in refused(command, "--documents", without)
+    if command == "curves":
+        assert "lack the column domain" in refused(command, "--documents", without)
 
 
 @pytest.mark.parametrize("columns", ["id", "domain"])

@@ -4,6 +4,8 @@ Independent of model/families: every function gives {expert: gate weight} for on
 """
 
 import math
+from collections import Counter
+from typing import Any
 
 
 def softmax(values: dict[int, float]) -> dict[int, float]:
@@ -53,3 +55,42 @@ def sparsemixer(logits: dict[int, float], k: int, jitter: float) -> dict[int, fl
         weights[first] = softmax(near)[first]
         del left[first]
     return weights
+
+
+def expected(family: str, router: Any, k: int, logits: dict[int, float]) -> dict[int, float]:
+    """One token of a causal family; `router` is asked for its bias and its settings alone."""
+    if family in ("deepseek_v3", "glm4_moe"):
+        bias = router.e_score_correction_bias.tolist()
+        groups = (router.num_group, router.topk_group)
+        return deepseek(logits, k, bias, *groups, router.routed_scaling_factor)
+    if family in ("gpt_oss", "granitemoe", "jetmoe"):
+        return top_then_softmax(logits, k)
+    if family == "phimoe":
+        return sparsemixer(logits, k, 0.3)
+    if family == "emo":
+        shared = max(logits)
+        routed_logits = {e: v for e, v in logits.items() if e != shared}
+        return softmax_then_top(routed_logits, k - 1, renormalise=False) | {shared: 1.0}
+    renormalise = family in ("mixtral", "dbrx") or getattr(router, "norm_topk_prob", False)
+    return softmax_then_top(logits, k, renormalise)
+
+
+def switch(tokens: list[dict[int, float]], capacity: int) -> list[dict[int, float]]:
+    """A text's tokens in turn: the likeliest expert, nothing once that has `capacity` tokens."""
+    served: Counter[int] = Counter()
+    chosen = []
+    for logits in tokens:
+        first = best(logits, 1)[0]
+        served[first] += 1
+        chosen.append({first: softmax(logits)[first]} if served[first] <= capacity else {})
+    return chosen
+
+
+def nllb(tokens: list[dict[int, float]]) -> list[dict[int, float]]:
+    """As transformers 5.23 runs it without a capacity: to experts 1 and 0, whoever was chosen."""
+    chosen = []
+    for logits in tokens:
+        scores = softmax(logits)
+        first, second = (scores[e] for e in best(scores, 2))
+        chosen.append({1: first / (first + second), 0: second / (first + second)})
+    return chosen

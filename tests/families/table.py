@@ -20,7 +20,8 @@ HEAD = """# Families of models
 
 Made by `python tests/families/table.py` from small random models of the installed transformers;
 the tests fail where it says something else. A family is how one architecture routes
-(`model/families`). *Recorded*: the experts and gate weights that the model really used. *Left out
+(`model/families`). *Recorded*: the experts and gate weights that the model really used, by
+`python -m emo_viz record` (tests/runs/test_record_families.py holds it to plain loops). *Left out
 live*: some experts can be left out in one thread, as if they had been deleted, without touching
 the model. Other architectures are tried by the shape of their routers and marked as guessed.
 

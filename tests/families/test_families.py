@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from slow_rules import deepseek, softmax_then_top, sparsemixer, top_then_softmax
+from slow_rules import expected
 from tiny import CAUSAL, EXPERTS, SEQ2SEQ, UNKNOWN, run, tiny_model
 
 from model.families import KNOWN, RoutedModel, routed
@@ -28,28 +28,6 @@ def as_dicts(ids_NK: torch.Tensor, weights_NK: torch.Tensor) -> list[dict[int, f
     return [{e: w for e, w in zip(*row, strict=True) if e != DROPPED} for row in rows]
 
 
-def expected(family: str, layer, logits: dict[int, float]) -> dict[int, float]:
-    """By the independent slow rule of the family."""
-    k = layer.top_k
-    if family in ("deepseek_v3", "glm4_moe"):
-        router = layer.block.router
-        bias = router.e_score_correction_bias.tolist()
-        groups = (router.num_group, router.topk_group)
-        return deepseek(logits, k, bias, *groups, router.routed_scaling_factor)
-    if family in ("gpt_oss", "granitemoe", "jetmoe"):
-        return top_then_softmax(logits, k)
-    if family == "phimoe":
-        return sparsemixer(logits, k, 0.3)
-    if family == "emo":
-        shared = max(logits)
-        routed_logits = {e: v for e, v in logits.items() if e != shared}
-        return softmax_then_top(routed_logits, k - 1, renormalise=False) | {shared: 1.0}
-    renormalise = family in ("mixtral", "dbrx") or getattr(
-        layer.block.router, "norm_topk_prob", False
-    )
-    return softmax_then_top(logits, k, renormalise)
-
-
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
@@ -64,7 +42,7 @@ def test_the_tape_equals_an_independent_recomputation(family: str) -> None:
     for number, layer in enumerate(model.layers):
         got = as_dicts(tape.expert_ids[number], tape.gate_weights[number])
         for token, logits in enumerate(tape.router_logits[number].tolist()):
-            wanted = expected(family, layer, dict(enumerate(logits)))
+            wanted = expected(family, layer.block.router, layer.top_k, dict(enumerate(logits)))
             assert set(got[token]) == set(wanted)
             assert got[token] == pytest.approx(wanted, abs=1e-5)
 

@@ -1,8 +1,16 @@
 """A small random model of every family, made by transformers."""
 
+from pathlib import Path
+
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedTokenizerFast,
+)
 
 EXPERTS = 8
 COMMON = {
@@ -134,3 +142,24 @@ def run(made: nn.Module, rows: int = 2, length: int = 11) -> torch.Tensor:
     more = {"decoder_input_ids": ids} if made.config.is_encoder_decoder else {"use_cache": False}
     with torch.no_grad():
         return made(input_ids=ids, **more).logits
+
+
+SPECIAL = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+
+
+def save_tokenizer(folder: Path, **special: str) -> None:
+    """A tokenizer of 96 words: <pad>, </s>, <s>, <unk>, then w4 .. w95 with their own numbers."""
+    words = ["<pad>", "</s>", "<s>", "<unk>", *(f"w{number}" for number in range(4, 96))]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    plain = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    named = special or SPECIAL
+    PreTrainedTokenizerFast(tokenizer_object=plain, **named).save_pretrained(folder)
+
+
+def save_tiny(family: str, folder: Path, **changes: object) -> nn.Module:
+    """A checkpoint of `tiny_model` with that tokenizer; returns the model."""
+    made = tiny_model(family, **changes)
+    made.save_pretrained(folder)
+    save_tokenizer(folder)
+    return made

@@ -1,5 +1,7 @@
 """Files of documents: what is read of them, and one sentence that names the file for the rest."""
 
+import gzip
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -79,7 +81,7 @@ LONG = "x" * 100_000
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        ({"id": None, "text": None}, "lack the column id and the column text"),
+        ({"id": None, "text": None}, "lack the column text; add it"),
         ({"id": ["a", "a", "b"]}, "an id that no other document has"),
         ({"id": [LONG, LONG, "b"]}, "an id that no other document has"),
         ({"domain": ["tea", None, "ale"]}, "need a domain each"),
@@ -94,11 +96,12 @@ LONG = "x" * 100_000
         ({"part": [1.0, 2.5, None]}, "The part of document b is 2.5, not a whole number"),
         ({"part": [2**40, 2, 3]}, "The part of document a is 1099511627776"),
         ({"parent": ["p", None, "q"]}, "The document b has no parent; give it one"),
+        ({"parent": ["p", "p", "q"], "domain": None}, "lack the column domain; add it"),
     ],
 )
 def test_documents_that_cannot_be_used_are_one_sentence(written, columns, sentence):
     path = written(**columns)
-    required = ("parent",) if "parent" in columns else ()
+    required = ("parent", "domain") if "parent" in columns else ()
     with pytest.raises(ValueError, match=sentence) as error:
         read_documents(path, required)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
@@ -119,9 +122,9 @@ def test_parts_may_be_missing_and_whole_floats(written):
     ("make", "sentence"),
     [
         (lambda p: p.parent / "none.parquet", "There is no file .*none.parquet"),
-        (lambda p: p.parent, "There is no file"),
+        (lambda p: p.parent / "none.jsonl", "name a Parquet, .jsonl or .csv file with a column"),
         (lambda p: Path(__file__), "is not a Parquet file of documents"),
-        (corrupt, "documents.parquet is not a Parquet file of documents .* that can be read"),
+        (corrupt, "documents.parquet is not a Parquet file of documents that can be read"),
     ],
 )
 def test_files_that_cannot_be_read_are_one_sentence(written, make, sentence):
@@ -151,3 +154,97 @@ def test_a_digest_is_of_each_text_and_their_order():
     digests = {texts_digest(texts) for texts in (["ab", "c"], ["a", "bc"], ["c", "ab"], [])}
     assert len(digests) == 4
     assert texts_digest(["ab", "c"]) in digests
+
+
+ROWS = [("soil", "tea"), ('flour, "sugar"\nand salt', "tea"), ("rope", "ale")]
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> Path:
+    table.to_csv(path, index=False)
+    return path
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "jsonl.gz", "parquet"])
+def test_a_text_alone_is_a_document(kind, tmp_path):
+    path = tmp_path / f"my texts.{kind}"
+    table = pd.DataFrame({"text": [text for text, _ in ROWS]})
+    if kind == "csv":
+        write_csv(path, table)
+    elif kind == "parquet":
+        table.to_parquet(path)
+    else:
+        data = write_jsonl(tmp_path / "plain", table.to_dict("records")).read_bytes()
+        path.write_bytes(gzip.compress(data) if kind.endswith("gz") else data)
+    documents = read_documents(path)
+    assert list(documents) == ["id", "domain", "text"]
+    assert documents["id"].tolist() == ["1", "2", "3"]
+    assert documents["domain"].tolist() == ["my texts"] * 3
+    assert documents["text"].tolist() == [text for text, _ in ROWS]
+
+
+@pytest.mark.parametrize("write", [write_csv, lambda p, t: write_jsonl(p, t.to_dict("records"))])
+def test_the_other_columns_are_kept_in_any_form(write, tmp_path):
+    table = pd.DataFrame(
+        {
+            "text": [text for text, _ in ROWS],
+            "domain": [domain for _, domain in ROWS],
+            "id": [7, 8, 9],
+            "part": [1, 2, 3],
+            "licence": ["CC0", None, None],
+            "embedding": [0.5, 1.5, 2.5],
+        }
+    )
+    path = tmp_path / ("d.csv" if write is write_csv else "d.jsonl")
+    documents = read_documents(write(path, table))
+    assert list(documents) == ["id", "domain", "text", "licence", "part"]
+    assert documents["id"].tolist() == ["7", "8", "9"]
+    assert documents["domain"].tolist() == ["tea", "tea", "ale"]
+    assert documents["part"].tolist() == [1, 2, 3]
+    assert documents["licence"].isna().tolist() == [False, True, True]
+
+
+def test_long_texts_in_a_csv_file_are_read_whole(tmp_path):
+    table = pd.DataFrame({"text": ["long\n" * 10**6, "short"]})
+    assert read_documents(write_csv(tmp_path / "d.csv", table))["text"].tolist() == [*table["text"]]
+
+
+def test_a_folder_of_text_files(tmp_path):
+    folder = tmp_path / "shelf"
+    for name, text in {"b.txt": "rope", "tea/a.txt": "soil", "tea/c.txt": "roots"}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    documents = read_documents(folder)
+    assert documents["id"].tolist() == ["b.txt", "tea/a.txt", "tea/c.txt"]
+    assert documents["domain"].tolist() == ["shelf", "tea", "tea"]
+    assert documents["text"].tolist() == ["rope", "soil", "roots"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("d.jsonl", '{"text": "x"}\n{"text"', "d.jsonl, line 2 is not JSON"),
+        ("d.jsonl", '{"text": "x"}\n{"txt": "y"}', "1 of 2 documents have no text .the first is 2"),
+        ("d.jsonl", '{"text": 3}', "line 1: the field text is 3, not text"),
+        ("d.jsonl", '{"text": "x", "id": true}', "the field id is True, not text"),
+        ("d.jsonl", "", "There are no documents"),
+        ("d.csv", "", "is not a CSV file of documents"),
+        ("d.csv", "text,domain\nx\n", "is not a CSV file of documents"),
+        ("d.csv", "texts\nx\n", "lack the column text"),
+        ("d.csv", "text,text\nx,y\n", "two columns of one name"),
+        ("d.csv", "text,id\nx,1\ny,1\n", "an id that no other document has"),
+        ("d/a.txt", b"\xff", "a.txt is not UTF-8"),
+        ("d/.a.txt", "x", "There are no documents"),
+    ],
+)
+def test_other_files_that_cannot_be_used_are_one_sentence(name, content, sentence, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=sentence) as error:
+        read_documents(tmp_path / name.partition("/")[0])
+    assert "\n" not in str(error.value)

@@ -1,14 +1,15 @@
 """python -m emo_viz record: one trace, or one sentence and exit code 2."""
 
 import errno
+import json
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-import model.run.inference
 from emo_viz.__main__ import main
 from emo_viz.trace import Trace
+from model.run.recording import Recorder
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def corrupt(path):
         (lambda d, p: {"model": p / "none"}, "There is no checkpoint at"),
         (lambda d, p: {"documents": p / "none"}, "There is no file"),
         (lambda d, p: {"documents": __file__}, "is not a Parquet file"),
-        (lambda d, p: {"documents": write_table(p / "d", d[["id"]])}, "domain and the column text"),
+        (lambda d, p: {"documents": write_table(p / "d", d[["id"]])}, "lack the column text"),
         (lambda d, p: {"documents": write_table(p / "d", d.head(0))}, "There are no documents"),
         (lambda d, p: {"documents": write_table(p / "d", d.assign(text=" "))}, "have no text"),
         (lambda d, p: {"max-tokens": 1000}, "within 2 and 300"),
@@ -122,7 +123,7 @@ def test_an_index_that_leads_outside_is_never_followed(run, model, tokenizer, tm
     assert not (tmp_path / "trace").exists()
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_sentence_and_loses_nothing(run, tmp_path, monkeypatch):
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -130,23 +131,38 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, tmp_path, monkeypat
     result = run()
     assert result.exit_code == 2
     assert "trace cannot be written (No space left on device)" in result.output
-    assert [path.name for path in tmp_path.iterdir()] == ["documents.parquet"]
+    kept = {".trace.partial", "documents.parquet"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    monkeypatch.undo()
+    result = run()
+    assert "goes on after 9 documents" in result.stderr and result.exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"trace", "documents.parquet"}
 
 
 def test_ctrl_c_leaves_nothing_half_made(run, tmp_path, monkeypatch):
-    record, calls = model.run.inference.record, []
+    batch, calls = Recorder._run, []
 
     def third_is_interrupted(*arguments: object) -> object:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return record(*arguments)
+        return batch(*arguments)
 
-    monkeypatch.setattr(model.run.inference, "record", third_is_interrupted)
+    monkeypatch.setattr(Recorder, "_run", third_is_interrupted)
     result = run()
     assert result.exit_code == 1
     assert "Aborted" in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["documents.parquet"]
+
+
+def test_documents_need_only_a_text(run, documents, tmp_path):
+    texts = tmp_path / "notes.jsonl"
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents["text"]))
+    result = run("--batch-tokens=200", documents=texts)
+    assert result.exit_code == 0, result.output
+    trace = Trace.open(tmp_path / "trace")
+    assert trace.documents["id"].tolist() == [str(n) for n in range(1, 10)]
+    assert set(trace.documents["domain"]) == {"notes"}
 
 
 def test_the_group_lists_its_commands():

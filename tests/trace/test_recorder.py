@@ -5,28 +5,29 @@ import hashlib
 import numpy as np
 import pytest
 
+from emo_viz.runs.record import Options, record_opened
+from emo_viz.runs.record import record as record_checkpoint
 from emo_viz.trace import Trace
-from emo_viz.trace.recorder import RecordingCancelled, record_trace
 from model.files import weights_digest
 from model.run.inference import encode, record
+from model.run.opening import Opened, open_checkpoint
 
 MAX_TOKENS = 48
 
 
-@pytest.fixture
-def recorded(model, tokenizer, documents, tmp_path):
-    """Record into the same place, with any argument changed."""
+@pytest.fixture(scope="module")
+def opened(checkpoint) -> Opened:
+    return open_checkpoint(str(checkpoint))
 
-    def run(**changes) -> Trace:
-        arguments = {
-            "documents": documents,
-            "out": tmp_path / "traces" / "tiny",
-            "name": "tiny",
-            "checkpoint_sha256": "abc",
-            "level": "tokens",
-            "max_tokens": MAX_TOKENS,
-        }
-        return record_trace(model, tokenizer, **arguments | changes)
+
+@pytest.fixture
+def recorded(opened, documents, tmp_path):
+    """Record into the same place, with documents, an option or the report changed."""
+
+    def run(documents=documents, report=lambda done, total: None, **changes) -> Trace:
+        options = Options(**{"level": "tokens", "max_tokens": MAX_TOKENS} | changes)
+        out = tmp_path / "traces" / "tiny"
+        return record_opened(opened, documents, out, options, report=report)
 
     return run
 
@@ -75,7 +76,7 @@ def test_averages_leave_out_the_opening_eos(model, tokenizer, documents, recorde
     np.testing.assert_allclose(np.float32(trace.activation).sum(axis=-1), 3, rtol=1e-3)
 
 
-def test_documents_table_and_manifest(tokenizer, documents, recorded):
+def test_documents_table_and_manifest(tokenizer, documents, checkpoint, recorded):
     trace = recorded()
     table = trace.documents
     assert table["document"].tolist() == list(range(9))
@@ -90,7 +91,8 @@ def test_documents_table_and_manifest(tokenizer, documents, recorded):
     manifest = trace.manifest
     assert (manifest.level, manifest.documents, manifest.has_tokens) == ("tokens", 9, True)
     assert manifest.tokens == table["n_tokens"].sum()
-    assert (manifest.model.name, manifest.model.checkpoint_sha256) == ("tiny", "abc")
+    assert manifest.model.name == "tiny"
+    assert manifest.model.checkpoint_sha256 == weights_digest(checkpoint)
     assert (manifest.model.num_layers, manifest.model.num_routed_experts) == (3, 11)
 
 
@@ -100,10 +102,10 @@ def test_only_id_domain_and_text_are_needed(documents, recorded):
     assert trace.documents["licence"].isna().all()
 
 
-def test_progress_counts_documents(recorded):
+def test_a_report_counts_documents(recorded):
     seen = []
-    recorded(progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(done, 9) for done in range(1, 10)]
+    recorded(report=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 9) for done in range(10)]
 
 
 def interrupt(done: int, total: int) -> None:
@@ -111,21 +113,16 @@ def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
 
-def test_an_interrupted_recording_leaves_the_old_trace(documents, recorded, tmp_path):
+def test_an_interrupted_recording_leaves_the_old_trace_and_nothing_else(
+    documents, recorded, tmp_path
+):
     old = recorded(documents=documents.head(4))
     with pytest.raises(KeyboardInterrupt):
-        recorded(progress=interrupt)
+        recorded(report=interrupt)
     again = Trace.open(old.path)
     assert again.manifest == old.manifest
     np.testing.assert_array_equal(again.usage, old.usage)
     assert [path.name for path in (tmp_path / "traces").iterdir()] == ["tiny"]
-
-
-def test_a_cancelled_recording_leaves_nothing(recorded, tmp_path):
-    answers = iter([False, False, True])
-    with pytest.raises(RecordingCancelled):
-        recorded(cancelled=lambda: next(answers))
-    assert list((tmp_path / "traces").iterdir()) == []
 
 
 def test_a_finished_recording_replaces_the_old_trace(documents, recorded, tmp_path):
@@ -161,10 +158,10 @@ def test_lengths_that_the_model_cannot_take(recorded, max_tokens):
 
 
 def test_a_dense_model_has_no_routing(dense_model, tokenizer, documents, tmp_path):
-    with pytest.raises(ValueError, match="dense model and has no routers"):
-        record_trace(
-            dense_model, tokenizer, documents, tmp_path / "t", name="d", checkpoint_sha256=""
-        )
+    dense_model.save_pretrained(tmp_path / "dense")
+    tokenizer.save_pretrained(tmp_path / "dense")
+    with pytest.raises(ValueError, match="dense is a dense model and has no routers"):
+        record_checkpoint(str(tmp_path / "dense"), documents, tmp_path / "t")
 
 
 def test_checkpoint_hash_is_that_of_the_weights(checkpoint):

@@ -314,8 +314,8 @@ DAMAGE = {
     "truncated manifest": (truncated_json, "does not describe a trace"),
     "another format": (lambda f: edit_manifest(f, format="else"), "does not describe a trace"),
     "another version": (
-        lambda f: edit_manifest(f, format_version=3),
-        "version 3 .* versions 1 and 2",
+        lambda f: edit_manifest(f, format_version=4),
+        "version 4 .* versions 1 to 3; use the program that wrote it",
     ),
     "no model": (lambda f: edit_manifest(f, model={}), "manifest.json is damaged"),
     "unknown level": (lambda f: edit_manifest(f, level="words"), "unknown level 'words'"),

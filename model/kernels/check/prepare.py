@@ -62,7 +62,7 @@ def environment(device: str) -> Row:
     """Versions, the device, and a digest of the kernels' source."""
     found: Row = {name: _version(name) for name in PACKAGES}
     found |= {"python": platform.python_version(), "platform": platform.platform()}
-    found |= {"cuda": torch.version.cuda, "source": source_digest(), "tables": str(plans.path())}
+    found |= {"cuda": torch.version.cuda, "source": source_digest(), "tables": plans.path().name}
     if device == "cpu":
         return found | {"device": "cpu"}
     properties = torch.cuda.get_device_properties(device)

@@ -1,0 +1,111 @@
+"""A folder with nothing but an imported trace: the routing page shows it, and what is absent."""
+
+import json
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from emo_viz.runs.import_trace import Known, import_trace
+from tests.pages.opened import charts, follow_link, numbers, run, strips, texts
+
+PAGE = "pages/1_Token_routing.py"
+TOKENS, LAYERS, SLOTS, EXPERTS = 20, 3, 2, 8
+
+
+@pytest.fixture
+def ids() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.argsort(rng.random((TOKENS, LAYERS, EXPERTS)), axis=2)[:, :, :SLOTS]
+
+
+@pytest.fixture
+def assets(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMO_VIZ_ASSETS", str(tmp_path / "own"))
+    return tmp_path / "own"
+
+
+@pytest.fixture
+def answers(ids, assets, tmp_path):
+    """Two answers of a server: <b> in an id, no text, no weights."""
+    lines = [
+        {"id": name, "model": "Qwen", "prompt_routed_experts": rows.tolist(), "choices": [{}]}
+        for name, rows in (("one <b>", ids), ("two", ids[:7]))
+    ]
+    for line in lines:
+        line["choices"] = [{"index": 0, "routed_experts": ids[:3].tolist()}]
+    path = tmp_path / "answers.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return import_trace(path, assets / "traces" / "qwen", Known(num_experts=EXPERTS))
+
+
+def opened(**params: str) -> AppTest:
+    return follow_link(PAGE, **params)
+
+
+def test_an_imported_trace_is_shown_without_any_checkpoint(answers, ids):
+    at = opened()
+    said = texts(at)
+    assert f"of {EXPERTS} experts" in said and "Qwen" in said and "23 tokens" in said
+    info = [part.value.replace("\\", "") for part in at.info]
+    assert len(info) == 1 and "no gate weights, no router entropies, no losses" in info[0]
+    assert "with --level tokens" in info[0] and "need the model's checkpoint" in info[0]
+    assert [token["text"] for token in strips(at)[0]["tokens"]][:3] == ["1 ", "2 ", "3 "]
+    used = np.array(numbers(charts(at)[0]["data"][0]["z"])).reshape(LAYERS, EXPERTS)
+    counts = np.stack([np.bincount(rows.ravel(), minlength=EXPERTS) for rows in ids.swapaxes(0, 1)])
+    more = np.stack(
+        [np.bincount(rows.ravel(), minlength=EXPERTS) for rows in ids[:3].swapaxes(0, 1)]
+    )
+    np.testing.assert_allclose(used, (counts + more) / 23, rtol=2e-3)
+
+
+def test_a_link_opens_a_document_a_token_and_an_expert(answers, ids):
+    expert = int(ids[4, 1, 0])
+    at = opened(routing_doc="two", routing_layer="1", routing_token="5", routing_expert=str(expert))
+    table = at.dataframe[0].value
+    assert table["Expert"].tolist() == ids[4].ravel().tolist()
+    assert list(table) == ["Layer", "Choice", "Expert"]
+    marked = [token["marked"] for token in strips(at)[0]["tokens"]]
+    expected = (np.concatenate([ids[:7], ids[:3]])[:, 1] == expert).any(axis=1)
+    assert marked == expected.tolist()
+    at.selectbox(key="recorded_choice").select("one <b>")
+    other = run(at)
+    assert len(strips(other)[0]["tokens"]) == 23 and not other.dataframe
+
+
+def test_gate_weights_and_texts_are_shown_where_the_file_has_them(assets, ids, tmp_path):
+    activations = [
+        {"layer": layer + 4, "token_idx": token, "expert_idx": int(expert), "gate_weight": 0.25}
+        for (token, layer, _), expert in np.ndenumerate(ids)
+    ]
+    words = [f" w{place}" for place in range(TOKENS)]
+    content = {"num_experts": EXPERTS, "token_strs": words, "activations": activations}
+    (tmp_path / "atlas.json").write_text(json.dumps(content))
+    import_trace(tmp_path / "atlas.json", assets / "traces" / "atlas", Known())
+    at = opened(routing_token="1", routing_layer="5")
+    assert strips(at)[0]["tokens"][0]["text"] == " w0"
+    table = at.dataframe[0].value
+    assert table["Gate weight"].tolist() == [0.25] * 6
+    assert table["Layer"].tolist() == [4, 4, 5, 5, 6, 6]
+    assert "gate weights" not in at.info[0].value and "no losses" in at.info[0].value
+
+
+def test_counts_alone_show_their_use_and_say_that_there_are_no_tokens(assets, tmp_path):
+    (tmp_path / "c.csv").write_text("layer,expert,count\n0,0,30\n0,3,10\n2,1,5\n")
+    import_trace(tmp_path / "c.csv", assets / "traces" / "counts", Known())
+    at = opened()
+    assert "at least 4 experts" in texts(at) and "holds no tokens" in at.info[0].value
+    used = np.array(numbers(charts(at)[0]["data"][0]["z"])).reshape(2, 4)
+    np.testing.assert_allclose(used, [[0.75, 0, 0, 0.25], [0, 1, 0, 0]], rtol=2e-3)
+    assert not strips(at)
+
+
+def test_of_several_traces_one_is_chosen(answers, assets, tmp_path):
+    (tmp_path / "c.csv").write_text("layer,expert,count\n0,0,30\n")
+    import_trace(tmp_path / "c.csv", assets / "traces" / "counts", Known())
+    assert not strips(opened()) and strips(opened(run="qwen"))
+
+
+def test_a_damaged_trace_is_a_sentence(answers):
+    (answers.path / "usage.npy").unlink()
+    assert "usage.npy is missing" in texts(opened()).replace("\\", "")
