@@ -155,7 +155,14 @@ def _cached(file: FileState) -> str:
 
 
 def of_trace(trace: "Trace", run: str) -> Origins:
-    """What a trace was recorded from, as the run of this id; it holds the documents themselves."""
+    """What a trace was recorded from, as the run of this id, as far as its source knew.
+
+    It holds the documents themselves, unless their texts or domains are absent.
+    """
     model = trace.manifest.model
     weights = Weights(model.name, model.checkpoint_sha256)
-    return Origins({run: weights}, documents_digest(trace.documents))
+    whole = trace.has("text") and trace.has("domain")
+    return Origins(
+        {run: weights} if model.checkpoint_sha256 else {},
+        documents_digest(trace.documents) if whole else None,
+    )

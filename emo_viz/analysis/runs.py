@@ -42,13 +42,15 @@ VERSION_1 = {each.version_1: each.id for each in BUNDLED}  # files of that versi
 class Facts:
     """What is known of a run's model and documents; None where it is not.
 
-    routed: experts that the router of each layer chooses among. vocabulary, documents: digests of
-    the tokenizer's vocabulary and of the documents (`origins.documents_digest`).
+    routed: experts that the router of each layer chooses among. vocabulary: digest of the
+    tokenizer's. documents, texts: digests of the documents' ids in their order, and of ids, domains
+    and texts (`origins.documents_digest`).
     """
 
     routed: tuple[int, ...] | None = None
     vocabulary: str | None = None
     documents: str | None = None
+    texts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ class Comparison:
 
 
 def _documents(one: Run, other: Run) -> str:
-    if not _differ(one.facts.documents, other.facts.documents):
+    ours, theirs = one.facts, other.facts
+    if not (_differ(ours.documents, theirs.documents) or _differ(ours.texts, theirs.texts)):
         return ""
     return (
         f"{one.label} and {other.label} were recorded on different documents; record both from one "

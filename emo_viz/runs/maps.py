@@ -93,7 +93,7 @@ def _fit(
         "seed": seed,
         "models": [trace.manifest.model.name for trace in traces.values()],
     }
-    keys = {run: content_key(each.documents["id"], each.usage) for run, each in traces.items()}
+    keys = {run: content_key(each.facts["id"], each.usage) for run, each in traces.items()}
     return Maps(keys, places, info)
 
 

@@ -14,7 +14,8 @@ import pandas as pd
 import streamlit as st
 
 from emo_viz.analysis.checkpoints import check_routers, vocabulary_digest
-from emo_viz.analysis.origins import documents_digest
+from emo_viz.analysis.origins import of_trace
+from emo_viz.analysis.projection import content_key
 from emo_viz.analysis.runs import Comparison, Facts, Run, compare, default_comparison, label_of
 from emo_viz.analysis.widths import routed_by_layer
 from emo_viz.server import assets, commands
@@ -211,7 +212,8 @@ def _load(run: str, path: Path, key: str) -> LoadedModel:
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _trace_facts(_trace: "Trace", key: str) -> Facts:
-    return Facts(_trace.manifest.model.routed, documents=documents_digest(_trace.documents))
+    ids, texts = content_key(_trace.facts["id"]), of_trace(_trace, "").documents
+    return Facts(_trace.manifest.model.routed, documents=ids, texts=texts)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

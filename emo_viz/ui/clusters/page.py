@@ -18,9 +18,10 @@ from emo_viz.analysis.clusters import Clustering, match_clusters, spherical_kmea
 from emo_viz.analysis.origins import Origins, of_trace
 from emo_viz.analysis.profiles import WordTable, cluster_table, top_experts, word_table
 from emo_viz.analysis.projection import Maps, load_maps, pca_map, procrustes
-from emo_viz.analysis.runs import Comparison
+from emo_viz.analysis.runs import Comparison, compare
 from emo_viz.analysis.vectors import flatten_usage, routing_vectors
 from emo_viz.server import assets, commands, library
+from emo_viz.trace import absent
 from emo_viz.ui.parts import freshness, together
 from emo_viz.ui.parts.freshness import OUT_OF_DATE
 from emo_viz.ui.parts.reader import loss_column
@@ -31,6 +32,7 @@ from emo_viz.ui.shell.words import count, escape_markdown, interval
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
 
+NEEDED: tuple["absent.Part", ...] = ("usage", "domain", "text", "n_tokens")
 TOKENS, DOCUMENTS = "Tokens", "Documents"
 DOMAIN, CLUSTER, EXPERT = "Domain", "Cluster", "Top expert"
 ALL_DOMAINS = "All domains"
@@ -104,12 +106,32 @@ class Clustered:
 
 def load_data() -> Data:
     """The traces of the runs, one of them where they do not hold the same documents."""
-    recorded = library.traces()
+    recorded = _whole(library.traces())
     together.say_absent(recorded.absent, "trace")
     _check_fresh(recorded)
     runs = together.shown(recorded.comparison, "documents")
     key = " ".join(library.trace_key(run) for run in runs.ids)
     return _data(f"{key} {runs}", runs, {run: recorded.traces[run] for run in runs.ids})
+
+
+def _whole(recorded: library.Recorded) -> library.Recorded:
+    """The traces that have what this page clusters and names; of others it says what they lack."""
+    lacking = {
+        run: [part for part in NEEDED if not trace.has(part)]
+        for run, trace in recorded.traces.items()
+    }
+    said = [
+        absent.sentence(recorded.traces[run].path.name, *parts)
+        for run, parts in lacking.items()
+        if parts
+    ]
+    whole = [run for run in recorded.comparison if not lacking[run.id]]
+    if not whole:
+        raise library.Missing(" ".join(said), commands.each(commands.RECORD, lacking))
+    for sentence in said:
+        st.info(escape_markdown(sentence), icon=":material/visibility_off:")
+    traces = {run.id: recorded.traces[run.id] for run in whole}
+    return library.Recorded(compare(whole), traces, recorded.absent)
 
 
 def _check_fresh(recorded: library.Recorded) -> None:
