@@ -1,6 +1,7 @@
 """A folder with nothing but an imported trace: the routing page shows it, and what is absent."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -109,3 +110,31 @@ def test_of_several_traces_one_is_chosen(answers, assets, tmp_path):
 def test_a_damaged_trace_is_a_sentence(answers):
     (answers.path / "usage.npy").unlink()
     assert "usage.npy is missing" in texts(opened()).replace("\\", "")
+
+
+@pytest.mark.parametrize("page", ["", "pages/2_Document_clusters.py", "pages/3_Subset_ablation.py"])
+def test_the_other_pages_say_what_such_a_trace_lacks(answers, page):
+    at = follow_link(page)
+    said = "\n".join([texts(at), *(part.value for part in at.error)]).replace("\\", "")
+    sentence = {
+        "": "This is **qwen**",
+        "pages/2_Document_clusters.py": "The trace qwen holds no domains; record the model's",
+        "pages/3_Subset_ablation.py": "There is no checkpoint of qwen here",
+    }[page]
+    assert sentence in said and at.code
+
+
+def test_a_run_with_a_checkpoint_beside_such_a_trace(answers, tiny_assets, assets):
+    for part in ("checkpoints", "traces"):
+        shutil.copytree(tiny_assets / part / "emo-nano", assets / part / "emo-nano")
+    shutil.copytree(tiny_assets / "documents", assets / "documents")
+    clusters = follow_link("pages/2_Document_clusters.py", cluster_level="Documents")
+    assert "in EMO" in texts(clusters) and len(charts(clusters)) == 2
+    (assets / "checkpoints" / "emo-nano").rename(assets / "checkpoints" / "a-model")
+    (assets / "traces" / "emo-nano").rename(assets / "traces" / "a-model")
+    clusters = follow_link("pages/2_Document_clusters.py", cluster_level="Documents")
+    said = texts(clusters).replace("\\", "")
+    assert "in a-model" in said and "The trace qwen holds no domains" in said
+    routing = follow_link(PAGE)
+    assert "qwen has no checkpoint here and is left out" in texts(routing).replace("\\", "")
+    assert len(charts(routing)) == 3
