@@ -166,6 +166,7 @@ def test_answers_of_a_server_are_clustered_on_the_page(many):
     tables = [frame.value for frame in at.dataframe]
     sizes = next(table["documents"] for table in tables if "documents" in table)
     assert sizes.tolist() == [20, 20, 20]
+    assert "its place the experts' shares of choices of all layers" in said
     assert "Of 60 documents, the largest of 3 clusters by routing holds **20** in many." in said
 
 
