@@ -1,6 +1,6 @@
 """What every command line of this project does with bad input: one sentence, exit code 2."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -70,3 +70,39 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> object:
         with one_sentence():
             return super().invoke(ctx)
+
+
+class Several(click.Option):
+    """An option that takes one value or more in a row, `--models A B`; of a SeveralCommand."""
+
+    def __init__(self, *names: Any, **settings: Any) -> None:
+        super().__init__(*names, **(settings | {"multiple": True}))
+
+
+class SeveralCommand(Command):
+    """A command some of whose options are `Several`; an option that stands twice counts once, as
+    last written."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        names = {name for each in self.params if isinstance(each, Several) for name in each.opts}
+        return super().parse_args(ctx, _one_value_each(args, names))
+
+
+def _one_value_each(args: Sequence[str], names: set[str]) -> list[str]:
+    """`--models A B` as `--models A --models B`, for the options of these names."""
+    groups: list[list[str]] = [[]]
+    for arg in args:
+        if arg.startswith("-"):
+            name, equals, value = arg.partition("=")
+            groups.append([name, value] if equals and name in names else [arg])
+        else:
+            groups[-1].append(arg)
+    last = {group[0]: group for group in groups if group and group[0] in names}
+    spread: list[str] = []
+    for group in groups:
+        if not group or group[0] not in names:
+            spread += group
+        elif group is last[group[0]]:
+            values = [part for value in group[1:] for part in (group[0], value)]
+            spread += values or group  # without a value: click says so
+    return spread

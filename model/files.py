@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 SINGLE = "model.safetensors"
@@ -197,17 +197,33 @@ def weights_digest(checkpoint: Path) -> str:
 
     Raises ValueError as `weight_files` does.
     """
-    files = [file.resolve() for file in weight_files(checkpoint)]
-    states = [file.stat() for file in files]
-    return _digest(tuple((f, s.st_size, s.st_mtime_ns) for f, s in zip(files, states, strict=True)))
+    return _digest(tuple(map(file_state, weight_files(checkpoint))))
+
+
+class FileState(NamedTuple):
+    """What tells a file from another that takes its place: no two have the same place on the disk
+    and time of change, which nobody can set, even where a copy brings its own time along."""
+
+    path: Path
+    size: int
+    modified: int
+    changed: int
+    inode: int
+
+
+def file_state(path: Path) -> FileState:
+    """The state of a file, without reading it. Raises OSError."""
+    real = path.resolve()
+    state = real.stat()
+    return FileState(real, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
 
 
 @lru_cache(maxsize=64)
-def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Sizes and times are part of the key: a file that is replaced is read again."""
+def _digest(files: tuple[FileState, ...]) -> str:
+    """The files' states are the key: a file that is replaced is read again."""
     digest = hashlib.sha256()
-    for path, _, _ in files:
-        with path.open("rb") as file:
+    for state in files:
+        with state.path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()

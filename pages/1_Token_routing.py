@@ -1,4 +1,4 @@
-"""Token routing: how the two models route one text, token by token."""
+"""Token routing: how the models route one text, token by token."""
 
 import streamlit as st
 
@@ -12,13 +12,13 @@ with chrome.page("Token routing"):
         recorded.draw(traces)
         st.stop()
 
-    documents, pair = library.documents(), library.pair()
+    documents, models = library.documents(), library.models()
 
     headline = st.container()
     chosen = page.choose_text(documents)
     if chosen is None:
         st.stop()
-    read = reading.read(pair, chosen)
+    read = reading.read(models, chosen)
     with headline:
         page.answer(read)
     reading.cut_notice(read)

@@ -1,4 +1,4 @@
-"""Document clusters: which tokens and documents share experts, in both models."""
+"""Document clusters: which tokens and documents share experts."""
 
 import streamlit as st
 

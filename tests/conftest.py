@@ -135,14 +135,17 @@ def _write_maps(folder: Path) -> None:
     from emo_viz.analysis.vectors import flatten_usage
     from emo_viz.trace import Trace
 
-    emo, standard = (Trace.open(folder / "traces" / name) for name in MODELS.values())
-    layers = [None, *range(emo.manifest.model.num_layers)]
-    flat = [[pca_map(flatten_usage(t.usage, layer)) for layer in layers] for t in (emo, standard)]
-    aligned = [np.stack([procrustes(points, flat[0][0]) for points in maps]) for maps in flat]
+    traces = {name: Trace.open(folder / "traces" / name) for name in MODELS.values()}
+    places = {}
+    for name, trace in traces.items():
+        layers = [None, *range(trace.manifest.model.num_layers)]
+        flat = [pca_map(flatten_usage(trace.usage, layer)) for layer in layers]
+        first = flat[0] if not places else next(iter(places.values()))[0]
+        places[name] = np.stack([procrustes(points, first) for points in flat])
     info = {"method": "pca", "neighbours": 0, "min_dist": 0.0, "seed": 0}
     info["models"] = list(MODELS.values())
-    key = content_key(emo.documents["id"], emo.usage, standard.usage)
-    save_maps(folder / "analysis" / "maps.npz", Maps(key, aligned[0], aligned[1], info))
+    keys = {name: content_key(one.documents["id"], one.usage) for name, one in traces.items()}
+    save_maps(folder / "analysis" / "maps.npz", Maps(keys, places, info))
 
 
 def _measure_curves(folder: Path) -> None:

@@ -59,9 +59,9 @@ def test_primary_colour_can_be_read_as_text_and_carries_white_signs(scheme: str)
 
 
 @SCHEMES
-def test_model_colours_are_the_first_of_the_charts(scheme: str):
+def test_run_colours_are_the_first_of_the_charts(scheme: str):
     first = [colour.lower() for colour in THEMES[scheme]["chartCategoricalColors"][:2]]
-    assert first == [theme.EMO_COLOUR.lower(), theme.STANDARD_COLOUR.lower()]
+    assert first == [colour.lower() for colour in theme.RUN_COLOURS]
     assert min(contrast(c, THEMES[scheme]["backgroundColor"]) for c in first) >= GRAPHICS
 
 

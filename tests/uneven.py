@@ -1,4 +1,5 @@
-"""Assets of a pair whose layers have different numbers of experts, made by the real commands."""
+"""Assets of other runs than the tiny ones, made by the real commands: one run alone, or layers with
+different numbers of experts."""
 
 import os
 import shutil
@@ -23,11 +24,11 @@ from model.files import weights_digest
 from model.run.loading import export_model, load_model, load_tokenizer
 from model.run.subset import ExpertSubset
 
-MODELS = {"emo": "emo-nano", "standard": "std-nano"}
+RUNS = ("emo-nano", "std-nano")
 # Of 16 experts in each of two layers; the last is the shared one.
 TWELVE_AND_SIXTEEN = {
-    "emo": ((0, 1, 2, 4, 5, 7, 8, 9, 11, 13, 14, 15), tuple(range(16))),
-    "standard": ((0, 2, 3, 5, 6, 7, 8, 10, 11, 12, 14, 15), tuple(range(16))),
+    "emo-nano": ((0, 1, 2, 4, 5, 7, 8, 9, 11, 13, 14, 15), tuple(range(16))),
+    "std-nano": ((0, 2, 3, 5, 6, 7, 8, 10, 11, 12, 14, 15), tuple(range(16))),
 }
 
 
@@ -42,10 +43,10 @@ def cut_pair(assets: Path, folder: Path, kept: Mapping[str, Sequence[Sequence[in
     """Both models of `assets`, cut to the kept ids of each layer, into folder/checkpoints."""
     (folder / "checkpoints").mkdir(parents=True)
     for name, experts in kept.items():
-        parent, out = (where / "checkpoints" / MODELS[name] for where in (assets, folder))
+        parent, out = (where / "checkpoints" / name for where in (assets, folder))
         most = max(map(len, experts))
         layers = tuple(map(tuple, experts))
-        subset = ExpertSubset(layers, "by hand", (), most, MODELS[name], weights_digest(parent))
+        subset = ExpertSubset(layers, "by hand", (), most, name, weights_digest(parent))
         (folder / f"{name}.json").write_text(subset.to_json())
         emo_viz("cut", "--model", parent, "--subset", folder / f"{name}.json", "--out", out)
 
@@ -55,7 +56,7 @@ def new_pair(assets: Path, folder: Path, experts: Sequence[int]) -> None:
 
     No cut leaves a layer fewer experts than a token uses.
     """
-    for seed, name in enumerate(MODELS.values()):
+    for seed, name in enumerate(RUNS):
         like, out = (where / "checkpoints" / name for where in (assets, folder))
         fields = load_model(like).config.to_dict() | {"num_experts_per_layer": list(experts)}
         torch.manual_seed(seed)
@@ -64,14 +65,14 @@ def new_pair(assets: Path, folder: Path, experts: Sequence[int]) -> None:
         shutil.copy(like / "training.json", out)
 
 
-def measure(assets: Path, folder: Path) -> None:
-    """All that the pages show of the pair in folder/checkpoints; the maps are PCAs."""
+def measure(assets: Path, folder: Path, runs: Sequence[str] = RUNS) -> None:
+    """All that the pages show of the runs in folder/checkpoints; the maps are PCAs."""
     (folder / "documents").symlink_to(assets / "documents")
     (folder / "analysis").mkdir()
     documents, analysis = folder / "documents" / "documents.parquet", folder / "analysis"
-    models = [folder / "checkpoints" / name for name in MODELS.values()]
-    traces = [folder / "traces" / name for name in MODELS.values()]
-    clusters = [analysis / f"clusters-{name}.npz" for name in MODELS.values()]
+    models = [folder / "checkpoints" / name for name in runs]
+    traces = [folder / "traces" / name for name in runs]
+    clusters = [analysis / f"clusters-{name}.npz" for name in runs]
     for model, trace, file in zip(models, traces, clusters, strict=True):
         source = ("--model", model, "--documents", documents)
         emo_viz("record", *source, "--out", trace)
@@ -80,7 +81,7 @@ def measure(assets: Path, folder: Path) -> None:
         patch.setattr(projection, "umap_map", _pca_map)
         emo_viz("map", "--traces", *traces, "--out", analysis / "maps.npz")
     read = pd.read_parquet(documents)
-    token_map = make((models[0], models[1]), read, tuple(clusters), projection.pca_map, 30)
+    token_map = make(models, read, clusters, projection.pca_map, 30)
     save_token_map(analysis / "token_map.npz", token_map)
     source = ("--documents", documents, "--calibration", documents.with_name("calibration.parquet"))
     out = ("--out", analysis / "curves.parquet", "--random-seeds", "2")

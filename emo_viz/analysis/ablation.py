@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from emo_viz.analysis.curves import (
     COLUMNS,
-    FORMAT,
-    FORMAT_VERSION,
     FULL,
     GREEDY,
     METHODS,
@@ -190,22 +188,15 @@ def default_methods(domains: int) -> tuple[str, ...]:
 
 
 def describe(
-    config: "EmoConfig",
+    configs: Mapping[str, "EmoConfig"],
     origins: Origins,
     keep: Sequence[int],
     methods: Sequence[str],
     random_seeds: int,
 ) -> dict[str, Any]:
-    """What curves.json says of how the curves were made: see `collect`.
-
-    num_experts_per_layer stands there only where the layers differ.
-    """
-    experts = experts_by_layer(config)
-    uneven = {"num_experts_per_layer": list(experts)} if len(set(experts)) > 1 else {}
+    """What curves.json says of how the curves of the runs were made: see `collect`."""
     return {
-        "num_experts": max(experts),
-        **uneven,
-        "num_experts_per_tok": config.num_experts_per_tok,
+        "runs": {run: _experts(config) for run, config in configs.items()},
         **origins.to_dict(),
         "settings": {
             "keep": sorted(set(keep)),
@@ -215,6 +206,14 @@ def describe(
             "max_calibration": MAX_CALIBRATION,
         },
     }
+
+
+def _experts(config: "EmoConfig") -> dict[str, Any]:
+    """num_experts_per_layer stands there only where the layers differ."""
+    experts = experts_by_layer(config)
+    uneven = {"num_experts_per_layer": list(experts)} if len(set(experts)) > 1 else {}
+    per_token = config.num_experts_per_tok
+    return {"num_experts": max(experts), **uneven, "num_experts_per_tok": per_token}
 
 
 def plan_cuts(
@@ -387,9 +386,9 @@ def _loss_sums(
 def collect(
     parts: Mapping[str, Sequence[Part]], tasks: Sequence[Task], about: dict[str, Any]
 ) -> Curves:
-    """The parts of every model (by objective) as one set of curves.
+    """The parts of every model (by run id) as one set of curves.
 
-    about: see `describe`.
+    tasks: of any of them, what they have in common counts. about: see `describe`.
     """
     rows = pd.concat([part.rows(model) for model, found in parts.items() for part in found])
     rows = rows.astype(dict.fromkeys(("model", "domain", "method", "document"), "category"))
@@ -401,8 +400,6 @@ def collect(
         for task in tasks
     }
     info = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
         **about,
         "domains": domains,
         "ranking": {m: {part.domain: part.ranking for part in parts[m]} for m in parts},

@@ -3,7 +3,7 @@
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,11 @@ def save_arrays(path: Path, arrays: Arrays, info: dict[str, Any]) -> None:
         np.savez_compressed(file, allow_pickle=False, info=np.array(json.dumps(info)), **arrays)
 
 
-def load_arrays(path: Path, format: str, version: int) -> tuple[Arrays, dict[str, Any]]:
+def load_arrays(path: Path, format: str, *versions: int) -> tuple[Arrays, dict[str, Any]]:
     """The arrays and the description of a file that `save_arrays` wrote.
 
-    Raises ValueError if there is no such file, if it is damaged, or of another format or version.
+    versions: those that can be read; the description says which it is ("format_version"). Raises
+    ValueError if there is no such file, if it is damaged, or of another format or version.
     """
     if not path.exists():
         raise ValueError(f"There is no file {path.name}.")
@@ -49,12 +50,49 @@ def load_arrays(path: Path, format: str, version: int) -> tuple[Arrays, dict[str
         info = dict(json.loads(str(file["info"])))
         found = (info["format"], info["format_version"])
         arrays = {name: file[name] for name in file.files if name != "info"}
-    if found != (format, version):
+    if found not in [(format, version) for version in versions]:
         raise ValueError(
-            f"{path.name} has the format {found[0]} {found[1]} and {format} {version} is needed; "
-            "it must be made again."
+            f"{path.name} has the format {found[0]} {found[1]} and {format} {versions[-1]} is "
+            "needed; it must be made again."
         )
     return arrays, info
+
+
+def by_number(name: str, by_run: Mapping[str, NDArray[Any]]) -> Arrays:
+    """An array of each run under a name of its own, "places_0", whatever the runs' ids hold."""
+    return {f"{name}_{number}": values for number, values in enumerate(by_run.values())}
+
+
+def of_runs(name: str, arrays: Arrays, runs: Sequence[str]) -> Arrays:
+    """What `by_number` was given, of runs in the same order. Raises KeyError for what lacks, and
+    ValueError for a run that is named twice."""
+    if len(set(runs)) < len(runs):
+        raise ValueError("a run is named twice")
+    return {str(run): arrays[f"{name}_{number}"] for number, run in enumerate(runs)}
+
+
+def head(
+    format: str, version: int, runs: Iterable[str], keys: Mapping[str, str], pair_key: str
+) -> dict[str, Any]:
+    """What a description says of its format, its runs and the key of each: see `read_keys`."""
+    about = {"format": format, "format_version": version, "runs": list(runs)}
+    return about | ({"pair_key": pair_key} if pair_key else {"keys": dict(keys)})
+
+
+def read_keys(info: Mapping[str, Any]) -> tuple[dict[str, str], str]:
+    """What names the contents of a file: a key for each run, or one of all of them (version 1).
+
+    Raises KeyError for a run without a key.
+    """
+    if "pair_key" in info:
+        return {}, str(info["pair_key"])
+    return {str(run): str(info["keys"][run]) for run in info["runs"]}, ""
+
+
+def said(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a description says of how the file was made, without what belongs to its format."""
+    of_format = {"format", "format_version", "runs", "key", "keys", "pair_key"}
+    return {name: value for name, value in info.items() if name not in of_format}
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Subset curves: what a model loses when only some experts of every layer are kept.
 
 Pure functions over the table that `python -m emo_viz curves` writes: one row per (model, domain,
-method, keep_k, seed, document) with the summed held-out loss and the number of predicted tokens.
+method, keep_k, seed, document) with the summed held-out loss and the number of predicted tokens;
+model is the id of a run. Runs may have different numbers of experts, and different tokenizers: then
+a document has another number of tokens in each.
 
 Conventions: a loss is in nats a token. An increase is the loss with a subset minus the loss of
 the same model with all experts on the same documents: token-weighted inside a domain, then the
@@ -13,7 +15,8 @@ two of them is paired.
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,22 +27,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emo_viz.analysis.bootstrap import Interval, percentile_interval, resample_counts
-from emo_viz.analysis.origins import Origins
-from emo_viz.analysis.widths import kept_of
+from emo_viz.analysis.origins import Origins, version_1
+from emo_viz.analysis.runs import VERSION_1, from_version_1, label_of
 from model.files import check_new_file, new_file, read_json
 
 FORMAT = "emo-viz-curves"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+VERSIONS = (1, FORMAT_VERSION)
 FULL = "full"
 ROUTER_PROBABILITY = "router_probability"
 GREEDY = "greedy"
 RANDOM = "random"
 OTHER_DOMAIN = "other_domain"
 METHODS = (ROUTER_PROBABILITY, GREEDY, RANDOM, OTHER_DOMAIN)
-EMO = "emo"
-STANDARD = "standard"
 CELL = ["model", "method", "keep_k", "seed"]
 COLUMNS = ["model", "domain", "method", "keep_k", "seed", "document", "loss_sum", "tokens"]
+TEXTS = dict.fromkeys(("model", "domain", "method", "document"), "str")
+BY_RUN = ("runs", "models", "ranking", "greedy")  # in curves.json
 TABLE_DIGEST = "table_sha256"  # in curves.json, of curves.parquet
 DRAWS = 1000
 
@@ -49,7 +53,11 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Curves:
-    """Measured curves: the table, and in `info` how every point was made (curves.json)."""
+    """Measured curves: the table, and in `info` how every point was made (curves.json).
+
+    info, by run id: "runs" (num_experts, num_experts_per_tok and, where the layers differ,
+    num_experts_per_layer), "models" (see `Origins`), "ranking" and "greedy" (by domain).
+    """
 
     rows: pd.DataFrame
     info: dict[str, Any]
@@ -60,10 +68,44 @@ class Curves:
         return Origins.from_dict(self.info)
 
     @property
-    def experts(self) -> tuple[int, ...]:
-        """Experts of every layer, shared ones counted; of one layer where all have as many."""
-        counts = self.info.get("num_experts_per_layer") or [self.info["num_experts"]]
+    def runs(self) -> tuple[str, ...]:
+        """The ids of the runs that were measured."""
+        return tuple(self.info["runs"])
+
+    def experts(self, run: str) -> tuple[int, ...]:
+        """Experts of every layer of a run, shared ones counted; of one where all have as many.
+
+        Raises ValueError for a run that was not measured.
+        """
+        if run not in self.info["runs"]:
+            raise ValueError(f"The curves hold no run {run}; measure it and try again.")
+        said = self.info["runs"][run]
+        counts = said.get("num_experts_per_layer") or [said["num_experts"]]
         return tuple(int(count) for count in counts)
+
+    def of_runs(self, runs: Sequence[str]) -> "Curves":
+        """The curves of these runs alone, in this order. Raises ValueError if one is missing."""
+        for run in runs:
+            self.experts(run)
+        own = {
+            name: {run: self.info[name][run] for run in runs if run in self.info[name]}
+            for name in BY_RUN
+            if name in self.info
+        }
+        return Curves(self.rows[self.rows["model"].isin(runs)], self.info | own)
+
+    def beside(self, others: "Curves") -> "Curves":
+        """These curves, and of others those of the runs that these lack, if both were measured on
+        the same documents with the same calibration; else these alone."""
+        if (self.origins.documents, self.origins.calibration) != (
+            others.origins.documents,
+            others.origins.calibration,
+        ):
+            return self
+        kept = others.of_runs([run for run in others.runs if run not in self.runs])
+        by_run = {name: self.info[name] | kept.info[name] for name in BY_RUN}
+        rows = pd.concat([each.rows.astype(TEXTS) for each in (self, kept)], ignore_index=True)
+        return Curves(rows.astype(dict.fromkeys(TEXTS, "category")), self.info | by_run)
 
     def of_domain(self, domain: str | None) -> pd.DataFrame:
         """The rows of one domain, or of all domains for None."""
@@ -83,8 +125,8 @@ class Cell(NamedTuple):
 class Cells:
     """Losses laid out for arithmetic over C cells.
 
-    tokens[d] is [D] and loss[d] is [D, C] (summed nats) for the D documents of domain d.
-    full[c] is the cell of the same model with all experts.
+    tokens[d] and loss[d] (summed nats) are [D, C] for the D documents of domain d. full[c] is the
+    cell of the same model with all experts.
     """
 
     keys: tuple[Cell, ...]
@@ -109,32 +151,10 @@ class Cells:
         ]
         if not found:
             raise ValueError(
-                f"The curves hold no {method} point of the {model} model at {keep_k} experts; "
+                f"The curves hold no {method} point of {label_of(model)} at {keep_k} experts; "
                 "measure it with `python -m emo_viz curves --keep`."
             )
         return np.array(found)
-
-
-@dataclass(frozen=True)
-class Headline:
-    """What the home page says about one keep-k: increases in nats a token over all domains."""
-
-    keep_k: int
-    experts: tuple[int, ...]
-    domains: int
-    documents: int
-    tokens: int
-    emo: Interval
-    standard: Interval
-
-    @property
-    def sentence(self) -> str:
-        return (
-            f"On {self.documents:,} held-out documents of {self.domains} domains "
-            f"({self.tokens:,} tokens), EMO keeps {likelihood_kept(self.emo.mean):.0%} of its "
-            f"likelihood a token with {kept_of(self.keep_k, self.experts)} experts; the standard "
-            f"MoE keeps {likelihood_kept(self.standard.mean):.0%}."
-        )
 
 
 def read_curves(path: Path) -> Curves:
@@ -150,7 +170,7 @@ def read_curves(path: Path) -> Curves:
         raise ValueError(
             f"There are no readable curves at {path}; write them with `python -m emo_viz curves`."
         ) from error
-    if (info.get("format"), info.get("format_version")) != (FORMAT, FORMAT_VERSION):
+    if info.get("format") != FORMAT or info.get("format_version") not in VERSIONS:
         raise ValueError(
             f"{path} is not of curve format {FORMAT_VERSION}; write it again with "
             "`python -m emo_viz curves`."
@@ -162,33 +182,52 @@ def read_curves(path: Path) -> Curves:
         )
     if missing := set(COLUMNS) - set(rows.columns):
         raise ValueError(f"{path} lacks the column {min(missing)}; write the curves again.")
-    _check(path, rows, info)
-    return Curves(rows, info)
+    with _damaged(path):
+        found = _version_1(rows, info) if info["format_version"] == 1 else Curves(rows, info)
+        _check(found)
+    return found
+
+
+def _version_1(rows: pd.DataFrame, info: dict[str, Any]) -> Curves:
+    """Both models of the pair that version 1 knew had as many experts."""
+    names = ("num_experts", "num_experts_per_tok", "num_experts_per_layer")
+    experts = {name: info[name] for name in names if name in info}
+    by_run = {name: from_version_1(info[name]) for name in ("ranking", "greedy")}
+    about = {name: value for name, value in version_1(info).items() if name not in names}
+    about |= by_run | {"runs": {run: experts for run in by_run["ranking"]}}
+    renamed = rows["model"].astype(str).replace(VERSION_1)
+    return Curves(rows.assign(model=renamed.astype("category")), about)
 
 
 def _sha256(table: bytes) -> str:
     return hashlib.sha256(table).hexdigest()
 
 
-def _check(path: Path, rows: pd.DataFrame, info: dict[str, Any]) -> None:
-    """Raises ValueError unless the numbers are numbers and every domain is described."""
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
     try:
-        numbers = rows[["keep_k", "seed", "loss_sum", "tokens"]].to_numpy(np.float64)
-        whole = (
-            np.isfinite(numbers).all() and (rows["tokens"] > 0).all() and info["num_experts"] > 0
-        )
-        names = rows[["model", "domain"]].astype(str).drop_duplicates()
-        described = [
-            info["domains"][domain]["calibration"]
-            and np.asarray(info["ranking"][model][domain]).ndim == 2
-            and info["greedy"][model][domain] is not None
-            for model, domain in names.itertuples(index=False, name=None)
-        ]
-        _ = Curves(rows, info).origins, Curves(rows, info).experts
+        yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged; write the curves again.") from error
+
+
+def _check(curves: Curves) -> None:
+    """Raises ValueError (KeyError, TypeError, AttributeError) unless the numbers are numbers and
+    every run and domain is described."""
+    rows, info = curves.rows, curves.info
+    numbers = rows[["keep_k", "seed", "loss_sum", "tokens"]].to_numpy(np.float64)
+    whole = np.isfinite(numbers).all() and (rows["tokens"] > 0).all()
+    names = rows[["model", "domain"]].astype(str).drop_duplicates()
+    described = [
+        info["domains"][domain]["calibration"]
+        and np.asarray(info["ranking"][model][domain]).ndim == 2
+        and info["greedy"][model][domain] is not None
+        and min(curves.experts(model)) > 0
+        for model, domain in names.itertuples(index=False, name=None)
+    ]
+    _ = curves.origins
     if not (whole and all(described)):
-        raise ValueError(f"{path} is damaged; write the curves again.")
+        raise ValueError("numbers are missing, or what they are of")
 
 
 def check_name(path: Path) -> None:
@@ -208,7 +247,8 @@ def write_curves(curves: Curves, path: Path) -> None:
     with new_file(path) as table, new_file(path.with_suffix(".json")) as info:
         with table.open("wb") as file:  # opened here: pyarrow takes no name that is not UTF-8
             curves.rows.to_parquet(file, index=False, compression="zstd")
-        said = curves.info | {TABLE_DIGEST: _sha256(table.read_bytes())}
+        head = {"format": FORMAT, "format_version": FORMAT_VERSION}
+        said = curves.info | head | {TABLE_DIGEST: _sha256(table.read_bytes())}
         info.write_text(json.dumps(said, separators=(",", ":")), encoding="utf-8")
 
 
@@ -228,12 +268,13 @@ def layout(rows: pd.DataFrame) -> Cells:
     for domain, group in plain.groupby("domain"):
         table = group.pivot(index="document", columns=CELL, values="loss_sum").sort_index(axis=1)
         tables.append(table)
+        counted = group.pivot(index="document", columns=CELL, values="tokens").sort_index(axis=1)
         if table.isna().to_numpy().any() or not table.columns.equals(tables[0].columns):
             raise ValueError(
                 f"The curves of {domain} are not measured on the same documents for every model "
                 "and method; measure them again with `python -m emo_viz curves`."
             )
-        tokens.append(group.groupby("document")["tokens"].first().to_numpy(np.float64))
+        tokens.append(counted.to_numpy(np.float64))
     if not tables:
         raise ValueError("The curves hold no rows; measure them with `python -m emo_viz curves`.")
     columns: list[Any] = tables[0].columns.tolist()
@@ -246,7 +287,7 @@ def _full_cells(keys: Sequence[Cell]) -> Indices:
     full = {key.model: c for c, key in enumerate(keys) if key.method == FULL}
     if missing := {key.model for key in keys} - set(full):
         raise ValueError(
-            f"The curves of the {min(missing)} model lack its full-model loss; measure them again."
+            f"The curves of {label_of(min(missing))} lack its full-model loss; measure them again."
         )
     return np.array([full[key.model] for key in keys])
 
@@ -254,7 +295,8 @@ def _full_cells(keys: Sequence[Cell]) -> Indices:
 def mean_losses(cells: Cells) -> Array:
     """Loss of every cell [C] in nats a token: token-weighted in a domain, mean over domains."""
     pairs = zip(cells.loss, cells.tokens, strict=True)
-    means: Array = np.mean([loss.sum(axis=0) / tokens.sum() for loss, tokens in pairs], axis=0)
+    shares = [loss.sum(axis=0) / tokens.sum(axis=0) for loss, tokens in pairs]
+    means: Array = np.mean(shares, axis=0)
     return means
 
 
@@ -263,7 +305,7 @@ def resampled_losses(cells: Cells, draws: int = DRAWS) -> Array:
     total = np.zeros((draws, len(cells.keys)))
     for domain, (loss, tokens) in enumerate(zip(cells.loss, cells.tokens, strict=True)):
         blocks = resample_counts(len(tokens), draws, seed=domain)
-        total += np.concatenate([(n @ loss) / (n @ tokens)[:, None] for n in blocks])
+        total += np.concatenate([(n @ loss) / (n @ tokens) for n in blocks])
     return total / len(cells.tokens)
 
 
@@ -290,7 +332,13 @@ class Measured:
 
     @property
     def tokens(self) -> int:
-        return int(sum(tokens.sum() for tokens in self.cells.tokens))
+        """Tokens of all documents, for the first run: see `tokens_of`."""
+        return self.tokens_of(self.cells.keys[0].model)
+
+    def tokens_of(self, model: str) -> int:
+        """Tokens of all documents by the tokenizer of a run."""
+        at = self._full_cell(model)
+        return int(sum(tokens[:, at].sum() for tokens in self.cells.tokens))
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -298,14 +346,15 @@ class Measured:
 
         loss and increase in nats a token (mean over seeds), with _low and _high (interval over
         documents) and _min and _max (least and greatest seed: the band of random subsets), seeds,
-        documents, tokens.
+        documents, tokens (as the run counts them).
         """
         points = dict.fromkeys(key[:3] for key in self.cells.keys)
         rows = [
             dict(zip(CELL, point, strict=False)) | self._columns(self.cells.find(*point))
             for point in points
         ]
-        return pd.DataFrame(rows).assign(documents=self.documents, tokens=self.tokens)
+        table = pd.DataFrame(rows).assign(documents=self.documents)
+        return table.assign(tokens=[self.tokens_of(model) for model in table["model"]])
 
     def _columns(self, at: Indices) -> dict[str, float]:
         full = self.cells.full[at]
@@ -319,6 +368,11 @@ class Measured:
             columns |= {name: span.mean, f"{name}_low": span.low, f"{name}_high": span.high}
             columns |= {f"{name}_min": float(values.min()), f"{name}_max": float(values.max())}
         return columns
+
+    def kept(self, model: str, method: str) -> list[int]:
+        """The keep-ks at which a method was measured in a run, all experts among them."""
+        found = {(key.model, key.keep_k) for key in self.cells.keys if key.method in (method, FULL)}
+        return sorted(keep_k for name, keep_k in found if name == model)
 
     def increase(self, model: str, method: str, keep_k: int) -> Interval:
         """Loss increase over the full model. Raises ValueError if it was not measured."""
@@ -357,29 +411,9 @@ class Measured:
         for c, key in enumerate(self.cells.keys):
             if (key.model, key.method) == (model, FULL):
                 return c
-        raise ValueError(f"The curves hold no {model} model; measure it and try again.")
+        raise ValueError(f"The curves hold no run {model}; measure it and try again.")
 
     def _interval(self, mean: float, samples: Array) -> Interval:
         if max(map(len, self.cells.tokens)) == 1:  # one document a domain shows no spread
             return Interval(float(mean), np.nan, np.nan, self.documents)
         return percentile_interval(float(mean), samples, self.documents)
-
-
-def headline(curves: Curves, keep_k: int) -> Headline:
-    """Both models at one keep-k, experts chosen by router probability for each domain.
-
-    Raises ValueError if that point was not measured for both models.
-    """
-    measured = Measured.of(curves.rows)
-    emo, standard = (
-        measured.increase(model, ROUTER_PROBABILITY, keep_k) for model in (EMO, STANDARD)
-    )
-    return Headline(
-        keep_k=keep_k,
-        experts=curves.experts,
-        domains=len(measured.cells.tokens),
-        documents=measured.documents,
-        tokens=measured.tokens,
-        emo=emo,
-        standard=standard,
-    )

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 
-from model.files import weights_digest
+from emo_viz.analysis.runs import from_version_1, label_of, runs_in
+from model.files import FileState, file_state, weights_digest
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
 
-LABELS = {"emo": "EMO", "standard": "standard MoE"}
-FOLDERS = {"emo": "emo-nano", "standard": "std-nano"}  # of the pair, in assets/checkpoints
 MEND = "run `make assets`"
 SHOWN = 6  # letters of a digest: enough to tell two apart
 
@@ -39,7 +38,7 @@ class Weights:
 class Origins:
     """Digests of what something was made from; None or absent where it is not known.
 
-    models: by role in the pair, "emo" and "standard". documents, calibration: `documents_digest`.
+    models: by run id. documents, calibration: `documents_digest`.
     """
 
     models: Mapping[str, Weights] = field(default_factory=dict)
@@ -48,7 +47,7 @@ class Origins:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it; what is unknown is left out."""
-        models = {role: vars(weights) for role, weights in self.models.items()}
+        models = {run: vars(weights) for run, weights in self.models.items()}
         texts = {"documents": self.documents, "calibration": self.calibration}
         return {"models": models} | {name: digest for name, digest in texts.items() if digest}
 
@@ -56,10 +55,15 @@ class Origins:
     def from_dict(cls, fields: Mapping[str, Any]) -> "Origins":
         """What a file says in "models", "documents", "calibration"; what it lacks is unknown."""
         models = {
-            str(role): Weights(str(weights["name"]), str(weights["sha256"]))
-            for role, weights in dict(fields.get("models") or {}).items()
+            str(run): Weights(str(weights["name"]), str(weights["sha256"]))
+            for run, weights in dict(fields.get("models") or {}).items()
         }
         return cls(models, _text(fields.get("documents")), _text(fields.get("calibration")))
+
+
+def version_1(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file of format version 1 says of its origins, with the models by run id."""
+    return {**fields, "models": from_version_1(dict(fields.get("models") or {}))}
 
 
 def _text(value: object) -> str | None:
@@ -70,11 +74,11 @@ def stale(what: str, made_from: Origins, present: Origins, mend: str = MEND) -> 
     """A sentence for everything that `what` (in the plural: "The curves") was made from and that
     is another now; none where nothing differs or where either side is unknown."""
     found = [
-        f"{what} were made with another {LABELS.get(role, role)} checkpoint ({old.name} "
-        f"{_short(old.sha256)}, now {present.models[role].name} "
-        f"{_short(present.models[role].sha256)}); {mend}."
-        for role, old in made_from.models.items()
-        if role in present.models and present.models[role].sha256 != old.sha256
+        f"{what} were made with another {label_of(run)} checkpoint ({old.name} "
+        f"{_short(old.sha256)}, now {present.models[run].name} "
+        f"{_short(present.models[run].sha256)}); {mend}."
+        for run, old in made_from.models.items()
+        if run in present.models and present.models[run].sha256 != old.sha256
     ]
     for name in ("documents", "calibration"):
         old_digest, now = getattr(made_from, name), getattr(present, name)
@@ -107,14 +111,14 @@ def _digest_of(rows: Iterable[tuple[str, ...]]) -> str:
 def present_origins(
     checkpoints: Mapping[str, Path], documents: Path | None = None, calibration: Path | None = None
 ) -> Origins:
-    """What lies here now: checkpoint folders by role, and Parquet files of documents.
+    """What lies here now: checkpoint folders by run id, and Parquet files of documents.
 
     What is missing or cannot be read is unknown; whoever needs it says so. Files are read again
     only when their size or time has changed.
     """
-    models = {role: _weights(folder) for role, folder in checkpoints.items()}
+    models = {run: _weights(folder) for run, folder in checkpoints.items()}
     return Origins(
-        {role: weights for role, weights in models.items() if weights},
+        {run: weights for run, weights in models.items() if weights},
         _file_digest(documents),
         _file_digest(calibration),
     )
@@ -124,7 +128,7 @@ def assets_origins(root: Path) -> Origins:
     """`present_origins` of a folder that is laid out as assets/ is."""
     documents = root / "documents"
     return present_origins(
-        {role: root / "checkpoints" / name for role, name in FOLDERS.items()},
+        {run.id: run.checkpoint for run in runs_in(root) if run.checkpoint},
         documents / "documents.parquet",
         documents / "calibration.parquet",
     )
@@ -139,20 +143,26 @@ def _weights(folder: Path) -> Weights | None:
 
 def _file_digest(path: Path | None) -> str | None:
     try:
-        state = path.stat() if path else None
-        return _cached(path, state.st_size, state.st_mtime_ns) if path and state else None
+        return _cached(file_state(path)) if path else None
     except (ValueError, OSError, KeyError, pa.ArrowException):  # of bytes that are no text
         return None
 
 
 @lru_cache(maxsize=16)
-def _cached(path: Path, size: int, changed: int) -> str:
-    """Size and time are part of the key: a file that is replaced is read again."""
-    return documents_digest(pd.read_parquet(path, columns=["id", "domain", "text"]))
+def _cached(file: FileState) -> str:
+    """The state is the key: a file that is replaced is read again."""
+    return documents_digest(pd.read_parquet(file.path, columns=["id", "domain", "text"]))
 
 
-def of_trace(trace: "Trace", role: str) -> Origins:
-    """What a trace was recorded from; it holds the documents themselves."""
+def of_trace(trace: "Trace", run: str) -> Origins:
+    """What a trace was recorded from, as the run of this id, as far as its source knew.
+
+    It holds the documents themselves, unless their texts or domains are absent.
+    """
     model = trace.manifest.model
     weights = Weights(model.name, model.checkpoint_sha256)
-    return Origins({role: weights}, documents_digest(trace.documents))
+    whole = trace.has("text") and trace.has("domain")
+    return Origins(
+        {run: weights} if model.checkpoint_sha256 else {},
+        documents_digest(trace.documents) if whole else None,
+    )

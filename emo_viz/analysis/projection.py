@@ -1,11 +1,11 @@
 """Flat maps of documents: UMAP, computed once by `python -m emo_viz map`, and PCA at once.
 
 Maps are made one at a time, so their orientation means nothing by itself: every map is turned,
-mirrored, shifted and resized onto the map of EMO with all layers (Procrustes).
+mirrored, shifted and resized onto the first run's map of all layers (Procrustes).
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emo_viz.analysis.arrays import check_shape, damaged, load_arrays, save_arrays
-from emo_viz.analysis.origins import Origins
+from emo_viz.analysis.arrays import (
+    Arrays,
+    by_number,
+    check_shape,
+    damaged,
+    head,
+    load_arrays,
+    of_runs,
+    read_keys,
+    said,
+    save_arrays,
+)
+from emo_viz.analysis.origins import Origins, version_1
+from emo_viz.analysis.runs import from_version_1
 from emo_viz.analysis.vectors import fit_pca, unit_rows
 
 FORMAT = "emo-viz-maps"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 UMAP_COMPONENTS = 50
 # Wide, so that the documents of a dense group stay apart: on 1,152 documents it keeps neighbours
 # as well as the usual 1.0 (trustworthiness 0.996 either way) and shows more than 24 dots.
@@ -42,21 +54,30 @@ class Label:
 
 @dataclass(frozen=True)
 class Maps:
-    """Aligned coordinates [1 + L, D, 2] of the same documents for both models.
+    """Aligned coordinates [1 + L, D, 2] of the same documents, by run id; L may differ.
 
-    The first map is of all layers, the others of one layer each. key: the `content_key` of
-    the documents and both usages. info: how the maps were made.
+    The first map of a run is of all layers, the others of one layer each. keys: by run id, the
+    `content_key` of the documents and of its usage; empty where pair_key, that of the documents and
+    of the usages of all runs, says it (version 1). info: how the maps were made.
     """
 
-    key: str
-    emo: NDArray[np.float32]
-    standard: NDArray[np.float32]
+    keys: dict[str, str]
+    places: dict[str, NDArray[np.float32]]
     info: dict[str, Any]
+    pair_key: str = ""
 
     @property
     def origins(self) -> Origins:
         """The models and documents that the maps are of, as far as their file says."""
         return Origins.from_dict(self.info.get("origins", {}))
+
+    def are_of(self, ids: Iterable[str], usages: Mapping[str, NDArray[np.floating]]) -> bool:
+        """Whether these are maps of the documents with these ids as recorded in usages, by run."""
+        names = list(ids)
+        if self.pair_key:
+            whole = usages.keys() == self.places.keys()
+            return whole and self.pair_key == content_key(names, *(usages[r] for r in self.places))
+        return all(self.keys.get(r) == content_key(names, usage) for r, usage in usages.items())
 
 
 def content_key(ids: Iterable[str], *usages: NDArray[np.floating]) -> str:
@@ -152,16 +173,28 @@ def _overlap(one: Label, other: Label) -> bool:
 
 def save_maps(path: Path, maps: Maps) -> None:
     """Write the maps as one .npz file, under a temporary name first."""
-    info = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": maps.key, **maps.info}
-    save_arrays(path, {"emo": maps.emo, "standard": maps.standard}, info)
+    about = head(FORMAT, FORMAT_VERSION, maps.places, maps.keys, maps.pair_key)
+    save_arrays(path, by_number("places", maps.places), about | maps.info)
 
 
 def load_maps(path: Path) -> Maps:
     """Read maps. Raises ValueError if there are none, or they are damaged or of another version."""
-    arrays, info = load_arrays(path, FORMAT, FORMAT_VERSION)
+    arrays, info = load_arrays(path, FORMAT, 1, FORMAT_VERSION)
     with damaged(path):
-        maps = Maps(str(info.pop("key")), arrays["emo"], arrays["standard"], info)
-        check_shape(maps.emo, None, None, 2)
-        check_shape(maps.standard, *maps.emo.shape)
+        maps = _version_1(arrays, info) if info["format_version"] == 1 else _read(arrays, info)
+        shapes = [check_shape(places, None, None, 2) for places in maps.places.values()]
+        documents = {places.shape[1] for places in maps.places.values()}
+        if min(shapes) < 1 or len(documents) != 1:
+            raise ValueError("the maps are of different numbers of documents, or there are none")
         _ = maps.origins
     return maps
+
+
+def _read(arrays: Arrays, info: dict[str, Any]) -> Maps:
+    keys, pair_key = read_keys(info)
+    return Maps(keys, of_runs("places", arrays, info["runs"]), said(info), pair_key)
+
+
+def _version_1(arrays: Arrays, info: dict[str, Any]) -> Maps:
+    about = said(info) | {"origins": version_1(info.get("origins", {}))}
+    return Maps({}, from_version_1(arrays), about, pair_key=str(info["key"]))

@@ -1,26 +1,37 @@
-"""Flat maps of single tokens by their routing: the same sample of tokens in both models.
+"""Flat maps of single tokens by their routing: the same sample of tokens in every run.
 
 The places are found once, by `python -m emo_viz token-map`. What a token says is not stored but
 read from its document: the map holds where in the text it begins and ends.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emo_viz.analysis.arrays import check_shape, damaged, load_arrays, save_arrays
-from emo_viz.analysis.origins import Origins
+from emo_viz.analysis.arrays import (
+    Arrays,
+    by_number,
+    check_shape,
+    damaged,
+    head,
+    load_arrays,
+    of_runs,
+    read_keys,
+    said,
+    save_arrays,
+)
+from emo_viz.analysis.origins import Origins, version_1
 from emo_viz.analysis.projection import content_key, procrustes
+from emo_viz.analysis.runs import from_version_1
 from emo_viz.analysis.tokens import TokenClusters
 
 FORMAT = "emo-viz-token-map"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PER_DOMAIN = 200
-MODELS = ("emo", "standard")
 
 Integers = NDArray[np.int64]
 
@@ -43,26 +54,38 @@ class Sample:
 
 @dataclass(frozen=True)
 class TokenMap:
-    """By model ("emo", "standard"): the place [N, 2] and the token cluster [N] of every token.
+    """By run id: the place [N, 2] and the token cluster [N] of every token.
 
-    key: the `map_key` of what it was made from. info: how it was made.
+    keys: by run id, the `map_key` of what it was made from; empty where pair_key, that of all runs,
+    says it (version 1). info: how it was made.
     """
 
-    key: str
+    keys: dict[str, str]
     sample: Sample
     places: dict[str, NDArray[np.float32]]
     clusters: dict[str, Integers]
     info: dict[str, Any]
+    pair_key: str = ""
 
     @property
     def origins(self) -> Origins:
         """The models and documents that the map is of, as far as its file says."""
         return Origins.from_dict(self.info.get("origins", {}))
 
+    def is_of(
+        self, ids: Sequence[str], texts: Sequence[str], clusters: Mapping[str, TokenClusters]
+    ) -> bool:
+        """Whether this is a map of these documents and, by run id, token clusters."""
+        if self.pair_key:
+            if clusters.keys() != self.places.keys():
+                return False
+            return self.pair_key == map_key(ids, texts, *(clusters[run] for run in self.places))
+        return all(self.keys.get(run) == map_key(ids, texts, one) for run, one in clusters.items())
 
-def map_key(ids: Sequence[str], texts: Sequence[str], clusters: Mapping[str, TokenClusters]) -> str:
-    """A hash of documents and of the token clusters of both models."""
-    return content_key([*ids, *texts], *(clusters[name].centroids for name in MODELS))
+
+def map_key(ids: Sequence[str], texts: Sequence[str], *clusters: TokenClusters) -> str:
+    """A hash of documents and of token clusters."""
+    return content_key([*ids, *texts], *(each.centroids for each in clusters))
 
 
 def sample_tokens(
@@ -98,17 +121,18 @@ def lay_out(
     rows: Mapping[str, NDArray[np.floating]],
     clusters: Mapping[str, TokenClusters],
     flatten: Callable[[NDArray[np.floating]], NDArray[np.float32]],
-    key: str,
+    keys: Mapping[str, str],
     info: dict[str, Any],
 ) -> TokenMap:
-    """The map of both models' `token_rows` [N, L * R], the standard model's turned onto EMO's.
+    """The map of every run's `token_rows` [N, L * R], all turned onto that of the first.
 
     flatten: makes places [N, 2] of rows.
     """
-    places = {name: flatten(rows[name]) for name in MODELS}
-    places["standard"] = procrustes(places["standard"], places["emo"])
-    found = {name: clusters[name].assign_rows(rows[name]) for name in MODELS}
-    return TokenMap(key, sample, places, found, info)
+    places = {run: flatten(own) for run, own in rows.items()}
+    first = next(iter(places.values()))
+    turned = {run: own if own is first else procrustes(own, first) for run, own in places.items()}
+    found = {run: clusters[run].assign_rows(own) for run, own in rows.items()}
+    return TokenMap(dict(keys), sample, turned, found, info)
 
 
 def save_token_map(path: Path, token_map: TokenMap) -> None:
@@ -116,23 +140,40 @@ def save_token_map(path: Path, token_map: TokenMap) -> None:
     arrays: dict[str, NDArray[Any]] = {
         name: values.astype(np.int32) for name, values in vars(token_map.sample).items()
     }
-    for name in MODELS:
-        arrays[f"{name}_places"] = token_map.places[name]
-        arrays[f"{name}_clusters"] = token_map.clusters[name].astype(np.int16)
-    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": token_map.key}
-    save_arrays(path, arrays, head | token_map.info)
+    small = {run: values.astype(np.int16) for run, values in token_map.clusters.items()}
+    arrays |= by_number("places", token_map.places) | by_number("clusters", small)
+    keys, pair_key = token_map.keys, token_map.pair_key
+    about = head(FORMAT, FORMAT_VERSION, token_map.places, keys, pair_key)
+    save_arrays(path, arrays, about | token_map.info)
 
 
 def load_token_map(path: Path) -> TokenMap:
     """Read a map. Raises ValueError if there is none, or it is damaged or of another version."""
-    arrays, info = load_arrays(path, FORMAT, FORMAT_VERSION)
+    arrays, info = load_arrays(path, FORMAT, 1, FORMAT_VERSION)
     with damaged(path):
-        places = {name: arrays.pop(f"{name}_places") for name in MODELS}
-        whole = {name: _integers(values) for name, values in arrays.items()}
-        clusters = {name: whole.pop(f"{name}_clusters") for name in MODELS}
-        found = TokenMap(str(info.pop("key")), Sample(**whole), places, clusters, info)
+        found = _version_1(arrays, info) if info["format_version"] == 1 else _read(arrays, info)
         _check(found)
     return found
+
+
+def _read(arrays: Arrays, info: dict[str, Any]) -> TokenMap:
+    runs = info["runs"]
+    clusters = {run: _integers(own) for run, own in of_runs("clusters", arrays, runs).items()}
+    keys, pair_key = read_keys(info)
+    places = of_runs("places", arrays, runs)
+    return TokenMap(keys, _sample(arrays), places, clusters, said(info), pair_key)
+
+
+def _version_1(arrays: Arrays, info: dict[str, Any]) -> TokenMap:
+    names = [name.removesuffix("_places") for name in arrays if name.endswith("_places")]
+    places = from_version_1({name: arrays[f"{name}_places"] for name in names})
+    clusters = from_version_1({name: _integers(arrays[f"{name}_clusters"]) for name in names})
+    about = said(info) | {"origins": version_1(info.get("origins", {}))}
+    return TokenMap({}, _sample(arrays), places, clusters, about, pair_key=str(info["key"]))
+
+
+def _sample(arrays: Arrays) -> Sample:
+    return Sample(**{each.name: _integers(arrays[each.name]) for each in fields(Sample)})
 
 
 def _integers(values: NDArray[Any]) -> Integers:
@@ -144,6 +185,8 @@ def _integers(values: NDArray[Any]) -> Integers:
 def _check(found: TokenMap) -> None:
     """Raises ValueError unless every token has a place, a cluster and a piece of a text."""
     count = check_shape(found.sample.documents, None)
+    if not found.places:
+        raise ValueError("a map is of at least one run")
     whole = [*vars(found.sample).values(), *found.clusters.values()]
     for values in whole:
         check_shape(values, count)

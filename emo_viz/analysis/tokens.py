@@ -30,7 +30,7 @@ from emo_viz.analysis.projection import content_key
 from emo_viz.analysis.vectors import Pca, fit_pca, unit_rows
 
 FORMAT = "emo-viz-token-clusters"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CLUSTERS = 32
 MIN_TOKEN_COUNT = 3
 TOP_TOKENS = 5
@@ -63,13 +63,14 @@ class Agreement:
 
 @dataclass(frozen=True)
 class TokenClusters:
-    """Fitted token clusters of one model and what was measured on the documents they come from.
+    """Fitted token clusters of one run and what was measured on the documents they come from.
 
-    labels [K]: names made of domains and tokens. shares [K]: share of the tokens. agreements:
-    "domain", "token", "document". modal_share: share of a document's tokens in its largest
-    cluster, mean over documents. domain_influence [D]: see `Alignment`.
+    run: its id. labels [K]: names made of domains and tokens. shares [K]: share of the tokens.
+    agreements: "domain", "token", "document". modal_share: share of a document's tokens in its
+    largest cluster, mean over documents. domain_influence [D]: see `Alignment`.
     """
 
+    run: str
     pca: Pca
     centroids: NDArray[np.float32]
     shares: NDArray[np.float32]
@@ -81,10 +82,11 @@ class TokenClusters:
     tokens: int
     info: dict[str, Any]
 
-    def origins(self, role: str) -> Origins:
-        """What the clusters were made from, of the model in this role: "emo" or "standard"."""
+    @property
+    def origins(self) -> Origins:
+        """What the clusters were made from, as far as their file says."""
         name, digest = self.info.get("model", ""), self.info.get("checkpoint_sha256")
-        models = {role: Weights(str(name), str(digest))} if digest else {}
+        models = {self.run: Weights(str(name), str(digest))} if digest else {}
         return Origins(models, self.info.get("documents_sha256"))
 
     def assign(self, router_probs: NDArray[np.floating]) -> NDArray[np.int64]:
@@ -104,24 +106,29 @@ class TokenClusters:
 
 
 @dataclass(frozen=True)
-class Headline:
-    """Token clusters against the domain of the token's document, on the same documents.
+class Measured:
+    """How one run's token clusters agree with the domain and with the token id, and the chance
+    level of the former."""
 
-    difference: EMO less standard; ratio: EMO over standard; for both, the same documents are drawn
-    in the two models. emo_token, standard_token: the same clusters against the token id.
+    domain: Interval
+    chance: float
+    token: Interval
+    clusters: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Headline:
+    """Token clusters of one run or two against the domain, on the same documents.
+
+    runs: by run id. difference: the first run less the second; ratio: the first over the second;
+    for both, the same documents are drawn in the two. None for one run alone.
     """
 
-    emo: Interval
-    standard: Interval
-    difference: Interval
-    ratio: Interval
-    emo_chance: float
-    standard_chance: float
-    emo_token: Interval
-    standard_token: Interval
-    clusters: int
+    runs: dict[str, Measured]
+    difference: Interval | None
+    ratio: Interval | None
     documents: int
-    tokens: int
     origins: Origins
 
 
@@ -132,11 +139,17 @@ def token_rows(router_probs: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def fit_token_clusters(
-    table: TokenTable, info: dict[str, Any], k: int = CLUSTERS, n: int = 1000, seed: int = 0
+    table: TokenTable,
+    run: str,
+    info: dict[str, Any],
+    k: int = CLUSTERS,
+    n: int = 1000,
+    seed: int = 0,
 ) -> TokenClusters:
     """Cluster the tokens of `table` into `k` and measure the clusters with `n` resamples.
 
-    info: how the table was made; stored as it is. Raises ValueError for too few tokens.
+    run: its id. info: how the table was made; stored as it is. Raises ValueError for too few
+    tokens.
     """
     pca = fit_pca(table.rows)
     clustering = spherical_kmeans(unit_rows(pca.project(table.rows)), k, seed)
@@ -146,6 +159,7 @@ def fit_token_clusters(
     token = alignment(found, table.token_ids, documents, "items", n, seed)
     document = alignment(found, documents, documents, "items", n, seed)
     return TokenClusters(
+        run=run,
         pca=pca,
         centroids=clustering.centroids,
         shares=(clustering.sizes / len(found)).astype(np.float32),
@@ -163,42 +177,51 @@ def fit_token_clusters(
     )
 
 
-def headline(emo_path: Path, standard_path: Path) -> Headline:
-    """What two stored files say side by side.
+def headline(*paths: Path) -> Headline:
+    """What one stored file says, or two side by side.
 
-    Raises ValueError if one is missing or damaged, or if they are not of the same documents.
+    Raises ValueError if one is missing or damaged, if both are of one run, or if they are not of
+    the same documents.
     """
-    emo, standard = load_token_clusters(emo_path), load_token_clusters(standard_path)
-    if not _same_documents(emo.info, standard.info):
-        raise ValueError(
-            "The token clusters of the two models come from different documents; run "
-            "`python -m emo_viz clusters` for both with the same ones."
-        )
-    of_emo, of_standard = emo.agreements["domain"], standard.agreements["domain"]
-    both = (of_emo.nmi, emo.domain_influence, of_standard.nmi, standard.domain_influence)
+    found = [load_token_clusters(path) for path in paths]
+    first, *rest = found
+    for other in rest:
+        _check_comparable(first, other)
+    both = [(one.agreements["domain"].nmi, one.domain_influence) for one in found]
     return Headline(
-        emo=of_emo.nmi,
-        standard=of_standard.nmi,
-        difference=difference_interval(*both),
-        ratio=ratio_interval(*both),
-        emo_chance=of_emo.chance,
-        standard_chance=of_standard.chance,
-        emo_token=emo.agreements["token"].nmi,
-        standard_token=standard.agreements["token"].nmi,
-        clusters=len(emo.centroids),
-        documents=emo.documents,
-        tokens=emo.tokens,
+        runs={one.run: _measured(one) for one in found},
+        difference=difference_interval(*both[0], *both[1]) if rest else None,
+        ratio=ratio_interval(*both[0], *both[1]) if rest else None,
+        documents=first.documents,
         origins=Origins(
-            {**emo.origins("emo").models, **standard.origins("standard").models},
-            emo.origins("emo").documents or standard.origins("standard").documents,
+            {run: weights for one in found for run, weights in one.origins.models.items()},
+            next((one.origins.documents for one in found if one.origins.documents), None),
         ),
     )
 
 
-def _same_documents(emo: dict[str, Any], standard: dict[str, Any]) -> bool:
+def _measured(one: TokenClusters) -> Measured:
+    domain = one.agreements["domain"]
+    token = one.agreements["token"].nmi
+    return Measured(domain.nmi, domain.chance, token, len(one.centroids), one.tokens)
+
+
+def _check_comparable(one: TokenClusters, other: TokenClusters) -> None:
+    if one.run == other.run:
+        raise ValueError(
+            f"Both files of token clusters are of the run {one.run}; name those of two runs."
+        )
+    if not _same_documents(one.info, other.info):
+        raise ValueError(
+            "The token clusters of the two models come from different documents; run "
+            "`python -m emo_viz clusters` for both with the same ones."
+        )
+
+
+def _same_documents(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """By their texts where both files say them (those of earlier versions do not), else by ids."""
-    texts = [made.get("documents_sha256") for made in (emo, standard)]
-    return emo["ids"] == standard["ids"] and (None in texts or texts[0] == texts[1])
+    texts = [made.get("documents_sha256") for made in (one, other)]
+    return one["ids"] == other["ids"] and (None in texts or texts[0] == texts[1])
 
 
 def save_token_clusters(path: Path, clusters: TokenClusters) -> None:
@@ -211,6 +234,7 @@ def save_token_clusters(path: Path, clusters: TokenClusters) -> None:
         "domain_influence": clusters.domain_influence,
     }
     measured = {
+        "run": clusters.run,
         "explained": clusters.pca.explained,
         "labels": clusters.labels,
         "agreements": {name: asdict(each) for name, each in clusters.agreements.items()},
@@ -227,9 +251,13 @@ def load_token_clusters(path: Path) -> TokenClusters:
 
     Raises ValueError if there are none, or they are damaged or of another format version.
     """
-    arrays, info = load_arrays(path, FORMAT, FORMAT_VERSION)
+    arrays, info = load_arrays(path, FORMAT, 1, FORMAT_VERSION)
     with damaged(path):
+        made = dict(info["made"])
+        # Version 1 knew a run by the name of its checkpoint's folder alone.
+        run = made.get("model") or path.stem if info["format_version"] == 1 else info["run"]
         found = TokenClusters(
+            run=str(run),
             pca=Pca(arrays["mean"], arrays["components"], float(info["explained"])),
             centroids=arrays["centroids"],
             shares=arrays["shares"],
@@ -239,7 +267,7 @@ def load_token_clusters(path: Path) -> TokenClusters:
             domain_influence=arrays["domain_influence"],
             documents=int(info["documents"]),
             tokens=int(info["tokens"]),
-            info=dict(info["made"]),
+            info=made,
         )
         _check_clusters(found)
     return found
@@ -258,7 +286,7 @@ def _check_clusters(found: TokenClusters) -> None:
     check_shape(found.domain_influence, found.documents)
     if len(found.labels) != count or not isinstance(found.info["ids"], str):
         raise ValueError("a label for each cluster and a digest of the ids are needed")
-    _ = found.origins("emo")
+    _ = found.origins
 
 
 def _agreement(measured: Alignment) -> Agreement:

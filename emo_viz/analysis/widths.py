@@ -43,12 +43,3 @@ def difference(one: Sequence[int], other: Sequence[int]) -> Difference | None:
         if first != second:
             return Difference(layer, first, second)
     return None
-
-
-def apart(one: Sequence[int], other: Sequence[int]) -> str:
-    """In what the layers of two models differ: "experts in layer 3", or no more than "layers or
-    experts" where each model has layers of one width; "" for models that are alike."""
-    if len(one) != len(other) or len({*one}) == len({*other}) == 1:
-        return "layers or experts" if tuple(one) != tuple(other) else ""
-    found = difference(one, other)
-    return f"experts in layer {found.layer}" if found else ""

@@ -7,7 +7,7 @@ import click
 from emo_viz.analysis.ablation import RANDOM_SEEDS
 from emo_viz.analysis.curves import METHODS
 from emo_viz.runs.curves import Workers, measure, plan_files
-from model.cli import progress_bar, say
+from model.cli import Several, SeveralCommand, progress_bar, say
 
 
 def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> list[int] | None:
@@ -29,13 +29,13 @@ def _methods(_: click.Context, __: click.Parameter, text: str | None) -> list[st
 FOLDER = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=SeveralCommand)
 @click.option(
     "--models",
-    nargs=2,
+    cls=Several,
     type=FOLDER,
     required=True,
-    help="Checkpoint folders of an EMO and a standard model.",
+    help="Checkpoint folders of one run or more.",
 )
 @click.option(
     "--documents",
@@ -85,7 +85,7 @@ FOLDER = click.Path(path_type=Path)
     help="Processes, each with its own copy of the model it works on.",
 )
 def command(
-    models: tuple[Path, Path],
+    models: tuple[Path, ...],
     documents_path: Path,
     calibration_path: Path,
     out: Path,
@@ -94,7 +94,10 @@ def command(
     random_seeds: int,
     workers: int,
 ) -> None:
-    """Measure subset curves. If it is stopped, the next call, or the page, goes on from there."""
+    """Measure subset curves. If it is stopped, the next call, or the page, goes on from there.
+
+    What the file holds of other runs on the same documents stays in it.
+    """
     plan = plan_files(models, documents_path, calibration_path, out, keep, methods, random_seeds)
     label = f"Measuring {len(plan.missing())} of {len(plan.jobs)} parts"
     try:
@@ -104,4 +107,5 @@ def command(
         kept = len(plan.jobs) - len(plan.missing())
         say(f"Stopped. {kept} of {len(plan.jobs)} parts are kept; call again to go on.")
         raise click.Abort from error
-    say(f"{out}: {len(curves.rows):,} rows, {out.stat().st_size / 1e6:.2f} MB.")
+    runs, size = ", ".join(curves.runs), out.stat().st_size / 1e6
+    say(f"{out}: {len(curves.rows):,} rows of {runs}, {size:.2f} MB.")

@@ -5,18 +5,18 @@ from pathlib import Path
 import click
 
 from emo_viz.runs.findings import read_findings
-from model.cli import say
+from model.cli import Several, SeveralCommand, say
 
 FILE = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=SeveralCommand)
 @click.option(
     "--assets",
     type=FILE,
     default=Path("assets"),
     show_default=True,
-    help="Folder of the pair, its documents and what was measured on them.",
+    help="Folder of the runs, their documents and what was measured on them.",
 )
 @click.option(
     "--curves",
@@ -27,9 +27,9 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--clusters",
     "clusters_paths",
-    nargs=2,
+    cls=Several,
     type=FILE,
-    help="What `python -m emo_viz clusters` wrote for the EMO and the standard model, if not "
+    help="What `python -m emo_viz clusters` wrote for the runs of the curves, if not "
     "analysis/clusters-*.npz in --assets.",
 )
 @click.option(
@@ -45,7 +45,7 @@ def command(
     ctx: click.Context,
     assets: Path,
     curves_path: Path | None,
-    clusters_paths: tuple[Path, Path] | None,
+    clusters_paths: tuple[Path, ...],
     check: bool,
     force: bool,
 ) -> None:

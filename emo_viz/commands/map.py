@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from emo_viz.runs.maps import NEIGHBOURS, map_documents
-from model.cli import progress_bar, say
+from model.cli import Several, SeveralCommand, progress_bar, say
 
 FOLDER = click.Path(path_type=Path)
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -36,21 +36,24 @@ def umap_options(command: Command) -> Command:
     return command
 
 
-@click.command()
+@click.command(cls=SeveralCommand)
 @click.option(
     "--traces",
-    nargs=2,
+    cls=Several,
     type=FOLDER,
     required=True,
-    help="Traces of the EMO and of the standard model, of the same documents.",
+    help="The trace of a run, or those of two, of the same documents.",
 )
 @click.option("--out", type=FOLDER, required=True, help="The .npz file to write.")
 @umap_options
 def command(
-    traces: tuple[Path, Path], out: Path, neighbours: int | None, min_dist: float, seed: int
+    traces: tuple[Path, ...], out: Path, neighbours: int | None, min_dist: float, seed: int
 ) -> None:
-    """Fit UMAPs to both traces, of all layers and of each one, and turn them onto the first."""
+    """Fit UMAPs to the traces, of all layers and of each one, and turn them onto the first."""
     with progress_bar("Laying out") as report:
         maps = map_documents(traces, out, neighbours, min_dist, seed, report)
-    documents, size = maps.emo.shape[1], out.stat().st_size / 1e3
-    say(f"{out}: {len(maps.emo)} maps a model, {documents:,} documents, {size:.0f} kB.")
+    number = sum(map(len, maps.places.values()))
+    documents, size = next(iter(maps.places.values())).shape[1], out.stat().st_size / 1e3
+    say(
+        f"{out}: {number} maps of {', '.join(maps.places)}, {documents:,} documents, {size:.0f} kB."
+    )

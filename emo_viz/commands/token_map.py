@@ -7,18 +7,18 @@ import numpy as np
 
 from emo_viz.commands.map import umap_options
 from emo_viz.runs.token_map import map_tokens
-from model.cli import progress_bar, say
+from model.cli import Several, SeveralCommand, progress_bar, say
 
 FILE = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=SeveralCommand)
 @click.option(
     "--models",
-    nargs=2,
+    cls=Several,
     type=FILE,
     required=True,
-    help="Checkpoint folders of the EMO and of the standard model.",
+    help="Checkpoint folder of a run, or of two with one tokenizer.",
 )
 @click.option(
     "--documents",
@@ -30,10 +30,10 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--clusters",
     "clusters_paths",
-    nargs=2,
+    cls=Several,
     type=FILE,
     required=True,
-    help="What `python -m emo_viz clusters` wrote for the EMO and the standard model.",
+    help="What `python -m emo_viz clusters` wrote for these, in their order.",
 )
 @click.option("--out", type=FILE, required=True, help="The .npz file to write.")
 @click.option(
@@ -45,16 +45,16 @@ FILE = click.Path(path_type=Path)
 )
 @umap_options
 def command(
-    models: tuple[Path, Path],
+    models: tuple[Path, ...],
     documents_path: Path,
-    clusters_paths: tuple[Path, Path],
+    clusters_paths: tuple[Path, ...],
     out: Path,
     per_domain: int,
     neighbours: int | None,
     min_dist: float,
     seed: int,
 ) -> None:
-    """Fit a UMAP of the routing of the same sampled tokens in both models."""
+    """Fit a UMAP of the routing of the same sampled tokens in every run."""
     with progress_bar("Recording") as report:
         made = map_tokens(
             models,

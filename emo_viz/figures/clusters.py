@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
+from emo_viz.analysis.runs import Comparison
 from emo_viz.figures.theme import (
     GROUP_COLOURS,
     OTHER_COLOUR,
@@ -163,23 +164,23 @@ class Shown:
 
 
 def share_heatmap(
-    tables: dict[str, pd.DataFrame], labels: dict[str, str], title: str, shown: Shown
+    runs: Comparison, tables: dict[str, pd.DataFrame], title: str, shown: Shown
 ) -> go.Figure:
-    """Share of each row's items in each cluster: one panel a model, one colour scale.
+    """Share of each row's items in each cluster: one panel a run, one colour scale.
 
-    tables: counts, groups (rows, the same in all) by clusters (columns). labels: the panels'
-    names. The order brings large shares to the diagonal: that of the rows in the table whose
-    rows are most concentrated, that of the clusters there too or, unless matched, in each panel.
+    tables: by run id, counts, groups (rows, the same in all) by clusters (columns). The order
+    brings large shares to the diagonal: that of the rows in the table whose rows are most
+    concentrated, that of the clusters there too or, unless matched, in each panel.
     """
     fig = make_subplots(
         cols=len(tables),
         shared_yaxes=True,
         horizontal_spacing=0.02,
-        subplot_titles=[coloured(name, labels[name]) for name in tables],
+        subplot_titles=[coloured(run) for run in runs],
     )
     first = max(tables.values(), key=concentration)
     rows = _diagonal_rows(_shares(first))
-    for column, table in enumerate(tables.values(), start=1):
+    for column, table in enumerate((tables[run.id] for run in runs), start=1):
         ordered = (first if shown.matched else table).iloc[rows]
         clusters = _diagonal_rows(_shares(ordered.T))
         fig.add_trace(_share_heatmap(table.iloc[rows, clusters], shown), row=1, col=column)

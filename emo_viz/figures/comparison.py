@@ -1,37 +1,38 @@
-"""One number of each model with its interval, and the level of chance: the home page's charts."""
+"""One number of each run with its interval, and the level of chance: the home page's charts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
 from emo_viz.analysis.bootstrap import Interval
+from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.figures.theme import (
-    MODEL_COLOURS,
-    MODEL_SYMBOLS,
     REFERENCE_COLOUR,
+    colour_of,
+    label_of,
     sentence_case,
     style,
+    symbol_of,
 )
+
+ROW_HEIGHT = 40
+AROUND = 130  # title and axis
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The number of each model, what it counts, and the level of chance, if known."""
+    """The number of each run by its id, what it counts, and the level of chance, if known."""
 
-    emo: Interval
-    standard: Interval
+    values: Mapping[str, Interval]
     unit: str
     chance: float | None = None
     chance_label: str = ""
 
 
-def two_models(compared: Compared, title: str) -> go.Figure:
-    """EMO above, standard MoE below: a point with its 95 % interval, on one axis from 0."""
-    rows = (
-        ("EMO", compared.emo, MODEL_COLOURS["emo"], MODEL_SYMBOLS["emo"]),
-        ("Standard MoE", compared.standard, MODEL_COLOURS["standard"], MODEL_SYMBOLS["standard"]),
-    )
-    fig = go.Figure([_point(*row, unit=compared.unit) for row in rows])
+def by_run(runs: Comparison, compared: Compared, title: str) -> go.Figure:
+    """A row a run, the first one above: a point with its 95 % interval, on one axis from 0."""
+    fig = go.Figure([_point(run, compared.values[run.id], compared.unit) for run in runs])
     if compared.chance is not None:
         fig.add_vline(
             x=compared.chance,
@@ -40,13 +41,14 @@ def two_models(compared: Compared, title: str) -> go.Figure:
             annotation_position="top",
         )
     style(fig, title)
-    fig.update_layout(height=210, showlegend=False, margin_t=66)
+    fig.update_layout(height=AROUND + ROW_HEIGHT * len(runs), showlegend=False, margin_t=66)
     fig.update_xaxes(title_text=sentence_case(compared.unit), rangemode="tozero")
-    fig.update_yaxes(range=[1.7, -0.5], showgrid=False)
+    fig.update_yaxes(range=[len(runs) - 0.3, -0.5], showgrid=False)
     return fig
 
 
-def _point(name: str, value: Interval, colour: str, symbol: str, unit: str) -> go.Scatter:
+def _point(run: Run, value: Interval, unit: str) -> go.Scatter:
+    name = label_of(run)
     return go.Scatter(
         x=[value.mean],
         y=[name],
@@ -54,14 +56,14 @@ def _point(name: str, value: Interval, colour: str, symbol: str, unit: str) -> g
         text=[f"  {value.mean:.3g}"],
         textposition="bottom center",
         cliponaxis=False,
-        marker={"size": 11, "color": colour, "symbol": symbol},
+        marker={"size": 11, "color": colour_of(run), "symbol": symbol_of(run)},
         error_x={
             "symmetric": False,
             "array": [value.high - value.mean],
             "arrayminus": [value.mean - value.low],
             "thickness": 3,
             "width": 0,
-            "color": colour,
+            "color": colour_of(run),
         },
         hovertemplate=f"{name}: {value.mean:.3g} {unit}<br>95 % interval {value.low:.3g} to "
         f"{value.high:.3g}<extra></extra>",

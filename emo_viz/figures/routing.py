@@ -1,8 +1,8 @@
 """Figures of one text's routing: tokens by experts, along the text, by layer, one token.
 
 A Plotly heatmap reports no clicks, so every map here is a heatmap under invisible markers whose
-customdata is (position, expert or layer, model index). All figures take EMO first and put it on
-the left or on top; both models share every axis and every colour scale.
+customdata is (position, expert or layer, number of the run). The first run of a comparison stands
+on the left or on top; the runs share every axis and every colour scale.
 
 Shapes: P tokens shown (position 1 is the first, EOS is left out), L layers, R routed experts,
 S routed experts a token.
@@ -18,21 +18,21 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
+from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.figures.theme import (
-    MODEL_COLOURS,
-    MODEL_SYMBOLS,
     REFERENCE_COLOUR,
     SELECTION_COLOUR,
     SEQUENTIAL,
+    colour_of,
     coloured,
+    label_of,
     legend_below,
     sentence_case,
     style,
+    symbol_of,
     with_alpha,
 )
 
-MODELS = ("emo", "standard")
-LABELS = {"emo": "EMO", "standard": "Standard MoE"}
 # Bytes instead of float32 spare the browser a quarter of a megabyte a figure: 0 is "not used",
 # 1-255 the square root of the gate weight.
 LEVELS = 255
@@ -47,7 +47,7 @@ FEW_TOKENS = 48
 
 @dataclass(frozen=True)
 class ExpertMap:
-    """One layer of one model: gates [P, R], 0 where unused, and the expert at each column [R]."""
+    """One layer of one run: gates [P, R], 0 where unused, and the expert at each column [R]."""
 
     gates: NDArray[np.float32]
     order: NDArray[np.int64]
@@ -55,7 +55,7 @@ class ExpertMap:
 
 @dataclass(frozen=True)
 class TokenExperts:
-    """One token in one model: expert_ids and gate_weights [L, S], entropy [L] in nats.
+    """One token in one run: expert_ids and gate_weights [L, S], entropy [L] in nats.
 
     The id -1 with weight 0 stands for no expert, in a layer that has fewer than S.
     """
@@ -66,78 +66,81 @@ class TokenExperts:
 
 
 def expert_map(
+    runs: Comparison,
     maps: Mapping[str, ExpertMap],
     tokens: Sequence[str],
     layer: int,
     selected: int | None,
     followed: tuple[str, int] | None = None,
 ) -> go.Figure:
-    """Tokens (down) by routed experts (across) of one layer, the models side by side.
+    """Tokens (down) by routed experts (across) of one layer, the runs side by side.
 
-    tokens: [P] labels. selected: position of a token, or None. followed: model and expert id.
+    tokens: [P] labels. selected: position of a token, or None. followed: run and expert id.
     """
     tokens = _escaped(tokens)
     fig = make_subplots(
-        cols=2,
+        cols=len(runs),
         shared_yaxes=True,
         horizontal_spacing=0.03,
-        subplot_titles=[coloured(model, LABELS[model]) for model in MODELS],
+        subplot_titles=[coloured(run) for run in runs],
     )
-    top = max(float(one.gates.max()) for one in maps.values())
-    for column, model in enumerate(MODELS, start=1):
-        one = maps[model]
+    top = max(float(one.gates.max(initial=0)) for one in maps.values()) or 1.0
+    for column, run in enumerate(runs, start=1):
+        one = maps[run.id]
         fig.add_trace(_gate_heatmap(one, top), row=1, col=column)
         fig.add_trace(_gate_targets(one, tokens, column - 1), row=1, col=column)
     style(fig, f"Gate weight (colour) of the experts that each token uses, layer {layer}")
-    _map_axes(fig, maps, tokens)
+    _map_axes(fig, [maps[run.id] for run in runs], tokens)
     height = _map_height(len(tokens))
     fig.update_layout(coloraxis=_gate_axis(top), height=height, margin_b=110)
-    _mark_row(fig, selected)
-    _mark_expert(fig, maps, followed)
+    _mark_row(fig, selected, len(runs))
+    if followed is not None:
+        _mark_expert(fig, maps[followed[0]], runs.ids.index(followed[0]) + 1, followed[1])
     return fig
 
 
 def along_text(
+    runs: Comparison,
     entropy: Mapping[str, NDArray[np.float32]],
     loss: Mapping[str, NDArray[np.float32]],
     tokens: Sequence[str],
     selected: int | None,
 ) -> go.Figure:
-    """Router entropy [L, P] of every layer and loss [P] at every token, the models on one scale."""
-    tokens = _escaped(tokens)
+    """Router entropy [L, P] of every layer and loss [P] at every token, the runs on one scale."""
+    tokens, panels = _escaped(tokens), len(runs)
     fig = make_subplots(
-        rows=3, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.3, 0.3, 0.4]
+        rows=panels + 1,
+        shared_xaxes=True,
+        vertical_spacing=0.08,
+        row_heights=[0.3] * panels + [0.4],
     )
-    for row, model in enumerate(MODELS, start=1):
-        fig.add_trace(_entropy_heatmap(entropy[model]), row=row, col=1)
-        fig.add_trace(_entropy_targets(entropy[model], tokens, row - 1), row=row, col=1)
-        fig.add_trace(_loss_line(loss[model], tokens, model, row - 1), row=3, col=1)
-        fig.update_yaxes(
-            title_text=f"{coloured(model, LABELS[model])}<br>layer",
-            dtick=1,
-            autorange="reversed",
-            row=row,
-            col=1,
-        )
+    for row, run in enumerate(runs, start=1):
+        fig.add_trace(_entropy_heatmap(entropy[run.id]), row=row, col=1)
+        fig.add_trace(_entropy_targets(entropy[run.id], tokens, row - 1), row=row, col=1)
+        fig.add_trace(_loss_line(loss[run.id], tokens, run, row - 1), row=panels + 1, col=1)
+        title = f"{coloured(run)}<br>layer"
+        fig.update_yaxes(title_text=title, dtick=1, autorange="reversed", row=row, col=1)
     style(fig, "Router entropy (nats, colour) and loss along the text")
-    every = np.stack([entropy[model] for model in MODELS])
-    fig.update_layout(coloraxis=_entropy_axis(float(every.min()), float(every.max())), height=470)
+    every = np.concatenate([entropy[run.id].ravel() for run in runs])
+    axis = _entropy_axis(float(np.nanmin(every)), float(np.nanmax(every)))
+    fig.update_layout(coloraxis=axis, height=230 + 120 * panels)
     legend_below(fig)
-    fig.update_yaxes(title_text="Loss<br>nats a token", rangemode="tozero", row=3, col=1)
+    fig.update_yaxes(title_text="Loss<br>nats a token", rangemode="tozero", row=panels + 1, col=1)
     fig.update_xaxes(range=[0.5, len(tokens) + 0.5])
-    fig.update_xaxes(title_text="Position in the text (tokens)", row=3, col=1)
-    _mark_column(fig, selected)
+    fig.update_xaxes(title_text="Position in the text (tokens)", row=panels + 1, col=1)
+    _mark_column(fig, selected, panels + 1)
     return fig
 
 
 def by_layer(
+    runs: Comparison,
     values: Mapping[str, NDArray[Any]],
     title: str,
     unit: str,
     even_use: NDArray[np.float64] | None = None,
 ) -> go.Figure:
-    """One number by layer [L] for both models; a dotted line where even use [L] would lie."""
-    fig = go.Figure([_layer_line(values[model], model, unit) for model in MODELS])
+    """One number by layer [L] for each run; a dotted line where even use [L] would lie."""
+    fig = go.Figure([_layer_line(values[run.id], run, unit) for run in runs])
     if even_use is not None:
         fig.add_trace(_even_line(even_use, unit))
     style(fig, title)
@@ -147,22 +150,23 @@ def by_layer(
     return fig
 
 
-def token_experts(chosen: Mapping[str, TokenExperts]) -> go.Figure:
-    """One token's routed experts in every layer as bars of gate weight, one bar a model.
+def token_experts(runs: Comparison, chosen: Mapping[str, TokenExperts]) -> go.Figure:
+    """One token's routed experts in every layer as bars of gate weight, one bar a run.
 
     Each piece carries its expert id; the rest up to 1 belongs to experts not used.
     """
     fig = go.Figure()
-    for model, offset in zip(MODELS, (-0.2, 0.2), strict=True):
-        one = chosen[model]
+    offsets = (-0.2, 0.2) if len(runs) > 1 else (0.0,)
+    for run, offset in zip(runs, offsets, strict=True):
+        one = chosen[run.id]
         places = np.arange(len(one.entropy)) + offset
         for rank in range(one.expert_ids.shape[1]):
-            fig.add_trace(_rank_bar(places, one, rank, model))
+            fig.add_trace(_rank_bar(places, one, rank, run))
         fig.add_trace(_entropy_labels(places, one))
     style(fig, "Gate weight of its routed experts, and router entropy")
-    layers = len(chosen["emo"].entropy)
+    layers = max(len(one.entropy) for one in chosen.values())
     reach = max(float(one.gate_weights.sum(axis=1).max()) for one in chosen.values())
-    legend_below(fig).update_layout(barmode="stack", height=136 + 52 * layers)
+    legend_below(fig).update_layout(barmode="stack", height=136 + (12 + 20 * len(runs)) * layers)
     fig.update_layout(uniformtext={"minsize": 9, "mode": "hide"})
     fig.update_xaxes(title_text="Gate weight", range=[0, 1.25 * reach])
     fig.update_yaxes(
@@ -237,7 +241,7 @@ def _targets(
 
 
 def _loss_line(
-    loss: NDArray[np.float32], tokens: Sequence[str], model: str, index: int
+    loss: NDArray[np.float32], tokens: Sequence[str], run: Run, index: int
 ) -> go.Scatter:
     positions = _positions(len(loss))
     ids = np.stack([positions, np.full(len(loss), -1), np.full(len(loss), index)], axis=1)
@@ -245,27 +249,27 @@ def _loss_line(
         x=positions,
         y=loss.astype(np.float32),
         mode="lines+markers",
-        name=LABELS[model],
-        line={"color": MODEL_COLOURS[model], "width": 1.5},
-        marker={"size": 4, "color": MODEL_COLOURS[model], "symbol": MODEL_SYMBOLS[model]},
+        name=label_of(run),
+        line={"color": colour_of(run), "width": 1.5},
+        marker={"size": 4, "color": colour_of(run), "symbol": symbol_of(run)},
         selected={"marker": {"opacity": 1}},
         unselected={"marker": {"opacity": 1}},
         customdata=ids.astype(np.int32),
         text=list(tokens),
         hovertemplate="<b>%{text}</b> (token %{x})<br>loss %{y:.2f} nats"
-        f"<extra>{LABELS[model]}</extra>",
+        f"<extra>{label_of(run)}</extra>",
     )
 
 
-def _layer_line(values: NDArray[Any], model: str, unit: str) -> go.Scatter:
+def _layer_line(values: NDArray[Any], run: Run, unit: str) -> go.Scatter:
     return go.Scatter(
         x=np.arange(len(values)),
         y=values,
         mode="lines+markers",
-        name=LABELS[model],
-        line={"color": MODEL_COLOURS[model], "width": 2},
-        marker={"size": 8, "symbol": MODEL_SYMBOLS[model]},
-        hovertemplate=f"layer %{{x}}: %{{y:.3~g}} {unit}<extra>{LABELS[model]}</extra>",
+        name=label_of(run),
+        line={"color": colour_of(run), "width": 2},
+        marker={"size": 8, "symbol": symbol_of(run)},
+        hovertemplate=f"layer %{{x}}: %{{y:.3~g}} {unit}<extra>{label_of(run)}</extra>",
     )
 
 
@@ -280,7 +284,7 @@ def _even_line(levels: NDArray[np.float64], unit: str) -> go.Scatter:
     )
 
 
-def _rank_bar(places: NDArray[np.floating], one: TokenExperts, rank: int, model: str) -> go.Bar:
+def _rank_bar(places: NDArray[np.floating], one: TokenExperts, rank: int, run: Run) -> go.Bar:
     experts, weights = one.expert_ids[:, rank], one.gate_weights[:, rank]
     if (experts < 0).any():  # a layer with fewer experts than a token could use
         weights = np.where(experts < 0, np.float32(np.nan), weights)
@@ -289,12 +293,12 @@ def _rank_bar(places: NDArray[np.floating], one: TokenExperts, rank: int, model:
         x=weights,
         width=0.36,
         orientation="h",
-        name=LABELS[model],
-        legendgroup=model,
+        name=label_of(run),
+        legendgroup=run.id,
         showlegend=rank == 0,
         # Opaque, so that the ids can be read on the light and on the dark page alike.
         marker={
-            "color": MODEL_COLOURS[model],
+            "color": colour_of(run),
             "line": {"color": "rgba(255, 255, 255, 0.7)", "width": 1},
         },
         insidetextfont={"color": "white"},
@@ -303,7 +307,7 @@ def _rank_bar(places: NDArray[np.floating], one: TokenExperts, rank: int, model:
         insidetextanchor="middle",
         textangle=0,
         hovertemplate=f"choice {rank + 1}: expert %{{text}}, gate weight %{{x:.3f}}"
-        f"<extra>{LABELS[model]}</extra>",
+        f"<extra>{label_of(run)}</extra>",
     )
 
 
@@ -321,9 +325,9 @@ def _entropy_labels(places: NDArray[np.floating], one: TokenExperts) -> go.Scatt
     )
 
 
-def _map_axes(fig: go.Figure, maps: Mapping[str, ExpertMap], tokens: Sequence[str]) -> None:
-    for column, model in enumerate(MODELS, start=1):
-        order = maps[model].order
+def _map_axes(fig: go.Figure, maps: Sequence[ExpertMap], tokens: Sequence[str]) -> None:
+    for column, one in enumerate(maps, start=1):
+        order = one.order
         places = np.arange(0, len(order), 16)
         fig.update_xaxes(
             title_text="Routed expert (id)",
@@ -364,25 +368,20 @@ def _entropy_axis(lowest: float, highest: float) -> dict[str, Any]:
     }
 
 
-def _mark_row(fig: go.Figure, selected: int | None) -> None:
+def _mark_row(fig: go.Figure, selected: int | None, columns: int) -> None:
     if selected is not None:
-        for column in (1, 2):
+        for column in range(1, columns + 1):
             fig.add_hrect(y0=selected - 0.5, y1=selected + 0.5, row=1, col=column, **_ROW_MARK)
 
 
-def _mark_expert(
-    fig: go.Figure, maps: Mapping[str, ExpertMap], followed: tuple[str, int] | None
-) -> None:
-    if followed is not None:
-        model, expert = followed
-        place = int(np.flatnonzero(maps[model].order == expert)[0])
-        column = MODELS.index(model) + 1
-        fig.add_vrect(x0=place - 0.5, x1=place + 0.5, row=1, col=column, **_COLUMN_MARK)
+def _mark_expert(fig: go.Figure, one: ExpertMap, column: int, expert: int) -> None:
+    place = int(np.flatnonzero(one.order == expert)[0])
+    fig.add_vrect(x0=place - 0.5, x1=place + 0.5, row=1, col=column, **_COLUMN_MARK)
 
 
-def _mark_column(fig: go.Figure, selected: int | None) -> None:
+def _mark_column(fig: go.Figure, selected: int | None, rows: int) -> None:
     if selected is not None:
-        for row in (1, 2, 3):
+        for row in range(1, rows + 1):
             fig.add_vrect(x0=selected - 0.5, x1=selected + 0.5, row=row, col=1, **_COLUMN_MARK)
 
 

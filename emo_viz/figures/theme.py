@@ -5,20 +5,19 @@ not know which of the two it stands on. The sequential and diverging scales fade
 instead of into white: a low value recedes in both.
 """
 
+import html
 import itertools
 from typing import Any, Final
 
 import plotly.graph_objects as go
 
-EMO_COLOUR: Final = "#0c8a7f"
-STANDARD_COLOUR: Final = "#c96a04"
-DENSE_COLOUR: Final = "#7a7f87"
-MODEL_COLOURS: Final = {
-    "emo": EMO_COLOUR,
-    "standard": STANDARD_COLOUR,
-    "dense": DENSE_COLOUR,
-}
-MODEL_SYMBOLS: Final = {"emo": "circle", "standard": "diamond"}
+from emo_viz.analysis.runs import Run
+
+TEAL: Final = "#0c8a7f"
+AMBER: Final = "#c96a04"
+NEUTRAL_COLOUR: Final = "#7a7f87"  # of what belongs to both runs
+RUN_COLOURS: Final = (TEAL, AMBER)  # by slot
+RUN_SYMBOLS: Final = ("circle", "diamond")
 SELECTION_COLOUR: Final = "#d6336c"
 GRID_COLOUR: Final = "rgba(128, 132, 140, 0.22)"
 REFERENCE_COLOUR: Final = "rgba(128, 132, 140, 0.9)"
@@ -107,9 +106,24 @@ def legend_below(fig: go.Figure, rows: int = 1) -> go.Figure:
     return fig
 
 
-def coloured(model: str, label: str) -> str:
-    """The name of a model in bold and in its colour, as HTML for Plotly."""
-    return f'<b style="color:{MODEL_COLOURS[model]}">{label}</b>'
+def colour_of(run: Run) -> str:
+    """The colour of a run: that of its slot."""
+    return RUN_COLOURS[run.slot]
+
+
+def symbol_of(run: Run) -> str:
+    """The marker of a run: that of its slot."""
+    return RUN_SYMBOLS[run.slot]
+
+
+def label_of(run: Run) -> str:
+    """The name of a run as Plotly's own small HTML shows it as it is."""
+    return html.escape(run.label, quote=False)
+
+
+def coloured(run: Run) -> str:
+    """The name of a run in bold and in its colour, as HTML for Plotly."""
+    return f'<b style="color:{colour_of(run)}">{label_of(run)}</b>'
 
 
 def sentence_case(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Token clusters of one model: its routing of documents recorded, clustered, measured, written."""
+"""Token clusters of one run: its routing of documents recorded, clustered, measured, written."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from emo_viz.analysis.origins import documents_digest
-from emo_viz.analysis.pairs import check_routers
+from emo_viz.analysis.checkpoints import check_routers
+from emo_viz.analysis.runs import run_id
 from emo_viz.analysis.tokens import (
     TokenClusters,
     TokenTable,
@@ -59,7 +60,7 @@ def cluster_tokens(
     _check_enough(clusters, sum(len(each.token_ids) - 1 for each in encoded))
     table = _record(model, encoded, documents, report)
     tell(f"Clustering {len(table.rows):,} tokens{_dropped(encoded)}.")
-    fitted = fit_token_clusters(table, made, clusters, seed=seed)
+    fitted = fit_token_clusters(table, run_id(checkpoint), made, clusters, seed=seed)
     save_token_clusters(out, fitted)
     return fitted
 

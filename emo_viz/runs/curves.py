@@ -1,4 +1,4 @@
-"""Subset curves of a pair, measured part by part: one model on one domain.
+"""Subset curves of one run or more, measured part by part: one model on one domain.
 
 Each part is kept beside the file of the curves as soon as it is measured, so whatever was stopped
 goes on from there, whoever asks: the command in processes of its own (`Workers`), the app on the
@@ -19,9 +19,9 @@ import pandas as pd
 
 from emo_viz.analysis import ablation
 from emo_viz.analysis.ablation import Guard, Part, Task
-from emo_viz.analysis.curves import Curves, check_name, write_curves
+from emo_viz.analysis.checkpoints import Checkpoint, open_runs
+from emo_viz.analysis.curves import Curves, check_name, read_curves, write_curves
 from emo_viz.analysis.origins import Origins, documents_digest
-from emo_viz.analysis.pairs import Checkpoint, Pair, open_pair
 from emo_viz.analysis.parts import Parts
 from emo_viz.runs.progress import Counter, Report, unreported
 from emo_viz.trace.documents import read_documents
@@ -53,7 +53,6 @@ class Plan:
     """All that is to be measured; about: what curves.json says of it; out: the .parquet file."""
 
     jobs: tuple[Job, ...]
-    tasks: list[Task]
     about: dict[str, Any]
     out: Path
 
@@ -67,7 +66,7 @@ Measure = Callable[[Sequence[Job], Counter], None]
 
 
 def plan_files(
-    models: tuple[Path, Path],
+    models: Sequence[Path],
     documents_path: Path,
     calibration_path: Path,
     out: Path,
@@ -75,7 +74,7 @@ def plan_files(
     methods: Sequence[str] | None = None,
     random_seeds: int = ablation.RANDOM_SEEDS,
 ) -> Plan:
-    """The measurement of two checkpoint folders on files of documents; see `plan`."""
+    """The measurement of checkpoint folders on files of documents; see `plan`."""
     check_name(out)
     documents, calibration = (
         # Ids that were made would be the same in both.
@@ -83,7 +82,7 @@ def plan_files(
         for path in (documents_path, calibration_path)
     )
     check_disjoint(documents, calibration)
-    return plan(open_pair(models), documents, calibration, out, keep, methods, random_seeds)
+    return plan(open_runs(models), documents, calibration, out, keep, methods, random_seeds)
 
 
 def check_disjoint(documents: pd.DataFrame, calibration: pd.DataFrame) -> None:
@@ -92,7 +91,7 @@ def check_disjoint(documents: pd.DataFrame, calibration: pd.DataFrame) -> None:
 
 
 def plan(
-    pair: Pair,
+    checkpoints: Sequence[Checkpoint],
     documents: pd.DataFrame,
     calibration: pd.DataFrame,
     out: Path,
@@ -100,26 +99,31 @@ def plan(
     methods: Sequence[str] | None = None,
     random_seeds: int = ablation.RANDOM_SEEDS,
 ) -> Plan:
-    """Every domain of the documents: keep-ks and methods as given, or the usual ones.
+    """Every domain of the documents: keep-ks and methods as given, or the usual ones of each run.
 
     Raises ValueError for a keep-k, a method or documents that cannot be measured.
     """
-    keep = keep or ablation.default_keep(pair.config)
     methods = methods or ablation.default_methods(documents["domain"].nunique())
-    most = min(ablation.MAX_TOKENS, pair.config.max_position_embeddings)
-    cuts = ablation.plan_cuts(pair.config, keep, methods, random_seeds)
-    held_out, few = (
-        ablation.tokenise(some, pair.tokenizer, most) for some in (documents, calibration)
-    )
-    tasks, parts = ablation.plan_tasks(held_out, few, cuts), Parts.of(out)
-    jobs = tuple(Job(each, task, parts) for each in pair.checkpoints for task in tasks)
-    origins = Origins(pair.models, documents_digest(documents), documents_digest(calibration))
-    about = ablation.describe(pair.config, origins, keep, methods, random_seeds)
-    return Plan(jobs, tasks, about, out)
+    parts, jobs, asked = Parts.of(out), list[Job](), set[int]()
+    for one in checkpoints:
+        own = keep or ablation.default_keep(one.config)
+        asked.update(own)
+        most = min(ablation.MAX_TOKENS, one.config.max_position_embeddings)
+        cuts = ablation.plan_cuts(one.config, own, methods, random_seeds)
+        held_out, few = (
+            ablation.tokenise(some, one.tokenizer, most) for some in (documents, calibration)
+        )
+        jobs += [Job(one, task, parts) for task in ablation.plan_tasks(held_out, few, cuts)]
+    models = {one.run: one.weights for one in checkpoints}
+    origins = Origins(models, documents_digest(documents), documents_digest(calibration))
+    configs = {one.run: one.config for one in checkpoints}
+    about = ablation.describe(configs, origins, sorted(asked), methods, random_seeds)
+    return Plan(tuple(jobs), about, out)
 
 
 def measure(plan: Plan, by: Measure, report: Report = unreported) -> Curves:
-    """Measure what is not there yet and write the curves; a file that was there stays until then.
+    """Measure what is not there yet and write the curves; a file that was there stays until then,
+    and in it the curves of other runs on the same documents.
 
     report: of the cuts measured, those of finished parts at once. What it raises stops the work;
     finished parts stay. Raises ValueError for what cannot be measured or written.
@@ -130,13 +134,22 @@ def measure(plan: Plan, by: Measure, report: Report = unreported) -> Curves:
     if finished:
         step(finished)
     by(missing, step)
-    found: dict[str, list[Part]] = {job.checkpoint.objective: [] for job in plan.jobs}
+    found: dict[str, list[Part]] = {job.checkpoint.run: [] for job in plan.jobs}
     for job in plan.jobs:
-        found[job.checkpoint.objective].append(_finished(job))
-    curves = ablation.collect(found, plan.tasks, plan.about)
+        found[job.checkpoint.run].append(_finished(job))
+    curves = ablation.collect(found, [job.task for job in plan.jobs], plan.about)
+    curves = _with_other_runs(curves, plan.out)
     write_curves(curves, plan.out)
     Parts.of(plan.out).clear()
     return curves
+
+
+def _with_other_runs(curves: Curves, out: Path) -> Curves:
+    """The curves of other runs on the same documents that the file holds are kept in it."""
+    try:
+        return curves.beside(read_curves(out))
+    except ValueError:  # there is none, or it is of no use
+        return curves
 
 
 def _finished(job: Job) -> Part:
@@ -157,23 +170,23 @@ def _with_parents(documents: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Measures on models in memory, by their role; each has a guard for its single steps."""
+    """Measures on models in memory, by run id; each has a guard for its single steps."""
 
     models: "Mapping[str, tuple[EmoForCausalLM, Guard]]"
 
     def __call__(self, jobs: Sequence[Job], step: Counter) -> None:
         for job in jobs:
-            model, guard = self.models[job.checkpoint.objective]
+            model, guard = self.models[job.checkpoint.run]
             job.measure(model, guard, step)
 
-    def only(self, task: Task, report: Report = unreported) -> Curves:
-        """One domain in every model, kept nowhere."""
-        step = Counter(report, len(self.models) * len(task.cuts))
+    def only(self, tasks: Mapping[str, Task], report: Report = unreported) -> Curves:
+        """One domain in every run that has a task, kept nowhere."""
+        step = Counter(report, sum(len(task.cuts) for task in tasks.values()))
         parts = {
-            role: [ablation.measure(model, task, guard, step)]
-            for role, (model, guard) in self.models.items()
+            run: [ablation.measure(self.models[run][0], task, self.models[run][1], step)]
+            for run, task in tasks.items()
         }
-        return ablation.collect(parts, [task], {})
+        return ablation.collect(parts, list(tasks.values()), {})
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,25 @@
-"""What was measured on a pair: as Markdown, and each claim with whether it holds."""
+"""What was measured on one run or two: as Markdown, and each claim with whether it holds."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.curves import (
-    EMO,
     FULL,
     GREEDY,
     OTHER_DOMAIN,
     RANDOM,
     ROUTER_PROBABILITY,
-    STANDARD,
     Measured,
     read_curves,
 )
-from emo_viz.analysis.origins import FOLDERS, Origins, assets_origins, stale
+from emo_viz.analysis.origins import Origins, assets_origins, stale
+from emo_viz.analysis.runs import Comparison, Run, compare, label_of
 from emo_viz.analysis.tokens import Headline, headline
 from emo_viz.analysis.widths import in_words
 
-MODELS = {EMO: "EMO", STANDARD: "Standard MoE"}
 METHODS = {
     ROUTER_PROBABILITY: "experts of the domain",
     GREEDY: "experts of the domain, greedy",
@@ -45,25 +43,28 @@ class Bar:
 
 @dataclass(frozen=True)
 class Findings:
-    """Curves and token clusters of one pair; experts: of every layer of the curves' models."""
+    """Curves and token clusters of the same runs; experts: of every layer, by run id."""
 
+    runs: Comparison
     measured: Measured
     clusters: Headline
-    experts: tuple[int, ...]
+    experts: dict[str, tuple[int, ...]]
 
     def report(self) -> Iterator[str]:
         """The lines of the Markdown."""
-        yield from _report(self.measured, self.clusters, in_words(self.experts))
+        counts = {count for experts in self.experts.values() for count in experts}
+        yield from _report(self.runs, self.measured, self.clusters, in_words(sorted(counts)))
 
     def bars(self) -> Iterator[Bar]:
-        """The claims, each judged by its measured value. ValueError if one was not measured."""
-        yield from _bars(self.measured, self.clusters)
+        """The claims, each judged by its measured value: that the first run can be cut down, and
+        more so than the second. ValueError if one was not measured."""
+        yield from _bars(self.runs, self.measured, self.clusters)
 
 
 def read_findings(
     assets: Path,
     curves_path: Path | None = None,
-    clusters_paths: tuple[Path, Path] | None = None,
+    clusters_paths: Sequence[Path] = (),
     warn: Callable[[str], None] | None = None,
 ) -> Findings:
     """What lies in the folder `assets`, or in the files named.
@@ -73,12 +74,19 @@ def read_findings(
     """
     analysis = assets / "analysis"
     curves = read_curves(curves_path or analysis / "curves.parquet")
-    files = clusters_paths or [analysis / f"clusters-{name}.npz" for name in FOLDERS.values()]
+    runs = compare([Run(run, label_of(run)) for run in curves.runs])
+    files = clusters_paths or [analysis / f"clusters-{run}.npz" for run in runs.ids]
     clusters = headline(*files)
+    if set(clusters.runs) != set(runs.ids):
+        raise ValueError(
+            f"The curves are of {', '.join(runs.ids)} and the token clusters of "
+            f"{', '.join(clusters.runs)}; name files of the same runs."
+        )
     # Curves from elsewhere are judged by what lies with them, not by the bundled pair.
     root = curves_path.absolute().parent.parent if curves_path else assets
     _check_origins(curves.origins, clusters.origins, assets_origins(root), warn)
-    return Findings(Measured.of(curves.rows), clusters, curves.experts)
+    experts = {run: curves.experts(run) for run in runs.ids}
+    return Findings(runs, Measured.of(curves.rows), clusters, experts)
 
 
 def _check_origins(
@@ -92,9 +100,11 @@ def _check_origins(
         warn(sentence)
 
 
-def _report(measured: Measured, clusters: Headline, experts: str) -> Iterator[str]:
-    keys = {key for key in measured.cells.keys if key.method != FULL}
-    keep = sorted({key.keep_k for key in keys})
+def _report(
+    runs: Comparison, measured: Measured, clusters: Headline, experts: str
+) -> Iterator[str]:
+    keys = {key[:3] for key in measured.cells.keys if key.method != FULL}
+    keep = sorted({keep_k for _, _, keep_k in keys})
     yield (
         f"{measured.documents:,} held-out documents of {len(measured.cells.tokens)} domains, "
         f"{measured.tokens:,} tokens. Loss increase over all {experts} experts in nats a "
@@ -104,65 +114,87 @@ def _report(measured: Measured, clusters: Headline, experts: str) -> Iterator[st
     yield "| Experts kept in every layer | " + " | ".join(map(str, keep)) + " |"
     yield "|---|" + "--:|" * len(keep)
     for method, words in METHODS.items():
-        for model, label in MODELS.items():
-            if not any((key.model, key.method) == (model, method) for key in keys):
+        for run in runs:
+            points = [(run.id, method, k) for k in keep]
+            if not keys & set(points):
                 continue
-            cells = (_span(measured.increase(model, method, k)) for k in keep)
-            yield f"| {label}, {words} | " + " | ".join(cells) + " |"
+            cells = (_span(measured.increase(*each)) if each in keys else "" for each in points)
+            yield f"| {run.label}, {words} | " + " | ".join(cells) + " |"
     yield ""
-    if {(model, ROUTER_PROBABILITY, RATIO_AT) for model in MODELS} <= {key[:3] for key in keys}:
-        yield f"- Standard MoE over EMO at {RATIO_AT} experts: {_ratio(measured)}."
-    for model, label in MODELS.items():
-        yield f"- {label}, all experts: {_span(measured.full_loss(model))} nats a token."
-    difference = measured.full_difference(EMO, STANDARD)
-    yield f"- EMO less standard MoE, all experts: {_span(difference, '+.3f')} nats a token."
-    yield f"- {_clusters_sentence(clusters)}"
+    if runs.second and {(run, ROUTER_PROBABILITY, RATIO_AT) for run in runs.ids} <= keys:
+        first, second = runs.first.label, runs.second.label
+        yield f"- {second} over {first} at {RATIO_AT} experts: {_ratio(runs, measured)}."
+    for run in runs:
+        yield f"- {run.label}, all experts: {_span(measured.full_loss(run.id))} nats a token."
+    if runs.second:
+        difference = measured.full_difference(*runs.ids)
+        yield f"- {_less(runs)}, all experts: {_span(difference, '+.3f')} nats a token."
+    yield f"- {_clusters_sentence(runs, clusters)}"
 
 
-def _ratio(measured: Measured) -> str:
-    ratio = _standard_over_emo(measured)
+def _less(runs: Comparison) -> str:
+    return " less ".join(run.label for run in runs)
+
+
+def _ratio(runs: Comparison, measured: Measured) -> str:
+    ratio = _second_over_first(runs, measured)
     if math.isinf(ratio.mean):
-        return "EMO loses nothing there, so it has no ratio"
+        return f"{runs.first.label} loses nothing there, so it has no ratio"
     return f"{_span(ratio, '.1f')} times"
 
 
-def _clusters_sentence(clusters: Headline) -> str:
-    spans = f"EMO {_span(clusters.emo)}, standard MoE {_span(clusters.standard)}"
+def _clusters_sentence(runs: Comparison, clusters: Headline) -> str:
+    own = clusters.runs
+    spans = ", ".join(f"{run.label} {_span(own[run.id].domain)}" for run in runs)
+    of_token = ", ".join(f"{run.label} {_span(own[run.id].token)}" for run in runs)
+    first = own[runs.first.id]
+    return (
+        f"{first.clusters} token clusters, normalised mutual information (NMI) with the domain: "
+        f"{spans}{_clusters_apart(runs, clusters)}. With the token id: {of_token} "
+        f"({clusters.documents:,} documents, {first.tokens:,} tokens)."
+    )
+
+
+def _clusters_apart(runs: Comparison, clusters: Headline) -> str:
+    if clusters.difference is None or clusters.ratio is None:
+        return ""
     times = clusters.ratio.mean
     ratio = "" if math.isnan(times) else f", {_span(clusters.ratio, '.2f')} times as much"
-    of_token = f"EMO {_span(clusters.emo_token)}, standard MoE {_span(clusters.standard_token)}"
-    return (
-        f"{clusters.clusters} token clusters, normalised mutual information (NMI) with the domain: "
-        f"{spans}; EMO less standard MoE {_span(clusters.difference, '+.3f')}"
-        f"{ratio}. With the token id: {of_token} "
-        f"({clusters.documents:,} documents, {clusters.tokens:,} tokens)."
-    )
+    return f"; {_less(runs)} {_span(clusters.difference, '+.3f')}{ratio}"
 
 
-def _bars(measured: Measured, clusters: Headline) -> Iterator[Bar]:
-    """The claims, each judged by its measured value. ValueError if one was not measured."""
+def _bars(runs: Comparison, measured: Measured, clusters: Headline) -> Iterator[Bar]:
+    first, label = runs.first.id, runs.first.label
     for keep_k, most in ((32, 0.03), (16, 0.12), (8, 0.35)):
-        one = measured.increase(EMO, ROUTER_PROBABILITY, keep_k)
-        claim = f"EMO loses at most {most} nats a token with {keep_k} experts"
+        one = measured.increase(first, ROUTER_PROBABILITY, keep_k)
+        claim = f"{label} loses at most {most} nats a token with {keep_k} experts"
         yield Bar(claim, one, one.mean <= most)
-    ratio = _standard_over_emo(measured)
-    claim = f"the standard MoE loses at least 8 times as much as EMO with {RATIO_AT} experts"
-    yield Bar(claim, ratio, ratio.mean >= 8)
-    own = (EMO, ROUTER_PROBABILITY, RATIO_AT)
-    other = measured.ratio((EMO, OTHER_DOMAIN, RATIO_AT), own)
-    claim = f"another domain's {RATIO_AT} experts cost EMO at least 8 times its own"
+    own = (first, ROUTER_PROBABILITY, RATIO_AT)
+    other = measured.ratio((first, OTHER_DOMAIN, RATIO_AT), own)
+    claim = f"another domain's {RATIO_AT} experts cost {label} at least 8 times its own"
     yield Bar(claim, other, other.mean >= 8)
-    gap = measured.full_difference(EMO, STANDARD)
-    claim = "full EMO is within 0.03 nats a token of full standard MoE"
+    if runs.second and clusters.ratio:
+        yield from _bars_of_two(runs, measured, clusters.ratio)
+
+
+def _bars_of_two(
+    runs: Comparison, measured: Measured, clusters: Interval
+) -> Iterator[Bar]:
+    one, other = (run.label for run in runs)
+    ratio = _second_over_first(runs, measured)
+    claim = f"{other} loses at least 8 times as much as {one} with {RATIO_AT} experts"
+    yield Bar(claim, ratio, ratio.mean >= 8)
+    gap = measured.full_difference(*runs.ids)
+    claim = f"full {one} is within 0.03 nats a token of full {other}"
     yield Bar(claim, gap, abs(gap.mean) <= 0.03)
-    claim = "token clusters share at least 1.5 times as much with the domain in EMO (NMI)"
-    yield Bar(claim, clusters.ratio, clusters.ratio.mean >= 1.5)
+    claim = f"token clusters share at least 1.5 times as much with the domain in {one} (NMI)"
+    yield Bar(claim, clusters, clusters.mean >= 1.5)
 
 
-def _standard_over_emo(measured: Measured) -> Interval:
-    return measured.ratio(
-        (STANDARD, ROUTER_PROBABILITY, RATIO_AT), (EMO, ROUTER_PROBABILITY, RATIO_AT)
-    )
+def _second_over_first(runs: Comparison, measured: Measured) -> Interval:
+    first, second = runs.ids
+    at = (ROUTER_PROBABILITY, RATIO_AT)
+    return measured.ratio((second, *at), (first, *at))
 
 
 def _span(one: Interval, spec: str = ".3f") -> str:

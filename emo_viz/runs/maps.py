@@ -1,23 +1,22 @@
-"""Maps of the recorded documents of a pair: a UMAP of all layers and of each, written to a file."""
+"""Maps of the documents recorded by one run or two: a UMAP of all layers and of each, to a file."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emo_viz.analysis import projection
 from emo_viz.analysis.origins import Origins, of_trace
 from emo_viz.analysis.projection import FEWEST_POINTS, Maps, content_key, procrustes, save_maps
+from emo_viz.analysis.runs import Run, compare, label_of, run_ids
 from emo_viz.analysis.vectors import flatten_usage
-from emo_viz.analysis.widths import apart
 from emo_viz.runs.progress import Counter, Report, unreported
 from emo_viz.trace import Trace
 from model.files import check_new_file
 
-if TYPE_CHECKING:
-    from emo_viz.trace.schema import TracedModel
-
 NEIGHBOURS = 30
+Points = NDArray[np.float32]
 
 
 def choose_neighbours(asked: int | None, points: int, what: str) -> int:
@@ -35,75 +34,78 @@ def choose_neighbours(asked: int | None, points: int, what: str) -> int:
 
 
 def map_documents(
-    traces: tuple[Path, Path],
+    traces: Sequence[Path],
     out: Path,
     neighbours: int | None,
     min_dist: float,
     seed: int = 0,
     report: Report = unreported,
 ) -> Maps:
-    """Write the maps of two traces, EMO's first, to the .npz file `out`.
+    """Write the maps of one trace, or of two, to the .npz file `out`, by run id.
 
     neighbours, min_dist: UMAP's. report: of the maps laid out. Raises ValueError for traces that
-    are not of one pair on the same documents, or of too few.
+    are not of the same documents, or of too few.
     """
     check_new_file(out)
-    emo, standard = (Trace.open(path) for path in traces)
-    _check(emo, standard)
-    neighbours = choose_neighbours(neighbours, emo.manifest.documents, "documents")
-    maps = _fit(emo, standard, neighbours, min_dist, seed, report)
+    runs = run_ids(traces)
+    compare([Run(run, label_of(run)) for run in runs])
+    opened = dict(zip(runs, map(Trace.open, traces), strict=True))
+    _check(list(opened.values()))
+    documents = next(iter(opened.values())).manifest.documents
+    neighbours = choose_neighbours(neighbours, documents, "documents")
+    maps = _fit(opened, neighbours, min_dist, seed, report)
     save_maps(out, maps)
     return maps
 
 
-def _check(emo: Trace, standard: Trace) -> None:
-    """Raises ValueError unless the two traces are of one pair on the same documents."""
-    for trace, role in ((emo, "emo"), (standard, "standard")):
-        found = trace.manifest.model.objective
-        if found not in (role, "unknown"):  # a released config does not say it
-            raise ValueError(
-                f"{trace.path} is of a model of the objective {found!r}, not {role!r}; name the "
-                "trace of the EMO and then that of the standard model."
-            )
+def _check(traces: Sequence[Trace]) -> None:
+    """Raises ValueError unless the traces hold numbers, and the same documents."""
+    for trace in traces:
         if not np.isfinite(trace.usage).all():
             raise ValueError(f"{trace.path} holds NaN or infinity; record it again.")
     columns = ["id", "domain", "text"]
-    if not emo.documents[columns].equals(standard.documents[columns]):
-        raise ValueError("The two traces hold different documents; record both from one file.")
-    _check_widths(emo.manifest.model, standard.manifest.model)
-
-
-def _check_widths(emo: "TracedModel", standard: "TracedModel") -> None:
-    """Raises ValueError unless both models have as many routed experts in each layer."""
-    if what := apart(emo.routed, standard.routed):
-        raise ValueError(f"The two models differ in {what}; name a matched pair.")
+    for trace in traces[1:]:
+        if not trace.documents[columns].equals(traces[0].documents[columns]):
+            raise ValueError("The two traces hold different documents; record both from one file.")
 
 
 def _fit(
-    emo: Trace, standard: Trace, neighbours: int, min_dist: float, seed: int, report: Report
+    traces: Mapping[str, Trace], neighbours: int, min_dist: float, seed: int, report: Report
 ) -> Maps:
-    """Maps of all layers and of each layer, every one turned onto the first."""
-    layers = [None, *range(emo.manifest.model.num_layers)]
-    steps = [(trace, layer) for trace in (emo, standard) for layer in layers]
-    maps: list[np.ndarray] = []
-    step = Counter(report, len(steps))
-    for trace, layer in steps:
-        if layer is not None and trace.manifest.model.routed[layer] < 2:
-            maps.append(np.zeros_like(maps[0]))  # a single expert tells no documents apart
-        else:
-            usage = flatten_usage(trace.usage, layer)
-            points = projection.umap_map(usage, neighbours, min_dist, seed)
-            maps.append(procrustes(points, maps[0]) if maps else points)
-        step()
-    both = of_trace(emo, "emo"), of_trace(standard, "standard")
-    origins = Origins({**both[0].models, **both[1].models}, both[0].documents)
+    """Maps of all layers and of each layer, every one turned onto the first of all."""
+    step = Counter(report, sum(1 + each.manifest.model.num_layers for each in traces.values()))
+    first: Points | None = None
+    places = {}
+    for run, trace in traces.items():
+        own = []
+        for layer in (None, *range(trace.manifest.model.num_layers)):
+            points = _lay_out(trace, layer, neighbours, min_dist, seed)
+            first = points if first is None else first
+            alone = points is first or not points.any()
+            own.append(points if alone else procrustes(points, first))
+            step()
+        places[run] = np.stack(own)
     info = {
-        "origins": origins.to_dict(),
+        "origins": _origins(traces).to_dict(),
         "method": "umap",
         "neighbours": neighbours,
         "min_dist": min_dist,
         "seed": seed,
-        "models": [trace.manifest.model.name for trace in (emo, standard)],
+        "models": [trace.manifest.model.name for trace in traces.values()],
     }
-    key = content_key(emo.documents["id"], emo.usage, standard.usage)
-    return Maps(key, np.stack(maps[: len(layers)]), np.stack(maps[len(layers) :]), info)
+    keys = {run: content_key(each.facts["id"], each.usage) for run, each in traces.items()}
+    return Maps(keys, places, info)
+
+
+def _lay_out(
+    trace: Trace, layer: int | None, neighbours: int, min_dist: float, seed: int
+) -> Points:
+    if layer is not None and trace.manifest.model.routed[layer] < 2:
+        # A single expert tells no documents apart.
+        return np.zeros((trace.manifest.documents, 2), np.float32)
+    return projection.umap_map(flatten_usage(trace.usage, layer), neighbours, min_dist, seed)
+
+
+def _origins(traces: Mapping[str, Trace]) -> Origins:
+    each = [of_trace(trace, run) for run, trace in traces.items()]
+    return Origins({run: one for own in each for run, one in own.models.items()}, each[0].documents)

@@ -1,6 +1,6 @@
-"""The map of a sample of tokens: the same ones in both models, recorded, laid out and written."""
+"""The map of a sample of tokens: the same ones in every run, recorded, laid out and written."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from emo_viz.analysis import projection
 from emo_viz.analysis.origins import Origins, documents_digest, stale
-from emo_viz.analysis.pairs import open_pair
+from emo_viz.analysis.checkpoints import Checkpoint, open_runs, side_by_side
 from emo_viz.analysis.projection import content_key
 from emo_viz.analysis.token_map import (
-    MODELS,
     Sample,
     TokenMap,
     lay_out,
@@ -36,9 +35,9 @@ Flatten = Callable[[NDArray[np.floating]], NDArray[np.float32]]
 
 
 def map_tokens(
-    models: tuple[Path, Path],
+    models: Sequence[Path],
     documents_path: Path,
-    clusters_paths: tuple[Path, Path],
+    clusters_paths: Sequence[Path],
     out: Path,
     per_domain: int,
     neighbours: int | None,
@@ -46,9 +45,9 @@ def map_tokens(
     seed: int = 0,
     report: Report = unreported,
 ) -> TokenMap:
-    """Write the UMAP of the same sampled tokens in both models, EMO first, to the .npz file `out`.
+    """Write the UMAP of the same sampled tokens in one model, or in two, to the .npz file `out`.
 
-    per_domain: tokens of every domain. neighbours, min_dist: UMAP's. report: of the documents
+    clusters_paths: of the models, in their order. per_domain: tokens of every domain. neighbours, min_dist: UMAP's. report: of the documents
     recorded. Raises ValueError as `make` does, and for too few tokens.
     """
     used: list[int] = []
@@ -66,9 +65,9 @@ def map_tokens(
 
 
 def make(
-    models: tuple[Path, Path],
+    models: Sequence[Path],
     documents: pd.DataFrame,
-    clusters_paths: tuple[Path, Path],
+    clusters_paths: Sequence[Path],
     flatten: Flatten,
     per_domain: int,
     seed: int = 0,
@@ -76,21 +75,17 @@ def make(
 ) -> TokenMap:
     """The map of a sample of the documents' tokens, its places found by `flatten`.
 
-    Raises ValueError if the clusters are not those of these checkpoints and documents.
+    Raises ValueError if the clusters are not those of these checkpoints and documents, or if the
+    models do not share their tokens.
     """
     from model.run.inference import encode
 
-    pair = open_pair(models)
-    if [each.objective for each in pair.checkpoints] != list(MODELS):
-        raise ValueError("--models takes the EMO model first and then the standard model.")
-    clusters = {
-        name: load_token_clusters(path) for name, path in zip(MODELS, clusters_paths, strict=True)
-    }
-    present = Origins(pair.models, documents_digest(documents))
-    for name, path in zip(MODELS, clusters_paths, strict=True):
-        _check(name, clusters[name], path, present, documents)
+    opened = open_runs(models)
+    if said := side_by_side(opened).why_not("tokens"):
+        raise ValueError(f"{said} Map each of them alone.")
+    clusters = _clusters(opened, clusters_paths, documents)
     max_tokens = _max_tokens(clusters)
-    encoded = [encode(pair.tokenizer, text, max_tokens) for text in documents["text"]]
+    encoded = [encode(opened[0].tokenizer, text, max_tokens) for text in documents["text"]]
     sample = sample_tokens(
         documents["domain"].tolist(),
         [each.token_ids[1:] for each in encoded],
@@ -98,19 +93,37 @@ def make(
         per_domain,
         seed,
     )
-    rows = _record_both(models, encoded, sample, report)
-    key = map_key(documents["id"].tolist(), documents["text"].tolist(), clusters)
+    rows = _record_each(opened, encoded, sample, report)
+    ids, texts = documents["id"].tolist(), documents["text"].tolist()
+    keys = {run: map_key(ids, texts, own) for run, own in clusters.items()}
+    origins = Origins({one.run: one.weights for one in opened}, documents_digest(documents))
     info = {
-        "origins": present.to_dict(),
+        "origins": origins.to_dict(),
         "per_domain": per_domain,
         "seed": seed,
         "max_tokens": max_tokens,
     }
-    return lay_out(sample, rows, clusters, flatten, key, info)
+    return lay_out(sample, rows, clusters, flatten, keys, info)
+
+
+def _clusters(
+    opened: Sequence[Checkpoint], paths: Sequence[Path], documents: pd.DataFrame
+) -> dict[str, TokenClusters]:
+    """The stored clusters by run id. Raises ValueError unless they are of these."""
+    if len(paths) != len(opened):
+        raise ValueError(
+            f"--models names {len(opened)} and --clusters {len(paths)}; name the clusters of each "
+            "model, in the same order."
+        )
+    found = {}
+    for one, path in zip(opened, paths, strict=True):
+        found[one.run] = load_token_clusters(path)
+        _check(one, found[one.run], path, documents)
+    return found
 
 
 def _max_tokens(clusters: Mapping[str, TokenClusters]) -> int:
-    """How many tokens a document the clusters of both models were made from."""
+    """How many tokens a document the clusters were made from."""
     found = {int(each.info.get("max_tokens", MAX_TOKENS)) for each in clusters.values()}
     if len(found) > 1:
         raise ValueError(
@@ -120,28 +133,28 @@ def _max_tokens(clusters: Mapping[str, TokenClusters]) -> int:
     return found.pop()
 
 
-def _check(
-    role: str, clusters: TokenClusters, path: Path, present: Origins, documents: pd.DataFrame
-) -> None:
+def _check(one: Checkpoint, clusters: TokenClusters, path: Path, documents: pd.DataFrame) -> None:
     """Raises ValueError unless the clusters are of this model and these documents."""
     mend = f"run `python -m emo_viz clusters --out {path}` again"
-    if found := stale(f"The clusters in {path.name}", clusters.origins(role), present, mend):
+    made = Origins(
+        {one.run: weights for weights in clusters.origins.models.values()},
+        clusters.origins.documents,
+    )
+    present = Origins({one.run: one.weights}, documents_digest(documents))
+    if found := stale(f"The clusters in {path.name}", made, present, mend):
         raise ValueError(found[0])
     if clusters.info["ids"] != content_key(documents["id"]):
         raise ValueError(f"The clusters in {path.name} were made with other documents; {mend}.")
 
 
-def _record_both(
-    models: tuple[Path, Path], encoded: "list[Encoded]", sample: Sample, report: Report
+def _record_each(
+    opened: Sequence[Checkpoint], encoded: "list[Encoded]", sample: Sample, report: Report
 ) -> dict[str, NDArray[np.float16]]:
-    """Router probabilities of the sampled tokens by model; one model at a time is in memory."""
+    """Router probabilities of the sampled tokens by run; one model at a time is in memory."""
     from model.run.loading import load_model
 
-    step = Counter(report, 2 * len(np.unique(sample.documents)))
-    return {
-        name: _record(load_model(checkpoint), encoded, sample, step)
-        for name, checkpoint in zip(MODELS, models, strict=True)
-    }
+    step = Counter(report, len(opened) * len(np.unique(sample.documents)))
+    return {one.run: _record(load_model(one.folder), encoded, sample, step) for one in opened}
 
 
 def _record(

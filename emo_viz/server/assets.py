@@ -1,19 +1,21 @@
-"""Where the bundled models, documents, traces and analyses lie, and what they say they are.
+"""Where the runs' checkpoints, traces and analyses lie, and what they say they are.
 
 Reads small JSON files and Parquet footers only: a page can say what is loaded before it loads it.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from emo_viz.analysis.runs import Run
 from emo_viz.analysis.widths import in_words
-from model.files import num_parameters, read_json
+from model.files import FileState, file_state, num_parameters, read_json
 
 APP_FOLDER = Path(__file__).parents[2]
-MODEL_FOLDERS = {"emo": "emo-nano", "standard": "std-nano"}
-MODEL_LABELS = {"emo": "EMO", "standard": "Standard MoE"}
+LARGE = 1 << 30  # bytes: of larger files the state stands for the content
 
 
 @dataclass(frozen=True)
@@ -37,26 +39,32 @@ class ModelFacts:
         return in_words([experts - less for experts in self.experts])
 
 
-Stamp = tuple[tuple[str, int, int], ...]
+def content(*paths: Path) -> str:
+    """A digest of what stands in files, and in those of folders: what caches of them go by.
 
-
-def stamp(*paths: Path) -> Stamp:
-    """Names, sizes and times of files, and of those in folders: what caches of them go by.
-
-    A file that is replaced is another one, even where it is replaced within a second.
+    A file that is replaced is another one, whatever its name and time; one that is only touched is
+    not. Files are read again only where their state has changed.
     """
-    files: list[Path] = []
+    digest = hashlib.sha256()
     for path in paths:
-        files += sorted(path.iterdir()) if path.is_dir() else [path]
-    return tuple(_state(file) for file in files)
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            digest.update(f"{file.name}\n{_content(file)}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
-def _state(file: Path) -> tuple[str, int, int]:
+def _content(file: Path) -> str:
     try:
-        state = file.stat()
+        return _digest(file_state(file)) if file.is_file() else ""
     except OSError:
-        return str(file), -1, -1
-    return str(file), state.st_size, state.st_mtime_ns
+        return ""
+
+
+@lru_cache(maxsize=512)
+def _digest(state: FileState) -> str:
+    if state.size > LARGE:
+        return repr(state)
+    with open(state.path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def root() -> Path:
@@ -65,13 +73,13 @@ def root() -> Path:
 
 
 def checkpoint_path(name: str) -> Path:
-    """Folder of the checkpoint `name`: "emo" or "standard"."""
-    return root() / "checkpoints" / MODEL_FOLDERS[name]
+    """Folder of the checkpoint of a run."""
+    return root() / "checkpoints" / name
 
 
 def trace_path(name: str) -> Path:
-    """Folder of the document trace of `name`."""
-    return root() / "traces" / MODEL_FOLDERS[name]
+    """Folder of the document trace of a run."""
+    return root() / "traces" / name
 
 
 def documents_path() -> Path:
@@ -85,33 +93,33 @@ def analysis_path(name: str) -> Path:
 
 
 def token_clusters_path(name: str) -> Path:
-    """Where `python -m emo_viz clusters` puts the token clusters of model `name`."""
-    return analysis_path(f"clusters-{MODEL_FOLDERS[name]}.npz")
+    """Where `python -m emo_viz clusters` puts the token clusters of a run."""
+    return analysis_path(f"clusters-{name}.npz")
 
 
-def model_facts(name: str) -> ModelFacts:
-    """What the checkpoint `name` says of itself.
+def model_facts(run: Run) -> ModelFacts:
+    """What the checkpoint of a run says of itself.
 
     Raises FileNotFoundError where there is none, ValueError where it cannot be read.
     """
-    folder = checkpoint_path(name)
+    folder = checkpoint_path(run.id)
     try:
-        return _facts(name, folder)
+        return _facts(run.label, folder)
     except FileNotFoundError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise ValueError(
-            f"The {MODEL_LABELS[name]} checkpoint at {folder} is damaged or of another model type."
+            f"The {run.label} checkpoint at {folder} is damaged or of another model type."
         ) from error
 
 
-def _facts(name: str, folder: Path) -> ModelFacts:
+def _facts(label: str, folder: Path) -> ModelFacts:
     if not (folder / "config.json").exists():
         raise FileNotFoundError(folder)
     config, training = read_json(folder / "config.json"), _training(folder / "training.json")
     layers = int(config["num_hidden_layers"])
     return ModelFacts(
-        label=MODEL_LABELS[name],
+        label=label,
         num_layers=layers,
         experts=tuple(config.get("num_experts_per_layer") or [int(config["num_experts"])] * layers),
         num_shared_experts=config["num_shared_experts"],

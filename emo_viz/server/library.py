@@ -1,4 +1,4 @@
-"""Cached, shared, read-only resources: the two models, the documents, the traces.
+"""Cached, shared, read-only resources: the runs, their models, the documents, the traces.
 
 Whatever is missing is raised as `Missing`, with the command that makes it; nothing is drawn here.
 """
@@ -6,25 +6,23 @@ Whatever is missing is raised as `Missing`, with the command that makes it; noth
 import gc
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
 
-from emo_viz.analysis.widths import difference, experts_by_layer
+from emo_viz.analysis.checkpoints import check_routers, vocabulary_digest
+from emo_viz.analysis.origins import of_trace
+from emo_viz.analysis.projection import content_key
+from emo_viz.analysis.runs import Comparison, Facts, Run, compare, default_comparison, label_of
+from emo_viz.analysis.widths import routed_by_layer
 from emo_viz.server import assets, commands
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
     from model.run.inference import Encoded
-
-ALIKE = {
-    "num_hidden_layers": "layers",
-    "num_experts_per_tok": "experts a token",
-    "num_shared_experts": "shared experts",
-}
 
 DOCUMENT_COLUMNS = {"id", "domain", "source", "licence", "parent", "text"}
 
@@ -42,89 +40,81 @@ class Missing(Exception):
 class LoadedModel:
     """A model in memory, shared by all visitors: hold it through work.run_exclusive.
 
-    key: another one for other weights, configuration or tokenizer; caches go by it.
+    run: its id. key: another one for other weights, configuration or tokenizer; caches go by it.
     """
 
-    name: str
-    label: str
+    run: str
     path: Path
     key: str
     model: Any
     tokenizer: Any
+    facts: Facts
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def label(self) -> str:
+        """What it is called to whoever waits for it."""
+        return label_of(self.run)
+
+    @property
+    def routed(self) -> tuple[int, ...]:
+        """Routed experts of every layer."""
+        return routed_by_layer(self.model.config)
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The two models that every page compares."""
+class Models:
+    """The models of a comparison, in its order. absent: runs that were asked for and have none."""
 
-    emo: LoadedModel
-    standard: LoadedModel
+    comparison: Comparison
+    loaded: tuple[LoadedModel, ...]
+    absent: tuple[Run, ...] = ()
 
     def __iter__(self) -> Iterator[LoadedModel]:
-        return iter((self.emo, self.standard))
+        return iter(self.loaded)
+
+    def __getitem__(self, run: str) -> LoadedModel:
+        return next(one for one in self.loaded if one.run == run)
+
+    @property
+    def first(self) -> LoadedModel:
+        return self.loaded[0]
+
+    def of(self, comparison: Comparison) -> "Models":
+        """Those of some of the runs."""
+        loaded = tuple(self[run.id] for run in comparison)
+        return Models(comparison, loaded, self.absent)
 
 
-def pair() -> Pair:
-    """Both models of the pair, loaded once for the whole server.
+@dataclass(frozen=True)
+class Recorded:
+    """The traces of a comparison by run id. absent: runs that were asked for and have none."""
 
-    Raises Missing where there are none, or none that can stand side by side.
-    """
-    found = Pair(emo=_loaded("emo"), standard=_loaded("standard"))
-    if misfit := _misfit(found.emo.key, found.standard.key, found):
-        trained = (commands.TRAIN.format(name=name) for name in assets.MODEL_FOLDERS)
-        raise Missing(misfit, "\n".join(trained))
-    return found
+    comparison: Comparison
+    traces: "dict[str, Trace]"
+    absent: tuple[Run, ...] = ()
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _misfit(emo: str, standard: str, _found: Pair) -> str:
-    """Why the two cannot stand side by side; "" if they can."""
+def comparison() -> Comparison:
+    """What the pages show: the bundled runs that are here, else the first two. Raises Missing."""
     try:
-        check_pair(_found)
+        return default_comparison(assets.root())
     except ValueError as error:
-        return str(error)
-    return ""
+        raise Missing(str(error), commands.TRAIN) from error
 
 
-def check_pair(found: Pair) -> None:
-    """Raises ValueError for two models of which one picture would say something wrong."""
-    for one in found:
-        config = one.model.config
-        if config.objective == "dense":
-            raise ValueError(f"The {one.label} checkpoint is a dense model and has no routers.")
-        experts = experts_by_layer(config)
-        if 0 in experts:
-            raise ValueError(
-                f"The {one.label} checkpoint has no experts in layer {experts.index(0)}; the pages "
-                "show models with a router in every layer."
-            )
-    emo, standard = (one.model.config for one in found)
-    for field_name, words in ALIKE.items():
-        ours, theirs = getattr(emo, field_name), getattr(standard, field_name)
-        if ours != theirs:
-            raise ValueError(
-                f"The two models do not belong side by side: EMO has {ours} {words}, the standard "
-                f"MoE {theirs}."
-            )
-    _check_experts(experts_by_layer(emo), experts_by_layer(standard))
-    if found.emo.tokenizer.get_vocab() != found.standard.tokenizer.get_vocab():
-        raise ValueError(
-            "The two models have different tokenizers, so their tokens do not compare."
-        )
+def models() -> Models:
+    """The models of the comparison, loaded once for the whole server.
 
-
-def _check_experts(emo: tuple[int, ...], standard: tuple[int, ...]) -> None:
-    """Raises ValueError unless the two have as many experts in each layer."""
-    found = difference(emo, standard)
-    if found is None:
-        return
-    each = len({*emo}) == len({*standard}) == 1
-    where = "experts a layer" if each else f"experts in layer {found.layer}"
-    raise ValueError(
-        f"The two models do not belong side by side: EMO has {found.one} {where}, the standard MoE "
-        f"{found.other}."
-    )
+    A run without a checkpoint is left out. Raises Missing where none has one, or one is of no use.
+    """
+    runs = comparison()
+    have = [run for run in runs if (assets.checkpoint_path(run.id) / "config.json").exists()]
+    if not have:
+        raise Missing(f"There is no checkpoint of {runs.names} here.", commands.TRAIN)
+    loaded = tuple(_loaded(run) for run in have)
+    known = [replace(run, facts=one.facts) for run, one in zip(have, loaded, strict=True)]
+    return Models(compare(known), loaded, tuple(run for run in runs if run not in have))
 
 
 def documents() -> pd.DataFrame:
@@ -133,7 +123,7 @@ def documents() -> pd.DataFrame:
     if not path.exists():
         raise Missing("The bundled documents are not here.", commands.DOCUMENTS)
     try:
-        return _documents(path, assets.stamp(path))
+        return _documents(path, assets.content(path))
     except ValueError as error:
         raise Missing(f"The file of documents {error}", commands.DOCUMENTS) from error
 
@@ -147,13 +137,13 @@ def calibration_documents() -> pd.DataFrame:
     if not path.exists():
         raise ValueError("The calibration documents are not here.")
     try:
-        return _documents(path, assets.stamp(path))
+        return _documents(path, assets.content(path))
     except ValueError as error:
         raise ValueError(f"The file of calibration documents {error}") from error
 
 
 def encoded(loaded: LoadedModel, text: str, most: int) -> "Encoded":
-    """A text as tokens of the pair, up to `most` with EOS. Raises ValueError if it has none."""
+    """A text as tokens of a model, up to `most` with EOS. Raises ValueError if it has none."""
     return _encoded(loaded, loaded.key, text, most)
 
 
@@ -164,43 +154,55 @@ def _encoded(_loaded: LoadedModel, key: str, text: str, most: int) -> "Encoded":
     return encode(_loaded.tokenizer, text, most)
 
 
-def traces() -> dict[str, "Trace"]:
-    """The recorded routing of the bundled documents, by model: "emo" and "standard".
+def traces() -> Recorded:
+    """The recorded routing of the documents, by run.
 
-    Raises Missing where one is not there or cannot be read.
+    A run without a trace is left out. Raises Missing where none has one, or one cannot be read.
     """
-    return {name: _trace(name) for name in assets.MODEL_FOLDERS}
+    runs = comparison()
+    have = [run for run in runs if assets.trace_path(run.id).exists()]
+    if not have:
+        said = f"There is no trace of {runs.names} here."
+        raise Missing(said, commands.each(commands.RECORD, runs.ids))
+    found = {run.id: trace(run.id) for run in have}
+    known = [replace(run, facts=_trace_facts(found[run.id], trace_key(run.id))) for run in have]
+    return Recorded(compare(known), found, tuple(run for run in runs if run not in have))
 
 
-def _loaded(name: str) -> LoadedModel:
-    path, command = assets.checkpoint_path(name), commands.TRAIN.format(name=name)
-    if not (path / "config.json").exists():
-        raise Missing(f"The {assets.MODEL_LABELS[name]} checkpoint is not here.", command)
+def trace(run: str) -> "Trace":
+    """The trace of a run. Raises Missing where it is not there or cannot be read."""
+    path = assets.trace_path(run)
     try:
-        return _load(name, path, assets.stamp(path))
+        return _open_trace(path, trace_key(run))
     except ValueError as error:
-        raise Missing(str(error), command) from error
+        raise Missing(str(error), commands.RECORD.format(run=run)) from error
 
 
-def _trace(name: str) -> "Trace":
-    path = assets.trace_path(name)
+def trace_key(run: str) -> str:
+    """What caches of the trace of a run go by."""
+    return assets.content(assets.trace_path(run))
+
+
+def _loaded(run: Run) -> LoadedModel:
+    path = assets.checkpoint_path(run.id)
     try:
-        return _open_trace(path, assets.stamp(path))
+        return _load(run.id, path, assets.content(path))
     except ValueError as error:
-        raise Missing(str(error), commands.RECORD.format(folder=path.name)) from error
+        raise Missing(str(error), commands.TRAIN) from error
 
 
-@st.cache_resource(max_entries=2, show_spinner="Loading the model …")
-def _load(name: str, path: Path, stamp: assets.Stamp) -> LoadedModel:
+@st.cache_resource(max_entries=4, show_spinner="Loading the model …")
+def _load(run: str, path: Path, key: str) -> LoadedModel:
     import torch
 
     from model.run.loading import load_model, load_tokenizer
 
     # One text is too little work to share: a second thread waits for a core while the first spins.
     torch.set_num_threads(1)
-    loaded = LoadedModel(
-        name, assets.MODEL_LABELS[name], path, repr(stamp), load_model(path), load_tokenizer(path)
-    )
+    model, tokenizer = load_model(path), load_tokenizer(path)
+    check_routers(model.config, path)
+    facts = Facts(routed_by_layer(model.config), vocabulary_digest(tokenizer))
+    loaded = LoadedModel(run, path, key, model, tokenizer, facts)
     # torch and transformers leave some 400,000 objects behind that Streamlit's collection
     # would walk after every rerun; frozen, they are skipped.
     gc.collect()
@@ -208,8 +210,14 @@ def _load(name: str, path: Path, stamp: assets.Stamp) -> LoadedModel:
     return loaded
 
 
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _trace_facts(_trace: "Trace", key: str) -> Facts:
+    ids, texts = content_key(_trace.facts["id"]), of_trace(_trace, "").documents
+    return Facts(_trace.manifest.model.routed, documents=ids, texts=texts)
+
+
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _documents(path: Path, stamp: assets.Stamp) -> pd.DataFrame:
+def _documents(path: Path, key: str) -> pd.DataFrame:
     """Raises ValueError, in words that follow "The file", for what is no table of documents."""
     import pyarrow as pa
 
@@ -230,7 +238,7 @@ def _documents(path: Path, stamp: assets.Stamp) -> pd.DataFrame:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _open_trace(path: Path, stamp: assets.Stamp) -> "Trace":
+def _open_trace(path: Path, key: str) -> "Trace":
     from emo_viz.trace import Trace
 
     return Trace.open(path)

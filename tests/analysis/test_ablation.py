@@ -193,8 +193,8 @@ def test_a_fingerprint_tells_weights_cuts_and_texts_apart(tasks):
 def test_a_part_survives_json(model, tasks):
     part = ablation.measure(model, replace(tasks[0], cuts=(Cut(FULL, 16), Cut(GREEDY, 4))))
     back = Part(**json.loads(json.dumps(asdict(part))))
-    pd.testing.assert_frame_equal(part.rows("emo"), back.rows("emo"))
-    assert list(part.rows("emo")["keep_k"]) == [16] * 6 + [4] * 6
+    pd.testing.assert_frame_equal(part.rows("emo-nano"), back.rows("emo-nano"))
+    assert list(part.rows("emo-nano")["keep_k"]) == [16] * 6 + [4] * 6
 
 
 def test_overlap_counts_the_routed_experts_that_both_keep():
@@ -251,12 +251,12 @@ def test_the_command_writes_what_slow_code_says(tiny_assets: Path):
     )
     curves = read_curves(tiny_assets / "analysis" / "curves.parquet")
     measured = Measured.of(curves.of_domain("kitchen"))
-    increase = measured.increase("standard", ROUTER_PROBABILITY, 8)
+    increase = measured.increase("std-nano", ROUTER_PROBABILITY, 8)
     assert increase.mean == pytest.approx(cut - full, abs=1e-4)
-    assert measured.full_loss("standard").mean == pytest.approx(full, abs=1e-4)
+    assert measured.full_loss("std-nano").mean == pytest.approx(full, abs=1e-4)
     assert measured.tokens == tokens
     assert curves.info["domains"]["kitchen"]["calibration"] == calibration["id"].tolist()
-    ranking = np.array(curves.info["ranking"]["standard"]["kitchen"])
+    ranking = np.array(curves.info["ranking"]["std-nano"]["kitchen"])
     assert ablation.ranked_subset(ranking, 8, model.config, ()).experts == subset.experts
 
 
@@ -306,7 +306,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tiny_assets: Path, tmp_path: 
         assert sentence in result.output
     same = run(tiny_assets, out, "--models", str(checkpoint), str(checkpoint))
     assert same.exit_code == 2
-    assert "Both checkpoints are of the emo objective" in same.output
+    assert "are both called" in same.output
     assert not out.exists()
 
 
@@ -323,7 +323,7 @@ def test_findings_are_the_numbers_of_the_curves(tiny_assets: Path, tmp_path: Pat
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     measured = Measured.of(read_curves(curves).rows)
-    own = measured.increase("emo", ROUTER_PROBABILITY, 8)
+    own = measured.increase("emo-nano", ROUTER_PROBABILITY, 8)
     row = next(
         line for line in result.output.splitlines() if "EMO, experts of the domain |" in line
     )
@@ -331,11 +331,11 @@ def test_findings_are_the_numbers_of_the_curves(tiny_assets: Path, tmp_path: Pat
     assert f"{measured.tokens:,} tokens" in result.output
     assert "(NMI) with the domain" in result.output
     gap = headline(*map(Path, files)).difference
-    said = f"EMO less standard MoE {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+    said = f"EMO less Standard MoE {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
     assert said in result.output
     checked = CliRunner().invoke(main, [*arguments, "--check"])
     assert checked.exit_code == 2
-    assert "no router_probability point of the emo model at 32" in checked.output
+    assert "no router_probability point of EMO at 32" in checked.output
 
 
 def test_the_nearest_domain_is_the_one_whose_favourites_hold_most_of_a_texts_routing():

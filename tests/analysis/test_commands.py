@@ -12,8 +12,10 @@ from click.testing import CliRunner
 
 from emo_viz.__main__ import main
 from emo_viz.analysis import ablation
-from emo_viz.analysis.curves import read_curves
+from emo_viz.analysis.curves import Measured, read_curves
 from emo_viz.analysis.origins import present_origins
+from emo_viz.analysis.projection import load_maps
+from emo_viz.analysis.token_map import load_token_map
 from emo_viz.analysis.tokens import load_token_clusters
 from model.emo.config import EmoConfig
 from model.emo.modeling import EmoForCausalLM
@@ -227,7 +229,7 @@ def test_a_killed_worker_is_one_sentence(ready, tmp_path, monkeypatch):
     assert "call again with fewer --workers" in result.stderr
 
 
-# Pairs that do not belong together
+# One run, and runs that differ
 
 
 def saved(tiny_assets: Path, folder: Path, **changes: object) -> Path:
@@ -247,21 +249,135 @@ DENSE_LAYER = {"num_experts_per_layer": [16, 0], "dense_intermediate_size": 24}
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"num_experts": 12}, "differ in their number of experts (16 and 12)"),
-        ({"num_experts_per_tok": 3}, "differ in their number of experts a token (4 and 3)"),
-        ({"num_hidden_layers": 1}, "differ in their number of layers (2 and 1)"),
-        ({"objective": "emo"}, "Both checkpoints are of the emo objective"),
         ({"objective": "dense"}, "is a dense model and has no routers"),
-        (UNEVEN, "differ in their number of experts in layer 1 (16 and 8)"),
         (DENSE_LAYER, "has no experts in layer 1"),
     ],
 )
-def test_models_that_do_not_compare_are_named(
+def test_models_without_routers_are_named(
     refused, tiny_assets, tmp_path, command, changes, sentence
 ):
     other = saved(tiny_assets, tmp_path / "other", **changes)
     emo = tiny_assets / "checkpoints" / "emo-nano"
     assert sentence in " ".join(refused(command, "--models", emo, other).split())
+
+
+@pytest.mark.parametrize("command", ["curves", "token-map"])
+def test_one_folder_is_not_two_runs(refused, tiny_assets, command):
+    emo = tiny_assets / "checkpoints" / "emo-nano"
+    said = " ".join(refused(command, "--models", emo, emo).split())
+    assert "are both called checkpoints-emo-nano; name different folders" in said
+
+
+FEW = ["--methods", "router_probability", "--keep", 4]
+
+
+def test_curves_of_one_run_and_of_three_that_differ(ready, tiny_assets, tmp_path):
+    """Other numbers of experts, layers and experts a token: each is measured as it is."""
+    out, emo = tmp_path / "c.parquet", tiny_assets / "checkpoints" / "emo-nano"
+    result = invoke("curves", *ready["curves"], "--models", emo, *FEW, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert read_curves(out).runs == ("emo-nano",)
+    others = [
+        saved(tiny_assets, tmp_path / "wide", num_experts=24, num_hidden_layers=1),
+        saved(tiny_assets, tmp_path / "uneven", num_experts_per_tok=3, **UNEVEN),
+    ]
+    result = invoke("curves", *ready["curves"], "--models", emo, *others, *FEW, "--out", out)
+    assert result.exit_code == 0, result.output
+    found = read_curves(out)
+    assert found.runs == ("emo-nano", "wide", "uneven")
+    assert [found.experts(run) for run in found.runs] == [(16,), (24,), (16, 8)]
+    full = found.rows[found.rows["method"] == "full"].groupby("model", observed=True)["keep_k"]
+    assert dict(full.max()) == {"emo-nano": 16, "wide": 24, "uneven": 16}
+    assert {len(found.info["ranking"][run]["garden"]) for run in found.runs} == {1, 2}
+
+
+def test_curves_of_another_run_stay_in_the_file_if_the_documents_are_the_same(
+    ready, rows, tiny_assets, tmp_path
+):
+    out = tmp_path / "c.parquet"
+    emo, std = (tiny_assets / "checkpoints" / name for name in ("emo-nano", "std-nano"))
+    together = tmp_path / "together.parquet"
+    for file, models in ((out, [emo]), (out, [std]), (together, [emo, std])):
+        result = invoke("curves", *ready["curves"], "--models", *models, *FEW, "--out", file)
+        assert result.exit_code == 0, result.output
+    assert (
+        "rows of std-nano, emo-nano"
+        in invoke("curves", *ready["curves"], "--models", std, *FEW, "--out", out).stdout
+    )
+    one, other = (Measured.of(read_curves(file).rows).table for file in (out, together))
+    pd.testing.assert_frame_equal(one, other)
+    assert read_curves(out).origins == read_curves(together).origins
+    fewer = ["--documents", written(tmp_path, rows.head(20))]
+    invoke("curves", *ready["curves"], "--models", emo, *FEW, *fewer, "--out", out)
+    assert read_curves(out).runs == ("emo-nano",)
+
+
+def test_findings_of_one_run(ready, tiny_assets, tmp_path):
+    out = tmp_path / "a" / "b" / "c.parquet"
+    emo = tiny_assets / "checkpoints" / "emo-nano"
+    clusters = tiny_assets / "analysis" / "clusters-emo-nano.npz"
+    invoke("curves", *ready["curves"], "--models", emo, *FEW, "--out", out)
+    result = invoke("findings", "--curves", out, "--clusters", clusters)
+    assert result.exit_code == 0, result.output
+    assert "| EMO, experts of the domain | " in result.stdout
+    assert "Standard MoE" not in result.stdout and " less " not in result.stdout
+    other = tiny_assets / "analysis" / "clusters-std-nano.npz"
+    result = invoke("findings", "--curves", out, "--clusters", other)
+    assert result.exit_code == 2
+    assert "curves are of emo-nano and the token clusters of std-nano" in result.stderr
+
+
+def pca(points: np.ndarray, *_: object) -> np.ndarray:
+    return points[:, :2].astype(np.float32)
+
+
+def test_maps_of_one_run_and_of_two_that_differ(tiny_assets, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("emo_viz.analysis.projection.umap_map", pca)
+    saved(tiny_assets, tmp_path / "wide", num_experts=24, num_hidden_layers=1)
+    trace, documents = tmp_path / "traces" / "wide", tiny_assets / "documents"
+    source = ["--model", tmp_path / "wide", "--documents", documents / "documents.parquet"]
+    assert invoke("record", *source, "--out", trace).exit_code == 0
+    std, out = tiny_assets / "traces" / "std-nano", tmp_path / "m.npz"
+    assert invoke("map", "--traces", std, "--out", out).exit_code == 0
+    assert list(load_maps(out).places) == ["std-nano"]
+    result = invoke("map", "--traces", trace, std, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "5 maps of wide, std-nano, 24 documents" in result.stdout
+    shapes = {run: places.shape for run, places in load_maps(out).places.items()}
+    assert shapes == {"wide": (2, 24, 2), "std-nano": (3, 24, 2)}
+    three = ["--traces", trace, std, tiny_assets / "traces" / "emo-nano", "--out", out]
+    result = invoke("map", *three)
+    assert result.exit_code == 2 and "one or two runs, not of 3" in result.stderr
+
+
+def test_a_token_map_of_one_run_or_in_any_order(ready, tiny_assets, tmp_path, monkeypatch):
+    monkeypatch.setattr("emo_viz.analysis.projection.umap_map", pca)
+    std, emo = (tiny_assets / "checkpoints" / name for name in ("std-nano", "emo-nano"))
+    of_std, of_emo = (tiny_assets / "analysis" / f"clusters-{n}-nano.npz" for n in ("std", "emo"))
+    for models, clusters in (([std], [of_std]), ([std, emo], [of_std, of_emo])):
+        out = tmp_path / "t.npz"
+        asked = ["--models", *models, "--clusters", *clusters, "--out", out]
+        result = invoke("token-map", *ready["token-map"], *asked)
+        assert result.exit_code == 0, result.output
+        assert list(load_token_map(out).places) == [folder.name for folder in models]
+
+
+def test_clusters_and_models_of_a_token_map_are_as_many(refused, tiny_assets):
+    said = refused("token-map", "--models", tiny_assets / "checkpoints" / "emo-nano")
+    assert "--models names 1 and --clusters 2; name the clusters of each" in " ".join(said.split())
+
+
+def test_models_with_different_tokenizers_have_no_common_tokens(refused, tiny_assets, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_assets / "checkpoints" / "std-nano", other)
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = list(vocabulary)[-2:]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    emo = tiny_assets / "checkpoints" / "emo-nano"
+    said = " ".join(refused("token-map", "--models", emo, other).split())
+    assert "EMO and other have different tokenizers" in said and "Map each of them alone." in said
 
 
 def test_a_model_that_cannot_be_clustered_is_named(refused, tiny_assets, tmp_path):
@@ -293,11 +409,6 @@ def test_a_sharded_checkpoint_has_clusters_like_any_other(ready, tiny_assets, tm
 # Maps
 
 
-def test_models_of_a_token_map_in_the_wrong_order_are_named(refused, tiny_assets):
-    folders = (tiny_assets / "checkpoints" / name for name in ("std-nano", "emo-nano"))
-    assert "the EMO model first" in refused("token-map", "--models", *folders)
-
-
 def test_clusters_of_another_model_or_of_other_documents_are_named(
     refused, ready, rows, tiny_assets, tmp_path
 ):
@@ -314,12 +425,11 @@ def test_clusters_of_another_model_or_of_other_documents_are_named(
     )
 
 
-def test_traces_in_the_wrong_order_or_of_other_documents_are_named(
-    refused, tiny_assets, rows, tmp_path
-):
-    emo, standard = (tiny_assets / "traces" / name for name in ("emo-nano", "std-nano"))
-    assert "name the trace of the EMO" in refused("map", "--traces", standard, emo)
-    assert "is of a model of the objective 'emo'" in refused("map", "--traces", emo, emo)
+def test_one_trace_is_not_two_runs(refused, tiny_assets):
+    emo = tiny_assets / "traces" / "emo-nano"
+    assert "are both called traces-emo-nano" in " ".join(
+        refused("map", "--traces", emo, emo).split()
+    )
 
 
 def record(tiny_assets: Path, name: str, documents: Path, out: Path) -> Path:

@@ -30,7 +30,7 @@ OLD, NEW = Weights("emo-nano", "3f2a77" * 10), Weights("emo-nano", "91bc00" * 10
 
 
 def test_another_checkpoint_is_named_with_both_digests():
-    assert stale("The curves", Origins({"emo": OLD}), Origins({"emo": NEW})) == [
+    assert stale("The curves", Origins({"emo-nano": OLD}), Origins({"emo-nano": NEW})) == [
         "The curves were made with another EMO checkpoint (emo-nano 3f2a77…, now emo-nano "
         "91bc00…); run `make assets`."
     ]
@@ -47,15 +47,15 @@ def test_other_documents_and_calibration_are_named():
 
 
 def test_what_is_the_same_or_not_known_is_not_stale():
-    whole = Origins({"emo": OLD, "standard": NEW}, "a", "b")
+    whole = Origins({"emo-nano": OLD, "std-nano": NEW}, "a", "b")
     assert stale("The curves", whole, whole) == []
     assert stale("The curves", Origins(), whole) == stale("The curves", whole, Origins()) == []
-    moved = Origins({"emo": Weights("another name", OLD.sha256)})
+    moved = Origins({"emo-nano": Weights("another name", OLD.sha256)})
     assert stale("The curves", moved, whole) == []
 
 
 def test_origins_survive_json_and_what_is_unknown_stays_unknown():
-    for origins in (Origins(), Origins({"emo": OLD}), Origins({"emo": OLD}, "a", "b")):
+    for origins in (Origins(), Origins({"emo-nano": OLD}), Origins({"emo-nano": OLD}, "a", "b")):
         assert Origins.from_dict(json.loads(json.dumps(origins.to_dict()))) == origins
 
 
@@ -80,7 +80,11 @@ def test_whole_numbers_are_the_same_ids_as_their_digits():
 
 def test_every_derived_file_says_what_it_was_made_from(tiny_assets: Path):
     present, analysis = assets_origins(tiny_assets), tiny_assets / "analysis"
-    assert set(present.models) == {"emo", "standard"} and present.documents and present.calibration
+    assert (
+        set(present.models) == {"emo-nano", "std-nano"}
+        and present.documents
+        and present.calibration
+    )
     curves = read_curves(analysis / "curves.parquet")
     assert curves.origins == present
     assert curves.info["settings"]["keep"] == [4, 8, 16]
@@ -88,26 +92,40 @@ def test_every_derived_file_says_what_it_was_made_from(tiny_assets: Path):
     assert load_token_map(analysis / "token_map.npz").origins == tokens
     paths = [analysis / f"clusters-{weights.name}.npz" for weights in present.models.values()]
     assert headline(*paths).origins == tokens
-    for path, (role, weights) in zip(paths, present.models.items(), strict=True):
-        one = Origins({role: weights}, present.documents)
-        assert load_token_clusters(path).origins(role) == one
-        assert of_trace(Trace.open(tiny_assets / "traces" / weights.name), role) == one
+    for path, (run, weights) in zip(paths, present.models.items(), strict=True):
+        one = Origins({run: weights}, present.documents)
+        assert load_token_clusters(path).origins == one
+        assert of_trace(Trace.open(tiny_assets / "traces" / weights.name), run) == one
 
 
 def test_the_bundled_files_belong_together():
     """What they were made from is known only in part; what is known is what lies beside them."""
     present, analysis = assets_origins(BUNDLED), BUNDLED / "analysis"
-    names = {role: weights.name for role, weights in present.models.items()}
+    names = list(present.models)
     known = [
         read_curves(analysis / "curves.parquet").origins,
-        headline(*(analysis / f"clusters-{name}.npz" for name in names.values())).origins,
-        *(of_trace(Trace.open(BUNDLED / "traces" / name), role) for role, name in names.items()),
+        headline(*(analysis / f"clusters-{name}.npz" for name in names)).origins,
+        *(of_trace(Trace.open(BUNDLED / "traces" / name), name) for name in names),
         load_maps(analysis / "maps.npz").origins,
         load_token_map(analysis / "token_map.npz").origins,
     ]
     assert [sentence for each in known for sentence in stale("They", each, present)] == []
     assert known[0].models == known[1].models == present.models
     assert known[2].documents == known[3].documents == present.documents
+
+
+def test_the_bundled_maps_are_those_of_the_bundled_runs():
+    """They are of format version 1, which names no run."""
+    analysis, runs = BUNDLED / "analysis", ("emo-nano", "std-nano")
+    traces = {run: Trace.open(BUNDLED / "traces" / run) for run in runs}
+    documents = traces["emo-nano"].documents
+    usages = {run: trace.usage for run, trace in traces.items()}
+    assert load_maps(analysis / "maps.npz").are_of(documents["id"], usages)
+    clusters = {run: load_token_clusters(analysis / f"clusters-{run}.npz") for run in runs}
+    assert [each.run for each in clusters.values()] == list(runs)
+    token_map, texts = load_token_map(analysis / "token_map.npz"), documents["text"].tolist()
+    assert token_map.is_of(documents["id"].tolist(), texts, clusters)
+    assert read_curves(analysis / "curves.parquet").runs == runs
 
 
 def test_a_replaced_file_is_read_again_and_a_missing_one_is_unknown(
@@ -125,7 +143,7 @@ def test_a_replaced_file_is_read_again_and_a_missing_one_is_unknown(
         assert present_origins({}, path) == Origins()
     rows.drop(columns="text").to_parquet(path)
     assert present_origins({}, path) == Origins()
-    gone = present_origins({"emo": tmp_path / "none"}, tmp_path / "none", tmp_path / "none")
+    gone = present_origins({"emo-nano": tmp_path / "none"}, tmp_path / "none", tmp_path / "none")
     assert gone == Origins()
 
 
@@ -206,7 +224,7 @@ def test_findings_without_a_spread_or_a_ratio_say_so(folder: Path):
     rows["loss_sum"] = np.where(rows["method"] == "full", 90.0, 80.0)
     chosen = found.rows["keep_k"].isin([8])
     rows.loc[chosen, "keep_k"] = 16
-    found.info["num_experts"] = 32
+    found.info["runs"] = dict.fromkeys(found.runs, {"num_experts": 32})
     rows.loc[rows["method"] == "full", "keep_k"] = 32
     write_curves(Curves(rows, found.info), path)
     said = findings(folder).stdout

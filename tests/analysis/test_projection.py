@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from emo_viz.analysis.arrays import load_arrays, save_arrays
+from emo_viz.analysis.origins import Weights
 from emo_viz.analysis.projection import (
     Maps,
     content_key,
@@ -62,13 +63,38 @@ def test_content_key_tells_documents_and_recordings_apart():
     assert len({key, content_key(["b", "a"], usage), content_key(["a", "b"], 2 * usage)}) == 3
 
 
+IDS, USAGE = ["a", "b", "c", "d"], np.ones((4, 2, 3), np.float16)
+
+
 def test_stored_maps_come_back(tmp_path):
-    maps = Maps("k", np.ones((3, 4, 2), np.float32), np.zeros((3, 4, 2), np.float32), {"seed": 7})
-    save_maps(tmp_path / "new" / "maps.npz", maps)
+    """Runs may have different numbers of layers."""
+    places = {"one": np.ones((3, 4, 2), np.float32), "two/": np.zeros((1, 4, 2), np.float32)}
+    usages = {"one": USAGE, "two/": 2 * USAGE}
+    keys = {run: content_key(IDS, usage) for run, usage in usages.items()}
+    save_maps(tmp_path / "new" / "maps.npz", Maps(keys, places, {"seed": 7}))
     read = load_maps(tmp_path / "new" / "maps.npz")
-    assert read.key == "k" and (read.emo == 1).all() and not read.standard.any()
-    assert read.info["seed"] == 7
+    assert list(read.places) == ["one", "two/"] and read.info == {"seed": 7}
+    assert (read.places["one"] == 1).all() and read.places["two/"].shape == (1, 4, 2)
+    assert read.are_of(IDS, usages) and read.are_of(IDS, {"two/": 2 * USAGE})
+    assert not read.are_of(IDS, {"two/": USAGE}) and not read.are_of(IDS[::-1], usages)
+    assert not read.are_of(IDS, {"three": USAGE})
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["maps.npz"]
+
+
+def test_maps_of_version_1_are_those_of_the_bundled_runs(tmp_path):
+    usages = {"emo-nano": USAGE, "std-nano": 2 * USAGE}
+    key, path = content_key(IDS, *usages.values()), tmp_path / "maps.npz"
+    said = {"models": {"emo": {"name": "e", "sha256": "1"}}}
+    info = {"format": "emo-viz-maps", "format_version": 1, "key": key, "origins": said}
+    arrays = {name: np.full((3, 4, 2), i, np.float32) for i, name in enumerate(("emo", "standard"))}
+    save_arrays(path, arrays, info)
+    read = load_maps(path)
+    assert read.places["std-nano"].all() and not read.places["emo-nano"].any()
+    assert read.origins.models == {"emo-nano": Weights("e", "1")}
+    assert read.are_of(IDS, usages)
+    assert not read.are_of(IDS, usages | {"std-nano": USAGE})
+    save_maps(path, read)
+    assert load_maps(path).info == read.info
 
 
 def test_unreadable_maps_say_what_is_wrong(tmp_path):

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from emo_viz.analysis.arrays import save_arrays
 from emo_viz.analysis.token_map import (
     lay_out,
     load_token_map,
@@ -14,6 +15,7 @@ from emo_viz.analysis.token_map import (
 )
 from emo_viz.analysis.tokens import TokenTable, fit_token_clusters
 
+RUNS = ("emo-nano", "std-nano")
 DOMAINS = ["sea", "law", "sea"]
 PIECES = [["the", " tide", "", " rose"], ["a", " court"], [" rope"] * 30]
 IDS = [np.arange(len(each)) + 10 * i for i, each in enumerate(PIECES)]
@@ -52,42 +54,72 @@ def test_every_token_of_a_domain_is_as_likely():
 def made():
     rng = np.random.default_rng(0)
     found = sample(per_domain=100)
-    rows = {name: rng.dirichlet(np.ones(5), len(found.ends)) for name in ("emo", "standard")}
+    rows = {name: rng.dirichlet(np.ones(5), len(found.ends)) for name in RUNS}
     documents = np.arange(len(found.ends)) % 3
     table = {"token_ids": documents, "documents": documents, "ids": list("abc")}
     clusters = {
         name: fit_token_clusters(
-            TokenTable(each, **table, domains=DOMAINS, texts=dict(enumerate("xyz"))), {}, k=3, n=10
+            TokenTable(each, **table, domains=DOMAINS, texts=dict(enumerate("xyz"))),
+            name,
+            {},
+            k=3,
+            n=10,
         )
         for name, each in rows.items()
     }
-    return lay_out(found, rows, clusters, lambda each: each[:, :2], "key", {"seed": 0}), clusters
+    keys = {name: map_key(["a"], ["text"], one) for name, one in clusters.items()}
+    return lay_out(found, rows, clusters, lambda each: each[:, :2], keys, {"seed": 0}), clusters
 
 
-def test_the_standard_map_is_turned_onto_emo(made):
+def test_the_second_map_is_turned_onto_the_first(made):
     places = made[0].places
-    assert places["standard"].mean(axis=0) == pytest.approx(places["emo"].mean(axis=0), abs=1e-5)
+    assert places["std-nano"].mean(axis=0) == pytest.approx(
+        places["emo-nano"].mean(axis=0), abs=1e-5
+    )
 
 
 def test_a_stored_map_comes_back(made, tmp_path):
     token_map, _ = made
     save_token_map(tmp_path / "map.npz", token_map)
     read = load_token_map(tmp_path / "map.npz")
-    assert read.key == "key" and read.info["seed"] == 0
+    assert read.keys == token_map.keys and read.info == {"seed": 0}
     for name, values in vars(token_map.sample).items():
         assert (getattr(read.sample, name) == values).all()
-    for name in ("emo", "standard"):
+    for name in RUNS:
         assert (read.clusters[name] == token_map.clusters[name]).all()
         assert read.places[name] == pytest.approx(token_map.places[name])
 
 
-def test_the_key_tells_documents_and_clusters_apart(made):
-    clusters = made[1]
-    swapped = {"emo": clusters["standard"], "standard": clusters["emo"]}
-    keys = {
-        map_key(["a"], ["text"], clusters),
-        map_key(["b"], ["text"], clusters),
-        map_key(["a"], ["another"], clusters),
-        map_key(["a"], ["text"], swapped),
-    }
-    assert len(keys) == 4 and map_key(["a"], ["text"], clusters) in keys
+def test_a_map_of_other_documents_or_clusters_is_told(made):
+    token_map, clusters = made
+    swapped = dict(zip(clusters, reversed(clusters.values()), strict=True))
+    assert token_map.is_of(["a"], ["text"], clusters)
+    assert token_map.is_of(["a"], ["text"], {"std-nano": clusters["std-nano"]})
+    assert not token_map.is_of(["b"], ["text"], clusters)
+    assert not token_map.is_of(["a"], ["another"], clusters)
+    assert not token_map.is_of(["a"], ["text"], swapped)
+    assert not token_map.is_of(["a"], ["text"], {"other": clusters["std-nano"]})
+
+
+def test_a_map_of_version_1_is_that_of_the_bundled_runs(made, tmp_path):
+    token_map, clusters = made
+    arrays = {name: values.astype(np.int32) for name, values in vars(token_map.sample).items()}
+    for role, run in zip(("emo", "standard"), RUNS, strict=True):
+        arrays[f"{role}_places"] = token_map.places[run]
+        arrays[f"{role}_clusters"] = token_map.clusters[run].astype(np.int16)
+    key = map_key(["a"], ["text"], *clusters.values())
+    info = {"format": "emo-viz-token-map", "format_version": 1, "key": key, "seed": 0}
+    save_arrays(tmp_path / "map.npz", arrays, info)
+    read = load_token_map(tmp_path / "map.npz")
+    assert (read.clusters["std-nano"] == token_map.clusters["std-nano"]).all()
+    assert read.is_of(["a"], ["text"], clusters) and not read.is_of(["b"], ["text"], clusters)
+
+
+def test_one_run_alone_has_a_map(made, tmp_path):
+    token_map, clusters = made
+    rows = np.random.default_rng(1).dirichlet(np.ones(5), len(token_map.sample.ends))
+    one = {"std-nano": clusters["std-nano"]}
+    keys = {"std-nano": "k"}
+    alone = lay_out(token_map.sample, {"std-nano": rows}, one, lambda each: each[:, :2], keys, {})
+    save_token_map(tmp_path / "map.npz", alone)
+    assert list(load_token_map(tmp_path / "map.npz").places) == ["std-nano"]

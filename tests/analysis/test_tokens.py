@@ -1,5 +1,7 @@
 """Token clusters: planted ones are found, measured, stored and found again in a recording."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -32,12 +34,12 @@ def planted_table(by_domain, seed=0):
 
 @pytest.fixture(scope="module")
 def by_domain():
-    return fit_token_clusters(planted_table(True)[0], {"model": "a"}, k=3, n=100)
+    return fit_token_clusters(planted_table(True)[0], "a", {"model": "a"}, k=3, n=100)
 
 
 @pytest.fixture(scope="module")
 def by_token():
-    return fit_token_clusters(planted_table(False)[0], {"model": "b"}, k=3, n=100)
+    return fit_token_clusters(planted_table(False)[0], "b", {"model": "b"}, k=3, n=100)
 
 
 def test_clusters_that_follow_the_domain(by_domain):
@@ -96,14 +98,34 @@ def test_headline_compares_the_two_models(tmp_path, by_domain, by_token):
     for path, clusters in zip(paths, (by_domain, by_token), strict=True):
         save_token_clusters(path, clusters)
     line = headline(*paths)
-    assert line.emo == by_domain.agreements["domain"].nmi
-    assert line.ratio.mean == pytest.approx(line.emo.mean / line.standard.mean)
-    assert line.difference.mean == pytest.approx(line.emo.mean - line.standard.mean)
+    one, other = line.runs["a"], line.runs["b"]
+    assert one.domain == by_domain.agreements["domain"].nmi
+    assert line.ratio.mean == pytest.approx(one.domain.mean / other.domain.mean)
+    assert line.difference.mean == pytest.approx(one.domain.mean - other.domain.mean)
     assert line.difference.low < line.difference.mean < line.difference.high
     assert line.ratio.low < line.ratio.mean < line.ratio.high
-    assert (line.documents, line.tokens, line.clusters) == (24, 600, 3)
-    assert line.emo_token == by_domain.agreements["token"].nmi
-    assert line.standard_chance == by_token.agreements["domain"].chance
+    assert (line.documents, one.tokens, one.clusters) == (24, 600, 3)
+    assert one.token == by_domain.agreements["token"].nmi
+    assert other.chance == by_token.agreements["domain"].chance
+
+
+def test_headline_of_one_run_alone_compares_nothing(tmp_path, by_domain):
+    save_token_clusters(tmp_path / "a.npz", by_domain)
+    line = headline(tmp_path / "a.npz")
+    assert list(line.runs) == ["a"] and line.difference is None and line.ratio is None
+    with pytest.raises(ValueError, match="both|Both files of token clusters are of the run a"):
+        headline(tmp_path / "a.npz", tmp_path / "a.npz")
+
+
+def test_version_1_names_the_run_by_its_model(tmp_path, by_domain):
+    path = tmp_path / "clusters.npz"
+    save_token_clusters(path, by_domain)
+    with np.load(path) as file:
+        arrays = dict(file)
+    info = json.loads(str(arrays.pop("info")))
+    del info["run"]
+    np.savez(path, info=np.array(json.dumps(info | {"format_version": 1})), **arrays)
+    assert load_token_clusters(path).run == "a"
 
 
 def test_headline_refuses_clusters_of_different_documents(tmp_path, by_domain):
@@ -111,6 +133,6 @@ def test_headline_refuses_clusters_of_different_documents(tmp_path, by_domain):
     other = TokenTable(**(vars(table) | {"ids": [f"x-{i}" for i in range(len(DOMAINS))]}))
     paths = tmp_path / "a.npz", tmp_path / "b.npz"
     save_token_clusters(paths[0], by_domain)
-    save_token_clusters(paths[1], fit_token_clusters(other, {}, k=3, n=100))
+    save_token_clusters(paths[1], fit_token_clusters(other, "b", {}, k=3, n=100))
     with pytest.raises(ValueError, match="different documents"):
         headline(*paths)

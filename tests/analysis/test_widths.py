@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 
 from emo_viz.analysis.widths import (
-    apart,
     difference,
     experts_by_layer,
     in_words,
@@ -45,17 +44,3 @@ def test_what_is_kept_is_said_with_what_there_is(keep_k, counts, words):
 def test_the_first_layer_that_differs_is_named():
     assert difference((9, 13, 17), (9, 12, 21)) == (1, 13, 12)
     assert difference((9, 13), (9, 13)) is None
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "words"),
-    [
-        ((9, 13), (9, 13), ""),
-        ((9, 13), (9, 12), "experts in layer 1"),
-        ((9, 9), (13, 9), "experts in layer 0"),
-        ((9, 9), (13, 13), "layers or experts"),
-        ((9, 13), (9, 13, 17), "layers or experts"),
-    ],
-)
-def test_what_keeps_two_models_apart_is_said(one, other, words):
-    assert apart(one, other) == words

@@ -60,7 +60,7 @@ def test_the_layer_stays_chosen_when_a_text_is_typed(
     open_page(browser_page, app_server, "Token_routing")
     with harness.rerun(browser_page):
         browser_page.get_by_text("Your own text").click()
-    area = browser_page.get_by_role("textbox", name="Text for both models")
+    area = browser_page.get_by_role("textbox", name="Text for the models")
     area.fill("soil")
     with harness.rerun(browser_page):
         area.press("Control+Enter")

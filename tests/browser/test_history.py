@@ -29,7 +29,7 @@ def test_a_step_back_is_the_view_before(app_server: harness.Server, browser_page
 def test_a_long_text_is_there_after_a_reload(app_server: harness.Server, browser_page: Page):
     page, text = browser_page, "anchor and rope " * 400
     harness.visit(page, f"{app_server.url}/Token_routing?routing_source=Your+own+text")
-    area = page.get_by_role("textbox", name="Text for both models")
+    area = page.get_by_role("textbox", name="Text for the models")
     area.fill(text)
     with harness.rerun(page):
         area.press("Control+Enter")

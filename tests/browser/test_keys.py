@@ -60,7 +60,7 @@ def test_a_link_is_of_the_text_that_was_read_and_not_of_a_draft(
 ):
     page = browser_page
     harness.visit(page, f"{app_server.url}/Token_routing?routing_source=Your+own+text")
-    area = page.get_by_role("textbox", name="Text for both models")
+    area = page.get_by_role("textbox", name="Text for the models")
     area.fill("anchor and rope")
     with harness.rerun(page):
         area.press("Control+Enter")
@@ -69,12 +69,10 @@ def test_a_link_is_of_the_text_that_was_read_and_not_of_a_draft(
     with harness.rerun(page):
         page.get_by_role("link", name="Cut the models").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("Subset ablation")
-    expect(page.get_by_role("textbox", name="Text for both models")).to_have_value(
-        "anchor and rope"
-    )
+    expect(page.get_by_role("textbox", name="Text for the models")).to_have_value("anchor and rope")
     assert "unfinished" not in page.url and "routing_" not in page.url
     with harness.new_page(browser) as other:
         harness.visit(other, page.url)
-        expect(other.get_by_role("textbox", name="Text for both models")).to_have_value(
+        expect(other.get_by_role("textbox", name="Text for the models")).to_have_value(
             "anchor and rope"
         )

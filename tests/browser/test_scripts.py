@@ -47,7 +47,7 @@ def test_a_token_that_is_a_part_of_a_character_can_be_chosen(
 
 def test_half_a_character_in_a_pasted_text_is_said(app_server: harness.Server, browser_page: Page):
     harness.visit(browser_page, f"{app_server.url}/Token_routing?routing_source=Your+own+text")
-    area = browser_page.get_by_role("textbox", name="Text for both models")
+    area = browser_page.get_by_role("textbox", name="Text for the models")
     area.focus()
     browser_page.evaluate("document.execCommand('insertText', false, 'soil \\ud800 and rain')")
     with harness.rerun(browser_page):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from emo_viz.analysis.runs import Run, compare
 from emo_viz.figures.clusters import (
     DIMMED,
     Shown,
@@ -15,7 +16,7 @@ from emo_viz.figures.clusters import (
 from emo_viz.figures.theme import GROUP_COLOURS, OTHER_COLOUR
 
 POINTS = np.array([[0, 0], [1, 2], [2, 4], [-3, 1]], np.float32)
-LABELS = {"emo": "EMO", "standard": "Standard MoE"}
+RUNS = compare([Run("emo-nano", "EMO"), Run("std-nano", "Standard MoE")])
 HOVER = ["a", "b", "c", "d"]
 NAMES = ["x", "y", "x", "y"]
 
@@ -132,10 +133,10 @@ def test_colours_can_be_claimed_in_an_order():
 
 def test_heatmap_gives_shares_of_domains_and_counts():
     tables = {
-        "emo": pd.DataFrame([[0, 4], [6, 2]], index=["law", "sea"], columns=[0, 1]),
-        "standard": pd.DataFrame([[2, 2], [4, 4]], index=["law", "sea"], columns=[0, 1]),
+        "emo-nano": pd.DataFrame([[0, 4], [6, 2]], index=["law", "sea"], columns=[0, 1]),
+        "std-nano": pd.DataFrame([[2, 2], [4, 4]], index=["law", "sea"], columns=[0, 1]),
     }
-    fig = share_heatmap(tables, LABELS, "title", Shown("domain", "documents", matched=True))
+    fig = share_heatmap(RUNS, tables, "title", Shown("domain", "documents", matched=True))
     emo = fig.data[0]
     cells = {
         (y, x): (emo.z[i][j], emo.customdata[i][j])
@@ -155,10 +156,10 @@ def test_heatmap_gives_shares_of_domains_and_counts():
 
 def test_clusters_that_do_not_match_are_ordered_in_each_panel():
     tables = {
-        "emo": pd.DataFrame([[2, 2], [2, 2]], index=["law", "sea"], columns=["3", "5"]),
-        "standard": pd.DataFrame([[0, 4], [6, 0]], index=["law", "sea"], columns=["7", "9"]),
+        "emo-nano": pd.DataFrame([[2, 2], [2, 2]], index=["law", "sea"], columns=["3", "5"]),
+        "std-nano": pd.DataFrame([[0, 4], [6, 0]], index=["law", "sea"], columns=["7", "9"]),
     }
-    fig = share_heatmap(tables, LABELS, "title", Shown("token", "tokens", matched=False))
+    fig = share_heatmap(RUNS, tables, "title", Shown("token", "tokens", matched=False))
     standard = fig.data[1]
     assert [standard.z[i][i] for i in range(2)] == [100, 100]  # rows follow the clearer table
     assert {fig.data[0].x[0], standard.x[0]} <= {"3", "5", "7", "9"}

@@ -5,9 +5,13 @@ import plotly.graph_objects as go
 import pytest
 
 from emo_viz.analysis.bootstrap import Interval
+from emo_viz.analysis.runs import Run, compare
 from emo_viz.figures import routing
-from emo_viz.figures.comparison import Compared, two_models
-from emo_viz.figures.theme import DIVERGING, MODEL_COLOURS, SEQUENTIAL, colour_at
+from emo_viz.figures.comparison import Compared, by_run
+from emo_viz.figures.theme import DIVERGING, RUN_COLOURS, SEQUENTIAL, colour_at
+
+RUNS = compare([Run("emo-nano", "EMO"), Run("std-nano", "Standard MoE")])
+ONE = compare([Run("mine", "mine")])
 
 TOKENS = ["one", "<b>two</b>", "three"]
 GATES = np.array([[0, 0.2, 0, 0.1], [0.4, 0, 0, 0], [0, 0, 0, 0.3]], dtype=np.float32)
@@ -16,10 +20,10 @@ GATES = np.array([[0, 0.2, 0, 0.1], [0.4, 0, 0, 0], [0, 0, 0, 0.3]], dtype=np.fl
 @pytest.fixture
 def expert_map() -> go.Figure:
     maps = {
-        "emo": routing.ExpertMap(GATES, np.array([3, 0, 1, 2])),
-        "standard": routing.ExpertMap(GATES / 2, np.arange(4)),
+        "emo-nano": routing.ExpertMap(GATES, np.array([3, 0, 1, 2])),
+        "std-nano": routing.ExpertMap(GATES / 2, np.arange(4)),
     }
-    return routing.expert_map(maps, TOKENS, layer=1, selected=2)
+    return routing.expert_map(RUNS, maps, TOKENS, layer=1, selected=2)
 
 
 def test_click_targets_carry_position_expert_and_model(expert_map: go.Figure):
@@ -48,13 +52,13 @@ def test_unused_cells_are_clear_and_used_ones_never(expert_map: go.Figure):
     assert (expert_map.data[0].z == 0).sum() == (GATES == 0).sum()
     faint = np.where(GATES == 0.1, np.float32(1e-9), GATES)
     one = routing.ExpertMap(faint, np.arange(4))
-    again = routing.expert_map({"emo": one, "standard": one}, TOKENS, 0, None)
+    again = routing.expert_map(RUNS, {"emo-nano": one, "std-nano": one}, TOKENS, 0, None)
     assert (again.data[0].z == 0).sum() == (GATES == 0).sum()
 
 
 def test_followed_expert_is_marked_where_its_column_stands():
-    maps = dict.fromkeys(routing.MODELS, routing.ExpertMap(GATES, np.array([3, 0, 1, 2])))
-    (mark,) = routing.expert_map(maps, TOKENS, 0, None, ("standard", 1)).layout.shapes
+    maps = dict.fromkeys(RUNS.ids, routing.ExpertMap(GATES, np.array([3, 0, 1, 2])))
+    (mark,) = routing.expert_map(RUNS, maps, TOKENS, 0, None, ("std-nano", 1)).layout.shapes
     assert (mark.xref, mark.x0, mark.x1) == ("x2", 1.5, 2.5)
 
 
@@ -69,12 +73,12 @@ def test_selected_token_is_marked_in_both_maps(expert_map: go.Figure):
 
 
 def test_along_text_puts_both_models_on_one_scale():
-    entropy = {"emo": np.array([[1.0, 2, 3]]), "standard": np.array([[2.0, 4, 5]])}
-    loss = {"emo": np.array([1.0, 2, 3]), "standard": np.array([3.0, 2, 1])}
-    fig = routing.along_text(entropy, loss, TOKENS, selected=None)
+    entropy = {"emo-nano": np.array([[1.0, 2, 3]]), "std-nano": np.array([[2.0, 4, 5]])}
+    loss = {"emo-nano": np.array([1.0, 2, 3]), "std-nano": np.array([3.0, 2, 1])}
+    fig = routing.along_text(RUNS, entropy, loss, TOKENS, selected=None)
     assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (1, 5)
     lines = [trace for trace in fig.data if trace.name in ("EMO", "Standard MoE")]
-    assert [line.line.color for line in lines] == [MODEL_COLOURS["emo"], MODEL_COLOURS["standard"]]
+    assert [line.line.color for line in lines] == list(RUN_COLOURS)
     np.testing.assert_array_equal(lines[1].customdata[:, 0], [1, 2, 3])
     assert not fig.layout.shapes
 
@@ -83,7 +87,7 @@ def test_token_bars_carry_the_expert_ids_of_both_models():
     experts = np.array([[5, 2], [7, 1]], dtype=np.int16)
     gates = np.array([[0.4, 0.1], [0.3, 0.2]], dtype=np.float32)
     one = routing.TokenExperts(experts, gates, np.array([1.25, 2.5]))
-    fig = routing.token_experts({"emo": one, "standard": one})
+    fig = routing.token_experts(RUNS, {"emo-nano": one, "std-nano": one})
     bars = [trace for trace in fig.data if isinstance(trace, go.Bar)]
     assert [list(bar.text) for bar in bars] == [["5", "7"], ["2", "1"]] * 2
     np.testing.assert_allclose(bars[0].x, [0.4, 0.3])
@@ -96,7 +100,7 @@ def test_a_layer_with_fewer_experts_than_a_token_uses_has_fewer_pieces():
     experts = np.array([[1, 0, -1], [7, 1, 4]], np.int16)
     gates = np.array([[0.6, 0.4, 0], [0.3, 0.2, 0.1]], np.float32)
     one = routing.TokenExperts(experts, gates, np.array([0.5, 2.5]))
-    fig = routing.token_experts({"emo": one, "standard": one})
+    fig = routing.token_experts(RUNS, {"emo-nano": one, "std-nano": one})
     bars = [trace for trace in fig.data if isinstance(trace, go.Bar)]
     assert [list(bar.text) for bar in bars[:3]] == [["1", "7"], ["0", "1"], ["", "4"]]
     assert np.isnan(bars[2].x[0]) and bars[2].x[1] == np.float32(0.1)
@@ -104,16 +108,33 @@ def test_a_layer_with_fewer_experts_than_a_token_uses_has_fewer_pieces():
 
 
 def test_by_layer_draws_even_use_only_if_known():
-    values = {"emo": np.array([3, 4]), "standard": np.array([5, 6])}
-    drawn = routing.by_layer(values, "Distinct", "experts", np.array([7.0, 5.5])).data
+    values = {"emo-nano": np.array([3, 4]), "std-nano": np.array([5, 6])}
+    drawn = routing.by_layer(RUNS, values, "Distinct", "experts", np.array([7.0, 5.5])).data
     assert [list(line.y) for line in drawn] == [[3, 4], [5, 6], [7, 5.5]]
-    assert len(routing.by_layer(values, "Distinct", "experts").data) == 2
+    assert len(routing.by_layer(RUNS, values, "Distinct", "experts").data) == 2
 
 
 def test_comparison_draws_intervals_from_the_mean():
-    compared = Compared(Interval(2, 1.5, 3, 9), Interval(4, 4, 4, 9), "experts", 5.0, "random")
-    emo = two_models(compared, "Title").data[0]
+    values = {"emo-nano": Interval(2, 1.5, 3, 9), "std-nano": Interval(4, 4, 4, 9)}
+    compared = Compared(values, "experts", 5.0, "random")
+    emo = by_run(RUNS, compared, "Title").data[0]
     assert (emo.error_x.arrayminus[0], emo.error_x.array[0]) == (0.5, 1)
+
+
+def test_one_run_alone_has_one_panel():
+    one, loss = routing.ExpertMap(GATES, np.arange(4)), np.arange(3.0)
+    fig = routing.expert_map(ONE, {"mine": one}, TOKENS, 0, selected=1, followed=("mine", 3))
+    assert len(fig.data) == 2 and len(fig.layout.shapes) == 2
+    entropy = {"mine": np.array([[1.0, 2, 3]])}
+    along = routing.along_text(ONE, entropy, {"mine": loss}, TOKENS, selected=2)
+    assert [trace.yaxis for trace in along.data] == ["y", "y", "y2"]
+    assert len(along.layout.shapes) == 2
+    chosen = routing.TokenExperts(np.array([[5]], np.int16), np.ones((1, 1)), np.ones(1))
+    bars = routing.token_experts(ONE, {"mine": chosen})
+    assert list(bars.data[0].y) == [0] and bars.data[0].name == "mine"
+    assert len(routing.by_layer(ONE, {"mine": loss}, "Distinct", "experts").data) == 1
+    value = Compared({"mine": Interval(2, 1, 3, 9)}, "experts")
+    assert list(by_run(ONE, value, "Title").data[0].y) == ["mine"]
 
 
 @pytest.mark.parametrize("scale", [SEQUENTIAL, DIVERGING])

@@ -78,9 +78,10 @@ def _clusters(path: Path) -> Any:
 
 
 def _curves(path: Path) -> Any:
-    from emo_viz.analysis.curves import headline, read_curves
+    from emo_viz.analysis.curves import ROUTER_PROBABILITY, Measured, read_curves
 
-    return headline(read_curves(path.with_suffix(".parquet")), keep_k=8)
+    measured = Measured.of(read_curves(path.with_suffix(".parquet")).rows)
+    return [measured.increase(key.model, ROUTER_PROBABILITY, 8) for key in measured.cells.keys]
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from emo_viz.analysis.curves import Curves, read_curves
-from emo_viz.server import assets
 from model.emo.modeling import EmoForCausalLM
 from model.run.loading import load_model
+
+RUNS = ("emo-nano", "std-nano")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -25,5 +26,4 @@ def curves(tiny_assets: Path) -> Curves:
 
 @pytest.fixture(scope="session")
 def models(tiny_assets: Path) -> dict[str, EmoForCausalLM]:
-    folders = assets.MODEL_FOLDERS
-    return {name: load_model(tiny_assets / "checkpoints" / folders[name]) for name in folders}
+    return {name: load_model(tiny_assets / "checkpoints" / name) for name in RUNS}

@@ -42,7 +42,7 @@ def test_a_text_of_ones_own_is_cut_to_the_chosen_domains_experts(
 ):
     at = opened(subset_domain=domain, subset_document="own", subset_text=OWN, k="6")
     expected = own_choice(tiny_assets, curves, models, domain, 6)
-    for name, label in (("emo", "EMO"), ("standard", "Standard MoE")):
+    for name, label in (("emo-nano", "EMO"), ("std-nano", "Standard MoE")):
         full, cut = (values.mean() for values in expected[name])
         assert table(at)[label][:3] == [f"{full:.3f}", f"{cut:.3f}", f"{cut - full:+.3f}"]
     assert f"Its experts are those of **{domain}**, as chosen above." in words(at)
@@ -52,10 +52,10 @@ def test_a_text_of_ones_own_is_cut_to_the_chosen_domains_experts(
 def nearest_to(folder: Path, curves: Curves, models: dict, text: str) -> str:
     """The domain whose three favourite experts a layer EMO uses most on the text."""
     tokenizer = load_tokenizer(folder / "checkpoints" / "emo-nano")
-    probs = record(models["emo"], encode(tokenizer, text, 256).token_ids).router_probs.mean(1)
+    probs = record(models["emo-nano"], encode(tokenizer, text, 256).token_ids).router_probs.mean(1)
     held = {
         domain: sum(probs[layer, ids[:3]].sum() for layer, ids in enumerate(ranking))
-        for domain, ranking in curves.info["ranking"]["emo"].items()
+        for domain, ranking in curves.info["ranking"]["emo-nano"].items()
     }
     return max(held, key=held.__getitem__)
 
@@ -67,7 +67,7 @@ def test_without_a_domain_a_text_gets_the_nearest_ones_experts(tiny_assets, curv
     for text, domain in nearest.items():
         at = opened(subset_document="own", subset_text=text, k="6")
         assert f"Its experts are those of **{domain}**, whose favourites" in words(at)
-    expected = own_choice(tiny_assets, curves, models, nearest[OWN], 6)["emo"]
+    expected = own_choice(tiny_assets, curves, models, nearest[OWN], 6)["emo-nano"]
     at = opened(subset_document="own", subset_text=OWN, k="6")
     assert table(at)["EMO"][1] == f"{expected[1].mean():.3f}"
 

@@ -20,7 +20,7 @@ from model.run.loading import load_model, load_tokenizer
 from tests.pages.opened import charts, follow_link, legends, numbers, run, strips, texts
 
 PAGE = "pages/2_Document_clusters.py"
-FOLDERS = {"emo": "emo-nano", "standard": "std-nano"}
+RUNS = ("emo-nano", "std-nano")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def opened(**params: str | list[str]) -> AppTest:
 
 
 def trace(folder: Path, name: str) -> Trace:
-    return Trace.open(folder / "traces" / FOLDERS[name])
+    return Trace.open(folder / "traces" / name)
 
 
 def expected_nmi(folder: Path, name: str, k: int, layer: int | None = None) -> str:
@@ -54,9 +54,9 @@ def listed(at: AppTest) -> list[str]:
 
 def test_answer_is_computed_from_the_traces(folder: Path):
     said = answer(at := opened())
-    for name in FOLDERS:
+    for name in RUNS:
         assert expected_nmi(folder, name, 12) in said
-    tokens = trace(folder, "emo").manifest.tokens
+    tokens = trace(folder, "emo-nano").manifest.tokens
     assert f"12 clusters with 4 domains, 24 documents, {tokens:,} tokens" in texts(at)
 
 
@@ -64,16 +64,16 @@ def test_number_of_clusters_changes_the_answer(folder: Path):
     at = opened()
     at.slider(key="cluster_k").set_value(3)
     said = answer(run(at))
-    assert all(expected_nmi(folder, name, 3) in said for name in FOLDERS)
+    assert all(expected_nmi(folder, name, 3) in said for name in RUNS)
     assert len(at.dataframe[1].value) == len(at.dataframe[2].value) == 3
 
 
 def test_one_layer_has_its_own_answer_and_map(folder: Path):
     at = opened(cluster_layer="1", cluster_k="4")
-    assert expected_nmi(folder, "emo", 4, layer=1) in answer(at)
+    assert expected_nmi(folder, "emo-nano", 4, layer=1) in answer(at)
     stored = load_maps(folder / "analysis" / "maps.npz")
     drawn = sorted(x for trace in charts(at)[0]["data"] for x in numbers(trace["x"]))
-    assert drawn == pytest.approx(sorted(stored.emo[2][:, 0].tolist()))
+    assert drawn == pytest.approx(sorted(stored.places["emo-nano"][2][:, 0].tolist()))
 
 
 def test_highlighting_a_domain_makes_the_others_recede():
@@ -134,14 +134,14 @@ def test_a_link_to_lost_documents_selects_nothing():
 
 def test_the_reader_shows_the_document_of_the_link(folder: Path):
     at = opened(cluster_document="heldout-kitchen-2")
-    row = trace(folder, "emo").documents.set_index("id").loc["heldout-kitchen-2"]
+    row = trace(folder, "emo-nano").documents.set_index("id").loc["heldout-kitchen-2"]
     text = "".join(token["text"] for token in strips(at)[0]["tokens"])
     assert text == row["text"]
-    for name, strip in zip(FOLDERS, strips(at), strict=True):
-        path = folder / "checkpoints" / FOLDERS[name]
+    for name, strip in zip(RUNS, strips(at), strict=True):
+        path = folder / "checkpoints" / name
         ids = encode(load_tokenizer(path), row["text"], 256).token_ids
         probs = record(load_model(path), ids).router_probs[:, 1:]
-        stored = load_token_clusters(folder / "analysis" / f"clusters-{FOLDERS[name]}.npz")
+        stored = load_token_clusters(folder / "analysis" / f"clusters-{name}.npz")
         clusters = [int(token["title"].split(" ")[1][:-1]) for token in strip["tokens"]]
         assert clusters == stored.assign(probs).tolist()
 
@@ -176,7 +176,7 @@ def test_what_a_link_asks_for_in_vain_is_named():
 def test_tokens_by_top_expert_of_a_layer(folder: Path):
     at = opened(cluster_document="heldout-court-0", cluster_reader="Top expert")
     at.get("button_group")
-    text = trace(folder, "emo").documents.set_index("id").loc["heldout-court-0", "text"]
+    text = trace(folder, "emo-nano").documents.set_index("id").loc["heldout-court-0", "text"]
     path = folder / "checkpoints" / "emo-nano"
     ids = encode(load_tokenizer(path), text, 256).token_ids
     best = record(load_model(path), ids).router_probs[1, 1:].argmax(axis=1)
@@ -213,12 +213,15 @@ def test_without_token_clusters_tokens_show_their_top_expert(folder, tmp_path, m
     assert strips(at)[0]["tokens"][0]["title"].split(" ")[1].startswith("L1")
 
 
-def test_traces_of_different_documents_end_the_page(folder, tmp_path, monkeypatch):
+def test_traces_of_different_documents_are_shown_one_at_a_time(folder, tmp_path, monkeypatch):
     copy = lose(folder, tmp_path, monkeypatch)
     command = ["record", "--model", copy / "checkpoints" / "std-nano", "--limit", 5]
     command += ["--documents", copy / "documents" / "documents.parquet"]
     command += ["--out", copy / "traces" / "std-nano"]
     assert CliRunner().invoke(main, [str(each) for each in command]).exit_code == 0
     at = opened()
-    assert "hold different documents" in texts(at)
-    assert not at.get("plotly_chart")
+    assert "were recorded on different documents" in texts(at)
+    assert len(listed(at)) == 24 and "in EMO" in answer(at) and "Standard" not in answer(at)
+    other = opened(run="std-nano")
+    assert len(listed(other)) == 5 and "in Standard MoE" in answer(other)
+    assert len(strips(other)) == 1

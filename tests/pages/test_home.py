@@ -36,10 +36,10 @@ def test_experts_a_document_uses_are_those_of_the_traces(tiny_assets: Path):
 
 def test_the_losses_of_the_full_models_are_those_of_the_curves(tiny_assets: Path):
     found = Measured.of(read_curves(tiny_assets / "analysis" / "curves.parquet").rows)
-    emo, standard = (found.full_loss(model).mean for model in ("emo", "standard"))
+    emo, standard = (found.full_loss(model).mean for model in ("emo-nano", "std-nano"))
     said = words(home())
-    assert f"the loss is **{emo:.3f}** nats a token in EMO and **{standard:.3f}**" in said
-    assert f"EMO less standard MoE: **{emo - standard:+.3f}**" in said
+    assert f"the loss in nats a token is **{emo:.3f}** in EMO, **{standard:.3f}** in" in said
+    assert f"EMO less Standard MoE: **{emo - standard:+.3f}**" in said
 
 
 def test_geometry_is_read_from_the_checkpoints(tiny_assets: Path):
@@ -74,5 +74,6 @@ def test_a_missing_file_is_said_with_its_command(
 def test_nothing_at_all_is_still_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(tmp_path))
     at = home()
-    assert len(at.code) == 5
+    assert "There is no checkpoint and no trace in" in words(at)
+    assert at.code[0].value.startswith("python -m model.train")
     assert not at.table

@@ -1,6 +1,7 @@
 """A folder with nothing but an imported trace: the routing page shows it, and what is absent."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from emo_viz.runs.import_trace import Known, import_trace
 from tests.pages.opened import charts, follow_link, numbers, run, strips, texts
 
 PAGE = "pages/1_Token_routing.py"
+PAGES = (PAGE, "pages/2_Document_clusters.py", "pages/3_Subset_ablation.py", "pages/4_Kernel.py")
 TOKENS, LAYERS, SLOTS, EXPERTS = 20, 3, 2, 8
 
 
@@ -109,3 +111,70 @@ def test_of_several_traces_one_is_chosen(answers, assets, tmp_path):
 def test_a_damaged_trace_is_a_sentence(answers):
     (answers.path / "usage.npy").unlink()
     assert "usage.npy is missing" in texts(opened()).replace("\\", "")
+
+
+@pytest.mark.parametrize("page", ["", "pages/2_Document_clusters.py", "pages/3_Subset_ablation.py"])
+def test_the_other_pages_say_what_such_a_trace_lacks(answers, page):
+    at = follow_link(page)
+    said = "\n".join([texts(at), *(part.value for part in at.error)]).replace("\\", "")
+    sentence = {
+        "": "This is **qwen**",
+        "pages/2_Document_clusters.py": "The trace qwen holds no domains; record the model's",
+        "pages/3_Subset_ablation.py": "There is no checkpoint of qwen here",
+    }[page]
+    assert sentence in said and at.code
+
+
+def test_a_run_with_a_checkpoint_beside_such_a_trace(answers, tiny_assets, assets):
+    for part in ("checkpoints", "traces"):
+        shutil.copytree(tiny_assets / part / "emo-nano", assets / part / "emo-nano")
+    shutil.copytree(tiny_assets / "documents", assets / "documents")
+    clusters = follow_link("pages/2_Document_clusters.py", cluster_level="Documents")
+    assert "in EMO" in texts(clusters) and len(charts(clusters)) == 2
+    (assets / "checkpoints" / "emo-nano").rename(assets / "checkpoints" / "a-model")
+    (assets / "traces" / "emo-nano").rename(assets / "traces" / "a-model")
+    clusters = follow_link("pages/2_Document_clusters.py", cluster_level="Documents")
+    said = texts(clusters).replace("\\", "")
+    assert "in a-model" in said and "The trace qwen holds no domains" in said
+    routing = follow_link(PAGE)
+    assert "qwen has no checkpoint here and is left out" in texts(routing).replace("\\", "")
+    assert len(charts(routing)) == 3
+
+
+# The other pages
+
+
+@pytest.fixture
+def many(assets, tmp_path):
+    """Sixty answers of three kinds, which use experts of their own."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for number in range(60):
+        ids = 16 * (number % 3) + np.argsort(rng.random((30, 4, 16)), axis=2)[:, :, :4]
+        rows = {"prompt_routed_experts": ids[:2].tolist()}
+        lines.append({"id": f"c{number}", **rows, "choices": [{"routed_experts": ids.tolist()}]})
+    path = tmp_path / "many.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return import_trace(path, assets / "traces" / "many", Known(num_experts=48))
+
+
+def test_answers_of_a_server_are_clustered_on_the_page(many):
+    at = follow_link("pages/2_Document_clusters.py", cluster_level="Documents", cluster_k="3")
+    said = texts(at).replace("\\", "")
+    assert "The trace many holds no domains; record" in said
+    assert "The trace many holds no texts; import its file again with --text" in said
+    tables = [frame.value for frame in at.dataframe]
+    sizes = next(table["documents"] for table in tables if "documents" in table)
+    assert sizes.tolist() == [20, 20, 20]
+    assert "its place the experts' shares of choices of all layers" in said
+    assert "Of 60 documents, the largest of 3 clusters by routing holds **20** in many." in said
+
+
+@pytest.mark.parametrize("page", ["", *PAGES])
+def test_no_page_fails_on_an_imported_trace_or_on_counts(page, many, assets, tmp_path):
+    follow_link(page)
+    shutil.rmtree(many.path)
+    (tmp_path / "c.csv").write_text("layer,expert,count\n0,0,30\n0,3,10\n2,1,5\n")
+    import_trace(tmp_path / "c.csv", assets / "traces" / "counts", Known())
+    follow_link(page)
+    follow_link(page, cluster_level="Documents")

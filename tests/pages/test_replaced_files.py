@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.__main__ import main
-from emo_viz.server import assets
 from model.emo.config import EmoConfig
 from model.run.cut import cut_checkpoint
 from model.run.inference import encode, record
 from model.run.loading import load_model, load_tokenizer
 from model.run.subset import ExpertSubset, random_subset
 from tests.pages.opened import charts, follow_link
+from tests.uneven import measure
 
 ROUTING, CLUSTERS, ABLATION, KERNEL = (
     "pages/1_Token_routing.py",
@@ -77,12 +77,14 @@ def put_shards(checkpoint: Path) -> None:
 
 
 def test_a_replaced_checkpoint_makes_old_findings_old(folder: Path):
-    assert "EMO keeps" in words(follow_link(""))
+    assert "the likelihood kept" in words(follow_link(""))
     replace_emo(folder)
     home = follow_link("")
     said = words(home)
     assert said.count("made with another EMO checkpoint") == 3
-    assert "EMO keeps" not in said and "Clusters of" not in said and "With all" not in said
+    assert (
+        "the likelihood kept" not in said and "Clusters of" not in said and "With all" not in said
+    )
     assert not charts(home)
     for page, command in ((CLUSTERS, "emo_viz record"), (ABLATION, "emo_viz curves")):
         at = follow_link(page)
@@ -99,7 +101,8 @@ def test_a_replaced_checkpoint_is_the_one_that_routes(folder: Path):
     checkpoint = folder / "checkpoints" / "emo-nano"
     token_ids = encode(load_tokenizer(checkpoint), text, 512).token_ids
     loss = record(load_model(checkpoint), token_ids).loss[3]
-    assert f"EMO **{loss:.2f} nats**" in after and f"EMO **{loss:.2f} nats**" not in before
+    said = f"probability) of this token: **{loss:.2f} nats**"
+    assert said in after and said not in before
 
 
 def test_replaced_token_clusters_are_read_again(folder: Path):
@@ -107,9 +110,9 @@ def test_replaced_token_clusters_are_read_again(folder: Path):
     analysis = folder / "analysis"
     shutil.copy(analysis / "clusters-std-nano.npz", analysis / "clusters-emo-nano.npz")
     after = words(follow_link(CLUSTERS))
-    assert "Clusters of single tokens share" in before
-    assert "token clusters were made with another EMO checkpoint" in after
-    assert "Clusters of single tokens share" not in after
+    assert "Clusters of single tokens agree" in before
+    assert "Both files of token clusters are of the run std-nano" in after
+    assert "Clusters of single tokens agree" not in after
 
 
 def test_other_documents_make_the_curves_old_and_are_listed(folder: Path):
@@ -127,7 +130,7 @@ def test_traces_recorded_again_are_read_again(folder: Path):
     table = pd.read_parquet(folder / DOCUMENTS).head(12)
     table.assign(domain="moor").to_parquet(folder / DOCUMENTS)
     assert "made with other documents" in words(follow_link(CLUSTERS))
-    for name in assets.MODEL_FOLDERS.values():
+    for name in ("emo-nano", "std-nano"):
         shutil.rmtree(folder / "traces" / name)
         parts = ("checkpoints", "traces")
         model, out = (os.fspath(folder / part / name) for part in parts)
@@ -150,25 +153,30 @@ def test_a_sharded_checkpoint_is_a_checkpoint(folder: Path):
 @pytest.mark.parametrize(
     ("cuts", "sentence"),
     [
-        ({"emo-nano": [8, 8]}, "EMO has 8 experts a layer, the standard MoE 16"),
-        ({"std-nano": [8, 8]}, "EMO has 16 experts a layer, the standard MoE 8"),
-        ({"emo-nano": [8, 6]}, "EMO has 8 experts in layer 0, the standard MoE 16"),
+        ({"emo-nano": [8, 8]}, "EMO has 7 routed experts a layer and Standard MoE 15"),
+        ({"std-nano": [8, 8]}, "EMO has 15 routed experts a layer and Standard MoE 7"),
+        ({"emo-nano": [8, 6]}, "EMO has 7 routed experts in layer 0 and Standard MoE 15"),
         (
             {"emo-nano": [8, 8], "std-nano": [8, 6]},
-            "EMO has 8 experts in layer 1, the standard MoE 6",
+            "EMO has 7 routed experts in layer 1 and Standard MoE 5",
         ),
     ],
 )
-def test_models_that_do_not_belong_together_are_one_sentence(
+def test_models_of_different_numbers_of_experts_say_what_does_not_compare(
     folder: Path, cuts: dict[str, list[int]], sentence: str
 ):
     for name, experts in cuts.items():
         put_cut(folder, name, experts)
     at = follow_link(ROUTING)
-    assert sentence in words(at) and not charts(at)
+    assert f"{sentence}, so numbers of experts do not compare" in words(at)
+    half, experts_map = charts(at)[:2]
+    assert [trace["name"] for trace in half["data"]] == ["EMO", "Standard MoE"]  # no even use
+    widths = [trace["z"]["shape"] for trace in experts_map["data"] if trace["type"] == "heatmap"]
+    first = [cuts.get(name, [16, 16])[0] - 1 for name in ("emo-nano", "std-nano")]
+    assert [int(shape.split(",")[1]) for shape in widths] == first
     for page in ("", CLUSTERS, ABLATION, KERNEL):
         at = follow_link(page)
-        assert "EMO keeps" not in words(at) and not charts(at)
+        assert "the likelihood kept" not in words(at) and not charts(at)
     table = follow_link("").table[0].value["Experts a layer"]
     experts = cuts.get("emo-nano", [16, 16])
     low, high = min(experts) - 1, max(experts) - 1
@@ -176,9 +184,55 @@ def test_models_that_do_not_belong_together_are_one_sentence(
 
 
 def test_two_models_cut_alike_are_a_pair(folder: Path):
-    for name in assets.MODEL_FOLDERS.values():
+    for name in ("emo-nano", "std-nano"):
         put_cut(folder, name, [8, 8])
     at = follow_link(ROUTING)
     assert "of 7 experts in EMO" in words(at) and len(charts(at)) == 3
     for page in ("", CLUSTERS, ABLATION):
         assert "made with another EMO checkpoint" in words(follow_link(page))
+
+
+def exchange(path: Path, new: Path) -> None:
+    """Another file under the same name, with the old one's size and time where that can be."""
+    state = path.stat()
+    shutil.copy(new, path)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def test_a_file_of_the_same_name_size_and_time_is_another_file(folder: Path):
+    """As an archive unpacked over the old files, or `rsync --times`, leaves them."""
+    text = {"routing_source": "Your own text", "routing_text": "the anchor and a rope"}
+    before = words(follow_link(ROUTING, routing_token="3", **text))
+    old, new = (folder / "checkpoints" / name for name in ("emo-nano", "std-nano"))
+    size = weights(folder).stat().st_size
+    exchange(old / "model.safetensors", new / "model.safetensors")
+    assert weights(folder).stat().st_size == size
+    after = words(follow_link(ROUTING, routing_token="3", **text))
+    loss = record(load_model(old), encode(load_tokenizer(old), text["routing_text"], 512).token_ids)
+    said = f"probability) of this token: **{loss.loss[3]:.2f} nats**"
+    assert said in after and said not in before
+    assert "made with another EMO checkpoint" in words(follow_link(ABLATION))
+
+
+def test_everything_made_again_under_a_running_server_is_shown(folder: Path, tmp_path: Path):
+    """Every page, and what each model writes, which the path alone once named in a cache."""
+    pages = ("", ROUTING, CLUSTERS, ABLATION)
+    before = {page: words(follow_link(page)) for page in pages}
+    written = [text.value for text in follow_link(ABLATION).text]
+    new = tmp_path / "new" / "assets"
+    (new / "checkpoints").mkdir(parents=True)
+    for name, other in (("emo-nano", "std-nano"), ("std-nano", "emo-nano")):
+        shutil.copytree(folder / "checkpoints" / other, new / "checkpoints" / name)
+    measure(folder, new)
+    for made in sorted(new.rglob("*")):
+        place = folder / made.relative_to(new)
+        if made.is_file() and not made.is_symlink() and place.exists():
+            exchange(place, made)
+    after = {page: words(follow_link(page)) for page in pages}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMO_VIZ_ASSETS", os.fspath(new))
+        fresh = {page: words(follow_link(page)) for page in pages}
+        new_text = [text.value for text in follow_link(ABLATION).text]
+    assert after == fresh
+    assert all(after[page] != before[page] for page in pages)
+    assert [text.value for text in follow_link(ABLATION).text] == new_text != written

@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.__main__ import main
 from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import ROUTER_PROBABILITY, Measured, read_curves
-from emo_viz.server import assets, jobs, library
+from emo_viz.server import jobs, library
 from emo_viz.ui.shell.words import share
 from model.run.inference import continue_text, encode
 from model.run.loading import load_tokenizer
@@ -48,14 +48,15 @@ def tokens_of(assets: Path, name: str, folder: str = "emo-nano") -> list[np.ndar
 def test_the_first_line_is_the_measured_curve(curves):
     at = opened(subset_domain="garden", k="8")
     found = Measured.of(curves.of_domain("garden"))
-    emo, standard = (found.increase(m, ROUTER_PROBABILITY, 8) for m in ("emo", "standard"))
+    emo, standard = (found.increase(m, ROUTER_PROBABILITY, 8) for m in ("emo-nano", "std-nano"))
     line = first_line(at)
     assert f"On 6 held-out documents of garden ({found.tokens:,} tokens)" in line
     assert "**8 of 16** experts" in line
     kept = [f"{100 * np.exp(-one.mean):.0f}\u00a0%" for one in (emo, standard)]
-    assert f"EMO keeps **{kept[0]}**" in line and f"MoE keeps **{kept[1]}**" in line
-    assert f"EMO {emo.mean:+.3f} ({emo.low:+.3f} to {emo.high:+.3f})" in words(at)
-    assert f"With all experts: EMO {found.full_loss('emo').mean:.3f}, " in words(at)
+    assert f"**{kept[0]}** in EMO, **{kept[1]}** in Standard MoE" in line
+    assert f"{emo.mean:+.3f} ({emo.low:+.3f} to {emo.high:+.3f}) in EMO" in words(at)
+    said = f"With all experts, in nats a token: {found.full_loss('emo-nano').mean:.3f} in EMO, "
+    assert said in words(at)
 
 
 def test_all_domains_are_the_default_and_averaged(curves):
@@ -75,7 +76,7 @@ def test_moving_the_slider_shows_the_loss_of_that_subset(tiny_assets, models):
     after = table(run(at))
     own = tokens_of(tiny_assets, "calibration-harbour")
     document = tokens_of(tiny_assets, "heldout-harbour")[0]
-    for name, label in (("emo", "EMO"), ("standard", "Standard MoE")):
+    for name, label in (("emo-nano", "EMO"), ("std-nano", "Standard MoE")):
         full = losses(models[name], document)
         cut = losses(models[name], document, select_experts(models[name], own, 6))
         change, worse = cut - full, int((cut - full > 0.1).sum())
@@ -88,21 +89,25 @@ def test_moving_the_slider_shows_the_loss_of_that_subset(tiny_assets, models):
 
 def test_between_the_points_the_nearest_measured_ones_are_given(curves):
     found = Measured.of(curves.of_domain("harbour"))
-    kept = {k: 100 * np.exp(-found.increase("emo", ROUTER_PROBABILITY, k).mean) for k in (4, 8)}
+    kept = {
+        k: 100 * np.exp(-found.increase("emo-nano", ROUTER_PROBABILITY, k).mean) for k in (4, 8)
+    }
     said = words(opened(subset_domain="harbour", k="6"))
     assert "The curve's 6 documents keep" in said
     for k, percent in kept.items():
-        assert re.search(rf"EMO {percent:.0f}\u00a0%, Standard MoE \d+\u00a0% with {k}[;.]", said)
+        assert re.search(
+            rf"{percent:.0f}\u00a0% in EMO, \d+\u00a0% in Standard MoE with {k}[;.]", said
+        )
 
 
 def test_between_the_points_the_first_line_speaks_of_the_document_alone(tiny_assets, models):
     at = opened(subset_domain="harbour", k="6")
     own = tokens_of(tiny_assets, "calibration-harbour")
     document = tokens_of(tiny_assets, "heldout-harbour")[0]
-    full = losses(models["emo"], document)
-    cut = losses(models["emo"], document, select_experts(models["emo"], own, 6))
+    full = losses(models["emo-nano"], document)
+    cut = losses(models["emo-nano"], document, select_experts(models["emo-nano"], own, 6))
     assert f"On the document below ({len(full)} tokens)" in first_line(at)
-    assert f"EMO {(cut - full).mean():+.3f}, standard" in words(at)
+    assert f"{(cut - full).mean():+.3f} in EMO, " in words(at)
     assert "no measured point at 6" in words(at)
 
 
@@ -112,7 +117,7 @@ def test_the_method_decides_which_experts_stay(tiny_assets, models):
     other = read_curves(tiny_assets / "analysis" / "curves.parquet").info["domains"]["court"][
         "other"
     ]
-    model = models["emo"]
+    model = models["emo-nano"]
     expected = {
         "random": random_subset(model.config, 5, 0),
         "greedy": select_experts(model, tokens_of(tiny_assets, "calibration-court"), 5, "greedy"),
@@ -128,7 +133,7 @@ def test_a_stored_greedy_subset_is_the_greedy_subset(tiny_assets, models):
     at = opened(subset_domain="court", k="8", subset_method="Greedy, layer by layer")
     own = tokens_of(tiny_assets, "calibration-court", "std-nano")
     document = tokens_of(tiny_assets, "heldout-court", "std-nano")[0]
-    model = models["standard"]
+    model = models["std-nano"]
     cut = losses(model, document, select_experts(model, own, 8, "greedy"))
     assert table(at)["Standard MoE"][1] == f"{cut.mean():.3f}"
 
@@ -137,7 +142,7 @@ def test_with_all_experts_nothing_changes():
     at = opened(k="16")
     for cells in table(at).values():
         assert cells[2] == "+0.000" and cells[3] == "0.0 %"
-    assert "EMO keeps **100\u00a0%**" in first_line(at)
+    assert "**100\u00a0%** in EMO" in first_line(at)
     assert words(at).count("all 16 experts") == 2  # what each model writes, not once more as a cut
 
 
@@ -225,9 +230,9 @@ def test_each_model_goes_on_with_and_without_the_cut(tiny_assets, models):
     prompt = document[: len(document) // 2]
     shown = {text.value for text in at.text}
     assert f"first {len(prompt) - 1} tokens" in words(at)
-    for name, folder in assets.MODEL_FOLDERS.items():
-        own = tokens_of(tiny_assets, "calibration-kitchen", folder)
-        tokenizer = load_tokenizer(tiny_assets / "checkpoints" / folder)
+    for name in models:
+        own = tokens_of(tiny_assets, "calibration-kitchen", name)
+        tokenizer = load_tokenizer(tiny_assets / "checkpoints" / name)
         with apply_subset(models[name], select_experts(models[name], own, 5)):
             written = continue_text(models[name], tokenizer, prompt, 40)
         assert written in shown
@@ -289,12 +294,12 @@ def test_more_points_are_measured_in_the_background(tiny_assets, models):
     job.wait(SECONDS)
     run(at)
     assert "On 6 held-out documents of garden" in first_line(at)
-    model = models["emo"]
+    model = models["emo-nano"]
     subset = select_experts(model, tokens_of(tiny_assets, "calibration-garden"), 10)
     documents = tokens_of(tiny_assets, "heldout-garden")
     rise = [losses(model, one, subset).sum() - losses(model, one).sum() for one in documents]
     increase = sum(rise) / sum(len(one) - 1 for one in documents)
-    assert f"EMO {increase:+.3f} (" in words(at)
+    assert f"{increase:+.3f} (" in words(at)
 
 
 def test_a_failed_measurement_is_said_and_can_be_tried_again(monkeypatch):
@@ -330,7 +335,7 @@ def test_missing_curves_are_measured_from_the_page(tiny_assets, tmp_path, monkey
     measured_again(at, "Measure all curves")
     assert "On 24 held-out documents of 4 domains" in first_line(at)
     again, found = (Measured.of(one.rows) for one in (read_curves(file), curves))
-    increases = [one.increase("emo", "greedy", 4).mean for one in (again, found)]
+    increases = [one.increase("emo-nano", "greedy", 4).mean for one in (again, found)]
     assert increases[0] == pytest.approx(increases[1], abs=1e-5)
 
 
@@ -392,7 +397,7 @@ def test_the_command_that_cuts_names_the_file_of_the_subset_in_view():
     for k in (4, 8):
         at = opened(subset_domain="garden", k=str(k))
         (command,) = [code.value for code in at.code if "emo_viz cut" in code.value]
-        name = f"emo-garden-router_probability-{k}"
+        name = f"emo-nano-garden-router_probability-{k}"
         assert command.endswith(f"--subset {name}.json --out {name}")
 
 

@@ -16,7 +16,7 @@ from emo_viz.analysis.tokens import headline, load_token_clusters
 from emo_viz.figures.clusters import DIMMED
 from tests.pages.opened import charts, follow_link, legends, numbers, run, strips, texts
 
-FOLDERS = {"emo": "emo-nano", "standard": "std-nano"}
+RUNS = ("emo-nano", "std-nano")
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def stored(folder: Path):
 
 
 def clusters_paths(folder: Path) -> list[Path]:
-    return [folder / "analysis" / f"clusters-{name}.npz" for name in FOLDERS.values()]
+    return [folder / "analysis" / f"clusters-{name}.npz" for name in RUNS]
 
 
 def listed(at: AppTest) -> pd.DataFrame:
@@ -43,17 +43,18 @@ def listed(at: AppTest) -> pd.DataFrame:
 
 def test_tokens_come_first_and_the_answer_is_measured(tiny_assets: Path):
     said, measured = texts(opened()), headline(*clusters_paths(tiny_assets))
-    for one in (measured.emo, measured.standard, measured.emo_token, measured.standard_token):
-        assert f"**{one.mean:.2f} [{one.low:.2f}, {one.high:.2f}]**" in said
+    for each in measured.runs.values():
+        for one in (each.domain, each.token):
+            assert f"**{one.mean:.2f} [{one.low:.2f}, {one.high:.2f}]** in" in said
     gap = measured.difference
-    assert f"EMO less standard MoE: **{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]**" in said
-    assert f"{measured.documents:,} documents, {measured.tokens:,} tokens" in said
+    assert f"EMO less Standard MoE: **{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]**" in said
+    assert f"{measured.documents:,} documents, {measured.runs['emo-nano'].tokens:,} tokens" in said
     assert "120 tokens of 24 documents, 30 of each domain" in said
 
 
 def test_both_maps_draw_every_sampled_token_where_it_is_stored(tiny_assets: Path):
     token_map, documents = stored(tiny_assets)
-    for name, figure in zip(FOLDERS, charts(opened()), strict=False):
+    for name, figure in zip(RUNS, charts(opened()), strict=False):
         drawn = {}
         for trace in figure["data"]:
             places = zip(numbers(trace["x"]), numbers(trace["y"]), strict=True)
@@ -73,8 +74,8 @@ def test_the_table_shows_a_token_in_its_context_and_its_clusters(tiny_assets: Pa
         start, end = sample.starts[row], sample.ends[row]
         around = f"{text[max(0, start - 48) : start]}[{text[start:end]}]{text[end : end + 48]}"
         assert table["context"][row] == around
-        for name in FOLDERS:
-            assert table[name][row].startswith(f"{token_map.clusters[name][row]}: ")
+        for name in RUNS:
+            assert table[f"cluster_{name}"][row].startswith(f"{token_map.clusters[name][row]}: ")
 
 
 def test_a_stored_cluster_is_the_one_that_the_reader_finds(tiny_assets: Path):
@@ -82,7 +83,7 @@ def test_a_stored_cluster_is_the_one_that_the_reader_finds(tiny_assets: Path):
     row = 40
     document, position = token_map.sample.documents[row], int(token_map.sample.positions[row])
     at = opened(cluster_document=documents["id"][document], cluster_token=str(position))
-    for name, strip in zip(FOLDERS, strips(at), strict=True):
+    for name, strip in zip(RUNS, strips(at), strict=True):
         cluster = strip["tokens"][position - 1]["title"].split(" ")[1]
         assert cluster == f"{token_map.clusters[name][row]}:"
 
@@ -151,13 +152,13 @@ def test_heatmaps_count_the_sampled_tokens(tiny_assets: Path):
     emo = by_domain["data"][0]
     row, column = emo["y"].index("court"), 0
     own = documents["domain"].to_numpy()[token_map.sample.documents] == "court"
-    expected = (own & (token_map.clusters["emo"] == int(emo["x"][column]))).sum()
+    expected = (own & (token_map.clusters["emo-nano"] == int(emo["x"][column]))).sum()
     assert np.reshape(numbers(emo["customdata"]), (4, -1))[row, column] == expected
 
 
 def test_documents_are_one_switch_away():
     at = opened(cluster_level="Documents")
-    assert "Document clusters of EMO share" in texts(at)
+    assert "Document clusters agree with" in texts(at)
 
 
 def test_markup_in_a_token_stays_text():
@@ -193,7 +194,7 @@ def test_a_map_of_other_clusters_is_not_shown(tiny_assets, tmp_path, monkeypatch
 
 
 def test_the_command_refuses_clusters_of_another_checkpoint(tiny_assets, tmp_path):
-    models = [tiny_assets / "checkpoints" / name for name in FOLDERS.values()]
+    models = [tiny_assets / "checkpoints" / name for name in RUNS]
     command = ["token-map", "--models", *models, "--out", tmp_path / "map.npz"]
     command += ["--documents", tiny_assets / "documents" / "documents.parquet"]
     command += ["--clusters", *reversed(clusters_paths(tiny_assets))]
@@ -204,8 +205,8 @@ def test_the_command_refuses_clusters_of_another_checkpoint(tiny_assets, tmp_pat
 
 def test_both_maps_refuse_more_neighbours_than_points(tiny_assets, tmp_path):
     out = tmp_path / "map.npz"
-    traces = [tiny_assets / "traces" / name for name in FOLDERS.values()]
-    models = [tiny_assets / "checkpoints" / name for name in FOLDERS.values()]
+    traces = [tiny_assets / "traces" / name for name in RUNS]
+    models = [tiny_assets / "checkpoints" / name for name in RUNS]
     documents = tiny_assets / "documents" / "documents.parquet"
     of_documents = ["map", "--traces", *traces]
     of_tokens = ["token-map", "--models", *models, "--documents", documents, "--clusters"]

@@ -85,7 +85,7 @@ def test_first_line_counts_the_experts_that_carry_half(tiny_assets: Path, docume
 def test_token_of_a_link_shows_its_loss(tiny_assets: Path, documents: pd.DataFrame):
     loss = recorded(tiny_assets, documents["text"][1]).loss
     said = words(opened(routing_doc=documents["id"][1], routing_token="7"))
-    assert f"EMO **{loss[7]:.2f} nats**" in said
+    assert f"**{loss[7]:.2f} nats** (" in said
     assert "Token 7 of " in said
 
 

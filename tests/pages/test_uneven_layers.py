@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
 
-from emo_viz.__main__ import main
 from emo_viz.analysis.alignment import alignment
 from emo_viz.analysis.clusters import spherical_kmeans
 from emo_viz.analysis.curves import read_curves
-from emo_viz.analysis.projection import load_maps
+from emo_viz.analysis.projection import load_maps, pca_map
 from emo_viz.analysis.tokens import TokenTable, fit_token_clusters, load_token_clusters
 from emo_viz.analysis.vectors import routing_vectors
 from emo_viz.trace import Trace
@@ -28,7 +26,7 @@ from model.run.loading import load_model, load_tokenizer
 from model.run.subset import ExpertSubset, apply_subset
 from tests.pages.ablation_page import table, words
 from tests.pages.opened import charts, follow_link, numbers
-from tests.uneven import MODELS, TWELVE_AND_SIXTEEN, cut_pair, measure, new_pair, shown
+from tests.uneven import RUNS, TWELVE_AND_SIXTEEN, cut_pair, emo_viz, measure, new_pair, shown
 
 ROUTING = "pages/1_Token_routing.py"
 CLUSTERS = "pages/2_Document_clusters.py"
@@ -71,9 +69,9 @@ def first_text(folder: Path) -> str:
     return str(pd.read_parquet(folder / "documents" / "documents.parquet")["text"][0])
 
 
-def recorded(folder: Path, name: str = "emo") -> Recording:
+def recorded(folder: Path, name: str = "emo-nano") -> Recording:
     """What a model does with the first document."""
-    checkpoint = folder / "checkpoints" / MODELS[name]
+    checkpoint = folder / "checkpoints" / name
     return record(
         load_model(checkpoint),
         encode(load_tokenizer(checkpoint), first_text(folder), 512).token_ids,
@@ -118,24 +116,39 @@ def test_home_counts_each_layer_by_its_own_experts(uneven: Path):
     assert at.table[0].value["Experts a layer"]["EMO"] == "11 to 15 routed + 1 shared"
 
 
-def test_models_that_differ_in_a_layer_are_refused_by_its_name(
+def test_models_that_differ_in_a_layer_stand_side_by_side(
     cut: Path, tiny_assets: Path, tmp_path: Path
 ):
+    """What compares is shown for both; what does not is said."""
     folder = tmp_path / "assets"
-    (folder / "analysis").mkdir(parents=True)
+    analysis = folder / "analysis"
+    analysis.mkdir(parents=True)
     (folder / "documents").symlink_to(tiny_assets / "documents")
     for part in ("checkpoints", "traces"):
         (folder / part).mkdir()
         (folder / part / "emo-nano").symlink_to(cut / part / "emo-nano")
         (folder / part / "std-nano").symlink_to(tiny_assets / part / "std-nano")
+    traces = [str(folder / "traces" / name) for name in RUNS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("emo_viz.analysis.projection.umap_map", lambda rows, *_: pca_map(rows))
+        emo_viz("map", "--traces", *traces, "--out", analysis / "maps.npz")
+    models = [folder / "checkpoints" / name for name in RUNS]
+    texts = folder / "documents"
+    source = ("--documents", texts / "documents.parquet", "--calibration")
+    few = ("--methods", "router_probability,random", "--random-seeds", "1")
+    out = (texts / "calibration.parquet", "--out", analysis / "curves.parquet")
+    emo_viz("curves", "--models", *models, *source, *out, *few)
+    sentence = "EMO has 11 routed experts in layer 0 and Standard MoE 15, so numbers of experts"
     with shown(folder):
-        assert "other numbers of experts in layer 0, so they do not" in words(follow_link(""))
-        assert "another number of experts in layer 0" in words(follow_link(CLUSTERS))
-        assert "EMO has 12 experts in layer 0, the standard MoE 16" in words(follow_link(ROUTING))
-    traces = [str(folder / "traces" / name) for name in MODELS.values()]
-    refused = CliRunner().invoke(main, ["map", "--traces", *traces, "--out", str(tmp_path / "m")])
-    assert refused.exit_code == 2
-    assert "The two models differ in experts in layer 0; name a matched pair" in refused.output
+        home = words(follow_link(""))
+        assert "of 11 to 15 experts in EMO" in home and "of 15 experts in Standard MoE" in home
+        assert "With all experts, the loss in nats a token" in home
+        clusters = follow_link(CLUSTERS, cluster_level="Documents")
+        assert len(charts(clusters)) == 3 and "in EMO" in words(clusters)
+        assert sentence in words(follow_link(ROUTING))
+        at = follow_link(ABLATION, k="14")
+        assert "**up to 14 of 12 to 16** in EMO, **14 of 16** in Standard MoE" in words(at)
+        assert len(table(at)) == 2
 
 
 # Token routing
@@ -210,7 +223,7 @@ def test_documents_are_clustered_by_the_experts_that_there_are(uneven: Path):
     for layer in (0, 1):
         at = follow_link(CLUSTERS, cluster_level="Documents", cluster_layer=str(layer))
         found.append(f"**{nmi(uneven, layer, 12):.2f} [")
-        assert f"Document clusters of EMO share {found[-1]}" in words(at)
+        assert found[-1] in words(at)
     assert found[0] != found[1]
 
 
@@ -249,6 +262,7 @@ def test_token_clusters_are_those_of_the_experts_that_there_are(uneven: Path):
             documents["domain"].tolist(),
             dict.fromkeys(np.concatenate(ids).tolist(), "x"),
         ),
+        "emo-nano",
         {},
         k=6,
     )
@@ -266,14 +280,14 @@ def test_two_experts_tell_two_groups_of_documents_apart(small: Path):
     at = follow_link(CLUSTERS, cluster_level="Documents", cluster_layer="0")
     assert "The routing of layer 0 tells apart 2 groups of documents at most" in words(at)
     assert "(NMI) of 2 clusters" in words(at)
-    assert f"EMO share **{nmi(small, 0, 2):.2f} [" in words(at)
+    assert f"**{nmi(small, 0, 2):.2f} [" in words(at)
 
 
 def test_a_layer_of_one_routed_expert_tells_no_documents_apart(tiny_assets: Path, tmp_path: Path):
     folder = tmp_path / "assets"
     new_pair(tiny_assets, folder, (16, 2))
     measure(tiny_assets, folder)
-    assert not load_maps(folder / "analysis" / "maps.npz").emo[2].any()
+    assert not load_maps(folder / "analysis" / "maps.npz").places["emo-nano"][2].any()
     with shown(folder):
         at = follow_link(CLUSTERS, cluster_level="Documents")
         assert at.selectbox(key="cluster_layer").options == ["All layers", "0"]
@@ -285,7 +299,7 @@ def test_a_layer_of_one_routed_expert_tells_no_documents_apart(tiny_assets: Path
 
 def subset(folder: Path, name: str, keep_k: int, domain: str = "garden") -> ExpertSubset:
     """The likeliest experts on the calibration documents of the domain, layer by layer."""
-    checkpoint = folder / "checkpoints" / MODELS[name]
+    checkpoint = folder / "checkpoints" / name
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
     table = pd.read_parquet(folder / "documents" / "calibration.parquet")
     texts = table.loc[table["domain"] == domain, "text"]
@@ -302,8 +316,8 @@ def subset(folder: Path, name: str, keep_k: int, domain: str = "garden") -> Expe
 @pytest.mark.parametrize("keep_k", [8, 14])
 def test_the_cut_is_that_of_each_layers_experts(uneven: Path, keep_k: int):
     at = follow_link(ABLATION, k=str(keep_k))
-    for name, label in (("emo", "EMO"), ("standard", "Standard MoE")):
-        checkpoint = uneven / "checkpoints" / MODELS[name]
+    for name, label in (("emo-nano", "EMO"), ("std-nano", "Standard MoE")):
+        checkpoint = uneven / "checkpoints" / name
         model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
         token_ids = encode(tokenizer, first_text(uneven), 256).token_ids
         own = subset(uneven, name, keep_k)
@@ -327,13 +341,13 @@ def test_the_kept_experts_are_drawn_as_far_as_a_layer_goes(
     for keep_k, (kept_map, overlap) in zip((8, 14), drawn, strict=True):
         kept = value(kept_map, 0, "z")
         assert np.isnan(kept[0]).tolist() == [False] * 12 + [True] * 4
-        own = subset(uneven, "emo", keep_k).experts
+        own = subset(uneven, "emo-nano", keep_k).experts
         assert [np.flatnonzero(row == 1).tolist() for row in kept] == [list(ids) for ids in own]
         chance = np.mean([min(keep_k - 1, routed) / routed for routed in ROUTED])
         assert overlap["layout"]["shapes"][0]["x0"] == pytest.approx(100 * chance)
         emo = overlap["data"][0]
         for domain, share in zip(emo["y"], numbers(emo["x"]), strict=True):
-            other = subset(uneven, "emo", keep_k, domain).experts
+            other = subset(uneven, "emo-nano", keep_k, domain).experts
             both = [len({*own[i][:-1]} & {*other[i][:-1]}) / len(own[i][:-1]) for i in (0, 1)]
             assert share == pytest.approx(100 * np.mean(both))
 
@@ -356,7 +370,7 @@ class _Open:
 def test_the_curves_say_the_experts_of_every_layer(uneven: Path, small: Path):
     for folder, counts in ((uneven, [12, 16]), (small, [3, 16])):
         curves = read_curves(folder / "analysis" / "curves.parquet")
-        assert curves.info["num_experts_per_layer"] == counts
+        assert curves.experts("emo-nano") == curves.experts("std-nano") == tuple(counts)
         for domains in curves.info["ranking"].values():
             for ranking in domains.values():
                 for layer, count in zip(ranking, counts, strict=True):
@@ -368,7 +382,7 @@ def test_the_curves_say_the_experts_of_every_layer(uneven: Path, small: Path):
 def test_every_page_shows_layers_narrower_than_top_k(small: Path):
     assert "of 2 to 15 experts in EMO" in words(follow_link(""))
     assert "of 2 to 15 experts in EMO" in words(follow_link(ROUTING, routing_layer="1"))
-    assert "Clusters of single tokens share" in words(follow_link(CLUSTERS))
+    assert "Clusters of single tokens agree" in words(follow_link(CLUSTERS))
     own = {"subset_document": "own", "subset_text": "the anchor and a rope"}
     at = follow_link(ABLATION, k="4", **own)
     assert "**up to 4 of 3 to 16** experts" in words(at) and table(at)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from emo_viz.analysis.curves import METHODS, OTHER_DOMAIN, read_curves
-from emo_viz.analysis.pairs import open_pair
+from emo_viz.analysis.checkpoints import open_runs
 from emo_viz.runs.curves import Loaded, Plan, Workers, measure, plan_files
 from emo_viz.runs.curves import plan as make_plan
 from model.run.loading import load_model
@@ -26,7 +26,7 @@ def plan(tiny_assets: Path, tmp_path: Path) -> Plan:
 
 
 def test_a_report_that_raises_stops_and_finished_parts_stay(plan: Plan):
-    cuts = len(plan.tasks[0].cuts)
+    cuts = len(plan.jobs[0].task.cuts)
     seen = []
 
     def stop_in_the_third_part(done: int, total: int) -> None:
@@ -45,8 +45,8 @@ def test_a_report_that_raises_stops_and_finished_parts_stay(plan: Plan):
 
 def goes_on(plan: Plan, cuts: int, total: int) -> None:
     """Another way of measuring goes on from the same parts, and counts them at once."""
-    models = {job.checkpoint.objective: job.checkpoint.folder for job in plan.jobs}
-    loaded = Loaded({role: (load_model(path), nullcontext) for role, path in models.items()})
+    models = {job.checkpoint.run: job.checkpoint.folder for job in plan.jobs}
+    loaded = Loaded({run: (load_model(path), nullcontext) for run, path in models.items()})
     seen = []
     curves = measure(plan, loaded, lambda done, total: seen.append((done, total)))
     assert seen[:2] == [(0, total), (2 * cuts, total)]
@@ -57,12 +57,12 @@ def goes_on(plan: Plan, cuts: int, total: int) -> None:
 
 def test_documents_of_one_domain_have_no_other_domain_s_experts(plan: Plan, tiny_assets: Path):
     checkpoints = [plan.jobs[0].checkpoint, plan.jobs[-1].checkpoint]
-    pair = open_pair([each.folder for each in checkpoints])
+    opened = open_runs([each.folder for each in checkpoints])
     folder = tiny_assets / "documents"
     documents, calibration = (
         pd.read_parquet(folder / name).query("domain == 'garden'")
         for name in ("documents.parquet", "calibration.parquet")
     )
-    found = make_plan(pair, documents, calibration, plan.out)
-    assert len(found.tasks) == 1
+    found = make_plan(opened, documents, calibration, plan.out)
+    assert {job.task.held_out.domain for job in found.jobs} == {"garden"}
     assert set(found.about["settings"]["methods"]) == set(METHODS) - {OTHER_DOMAIN}

@@ -1,10 +1,11 @@
 """What is not here is raised, with the command that makes it; nothing is drawn."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from emo_viz.server import library
+from emo_viz.server import assets, library
 from emo_viz.server.library import Missing
 
 
@@ -17,9 +18,9 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("ask", "sentence", "command"),
     [
-        (library.pair, "The EMO checkpoint is not here.", "model.train --preset nano"),
+        (library.models, "There is no checkpoint and no trace in", "model.train --preset nano"),
         (library.documents, "The bundled documents are not here.", "emo_viz documents"),
-        (library.traces, "emo-nano", "emo_viz record --model assets/checkpoints/emo-nano"),
+        (library.traces, "There is no checkpoint and no trace in", "--objective standard"),
     ],
 )
 def test_what_is_not_here_names_its_command(ask, sentence: str, command: str):
@@ -34,3 +35,32 @@ def test_a_damaged_file_is_missing_too(empty: Path):
     (empty / "documents" / "documents.parquet").write_bytes(b"none")
     with pytest.raises(Missing, match="The file of documents cannot be read"):
         library.documents()
+
+
+def test_caches_go_by_what_stands_in_files(empty: Path):
+    """Not by their names or times: what is touched is the same, what is exchanged is not."""
+    folder = empty / "trace"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_text(name)
+    key, state = assets.content(folder), (folder / "a").stat()
+    os.utime(folder / "a")
+    assert assets.content(folder) == key
+    (empty / "new").write_text("x")
+    (empty / "new").replace(folder / "a")
+    os.utime(folder / "a", ns=(state.st_atime_ns, state.st_mtime_ns))
+    exchanged = assets.content(folder)
+    assert exchanged != key
+    (folder / "a").write_text("a")
+    assert assets.content(folder) == key
+    (folder / "a").rename(folder / "c")
+    assert len({key, exchanged, assets.content(folder), assets.content(empty / "none")}) == 4
+
+
+def test_a_run_is_what_has_a_checkpoint_or_a_trace(tiny_assets: Path, monkeypatch):
+    monkeypatch.setenv("EMO_VIZ_ASSETS", str(tiny_assets))
+    assert library.comparison().ids == ("emo-nano", "std-nano")
+    models, recorded = library.models(), library.traces()
+    assert models.comparison.why_not("tokens") == models.comparison.why_not("experts") == ""
+    assert recorded.comparison.why_not("documents") == "" and not recorded.absent
+    assert models.first.routed == recorded.traces["emo-nano"].manifest.model.routed == (15, 15)

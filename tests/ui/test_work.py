@@ -4,6 +4,7 @@ from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
+from emo_viz.analysis.runs import Facts
 from emo_viz.server.library import LoadedModel
 
 
@@ -36,7 +37,7 @@ def visit() -> None:
 
 def opened(lock: ScriptedLock) -> AppTest:
     at = AppTest.from_function(visit, default_timeout=600)
-    at.session_state["loaded"] = LoadedModel("emo", "EMO", Path(), "", None, None, lock)
+    at.session_state["loaded"] = LoadedModel("emo-nano", Path(), "", None, None, Facts(), lock)
     return at.run()
 
 

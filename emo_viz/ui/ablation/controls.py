@@ -1,10 +1,11 @@
 """Subset ablation page: its first line, and the row of controls under it."""
 
+from collections.abc import Iterator, Sequence
+
 import pandas as pd
 import streamlit as st
 
 from emo_viz.analysis.curves import (
-    FULL,
     GREEDY,
     OTHER_DOMAIN,
     RANDOM,
@@ -16,6 +17,7 @@ from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.server import assets, library
 from emo_viz.ui.ablation.page import ALL_DOMAINS, OWN, Choice, Live, Study
 from emo_viz.ui.parts.own_text import OwnText
+from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import count, escape_markdown, isolated, share, shorten, visible
@@ -47,38 +49,46 @@ FIELD = OwnText("subset", routes.SUBSET_TEXT, _forget_token)
 
 
 def answer(study: Study, choice: Choice, found: Measured, live: Live) -> None:
-    """The first line: what both models keep at this keep-k, measured where it can be."""
-    keep = f"**{kept_of(choice.keep_k, study.experts)}** experts{SUFFIXES[choice.method]}"
+    """The first line: what the models keep at this keep-k, measured where it can be."""
+    keep = f"{_keep(study, choice)} experts{SUFFIXES[choice.method]}"
     try:
-        emo, standard = (
-            found.increase(model, choice.method, choice.keep_k) for model in assets.MODEL_FOLDERS
-        )
+        spans = {
+            run: found.increase(run, choice.method, study.keep_of(run, choice.keep_k))
+            for run in study.runs.ids
+        }
     except ValueError:
-        _answer_live(choice, found, live, keep)
+        _answer_live(study, choice, found, live, keep)
         return
     where = f"{count(len(study.domains), 'domain')}" if choice.domain is None else choice.domain
+    kept = in_each(study.runs, lambda run: f"**{_kept(spans[run].mean)}**")
     st.markdown(
         f"#### On {count(found.documents, 'held-out document')} of {escape_markdown(where)} "
-        f"({count(found.tokens, 'token')}), EMO keeps **{_kept(emo.mean)}** of its likelihood a "
-        f"token with {keep}; the standard MoE keeps **{_kept(standard.mean)}**."
+        f"({count(found.tokens, 'token')}), the likelihood kept a token with {keep} is {kept}."
     )
-    spans = (
-        f"{assets.MODEL_LABELS[name]} {one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
-        for name, one in zip(assets.MODEL_FOLDERS, (emo, standard), strict=True)
+    increases = in_each(
+        study.runs,
+        lambda run: f"{spans[run].mean:+.3f} ({spans[run].low:+.3f} to {spans[run].high:+.3f})",
     )
+    better = _better(*(one.mean for one in spans.values()))
     st.caption(
         f"Loss increase over all experts in nats a token, 95 % interval over documents: "
-        f"{', '.join(spans)}. Likelihood kept is e to the minus that"
-        f"{_better(emo.mean, standard.mean)}. {_full_losses(found)}"
+        f"{increases}. Likelihood kept is e to the minus that{better}. {_full_losses(study, found)}"
     )
 
 
-def _full_losses(found: Measured) -> str:
+def _keep(study: Study, choice: Choice) -> str:
+    """ "**16 of 128**", of each run where they have different numbers."""
+
+    def own(run: str) -> str:
+        return f"**{kept_of(study.keep_of(run, choice.keep_k), study.experts[run])}**"
+
+    return own(study.runs.first.id) if study.even else in_each(study.runs, own)
+
+
+def _full_losses(study: Study, found: Measured) -> str:
     """Where each model starts: what is kept is a share of this."""
-    losses = (
-        f"{label} {found.full_loss(model).mean:.3f}" for model, label in assets.MODEL_LABELS.items()
-    )
-    return f"With all experts: {', '.join(losses)} nats a token."
+    losses = in_each(study.runs, lambda run: f"{found.full_loss(run).mean:.3f}")
+    return f"With all experts, in nats a token: {losses}."
 
 
 def _better(*increases: float) -> str:
@@ -87,34 +97,53 @@ def _better(*increases: float) -> str:
     return "; over 100 %, the subset predicts better than all experts" if above else ""
 
 
-def _answer_live(choice: Choice, found: Measured, live: Live, keep: str) -> None:
-    emo, standard = (live.increase(model) for model in assets.MODEL_FOLDERS)
+def _answer_live(study: Study, choice: Choice, found: Measured, live: Live, keep: str) -> None:
+    increases = {run: live.increase(run) for run in study.runs.ids}
+    kept = in_each(study.runs, lambda run: f"**{_kept(increases[run])}**")
     st.markdown(
-        f"#### On the document below ({count(live.num_tokens, 'token')}), EMO keeps "
-        f"**{_kept(emo)}** of its likelihood a token with {keep}; the standard MoE keeps "
-        f"**{_kept(standard)}**."
+        f"#### On the document below ({count(live.num_tokens, 'token')}), the likelihood kept a "
+        f"token with {keep} is {kept}."
     )
+    lost = in_each(study.runs, lambda run: f"{increases[run]:+.3f}")
     st.caption(
         f"The curve has no measured point at {choice.keep_k}, so this is the chosen document "
-        f"alone, computed now: EMO {emo:+.3f}, standard MoE {standard:+.3f} nats a token"
-        f"{_better(emo, standard)}. {_neighbours(choice, found)}"
+        f"alone, computed now, in nats a token: {lost}{_better(*increases.values())}. "
+        f"{_neighbours(study, choice, found)}"
     )
 
 
-def _neighbours(choice: Choice, found: Measured) -> str:
+def _neighbours(study: Study, choice: Choice, found: Measured) -> str:
     """What all the documents keep at the nearest measured keep-ks: one document is not all."""
-    points = found.table
-    measured = sorted(set(points.loc[points["method"].isin([choice.method, FULL]), "keep_k"]))
-    below = [k for k in measured if k < choice.keep_k][-1:]
-    above = [k for k in measured if k > choice.keep_k][:1]
-    parts = []
-    for keep_k in below + above:
-        kept = (
-            f"{label} {_kept(found.increase(model, choice.method, keep_k).mean)}"
-            for model, label in assets.MODEL_LABELS.items()
-        )
-        parts.append(f"{', '.join(kept)} with {keep_k}")
+    points = {run: found.kept(run, choice.method) for run in study.runs.ids}
+    parts = list[str]()
+    for below in (True, False):
+        nearest = {
+            run: _beside(own, study.keep_of(run, choice.keep_k), below)
+            for run, own in points.items()
+        }
+        parts += _kept_at(study, choice, found, nearest)
     return f"The curve's {count(found.documents, 'document')} keep: {'; '.join(parts)}."
+
+
+def _beside(measured: Sequence[int], keep_k: int, below: bool) -> int | None:
+    """The nearest measured keep-k under, or over, another."""
+    if below:
+        return max((k for k in measured if k < keep_k), default=None)
+    return min((k for k in measured if k > keep_k), default=None)
+
+
+def _kept_at(
+    study: Study, choice: Choice, found: Measured, at: dict[str, int | None]
+) -> Iterator[str]:
+    """What the runs keep at a keep-k each; nothing where one has none."""
+    known = {run: k for run, k in at.items() if k is not None}
+    if len(known) < len(at):
+        return
+    numbers = " and ".join(map(str, dict.fromkeys(known.values())))
+    kept = in_each(
+        study.runs, lambda run: _kept(found.increase(run, choice.method, known[run]).mean)
+    )
+    yield f"{kept} with {numbers}"
 
 
 def _kept(increase: float) -> str:
@@ -124,7 +153,8 @@ def _kept(increase: float) -> str:
 def controls(study: Study) -> Choice:
     """The row of controls. A link's impossible keep-k is named in one sentence and not used."""
     least, most = study.fewest_kept, study.num_experts
-    uneven = len(set(study.experts)) > 1
+    first = study.experts[study.runs.first.id]
+    uneven = len(set(first)) > 1
     domains = [ALL_DOMAINS, *study.domains]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         domain = links.select(st, "Domain", domains, DOMAIN, on_change=_forget_token, width=180)
@@ -149,8 +179,8 @@ def controls(study: Study) -> Choice:
             "them, so this shows another number.",
             help="Counts the shared expert, which always stays. Fewer than "
             f"{least} cannot be kept: each token uses as many."
-            + f" The layers have {in_words(study.experts)}; one with fewer keeps all its."
-            * uneven,
+            + f" The layers have {in_words(first)}; one with fewer keeps all its." * uneven
+            + _of_other(study),
             width=230,
         )
         chosen = None if domain == ALL_DOMAINS else domain
@@ -161,17 +191,25 @@ def controls(study: Study) -> Choice:
     return Choice(chosen, method, keep_k, document, text or "")
 
 
+def _of_other(study: Study) -> str:
+    """What the slider means for a run with another number of experts."""
+    if study.even:
+        return ""
+    first = name(study.runs.first)
+    return f" Counted in experts of {first}; the other run keeps the same share of its own."
+
+
 def _own_text() -> str | None:
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
-    text = FIELD.ask("what it loses in both with a domain's experts alone", row, LOW_FIELD)
+    text = FIELD.ask("what it loses with a domain's experts alone", row, LOW_FIELD)
     FIELD.file_picker(row)
     return text
 
 
 def _choose_document(domain: str | None) -> str:
     """The id of the chosen document, or OWN."""
-    stamp = assets.stamp(assets.documents_path())
-    labels = _document_labels(library.documents(), stamp, domain)
+    key = assets.content(assets.documents_path())
+    labels = _document_labels(library.documents(), key, domain)
     ids = list(labels)
     kind = one_of("document", [OWN, *ids], always=True)
     links.enter(DOCUMENT, kind, ids[0])
@@ -180,7 +218,7 @@ def _choose_document(domain: str | None) -> str:
         chosen: str = st.selectbox(
             f"Held-out document ({len(ids):,})",
             [OWN, *ids],
-            format_func=lambda name: labels.get(name, OWN_LABEL),
+            format_func=lambda each: labels.get(each, OWN_LABEL),
             key=DOCUMENT,
             on_change=_forget_token,
             width=215,
@@ -192,17 +230,17 @@ def _choose_document(domain: str | None) -> str:
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def _document_labels(
-    _documents: pd.DataFrame, stamp: assets.Stamp, domain: str | None
-) -> dict[str, str]:
+def _document_labels(_documents: pd.DataFrame, key: str, domain: str | None) -> dict[str, str]:
     """Ids of the documents of a domain (None: of all) and a numbered opening of each.
 
     The number keeps equal openings apart.
     """
     shown = _documents if domain is None else _documents[_documents["domain"] == domain]
     return {
-        name: f"{number}. {isolated(_opening(text))}"
-        for number, (name, text) in enumerate(zip(shown["id"], shown["text"], strict=True), start=1)
+        document: f"{number}. {isolated(_opening(text))}"
+        for number, (document, text) in enumerate(
+            zip(shown["id"], shown["text"], strict=True), start=1
+        )
     }
 
 
@@ -211,7 +249,7 @@ def _opening(text: str) -> str:
 
 
 def _step_button(ids: list[str], step: int) -> None:
-    name, icon, key = (
+    where, icon, key = (
         ("previous", ":material/chevron_left:", "left")
         if step < 0
         else ("next", ":material/chevron_right:", "right")
@@ -221,8 +259,8 @@ def _step_button(ids: list[str], step: int) -> None:
     st.button(
         "",
         icon=icon,
-        help=f"Go to the {name} document ({key} arrow key)",
-        key=f"subset_{name}",
+        help=f"Go to the {where} document ({key} arrow key)",
+        key=f"subset_{where}",
         disabled=not 0 <= place < len(ids),
         on_click=_open_document,
         args=(ids[place % len(ids)],),

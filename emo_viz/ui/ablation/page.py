@@ -1,6 +1,6 @@
 """Subset ablation page: what was measured, and what is measured live.
 
-Opens the curves and the pair, runs both models on one document with a subset of their experts, and
+Opens the curves and the models, runs these on one document with a subset of their experts, and
 measures more points of a curve in the background. Nothing here draws, but for an empty state.
 """
 
@@ -24,12 +24,13 @@ from emo_viz.analysis.curves import (
     Measured,
     read_curves,
 )
+from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.widths import experts_by_layer, in_words
 from emo_viz.server import assets, commands, library, measurements
 from emo_viz.server.jobs import Job
-from emo_viz.server.library import LoadedModel, Pair
+from emo_viz.server.library import LoadedModel, Models
 from emo_viz.server.measurements import documents_key
-from emo_viz.ui.parts import freshness, measuring
+from emo_viz.ui.parts import freshness, measuring, together
 from emo_viz.ui.parts.reading import tokens_of
 from emo_viz.ui.parts.token_text import text_labels
 from emo_viz.ui.parts.work import run_exclusive
@@ -57,34 +58,52 @@ METHOD_WORDS = {
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """All that the page shows from: measured curves, the pair, the held-out documents."""
+    """All that the page shows from: measured curves, the models, the held-out documents."""
 
     curves: Curves
-    pair: Pair
+    models: Models
     documents: pd.DataFrame
 
     @property
-    def config(self) -> Any:
-        return self.pair.emo.model.config
+    def runs(self) -> Comparison:
+        return self.models.comparison
+
+    def config(self, run: str) -> Any:
+        return self.models[run].model.config
 
     @property
-    def experts(self) -> tuple[int, ...]:
-        """Experts of every layer, the shared ones counted."""
-        return experts_by_layer(self.config)
+    def experts(self) -> dict[str, tuple[int, ...]]:
+        """Experts of every layer of each run, the shared ones counted."""
+        return {one.run: experts_by_layer(one.model.config) for one in self.models}
 
     @property
     def num_experts(self) -> int:
-        """Experts of the largest layer: with as many kept, nothing is cut."""
-        return max(self.experts)
+        """Experts of the first run's largest layer: with as many kept, nothing is cut."""
+        return max(self.experts[self.runs.first.id])
 
     @property
     def fewest_kept(self) -> int:
-        """The smallest keep-k: what each token uses, where there are as many."""
-        return min(int(self.config.num_experts_per_tok), self.num_experts)
+        """The smallest keep-k of the first run: what each token uses, where there are as many."""
+        return min(int(self.config(self.runs.first.id).num_experts_per_tok), self.num_experts)
 
-    def kept_in_words(self, keep_k: int) -> str:
+    def keep_of(self, run: str, keep_k: int) -> int:
+        """The keep-k of a run that stands for keep_k experts of the first: the same share of its
+        experts, and as many as each token uses."""
+        most = max(self.experts[run])
+        if most == self.num_experts:
+            return keep_k
+        share = round(keep_k * most / self.num_experts)
+        return min(most, max(share, int(self.config(run).num_experts_per_tok)))
+
+    @property
+    def even(self) -> bool:
+        """Whether all runs have as many experts in each layer."""
+        return len(set(self.experts.values())) == 1
+
+    def kept_in_words(self, run: str, keep_k: int) -> str:
         """How many experts a layer keeps: layers that have fewer than keep-k keep all theirs."""
-        return in_words([min(keep_k, experts) for experts in self.experts])
+        own = self.keep_of(run, keep_k)
+        return in_words([min(own, experts) for experts in self.experts[run]])
 
     @property
     def domains(self) -> list[str]:
@@ -127,13 +146,14 @@ class Document:
 
 @dataclass(frozen=True, eq=False)
 class Live:
-    """One document under the chosen subset of each model, computed now.
+    """One document under the chosen subset of each run, computed now.
 
     pieces: texts of its T tokens, "" for EOS. labels: what each is called. dropped: tokens beyond
     the context. domain: whose calibration chose the experts. subsets, full and cut (losses [T],
-    NaN at EOS) have the keys "emo" and "standard".
+    NaN at EOS) are by run id.
     """
 
+    runs: Comparison
     shown: Document
     token_ids: NDArray[np.int64]
     pieces: list[str]
@@ -148,50 +168,58 @@ class Live:
     def num_tokens(self) -> int:
         return len(self.pieces) - 1
 
-    def change(self, model: str) -> NDArray[np.float32]:
+    def change(self, run: str) -> NDArray[np.float32]:
         """Loss with the subset less the loss with all experts, by token [T]."""
-        return self.cut[model] - self.full[model]
+        return self.cut[run] - self.full[run]
 
-    def increase(self, model: str) -> float:
-        return float(np.nanmean(self.change(model)))
+    def increase(self, run: str) -> float:
+        return float(np.nanmean(self.change(run)))
 
-    def worse(self, model: str) -> int:
+    def worse(self, run: str) -> int:
         """Tokens whose loss rose by more than WORSE."""
-        return int((self.change(model) > WORSE).sum())
+        return int((self.change(run) > WORSE).sum())
 
 
 def open_study() -> Study:
-    """Everything measured, or an empty state that says what to run (the script ends there)."""
+    """Everything measured, or an empty state that says what to run (the script ends there).
+
+    Models that do not compare token by token are shown one at a time.
+    """
     path = assets.analysis_path("curves.parquet")
     try:
-        curves = _curves(path, _stamp(path))
+        every = _curves(path, _key(path))
     except ValueError as error:
         unmeasured = "No subset curves have been measured yet."
-        _nothing(escape_markdown(str(error)) if path.exists() else unmeasured)
-    study = Study(curves, library.pair(), library.documents())
+        _nothing(library.models(), escape_markdown(str(error)) if path.exists() else unmeasured)
+    models = library.models()
+    together.say_absent(models.absent, "checkpoint")
+    models = models.of(together.shown(models.comparison, "tokens"))
     try:
-        freshness.check("The subset curves", curves.origins)
+        study = Study(every.of_runs(models.comparison.ids), models, library.documents())
+        freshness.check("The subset curves", study.curves.origins)
     except freshness.Stale as error:
-        _nothing(str(error), freshness.OUT_OF_DATE)
-    if not set(curves.rows["document"].unique()) <= set(study.documents["id"]):
-        _nothing("The subset curves were measured on other documents than these.")
+        _nothing(models, str(error), freshness.OUT_OF_DATE)
+    except ValueError as error:
+        _nothing(models, escape_markdown(str(error)))
+    if not set(study.curves.rows["document"].unique()) <= set(study.documents["id"]):
+        _nothing(models, "The subset curves were measured on other documents than these.")
     return study
 
 
-def _nothing(sentence: str, headline: str = "Nothing to show yet") -> NoReturn:
+def _nothing(models: Models, sentence: str, headline: str = "Nothing to show yet") -> NoReturn:
     words = f"{sentence} Measure them with this command, or here:"
-    missing.empty_state(words, commands.CURVES, headline)
-    measuring.all_curves(library.pair(), "Measure all curves")
+    missing.empty_state(words, commands.curves(models.comparison.ids), headline)
+    measuring.all_curves(models, "Measure all curves")
     st.stop()
 
 
-def _stamp(path: Path) -> assets.Stamp:
+def _key(path: Path) -> str:
     """Of the curves and of what is said of them in the file beside."""
-    return assets.stamp(path, path.with_suffix(".json"))
+    return assets.content(path, path.with_suffix(".json"))
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _curves(path: Path, stamp: assets.Stamp) -> Curves:
+def _curves(path: Path, key: str) -> Curves:
     return read_curves(path)
 
 
@@ -200,12 +228,12 @@ def measured(study: Study, choice: Choice) -> Measured:
     job = fine_job(study, choice)
     if job is not None and isinstance(job.result, Measured):
         return job.result
-    stamp = _stamp(assets.analysis_path("curves.parquet"))
-    return _measured(study.curves, stamp, choice.domain)
+    key = _key(assets.analysis_path("curves.parquet"))
+    return _measured(study.curves, key, study.runs.ids, choice.domain)
 
 
 @st.cache_resource(max_entries=64, show_spinner="Averaging the curves …")
-def _measured(_curves: Curves, stamp: assets.Stamp, domain: str | None) -> Measured:
+def _measured(_curves: Curves, key: str, runs: tuple[str, ...], domain: str | None) -> Measured:
     return Measured.of(_curves.of_domain(domain))
 
 
@@ -224,39 +252,37 @@ def _chosen_document(study: Study, choice: Choice) -> Document:
 
 
 def compute_live(study: Study, choice: Choice) -> Live:
-    """Both models on the chosen document, whole and cut: a few forward passes, done now."""
-    shown = _chosen_document(study, choice)
-    pair = study.pair
-    context = min(ablation.MAX_TOKENS, *(one.model.config.max_position_embeddings for one in pair))
-    encoded = tokens_of(pair, shown.text, context)
+    """Every model on the chosen document, whole and cut: a few forward passes, done now."""
+    shown, models = _chosen_document(study, choice), study.models
+    limits = [one.model.config.max_position_embeddings for one in models]
+    encoded = tokens_of(models.first, shown.text, min(ablation.MAX_TOKENS, *limits))
     token_ids, pieces = encoded.token_ids, encoded.texts
     domain = shown.domain or choice.domain or _nearest(study, token_ids)
     try:
-        subsets = {one.name: choose_subset(study, one, domain, choice) for one in pair}
+        subsets = {one.run: choose_subset(study, one, domain, choice) for one in models}
     except ValueError as error:  # greedy at a new keep-k needs the calibration documents
         missing.empty_state(escape_markdown(str(error)), commands.DOCUMENTS)
         st.stop()
     return Live(
+        runs=study.runs,
         shown=shown,
         token_ids=token_ids,
         pieces=pieces,
-        labels=text_labels(pair.emo.tokenizer, token_ids.tolist(), pieces),
+        labels=text_labels(models.first.tokenizer, token_ids.tolist(), pieces),
         dropped=encoded.dropped,
         domain=domain,
         subsets=subsets,
-        full={loaded.name: _losses(loaded, loaded.key, token_ids, ()) for loaded in pair},
-        cut={
-            loaded.name: _losses(loaded, loaded.key, token_ids, subsets[loaded.name].experts)
-            for loaded in pair
-        },
+        full={one.run: _losses(one, one.key, token_ids, ()) for one in models},
+        cut={one.run: _losses(one, one.key, token_ids, subsets[one.run].experts) for one in models},
     )
 
 
 def _nearest(study: Study, token_ids: NDArray[np.int64]) -> str:
-    """The domain whose favourite experts EMO uses most on a text, as many as a token has."""
-    scores = _expert_scores(study.pair.emo, study.pair.emo.key, token_ids)
-    rankings = {domain: ranking(study, "emo", domain) for domain in study.domains}
-    return ablation.nearest_domain(scores, rankings, study.config.num_routed_per_tok)
+    """The domain whose favourite experts the first run uses most on a text, as many as a token."""
+    first = study.models.first
+    scores = _expert_scores(first, first.key, token_ids)
+    rankings = {domain: ranking(study, first.run, domain) for domain in study.domains}
+    return ablation.nearest_domain(scores, rankings, first.model.config.num_routed_per_tok)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
@@ -273,32 +299,33 @@ def choose_subset(study: Study, loaded: LoadedModel, domain: str, choice: Choice
     """The subset of one model for a domain; only a greedy one at a new keep-k asks the model."""
     from model.run.subset import ExpertSubset, full_subset, random_subset
 
-    info, config, keep_k = study.curves.info, loaded.model.config, choice.keep_k
-    if keep_k == study.num_experts:
+    info, config = study.curves.info, loaded.model.config
+    keep_k = study.keep_of(loaded.run, choice.keep_k)
+    if keep_k == max(study.experts[loaded.run]):
         return full_subset(config)
     if choice.method == RANDOM:
         return random_subset(config, keep_k, seed=0)
     if choice.method == GREEDY:
-        known = info["greedy"][loaded.name][domain].get(str(keep_k))
+        known = info["greedy"][loaded.run][domain].get(str(keep_k))
         if known is None:
             return _greedy(loaded, loaded.key, documents_key(), domain, keep_k)
         ids = tuple(info["domains"][domain]["calibration"])
         return ExpertSubset(tuple(map(tuple, known)), GREEDY, ids, keep_k)
     source = info["domains"][domain]["other"] if choice.method == OTHER_DOMAIN else domain
     return ablation.ranked_subset(
-        ranking(study, loaded.name, source),
+        ranking(study, loaded.run, source),
         keep_k,
         config,
         info["domains"][source]["calibration"],
     )
 
 
-def ranking(study: Study, model: str, domain: str) -> NDArray[np.int64]:
+def ranking(study: Study, run: str, domain: str) -> NDArray[np.int64]:
     """Routed experts of every layer by falling router probability on a domain: [L, R].
 
     -1 where a layer has fewer.
     """
-    return np.asarray(study.curves.info["ranking"][model][domain])
+    return np.asarray(study.curves.info["ranking"][run][domain])
 
 
 @st.cache_resource(max_entries=64, show_spinner="Choosing experts layer by layer …")
@@ -312,7 +339,7 @@ def _greedy(
         return select_experts(_loaded.model, texts.documents, keep_k, "greedy", texts.ids)
 
 
-@st.cache_resource(max_entries=2, show_spinner=False)
+@st.cache_resource(max_entries=4, show_spinner=False)
 def _calibration(_loaded: LoadedModel, key: str, documents: str) -> dict[str, ablation.Texts]:
     """The calibration documents of every domain, tokenised."""
     texts = ablation.tokenise(library.calibration_documents(), _loaded.tokenizer)
@@ -353,16 +380,24 @@ def continuation(
         return continue_text(_loaded.model, _loaded.tokenizer, prompt_ids, NEW_TOKENS)
 
 
-def fine_task(study: Study, domain: str, method: str) -> ablation.Task:
-    """What "more points" measures: one method and random subsets at FINE_KEEP."""
-    loaded = study.pair.emo
+def fine_tasks(study: Study, domain: str, method: str) -> dict[str, ablation.Task]:
+    """What "more points" measures in each run: one method and random subsets at `fine_keep`."""
+    return {one.run: _fine_task(study, one, domain, method) for one in study.models}
+
+
+def fine_keep(study: Study, run: str) -> list[int]:
+    """The keep-ks of more points that a run can have, each once."""
+    least, most = int(study.config(run).num_experts_per_tok), max(study.experts[run])
+    asked = [study.keep_of(run, k) for k in FINE_KEEP if k <= study.num_experts]
+    return sorted({k for k in asked if least <= k < most})
+
+
+def _fine_task(study: Study, loaded: LoadedModel, domain: str, method: str) -> ablation.Task:
     calibration = _calibration(loaded, loaded.key, documents_key())
     rows = study.documents[study.documents["domain"] == domain]
     held_out = ablation.tokenise(rows, loaded.tokenizer)[domain]
-    config = study.config
-    keep = [k for k in FINE_KEEP if config.num_experts_per_tok <= k < study.num_experts]
-    methods = list(dict.fromkeys([method, RANDOM]))
-    cuts = ablation.plan_cuts(config, keep, methods, ablation.RANDOM_SEEDS)
+    keep, methods = fine_keep(study, loaded.run), list(dict.fromkeys([method, RANDOM]))
+    cuts = ablation.plan_cuts(loaded.model.config, keep, methods, ablation.RANDOM_SEEDS)
     other = study.curves.info["domains"][domain]["other"]
     return ablation.Task(calibration[domain], held_out, calibration[other] if other else None, cuts)
 
@@ -371,9 +406,11 @@ def fine_job(study: Study, choice: Choice) -> Job | None:
     """The finer measurement of the chosen domain and method, if anybody has asked for it."""
     if choice.domain is None:
         return None
-    return measurements.find_points(study.pair, choice.domain, choice.method)
+    return measurements.find_points(study.models, choice.domain, choice.method)
 
 
 def start_fine_job(study: Study, domain: str, method: str) -> None:
-    """Measure the domain at more keep-ks, in the background; both models, one after the other."""
-    measurements.start_points(study.pair, domain, method, lambda: fine_task(study, domain, method))
+    """Measure the domain at more keep-ks, in the background; one model after the other."""
+    measurements.start_points(
+        study.models, domain, method, lambda: fine_tasks(study, domain, method)
+    )

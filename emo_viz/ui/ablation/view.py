@@ -11,15 +11,16 @@ import streamlit as st
 
 from emo_viz.analysis.ablation import shared_share
 from emo_viz.analysis.curves import OTHER_DOMAIN, RANDOM, Measured
-from emo_viz.analysis.widths import in_words, routed_by_layer
+from emo_viz.analysis.runs import Run
 from emo_viz.figures import ablation as figures
 from emo_viz.figures.theme import DIVERGING, SELECTION_COLOUR, chart_config, colour_at
-from emo_viz.server import assets, commands, library
+from emo_viz.server import commands, library
 from emo_viz.ui.ablation import page
 from emo_viz.ui.ablation.controls import FIELD, METHOD_LABELS, TOKEN
 from emo_viz.ui.ablation.page import ALL_DOMAINS, METHOD_WORDS, Choice, Live, Study
 from emo_viz.ui.parts import measuring
 from emo_viz.ui.parts.strip import StripToken, token_strip
+from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.words import (
     count,
@@ -47,7 +48,7 @@ NARROWEST = 400  # pixels: narrower, the text and the curve stand one below the 
 
 
 def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
-    """The curve of both models, its options and what it rests on below."""
+    """The curve of every run, its options and what it rests on below."""
     points = found.table
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         view = links.choice(
@@ -59,36 +60,37 @@ def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
     chosen = f"Experts: {METHOD_LABELS[choice.method].lower()}"
     numbers = f"{count(found.documents, 'held-out document')}, {count(found.tokens, 'token')}"
     values = {
-        model: live.increase(model) if measure == "increase" else float(np.nanmean(live.cut[model]))
-        for model in assets.MODEL_FOLDERS
+        run: live.increase(run) if measure == "increase" else float(np.nanmean(live.cut[run]))
+        for run in study.runs.ids
     }
     st.plotly_chart(
         figures.curve(
+            study.runs,
             points,
             measure,
             choice.method,
             choice.keep_k,
             values,
             f"{chosen}. {escape_plotly(where)}: {numbers}",
-            in_words(study.experts),
+            study.experts,
         ),
         key="subset_curve",
         theme="streamlit",
         config=chart_config("subset curve"),
-        alt=_alt(points, choice, numbers),
+        alt=_alt(study, points, choice, numbers),
     )
     st.caption(_rests_on(study, choice, points))
     _export(study, choice, points, live)
     _more_points(study, choice)
 
 
-def _alt(points: pd.DataFrame, choice: Choice, numbers: str) -> str:
+def _alt(study: Study, points: pd.DataFrame, choice: Choice, numbers: str) -> str:
     """The measured increases in words."""
     lines = []
-    for model, label in assets.MODEL_LABELS.items():
-        at = points[(points["model"] == model) & (points["method"] == choice.method)]
+    for run in study.runs:
+        at = points[(points["model"] == run.id) & (points["method"] == choice.method)]
         pairs = zip(at["keep_k"], at["increase"], strict=True)
-        lines.append(f"{label} " + ", ".join(f"{value:+.3f} at {k}" for k, value in pairs))
+        lines.append(f"{run.label} " + ", ".join(f"{value:+.3f} at {k}" for k, value in pairs))
     return f"Loss increase in nats a token by experts kept, on {numbers}: {'; '.join(lines)}."
 
 
@@ -130,7 +132,7 @@ def _seeds(points: pd.DataFrame) -> int:
 def _more_points(study: Study, choice: Choice) -> None:
     """Measure the curve again, or one domain at more keep-ks, on request."""
     if choice.domain is None:
-        measuring.all_curves(study.pair, "Measure all domains again")
+        measuring.all_curves(study.models, "Measure all domains again")
         return
     job = page.fine_job(study, choice)
     if job is not None and job.running:
@@ -142,7 +144,7 @@ def _more_points(study: Study, choice: Choice) -> None:
             "Measure more points",
             icon=":material/add_chart:",
             disabled=done,
-            help=_more_points_help(done),
+            help=_more_points_help(study, done),
         ):
             page.start_fine_job(study, choice.domain, choice.method)
             st.rerun()
@@ -151,12 +153,13 @@ def _more_points(study: Study, choice: Choice) -> None:
         measuring.failure(job)
 
 
-def _more_points_help(done: bool) -> str:
+def _more_points_help(study: Study, done: bool) -> str:
     if done:
         return "This curve has been measured at all these points."
     return (
-        f"Both models on every held-out document of the domain, at keep-k "
-        f"{', '.join(map(str, page.FINE_KEEP))}. Runs in the background; you can go on."
+        f"Every model on every held-out document of the domain, at keep-k "
+        f"{', '.join(map(str, page.fine_keep(study, study.runs.first.id)))}. Runs in the "
+        "background; you can go on."
     )
 
 
@@ -172,16 +175,19 @@ def _chosen_how(study: Study, choice: Choice, live: Live) -> None:
     with place:
         st.markdown(
             f"**{escape_markdown(live.domain)}**, keep-k {choice.keep_k}: "
-            f"{METHOD_WORDS[choice.method]}, and the shared expert."
+            f"{METHOD_WORDS[choice.method]}, and the shared experts."
         )
         st.plotly_chart(
             figures.kept_map(
-                {model: subset.experts for model, subset in live.subsets.items()}, study.experts
+                study.runs,
+                {run: subset.experts for run, subset in live.subsets.items()},
+                study.experts,
+                shared=all(study.config(run).num_shared_experts == 1 for run in study.runs.ids),
             ),
             key="subset_kept",
             config=chart_config("subset kept"),
-            alt=f"The {study.kept_in_words(choice.keep_k)} kept experts of each of "
-            f"{len(study.experts)} layers by expert id, EMO above, standard MoE below.",
+            alt="The kept experts of each layer by expert id, from above: "
+            f"{in_each(study.runs, lambda run: study.kept_in_words(run, choice.keep_k))}.",
         )
         _overlap(study, choice, live)
         _calibration_documents(study, choice, live)
@@ -189,30 +195,30 @@ def _chosen_how(study: Study, choice: Choice, live: Live) -> None:
 
 def _overlap(study: Study, choice: Choice, live: Live) -> None:
     """How much of the subset the other domains would keep too."""
-    routed = routed_by_layer(study.config)
+    routed = {one.run: one.routed for one in study.models}
     others = [domain for domain in study.domains if domain != live.domain]
     if not others or choice.keep_k == study.num_experts:
         return
     shares = pd.DataFrame(
         {
-            model: [
-                shared_share(subset.experts, page.ranking(study, model, domain), routed)
+            run: [
+                shared_share(subset.experts, page.ranking(study, run, domain), routed[run])
                 for domain in others
             ]
-            for model, subset in live.subsets.items()
+            for run, subset in live.subsets.items()
         },
         index=[escape_plotly(domain) for domain in others],
-    ).sort_values("emo", ascending=False)
-    kept = choice.keep_k - study.config.num_shared_experts
-    chance = float(np.mean([min(kept, experts) / experts for experts in routed]))
-    means = {model: share(shares[model].mean()) for model in shares}
+    ).sort_values(study.runs.first.id, ascending=False)
+    first = study.runs.first.id
+    kept = choice.keep_k - study.config(first).num_shared_experts
+    chance = float(np.mean([min(kept, experts) / experts for experts in routed[first]]))
+    means = in_each(study.runs, lambda run: share(shares[run].mean()))
     st.plotly_chart(
-        figures.overlap_bars(shares, chance),
+        figures.overlap_bars(study.runs, shares, chance),
         key="subset_overlap",
         config=chart_config("subset overlap"),
-        alt=f"Kept routed experts shared with each of {len(others)} other domains: mean "
-        f"{means['emo']} in EMO, {means['standard']} in the standard MoE, {share(chance)} by "
-        "chance.",
+        alt=f"Kept routed experts shared with each of {len(others)} other domains: mean {means}, "
+        f"{share(chance)} by chance.",
     )
     st.caption("The other domains' subsets are chosen by router probability at the same keep-k.")
 
@@ -242,11 +248,11 @@ def _calibration_documents(study: Study, choice: Choice, live: Live) -> None:
 
 def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> None:
     with st.popover("Export", icon=":material/download:"):
-        name = (choice.domain or "all-domains").replace("/", "-")
+        where = (choice.domain or "all-domains").replace("/", "-")
         st.download_button(
             "Curve as CSV",
             points.to_csv(index=False),
-            file_name=f"curve-{name}.csv",
+            file_name=f"curve-{where}.csv",
             mime="text/csv",
             on_click="ignore",
             width="stretch",
@@ -260,11 +266,11 @@ def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> N
             width="stretch",
             help="Of the document shown: each token with all experts and with the subset.",
         )
-        for model, subset in live.subsets.items():
+        for run in study.runs:
             st.download_button(
-                f"{assets.MODEL_LABELS[model]} subset as JSON",
-                _subset_json(study, model, subset),
-                file_name=_subset_file(model, choice, live),
+                f"{name(run)} subset as JSON",
+                _subset_json(study, run.id, live.subsets[run.id]),
+                file_name=_subset_file(run.id, choice, live),
                 mime="application/json",
                 on_click="ignore",
                 width="stretch",
@@ -273,20 +279,20 @@ def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> N
             "A subset lists the kept expert ids of every layer and how they were chosen. With its "
             "file, this writes a checkpoint that has these experts alone:"
         )
-        file = _subset_file("emo", choice, live)
-        st.code(
-            commands.CUT.format(file=file, out=Path(file).stem), language="bash", wrap_lines=True
-        )
+        first = study.runs.first.id
+        file = _subset_file(first, choice, live)
+        command = commands.CUT.format(run=first, file=file, out=Path(file).stem)
+        st.code(command, language="bash", wrap_lines=True)
 
 
-def _subset_file(model: str, choice: Choice, live: Live) -> str:
+def _subset_file(run: str, choice: Choice, live: Live) -> str:
     domain = live.domain.replace("/", "-")
-    return f"{model}-{domain}-{choice.method}-{choice.keep_k}.json"
+    return f"{run}-{domain}-{choice.method}-{choice.keep_k}.json"
 
 
-def _subset_json(study: Study, model: str, subset: "ExpertSubset") -> str:
+def _subset_json(study: Study, run: str, subset: "ExpertSubset") -> str:
     """With whose experts these are: `cut` takes no others'."""
-    folder = next(loaded.path for loaded in study.pair if loaded.name == model)
+    folder = study.models[run].path
     return replace(subset, model=folder.name, weights_sha256=weights_digest(folder)).to_json()
 
 
@@ -294,8 +300,8 @@ def _token_losses(live: Live) -> str:
     """A row a token; its text as JSON, so that no spreadsheet takes one for a formula."""
     texts = [json.dumps(piece, ensure_ascii=False) for piece in live.pieces[1:]]
     columns: dict[str, Any] = {"token": range(1, len(live.pieces)), "text": texts}
-    for model in assets.MODEL_FOLDERS:
-        columns |= {f"{model}_full": live.full[model][1:], f"{model}_cut": live.cut[model][1:]}
+    for run in live.runs.ids:
+        columns |= {f"{run}_full": live.full[run][1:], f"{run}_cut": live.cut[run][1:]}
     return pd.DataFrame(columns).to_csv(index=False)
 
 
@@ -316,9 +322,9 @@ def _document(choice: Choice, live: Live) -> None:
     if choice.is_own:
         st.caption(_whose_experts(choice, live))
     token = links.token(TOKEN, live.num_tokens)
-    for model in assets.MODEL_FOLDERS:
-        st.markdown(_numbers(live, model))
-        _strip(live, model, token)
+    for run in live.runs:
+        st.markdown(_numbers(live, run))
+        _strip(live, run.id, token)
     _legend()
     _token(live, token)
     cut = rest_cut(shown.cut_tokens + live.dropped)
@@ -346,33 +352,33 @@ def _whose_experts(choice: Choice, live: Live) -> str:
     if choice.domain is not None:
         return f"Its experts are those of {domain}, as chosen above."
     return (
-        f"Its experts are those of {domain}, whose favourites EMO uses most on this text. Another "
-        "domain can be chosen above."
+        f"Its experts are those of {domain}, whose favourites {name(live.runs.first)} uses most on "
+        "this text. Another domain can be chosen above."
     )
 
 
-def _numbers(live: Live, model: str) -> str:
+def _numbers(live: Live, run: Run) -> str:
     """What the cut costs one model on this document."""
-    full, cut = np.nanmean(live.full[model]), np.nanmean(live.cut[model])
+    full, cut = np.nanmean(live.full[run.id]), np.nanmean(live.cut[run.id])
     return (
-        f"**{assets.MODEL_LABELS[model]}**: {full:.3f} → {cut:.3f} nats a token "
-        f"(**{live.increase(model):+.3f}**), {share(live.worse(model) / live.num_tokens)} of "
+        f"**{name(run)}**: {full:.3f} → {cut:.3f} nats a token "
+        f"(**{live.increase(run.id):+.3f}**), {share(live.worse(run.id) / live.num_tokens)} of "
         "tokens worse"
     )
 
 
-def _strip(live: Live, model: str, selected: int | None) -> None:
-    change = live.change(model)
+def _strip(live: Live, run: str, selected: int | None) -> None:
+    change = live.change(run)
     token_strip(
         [
-            _strip_token(live, model, position, float(change[position]))
+            _strip_token(live, run, position, float(change[position]))
             for position in range(1, len(live.pieces))
         ],
         selected,
         mark_colour="rgba(0, 0, 0, 0)",
         selection_colour=SELECTION_COLOUR,
         pixels=TEXT_PIXELS,
-        key=f"subset_strip_{model}",
+        key=f"subset_strip_{run}",
         on_pick=_pick,
     )
 
@@ -381,9 +387,9 @@ def _pick(position: int | None) -> None:
     st.session_state[TOKEN] = position
 
 
-def _strip_token(live: Live, model: str, position: int, change: float) -> StripToken:
+def _strip_token(live: Live, run: str, position: int, change: float) -> StripToken:
     piece = live.pieces[position]
-    changed = _change_in_words(live, model, position)
+    changed = _change_in_words(live, run, position)
     return StripToken(
         text=visible(piece),
         title=f"Token {position}: {live.labels[position]}\n{changed}",
@@ -398,8 +404,8 @@ def change_colour(change: float) -> str:
     return colour_at(DIVERGING, 0.5 - change / (2 * COLOUR_REACH))
 
 
-def _change_in_words(live: Live, model: str, position: int) -> str:
-    full, cut = live.full[model][position], live.cut[model][position]
+def _change_in_words(live: Live, run: str, position: int) -> str:
+    full, cut = live.full[run][position], live.cut[run][position]
     return f"Loss {full:.2f} → {cut:.2f} nats ({cut - full:+.2f})"
 
 
@@ -416,17 +422,15 @@ def _legend() -> None:
 
 def _token(live: Live, token: int | None) -> None:
     if token is None:
+        seen = "compare it in both" if len(live.runs) > 1 else "see its numbers"
         st.caption(
             "Loss with all experts → with the subset; a token is worse if its loss rose by more "
             f"than {page.WORSE} nats. Orange: the subset predicts it worse; blue: better. "
-            "Click a token to compare it in both; the arrow keys move on from it."
+            f"Click a token to {seen}; the arrow keys move on from it."
         )
         return
     label = escape_markdown(live.labels[token])
-    words = " · ".join(
-        f"{name}: {_change_in_words(live, model, token)}"
-        for model, name in assets.MODEL_LABELS.items()
-    )
+    words = " · ".join(f"{name(run)}: {_change_in_words(live, run.id, token)}" for run in live.runs)
     st.caption(f"Token {token} of {live.num_tokens}, “{label}”. {words}")
 
 
@@ -449,15 +453,18 @@ def continuations(study: Study, choice: Choice, live: Live) -> None:
         st.text(goes_on or "(it ends here)")
     places = []
     for kept in dict.fromkeys((study.num_experts, choice.keep_k)):
-        for column, loaded in zip(st.columns(2, gap="medium"), study.pair, strict=True):
+        columns = st.columns(len(study.runs), gap="medium")
+        for column, loaded in zip(columns, study.models, strict=True):
+            whole = kept == study.num_experts
             with column.container(border=True, height="stretch"):
-                every = "all " if kept == study.num_experts else ""
-                st.markdown(f"**{loaded.label}**, {every}{study.kept_in_words(kept)} experts")
-                experts = () if kept == study.num_experts else live.subsets[loaded.name].experts
+                every = "all " if whole else ""
+                words = study.kept_in_words(loaded.run, kept)
+                st.markdown(f"**{name(study.runs[loaded.run])}**, {every}{words} experts")
+                experts = () if whole else live.subsets[loaded.run].experts
                 places.append((loaded, experts, st.empty()))
     for loaded, experts, place in places:
         with place, st.spinner("Writing …"):
-            text = page.continuation(loaded, str(loaded.path), prompt, experts)
+            text = page.continuation(loaded, loaded.key, prompt, experts)
         place.text(text or "(it ends the text at once)")
 
 

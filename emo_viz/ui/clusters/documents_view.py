@@ -1,6 +1,7 @@
 """Document clusters page, documents: their maps, those selected, the clusters as tables."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.alignment import contingency
+from emo_viz.analysis.runs import Comparison
 from emo_viz.figures.clusters import (
     MARKER_SIZE,
     Shown,
@@ -20,7 +22,6 @@ from emo_viz.ui.clusters.page import (
     CLUSTER,
     DOMAIN,
     EXPERT,
-    LABELS,
     UMAP,
     Clustered,
     Data,
@@ -33,13 +34,16 @@ from emo_viz.ui.clusters.page import (
 )
 from emo_viz.ui.parts import maps, reader
 from emo_viz.ui.parts.maps import MOST_DOMAINS, MOST_GROUPS
+from emo_viz.ui.parts.reader import loss_column
 from emo_viz.ui.parts.selection import Rows, Selection
+from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import routes
 from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, share, shorten, visible
 
 SELECTION = Selection(routes.CLUSTER_SELECTION)
 FIRST_WORDS = 60
 TABLE_HEIGHT = 248
+USAGE_OF = {"probabilities": "mean router probabilities", "choices": "experts' shares of choices"}
 COLOURED_BY = {DOMAIN: "domain", CLUSTER: "its own clusters", EXPERT: "top expert"}
 
 
@@ -54,29 +58,30 @@ def show(data: Data, headline: DeltaGenerator, row: DeltaGenerator) -> None:
     _cluster_tables(data, found)
     _coverage(data, found)
     with reading:  # last: the only part that needs the models
-        reader.reader(data.documents, listed)
+        reader.reader(data.runs, data.documents, listed)
 
 
 def _maps(data: Data, view: View, found: Mapping[str, Clustered]) -> Rows | None:
-    """Both maps with their legends; returns the rows selected on them, None for no selection."""
+    """The maps with their legends; returns the rows selected on them, None for no selection."""
     points, method = map_points(data, view)
     names = colour_names(data, view, found)
     ids = data.documents["id"].tolist()
     most = MOST_DOMAINS if view.colour == DOMAIN else MOST_GROUPS
     drawn = {
-        name: maps.Map(
-            points[name],
-            colour_groups(names[name], _first(name, view, found), most),
-            _hover(data.version, name, view.k, view.layer, data, found[name]),
+        run: maps.Map(
+            points[run],
+            colour_groups(names[run], _first(data, run, view, found), most),
+            _hover(data.version, run, view.k, view.layer, data, found[run]),
         )
-        for name in LABELS
+        for run in data.runs.ids
     }
     maps.draw(
-        maps.Pair(
+        maps.Maps(
+            data.runs,
             drawn,
             ids,
             "documents",
-            content=f"{data.key} {view} {method}",
+            content=f"{data.version} {view} {method}",
             method=method,
             drawn=f"{data.size}, coloured by {COLOURED_BY[view.colour]},",
             domains=data.domains,
@@ -103,23 +108,23 @@ def _documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustere
     listed = np.arange(len(data.documents)) if rows is None else rows
     if rows is None:
         st.markdown(f"##### All {count(len(listed), 'document')}")
-        st.caption(f"Draw around points on either map to list their documents. {maps.CLICK}")
+        st.caption(f"Draw around points on a map to list their documents. {maps.CLICK}")
     else:
         _selection_summary(data, rows, found)
         if len(rows) == 0:
-            st.caption("Draw around points on either map, or clear the selection.")
+            st.caption("Draw around points on a map, or clear the selection.")
             return []
     table = data.documents.iloc[listed]
     ids = table["id"].tolist()
     key = f"cluster_rows_{SELECTION.current()}_{len(ids)}"
     st.dataframe(
-        _listing(table, listed, found),
+        _listing(data, table, listed, found),
         hide_index=True,
         height=TABLE_HEIGHT,
         key=key,
         on_select=lambda: _open_row(key, ids),
         selection_mode="single-row",
-        column_config=_COLUMNS,
+        column_config=_columns(data.runs),
         alt="Documents with their domain, clusters, length and losses",
     )
     return ids
@@ -128,51 +133,52 @@ def _documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustere
 def _cluster_tables(data: Data, found: Mapping[str, Clustered]) -> None:
     """What each cluster holds, as a table for each model, to be exported."""
     st.markdown("##### What the clusters hold")
-    for tab, (name, one) in zip(st.tabs(list(LABELS.values())), found.items(), strict=True):
+    tabs = st.tabs([escape_markdown(run.label) for run in data.runs])
+    for tab, run in zip(tabs, data.runs, strict=True):
+        one = found[run.id]
         with tab:
             st.dataframe(
                 one.table.drop(columns="label").assign(purity=100 * one.table["purity"]),
                 hide_index=True,
                 column_config=_CLUSTER_COLUMNS,
-                alt=f"Clusters of {LABELS[name]} with their size, domains, words and experts",
+                alt=f"Clusters of {run.label} with their size, domains, words and experts",
             )
-            _export(data, name, one)
+            _export(data, run.id, one)
 
 
 def _coverage(data: Data, found: Mapping[str, Clustered]) -> None:
-    """Clusters by domains, both models."""
+    """Clusters by domains, every run."""
     tables = {}
-    for name, one in found.items():
+    for run, one in found.items():
         domains, clusters, counts = contingency(data.domains, one.clustering.labels)
-        tables[name] = pd.DataFrame(
+        tables[run] = pd.DataFrame(
             counts, index=[escape_plotly(each) for each in domains], columns=clusters
         )
     title = f"Where each domain's documents lie ({data.size})"
-    fig = share_heatmap(tables, LABELS, title, Shown("domain", "documents", matched=True))
-    emo, standard = (concentration(table) for table in tables.values())
+    fig = share_heatmap(data.runs, tables, title, Shown("domain", "documents", matched=True))
+    held = in_each(data.runs, lambda run: share(concentration(tables[run])))
     st.plotly_chart(
         fig,
         config=chart_config("cluster heatmap"),
         width="stretch",
         key="cluster_heatmap",
-        alt=f"Share of each domain's documents in each cluster; the largest cluster of a domain "
-        f"holds {share(emo)} of it in EMO and {share(standard)} in the standard MoE",
+        alt="Share of each domain's documents in each cluster; in the largest cluster of a domain "
+        f"lie {held}",
     )
     st.caption(
-        f"A row sums to 100 %. The largest cluster of a domain holds {share(emo)} of its documents "
-        f"in EMO and {share(standard)} in the standard MoE, mean over domains. The order of the "
-        "clusters brings large shares to the diagonal."
+        f"A row sums to 100 %. In the largest cluster of a domain lie {held} of its documents, "
+        "mean over domains. The order of the clusters brings large shares to the diagonal."
     )
 
 
-def _first(name: str, view: View, found: Mapping[str, Clustered]) -> list[str]:
+def _first(data: Data, run: str, view: View, found: Mapping[str, Clustered]) -> list[str]:
     """What gets the first colours: the highlighted domains; of clusters those that are the largest
-    in EMO, so that matching clusters have the same colour in both maps."""
+    in the first run, so that matching clusters have the same colour in both maps."""
     if view.colour == DOMAIN:
         return list(view.domains)
     if view.colour == CLUSTER:
-        largest = np.argsort(-found["emo"].clustering.sizes, kind="stable")
-        return [found[name].names[cluster] for cluster in largest]
+        largest = np.argsort(-found[data.runs.first.id].clustering.sizes, kind="stable")
+        return [found[run].names[cluster] for cluster in largest]
     return []
 
 
@@ -180,16 +186,17 @@ def _map_caption(data: Data, view: View, method: str) -> None:
     where = "all layers" if view.layer is None else f"layer {view.layer}"
     matched = (
         " Clusters are matched by the documents they share: the same number and colour in both."
-        if view.colour == CLUSTER
+        if view.colour == CLUSTER and len(data.runs) > 1
         else ""
     )
     named = escape_markdown(", ".join(view.domains))
     highlight = f" All domains but {named} recede." if named else ""
     distances = " UMAP distances far apart mean little." if method == UMAP else ""
+    kinds = dict.fromkeys(trace.manifest.usage_of for trace in data.traces.values())
+    place = " and the ".join(USAGE_OF[kind] for kind in kinds)
     st.caption(
-        f"{data.size}; a point is a document, its place the mean router probabilities of {where}. "
-        f"The standard model's map is turned and resized onto EMO's, so that the same document "
-        f"lies near the same place where the models agree.{distances}{matched}{highlight}"
+        f"{data.size}; a point is a document, its place the {place} of {where}."
+        f"{maps.turned(data.runs, 'document')}{distances}{matched}{highlight}"
     )
 
 
@@ -198,9 +205,9 @@ def _selection_summary(data: Data, rows: Rows, found: Mapping[str, Clustered]) -
     if len(rows):
         domains = pd.Series(data.domains).iloc[rows].value_counts(normalize=True)
         parts = [f"{share(domains.iloc[0])} {escape_markdown(str(domains.index[0]))}"]
-        for name, one in found.items():
-            largest = np.bincount(one.clustering.labels[rows]).max() / len(rows)
-            parts.append(f"{share(largest)} in one cluster of {LABELS[name]}")
+        for run in data.runs:
+            largest = np.bincount(found[run.id].clustering.labels[rows]).max() / len(rows)
+            parts.append(f"{share(largest)} in one cluster of {name(run)}")
         text = f"{count(len(rows), 'document')} selected: {', '.join(parts)}"
     maps.summary(SELECTION, rows, "document", text)
 
@@ -211,19 +218,37 @@ def _open_row(key: str, ids: Sequence[str]) -> None:
         reader.open_document(ids[picked[0]])
 
 
-def _listing(table: pd.DataFrame, listed: Rows, found: Mapping[str, Clustered]) -> pd.DataFrame:
+def _listing(
+    data: Data, table: pd.DataFrame, listed: Rows, found: Mapping[str, Clustered]
+) -> pd.DataFrame:
+    clusters = {
+        maps.cluster_column(run): np.array(one.labels)[listed] for run, one in found.items()
+    }
     return pd.DataFrame(
         {
             "domain": table["domain"],
             "opening": [opening(text) for text in table["text"]],
-            "emo": np.array(found["emo"].labels)[listed],
-            "standard": np.array(found["standard"].labels)[listed],
+            **clusters,
             "tokens": table["n_tokens"],
-            "emo_loss": table["emo_loss"],
-            "standard_loss": table["standard_loss"],
+            **{loss_column(run): table[loss_column(run)] for run in data.runs.ids},
             "id": table["id"],
         }
     )
+
+
+def _columns(runs: Comparison) -> dict[str, Any]:
+    """How the listing's columns look."""
+    clusters = {
+        maps.cluster_column(run.id): st.column_config.TextColumn(f"{run.label} cluster", width=170)
+        for run in runs
+    }
+    losses = {
+        loss_column(run.id): st.column_config.NumberColumn(
+            f"{run.label} loss", format="%.2f", help="Nats a token", width=95
+        )
+        for run in runs
+    }
+    return _COLUMNS | clusters | losses
 
 
 def opening(text: str) -> str:
@@ -272,15 +297,7 @@ def _hover(
 _COLUMNS = {
     "domain": st.column_config.TextColumn("Domain", width=130),
     "opening": st.column_config.TextColumn("First words", width=250),
-    "emo": st.column_config.TextColumn("EMO cluster", width=170),
-    "standard": st.column_config.TextColumn("Standard MoE cluster", width=170),
     "tokens": st.column_config.NumberColumn("Tokens", width=60),
-    "emo_loss": st.column_config.NumberColumn(
-        "EMO loss", format="%.2f", help="Nats a token", width=75
-    ),
-    "standard_loss": st.column_config.NumberColumn(
-        "Standard loss", format="%.2f", help="Nats a token", width=95
-    ),
     "id": st.column_config.TextColumn("Id", width="small"),
 }
 _CLUSTER_COLUMNS = {

@@ -1,5 +1,6 @@
 """Document clusters page, tokens: the sampled tokens, how they are asked for, what they say."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,15 +11,17 @@ import streamlit as st
 from numpy.typing import NDArray
 from streamlit.delta_generator import DeltaGenerator
 
-from emo_viz.analysis.token_map import Sample, TokenMap, load_token_map, map_key
+from emo_viz.analysis.runs import Comparison
+from emo_viz.analysis.token_map import Sample, TokenMap, load_token_map
 from emo_viz.analysis.tokens import Headline, TokenClusters, headline, load_token_clusters
 from emo_viz.server import assets, commands
 from emo_viz.ui.clusters.page import ALL_DOMAINS, Data, highlight
 from emo_viz.ui.parts import freshness
+from emo_viz.ui.parts.maps import cluster_column
+from emo_viz.ui.parts.together import in_each, less
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.words import count, escape_markdown, interval, token_label
 
-LABELS = assets.MODEL_LABELS
 DOMAIN, CLUSTER, TOKEN = "Domain", "Cluster", "Token"
 ALL_TOKENS = "All tokens"
 CONTEXT = 48  # characters before and after a token
@@ -36,12 +39,14 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The sampled tokens of both models.
+    """The sampled tokens, the same in all runs.
 
     table: a row for each, with the columns id, document, position, before, text, after (its place
-    in the document's text), token (its label), domain, emo and standard (names of its clusters).
+    in the document's text), token (its label), domain and, for each run, the name of its cluster
+    (`maps.cluster_column`).
     """
 
+    runs: Comparison
     version: str
     token_map: TokenMap
     table: pd.DataFrame
@@ -65,32 +70,43 @@ class Tokens:
         return np.logical_and.reduce(asked) if asked else None
 
 
-def measured() -> Headline | None:
-    """How the token clusters of both models agree with the domains.
+def measured(data: Data) -> Headline | None:
+    """How the token clusters of the runs agree with the domains.
 
-    None, and a sentence, if there are no two files that belong together.
+    None, and a sentence, if there are no files that belong together.
     """
-    paths = [assets.token_clusters_path(name) for name in LABELS]
+    paths = _paths(data.runs)
     try:
-        found = _headline(paths[0], paths[1], assets.stamp(*paths))
+        found = _headline(paths, assets.content(*paths))
+        _check_runs(data.runs, found.runs)
         freshness.check("The token clusters", found.origins)
         return found
     except ValueError as error:
-        _to_mend(error, *(commands.CLUSTERS.format(folder=f) for f in _folders()))
+        _to_mend(error, commands.each(commands.CLUSTERS, data.runs.ids))
         return None
+
+
+def _paths(runs: Comparison) -> tuple[Path, ...]:
+    return tuple(assets.token_clusters_path(run) for run in runs.ids)
+
+
+def _check_runs(runs: Comparison, found: Iterable[str]) -> None:
+    """Raises ValueError unless each file of token clusters is of the run that it is named after."""
+    for run, other in zip(runs, found, strict=True):
+        if run.id != other:
+            path = assets.token_clusters_path(run.id).name
+            raise ValueError(f"{path} holds the token clusters of {other}, not of {run.id}.")
 
 
 def load(data: Data) -> Tokens | None:
     """The sampled tokens; None, and a sentence, if there is no map of these documents."""
-    paths = [assets.token_clusters_path(name) for name in LABELS]
-    path = assets.analysis_path("token_map.npz")
-    stamp = assets.stamp(path, *paths)
+    paths, path = _paths(data.runs), assets.analysis_path("token_map.npz")
     try:
-        found = _tokens(data.version, path, paths[0], paths[1], stamp, data)
+        found = _tokens(data.version, path, paths, assets.content(path, *paths), data)
         freshness.check("The token maps", found.token_map.origins)
         return found
     except ValueError as error:
-        _to_mend(error, commands.TOKEN_MAP)
+        _to_mend(error, commands.token_map(data.runs.ids))
         return None
 
 
@@ -107,33 +123,43 @@ def controls(row: DeltaGenerator, found: Tokens) -> View:
     )
 
 
-def answer(said: Headline, found: Tokens | None, domains: int) -> None:
+def answer(runs: Comparison, said: Headline, found: Tokens | None, domains: int) -> None:
     """The first line of the page: whose token clusters follow the domains, in numbers."""
-    st.markdown(
-        f"#### Clusters of single tokens share **{interval(said.emo)}** of their information with "
-        f"the domain in EMO, **{interval(said.standard)}** in the standard MoE."
-    )
-    st.markdown(
-        f"EMO less standard MoE: **{interval(said.difference, '+.3f')}**, "
-        f"{interval(said.ratio)} times as much. With the token itself the clusters share "
-        f"**{interval(said.emo_token)}** in EMO and **{interval(said.standard_token)}** in the "
-        "standard MoE."
-    )
+    agreed = in_each(runs, lambda run: f"**{interval(said.runs[run].domain)}**")
+    of_token = in_each(runs, lambda run: f"**{interval(said.runs[run].token)}**")
+    st.markdown(f"#### Clusters of single tokens agree with the domain (NMI, 0 to 1) by {agreed}.")
+    st.markdown(f"{_gap(runs, said)}With the token itself they agree by {of_token}.")
     drawn = "" if found is None else f" The maps show {found.size}{_per_domain(found)}."
+    first = said.runs[runs.first.id]
+    chance = in_each(runs, lambda run: f"{said.runs[run].chance:.2f}")
+    paired = (
+        ", for the difference over the same documents in both models" if said.difference else ""
+    )
     st.caption(
-        f"Normalised mutual information (NMI) of {said.clusters} clusters by the routing of all "
+        f"Normalised mutual information (NMI) of {first.clusters} clusters by the routing of all "
         f"layers with {count(domains, 'domain')} and with the token ids, "
-        f"{count(said.documents, 'document')}, {count(said.tokens, 'token')}; in brackets the 95 % "
-        "interval over documents, for the difference over the same documents in both models. "
-        f"Shuffled domains reach {said.emo_chance:.2f} (EMO) and {said.standard_chance:.2f} "
-        f"(standard MoE).{drawn}"
+        f"{count(said.documents, 'document')}, {count(first.tokens, 'token')}; in brackets the "
+        f"95 % interval over documents{paired}. Shuffled domains reach {chance}.{drawn}"
+    )
+
+
+def _gap(runs: Comparison, said: Headline) -> str:
+    """How far two runs are apart, as a sentence before another; "" for one alone."""
+    if said.difference is None or said.ratio is None:
+        return ""
+    return (
+        f"{less(runs)}: **{interval(said.difference, '+.3f')}**, {interval(said.ratio)} times as "
+        "much. "
     )
 
 
 def colour_names(found: Tokens, view: View) -> dict[str, list[str]]:
-    """What each token is coloured by, for both models."""
-    columns = {name: view.colour.lower() if view.colour != CLUSTER else name for name in LABELS}
-    return {name: found.table[column].tolist() for name, column in columns.items()}
+    """What each token is coloured by, for every run."""
+    by_cluster = view.colour == CLUSTER
+    return {
+        run: found.table[cluster_column(run) if by_cluster else view.colour.lower()].tolist()
+        for run in found.runs.ids
+    }
 
 
 def _per_domain(found: Tokens) -> str:
@@ -141,40 +167,46 @@ def _per_domain(found: Tokens) -> str:
     return f", {sizes.max():,} of each domain" if sizes.nunique() == 1 else ""
 
 
-def _folders() -> list[str]:
-    return list(assets.MODEL_FOLDERS.values())
-
-
-def _to_mend(error: ValueError, *commands: str) -> None:
+def _to_mend(error: ValueError, command: str) -> None:
     said = str(error) if isinstance(error, freshness.Stale) else escape_markdown(str(error))
     st.info(f"{said} This makes it:")
-    st.code("\n".join(commands), language="bash", wrap_lines=True)
+    st.code(command, language="bash", wrap_lines=True)
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _headline(emo: Path, standard: Path, stamp: assets.Stamp) -> Headline:
-    return headline(emo, standard)
+def _headline(paths: tuple[Path, ...], key: str) -> Headline:
+    return headline(*paths)
 
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the tokens …")
-def _tokens(
-    version: str, path: Path, emo: Path, standard: Path, stamp: assets.Stamp, _data: Data
-) -> Tokens:
+def _tokens(version: str, path: Path, paths: tuple[Path, ...], key: str, _data: Data) -> Tokens:
     """Raises ValueError if there is no map, or one of other documents or other clusters."""
-    token_map = load_token_map(path)
-    clusters = {"emo": load_token_clusters(emo), "standard": load_token_clusters(standard)}
+    token_map, runs = load_token_map(path), _data.runs
+    clusters = dict(zip(runs.ids, map(load_token_clusters, paths), strict=True))
+    if absent := clusters.keys() - token_map.places.keys():
+        raise ValueError(f"{path.name} holds no map of {min(absent)}.")
     ids, texts = _data.documents["id"].tolist(), _data.documents["text"].tolist()
-    if token_map.key != map_key(ids, texts, clusters):
+    if not token_map.is_of(ids, texts, _all_clusters(token_map, clusters)):
         raise ValueError(f"{path.name} is of other documents or other token clusters.")
     table = _sampled(token_map.sample, _data.documents)
-    version = f"{version} {stamp}"
-    return Tokens(version, token_map, table.assign(**_cluster_names(token_map, clusters)))
+    names = _cluster_names(token_map, clusters)
+    return Tokens(runs, f"{version} {key}", token_map, table.assign(**names))
+
+
+def _all_clusters(
+    token_map: TokenMap, clusters: dict[str, TokenClusters]
+) -> dict[str, TokenClusters]:
+    """A map of version 1 can be told only by the clusters of all its runs."""
+    if not token_map.pair_key:
+        return clusters
+    others = [run for run in token_map.places if run not in clusters]
+    return clusters | {run: load_token_clusters(assets.token_clusters_path(run)) for run in others}
 
 
 def _cluster_names(token_map: TokenMap, clusters: dict[str, TokenClusters]) -> dict[str, list[str]]:
     return {
-        name: [f"{cluster}: {one.labels[cluster]}" for cluster in token_map.clusters[name]]
-        for name, one in clusters.items()
+        cluster_column(run): [f"{own}: {one.labels[own]}" for own in token_map.clusters[run]]
+        for run, one in clusters.items()
     }
 
 

@@ -1,6 +1,6 @@
-"""Home page: what the pair of models shows, in computed sentences, and what is loaded."""
+"""Home page: what the models show, in computed sentences, and what is loaded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,14 @@ from emo_viz.analysis import curves, tokens
 from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.origins import Origins, of_trace
 from emo_viz.analysis.routing import Coverage, coverage
-from emo_viz.analysis.widths import apart, in_words, kept_of
-from emo_viz.figures.comparison import Compared, two_models
+from emo_viz.analysis.runs import BUNDLED, Comparison, Run
+from emo_viz.analysis.widths import in_words, kept_of
+from emo_viz.figures.comparison import Compared, by_run
 from emo_viz.figures.theme import chart_config
 from emo_viz.server import assets, commands, library
 from emo_viz.trace import Trace
 from emo_viz.ui.parts import freshness
+from emo_viz.ui.parts.together import in_each, less, name
 from emo_viz.ui.shell import routes
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
@@ -30,92 +32,104 @@ CURVES = "curves.parquet"
 class Finding:
     """What one card says; `compared` is drawn, `sentence` carries the same numbers in words."""
 
+    title: str
     sentence: str
     compared: Compared
 
 
 @dataclass(frozen=True)
 class Card:
-    """A question, where its answer comes from, and the page that goes deeper."""
+    """A question, where its answer comes from, and the page that goes deeper.
+
+    command: the commands that make what is missing, for these runs.
+    """
 
     question: str
-    title: str
-    find: Callable[[], Finding]
-    command: str
+    find: Callable[[Comparison], Finding]
+    command: Callable[[Sequence[str]], str]
     page: str
     link: str
 
 
 def show() -> None:
     """Draw the page."""
-    st.markdown(
-        "Watch a mixture-of-experts language model route tokens. EMO, trained so that groups of "
-        "experts emerge, stands beside a standard MoE of the same size, data and number of tokens."
-    )
-    st.subheader("What the pair shows")
+    runs = library.comparison()
+    st.markdown("Watch a mixture-of-experts language model route tokens. " + _who(runs))
+    st.subheader("What the pair shows" if len(runs) > 1 else "What the model shows")
     with st.grid(3, min_column_width=300, border=True) as grid:
         for card in CARDS:
             with grid.cell():
-                _draw(card)
+                _draw(card, runs)
     st.caption(
         "In brackets, and as bars where they are wider than the mark: 95 % intervals, by "
         "resampling the documents. They do not say what another training run would give."
     )
-    _price()
+    _price(runs)
     st.subheader("What is loaded")
-    _models()
-    _documents()
+    _models(runs)
+    _documents(runs)
 
 
-def _draw(card: Card) -> None:
+def _who(runs: Comparison) -> str:
+    """What stands on the pages, in a sentence."""
+    if runs.ids == tuple(each.id for each in BUNDLED):
+        return (
+            "EMO, trained so that groups of experts emerge, stands beside a standard MoE of the "
+            "same size, data and number of tokens."
+        )
+    names = [f"**{name(run)}**" for run in runs]
+    return f"{' stands beside '.join(names)}." if len(runs) > 1 else f"This is {names[0]}."
+
+
+def _draw(card: Card, runs: Comparison) -> None:
     st.markdown(f"**{card.question}**")
     try:
-        finding = card.find()
-    except freshness.Stale as error:
-        st.markdown(f":material/history: {error}")
-        _commands(card.command)
-    except ValueError as error:
-        st.markdown(escape_markdown(str(error)))
-        _commands(card.command)
+        finding = card.find(runs)
+    except (freshness.Stale, library.Missing, ValueError) as error:
+        if isinstance(error, freshness.Stale):
+            st.markdown(f":material/history: {error}")
+        else:
+            st.markdown(escape_markdown(str(error)))
+        st.code(card.command(runs.ids), language="bash", wrap_lines=True)
     else:
         st.plotly_chart(
-            two_models(finding.compared, card.title),
-            config=chart_config(card.title),
+            by_run(runs, finding.compared, finding.title),
+            config=chart_config(finding.title),
             alt=finding.sentence,
         )
         st.markdown(finding.sentence)  # below: charts line up whatever the sentences' lengths
     st.page_link(card.page, label=card.link, icon=":material/arrow_forward:")
 
 
-def _price() -> None:
+def _price(runs: Comparison) -> None:
     with suppress(ValueError):  # the card has said what is missing
-        st.markdown(_full_models())
+        st.markdown(_full_models(runs))
 
 
-def _commands(template: str) -> None:
-    """The command, once for each model if it names one."""
-    folders = assets.MODEL_FOLDERS.values()
-    lines = dict.fromkeys(template.format(folder=folder) for folder in folders)
-    st.code("\n".join(lines), language="bash", wrap_lines=True)
-
-
-def _robustness() -> Finding:
-    measured, experts = _curves()
+def _robustness(runs: Comparison) -> Finding:
+    measured, experts = _curves(runs)
+    keep = _keep(measured, experts, runs)
     kept = {
-        model: _percent(_kept(measured.increase(model, curves.ROUTER_PROBABILITY, KEEP_K)))
-        for model in assets.MODEL_FOLDERS
+        run: _percent(_kept(measured.increase(run, curves.ROUTER_PROBABILITY, k)))
+        for run, k in keep.items()
     }
-    emo, standard = kept["emo"], kept["standard"]
-    by_chance = min(measured.increase(model, curves.RANDOM, KEEP_K).mean for model in kept)
+    by_chance = min(measured.increase(run, curves.RANDOM, k).mean for run, k in keep.items())
+    even = len({*keep.values()}) == len({experts[run] for run in keep}) == 1
+    first = runs.first.id
+    with_k = f"{kept_of(keep[first], experts[first])} experts a layer"
+
+    def said(run: str) -> str:
+        own = "" if even else f" with {kept_of(keep[run], experts[run])}"
+        return f"**{kept[run].mean:.0f}\u00a0%** {_span(kept[run], '{:.0f}')}{own}"
+
     return Finding(
-        f"With {kept_of(KEEP_K, experts)} experts a layer, EMO keeps "
-        f"**{emo.mean:.0f}\u00a0%** {_span(emo, '{:.0f}')} of its likelihood a token, the standard "
-        f"MoE **{standard.mean:.0f}\u00a0%** {_span(standard, '{:.0f}')}. "
+        f"Likelihood kept with {keep[first]} experts" if even else "Likelihood kept by a subset",
+        f"With {with_k if even else 'some of the experts'}, the likelihood kept a token is "
+        f"{in_each(runs, said)}. "
         f"{count(measured.documents, 'held-out document')}, {count(measured.tokens, 'token')}, "
         f"{count(len(measured.cells.tokens), 'domain')}.",
         Compared(
-            emo,
-            standard,
+            kept,
             "% of the likelihood a token",
             100 * curves.likelihood_kept(by_chance),
             "random experts",
@@ -123,120 +137,155 @@ def _robustness() -> Finding:
     )
 
 
-def _full_models() -> str:
+def _keep(
+    measured: curves.Measured, experts: dict[str, tuple[int, ...]], runs: Comparison
+) -> dict[str, int]:
+    """The keep-k to speak of in each run: KEEP_K where the first has been measured there, the
+    nearest that has been where not, and the same share of the experts in the other."""
+    points = {run: measured.kept(run, curves.ROUTER_PROBABILITY) for run in runs.ids}
+    first = runs.first.id
+    asked = min(points[first], key=lambda k: abs(k - KEEP_K))
+    share = asked / max(experts[first])
+    return {
+        run: min(own, key=lambda k: abs(k - share * max(experts[run])))
+        for run, own in points.items()
+    }
+
+
+def _full_models(runs: Comparison) -> str:
     """What each model loses with all its experts: kept shares are shares of this."""
-    measured, experts = _curves()
-    emo, standard = (measured.full_loss(model).mean for model in assets.MODEL_FOLDERS)
-    gap = measured.full_difference(curves.EMO, curves.STANDARD)
-    return (
-        f"With all {in_words(experts)} experts, the loss is **{emo:.3f}** nats a token in EMO and "
-        f"**{standard:.3f}** in the standard MoE; EMO less standard MoE: **{gap.mean:+.3f}** "
-        f"{_span(gap, '{:+.3f}')}."
-    )
+    measured, experts = _curves(runs)
+    losses = in_each(runs, lambda run: f"**{measured.full_loss(run).mean:.3f}**")
+    counts = {experts[run] for run in runs.ids}
+    of_all = f"all {in_words(counts.pop())} experts" if len(counts) == 1 else "all experts"
+    said = f"With {of_all}, the loss in nats a token is {losses}"
+    if runs.second is None:
+        return f"{said}."
+    if len({measured.tokens_of(run) for run in runs.ids}) > 1:
+        return f"{said}; the tokenizers differ, so these do not compare."
+    gap = measured.full_difference(runs.first.id, runs.second.id)
+    return f"{said}; {less(runs)}: **{gap.mean:+.3f}** {_span(gap, '{:+.3f}')}."
 
 
-def _modularity() -> Finding:
-    paths = [_existing(assets.token_clusters_path(name)) for name in assets.MODEL_FOLDERS]
-    found = _tokens_headline(paths[0], paths[1], assets.stamp(*paths))
+def _modularity(runs: Comparison) -> Finding:
+    paths = tuple(_existing(assets.token_clusters_path(run)) for run in runs.ids)
+    found = _tokens_headline(paths, assets.content(*paths))
     freshness.check("The token clusters", found.origins)
+    own = dict(zip(runs.ids, found.runs.values(), strict=True))
+    shared = in_each(runs, lambda run: f"**{own[run].domain.mean:.2f}** {_span(own[run].domain)}")
+    gap = ""
+    if found.difference is not None:
+        span = _span(found.difference, "{:+.3f}")
+        gap = f"; {less(runs)}: {found.difference.mean:+.3f} {span}"
+    first = own[runs.first.id]
     return Finding(
-        f"{found.clusters} clusters of tokens by routing share **{found.emo.mean:.2f}** "
-        f"{_span(found.emo)} of their information (NMI) with the domain in EMO, "
-        f"**{found.standard.mean:.2f}** {_span(found.standard)} in the standard MoE; EMO less "
-        f"standard MoE: {found.difference.mean:+.3f} {_span(found.difference, '{:+.3f}')}. "
-        f"{count(found.documents, 'document')}, {count(found.tokens, 'token')}.",
+        "Token clusters and domains",
+        f"{first.clusters} clusters of tokens by routing agree with the domain (NMI) by "
+        f"{shared}{gap}. "
+        f"{count(found.documents, 'document')}, {count(first.tokens, 'token')}.",
         Compared(
-            found.emo,
-            found.standard,
+            {run: each.domain for run, each in own.items()},
             "NMI with the domain (0 to 1)",
-            max(found.emo_chance, found.standard_chance),
+            max(each.chance for each in own.values()),
             "shuffled domains",
         ),
     )
 
 
-def _spread() -> Finding:
-    emo, standard = (_coverage(name) for name in assets.MODEL_FOLDERS)
-    if what := apart(emo.routed, standard.routed):
-        raise ValueError(
-            f"The traces of the two models have other numbers of {what}, so they do not compare. "
-            "For a matched pair, this makes them:"
-        )
-    routed = in_words(emo.routed)
+def _spread(runs: Comparison) -> Finding:
+    found = {run.id: _coverage(run) for run in runs}
+    first = found[runs.first.id]
+    even = len({each.routed for each in found.values()}) == 1
+
+    def half(run: str) -> str:
+        own = found[run]
+        of_all = "" if even and run != runs.first.id else f" of {in_words(own.routed)} experts"
+        return f"**{own.half.mean:.1f}** {_span(own.half, '{:.1f}')}{of_all}"
+
+    distinct = in_each(runs, lambda run: f"{found[run].distinct.mean:.1f}")
+    layers = {each.num_layers for each in found.values()}
+    over = count(first.num_layers, "layer") if len(layers) == 1 else "the layers of each"
     return Finding(
-        f"Half of a document's routing in a layer goes to **{emo.half.mean:.1f}** "
-        f"{_span(emo.half, '{:.1f}')} of {routed} experts in EMO, to "
-        f"**{standard.half.mean:.1f}** {_span(standard.half, '{:.1f}')} in the standard MoE; in "
-        f"all it uses {emo.distinct.mean:.1f} and {standard.distinct.mean:.1f}. "
-        f"{count(emo.half.n, 'document')}, {count(emo.num_tokens, 'token')}, mean over "
-        f"{count(emo.num_layers, 'layer')}.",
-        Compared(
-            emo.half, standard.half, "routed experts", float(np.mean(emo.routed)) / 2, "even use"
-        ),
+        "Experts that carry half of the routing",
+        f"Half of a document's routing in a layer goes to {in_each(runs, half)}; in all it uses "
+        f"{distinct}. {count(first.half.n, 'document')}, {count(first.num_tokens, 'token')}, mean "
+        f"over {over}.",
+        _half_compared(found, even),
     )
+
+
+def _half_compared(found: dict[str, Coverage], even: bool) -> Compared:
+    """In experts, where all runs have as many; else in shares of them."""
+    if even:
+        routed = float(np.mean(next(iter(found.values())).routed))
+        values = {run: each.half for run, each in found.items()}
+        return Compared(values, "routed experts", routed / 2, "even use")
+    shares = {run: _of_all(each.half, float(np.mean(each.routed))) for run, each in found.items()}
+    return Compared(shares, "% of the routed experts", 50, "even use")
+
+
+def _of_all(value: Interval, most: float) -> Interval:
+    mean, low, high = (100 * each / most for each in (value.mean, value.low, value.high))
+    return Interval(mean, low, high, value.n)
 
 
 CARDS = (
     Card(
         "How many experts does a document use?",
-        "Experts that carry half of the routing",
         _spread,
-        commands.RECORD,
+        lambda runs: commands.each(commands.RECORD, runs),
         routes.ROUTING,
         "See one text, token by token",
     ),
     Card(
         "Do the experts follow the subject?",
-        "Token clusters and domains",
         _modularity,
-        commands.CLUSTERS,
+        lambda runs: commands.each(commands.CLUSTERS, runs),
         routes.CLUSTERS,
         "See which tokens share experts",
     ),
     Card(
         "How far can the model be cut down?",
-        f"Likelihood kept with {KEEP_K} experts",
         _robustness,
-        commands.CURVES,
+        commands.curves,
         routes.ABLATION,
         "Choose a subset of the experts",
     ),
 )
 
 
-def _models() -> None:
+def _models(runs: Comparison) -> None:
     rows = []
-    for name in assets.MODEL_FOLDERS:
+    for run in runs:
         try:
-            facts = assets.model_facts(name)
+            facts = assets.model_facts(run)
         except FileNotFoundError:
             continue
         except ValueError as error:
             st.error(escape_markdown(str(error)), icon=":material/error:")
             continue
-        trained = facts.tokens_trained
-        rows.append(
-            {
-                "Model": facts.label,
-                "Layers": facts.num_layers,
-                "Experts a layer": f"{facts.experts_in_words(facts.num_shared_experts)} routed + "
-                f"{facts.num_shared_experts} shared",
-                "Experts a token": f"{facts.num_experts_per_tok - facts.num_shared_experts} routed "
-                f"+ {facts.num_shared_experts} shared",
-                "Hidden size": facts.hidden_size,
-                "Parameters": compact(facts.parameters),
-                "Tokens trained on": "not recorded" if trained is None else compact(trained),
-            }
-        )
+        rows.append(_row(facts))
     if rows:
         st.table(pd.DataFrame(rows).set_index("Model"))
     else:
         st.write("No checkpoint is here.")
-        trains = [commands.TRAIN.format(name=name) for name in assets.MODEL_FOLDERS]
-        st.code("\n".join(trains), language="bash")
+        st.code(commands.TRAIN, language="bash")
 
 
-def _documents() -> None:
+def _row(facts: assets.ModelFacts) -> dict[str, object]:
+    trained, shared = facts.tokens_trained, facts.num_shared_experts
+    return {
+        "Model": facts.label,
+        "Layers": facts.num_layers,
+        "Experts a layer": f"{facts.experts_in_words(shared)} routed + {shared} shared",
+        "Experts a token": f"{facts.num_experts_per_tok - shared} routed + {shared} shared",
+        "Hidden size": facts.hidden_size,
+        "Parameters": compact(facts.parameters),
+        "Tokens trained on": "not recorded" if trained is None else compact(trained),
+    }
+
+
+def _documents(runs: Comparison) -> None:
     if not assets.documents_path().exists():
         st.write("No documents are here.")
         st.code(commands.DOCUMENTS, language="bash")
@@ -244,7 +293,7 @@ def _documents() -> None:
     documents = library.documents()
     st.caption(
         f"Bundled: {count(len(documents), 'document')} of "
-        f"{count(documents['domain'].nunique(), 'domain')}{_bundled_tokens()}, with their "
+        f"{count(documents['domain'].nunique(), 'domain')}{_bundled_tokens(runs)}, with their "
         f"licences in ATTRIBUTION.md beside them.{_cut(documents)}"
     )
 
@@ -256,46 +305,48 @@ def _cut(documents: pd.DataFrame) -> str:
     return f"{words}models' context." if cut else ""
 
 
-def _bundled_tokens() -> str:
+def _bundled_tokens(runs: Comparison) -> str:
     try:
-        tokens = Trace.open(assets.trace_path("emo")).manifest.tokens
-    except ValueError:
+        tokens = library.trace(runs.first.id).manifest.tokens
+    except library.Missing:
         return ""
     return f", {count(tokens, 'token')}"
 
 
-def _curves() -> tuple[curves.Measured, tuple[int, ...]]:
+def _curves(runs: Comparison) -> tuple[curves.Measured, dict[str, tuple[int, ...]]]:
+    """The curves of the runs, and the experts of every layer of each."""
     path = _existing(assets.analysis_path(CURVES))
-    measured, experts, origins = _read_curves(path, assets.stamp(path, path.with_suffix(".json")))
+    key = assets.content(path, path.with_suffix(".json"))
+    measured, experts, origins = _read_curves(path, key, runs.ids)
     freshness.check("The curves", origins)
     return measured, experts
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the curves …")
 def _read_curves(
-    path: Path, stamp: assets.Stamp
-) -> tuple[curves.Measured, tuple[int, ...], Origins]:
+    path: Path, key: str, runs: tuple[str, ...]
+) -> tuple[curves.Measured, dict[str, tuple[int, ...]], Origins]:
     """The curves of all domains, the experts of every layer, and what they are of."""
-    read = curves.read_curves(path)
-    return curves.Measured.of(read.rows), read.experts, read.origins
+    read = curves.read_curves(path).of_runs(runs)
+    experts = {run: read.experts(run) for run in runs}
+    return curves.Measured.of(read.rows), experts, read.origins
 
 
-def _coverage(name: str) -> Coverage:
-    path = assets.trace_path(name)
-    found, origins = _read_trace(name, path, assets.stamp(path))
-    freshness.check(f"The traces of {assets.MODEL_LABELS[name]}", origins)
+def _coverage(run: Run) -> Coverage:
+    trace, key = library.trace(run.id), library.trace_key(run.id)
+    found, origins = _read_trace(run.id, key, trace)
+    freshness.check(f"The traces of {run.label}", origins)
     return found
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _read_trace(name: str, path: Path, stamp: assets.Stamp) -> tuple[Coverage, Origins]:
-    trace = Trace.open(path)
-    return coverage(trace), of_trace(trace, name)
+def _read_trace(run: str, key: str, _trace: Trace) -> tuple[Coverage, Origins]:
+    return coverage(_trace), of_trace(_trace, run)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _tokens_headline(emo: Path, standard: Path, stamp: assets.Stamp) -> tokens.Headline:
-    return tokens.headline(emo, standard)
+def _tokens_headline(paths: tuple[Path, ...], key: str) -> tokens.Headline:
+    return tokens.headline(*paths)
 
 
 def _existing(path: Path) -> Path:

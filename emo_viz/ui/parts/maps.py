@@ -1,4 +1,4 @@
-"""Two maps side by side, of documents or of tokens, on which a region or a point is selected."""
+"""A map of each run, of documents or of tokens, on which a region or a point is selected."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from emo_viz.analysis.projection import place_labels
+from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.figures.clusters import Group, map_config, point_map
-from emo_viz.server import assets
 from emo_viz.ui.parts.selection import EMPTY_REGION, Rows, Selection
-from emo_viz.ui.shell.words import escape_html, escape_plotly, shorten
+from emo_viz.ui.shell.words import escape_html, escape_markdown, escape_plotly, shorten
 
 NARROWEST_MAP = 340
 # Streamlit takes clicks only while the mouse does not draw.
@@ -21,7 +21,7 @@ MOST_GROUPS, MOST_DOMAINS = 10, 30  # domains are few and named on the map: none
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """One model's map: places [N, 2], their groups, the hover text (HTML) of each."""
+    """One run's map: places [N, 2], their groups, the hover text (HTML) of each."""
 
     points: NDArray[np.float32]
     groups: Sequence[Group]
@@ -29,15 +29,16 @@ class Map:
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
-    """The maps of both models, of the same items.
+class Maps:
+    """The maps of the runs, by run id, of the same items.
 
     ids [N]: what a selection names, of `items` ("documents"); must not change unless `content`
     does. domains [N] name the places, all or `only` some of them. drawn: what the alternative text
-    says of the maps. highlighted [N]: the rest recedes. one_legend: both maps have the same
+    says of the maps. highlighted [N]: the rest recedes. one_legend: all maps have the same
     groups. opened: called with the rows that were just selected.
     """
 
+    runs: Comparison
     maps: Mapping[str, Map]
     ids: Sequence[str]
     items: str
@@ -53,17 +54,33 @@ class Pair:
     opened: Callable[[Rows], None]
 
 
-def draw(pair: Pair) -> None:
-    """Both maps with their legends."""
-    pair.selection.follow_address(pair.content, pair.ids, pair.items)
-    side_by_side = st.grid(2, min_column_width=NARROWEST_MAP)
-    for name, one in pair.maps.items():
+def draw(maps: Maps) -> None:
+    """The maps with their legends."""
+    maps.selection.follow_address(maps.content, maps.ids, maps.items, maps.runs.ids)
+    side_by_side = st.grid(len(maps.runs), min_column_width=NARROWEST_MAP)
+    for run in maps.runs:
         with side_by_side.cell():
-            _map(pair, name, one)
-            if not pair.one_legend:
-                _legend(one.groups, pair.highlighted)
-    if pair.one_legend:
-        _legend(next(iter(pair.maps.values())).groups, pair.highlighted)
+            _map(maps, run)
+            if not maps.one_legend:
+                _legend(maps.maps[run.id].groups, maps.highlighted)
+    if maps.one_legend:
+        _legend(maps.maps[maps.runs.first.id].groups, maps.highlighted)
+
+
+def turned(runs: Comparison, item: str) -> str:
+    """How two maps stand to each other, as a sentence after another; "" for one alone."""
+    if runs.second is None:
+        return ""
+    first, second = (escape_markdown(run.label) for run in runs)
+    return (
+        f" The map of {second} is turned and resized onto that of {first}, so that the same {item} "
+        "lies near the same place where the models agree."
+    )
+
+
+def cluster_column(run: str) -> str:
+    """The column of a table with an item's cluster in a run."""
+    return f"cluster_{run}"
 
 
 def selected_rows(selection: Selection, ids: Sequence[str]) -> Rows | None:
@@ -87,33 +104,33 @@ def summary(selection: Selection, rows: Rows, item: str, text: str) -> None:
     )
 
 
-def _map(pair: Pair, name: str, one: Map) -> None:
-    code, generation = pair.selection.drawn(name)
+def _map(maps: Maps, run: Run) -> None:
+    one, selection = maps.maps[run.id], maps.selection
+    code, generation = selection.drawn(run.id)
     labels = [
         (escape_plotly(label.text), label.x, label.y)
-        for label in place_labels(one.points, pair.domains)
-        if not pair.only or label.text in pair.only
+        for label in place_labels(one.points, maps.domains)
+        if not maps.only or label.text in maps.only
     ]
-    key = f"{pair.selection.param}_chart_{name}_{generation}"
-    label = assets.MODEL_LABELS[name]
+    key = f"{selection.param}_chart_{run.id}_{generation}"
     st.plotly_chart(
         point_map(
             one.points,
             one.groups,
             one.hover,
-            f"{label}: {pair.method} of routing",
-            pair.method,
+            f"{escape_plotly(run.label)}: {maps.method} of routing",
+            maps.method,
             labels,
-            pair.highlighted,
-            pair.selection.rows(pair.ids, code) if code else None,
-            pair.marker_size,
+            maps.highlighted,
+            selection.rows(maps.ids, code) if code else None,
+            maps.marker_size,
         ),
-        config=map_config(f"{pair.method} {name}"),
+        config=map_config(f"{maps.method} {run.id}"),
         width="stretch",
         key=key,
-        on_select=lambda: pair.opened(pair.selection.take(name, key, one.points, pair.ids)),
+        on_select=lambda: maps.opened(selection.take(run.id, key, one.points, maps.ids)),
         selection_mode=("points", "box", "lasso"),
-        alt=f"{pair.method} map of {pair.drawn} in {label}",
+        alt=f"{maps.method} map of {maps.drawn} in {run.label}",
     )
 
 

@@ -6,15 +6,15 @@ import streamlit as st
 
 from emo_viz.server import measurements
 from emo_viz.server.jobs import Job
-from emo_viz.server.library import Pair
+from emo_viz.server.library import Models
 from emo_viz.ui.shell.words import count, escape_markdown
 
 LONG = 100  # seconds: from here on the time left is given in minutes
 
 
-def all_curves(pair: Pair, label: str) -> None:
+def all_curves(models: Models, label: str) -> None:
     """Measure every domain with every method; the stored curves stay until the new are whole."""
-    job = measurements.find(pair)
+    job = measurements.find(models)
     if job is not None and job.running:
         watch(job, "Measuring all curves")
         return
@@ -22,12 +22,12 @@ def all_curves(pair: Pair, label: str) -> None:
         if st.button(
             label,
             icon=":material/refresh:",
-            help="Both models on every held-out document, with every method: many minutes, in "
+            help="Every model on every held-out document, with every method: many minutes, in "
             "the background. It can be stopped and goes on from there later; the stored curves "
             "are replaced only when all is measured.",
         ):
-            _start(pair)
-        _stopped(job, measurements.kept_parts(pair))
+            _start(models)
+        _stopped(job, measurements.kept_parts(models))
         failure(job)
 
 
@@ -51,9 +51,9 @@ def failure(job: Job | None) -> None:
         st.error(f"The measurement failed: {reason}", icon=":material/error:")
 
 
-def _start(pair: Pair) -> None:
+def _start(models: Models) -> None:
     try:
-        measurements.start(pair)
+        measurements.start(models)
     except ValueError as error:
         st.error(escape_markdown(str(error)), icon=":material/error:")
     else:

@@ -58,7 +58,7 @@ class OwnText:
         kind = _kind()
         links.enter(self.draft, kind, "", self.param)
         text: str = place.text_area(
-            "Text for both models",
+            "Text for the models",
             key=self.draft,
             height=height,
             placeholder="Type or paste a text, then press Ctrl+Enter.",

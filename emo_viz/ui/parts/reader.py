@@ -1,4 +1,4 @@
-"""The document reader: one text in both models, its tokens coloured by cluster or by top expert.
+"""The document reader: one text in the models, its tokens coloured by cluster or by top expert.
 
 Picking a token in either pane shows the group that each model puts it in; the same token is picked
 in the other pane.
@@ -13,6 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from emo_viz.analysis.profiles import expert_name
+from emo_viz.analysis.runs import Comparison, Run, compare
 from emo_viz.analysis.tokens import TokenClusters, load_token_clusters
 from emo_viz.figures.clusters import Group, colour_groups
 from emo_viz.figures.theme import SELECTION_COLOUR, with_alpha
@@ -20,6 +21,7 @@ from emo_viz.server import assets, commands, library
 from emo_viz.ui.parts import freshness
 from emo_viz.ui.parts.reading import Chosen, Reading, cut_notice, read
 from emo_viz.ui.parts.strip import StripToken, token_strip
+from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import count, escape_html, escape_markdown, share, shorten, visible
@@ -54,29 +56,39 @@ def _chosen(documents: pd.DataFrame, listed: Sequence[str]) -> pd.Series:
 
 
 @st.fragment
-def reader(documents: pd.DataFrame, listed: Sequence[str]) -> None:
-    """The chosen document in both models, and the way to the next one among the `listed` ids.
+def reader(runs: Comparison, documents: pd.DataFrame, listed: Sequence[str]) -> None:
+    """The chosen document in the models, and the way to the next one among the `listed` ids.
 
-    documents: columns id, domain, parent, source, text, emo_loss, standard_loss.
+    documents: columns id, domain, parent, source, text and, for each run, `loss_column`.
     """
     with links.fragment():
-        _reader(documents, listed)
+        _reader(runs, documents, listed)
 
 
-def _reader(documents: pd.DataFrame, listed: Sequence[str]) -> None:
+def loss_column(run: str) -> str:
+    """The column with a document's mean loss in a run."""
+    return f"loss_{run}"
+
+
+def _reader(runs: Comparison, documents: pd.DataFrame, listed: Sequence[str]) -> None:
     document = _chosen(documents, listed)
-    pair = library.pair()
-    reading = read(pair, Chosen(document["text"], origin=""))
+    models = library.models()
+    own = [run for run in models.comparison if run.id in runs.ids]
+    if not own:
+        st.info("Reading a document token by token needs a checkpoint of the run.")
+        return
+    reading = read(models.of(compare(own)), Chosen(document["text"], origin=""))
     _head(document, listed, reading)
     clusters = _token_clusters(reading)
     by, layer = _colour_controls(reading, clusters)
     cut_notice(reading)
     token = links.token(TOKEN, reading.num_tokens)
     coloured = {name: _coloured(reading, name, by, layer, clusters) for name in reading.recordings}
-    for column, (name, one) in zip(st.columns(2), coloured.items(), strict=True):
+    for column, run in zip(st.columns(len(reading.runs)), reading.runs, strict=True):
         with column:
-            _pane(name, reading, one, token, "clusters" if by == BY_CLUSTER else "experts")
-    st.caption(_explanation(by, layer, clusters))
+            groups = "clusters" if by == BY_CLUSTER else "experts"
+            _pane(run, reading, coloured[run.id], token, groups)
+    st.caption(_explanation(by, layer, reading.runs, clusters))
 
 
 def _head(document: pd.Series, listed: Sequence[str], reading: Reading) -> None:
@@ -87,9 +99,9 @@ def _head(document: pd.Series, listed: Sequence[str], reading: Reading) -> None:
     row.markdown(f"##### {' · '.join(known)}", width="stretch")
     for step in (-1, 1):
         _step(row, document["id"], listed, step)
+    losses = in_each(reading.runs, lambda run: f"{document[loss_column(run)]:.2f}")
     below.caption(
-        f"{count(reading.num_tokens, 'token')}, loss {document['emo_loss']:.2f} (EMO) and "
-        f"{document['standard_loss']:.2f} (standard MoE) nats a token",
+        f"{count(reading.num_tokens, 'token')}, loss {losses} nats a token",
         width="content",
     )
     below.page_link(
@@ -138,59 +150,56 @@ def _colour_controls(
 
 
 def _token_clusters(reading: Reading) -> dict[str, TokenClusters] | None:
-    """The stored token clusters of both models; None, and a sentence, if one cannot be used."""
+    """The stored token clusters of the runs; None, and a sentence, if one cannot be used."""
     found = {}
-    for name, folder in assets.MODEL_FOLDERS.items():
-        path = assets.token_clusters_path(name)
+    for run in reading.runs:
+        path = assets.token_clusters_path(run.id)
         try:
-            stored = _stored(path, assets.stamp(path))
-            freshness.check(
-                f"The token clusters of {assets.MODEL_LABELS[name]}",
-                stored.origins(name),
-                documents=False,
-            )
-            stored.check(reading.recordings[name].router_probs)
+            stored = _stored(path, assets.content(path))
+            what = f"The token clusters of {run.label}"
+            freshness.check(what, stored.origins, documents=False)
+            stored.check(reading.recordings[run.id].router_probs)
         except ValueError as error:
-            command = commands.CLUSTERS.format(folder=folder)
+            command = commands.CLUSTERS.format(run=run.id)
             said = str(error) if isinstance(error, freshness.Stale) else escape_markdown(str(error))
             st.info(f"{said} Tokens are coloured by their top expert. This makes it: `{command}`")
             return None
-        found[name] = stored
+        found[run.id] = stored
     return found
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _stored(path: Path, stamp: assets.Stamp) -> TokenClusters:
+def _stored(path: Path, key: str) -> TokenClusters:
     return load_token_clusters(path)
 
 
 def _coloured(
     reading: Reading,
-    name: str,
+    run: str,
     by: str,
     layer: int,
     clusters: Mapping[str, TokenClusters] | None,
 ) -> Coloured:
-    recording = reading.recordings[name]
+    recording = reading.recordings[run]
     if by == BY_CLUSTER and clusters:
-        stored = clusters[name]
+        stored = clusters[run]
         found = stored.assign(recording.router_probs[:, 1:])
         names = [f"{cluster}: {stored.labels[cluster]}" for cluster in found]
     else:
-        first = layer * reading.num_routed
+        routed = max(reading.routed[run])
         best = recording.expert_ids[layer, 1:, 0]
-        names = [expert_name(first + int(expert), reading.num_routed) for expert in best]
+        names = [expert_name(layer * routed + int(expert), routed) for expert in best]
     groups = colour_groups(names)
     of_token = {int(row): group for group in groups for row in group.rows}
     return Coloured(groups, [of_token[row] for row in range(len(names))], names)
 
 
-def _pane(name: str, reading: Reading, coloured: Coloured, token: int | None, groups: str) -> None:
+def _pane(run: Run, reading: Reading, coloured: Coloured, token: int | None, groups: str) -> None:
     picked = coloured.of_token[token - 1] if token else None
     largest = max(coloured.groups, key=lambda group: len(group.rows))
     tokens, sizes = len(coloured.names), Counter(coloured.names)
     st.markdown(
-        f"**{assets.MODEL_LABELS[name]}** · the largest of {len(sizes)} {groups} holds "
+        f"**{escape_markdown(run.label)}** · the largest of {len(sizes)} {groups} holds "
         f"{share(max(sizes.values()) / tokens)} of the tokens"
     )
     token_strip(
@@ -199,7 +208,7 @@ def _pane(name: str, reading: Reading, coloured: Coloured, token: int | None, gr
         mark_colour=(picked or largest).colour,
         selection_colour=SELECTION_COLOUR,
         pixels=STRIP_PIXELS,
-        key=f"cluster_strip_{name}",
+        key=f"cluster_strip_{run.id}",
         on_pick=_pick,
     )
     _legend(coloured, picked)
@@ -237,17 +246,20 @@ def _legend(coloured: Coloured, picked: Group | None) -> None:
     )
 
 
-def _explanation(by: str, layer: int, clusters: Mapping[str, TokenClusters] | None) -> str:
+def _explanation(
+    by: str, layer: int, runs: Comparison, clusters: Mapping[str, TokenClusters] | None
+) -> str:
+    both = ", in both models" if len(runs) > 1 else ""
     if by == BY_EXPERT or not clusters:
         return (
             f"The top expert of a token in layer {layer} is the routed expert with its largest "
-            "gate weight. Pick a token to see its group alone, in both models."
+            f"gate weight. Pick a token to see its group alone{both}."
         )
-    emo, standard = (clusters[name] for name in ("emo", "standard"))
+    first = clusters[runs.first.id]
+    held = in_each(runs, lambda run: share(clusters[run].modal_share.mean))
+    own = " Numbers and colours are each model's own." if len(runs) > 1 else ""
     return (
-        f"{len(emo.centroids)} token clusters a model, from the routing of {emo.tokens:,} tokens "
-        f"of {emo.documents:,} documents in all layers. Mean share of a document's tokens in its "
-        f"largest cluster: {share(emo.modal_share.mean)} in EMO, "
-        f"{share(standard.modal_share.mean)} in the standard MoE. Numbers and colours are each "
-        "model's own. Pick a token to see its cluster alone, in both models."
+        f"{len(first.centroids)} token clusters a model, from the routing of {first.tokens:,} "
+        f"tokens of {first.documents:,} documents in all layers. Mean share of a document's tokens "
+        f"in its largest cluster: {held}.{own} Pick a token to see its cluster alone{both}."
     )

@@ -1,4 +1,4 @@
-"""One text as both models read it: the tokens, what was recorded, and what of it was cut off."""
+"""One text as the models read it: the tokens, what was recorded, and what of it was cut off."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,9 +7,10 @@ import numpy as np
 import streamlit as st
 
 from emo_viz.analysis.routing import TextRouting, text_routing
-from emo_viz.analysis.widths import routed_by_layer
+from emo_viz.analysis.runs import Comparison
 from emo_viz.server import assets, library
-from emo_viz.server.library import LoadedModel, Pair
+from emo_viz.server.library import LoadedModel, Models
+from emo_viz.ui.parts import together
 from emo_viz.ui.parts.token_text import text_labels
 from emo_viz.ui.parts.work import run_exclusive
 from emo_viz.ui.shell.words import count, escape_markdown
@@ -34,13 +35,14 @@ class Chosen:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One text as both models read it; `pieces` are the texts of the tokens, "" for EOS, `labels`
-    what each is called, also where it is only a part of a character.
+    """One text as the models of one tokenizer and of as many layers read it.
 
-    recordings and routing have the keys "emo" and "standard", in this order. routed: routed experts
-    of each layer, the same in both models.
+    pieces: the texts of the tokens, "" for EOS; labels: what each is called, also where it is only
+    a part of a character. recordings, routing and routed (routed experts of each layer) are by run
+    id, in the order of `runs`.
     """
 
+    runs: Comparison
     chosen: Chosen
     pieces: list[str]
     labels: list[str]
@@ -49,17 +51,19 @@ class Reading:
     dropped_characters: int
     recordings: "dict[str, Recording]"
     routing: dict[str, TextRouting]
-    routed: tuple[int, ...]
+    routed: dict[str, tuple[int, ...]]
+    shared: dict[str, int]
     tokenizer: "PreTrainedTokenizerBase"
 
     @property
-    def num_routed(self) -> int:
-        """R: routed experts of the largest layer, as wide as the arrays of the recordings."""
-        return max(self.routed)
+    def num_layers(self) -> int:
+        return len(self.routed[self.runs.first.id])
 
     @property
-    def num_layers(self) -> int:
-        return len(self.routed)
+    def even_routed(self) -> tuple[int, ...] | None:
+        """Routed experts of each layer, where all runs have as many."""
+        counts = set(self.routed.values())
+        return counts.pop() if len(counts) == 1 else None
 
     @property
     def num_tokens(self) -> int:
@@ -67,33 +71,37 @@ class Reading:
         return len(self.pieces) - 1
 
 
-def read(pair: Pair, chosen: Chosen) -> Reading:
-    """Encode the text and record both models on it; ends the page for a text without tokens."""
-    context = min(
-        *(assets.model_facts(name).context for name in assets.MODEL_FOLDERS),
-        *(one.model.config.max_position_embeddings for one in pair),
-    )
-    encoded = tokens_of(pair, chosen.text, context)
-    recordings = {loaded.name: _recorded_once(loaded, encoded.token_ids) for loaded in pair}
-    config = pair.emo.model.config
+def read(models: Models, chosen: Chosen) -> Reading:
+    """Encode the text and record the models on it; ends the page for a text without tokens.
+
+    Models that do not compare token by token and layer by layer are shown one at a time.
+    """
+    together.say_absent(models.absent, "checkpoint")
+    models = models.of(together.shown(models.comparison, "tokens", "layers"))
+    limits = [assets.model_facts(run).context for run in models.comparison]
+    limits += [one.model.config.max_position_embeddings for one in models]
+    encoded = tokens_of(models.first, chosen.text, min(limits))
+    recordings = {one.run: _recorded_once(one, encoded.token_ids) for one in models}
     return Reading(
+        runs=models.comparison,
         chosen=chosen,
         pieces=encoded.texts,
-        labels=text_labels(pair.emo.tokenizer, encoded.token_ids.tolist(), encoded.texts),
+        labels=text_labels(models.first.tokenizer, encoded.token_ids.tolist(), encoded.texts),
         dropped_tokens=encoded.dropped,
         exact=encoded.exact,
         dropped_characters=len(chosen.text) - sum(map(len, encoded.texts)),
         recordings=recordings,
         routing={name: text_routing(one) for name, one in recordings.items()},
-        routed=routed_by_layer(config),
-        tokenizer=pair.emo.tokenizer,
+        routed={one.run: one.routed for one in models},
+        shared={one.run: int(one.model.config.num_shared_experts) for one in models},
+        tokenizer=models.first.tokenizer,
     )
 
 
-def tokens_of(pair: Pair, text: str, most: int) -> "Encoded":
+def tokens_of(loaded: LoadedModel, text: str, most: int) -> "Encoded":
     """A text as up to `most` tokens, EOS counted; ends the page for a text without any."""
     try:
-        return library.encoded(pair.emo, text, most)
+        return library.encoded(loaded, text, most)
     except ValueError as error:
         st.warning(escape_markdown(str(error)))
         st.stop()

@@ -1,6 +1,6 @@
 """Which points are selected on the maps, kept in the address so that a link shows the same.
 
-A selection is a region drawn on one of the two maps, or a point clicked there. The points of a
+A selection is a region drawn on one of the maps, or a point clicked there. The points of a
 region are found here, not in the browser, and are drawn as selected on the other map. Plotly drops
 a selection when its figure changes, so the map that was drawn on keeps the figure it has: the
 session remembers which selection each map was last told of, and how often it was made anew.
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from emo_viz.ui.shell import links
 from emo_viz.ui.shell.address import Kind, checked
 
-MODELS = ("emo", "standard")
 MOST_IDS = 20  # more of them go into the address as a bit for each
 EMPTY_REGION = "none"
 BITS = "bits-"
@@ -30,23 +29,29 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Selection:
-    """The points selected on a pair of maps; param: where the address keeps them."""
+    """The points selected on the maps of one run or two; param: where the address keeps them."""
 
     param: str
 
-    def follow_address(self, content: str, ids: Sequence[str], items: str) -> None:
+    def follow_address(
+        self, content: str, ids: Sequence[str], items: str, runs: Sequence[str]
+    ) -> None:
         """Take up a selection that the address asks for; call once a run, before `drawn`.
 
         content: changes when the maps themselves do; then both show the selection as it is now.
-        items: what the ids are of ("documents").
+        items: what the ids are of ("documents"). runs: the ids of those that have a map.
         """
         before = self.current()
         links.value(self.param, self._kind(ids, items), "")
         state = self._state()
+        shown: dict[str, tuple[str, int]] = state["drawn"]
+        if set(runs) != set(shown):
+            state["drawn"] = {run: shown.get(run, ("", 0)) for run in runs}
+            state["content"] = ""
         if self.current() != before or state["content"] != content:
             state["content"] = content
-            for name in MODELS:
-                self._show(name, self.current())
+            for run in runs:
+                self._show(run, self.current())
 
     def _kind(self, ids: Sequence[str], items: str) -> Kind[str]:
         def parse(code: str) -> str:
@@ -68,37 +73,38 @@ class Selection:
         """The rows selected now, or by `code`; None if they are not of these ids."""
         return decode(self.current() if code is None else code, ids)
 
-    def drawn(self, name: str) -> tuple[str, int]:
-        """The selection that the map of model `name` shows, and how often it was made anew."""
-        code, generation = self._state()[name]
+    def drawn(self, run: str) -> tuple[str, int]:
+        """The selection that the map of a run shows, and how often it was made anew."""
+        code, generation = self._state()["drawn"].get(run, ("", 0))
         return code, generation
 
     def clear(self) -> None:
         """Select nothing."""
         self._set("", by=None)
 
-    def take(self, name: str, key: str, points: NDArray[np.float32], ids: Sequence[str]) -> Rows:
-        """Take over what was drawn or clicked on the map of model `name` (widget `key`, points
-        [P, 2]); returns the rows of it."""
+    def take(self, run: str, key: str, points: NDArray[np.float32], ids: Sequence[str]) -> Rows:
+        """Take over what was drawn or clicked on the map of a run (widget `key`, points [P, 2]);
+        returns the rows of it."""
         selection = st.session_state[key]["selection"]
         region = bool(selection["box"] or selection["lasso"])
         rows = rows_inside(selection, points) if region else _clicked(selection)
-        self._set(encode(rows, ids) or (EMPTY_REGION if region else ""), by=name)
+        self._set(encode(rows, ids) or (EMPTY_REGION if region else ""), by=run)
         return rows
 
     def _set(self, code: str, by: str | None) -> None:
         """A new selection: every map but the one it was drawn on has to be told."""
         st.session_state[self.param] = code
-        for name in MODELS:
-            if name != by:
-                self._show(name, code)
+        for run in list(self._state()["drawn"]):
+            if run != by:
+                self._show(run, code)
 
-    def _show(self, name: str, code: str) -> None:
+    def _show(self, run: str, code: str) -> None:
         """Have the map made anew with a selection."""
-        self._state()[name] = (code, self._state()[name][1] + 1)
+        drawn = self._state()["drawn"]
+        drawn[run] = (code, drawn.get(run, ("", 0))[1] + 1)
 
     def _state(self) -> dict[str, Any]:
-        fresh = {"content": "", **{name: ("", 0) for name in MODELS}}
+        fresh: dict[str, Any] = {"content": "", "drawn": {}}
         state: dict[str, Any] = st.session_state.setdefault(f"{self.param}_drawn", fresh)
         return state
 

@@ -1,1 +1,1 @@
-"""Token routing: one text in both models."""
+"""Token routing: one text in one model, or in two."""

@@ -1,6 +1,4 @@
-"""Token routing page: choosing a text, and what both models make of it in one sentence."""
-
-from typing import TYPE_CHECKING
+"""Token routing page: choosing a text, and what the models make of it in one sentence."""
 
 import pandas as pd
 import streamlit as st
@@ -9,12 +7,10 @@ from streamlit.delta_generator import DeltaGenerator
 from emo_viz.analysis.widths import in_words
 from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.reading import Chosen, Reading
+from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import count, escape_markdown, isolated, rest_cut, shorten, visible
-
-if TYPE_CHECKING:
-    pass
 
 BUNDLED, OWN = "Bundled document", routes.OWN_SOURCE
 ALL_DOMAINS = "All domains"
@@ -33,20 +29,26 @@ def choose_text(documents: pd.DataFrame) -> Chosen | None:
 
 
 def answer(reading: Reading) -> None:
-    """The first line of the page: how the two models route this text, in numbers."""
-    emo, standard = (reading.routing[name] for name in ("emo", "standard"))
-    st.markdown(
-        f"#### In a layer, half of this text's routing goes to **{emo.half.mean():.1f}** of "
-        f"{in_words(reading.routed)} experts in EMO, to **{standard.half.mean():.1f}** in the "
-        "standard MoE."
-    )
+    """The first line of the page: how the models route this text, in numbers."""
+    runs, routing, even = reading.runs, reading.routing, reading.even_routed
+    of_all = f" of {in_words(even)} experts" if even else ""
+
+    def half(run: str) -> str:
+        own = of_all if even else f" of {in_words(reading.routed[run])} experts"
+        said = own if not even or run == runs.first.id else ""
+        return f"**{routing[run].half.mean():.1f}**{said}"
+
+    st.markdown(f"#### In a layer, half of this text's routing goes to {in_each(runs, half)}.")
+    distinct = in_each(runs, lambda run: f"{routing[run].distinct.mean():.1f}")
+    entropy = in_each(runs, lambda run: f"{routing[run].entropy.mean():.2f}")
+    loss = in_each(runs, lambda run: f"{routing[run].mean_loss:.2f}")
     st.caption(
         f"{reading.chosen.origin}, {count(reading.num_tokens, 'token')}{reading.chosen.rest}. Mean "
-        f"over {count(reading.num_layers, 'layer')}. EMO and standard MoE: distinct routed experts "
-        f"{emo.distinct.mean():.1f} and {standard.distinct.mean():.1f}, router entropy "
-        f"{emo.entropy.mean():.2f} and {standard.entropy.mean():.2f} nats, loss "
-        f"{emo.mean_loss:.2f} and {standard.mean_loss:.2f} nats a token."
+        f"over {count(reading.num_layers, 'layer')}. Distinct routed experts: {distinct}. Router "
+        f"entropy in nats: {entropy}. Loss in nats a token: {loss}."
     )
+    if said := runs.why_not("experts"):
+        st.caption(escape_markdown(said))
 
 
 def forget_selection() -> None:

@@ -1,19 +1,23 @@
 """Token routing page: the panel beside the text, of the chosen token or of the whole text."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
+from emo_viz.analysis.runs import Run
 from emo_viz.figures import routing as figures
 from emo_viz.figures.theme import chart_config
-from emo_viz.server.assets import MODEL_LABELS
 from emo_viz.ui.parts.reading import Reading
+from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.parts.token_text import vocabulary_label
 from emo_viz.ui.shell.words import count, escape_markdown, share
+
+if TYPE_CHECKING:
+    from model.run.inference import Recording
 
 
 def of_token(reading: Reading, token: int) -> None:
@@ -25,45 +29,45 @@ def of_token(reading: Reading, token: int) -> None:
             width="stretch",
         )
         _experts_as_table(reading, token)
-    losses = ", ".join(
-        f"{MODEL_LABELS[name]} **{one.loss[token]:.2f} nats** "
-        f"({share(float(np.exp(-one.loss[token])))})"
-        for name, one in reading.recordings.items()
+    loss = {run: float(one.loss[token]) for run, one in reading.recordings.items()}
+    losses = in_each(
+        reading.runs, lambda run: f"**{loss[run]:.2f} nats** ({share(float(np.exp(-loss[run])))})"
     )
-    st.caption(
-        f"Loss (probability) of this token: {losses}. The shared expert, {_shared(reading)}, "
-        "has weight 1 in every layer."
-    )
+    st.caption(f"Loss (probability) of this token: {losses}.{_shared(reading)}")
     st.plotly_chart(
         figures.token_experts(
+            reading.runs,
             {
-                name: figures.TokenExperts(
+                run: figures.TokenExperts(
                     one.expert_ids[:, token], one.gate_weights[:, token], one.entropy[:, token]
                 )
-                for name, one in reading.recordings.items()
-            }
+                for run, one in reading.recordings.items()
+            },
         ),
         key="routing_token_experts",
         config=chart_config("routing token experts"),
-        alt=f"Gate weights of the routed experts of token {token}, a bar of EMO and one of the "
-        f"standard MoE for each of {count(reading.num_layers, 'layer')}.",
+        alt=f"Gate weights of the routed experts of token {token}, a bar of {reading.runs.names} "
+        f"for each of {count(reading.num_layers, 'layer')}.",
     )
     st.dataframe(
         _next_tokens(reading, token),
         hide_index=True,
         key="routing_next",
         column_config={
-            name: st.column_config.NumberColumn("Probability", format="%.1f %%", width="small")
-            for name in MODEL_LABELS
+            run: st.column_config.NumberColumn("Probability", format="%.1f %%", width="small")
+            for run in reading.runs.ids
         },
-        alt=f"The five likeliest tokens after token {token} in EMO and in the standard MoE.",
+        alt=f"The five likeliest tokens after token {token} in {reading.runs.names}.",
     )
 
 
 def _shared(reading: Reading) -> str:
-    """Which expert is the shared one."""
-    even = len(set(reading.routed)) == 1
-    return str(reading.num_routed) if even else "a layer's last"
+    """Which expert is the shared one, where there is one, as a sentence."""
+    if set(reading.shared.values()) != {1}:
+        return ""
+    even = reading.even_routed
+    which = str(even[0]) if even and len(set(even)) == 1 else "a layer's last"
+    return f" The shared expert, {which}, has weight 1 in every layer."
 
 
 def _experts_as_table(reading: Reading, token: int) -> None:
@@ -78,23 +82,35 @@ def _experts_as_table(reading: Reading, token: int) -> None:
 
 
 def _chosen_experts(reading: Reading, token: int) -> pd.DataFrame:
-    """One row a layer and choice: the expert and its gate weight in each model."""
-    layers, choices = np.indices(reading.recordings["emo"].expert_ids[:, token].shape)
-    columns = {"Layer": layers.ravel(), "Choice": choices.ravel() + 1}
-    for name, one in reading.recordings.items():
-        label = MODEL_LABELS[name]
-        columns[f"{label} expert"] = one.expert_ids[:, token].ravel()
-        columns[f"{label} gate weight"] = one.gate_weights[:, token].ravel().round(4)
-    used = reading.recordings["emo"].expert_ids[:, token].ravel() >= 0
-    return pd.DataFrame(columns)[used]
+    """One row a layer and choice: the expert and its gate weight in each run."""
+    tables = [_experts_of(run, reading.recordings[run.id], token) for run in reading.runs]
+    joined = pd.concat(tables, axis=1).dropna(how="all").sort_index()
+    return joined.rename_axis(["Layer", "Choice"]).reset_index()
+
+
+def _experts_of(run: Run, one: "Recording", token: int) -> pd.DataFrame:
+    """By layer and choice; empty where a layer has fewer experts than a token could use."""
+    ids = one.expert_ids[:, token]
+    layers, choices = np.indices(ids.shape)
+    index = pd.MultiIndex.from_arrays([layers.ravel(), choices.ravel() + 1])
+    weights = one.gate_weights[:, token].ravel().round(4)
+    table = pd.DataFrame(
+        {
+            f"{run.label} expert": pd.array(ids.ravel(), "Int64"),
+            f"{run.label} gate weight": weights,
+        },
+        index,
+    )
+    return table[ids.ravel() >= 0]
 
 
 def _next_tokens(reading: Reading, token: int) -> pd.DataFrame:
     columns: dict[str, Any] = {}
-    for name, one in reading.recordings.items():
+    for run in reading.runs:
+        one = reading.recordings[run.id]
         texts = [vocabulary_label(reading.tokenizer, int(i)) for i in one.next_ids[token]]
-        columns[f"Next in {MODEL_LABELS[name]}"] = texts
-        columns[name] = 100 * one.next_probs[token]
+        columns[f"Next in {run.label}"] = texts
+        columns[run.id] = 100 * one.next_probs[token]
     return pd.DataFrame(columns)
 
 
@@ -107,41 +123,42 @@ def of_text(reading: Reading) -> None:
     )
     st.plotly_chart(
         figures.by_layer(
-            {name: one.half for name, one in reading.routing.items()},
+            reading.runs,
+            {run: one.half for run, one in reading.routing.items()},
             "Experts that carry half of the routing",
             "routed experts",
-            np.array(reading.routed) / 2,
+            np.array(reading.even_routed) / 2 if reading.even_routed else None,
         ),
         key="routing_half",
         config=chart_config("routing half"),
-        alt="The fewest routed experts that carry half of the expert choices in each layer, EMO "
-        "and standard MoE.",
+        alt="The fewest routed experts that carry half of the expert choices in each layer, "
+        f"{reading.runs.names}.",
     )
     st.dataframe(
         _layer_table(reading), key="routing_layers", alt="More numbers of each layer, as a table."
     )
     st.caption(
-        f"1 document, {count(reading.num_tokens, 'token')}; EMO / standard MoE. Distinct: routed "
+        f"1 document, {count(reading.num_tokens, 'token')}; "
+        f"{' / '.join(map(name, reading.runs))}. Distinct: routed "
         "experts that any token uses. Shared: those that both halves of the text use, of those "
         "that either uses. Entropy: mean router entropy in nats. Even use: every expert alike."
     )
 
 
 def _layer_table(reading: Reading) -> pd.DataFrame:
-    emo, standard = (reading.routing[name] for name in ("emo", "standard"))
-
+    own = [reading.routing[run.id] for run in reading.runs]
     columns = {
-        "Distinct": _pairs(emo.distinct, standard.distinct, "{:d}".format),
-        "Shared": _pairs(emo.overlap, standard.overlap, share),
-        "Entropy": _pairs(emo.entropy, standard.entropy, "{:.2f}".format),
+        "Distinct": _together([one.distinct for one in own], "{:d}".format),
+        "Shared": _together([one.overlap for one in own], share),
+        "Entropy": _together([one.entropy for one in own], "{:.2f}".format),
     }
     return pd.DataFrame(columns).rename_axis("Layer")
 
 
-def _pairs(emo: NDArray[Any], standard: NDArray[Any], form: Callable[[Any], str]) -> list[str]:
-    """ "EMO / standard MoE" of each layer; a dash for what a text of one token does not have."""
+def _together(values: Sequence[NDArray[Any]], form: Callable[[Any], str]) -> list[str]:
+    """ "EMO / Standard MoE" of each layer; a dash for what a text of one token does not have."""
 
     def shown(value: Any) -> str:
         return "–" if np.isnan(value) else form(value)
 
-    return [f"{shown(a)} / {shown(b)}" for a, b in zip(emo, standard, strict=True)]
+    return [" / ".join(map(shown, layer)) for layer in zip(*values, strict=True)]

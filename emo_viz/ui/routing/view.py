@@ -16,15 +16,15 @@ from emo_viz.analysis.routing import expert_order, gate_matrix, routing_table
 from emo_viz.figures import routing as figures
 from emo_viz.figures.theme import (
     DIVERGING,
-    MODEL_COLOURS,
     SELECTION_COLOUR,
     SEQUENTIAL,
     chart_config,
     colour_at,
+    colour_of,
 )
-from emo_viz.server.assets import MODEL_LABELS
 from emo_viz.ui.parts.reading import Reading
 from emo_viz.ui.parts.strip import StripToken, token_strip
+from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.routing import panel
 from emo_viz.ui.routing.page import EXPERT, FIELD, TOKEN
 from emo_viz.ui.shell import links, routes
@@ -42,7 +42,7 @@ NO_VALUE = "rgba(0, 0, 0, 0)"
 
 @dataclass(frozen=True)
 class View:
-    """What the visitor has chosen to look at; token is a position, expert (model, id)."""
+    """What the visitor has chosen to look at; token is a position, expert (run, id)."""
 
     layer: int
     token: int | None
@@ -109,9 +109,9 @@ def _controls(reading: Reading) -> View:
             "the map.",
         )
         with st.popover("View", icon=":material/tune:"):
-            order, colour = _view_options()
+            order, colour = _view_options(reading)
         _ablation_link(reading)
-    return View(layer, token, _parse_expert(expert), order, colour)
+    return View(layer, token, _parse_expert(reading, expert), order, colour)
 
 
 def _ablation_link(reading: Reading) -> None:
@@ -145,26 +145,27 @@ def _open_layer(layer: int) -> None:
     st.session_state[LAYER] = layer
 
 
-def _view_options() -> tuple[str, str]:
+def _view_options(reading: Reading) -> tuple[str, str]:
     order = links.choice(st, "Order of the experts", [BY_USE, BY_ID], ORDER, default=BY_ID)
-    colour = links.select(st, "Colour of the text", [DIFFERENCE, *_measures(), PLAIN], COLOUR)
-    return order, colour
+    difference = [DIFFERENCE] if len(reading.runs) > 1 else []
+    options = [*difference, *_measures(reading), PLAIN]
+    return order, links.select(st, "Colour of the text", options, COLOUR)
 
 
 def _expert_names(reading: Reading, layer: int) -> list[str]:
     """The experts of a layer that can be followed in it."""
     return [
-        f"{label} {expert}"
-        for label in MODEL_LABELS.values()
-        for expert in range(reading.routed[layer])
+        f"{run.label} {expert}"
+        for run in reading.runs
+        for expert in range(reading.routed[run.id][layer])
     ]
 
 
-def _parse_expert(name: str | None) -> tuple[str, int] | None:
+def _parse_expert(reading: Reading, name: str | None) -> tuple[str, int] | None:
     if name is None:
         return None
     label, _, expert = name.rpartition(" ")
-    return next(key for key, value in MODEL_LABELS.items() if value == label), int(expert)
+    return next(run.id for run in reading.runs if run.label == label), int(expert)
 
 
 def _pick_token(position: int | None) -> None:
@@ -173,18 +174,18 @@ def _pick_token(position: int | None) -> None:
         st.session_state[EXPERT] = None
 
 
-def _pick_point(chart: str) -> Callable[[], None]:
-    """A callback that reads (position, expert or layer, model) from the clicked marker."""
+def _pick_point(reading: Reading, chart: str) -> Callable[[], None]:
+    """A callback that reads (position, expert or layer, run) from the clicked marker."""
 
     def picked() -> None:
         points = st.session_state[chart]["selection"]["points"]
         if not points:
             return
         # The browser sends a row of a typed array as an object with the keys "0", "1", ...
-        position, which, model = (int(points[0]["customdata"][key]) for key in "012")
+        position, which, run = (int(points[0]["customdata"][key]) for key in "012")
         st.session_state[TOKEN] = position
         if chart == "routing_map":
-            st.session_state[EXPERT] = f"{list(MODEL_LABELS.values())[model]} {which}"
+            st.session_state[EXPERT] = f"{reading.runs.runs[run].label} {which}"
         elif which >= 0:
             st.session_state[LAYER] = which
 
@@ -200,7 +201,7 @@ def _text(reading: Reading, view: View) -> None:
             for position in range(1, len(reading.pieces))
         ],
         view.token,
-        mark_colour=MODEL_COLOURS[view.expert[0]] if view.expert else NO_VALUE,
+        mark_colour=colour_of(reading.runs[view.expert[0]]) if view.expert else NO_VALUE,
         selection_colour=SELECTION_COLOUR,
         pixels=TEXT_PIXELS,
         key="routing_strip",
@@ -208,9 +209,9 @@ def _text(reading: Reading, view: View) -> None:
     )
     followed = ""
     if view.expert:
-        model, expert = view.expert
+        run, expert = view.expert
         followed = (
-            f" Underlined: the {count(int(marked.sum()), 'token')} that {MODEL_LABELS[model]} "
+            f" Underlined: the {count(int(marked.sum()), 'token')} that {name(reading.runs[run])} "
             f"routes to expert {expert} in layer {view.layer}."
         )
     st.caption(colouring.legend + followed)
@@ -220,8 +221,8 @@ def _marked(reading: Reading, view: View) -> NDArray[np.bool_]:
     """Whether each position [T] uses the followed expert; EOS never counts."""
     if view.expert is None:
         return np.zeros(len(reading.pieces), dtype=bool)
-    model, expert = view.expert
-    used = reading.recordings[model].expert_ids[view.layer] == expert
+    run, expert = view.expert
+    used = reading.recordings[run].expert_ids[view.layer] == expert
     marked: NDArray[np.bool_] = used.any(axis=1)
     marked[0] = False
     return marked
@@ -231,7 +232,7 @@ def _strip_token(reading: Reading, position: int, colouring: Colouring, marked: 
     piece = reading.pieces[position]
     place = colouring.places[position]
     losses = " · ".join(
-        f"{MODEL_LABELS[name]} {one.loss[position]:.2f}" for name, one in reading.recordings.items()
+        f"{run.label} {reading.recordings[run.id].loss[position]:.2f}" for run in reading.runs
     )
     return StripToken(
         text=visible(piece),
@@ -243,92 +244,108 @@ def _strip_token(reading: Reading, position: int, colouring: Colouring, marked: 
     )
 
 
-def _measures() -> dict[str, tuple[str, str]]:
-    """Colour choices of one model: (what, model)."""
+def _measures(reading: Reading) -> dict[str, tuple[str, str]]:
+    """Colour choices of one run: (what, run)."""
     return {
-        f"{what}, {label}": (what, model)
+        f"{what}, {run.label}": (what, run.id)
         for what in ("Router entropy", "Loss")
-        for model, label in MODEL_LABELS.items()
+        for run in reading.runs
     }
 
 
 def _colouring(reading: Reading, view: View) -> Colouring:
-    emo, standard = (reading.recordings[name] for name in ("emo", "standard"))
     if view.colour == DIFFERENCE:
-        gain = standard.loss - emo.loss
-        reach = float(np.nanmax(np.abs(gain))) or 1.0
-        return Colouring(
-            places=(gain / reach + 1) / 2,
-            scale=DIVERGING,
-            legend="Colour: which model predicts the token better, blue EMO, orange standard MoE; "
-            f"the full colour is a loss lower by {reach:.1f} nats.",
-        )
+        return _difference(reading)
     if view.colour == PLAIN:
         return Colouring(np.full(len(reading.pieces), np.nan), SEQUENTIAL, "")
-    what, model = _measures()[view.colour]
-    both = [
-        one.entropy[view.layer, 1:] if what == "Router entropy" else one.loss[1:]
-        for one in (emo, standard)
-    ]
+    what, run = _measures(reading)[view.colour]
+    every = {
+        each: one.entropy[view.layer, 1:] if what == "Router entropy" else one.loss[1:]
+        for each, one in reading.recordings.items()
+    }
     # Entropies lie close together, far from 0: their colours begin at the lowest.
-    low = float(np.min(both)) if what == "Router entropy" else 0.0
-    top = float(np.max(both))
-    values = np.concatenate([[np.nan], both[("emo", "standard").index(model)]])
+    low = min(float(values.min()) for values in every.values()) if what != "Loss" else 0.0
+    top = max(float(values.max()) for values in every.values())
+    values = np.concatenate([[np.nan], every[run]])
     where = f" in layer {view.layer}" if what == "Router entropy" else ""
+    same = ", the same for both models" if len(reading.runs) > 1 else ""
     return Colouring(
         places=(values - low) / ((top - low) or 1.0) * DEEPEST,
         scale=SEQUENTIAL,
-        legend=f"Colour: {what.lower()} of {MODEL_LABELS[model]}{where}, from {low:.2f} (pale) to "
-        f"{top:.2f} nats (deep), the same for both models.",
+        legend=f"Colour: {what.lower()} of {name(reading.runs[run])}{where}, from {low:.2f} (pale) "
+        f"to {top:.2f} nats (deep){same}.",
+    )
+
+
+def _difference(reading: Reading) -> Colouring:
+    """Which of two runs predicts each token better."""
+    first, second = reading.runs
+    gain = reading.recordings[second.id].loss - reading.recordings[first.id].loss
+    reach = float(np.nanmax(np.abs(gain))) or 1.0
+    return Colouring(
+        places=(gain / reach + 1) / 2,
+        scale=DIVERGING,
+        legend=f"Colour: which model predicts the token better, blue {name(first)}, orange "
+        f"{name(second)}; the full colour is a loss lower by {reach:.1f} nats.",
     )
 
 
 def _expert_maps(reading: Reading, view: View) -> None:
-    routed = reading.routed[view.layer]
     maps = {
-        name: figures.ExpertMap(
-            gate_matrix(one, view.layer, routed),
-            expert_order(one, view.layer, routed) if view.order == BY_USE else np.arange(routed),
+        run: figures.ExpertMap(
+            gate_matrix(one, view.layer, reading.routed[run][view.layer]),
+            _order(reading, view, run),
         )
-        for name, one in reading.recordings.items()
+        for run, one in reading.recordings.items()
     }
-    emo, standard = (int(reading.routing[name].distinct[view.layer]) for name in maps)
+    used = in_each(reading.runs, lambda run: f"{reading.routing[run].distinct[view.layer]}")
     st.plotly_chart(
-        figures.expert_map(maps, _labels(reading), view.layer, view.token, view.expert),
+        figures.expert_map(
+            reading.runs, maps, _labels(reading), view.layer, view.token, view.expert
+        ),
         key="routing_map",
-        on_select=_pick_point("routing_map"),
+        on_select=_pick_point(reading, "routing_map"),
         selection_mode="points",
         config=chart_config("routing map"),
         alt=f"Which routed experts each of {count(reading.num_tokens, 'token')} uses in layer "
-        f"{view.layer}: {emo} different experts in EMO on the left, {standard} in the standard "
-        "MoE on the right; colour is gate weight.",
+        f"{view.layer}, from left to right: {used} different experts; colour is gate weight.",
     )
     st.caption(
-        f"1 document, {count(reading.num_tokens, 'token')}. In layer {view.layer} EMO uses {emo} "
-        f"different routed experts, the standard MoE {standard}. The colours follow a square-root "
-        "scale. Click a cell to choose its token and follow its expert; drag to zoom, "
-        "double-click to zoom out."
+        f"1 document, {count(reading.num_tokens, 'token')}. Different routed experts used in layer "
+        f"{view.layer}: {used}. The colours follow a square-root scale. Click a cell to choose its "
+        "token and follow its expert; drag to zoom, double-click to zoom out."
+    )
+
+
+def _order(reading: Reading, view: View, run: str) -> NDArray[np.int64]:
+    """The expert at each column of a run's map."""
+    routed = reading.routed[run][view.layer]
+    by_use = view.order == BY_USE
+    return (
+        expert_order(reading.recordings[run], view.layer, routed) if by_use else np.arange(routed)
     )
 
 
 def _along_text(reading: Reading, view: View) -> None:
     st.plotly_chart(
         figures.along_text(
-            {name: one.entropy[:, 1:] for name, one in reading.recordings.items()},
-            {name: one.loss[1:] for name, one in reading.recordings.items()},
+            reading.runs,
+            {run: one.entropy[:, 1:] for run, one in reading.recordings.items()},
+            {run: one.loss[1:] for run, one in reading.recordings.items()},
             _labels(reading),
             view.token,
         ),
         key="routing_along",
-        on_select=_pick_point("routing_along"),
+        on_select=_pick_point(reading, "routing_along"),
         selection_mode="points",
         config=chart_config("routing along"),
         alt=f"Router entropy of {count(reading.num_layers, 'layer')} and the loss, at each of "
-        f"{count(reading.num_tokens, 'token')}, for EMO and the standard MoE on one scale.",
+        f"{count(reading.num_tokens, 'token')}, for {reading.runs.names} on one scale.",
     )
+    both = "; both models on one colour scale" if len(reading.runs) > 1 else ""
     st.caption(
-        f"1 document, {count(reading.num_tokens, 'token')}; both models on one colour scale. Click "
-        "to choose a token, and in the colours its layer too."
+        f"1 document, {count(reading.num_tokens, 'token')}{both}. Click to choose a token, and in "
+        "the colours its layer too."
     )
 
 

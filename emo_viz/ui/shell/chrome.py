@@ -6,9 +6,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from emo_viz.server import assets
+from emo_viz.server import assets, library
 from emo_viz.ui.shell import glossary, keys, links, missing, routes
-from emo_viz.ui.shell.words import compact, count
+from emo_viz.ui.shell.words import compact, count, escape_markdown
 
 PAGES = (
     (routes.HOME, "Overview", ":material/home:"),
@@ -53,16 +53,20 @@ def page(title: str) -> Iterator[None]:
 
 
 def _loaded() -> None:
-    """The two models in one line each."""
-    for name in assets.MODEL_FOLDERS:
+    """The models in one line each."""
+    try:
+        runs = library.comparison()
+    except library.Missing:
+        return
+    for run in runs:
         try:
-            facts = assets.model_facts(name)
+            facts = assets.model_facts(run)
         except FileNotFoundError:
             continue
         except ValueError:
-            st.caption(f":material/error: **{assets.MODEL_LABELS[name]}**: cannot be read")
+            st.caption(f":material/error: **{escape_markdown(run.label)}**: cannot be read")
             continue
         st.caption(
-            f"**{facts.label}**: {count(facts.num_layers, 'layer')}, "
+            f"**{escape_markdown(facts.label)}**: {count(facts.num_layers, 'layer')}, "
             f"{facts.experts_in_words()} experts a layer, {compact(facts.parameters)} parameters"
         )

@@ -1,0 +1,48 @@
+"""Which runs a page shows: both, where they can stand side by side, else the one that is chosen."""
+
+from collections.abc import Callable, Sequence
+
+import streamlit as st
+
+from emo_viz.analysis.runs import Aspect, Comparison, Run
+from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell.address import one_of
+from emo_viz.ui.shell.words import escape_markdown
+
+
+def shown(runs: Comparison, *aspects: Aspect) -> Comparison:
+    """The runs as they are; or, where they do not compare in one of the aspects, one of them.
+
+    Then a sentence says why, and the visitor chooses.
+    """
+    said = next((sentence for sentence in map(runs.why_not, aspects) if sentence), "")
+    if not said:
+        return runs
+    st.info(f"{escape_markdown(said)} One of them is shown.", icon=":material/compare_arrows:")
+    labels, kind = runs.labels, one_of("run", runs.ids)
+    links.enter(routes.RUN, kind, runs.first.id)
+    chosen = st.segmented_control(
+        "Run", runs.ids, format_func=labels.__getitem__, required=True, key=routes.RUN
+    )
+    return runs.only(links.leave(routes.RUN, kind, str(chosen), runs.first.id))
+
+
+def say_absent(absent: Sequence[Run], what: str) -> None:
+    """That runs are left out, as they lack `what` ("checkpoint")."""
+    for run in absent:
+        st.caption(f"{escape_markdown(run.label)} has no {what} here and is left out.")
+
+
+def name(run: Run) -> str:
+    """What a run is called, safe for Markdown."""
+    return escape_markdown(run.label)
+
+
+def in_each(runs: Comparison, value: Callable[[str], str]) -> str:
+    """ "0.63 in EMO, 0.32 in Standard MoE"; value: Markdown for a run's id."""
+    return ", ".join(f"{value(run.id)} in {name(run)}" for run in runs)
+
+
+def less(runs: Comparison) -> str:
+    """ "EMO less Standard MoE" """
+    return " less ".join(map(name, runs))
