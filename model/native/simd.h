@@ -187,6 +187,16 @@ INLINE float sum_lanes(vec x) {
     return sum;
 }
 
+/* Sums of the lanes of each of four vectors. */
+INLINE void sum_four(const vec *x, float *sums) {
+    const vec a = LOW(x[0], x[1]) + HIGH(x[0], x[1]), b = LOW(x[2], x[3]) + HIGH(x[2], x[3]);
+    const vec mixed = LOW(a, b) + HIGH(a, b);
+    float in_turn[4] = {0};
+    for (int i = 0; i < LANES; i += 4)
+        for (int j = 0; j < 4; j++) in_turn[j] += mixed[i + j];
+    sums[0] = in_turn[0], sums[1] = in_turn[2], sums[2] = in_turn[1], sums[3] = in_turn[3];
+}
+
 INLINE vec choose(ivec mask, vec yes, vec no) {
     return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
 }
