@@ -1,9 +1,9 @@
-"""Our CPU experts against transformers' own: python -m benchmarks.expert_layer
+"""Our CPU experts against others': python -m benchmarks.expert_layer
 
 One expert layer of nano size (training step, one text) and of the 1B/14B size, forward and
-forward+backward, against transformers' `grouped_mm`, its `eager` loop and `batched_mm` (one text
-only: it copies a weight matrix a slot), and against kt-kernel's bf16 experts where that is installed
-(`benchmarks.kt`), in one run. Prints medians and, last, our ratio to the best of them. At the 1B/14B
+forward+backward, in one run against transformers' `grouped_mm`, its `eager` loop and `batched_mm`
+(one text only: it copies a weight matrix a slot), and against kt-kernel's experts where it is
+installed (`benchmarks.kt`). Prints medians and, last, our ratio to the best of them. At the 1B/14B
 size the eager loop is left out: its backward allocates a gradient of all experts for each expert,
 minutes a run.
 

@@ -15,22 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BACKENDS = {"AMXBF16_MOE": "kt-kernel AVX-512", "AVX2BF16_MOE": "kt-kernel AVX2"}
+BACKENDS = ("AMXBF16_MOE", "AVX2BF16_MOE")
+"""In the package's own order; the first runs on AVX-512 where there is no AMX."""
 
 
 def kt_sides(
     w13_EJH: Tensor, w2_EHI: Tensor, x_TH: Tensor, ids_TK: Tensor, s_TK: Tensor, threads: int
 ) -> dict[str, Callable[[], object]]:
-    """A forward pass by each bf16 backend that the installed package has; none without one."""
+    """A forward pass by the bf16 backend that the installed package would take; or nothing."""
     if find_spec("kt_kernel") is None or w13_EJH.dtype != torch.bfloat16:
         return {}
     moe = _module().moe
     inputs = (x_TH.detach(), ids_TK, s_TK.detach().float())
-    return {
-        name: _side(getattr(moe, backend), w13_EJH, w2_EHI, inputs, threads)
-        for backend, name in BACKENDS.items()
-        if hasattr(moe, backend)
-    }
+    found = [getattr(moe, name) for name in BACKENDS if hasattr(moe, name)][:1]
+    return {"kt-kernel": _side(backend, w13_EJH, w2_EHI, inputs, threads) for backend in found}
 
 
 @lru_cache

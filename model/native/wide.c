@@ -19,7 +19,7 @@ INLINE long most_dots(const int kind) {
     return FORCE_DOTS;
 #endif
     if (LANES < 16) return kind == FLOATS ? 3 : 6;
-    return kind == FLOATS ? 6 : kind == HALVES ? 10 : MOST_DOTS;
+    return kind == FLOATS ? 6 : kind == HALVES ? 8 : MOST_DOTS;
 }
 
 typedef struct {
@@ -119,16 +119,20 @@ INLINE void many_rows(const Layer *l, const char *w13, const char *w2, const int
     memset(memory.rows + M * H / per_word, 0, (padded - M) * H / per_word * sizeof(float));
     transpose(padded, H / per_word, memory.rows, memory.columns);
     vec *sums = (vec *)memory.sums, *a = (vec *)memory.a, *y = (vec *)memory.columns;
+    int turn = 0;
     for (long i = 0; i < I; i += half) {
-        const char *w = w13 + i * row, *next = w + half * row;
+        const char *w = w13 + i * row, *next = w + (i + half < I) * half * row;
         const Strip strip = {w, w + I * row, row}, ahead = {next, next + I * row, row};
-        lanes(vectors, H, y, strip, ahead, sums, memory.wide, kind);
+        if (!i && kind == HALVES) widen_steps(strip, 0, share_of(H) / STEP, memory.wide);
+        lanes(vectors, H, y, strip, ahead, sums, memory.wide, &turn, kind);
         activate(sums, vectors, (vec *)gate, a + i / per_word * vectors, kind);
     }
+    turn = 0;
     for (long n = 0; n < H; n += LANE_ROWS) {
-        const char *w = w2 + n * down, *next = w + LANE_ROWS * down;
+        const char *w = w2 + n * down, *next = w + (n + LANE_ROWS < H) * LANE_ROWS * down;
         const Strip strip = {w, w + half * down, down}, ahead = {next, next + half * down, down};
-        lanes(vectors, I, a, strip, ahead, y + n * vectors, memory.wide, kind);
+        if (!n && kind == HALVES) widen_steps(strip, 0, share_of(I) / STEP, memory.wide);
+        lanes(vectors, I, a, strip, ahead, y + n * vectors, memory.wide, &turn, kind);
     }
     transpose(H, padded, memory.columns, memory.rows);
 }
@@ -159,13 +163,19 @@ static Memory divide(float *memory, const Layer *l, long *used) {
     m.h = take(memory, used, MOST_DOTS * 2 * l->I);
     m.a = take(memory, used, BLOCK * l->I);
     m.sums = take(memory, used, LANE_ROWS * BLOCK);
-    m.wide = take(memory, used, LANE_ROWS * CHUNK);
+    m.wide = take(memory, used, 2 * LANE_ROWS * CHUNK);
     return m;
 }
 
-/* Blocks of an expert's rows, as even as can be. */
-INLINE long blocks_of(const Layer *l, long e) {
-    return (l->offsets[e + 1] - l->offsets[e] + BLOCK - 1) / BLOCK;
+INLINE long rows_of(const Layer *l, long e) { return l->offsets[e + 1] - l->offsets[e]; }
+
+/* Blocks of an expert's rows, as even as whole vectors can be. */
+INLINE long blocks_of(const Layer *l, long e) { return (rows_of(l, e) + BLOCK - 1) / BLOCK; }
+
+INLINE long start_of_block(const Layer *l, long e, long b) {
+    const long rows = rows_of(l, e), vectors = (rows + LANES - 1) / LANES;
+    const long start = vectors * b / blocks_of(l, e) * LANES;
+    return start < rows ? start : rows;
 }
 
 INLINE void experts(Layer *l, const int kind) {
@@ -183,8 +193,8 @@ INLINE void experts(Layer *l, const int kind) {
         const long taken = atomic_fetch_add(&l->block, 1);
         while (e >= 0 && taken >= first + blocks_of(l, e)) first += blocks_of(l, e--);
         if (e < 0) break;
-        const long rows = l->offsets[e + 1] - l->offsets[e], count = blocks_of(l, e);
-        const long from = rows * (taken - first) / count, to = rows * (taken - first + 1) / count;
+        const long from = start_of_block(l, e, taken - first);
+        const long to = start_of_block(l, e, taken - first + 1);
         block(l, e, l->order + l->offsets[e] + from, to - from, memory, kind);
     }
     free(floats);

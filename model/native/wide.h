@@ -22,6 +22,8 @@ enum { FLOATS, HALVES, WORDS };
 #define DOT_COLUMNS 4
 #define LANE_VECTORS 3
 #define CHUNK 512 /* numbers of a row of weights at a time: LANE_ROWS of them fit the nearest cache */
+#define STEP 16 /* words of a row between two lines to fetch */
+#define PIECES (LANE_ROWS * STEP / LANES)
 #define BLOCK (2 * LANE_VECTORS * LANES)
 
 INLINE long number_size(const int kind) { return kind == FLOATS ? 4 : 2; }
@@ -82,23 +84,41 @@ INLINE const char *strip_row(Strip strip, int r) {
     return r < half ? strip.first + r * strip.row : strip.second + (r - half) * strip.row;
 }
 
-/* sums[r, v] (+)= strip[r] . X[:, v] for LANE_ROWS x `vectors`, over `depth` words. `ahead` are rows
- * to fetch, a line of each while a line of the strip is used up. */
+/* What a tile does beside its products, a piece a step: fetch lines of the rows `ahead`, and put
+ * numbers of the rows `coming` as floats to `wide`. Nothing where a row has no bytes. */
+typedef struct {
+    Strip ahead, coming;
+    float *wide;
+} Aside;
+
+/* LANES numbers of a strip as floats: piece p of those that step s covers. */
+INLINE void widen(Strip strip, long s, int p, float *wide) {
+    const long r = p * LANES / STEP, i = s * STEP + p * LANES % STEP;
+    *(vec *)(wide + r * CHUNK + i) = load(strip_row(strip, r), i, 1);
+}
+
+/* sums[r, v] (+)= strip[r] . X[:, v] for LANE_ROWS x `vectors`, over `depth` words. */
 INLINE void lane_tile(const int vectors, long depth, Strip strip, const vec *X, long ldx, vec *sums,
-                      int more, const int words, Strip ahead, const long per_line) {
+                      int more, const int kind, Aside aside) {
     vec sum[LANE_ROWS][LANE_VECTORS];
     for (int r = 0; r < LANE_ROWS; r++)
         for (int v = 0; v < vectors; v++) sum[r][v] = more ? sums[r * ldx + v] : (vec){0};
-    for (long line = 0; line * per_line < depth; line++) {
-        if (ahead.row)
-            for (int r = 0; r < LANE_ROWS; r++) fetch_line(strip_row(ahead, r) + line * LINE);
-        const long end = (line + 1) * per_line < depth ? (line + 1) * per_line : depth;
-        for (long k = line * per_line; k < end; k++) {
+    for (long s = 0; s < depth / STEP; s++) {
+#pragma GCC unroll 16
+        for (int k = 0; k < STEP; k++) {
+            const int p = k * PIECES / STEP, r = p * LANES / STEP;
+            const int first = k % (STEP / PIECES) == 0;
+            const long line = kind == HALVES ? s * LINE / 2 : s * LINE;
+            if (first && p * LANES % STEP == 0 && aside.ahead.row)
+                fetch_line(strip_row(aside.ahead, r) + line);
+            if (first && kind == HALVES && aside.coming.row) widen(aside.coming, s, p, aside.wide);
             vec x[LANE_VECTORS];
-            for (int v = 0; v < vectors; v++) x[v] = X[k * ldx + v];
+            for (int v = 0; v < vectors; v++) x[v] = X[v];
+            X += ldx;
             for (int r = 0; r < LANE_ROWS; r++) {
-                const vec w = spread((const float *)strip_row(strip, r) + k);
-                for (int v = 0; v < vectors; v++) sum[r][v] = multiply_add(sum[r][v], w, x[v], words);
+                const vec w = spread((const float *)strip_row(strip, r) + s * STEP + k);
+                for (int v = 0; v < vectors; v++)
+                    sum[r][v] = multiply_add(sum[r][v], w, x[v], kind == WORDS);
             }
         }
     }
@@ -106,33 +126,48 @@ INLINE void lane_tile(const int vectors, long depth, Strip strip, const vec *X, 
         for (int v = 0; v < vectors; v++) sums[r * ldx + v] = sum[r][v];
 }
 
-/* `numbers` of each row of a strip from `start` on, as floats. */
-INLINE Strip widen(Strip strip, long start, long numbers, float *wide) {
-    for (int r = 0; r < LANE_ROWS; r++)
-        for (long i = 0; i < numbers; i += LANES)
-            *(vec *)(wide + r * CHUNK + i) = load(strip_row(strip, r), start + i, 1);
-    return (Strip){(char *)wide, (char *)(wide + LANE_ROWS / 2 * CHUNK), CHUNK * sizeof *wide};
+INLINE Strip onward(Strip strip, long bytes) {
+    return (Strip){strip.first + bytes, strip.second + bytes, strip.row};
 }
 
-/* sums [LANE_ROWS, vectors] of a strip's rows with X [words, vectors]: rows of x as lanes. */
-INLINE void lanes(long vectors, long numbers, const vec *X, Strip strip, Strip ahead, vec *sums,
-                  float *wide, const int kind) {
-    const long size = number_size(kind), per_word = kind == WORDS ? 2 : 1;
+/* Steps `from` to `to` of what tiles could not widen beside their products. */
+INLINE void widen_steps(Strip strip, long from, long to, float *wide) {
+    for (long s = from; s < to; s++)
+        for (int p = 0; p < PIECES; p++) widen(strip, s, p, wide);
+}
+
+/* Numbers of a row that are taken at a time: even shares, at most CHUNK. */
+INLINE long share_of(long numbers) {
+    const long shares = (numbers + CHUNK - 1) / CHUNK, unit = 2 * STEP;
+    return (numbers + shares * unit - 1) / (shares * unit) * unit;
+}
+
+/* sums [LANE_ROWS, vectors] of a strip's rows with X [words, vectors], whose lanes are rows of x.
+ * `next` is the strip that follows. wide: two buffers, the one that `turn` names holds the first
+ * share of HALVES, and of the next strip afterwards. */
+INLINE void lanes(long vectors, long numbers, const vec *X, Strip strip, Strip next, vec *sums,
+                  float *wide, int *turn, const int kind) {
+    const long size = number_size(kind), per_word = kind == WORDS ? 2 : 1, share = share_of(numbers);
     const long groups = (vectors + LANE_VECTORS - 1) / LANE_VECTORS;
-    for (long start = 0; start < numbers; start += CHUNK) {
-        const long count = numbers - start < CHUNK ? numbers - start : CHUNK;
-        const long offset = start * size;
-        Strip part = {strip.first + offset, strip.second + offset, strip.row};
-        if (kind == HALVES) part = widen(strip, start, count, wide);
+    for (long start = 0; start < numbers; start += share) {
+        const long left = numbers - start, count = left < share ? left : share;
+        const long after = left - count < share ? left - count : share;
+        float *now = wide + *turn * LANE_ROWS * CHUNK, *later = wide + !*turn * LANE_ROWS * CHUNK;
+        Strip part = onward(strip, start * size);
+        if (kind == HALVES)
+            part = (Strip){(char *)now, (char *)(now + LANE_ROWS / 2 * CHUNK), CHUNK * sizeof *now};
+        const Strip coming = after ? onward(strip, (start + count) * size) : next;
         for (long g = 0; g < groups; g++) {
             const long v = vectors * g / groups;
             const vec *x = X + start / per_word * vectors + v;
-            const Strip next = {ahead.first + offset, ahead.second + offset, g ? 0 : ahead.row};
+            const Aside aside = {onward(next, start * size), coming, later}, nothing = {0};
 #define TILE(V) \
-    case V: lane_tile(V, count / per_word, part, x, vectors, sums + v, start > 0, kind == WORDS, \
-                      next, LINE / size / per_word); break;
+    case V: lane_tile(V, count / per_word, part, x, vectors, sums + v, start > 0, kind, \
+                      g ? nothing : aside); break;
             switch (vectors * (g + 1) / groups - v) { TILE(1) TILE(2) TILE(3) }
         }
+        if (kind == HALVES) widen_steps(coming, count / STEP, (after ? after : share) / STEP, later);
+        *turn = !*turn;
     }
 }
 
