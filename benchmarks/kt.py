@@ -27,8 +27,8 @@ def kt_sides(
         return {}
     moe = _module().moe
     inputs = (x_TH.detach(), ids_TK, s_TK.detach().float())
-    found = [getattr(moe, name) for name in BACKENDS if hasattr(moe, name)][:1]
-    return {"kt-kernel": _side(backend, w13_EJH, w2_EHI, inputs, threads) for backend in found}
+    backend = next(getattr(moe, name) for name in BACKENDS if hasattr(moe, name))
+    return {"kt-kernel": _side(backend, w13_EJH, w2_EHI, inputs, threads)}
 
 
 @lru_cache

@@ -1,4 +1,4 @@
-/* SwiGLU experts larger than the cache on a CPU, forward: fp32, or bf16 with or without a unit for it.
+/* SwiGLU experts larger than the cache on a CPU, forward: fp32, or bf16 with a unit for it or without.
  *
  * Threads share blocks of an expert's rows, not columns: each takes the next block, and no two write
  * to the same place. A block's rows go to slots of their own, and every token's slots are added in
@@ -15,16 +15,13 @@
 /* Rows of a block up to which sums along vectors are faster, as measured. */
 #define MOST_DOTS 12
 INLINE long most_dots(const int kind) {
-#ifdef FORCE_DOTS
-    return FORCE_DOTS;
-#endif
     if (LANES < 16) return kind == FLOATS ? 3 : 6;
     return kind == FLOATS ? 6 : kind == HALVES ? 8 : MOST_DOTS;
 }
 
 typedef struct {
     long N, K, E, H, I;
-    int half, kind;
+    int kind;
     const char *x, *w13, *w2;
     const float *gate;
     const int32_t *order, *offsets;
@@ -52,9 +49,11 @@ int emo_has_wide(long half) {
     return LANES >= 8;
 }
 
-/* How bf16 weights are multiplied. Intel's AVX-512 has half as many products a cycle for words of
- * two bf16 as for floats, four times as many additions and multiplications as AMD's: widened there. */
-static int half_kind(void) {
+/* How weights are best multiplied, bf16 ones as words or as floats. Intel's processors begin one
+ * instruction for words of two bf16 every other cycle and two for floats each cycle, which is twice
+ * as many products; AMD's are the other way round. */
+int emo_wide_kind(long half) {
+    if (!half) return FLOATS;
 #if HALF_PRODUCTS
     if (__builtin_cpu_is("amd")) return WORDS;
 #endif
@@ -63,7 +62,7 @@ static int half_kind(void) {
 
 /* A block's rows of x, as floats or as words. */
 INLINE void gather(const Layer *l, long M, const int32_t *order, float *rows, const int kind) {
-    const long size = kind == FLOATS ? 4 : 2;
+    const long size = number_size(kind);
     for (long m = 0; m < M; m++) {
         const char *from = l->x + order[m] / l->K * l->H * size;
         if (kind != HALVES) memcpy((char *)rows + m * l->H * size, from, l->H * size);
@@ -148,7 +147,7 @@ INLINE void block(const Layer *l, long e, const int32_t *order, long M, Memory m
         memcpy(l->slots + order[m] * H, memory.rows + m * H, H * sizeof(float));
 }
 
-/* Floats for `count` vectors-wide rows, on from `used` of them. */
+/* `count` floats after the first `used`, which grow by them. */
 static float *take(float *memory, long *used, long count) {
     float *at = memory ? memory + *used : NULL;
     *used += (count + 15) / 16 * 16;
@@ -210,7 +209,7 @@ static void *take_blocks(void *layer) {
     return NULL;
 }
 
-/* Every token's slots, in their order; a slot that no expert took is zero. */
+/* Every token's slots, in their order; a slot that no expert took is zero. A token at a time. */
 static void *add_slots(void *layer) {
     Layer *l = layer;
     for (long n; (n = atomic_fetch_add(&l->token, 1)) < l->N;)
@@ -218,7 +217,7 @@ static void *add_slots(void *layer) {
             vec sum = {0};
             for (long k = 0; k < l->K; k++)
                 sum += *(const vec *)(l->slots + (n * l->K + k) * l->H + i);
-            store(l->out, n * l->H + i, sum, l->half);
+            store(l->out, n * l->H + i, sum, l->kind != FLOATS);
         }
     return NULL;
 }
@@ -235,11 +234,10 @@ static void share(long threads, void *(*work)(void *), Layer *layer) {
 
 /* out [N, H]; H and I are multiples of 32, x, w13, w2 and out of one dtype, slots [N * K, H] zeros
  * where a slot is dropped. Starts at most threads - 1 threads and waits for them. */
-int emo_wide_forward(long threads, long N, long K, long E, long H, long I, long half, const char *x,
+int emo_wide_forward(long threads, long N, long K, long E, long H, long I, long kind, const char *x,
                      const char *w13, const char *w2, const float *gate, const int32_t *order,
                      const int32_t *offsets, float *slots, char *out) {
-    Layer layer = {N, K, E, H, I, (int)half, half ? half_kind() : FLOATS, x, w13, w2, gate, order,
-                   offsets, slots, out, 0, 0, 0};
+    Layer layer = {N, K, E, H, I, (int)kind, x, w13, w2, gate, order, offsets, slots, out, 0, 0, 0};
     share(threads, take_blocks, &layer);
     if (atomic_load(&layer.failed)) return 1;
     share(N > LANES ? threads : 1, add_slots, &layer);

@@ -20,6 +20,7 @@ enum { FLOATS, HALVES, WORDS };
 #define LANE_ROWS 4
 #endif
 #define DOT_COLUMNS 4
+#define MOST_COLUMNS 8 /* of a single row: memory answers more streams faster */
 #define LANE_VECTORS 3
 #define CHUNK 512 /* numbers of a row of weights at a time: LANE_ROWS of them fit the nearest cache */
 #define STEP 16 /* words of a row between two lines to fetch */
@@ -33,22 +34,23 @@ INLINE vec weights_at(const char *row, long k, const int kind) {
     return kind == HALVES ? load(row, k * LANES, 1) : *(const vec *)(row + k * sizeof(vec));
 }
 
-/* C[m, n] = A[m] . B[n] of `rows` x DOT_COLUMNS; the next rows of weights are fetched meanwhile. */
-INLINE void dot_tile(const int rows, long depth, const vec *A, const char *B, long row, float *C,
-                     long ldc, const int kind, long lines) {
-    const char *ahead = B + DOT_COLUMNS * row;
-    vec sum[DOT_ROWS][DOT_COLUMNS] = {0};
+/* C[m, n] = A[m] . B[n] of `rows` x `columns`; the next rows of weights are fetched meanwhile. */
+INLINE void dot_tile(const int rows, const int columns, long depth, const vec *A, const char *B,
+                     long row, float *C, long ldc, const int kind, long lines) {
+    const char *ahead = B + columns * row;
+    vec sum[DOT_ROWS][MOST_COLUMNS] = {0};
     for (long k = 0; k < depth; k++) {
-        vec b[DOT_COLUMNS];
-        for (int n = 0; n < DOT_COLUMNS; n++) b[n] = weights_at(B + n * row, k, kind);
+        vec b[MOST_COLUMNS];
+        for (int n = 0; n < columns; n++) b[n] = weights_at(B + n * row, k, kind);
         for (long line = k * lines; line < (k + 1) * lines; line++) fetch_line(ahead + line * LINE);
         for (int m = 0; m < rows; m++) {
             const vec a = A[m * depth + k];
-            for (int n = 0; n < DOT_COLUMNS; n++)
+            for (int n = 0; n < columns; n++)
                 sum[m][n] = multiply_add(sum[m][n], a, b[n], kind == WORDS);
         }
     }
-    for (int m = 0; m < rows; m++) sum_four(sum[m], C + m * ldc);
+    for (int m = 0; m < rows; m++)
+        for (int n = 0; n < columns; n += 4) sum_four(sum[m] + n, C + m * ldc + n);
 }
 
 /* C [M, columns] = A B^T for B [columns, numbers]; the first tile of rows fetches what follows. */
@@ -56,18 +58,21 @@ INLINE void dots(long M, long columns, long numbers, const float *A, const char 
                  const int kind) {
     const long row = numbers * number_size(kind), tiles = (M + DOT_ROWS - 1) / DOT_ROWS;
     const long depth = numbers / LANES / (kind == WORDS ? 2 : 1);
+    const long step = M == 1 ? MOST_COLUMNS : DOT_COLUMNS;
     /* Lines that each step of the sum fetches, at least all of the next rows together. */
-    const long all = (DOT_COLUMNS * row / LINE + depth - 1) / depth;
-    for (long n = 0; n < columns; n += DOT_COLUMNS)
+    const long all = (step * row / LINE + depth - 1) / depth;
+    for (long n = 0; n < columns; n += step)
         for (long t = 0; t < tiles; t++) {
             const long m = M * t / tiles, rows = M * (t + 1) / tiles - m, lines = t ? 0 : all;
             const vec *a = (const vec *)A + m * depth;
-#define DOTS(R) \
-    case R: dot_tile(R, depth, a, B + n * row, row, C + m * columns + n, columns, kind, lines); break;
-            switch (rows) {
-                DOTS(1) DOTS(2) DOTS(3)
+            const char *b = B + n * row;
+            float *c = C + m * columns + n;
+#define DOTS(CASE, R, C) \
+    case CASE: dot_tile(R, C, depth, a, b, row, c, columns, kind, lines); break;
+            switch (M == 1 ? 0 : rows) {
+                DOTS(0, 1, MOST_COLUMNS) DOTS(1, 1, 4) DOTS(2, 2, 4) DOTS(3, 3, 4)
 #if DOT_ROWS > 3
-                DOTS(4) DOTS(5) DOTS(6)
+                DOTS(4, 4, 4) DOTS(5, 5, 4) DOTS(6, 6, 4)
 #endif
             }
         }
@@ -100,9 +105,7 @@ INLINE void widen(Strip strip, long s, int p, float *wide) {
 /* sums[r, v] (+)= strip[r] . X[:, v] for LANE_ROWS x `vectors`, over `depth` words. */
 INLINE void lane_tile(const int vectors, long depth, Strip strip, const vec *X, long ldx, vec *sums,
                       int more, const int kind, Aside aside) {
-    vec sum[LANE_ROWS][LANE_VECTORS];
-    for (int r = 0; r < LANE_ROWS; r++)
-        for (int v = 0; v < vectors; v++) sum[r][v] = more ? sums[r * ldx + v] : (vec){0};
+    vec sum[LANE_ROWS][LANE_VECTORS] = {0};
     for (long s = 0; s < depth / STEP; s++) {
 #pragma GCC unroll 16
         for (int k = 0; k < STEP; k++) {
@@ -122,8 +125,12 @@ INLINE void lane_tile(const int vectors, long depth, Strip strip, const vec *X, 
             }
         }
     }
+    /* Shares are added as wholes: a long sum loses less. */
     for (int r = 0; r < LANE_ROWS; r++)
-        for (int v = 0; v < vectors; v++) sums[r * ldx + v] = sum[r][v];
+        for (int v = 0; v < vectors; v++) {
+            vec *to = sums + r * ldx + v;
+            *to = more ? (vec)(*to + sum[r][v]) : (vec)sum[r][v];
+        }
 }
 
 INLINE Strip onward(Strip strip, long bytes) {
