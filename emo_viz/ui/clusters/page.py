@@ -107,7 +107,7 @@ class Clustered:
 def load_data() -> Data:
     """The traces of the runs, one of them where they do not hold the same documents."""
     recorded = _whole(library.traces())
-    together.say_absent(recorded.absent, "trace")
+    together.say_left_out(recorded.left_out)
     _check_fresh(recorded)
     runs = together.shown(recorded.comparison, "documents")
     key = " ".join(library.trace_key(run) for run in runs.ids)
@@ -128,10 +128,8 @@ def _whole(recorded: library.Recorded) -> library.Recorded:
     whole = [run for run in recorded.comparison if not lacking[run.id]]
     if not whole:
         raise library.Missing(" ".join(said), commands.each(commands.RECORD, lacking))
-    for sentence in said:
-        st.info(escape_markdown(sentence), icon=":material/visibility_off:")
     traces = {run.id: recorded.traces[run.id] for run in whole}
-    return library.Recorded(compare(whole), traces, recorded.absent)
+    return library.Recorded(compare(whole), traces, (*recorded.left_out, *said))
 
 
 def _check_fresh(recorded: library.Recorded) -> None:
