@@ -137,7 +137,7 @@ def test_a_run_with_a_checkpoint_beside_such_a_trace(answers, tiny_assets, asset
     said = texts(clusters).replace("\\", "")
     assert "in a-model" in said and "The trace qwen holds no domains" in said
     routing = follow_link(PAGE)
-    assert "qwen has no checkpoint here and is left out" in texts(routing).replace("\\", "")
+    assert "There is no checkpoint of qwen here." in texts(routing).replace("\\", "")
     assert len(charts(routing)) == 3
 
 

@@ -108,7 +108,7 @@ class Clustered:
 def load_data() -> Data:
     """The traces of the runs, one of them where they do not hold the same documents."""
     recorded = library.traces()
-    together.say_absent(recorded.absent, "trace")
+    together.say_left_out(recorded.left_out)
     _check_fresh(recorded)
     runs = together.shown(recorded.comparison, "documents")
     _say_lacking(recorded.traces.values())
