@@ -10,6 +10,8 @@ with chrome.page("Kernel"):
     check = page.open_check()
     page.answer(report, check)
     page.measured(check)
+    if check is not None:
+        st.subheader("On paper")
     arch, size = page.controls(report)
     page.roofline(report, arch)
     page.mask(report, arch)
