@@ -407,8 +407,8 @@ class LossBin:
 
 
 def loss_by_overlap(summaries: Sequence[DocumentSummary], bins: int = 8) -> list[LossBin]:
-    """The loss difference against the overlap, in bins of about as many tokens; none without
-    losses. Tokens of one overlap stay together."""
+    """The loss difference against the overlap, in bins of about as many tokens and one of those
+    that agree wholly; none without losses."""
     parts = [
         (number, each.overlap[known], np.abs(each.loss[known]))
         for number, each in enumerate(summaries)
@@ -419,14 +419,22 @@ def loss_by_overlap(summaries: Sequence[DocumentSummary], bins: int = 8) -> list
     document = np.concatenate([np.full(len(overlap), number) for number, overlap, _ in parts])
     overlap = np.concatenate([overlap for _, overlap, _ in parts])
     size = np.concatenate([size for *_, size in parts])
-    # Rounded: means of the same numbers in another order are the same place.
-    edges = np.unique(np.quantile(overlap.round(6), np.linspace(0, 1, bins + 1)))
-    which = np.clip(np.searchsorted(edges, overlap.round(6), side="right") - 1, 0, len(edges) - 1)
+    which = _bins(overlap, bins)
     return [
         _loss_bin(document[inside], overlap[inside], size[inside])
-        for at in range(len(edges))
-        if (inside := which == at).any()
+        for inside in (which == at for at in np.unique(which))
     ]
+
+
+def _bins(overlap: Floats, bins: int) -> Ids:
+    """A bin for each token: those that agree wholly in one of their own, others in quantiles."""
+    # Rounded: means of the same numbers in another order are the same place.
+    rounded = overlap.round(6)
+    differ = rounded < 1
+    edges = np.unique(
+        np.quantile(rounded[differ], np.linspace(0, 1, bins)[:-1]) if differ.any() else []
+    )
+    return np.where(differ, np.searchsorted(edges, rounded, side="right"), len(edges) + 1)
 
 
 def _loss_bin(document: Ids, overlap: Floats, size: Floats) -> LossBin:

@@ -169,13 +169,12 @@ def loss(
     overlap: NDArray[np.floating],
     change: NDArray[np.floating],
     tokens: Sequence[str],
-    positions: Sequence[int],
 ) -> go.Figure:
     """The size of the loss difference against the mean overlap: bins of all tokens with intervals
-    over documents, and behind them the tokens of one document.
+    over documents, and behind them single tokens.
 
-    overlap, change [T] (second less first, nats), tokens, positions: of that document; a token has
-    the colour of the run that predicts it better.
+    overlap, change [T] (second less first, nats), tokens (their names): a token has the colour of
+    the run that predicts it better.
     """
     first, second = runs
     fig = go.Figure()
@@ -189,10 +188,10 @@ def loss(
                 name=f"Token that {label_of(run)} predicts better",
                 marker={"color": colour_of(run), "symbol": symbol_of(run), "size": 6},
                 opacity=0.55,
-                customdata=np.stack([np.asarray(positions)[better], change[better]], axis=1),
+                customdata=change[better],
                 text=escaped[better],
-                hovertemplate="<b>%{text}</b> (token %{customdata[0]:.0f})<br>overlap %{x:.2f}, "
-                "loss difference %{customdata[1]:+.4f} nats<extra></extra>",
+                hovertemplate="<b>%{text}</b><br>overlap %{x:.2f}, loss difference "
+                "%{customdata:+.4f} nats<extra></extra>",
             )
         )
     fig.add_trace(_loss_bins(bins))

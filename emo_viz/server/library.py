@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from emo_viz.trace import Trace
     from model.run.inference import Encoded
 
+FULL = "float32"  # the dtype that the pages run models in
 DOCUMENT_COLUMNS = {"id", "domain", "source", "licence", "parent", "text"}
 
 
@@ -117,6 +118,13 @@ def models() -> Models:
     return Models(compare(known), loaded, tuple(run for run in runs if run not in have))
 
 
+def model(run: Run, dtype: str = FULL) -> LoadedModel:
+    """The model of one run, computing in a dtype of torch. Raises Missing where it cannot."""
+    if not (assets.checkpoint_path(run.id) / "config.json").exists():
+        raise Missing(f"There is no checkpoint of {run.label} here.", commands.TRAIN)
+    return _loaded(run, dtype)
+
+
 def documents() -> pd.DataFrame:
     """The bundled documents, one a row; do not write into it. Raises Missing."""
     path = assets.documents_path()
@@ -183,31 +191,35 @@ def trace_key(run: str) -> str:
     return assets.content(assets.trace_path(run))
 
 
-def _loaded(run: Run) -> LoadedModel:
+def _loaded(run: Run, dtype: str = FULL) -> LoadedModel:
     path = assets.checkpoint_path(run.id)
     try:
-        return _load(run.id, path, assets.content(path))
+        return _load(run.id, path, assets.content(path), dtype)
     except ValueError as error:
         raise Missing(str(error), commands.TRAIN) from error
 
 
 @st.cache_resource(max_entries=4, show_spinner="Loading the model …")
-def _load(run: str, path: Path, key: str) -> LoadedModel:
+def _load(run: str, path: Path, key: str, dtype: str) -> LoadedModel:
     import torch
 
     from model.run.loading import load_model, load_tokenizer
 
     # One text is too little work to share: a second thread waits for a core while the first spins.
     torch.set_num_threads(1)
-    model, tokenizer = load_model(path), load_tokenizer(path)
+    model, tokenizer = load_model(path, dtype), load_tokenizer(path)
     check_routers(model.config, path)
     facts = Facts(routed_by_layer(model.config), vocabulary_digest(tokenizer))
-    loaded = LoadedModel(run, path, key, model, tokenizer, facts)
+    loaded = LoadedModel(run, path, key + _suffix(dtype), model, tokenizer, facts)
     # torch and transformers leave some 400,000 objects behind that Streamlit's collection
     # would walk after every rerun; frozen, they are skipped.
     gc.collect()
     gc.freeze()
     return loaded
+
+
+def _suffix(dtype: str) -> str:
+    return "" if dtype == FULL else f" {dtype}"
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

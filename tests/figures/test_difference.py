@@ -70,7 +70,7 @@ def test_the_map_is_deep_where_nothing_is_in_common():
 def test_a_token_has_the_colour_of_the_run_that_predicts_it_better():
     bins = [LossBin(0, 0.4, 0.2, 10, interval(0.5)), LossBin(1, 1, 1, 30, interval(0.2, n=1))]
     overlap, change = np.array([0.2, 0.4, 1.0, 1.0]), np.array([0.3, -0.2, 0.0, np.nan])
-    fig = figures.loss(RUNS, bins, overlap, change, ["a", "<b>", "c", "d"], [1, 2, 3, 4])
+    fig = figures.loss(RUNS, bins, overlap, change, ["a", "<b>", "c", "d"])
     first, second, line = fig.data
     assert (list(first.x), list(first.y)) == ([0.2], [0.3])  # the second's loss is higher
     assert (list(second.x), list(second.y)) == ([0.4], [0.2]) and second.text[0] == "&lt;b&gt;"

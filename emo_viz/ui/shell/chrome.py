@@ -16,6 +16,7 @@ PAGES = (
     (routes.CLUSTERS, "Document clusters", ":material/bubble_chart:"),
     (routes.ABLATION, "Subset ablation", ":material/content_cut:"),
     (routes.KERNEL, "Kernel", ":material/memory:"),
+    (routes.DIFFERENCE, "Routing difference", ":material/difference:"),
 )
 SIDEBAR_PIXELS = 230
 # Every line of a visitor's or a model's text has the direction of its own script.
