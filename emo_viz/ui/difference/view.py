@@ -391,7 +391,7 @@ def export(found: Found) -> None:
     """A button that hands out every token as a table."""
     st.download_button(
         "Every token as CSV",
-        data=lambda: _csv(found),
+        data=lambda: as_csv(found),
         file_name="routing_difference.csv",
         mime="text/csv",
         icon=":material/download:",
@@ -401,7 +401,7 @@ def export(found: Found) -> None:
     )
 
 
-def _csv(found: Found) -> str:
+def as_csv(found: Found) -> str:
     """Tokens as JSON strings, so that no spreadsheet takes one for a formula."""
     texts = {
         pair.id: [json.dumps(piece, ensure_ascii=False) for piece in found.words(pair.id).pieces]
