@@ -185,7 +185,7 @@ def loss(
                 x=overlap[better],
                 y=np.maximum(np.abs(change[better]), SMALLEST_LOSS),
                 mode="markers",
-                name=f"Token that {label_of(run)} predicts better",
+                name=f"{label_of(run)} predicts better",
                 marker={"color": colour_of(run), "symbol": symbol_of(run), "size": 6},
                 opacity=0.55,
                 customdata=change[better],
@@ -196,9 +196,9 @@ def loss(
         )
     fig.add_trace(_loss_bins(bins))
     style(fig, "Size of the loss difference against the agreement")
-    fig.update_xaxes(title_text="Mean overlap (Jaccard) over the layers", range=[-0.03, 1.03])
+    fig.update_xaxes(title_text="Mean overlap (Jaccard) over the layers")
     fig.update_yaxes(title_text="Nats a token", type="log", tickformat="~g")
-    return legend_below(fig, rows=3).update_layout(height=PANEL_PIXELS + 40)
+    return legend_below(fig, rows=3).update_layout(height=PANEL_PIXELS + 60)
 
 
 def _loss_bins(bins: Sequence[LossBin]) -> go.Scatter:

@@ -7,13 +7,21 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from emo_viz.analysis.difference import Difference, RoutedDocument, compare
+from emo_viz.analysis.difference import (
+    Difference,
+    RoutedDocument,
+    compare,
+    compare_pairs,
+    matched,
+)
+from emo_viz.analysis.matching import matched_by_use
 from emo_viz.runs.import_trace import Known, import_trace
 from emo_viz.trace import Trace
 from emo_viz.ui.difference import page, view
@@ -94,7 +102,7 @@ def test_first_line_and_figures_say_how_far_two_runs_agree(pair: Difference):
     assert f"On {pair.tokens:,} tokens of 24 documents, EMO and Standard MoE choose" in said
     assert f"**{100 * shared:.0f} %** of the same experts" in said
     assert f"by chance it would be **{100 * chance:.0f} %**" in said
-    assert "They first differ at token 1 of document heldout-garden-0, in layer 0" in said
+    assert "They first differ at token 1 of document 1 (“<”), in layer 0." in said
     assert pair.loss is not None and f"{pair.loss.mean:+.4f} [" in said
     assert "Experts are compared by their ids" in said
     bars = charts(at)[1]["data"][0]
@@ -114,13 +122,25 @@ def test_the_same_model_in_another_precision(pair: Difference, precisions: Diffe
     assert at.query_params["difference_of"] in (PRECISIONS, [PRECISIONS])
 
 
+def test_experts_are_matched_by_their_use(tiny_assets: Path, documents: pd.DataFrame):
+    both = [routed(tiny_assets, documents, name) for name in ("emo-nano", "std-nano")]
+    found = compare_pairs(matched_by_use(matched(*both)[0]))
+    at = opened(difference_experts="Matched by use")
+    agrees(at, found)
+    assert "matched one to one with those of EMO" in words(at)
+
+
 def test_a_domain_narrows_the_documents(tiny_assets: Path, documents: pd.DataFrame):
     harbour = documents[documents["domain"] == "harbour"]
     both = [routed(tiny_assets, harbour, name) for name in ("emo-nano", "std-nano")]
     at = opened(difference_domain="harbour")
     agrees(at, compare(*both))
     assert f"of {len(harbour)} documents" in words(at)
-    assert at.selectbox(key="difference_document").options == harbour["id"].tolist()
+    assert (
+        at.selectbox(key="difference_document")
+        .options[1]
+        .startswith(f"2. {harbour['text'].iloc[1][:40]}")
+    )
 
 
 def test_a_link_opens_a_document_at_a_token(tiny_assets: Path, documents: pd.DataFrame):
@@ -151,14 +171,11 @@ def test_the_table_lists_what_differs_most_and_leads_to_the_routing_page(pair: D
     lowest = min(each.overlap.min() for each in pair.summaries)
     assert table["Overlap"].iloc[0] == pytest.approx(lowest)
     first = table.iloc[0]
-    assert first["Token routing"] == (
-        f"Token_routing?routing_doc={first['Document']}&routing_token={first['Token']}"
-    )
-    link = follow_link(
-        "pages/1_Token_routing.py",
-        routing_doc=first["Document"],
-        routing_token=str(first["Token"]),
-    )
+    address = urlsplit(first["Token routing"])
+    assert address.path == "Token_routing"
+    link = follow_link("pages/1_Token_routing.py", **dict(parse_qsl(address.query)))
+    number = int(first["Document"].split(".")[0])
+    assert link.selectbox(key="routing_choice").value == pair.documents[number - 1]
     assert f"Token {first['Token']} of " in words(link)
 
 
@@ -202,6 +219,7 @@ def test_every_token_as_csv(pair: Difference, monkeypatch: pytest.MonkeyPatch):
         ("difference_document", "document"),
         ("difference_token", "token"),
         ("difference_colour", "colour of the text"),
+        ("difference_experts", "matching of experts"),
     ],
 )
 def test_what_a_link_asks_for_in_vain_is_named(name: str, what: str):
@@ -321,13 +339,16 @@ def test_a_server_s_routing_beside_the_model_s_trace(recorded: Path, tmp_path: P
     said = words(at)
     total = sum(map(len, ids.values())) - 4
     assert f"On {total:,} tokens of 3 documents, own and served choose" in said
-    assert f"They first differ at token 10 of document {names[2]}, in layer 1." in said
+    assert "They first differ at token 10 of document 3 (" in said
     assert "as one run recorded no expert of them: 4." in said
     assert "compared by their places" in said
     assert said.count("Not shown: there are no") == 2 and "of served;" in said
     assert len(charts(at)) == 3
     table = at.dataframe[-1].value
-    assert table[["Document", "Token", "First layer"]].values.tolist() == [[names[2], 10, 1]]
+    assert table[["Document", "Token", "First layer"]].values.tolist() == [
+        [table["Document"].iloc[0], 10, 1]
+    ]
+    assert table["Document"].iloc[0].startswith("3. ")
 
 
 def test_layers_without_anything_in_common_are_one_sentence(recorded: Path, tmp_path: Path):
@@ -356,6 +377,7 @@ def test_a_trace_that_is_replaced_shows_at_once(recorded: Path):
 def test_a_row_of_the_table_opens_its_token():
     at = opened()
     row = at.dataframe[-1].value.iloc[3]
-    at.session_state["difference_document"] = row["Document"]
+    asked = dict(parse_qsl(urlsplit(row["Token routing"]).query))
+    at.session_state["difference_document"] = asked["routing_doc"]
     at.session_state["difference_token"] = int(row["Token"])
     assert f"**Token {row['Token']} of " in words(run(at))

@@ -1,7 +1,7 @@
 """Routing difference page: which runs and documents, and what comes of it in one sentence."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from emo_viz.analysis.difference import Difference, Pair, RoutedDocument, compare_pairs, matched
+from emo_viz.analysis.matching import matched_by_use
 from emo_viz.analysis.routed import Layers, common_layers
 from emo_viz.analysis.runs import Comparison, compare
 from emo_viz.server import assets, commands, library
@@ -19,11 +20,21 @@ from emo_viz.ui.difference.sources import Choice, Side, Words
 from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, missing, routes
-from emo_viz.ui.shell.words import count, escape_markdown, interval, share
+from emo_viz.ui.shell.words import (
+    count,
+    escape_markdown,
+    interval,
+    isolated,
+    share,
+    shorten,
+    visible,
+)
 
+BY_ID, BY_USE = "By id", "Matched by use"
 BUNDLED, OWN = "Bundled documents", routes.OWN_SOURCE
 ALL_DOMAINS = "All domains"
 COUNTS = (24, 96, 384)
+OPENING = 60  # characters of a document's title
 TOKEN, DOCUMENT = routes.DIFFERENCE_TOKEN, routes.DIFFERENCE_DOCUMENT
 QUICK = 0.5  # seconds: what takes no longer shows no progress
 TOKENS_COMMAND = f"{commands.RECORD} --level tokens"
@@ -33,8 +44,10 @@ TOKENS_COMMAND = f"{commands.RECORD} --level tokens"
 class Found:
     """Two runs over the same tokens.
 
-    words: of a document. own: the text of the visitor, where it is one. linked: whether the token
-    routing page knows the documents.
+    by_use: whether the second run's experts go by the ids of those of the first that they match.
+    words: of a document. titles: what each document is called, a number and its opening. own: the
+    text of the visitor, where it is one. linked: whether the token routing page knows the
+    documents.
     """
 
     choice: Choice
@@ -42,13 +55,19 @@ class Found:
     layers: Layers
     pairs: list[Pair]
     difference: Difference
+    by_use: bool
     words: Callable[[str], Words]
+    titles: dict[str, str]
     own: str | None
     linked: bool
 
     @property
     def names(self) -> tuple[int, ...]:
         return self.layers.names
+
+    def number(self, document: str) -> int:
+        """Its number in its title."""
+        return list(self.titles).index(document) + 1
 
 
 def forget_selection() -> None:
@@ -128,8 +147,9 @@ def _first_difference(found: Found) -> str:
     ):
         if at >= 0:
             layer = found.names[int(summary.first[np.flatnonzero(pair.places == at)[0]])]
-            of = "" if found.own is not None else f" of document {escape_markdown(pair.id)}"
-            return f"They first differ at token {at + 1}{of}, in layer {layer}."
+            word = escape_markdown(found.words(pair.id).labels[at])
+            of = "" if found.own is not None else f" of document {found.number(pair.id)}"
+            return f"They first differ at token {at + 1}{of} (“{word}”), in layer {layer}."
     return "They never differ."
 
 
@@ -149,12 +169,18 @@ def _signed(difference: Difference) -> str:
 
 
 def _experts_note(found: Found) -> str:
-    """What an expert's id means where the runs are of two models."""
+    """How experts are told to be the same, where that needs saying."""
+    if found.by_use:
+        return (
+            f"Experts of {found.runs.runs[1].label} are matched one to one with those of "
+            f"{found.runs.first.label} by the tokens that they share, and go by their ids; the "
+            "matching comes from the other half of the tokens."
+        )
     if found.choice.first.run.id == found.choice.second.run.id:
         return ""
     return (
-        "Experts are compared by their ids: two models that were trained apart need not have the "
-        "same expert under the same id."
+        "Experts are compared by their ids; two models that were trained apart need not have the "
+        "same expert under the same id: Matched by use looks for it."
     )
 
 
@@ -225,11 +251,13 @@ def _live(choice: Choice, layers: Layers, row: Any) -> Found:
         list(texts), routed(choice.first, layers.first), routed(choice.second, layers.second)
     )
     return _found(
+        row,
         choice,
         layers,
         (first, second),
         lambda document: sources.words_of_text(choice.first, texts[document], most),
         repr((list(texts.items()), most)),
+        _titles(texts),
         own,
         linked=True,
     )
@@ -264,14 +292,28 @@ def _recorded(choice: Choice, layers: Layers, row: Any) -> Found:
         st.info(escape_markdown(str(error)), icon=":material/visibility_off:")
         st.stop()
     return _found(
+        row,
         choice,
         layers,
         (first, second),
         lambda document: sources.words_of_row(_traces(choice)[0], places[document]),
         repr(list(places.items())),
+        _titles(sources.openings(_traces(choice)[0], places)),
         None,
         linked=False,
     )
+
+
+def _titles(texts: Mapping[str, str]) -> dict[str, str]:
+    """A numbered opening of each document; the number keeps equal openings apart."""
+    return {
+        document: f"{number}. {isolated(_opening(text))}"
+        for number, (document, text) in enumerate(texts.items(), start=1)
+    }
+
+
+def _opening(text: str) -> str:
+    return shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), OPENING)
 
 
 def _traces(choice: Choice) -> list[Side]:
@@ -327,22 +369,40 @@ def _run(
 
 
 def _found(
+    row: Any,
     choice: Choice,
     layers: Layers,
     sides: tuple[list[RoutedDocument], list[RoutedDocument]],
     words: Callable[[str], Words],
     documents: str,
+    titles: dict[str, str],
     own: str | None,
     linked: bool,
 ) -> Found:
-    key = repr((sources.key_of(choice.first), sources.key_of(choice.second), layers, documents))
-    pairs, difference = _compared(*sides, key)
-    return Found(choice, choice.runs, layers, pairs, difference, words, own, linked)
+    by_use = _experts(row) == BY_USE
+    ways = [sources.key_of(side) for side in (choice.first, choice.second)]
+    pairs, difference = _compared(*sides, by_use, repr((ways, layers, documents)))
+    return Found(choice, choice.runs, layers, pairs, difference, by_use, words, titles, own, linked)
+
+
+def _experts(row: Any) -> str:
+    how: str = links.choice(
+        row,
+        "Experts",
+        [BY_ID, BY_USE],
+        routes.DIFFERENCE_EXPERTS,
+        what="matching of experts",
+        help="By id for one model in two ways. Matched by use where an id need not mean the same: "
+        "models trained apart, or physical instead of logical ids.",
+    )
+    return how
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _compared(
-    _first: list[RoutedDocument], _second: list[RoutedDocument], key: str
+    _first: list[RoutedDocument], _second: list[RoutedDocument], by_use: bool, key: str
 ) -> tuple[list[Pair], Difference]:
     pairs, notes = matched(_first, _second)
+    if by_use and pairs:
+        pairs = matched_by_use(pairs)
     return pairs, compare_pairs(pairs, notes)

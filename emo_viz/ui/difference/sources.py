@@ -4,7 +4,7 @@ A side is a run in one way: a model run here in some precision, or a trace. Whic
 against each other is a choice; each gives its documents in the same shape.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -218,3 +218,15 @@ def words_of_row(side: Side, row: int) -> Words:
         return Words(pieces, [token_label(piece) for piece in pieces])
     pieces = [f"{place} " for place in np.arange(1, recorded.expert_ids.shape[1])]
     return Words(pieces, [piece.strip() for piece in pieces])
+
+
+def openings(side: Side, rows: Mapping[str, int]) -> dict[str, str]:
+    """The texts of recorded documents by id, or where the trace has none their ids."""
+    trace = trace_of(side)
+    if not trace.has("text"):
+        return {document: document for document in rows}
+    texts = trace.documents["text"].iloc[list(rows.values())]
+    return {
+        document: text if isinstance(text, str) and text.strip() else document
+        for document, text in zip(rows, texts, strict=True)
+    }

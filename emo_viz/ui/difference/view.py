@@ -119,7 +119,11 @@ def _some_tokens(found: Found) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
     ]
     overlap = np.concatenate([each.overlap[at] for _, each, at in known])
     change = np.concatenate([np.asarray(each.loss)[at] for _, each, at in known])
-    names = [f"{pair.id}, token {pair.places[place] + 1}" for pair, _, at in known for place in at]
+    names = [
+        f"{found.titles[pair.id]}, token {pair.places[place] + 1}"
+        for pair, _, at in known
+        for place in at
+    ]
     if len(names) > MOST_MARKS:
         rng = np.random.default_rng(0)
         some = np.sort(rng.choice(len(names), MOST_MARKS, replace=False))
@@ -173,7 +177,12 @@ def _controls(found: Found) -> tuple[Pair, DocumentSummary, int | None, str]:
             kind = one_of("document", ids)
             links.enter(DOCUMENT, kind, ids[0])
             chosen = st.selectbox(
-                f"Document ({len(ids):,})", ids, key=DOCUMENT, on_change=_forget, width=330
+                f"Document ({len(ids):,})",
+                ids,
+                format_func=found.titles.__getitem__,
+                key=DOCUMENT,
+                on_change=_forget,
+                width=330,
             )
             place = ids.index(links.leave(DOCUMENT, kind, chosen, ids[0]))
         pair = found.pairs[place]
@@ -335,7 +344,7 @@ def _most_different(found: Found) -> None:
 def _table(found: Found, table: pd.DataFrame, words: dict[str, Words]) -> pd.DataFrame:
     places = zip(table["document"], table["position"], strict=True)
     shown = {
-        "Document": table["document"],
+        "Document": [found.titles[document] for document in table["document"]],
         "Token": table["position"],
         "Text": [words[document].labels[position - 1] for document, position in places],
         "Overlap": table["overlap"],

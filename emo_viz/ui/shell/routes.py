@@ -35,6 +35,7 @@ DIFFERENCE_OF, DIFFERENCE_SOURCE = "difference_of", "difference_source"
 DIFFERENCE_DOMAIN, DIFFERENCE_DOCUMENTS = "difference_domain", "difference_documents"
 DIFFERENCE_TEXT, DIFFERENCE_DOCUMENT = "difference_text", "difference_document"
 DIFFERENCE_TOKEN, DIFFERENCE_COLOUR = "difference_token", "difference_colour"
+DIFFERENCE_EXPERTS = "difference_experts"
 
 # What stands for a text of the visitor's own: as the source of a text, in place of a document's id.
 OWN_SOURCE, OWN_DOCUMENT = "Your own text", "own"
@@ -43,11 +44,6 @@ OWN_SOURCE, OWN_DOCUMENT = "Your own text", "own"
 def routing_of_document(document: str) -> dict[str, str]:
     """The parameters of the routing page that open a bundled document."""
     return {ROUTING_DOCUMENT: document}
-
-
-def routing_of_token(document: str, token: int) -> dict[str, str]:
-    """Those that open a bundled document at a token: a position, the first is 1."""
-    return routing_of_document(document) | {ROUTING_TOKEN: str(token)}
 
 
 def routing_of_text(code: str) -> dict[str, str]:
