@@ -57,7 +57,8 @@ def agreement(layers: Sequence[LayerDifference], names: Sequence[int]) -> go.Fig
     )
     style(fig, "Agreement of the chosen experts by layer")
     _layer_axis(fig, names)
-    fig.update_yaxes(title_text="Share", tickformat=".0%", range=[0, 1.04])
+    top = max(max(one.shared.mean, one.same.mean, one.chance_shared) for one in layers)
+    fig.update_yaxes(title_text="Share", tickformat=".0~%", range=[0, min(1.04, 1.25 * top)])
     return legend_below(fig, rows=2).update_layout(height=PANEL_PIXELS)
 
 
@@ -96,6 +97,7 @@ def divergence(
     )
     fig.add_trace(bars, row=1, col=1)
     fig.add_trace(_parted(parts_at), row=1, col=2)
+    fig.update_annotations(font_size=12)
     style(fig, "Where the runs first differ")
     fig.update_xaxes(title_text="Layer", row=1, col=1, **_ticks(labels))
     fig.update_xaxes(title_text="Up to position", rangemode="tozero", row=1, col=2)
