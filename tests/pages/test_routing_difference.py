@@ -296,6 +296,13 @@ def test_two_traces_without_weights(recorded: Path):
     assert text == documents["text"][0]
 
 
+def test_a_damaged_trace_is_a_sentence_where_there_is_nothing_else(recorded: Path):
+    (recorded / "traces" / "std-nano" / "usage.npy").unlink()
+    assert "recorded" not in opened().selectbox(key="difference_of").options[0]
+    shutil.rmtree(recorded / "checkpoints")
+    assert "usage.npy is missing" in words(opened())
+
+
 def test_traces_agree_with_the_models_that_they_are_of(recorded: Path, pair: Difference):
     at = opened(difference_of=f"{PAIR}, recorded")
     agrees(at, pair)

@@ -112,12 +112,17 @@ def _can_run(run: Run) -> bool:
 
 
 def _has_tokens(run: Run) -> bool:
-    """Whether it has a trace, token by token; one that cannot be read has not."""
+    """Whether it has a trace, token by token; one that cannot be read has not.
+
+    Raises Missing, which says why it cannot be read, if the run has nothing else.
+    """
     if not assets.trace_path(run.id).exists():
         return False
     try:
         return library.trace(run.id).has_tokens
     except Missing:
+        if not _can_run(run):
+            raise
         return False
 
 
