@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from model.files import read_json
@@ -32,7 +31,8 @@ class TokenShard:
 
     tokens: uint16 [tokens], memory-mapped; each document is the end-of-text id and its tokens.
     offsets: int64 [documents + 1], where each document starts.
-    index: one row a document, columns id and domain, in the order of the tokens.
+    index: one row a document, columns id and domain, in the order of the tokens; of a packed
+    corpus (`model.data.pack`) domain alone in training, role and seen as well of held-out ones.
     """
 
     tokens: NDArray[np.uint16]
@@ -48,9 +48,9 @@ class TokenShard:
             raise ValueError(f"There is no split {split!r}; choose train or heldout.")
         try:
             offsets = np.load(folder / f"{split}.offsets.npy")
-            index = pd.read_parquet(folder / f"{split}.index.parquet")
+            index = _read_index(folder, split)
             tokens = np.memmap(folder / f"{split}.bin", dtype=TOKEN_DTYPE, mode="r")
-        except (OSError, ValueError, EOFError, pa.ArrowException, TokenError) as error:
+        except (OSError, ValueError, EOFError, TokenError) as error:
             raise ValueError(_damaged(folder, split)) from error
         if not _fit(offsets, index, tokens) or not _as_counted(manifest, split, tokens):
             raise ValueError(_damaged(folder, split))
@@ -62,6 +62,19 @@ class TokenShard:
     def document(self, position: int) -> NDArray[np.uint16]:
         """Token ids of a document, end-of-text first: uint16 [length]."""
         return self.tokens[self.offsets[position] : self.offsets[position + 1]]
+
+
+def _read_index(folder: Path, split: str) -> pd.DataFrame:
+    """JSON in a packed corpus, else Parquet. Raises OSError or ValueError if it cannot be read."""
+    packed = folder / f"{split}.index.json"
+    if packed.is_file():
+        return pd.DataFrame(read_json(packed))
+    import pyarrow as pa  # a machine that has a packed corpus may lack it
+
+    try:
+        return pd.read_parquet(folder / f"{split}.index.parquet")
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
 
 
 def _fit(offsets: NDArray[Any], index: pd.DataFrame, tokens: NDArray[np.uint16]) -> bool:

@@ -15,6 +15,7 @@ from model.emo.routing import PoolSizes
 
 Objective = Literal["emo", "standard", "dense"]
 BalancingScope = Literal["global", "local"]
+PoolChoice = Literal["document", "causal", "top_p"]
 UNKNOWN = "unknown"
 """The objective of a checkpoint whose config.json says none, as no released one does."""
 
@@ -45,7 +46,10 @@ class EmoConfig(PreTrainedConfig):
     `objective` is the one switch between the twins; "unknown" is a checkpoint that does not say,
     which runs like any other and cannot be trained until it is told. The fields of `pool_sizes` say
     how the size of a document's pool is drawn in training. `load_balancing_scope` says whether
-    expert counts are summed over all data-parallel ranks (global) or kept per rank (local).
+    expert counts are summed over all data-parallel ranks (global) or kept per rank (local), and
+    `balancing_rows` demands balance of every so many rows alone. `pool_choice` is how a pool is
+    chosen, and two coefficients weigh losses of `model.emo.objectives`; 0 is without. With an
+    `expert_capacity` slots beyond so many times an expert's even share are dropped in training.
 
     Raises ValueError for a geometry in which a token cannot find enough experts, for pools that
     cannot be drawn, and for a field of the released code that this model does not compute.
@@ -93,7 +97,13 @@ class EmoConfig(PreTrainedConfig):
     pool_size_log_uniform: bool = False
     pool_size_per_layer: bool = True
     pool_free_share: float = 0.0
+    pool_choice: str = "document"
+    pool_top_p: float = 0.6
     load_balancing_scope: str = "global"
+    balancing_rows: int = 0
+    expert_overlap_coef: float = 0.0
+    lost_information_coef: float = 0.0
+    expert_capacity: float = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.num_key_value_heads is None:
@@ -107,6 +117,7 @@ class EmoConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         _check_choice("objective", self.objective, (*get_args(Objective), UNKNOWN))
         _check_choice("load_balancing_scope", self.load_balancing_scope, get_args(BalancingScope))
+        _check_choice("pool_choice", self.pool_choice, get_args(PoolChoice))
         if self.objective != "dense":
             self._check_routing()
         if self.objective == "emo":
@@ -188,6 +199,8 @@ class EmoConfig(PreTrainedConfig):
             )
         if not 0 <= self.pool_free_share <= 1:
             raise ValueError(f"pool_free_share={self.pool_free_share} is a share: 0 to 1.")
+        if not 0 < self.pool_top_p <= 1:
+            raise ValueError(f"pool_top_p={self.pool_top_p} is a share: above 0, to 1.")
 
     @property
     def pool_sizes(self) -> PoolSizes:

@@ -23,10 +23,12 @@ class DocumentRouting:
         self, segments_BT: Tensor, pool_sizes_LBD: Tensor | None, real_BT: Tensor | None = None
     ) -> None:
         self.segments_BT, self.pool_sizes_LBD, self.real_BT = segments_BT, pool_sizes_LBD, real_BT
+        self.pool_choice: str | None = None  # in place of the config's
         self.balancing_losses: list[Tensor] = []
         self.z_losses: list[Tensor] = []
         self.counts_R: list[Tensor] = []
         self.entropies: list[Tensor] = []
+        self.extra_losses: list[Tensor] = []  # weighted; of the objectives that have any
 
     def visible(self, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         """Whether a token may see another (earlier) one: of its own document, and real or itself.

@@ -337,6 +337,10 @@ class EmoForCausalLM(EmoPreTrainedModel, GenerationMixin):
             torch.stack(documents.z_losses).mean(),
         )
 
+    def extra_loss(self, documents: DocumentRouting) -> Tensor | float:
+        """The objective's own weighted losses (`model.emo.objectives`), mean over layers."""
+        return torch.stack(documents.extra_losses).mean() if documents.extra_losses else 0.0
+
     def next_token_loss(
         self, input_ids_BT: Tensor, labels_BT: Tensor, documents: DocumentRouting, z_coef: float
     ) -> Tensor:
@@ -397,6 +401,7 @@ class EmoForCausalLM(EmoPreTrainedModel, GenerationMixin):
             balancing, z_loss = self.router_losses(documents)
             config = self.config
             aux_loss = config.router_aux_loss_coef * balancing + config.router_z_loss_coef * z_loss
+            aux_loss = aux_loss + self.extra_loss(documents)
         if labels is not None:
             loss = self.loss_function(logits, labels, self.vocab_size, **kwargs)
             loss = loss if aux_loss is None else loss + aux_loss

@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.emo import objectives
 from model.emo.config import EmoConfig
 from model.emo.documents import DocumentRouting
 from model.emo.restriction import active_mask
@@ -35,6 +36,7 @@ class EmoRouter(nn.Module):
         self.top_k = min(config.num_experts_per_tok, self.num_experts)
         self.normalise = config.norm_topk_prob
         self.global_balancing = config.load_balancing_scope == "global"
+        self.config = config
         self.weight = nn.Parameter(torch.empty(self.num_experts, config.hidden_size))
 
     def forward(
@@ -47,6 +49,8 @@ class EmoRouter(nn.Module):
         routed = route(logits_NE, self.num_shared, self.top_k, allowed, self.normalise)
         if documents is not None:
             self._report(documents, logits_NE, routed)
+            if self.config.expert_capacity:
+                routed = self._within_capacity(routed)
         return logits_NE, routed.gate_weights_NK.to(hidden_NH.dtype), routed.expert_ids_NK
 
     def _allowed(self, logits_NE: Tensor, documents: DocumentRouting | None) -> Tensor | None:
@@ -62,18 +66,25 @@ class EmoRouter(nn.Module):
         return pools_NR if subset_R is None else pools_NR & subset_R
 
     def _pools(self, logits_NE: Tensor, documents: DocumentRouting, sizes_BD: Tensor) -> Tensor:
-        """Each token's document pool, [N, R]; one kernel on CUDA where there is no padding."""
+        """Each token's pool, [N, R]; one kernel on CUDA for whole documents without padding."""
         segments_BT, real_BT = documents.segments_BT, documents.real_BT
         logits_BTE = logits_NE.view(*segments_BT.shape, -1)
         num_routed = self.num_experts - self.num_shared
-        if logits_BTE.is_cuda and real_BT is None:
+        choice = documents.pool_choice or self.config.pool_choice
+        if choice == "document" and logits_BTE.is_cuda and real_BT is None:
             from model.kernels import ops
 
             return ops.document_pools(logits_BTE, segments_BT, sizes_BD, num_routed).flatten(0, 1)
         scores_BTR = logits_BTE[..., :num_routed].float().softmax(-1)
         if real_BT is not None:
             scores_BTR = scores_BTR * real_BT.unsqueeze(-1)
-        return document_pools(scores_BTR, segments_BT, sizes_BD).flatten(0, 1)
+        inputs = (scores_BTR, segments_BT, sizes_BD)
+        if choice == "causal":
+            return objectives.causal_pools(*inputs).flatten(0, 1)
+        if choice == "top_p":
+            limits = (self.config.pool_top_p, self.config.pool_size_min)
+            return objectives.top_p_pools(*inputs, *limits).flatten(0, 1)
+        return document_pools(*inputs).flatten(0, 1)
 
     def _report(self, documents: DocumentRouting, logits_NE: Tensor, routed: Routed) -> None:
         """Add this layer's losses and counts, over all tokens but padding."""
@@ -88,11 +99,45 @@ class EmoRouter(nn.Module):
         totals = torch.cat([counts_R, tokens_1])
         if self.global_balancing and dist.is_available() and dist.is_initialized():
             dist.all_reduce(totals)
-        documents.balancing_losses.append(
-            load_balancing_loss(routed.scores_NR, totals[:-1], slots, totals[-1].clamp(min=1))
-        )
+        if self.config.balancing_rows and self.training:
+            balancing = self._balancing_of_groups(documents, routed, slots)
+        else:
+            scope = (totals[:-1], slots, totals[-1].clamp(min=1))
+            balancing = load_balancing_loss(routed.scores_NR, *scope)
+        documents.balancing_losses.append(balancing)
+        documents.extra_losses.extend(self._extra_losses(routed.scores_NR))
         documents.z_losses.append(router_z_loss(routed.lse_N))
         documents.counts_R.append(totals[:-1])
         with torch.no_grad():
             entropy_N = router_entropy(logits_NE[:, :num_routed], routed)
         documents.entropies.append(mean_of_tokens(entropy_N))
+
+    def _balancing_of_groups(
+        self, documents: DocumentRouting, routed: Routed, slots: int
+    ) -> Tensor:
+        rows, size = len(documents.segments_BT), self.config.balancing_rows
+        if documents.real_BT is not None or rows % size:
+            raise ValueError(
+                f"balancing_rows={size} needs rows without padding, a multiple of {size} a step, "
+                f"not {rows}."
+            )
+        ids_NS = routed.expert_ids_NK[:, :slots]
+        return objectives.grouped_balancing_loss(routed.scores_NR, ids_NS, rows // size)
+
+    def _within_capacity(self, routed: Routed) -> Routed:
+        """What the experts have room for; the reports are of what was asked of them."""
+        slots, num_routed = self.top_k - self.num_shared, self.num_experts - self.num_shared
+        ids_NK = routed.expert_ids_NK
+        kept_NS = objectives.within_capacity(
+            ids_NK[:, :slots], num_routed, self.config.expert_capacity
+        )
+        return routed._replace(expert_ids_NK=torch.cat([kept_NS, ids_NK[:, slots:]], 1))
+
+    def _extra_losses(self, scores_NR: Tensor) -> list[Tensor]:
+        """The weighted losses of this layer that the config asks for: one number, or none."""
+        weighted = (
+            (self.config.expert_overlap_coef, objectives.expert_overlap),
+            (self.config.lost_information_coef, objectives.lost_information),
+        )
+        asked = [weight * loss(scores_NR) for weight, loss in weighted if weight]
+        return [torch.stack(asked).sum()] if asked else []

@@ -18,14 +18,15 @@ from transformers import PreTrainedTokenizerBase
 from model.cli import Command
 from model.data.shards import TokenShard, corpus_digest
 from model.data.tokenizer import load_tokenizer, vocabulary_size
-from model.emo.config import Objective
 from model.emo.modeling import EmoExperts, EmoForCausalLM
 from model.files import check_writable, new_folder, write_json
 from model.run.loading import export_model
 from model.train import checkpoint, metrics, parallel
 from model.train.batches import PackedRows, check_ids, heldout_batches
 from model.train.loop import train
+from model.train.objectives import OBJECTIVES
 from model.train.presets import PRESETS, Preset, find_preset, multiplies_bf16
+from model.train.start import ANNEALED, start_from
 
 # Larger ones would leave the 64 bits of torch's generators (batches.py draws one a step).
 MAX_SEED = 10**12
@@ -35,7 +36,7 @@ INTERRUPTED = 130
 
 @click.command(cls=Command)
 @click.option("--preset", "name", default="nano", type=click.Choice(sorted(PRESETS)))
-@click.option("--objective", default="emo", type=click.Choice(["emo", "standard", "dense"]))
+@click.option("--objective", default="emo", type=click.Choice(list(OBJECTIVES)))
 @click.option("--corpus", type=click.Path(path_type=Path), default=Path("data/corpus"))
 @click.option(
     "--out", type=click.Path(path_type=Path), default=None, help="runs/<preset>-<objective>"
@@ -66,10 +67,23 @@ INTERRUPTED = 130
     default=None,
     help="Of matrix products; bf16 where the device multiplies it.",
 )
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Start from the weights of this checkpoint, as to anneal it with another objective.",
+)
+@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=None)
+@click.option(
+    "--anneal",
+    is_flag=True,
+    help="The learning rate falls from the first step, in a line to 0.",
+)
 @click.option("--stop-at", type=click.IntRange(min=1), default=None, help="Pause after this step.")
 def main(
     name: str,
-    objective: Objective,
+    objective: str,
     corpus: Path,
     out: Path | None,
     steps: int | None,
@@ -80,6 +94,9 @@ def main(
     device: str,
     threads: int | None,
     bf16: bool | None,
+    source: Path | None,
+    learning_rate: float | None,
+    anneal: bool,
     stop_at: int | None,
 ) -> None:
     """Pretrain an EMO, a standard MoE or a dense model on a built corpus."""
@@ -88,11 +105,12 @@ def main(
     bf16 = multiplies_bf16(place) if bf16 is None else bf16
     out = out or Path("runs") / f"{name}-{objective}"
     changes: dict[str, Any] = {"steps": steps, "rows": rows, "own_rows": own_rows, "seed": seed}
-    changes |= {"bf16": bf16, "save": save}
+    changes |= {"bf16": bf16, "save": save, "learning_rate": learning_rate}
+    changes |= ANNEALED if anneal else {}
     preset = find_preset(name, objective, **changes)
     try:
         with parallel.process_group(place):
-            _run(preset, corpus, out, place, stop_at)
+            _run(preset, corpus, out, place, stop_at, source)
     except KeyboardInterrupt:
         parallel.tell(_where_it_stands(out))
         raise SystemExit(INTERRUPTED) from None
@@ -111,7 +129,12 @@ def _fair_threads() -> int:
 
 
 def _run(
-    preset: Preset, corpus: Path, out: Path, device: torch.device, stop_at: int | None
+    preset: Preset,
+    corpus: Path,
+    out: Path,
+    device: torch.device,
+    stop_at: int | None,
+    source: Path | None,
 ) -> None:
     shard, heldout = TokenShard.open(corpus, "train"), TokenShard.open(corpus, "heldout")
     digest = corpus_digest(corpus)
@@ -127,7 +150,10 @@ def _run(
         )
     torch.manual_seed(preset.seed)
     config = preset.model_config(tokenizer.eos_token_id, tokenizer.pad_token_id)
-    model = EmoForCausalLM(config).to(device)  # made on the CPU: equal weights on every device
+    model = EmoForCausalLM(config)  # made on the CPU: equal weights on every device
+    if source:
+        preset = start_from(source, model, preset)
+    model.to(device)
     for module in model.modules():
         if isinstance(module, EmoExperts):
             module.save = preset.save

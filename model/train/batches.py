@@ -115,7 +115,11 @@ class PackedRows:
         preset = self.preset
         generator = torch.Generator().manual_seed(preset.seed * 1_000_003 + step)
         shape = (preset.num_layers, preset.rows, documents)
-        return preset.pools.draw(shape, generator)
+        sizes_LBD = preset.pools.draw(shape, generator)
+        shrinking = preset.pool_schedule * preset.steps
+        if step < shrinking:  # at first all experts; the drawn sizes when the schedule is over
+            sizes_LBD = sizes_LBD.clamp(min=round(preset.num_experts * (1 - step / shrinking)))
+        return sizes_LBD
 
 
 def check_ids(tokens: np.ndarray, vocab_size: int) -> None:

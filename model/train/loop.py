@@ -24,14 +24,13 @@ Passes = Callable[[EmoForCausalLM, torch.optim.Optimizer, Batch, Preset], Report
 
 
 def learning_rate(preset: Preset, step: int) -> float:
-    """Linear warm-up, then cosine down to `final_lr_share` of the peak."""
+    """Linear warm-up, then cosine (or a line) down to `final_lr_share` of the peak."""
     if step < preset.warmup_steps:
         return preset.learning_rate * (step + 1) / preset.warmup_steps
     progress = (step - preset.warmup_steps) / max(1, preset.steps - preset.warmup_steps)
-    share = preset.final_lr_share
-    return preset.learning_rate * (
-        share + (1 - share) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    )
+    share, progress = preset.final_lr_share, min(progress, 1.0)
+    fall = 1 - progress if preset.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return preset.learning_rate * (share + (1 - share) * fall)
 
 
 def make_optimizer(model: EmoForCausalLM, preset: Preset) -> torch.optim.AdamW:

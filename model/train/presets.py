@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 import torch
 
-from model.emo.config import EmoConfig, Objective
+from model.emo.config import EmoConfig, Objective, PoolChoice
 from model.emo.routing import PoolSizes
 from model.native import WIDTH
+from model.train.objectives import OBJECTIVES
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,18 @@ class Preset:
     seed: int = 0
     bf16: bool = True  # of matrix products; the routers stay in float32
     save: Literal["xh", "x"] = "xh"  # what experts on a GPU keep for the backward pass
+    pool_choice: PoolChoice = "document"
+    pool_schedule: float = 0.0  # share of the steps in which pools shrink from all experts
+    balancing_rows: int = 0  # rows of which balance is demanded alone; 0: of the whole step
+    overlap_coef: float = 0.0
+    lost_information_coef: float = 0.0
+    norm_topk_prob: bool = False
+    merged_experts: int = 1  # of so many experts one is made, as wide as they together
+    dense_every_second: bool = False  # layers, from the first: an MLP as wide as what a token uses
+    expert_capacity: float = 0.0  # times an even share of the slots; 0: no limit
+    rope_theta: float = EmoConfig.default_theta
+    schedule: Literal["cosine", "linear"] = "cosine"  # of the learning rate after the warm-up
+    start: str = ""  # digest of the weights that the run starts from; "": fresh ones
 
     @property
     def tokens_per_step(self) -> int:
@@ -62,10 +75,11 @@ class Preset:
         return EmoConfig(
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
-            intermediate_size=self.expert_width,
+            intermediate_size=self.expert_width * self.merged_experts,
             num_hidden_layers=self.num_layers,
             num_attention_heads=self.num_heads,
-            num_experts=self.num_experts,
+            num_experts=self.num_experts // self.merged_experts,
+            **self._dense_layers(),
             num_experts_per_tok=self.num_experts_per_tok,
             num_shared_experts=self.num_shared_experts,
             max_position_embeddings=self.max_position_embeddings,
@@ -77,9 +91,24 @@ class Preset:
             pool_free_share=self.pools.free_share,
             router_aux_loss_coef=self.balancing_coef,
             router_z_loss_coef=self.router_z_coef,
+            pool_choice=self.pool_choice,
+            balancing_rows=self.balancing_rows,
+            expert_overlap_coef=self.overlap_coef,
+            lost_information_coef=self.lost_information_coef,
+            expert_capacity=self.expert_capacity,
+            norm_topk_prob=self.norm_topk_prob,
+            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
             eos_token_id=eos_token_id,
             pad_token_id=pad_token_id,
         )
+
+    def _dense_layers(self) -> dict[str, Any]:
+        if not self.dense_every_second:
+            return {}
+        experts = self.num_experts // self.merged_experts
+        width = self.expert_width * self.merged_experts * self.num_experts_per_tok
+        counts = [experts if layer % 2 else 0 for layer in range(self.num_layers)]
+        return {"num_experts_per_layer": counts, "dense_intermediate_size": width}
 
 
 NANO = Preset(
@@ -112,15 +141,19 @@ PAPER_1B14B = Preset(
 PRESETS = {preset.name: preset for preset in (NANO, PAPER_1B14B)}
 
 
-def find_preset(name: str, objective: Objective, **changes: Any) -> Preset:
-    """A preset by name, with its objective and any named fields replaced.
+def find_preset(name: str, objective: str, **changes: Any) -> Preset:
+    """A preset by name, as an objective of `objectives` has it, and any named fields replaced.
 
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name of either.
     """
     if name not in PRESETS:
         raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
+    if objective not in OBJECTIVES:
+        raise ValueError(
+            f"There is no objective {objective!r}; choose one of {', '.join(OBJECTIVES)}."
+        )
     given = {key: value for key, value in changes.items() if value is not None}
-    return replace(PRESETS[name], objective=objective, **given)
+    return replace(PRESETS[name], **(OBJECTIVES[objective] | given))
 
 
 def multiplies_bf16(device: torch.device) -> bool:

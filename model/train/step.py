@@ -42,6 +42,7 @@ def training_loss(
         return loss, loss.detach(), documents
     balancing, z_loss = model.router_losses(documents)
     total = loss + preset.balancing_coef * balancing + preset.router_z_coef * z_loss
+    total = total + model.extra_loss(documents)
     return total, loss.detach(), documents
 
 

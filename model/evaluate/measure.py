@@ -1,0 +1,233 @@
+"""Measures one model on the held-out documents of a corpus: losses, keep-k curves, modularity.
+
+A curve's point is the loss of every document with the K experts of each layer that its domain's
+calibration documents prefer by router probability ("own"), with another domain's ("other"), with
+random ones ("random"), or with all experts and a pool of K chosen from the document so far
+("pool"). K counts the shared experts. Losses are in nats a token.
+
+Shapes: D evaluated documents, M domains, L layers with a router, R routed experts, N tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.data.heldout import CALIBRATION, EVALUATED, HeldOut
+from model.emo.modeling import EmoForCausalLM
+from model.evaluate import modules
+from model.evaluate.intervals import Span, domain_means, pooled_mean, span
+from model.evaluate.passes import router_probabilities, token_losses
+
+FORMAT = "emo-viz-evaluation"
+FORMAT_VERSION = 1
+KEEP = (8, 16, 32, 64)
+FULL = "full"
+SEEN_LIMIT = 0.01  # a document with a larger share of seen sequences is not among the "unseen"
+MAX_CLUSTERED = 100_000  # tokens: the bound of the memory that clustering takes
+
+Masks = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Losses by measure ("full", "own/16", ..) [D], and what else was found out."""
+
+    losses: dict[str, NDArray[np.float64]]
+    repeats: dict[str, NDArray[np.float64]]
+    modules: dict[str, Any]
+
+
+def evaluate(model: EmoForCausalLM, documents: Sequence[HeldOut], seed: int = 0) -> dict[str, Any]:
+    """All measures of a model in eval mode, as what `python -m model.evaluate` writes.
+
+    seed: of the random experts and the clusters. Raises ValueError if documents do not fit.
+    """
+    evaluated = [each for each in documents if each.role == EVALUATED]
+    calibration = [each for each in documents if each.role == CALIBRATION]
+    domains = sorted({each.domain for each in evaluated})
+    domains_D = np.array([domains.index(each.domain) for each in evaluated], np.int64)
+    tokens_D = np.array([len(each.tokens) - 1 for each in evaluated], np.float64)
+    measured = _measure(model, evaluated, calibration, domains, domains_D, seed)
+    losses_DC = np.stack(list(measured.losses.values()), 1)
+    names = list(measured.losses)
+    unseen_D = np.array([each.seen < SEEN_LIMIT for each in evaluated])
+    groups = {"all": np.ones_like(unseen_D), "unseen": unseen_D}
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "model": _describe(model),
+        "summary": {
+            group: _summary(names, losses_DC[kept], tokens_D[kept], domains_D[kept])
+            | _repeats(measured.repeats, kept)
+            | {"documents": int(kept.sum()), "tokens": int(tokens_D[kept].sum())}
+            for group, kept in groups.items()
+            if kept.any()
+        },
+        "modules": measured.modules,
+        "domains": _by_domain(names, domains, losses_DC, tokens_D, domains_D),
+        "documents": {
+            "id": [each.id for each in evaluated],
+            "domain": [each.domain for each in evaluated],
+            "tokens": tokens_D.astype(int).tolist(),
+            "seen": [each.seen for each in evaluated],
+        },
+        "losses": {name: np.round(losses, 4).tolist() for name, losses in measured.losses.items()},
+    }
+
+
+def _describe(model: EmoForCausalLM) -> dict[str, Any]:
+    config = model.config
+    return {
+        "objective": config.objective,
+        "num_experts": 0 if config.objective == "dense" else config.num_experts,
+        "num_experts_per_tok": config.num_experts_per_tok,
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+    }
+
+
+def _measure(
+    model: EmoForCausalLM,
+    evaluated: Sequence[HeldOut],
+    calibration: Sequence[HeldOut],
+    domains: Sequence[str],
+    domains_D: NDArray[np.int64],
+    seed: int,
+) -> Measured:
+    texts = [each.tokens for each in evaluated]
+    full = token_losses(model, texts)
+    losses = {FULL: _means(full)}
+    repeats = _repeated(texts, full)
+    routers = model.routers()
+    if not routers:
+        return Measured(losses, repeats, {})
+    shared, slots = model.config.num_shared_experts, model.config.num_routed_per_tok
+    most = min(router.num_experts for router in routers)
+    keep = [k for k in KEEP if slots <= k - shared and k < most]
+    scores_MLR = _preferences(model, calibration, domains)
+    rng = np.random.default_rng(seed)
+    random_MLR = rng.random(scores_MLR.shape)
+    other_D = (domains_D + max(1, len(domains) // 2)) % len(domains)
+    found = modules.agreement(*_clusters(model, texts, seed), domains_D)
+    found["keep_overlap"] = {}
+    for k in keep:
+        own_MLR = keep_sets(scores_MLR, k - shared)
+        losses[f"own/{k}"] = _means(token_losses(model, texts, own_MLR[domains_D]))
+        if len(domains) > 1:
+            losses[f"other/{k}"] = _means(token_losses(model, texts, own_MLR[other_D]))
+            found["keep_overlap"][str(k)] = modules.keep_overlap(own_MLR)
+        drawn_MLR = keep_sets(random_MLR, k - shared)
+        losses[f"random/{k}"] = _means(token_losses(model, texts, drawn_MLR[domains_D]))
+        losses[f"pool/{k}"] = _means(token_losses(model, texts, causal_pool=k - shared))
+    return Measured(losses, repeats, found)
+
+
+def _means(losses: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    return np.array([each.mean(dtype=np.float64) for each in losses])
+
+
+def keep_sets(scores_MLR: NDArray[np.float64], kept: int) -> Masks:
+    """The `kept` experts of the highest score in every layer, ties to the lower id: [M, L, R]."""
+    order = np.argsort(-scores_MLR, axis=-1, kind="stable")
+    masks = np.zeros(scores_MLR.shape, bool)
+    np.put_along_axis(masks, order[..., :kept], True, axis=-1)
+    return masks
+
+
+def _preferences(
+    model: EmoForCausalLM, calibration: Sequence[HeldOut], domains: Sequence[str]
+) -> NDArray[np.float64]:
+    """Mean router probability of every expert over a domain's calibration tokens: [M, L, R]."""
+    sums: dict[str, torch.Tensor] = {}
+    texts = [each.tokens for each in calibration]
+    for place, probs_TLR in router_probabilities(model, texts):
+        domain = calibration[place].domain
+        sums[domain] = sums.get(domain, 0.0) + probs_TLR.sum(0)
+    if missing := [name for name in domains if name not in sums]:
+        raise ValueError(f"The domain {missing[0]!r} has no calibration documents.")
+    totals = torch.stack([sums[name] for name in domains]).double()
+    scores: NDArray[np.float64] = (totals / totals.sum(-1, keepdim=True)).cpu().numpy()
+    return scores
+
+
+def _clusters(
+    model: EmoForCausalLM, texts: Sequence[NDArray[np.int64]], seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cluster and document of every token [N], of as many documents as memory has room for."""
+    room = np.cumsum([len(tokens) - 1 for tokens in texts]) <= MAX_CLUSTERED
+    stride = -(-len(texts) // max(1, int(room.sum())))  # of every domain some
+    taken = list(range(0, len(texts), stride))
+    rows: dict[int, torch.Tensor] = {}
+    for place, probs_TLR in router_probabilities(model, [texts[d] for d in taken]):
+        rows[place] = probs_TLR.flatten(1).clone()
+    ordered = [rows[place] for place in range(len(taken))]
+    documents_N = np.repeat(np.array(taken), [len(each) for each in ordered])
+    return modules.token_clusters(torch.cat(ordered), seed=seed), documents_N
+
+
+def _repeated(
+    texts: Sequence[NDArray[np.int64]], losses: Sequence[NDArray[np.float32]]
+) -> dict[str, NDArray[np.float64]]:
+    """Losses at tokens whose pair with the one before has occurred in the document, and elsewhere.
+
+    Where a pair is repeated a model can copy; runs of one kind differ most in when they learn to.
+    Sums and counts [D].
+    """
+    again = [_is_repeat(tokens) for tokens in texts]
+    pairs = list(zip(again, losses, strict=True))
+    return {
+        "repeated": np.array([float(loss[mask].sum()) for mask, loss in pairs]),
+        "repeated_count": np.array([float(mask.sum()) for mask, _ in pairs]),
+        "elsewhere": np.array([float(loss[~mask].sum()) for mask, loss in pairs]),
+        "elsewhere_count": np.array([float((~mask).sum()) for mask, _ in pairs]),
+    }
+
+
+def _is_repeat(tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+    pairs = tokens[:-1] * (1 << 20) + tokens[1:]
+    repeat = np.ones(len(pairs), bool)
+    repeat[np.unique(pairs, return_index=True)[1]] = False
+    return repeat
+
+
+def _repeats(repeats: dict[str, NDArray[np.float64]], kept: NDArray[np.bool_]) -> dict[str, Span]:
+    return {
+        name: pooled_mean(repeats[name][kept], repeats[f"{name}_count"][kept])
+        for name in ("repeated", "elsewhere")
+    }
+
+
+def _summary(
+    names: Sequence[str],
+    losses_DC: NDArray[np.float64],
+    tokens_D: NDArray[np.float64],
+    domains_D: NDArray[np.int64],
+) -> dict[str, Any]:
+    """Loss of the whole model, and what each cut adds to it: mean over domains, with intervals."""
+    means, drawn = domain_means(losses_DC, tokens_D, domains_D)
+    full = names.index(FULL)
+    increases = {
+        name: span(float(means[c] - means[full]), drawn[:, c] - drawn[:, full])
+        for c, name in enumerate(names)
+        if c != full
+    }
+    return {FULL: span(float(means[full]), drawn[:, full]), "increase": increases}
+
+
+def _by_domain(
+    names: Sequence[str],
+    domains: Sequence[str],
+    losses_DC: NDArray[np.float64],
+    tokens_D: NDArray[np.float64],
+    domains_D: NDArray[np.int64],
+) -> dict[str, dict[str, float]]:
+    """Loss of every measure on each domain alone."""
+    found = {}
+    for m, domain in enumerate(domains):
+        here = domains_D == m
+        means = np.average(losses_DC[here], axis=0, weights=tokens_D[here])
+        found[domain] = dict(zip(names, np.round(means, 4).tolist(), strict=True))
+    return found

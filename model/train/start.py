@@ -1,0 +1,35 @@
+"""Training that begins with the weights of a finished model, as to anneal it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.emo.modeling import EmoForCausalLM
+from model.files import weights_digest
+from model.run.loading import load_model
+from model.train.presets import Preset
+
+ANNEALED: dict[str, Any] = {"warmup_steps": 0, "final_lr_share": 0.0, "schedule": "linear"}
+"""What a preset has whose learning rate falls from the first step, in a line to 0."""
+
+
+def start_from(folder: Path, model: EmoForCausalLM, preset: Preset) -> Preset:
+    """Give the model the weights of a checkpoint; the preset that is returned names them.
+
+    Raises ValueError if the folder holds no checkpoint, or one of other sizes.
+    """
+    theirs = dict(load_model(folder).named_parameters())
+    own = dict(model.named_parameters())
+    shapes = [{name: value.shape for name, value in each.items()} for each in (theirs, own)]
+    if shapes[0] != shapes[1]:
+        wrong = next(name for name in (*own, *theirs) if shapes[0].get(name) != shapes[1].get(name))
+        raise ValueError(
+            f"{folder} differs in {wrong} from the model to be trained; give the preset and the "
+            "corpus that it was trained with."
+        )
+    with torch.no_grad():
+        for name, weight in own.items():
+            weight.copy_(theirs[name])
+    return replace(preset, start=weights_digest(folder))
