@@ -16,7 +16,7 @@ from emo_viz.analysis.runs import Comparison, compare
 from emo_viz.server import assets, commands, library
 from emo_viz.trace.absent import Absent
 from emo_viz.ui.difference import sources
-from emo_viz.ui.difference.sources import Choice, Side, Words
+from emo_viz.ui.difference.sources import Choice, Opened, Words
 from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, missing, routes
@@ -38,6 +38,9 @@ OPENING = 60  # characters of a document's title
 TOKEN, DOCUMENT = routes.DIFFERENCE_TOKEN, routes.DIFFERENCE_DOCUMENT
 QUICK = 0.5  # seconds: what takes no longer shows no progress
 TOKENS_COMMAND = f"{commands.RECORD} --level tokens"
+
+
+Sides = tuple[Opened, Opened]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,14 +100,14 @@ def found() -> Found:
         width=330,
     )
     choice = by_label[label]
-    _check_tokens(choice)
+    sides = (sources.opened(choice.first), sources.opened(choice.second))
+    if choice.live:
+        _check_tokens(sides)
     try:
-        layers = common_layers(
-            sources.layers_of(choice.first),
-            sources.layers_of(choice.second),
-            (choice.first.shown.label, choice.second.shown.label),
-        )
-        return _live(choice, layers, row) if choice.live else _recorded(choice, layers, row)
+        first, second = sides
+        layers = common_layers(first.layers, second.layers, (first.label, second.label))
+        shown = _live if choice.live else _recorded
+        return shown(choice, sides, layers, row)
     except ValueError as error:
         st.warning(escape_markdown(str(error)))
         st.stop()
@@ -209,14 +212,9 @@ def _nothing_to_compare(runs: Comparison) -> None:
     st.stop()
 
 
-def _check_tokens(choice: Choice) -> None:
+def _check_tokens(sides: Sides) -> None:
     """Models of different tokenizers do not share tokens: says so and ends the page."""
-    if not choice.live:
-        return
-    facts = [
-        replace(side.shown, facts=sources.loaded(side).facts)
-        for side in (choice.first, choice.second)
-    ]
+    facts = [replace(one.side.shown, facts=one.model.facts) for one in sides]
     if said := compare(facts).why_not("tokens"):
         st.info(
             f"{escape_markdown(said)} Each of them compares with itself in another precision "
@@ -227,12 +225,12 @@ def _check_tokens(choice: Choice) -> None:
         st.stop()
 
 
-def _live(choice: Choice, layers: Layers, row: Any) -> Found:
+def _live(choice: Choice, sides: Sides, layers: Layers, row: Any) -> Found:
     """Both models run here on bundled documents or on a text of the visitor's own."""
     source = links.choice(
         row, "Text", [BUNDLED, OWN], routes.DIFFERENCE_SOURCE, on_change=forget_selection
     )
-    most = min(sources.context_of(side) for side in (choice.first, choice.second))
+    most = min(one.context for one in sides)
     own = None
     if source == OWN:
         FIELD.file_picker(row)
@@ -244,18 +242,19 @@ def _live(choice: Choice, layers: Layers, row: Any) -> Found:
         documents = _some(row, library.documents())
         texts = dict(zip(documents["id"], documents["text"], strict=True))
 
-    def routed(side: Side, places: Sequence[int]) -> Callable[[str], RoutedDocument]:
+    def routed(side: Opened, places: Sequence[int]) -> Callable[[str], RoutedDocument]:
         return lambda document: sources.of_text(side, document, texts[document], most, places)
 
     first, second = _run(
-        list(texts), routed(choice.first, layers.first), routed(choice.second, layers.second)
+        list(texts), routed(sides[0], layers.first), routed(sides[1], layers.second)
     )
     return _found(
         row,
         choice,
+        sides,
         layers,
         (first, second),
-        lambda document: sources.words_of_text(choice.first, texts[document], most),
+        lambda document: sources.words_of_text(sides[0], texts[document], most),
         repr((list(texts.items()), most)),
         _titles(texts),
         own,
@@ -263,9 +262,10 @@ def _live(choice: Choice, layers: Layers, row: Any) -> Found:
     )
 
 
-def _recorded(choice: Choice, layers: Layers, row: Any) -> Found:
+def _recorded(choice: Choice, sides: Sides, layers: Layers, row: Any) -> Found:
     """At least one of the two out of a trace, whose documents these are."""
-    facts = [sources.trace_of(side).facts for side in _traces(choice)]
+    traces = [one for one in sides if not one.side.live]
+    facts = [one.trace.facts for one in traces]
     rows = [dict(zip(each["id"].astype(str), range(len(each)), strict=True)) for each in facts]
     table = facts[0].assign(id=facts[0]["id"].astype(str))
     by_id = len(rows) == 1 or any(document in rows[1] for document in rows[0])
@@ -274,19 +274,18 @@ def _recorded(choice: Choice, layers: Layers, row: Any) -> Found:
     chosen = _some(row, table)
     places = dict(zip(chosen["id"], chosen.index, strict=True))
 
-    def routed(side: Side, at: Sequence[int]) -> Callable[[str], RoutedDocument]:
+    def routed(side: Opened, at: Sequence[int]) -> Callable[[str], RoutedDocument]:
         def read(document: str) -> RoutedDocument:
-            if side.live:
-                source = _traces(choice)[0]
-                return sources.of_row_live(side, source, places[document], at)
-            second = side is choice.second and by_id
+            if side.side.live:
+                return sources.of_row_live(side, traces[0], places[document], at)
+            second = side is sides[1] and by_id
             return sources.of_row(side, rows[-1][document] if second else places[document], at)
 
         return read
 
     try:
         first, second = _run(
-            list(places), routed(choice.first, layers.first), routed(choice.second, layers.second)
+            list(places), routed(sides[0], layers.first), routed(sides[1], layers.second)
         )
     except Absent as error:
         st.info(escape_markdown(str(error)), icon=":material/visibility_off:")
@@ -294,11 +293,12 @@ def _recorded(choice: Choice, layers: Layers, row: Any) -> Found:
     return _found(
         row,
         choice,
+        sides,
         layers,
         (first, second),
-        lambda document: sources.words_of_row(_traces(choice)[0], places[document]),
+        lambda document: sources.words_of_row(traces[0], places[document]),
         repr(list(places.items())),
-        _titles(sources.openings(_traces(choice)[0], places)),
+        _titles(sources.openings(traces[0], places)),
         None,
         linked=False,
     )
@@ -314,10 +314,6 @@ def _titles(texts: Mapping[str, str]) -> dict[str, str]:
 
 def _opening(text: str) -> str:
     return shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), OPENING)
-
-
-def _traces(choice: Choice) -> list[Side]:
-    return [side for side in (choice.first, choice.second) if not side.live]
 
 
 def _some(row: Any, documents: pd.DataFrame) -> pd.DataFrame:
@@ -371,8 +367,9 @@ def _run(
 def _found(
     row: Any,
     choice: Choice,
+    sides: Sides,
     layers: Layers,
-    sides: tuple[list[RoutedDocument], list[RoutedDocument]],
+    read: tuple[list[RoutedDocument], list[RoutedDocument]],
     words: Callable[[str], Words],
     documents: str,
     titles: dict[str, str],
@@ -380,8 +377,8 @@ def _found(
     linked: bool,
 ) -> Found:
     by_use = _experts(row) == BY_USE
-    ways = [sources.key_of(side) for side in (choice.first, choice.second)]
-    pairs, difference = _compared(*sides, by_use, repr((ways, layers, documents)))
+    key = repr(([one.key for one in sides], layers, documents))
+    pairs, difference = _compared(*read, by_use, key)
     return Found(choice, choice.runs, layers, pairs, difference, by_use, words, titles, own, linked)
 
 

@@ -126,60 +126,76 @@ def _has_tokens(run: Run) -> bool:
         return False
 
 
-def loaded(side: Side) -> LoadedModel:
-    """The model of a live side. Raises Missing."""
-    return library.model(side.run, side.how)
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A side with what it is read from: a model or a trace. key: what caches of it go by."""
+
+    side: Side
+    key: str
+    source: "LoadedModel | Trace"
+
+    @property
+    def label(self) -> str:
+        return self.side.shown.label
+
+    @property
+    def model(self) -> LoadedModel:
+        """Of a live side."""
+        assert isinstance(self.source, LoadedModel)
+        return self.source
+
+    @property
+    def trace(self) -> "Trace":
+        """Of a recorded side."""
+        assert not isinstance(self.source, LoadedModel)
+        return self.source
+
+    @property
+    def layers(self) -> Numbered:
+        """Its layers by the model's own numbers."""
+        if self.side.live:
+            routed = self.model.routed
+            return Numbered(tuple(range(len(routed))), routed)
+        traced = self.trace.manifest.model
+        return Numbered(traced.own_layers, traced.routed)
+
+    @property
+    def context(self) -> int:
+        """The most tokens that a live side reads, EOS counted."""
+        longest = int(self.model.model.config.max_position_embeddings)
+        return min(assets.model_facts(self.side.run).context, longest)
 
 
-def trace_of(side: Side) -> "Trace":
-    """The trace of a recorded side. Raises Missing."""
-    return library.trace(side.run.id)
-
-
-def key_of(side: Side) -> str:
-    """What caches of a side go by."""
-    return loaded(side).key if side.live else library.trace_key(side.run.id)
-
-
-def layers_of(side: Side) -> Numbered:
-    """Its layers by the model's own numbers."""
+def opened(side: Side) -> Opened:
+    """Load a side's model or open its trace. Raises Missing."""
     if side.live:
-        routed = loaded(side).routed
-        return Numbered(tuple(range(len(routed))), routed)
-    model = trace_of(side).manifest.model
-    return Numbered(model.own_layers, model.routed)
-
-
-def context_of(side: Side) -> int:
-    """The most tokens that a live side reads, EOS counted."""
-    config = loaded(side).model.config
-    return min(assets.model_facts(side.run).context, int(config.max_position_embeddings))
+        model = library.model(side.run, side.how)
+        return Opened(side, model.key, model)
+    return Opened(side, library.trace_key(side.run.id), library.trace(side.run.id))
 
 
 def of_text(
-    side: Side, document: str, text: str, most: int, layers: Sequence[int]
+    one: Opened, document: str, text: str, most: int, layers: Sequence[int]
 ) -> RoutedDocument:
     """What a live side does with a text. Raises ValueError for a text without tokens."""
-    one = loaded(side)
-    ids = library.encoded(one, text, most).token_ids
-    return _routed(one, one.key, document, ids, tuple(layers), 1)
+    ids = library.encoded(one.model, text, most).token_ids
+    return _routed(one.model, one.key, document, ids, tuple(layers), 1)
 
 
-def of_row(side: Side, row: int, layers: Sequence[int]) -> RoutedDocument:
+def of_row(one: Opened, row: int, layers: Sequence[int]) -> RoutedDocument:
     """A document of a recorded side. Raises ValueError where it cannot be read."""
-    return _recorded(trace_of(side), library.trace_key(side.run.id), row, tuple(layers))
+    return _recorded(one.trace, one.key, row, tuple(layers))
 
 
-def of_row_live(side: Side, source: Side, row: int, layers: Sequence[int]) -> RoutedDocument:
+def of_row_live(one: Opened, source: Opened, row: int, layers: Sequence[int]) -> RoutedDocument:
     """What a live side does with the tokens of a document of a recorded one.
 
     Raises Absent if the trace does not know their ids, ValueError if the model has not such tokens.
     """
-    trace, one = trace_of(source), loaded(side)
-    opening = int(trace.manifest.opening_eos)
-    ids = trace.recorded(row).token_ids[1 - opening :]
-    document = str(trace.facts["id"].iloc[row])
-    return _routed(one, one.key, document, ids, tuple(layers), opening)
+    opening = int(source.trace.manifest.opening_eos)
+    ids = source.trace.recorded(row).token_ids[1 - opening :]
+    document = str(source.trace.facts["id"].iloc[row])
+    return _routed(one.model, one.key, document, ids, tuple(layers), opening)
 
 
 @st.cache_resource(max_entries=1024, show_spinner=False)
@@ -203,17 +219,26 @@ def _recorded(_trace: "Trace", key: str, row: int, layers: tuple[int, ...]) -> R
     return of_trace(_trace, row, layers)
 
 
-def words_of_text(side: Side, text: str, most: int) -> Words:
+def words_of_text(one: Opened, text: str, most: int) -> Words:
     """The tokens of a text as a live side reads it."""
-    one = loaded(side)
-    encoded = library.encoded(one, text, most)
+    return _words_of_text(one, one.key, text, most)
+
+
+@st.cache_resource(max_entries=512, show_spinner=False)
+def _words_of_text(_one: Opened, key: str, text: str, most: int) -> Words:
+    encoded = library.encoded(_one.model, text, most)
     ids = encoded.token_ids.tolist()
-    return Words(encoded.texts[1:], text_labels(one.tokenizer, ids, encoded.texts)[1:])
+    return Words(encoded.texts[1:], text_labels(_one.model.tokenizer, ids, encoded.texts)[1:])
 
 
-def words_of_row(side: Side, row: int) -> Words:
+def words_of_row(one: Opened, row: int) -> Words:
     """The tokens of a recorded document: their texts, else their ids, else their positions."""
-    recorded = trace_of(side).recorded(row)
+    return _words_of_row(one, one.key, row)
+
+
+@st.cache_resource(max_entries=512, show_spinner=False)
+def _words_of_row(_one: Opened, key: str, row: int) -> Words:
+    recorded = _one.trace.recorded(row)
     for part in ("token_texts", "token_ids"):
         try:
             found = getattr(recorded, part)[1:]
@@ -225,12 +250,11 @@ def words_of_row(side: Side, row: int) -> Words:
     return Words(pieces, [piece.strip() for piece in pieces])
 
 
-def openings(side: Side, rows: Mapping[str, int]) -> dict[str, str]:
+def openings(one: Opened, rows: Mapping[str, int]) -> dict[str, str]:
     """The texts of recorded documents by id, or where the trace has none their ids."""
-    trace = trace_of(side)
-    if not trace.has("text"):
+    if not one.trace.has("text"):
         return {document: document for document in rows}
-    texts = trace.documents["text"].iloc[list(rows.values())]
+    texts = one.trace.documents["text"].iloc[list(rows.values())]
     return {
         document: text if isinstance(text, str) and text.strip() else document
         for document, text in zip(rows, texts, strict=True)
