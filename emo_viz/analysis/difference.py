@@ -181,7 +181,7 @@ def matched(
     their order. Of each, the tokens that both routed; where both know the token ids, up to the
     first that differs, else by their places. Raises ValueError for runs of different layers.
     """
-    found, alone, notes = _same_documents(first, second)
+    found, alone, notes = same_documents(first, second)
     pairs, differ, empty, by_place = [], 0, 0, 0
     for one, other in found:
         length = _common_start(one, other)
@@ -203,7 +203,7 @@ def matched(
 Documents = tuple[RoutedDocument, RoutedDocument]
 
 
-def _same_documents(
+def same_documents(
     first: Sequence[RoutedDocument], second: Sequence[RoutedDocument]
 ) -> tuple[list[Documents], int, list[str]]:
     """Documents of both, how many only one has, and how they were matched if not by id."""

@@ -311,7 +311,13 @@ def test_traces_agree_with_the_models_that_they_are_of(recorded: Path, pair: Dif
     assert "They never differ." in words(at) and "No token differs in any layer." in words(at)
 
 
-def server_answers(folder: Path, trace: Path, name: str, ids: dict[str, np.ndarray]) -> None:
+def server_answers(
+    folder: Path,
+    trace: Path,
+    name: str,
+    ids: dict[str, np.ndarray],
+    texts: dict[str, str] | None = None,
+) -> None:
     """A trace as a server's routing file gives it: expert ids alone, [T, L, K] a document."""
     lines = [
         {"id": document, "prompt_routed_experts": rows.tolist(), "choices": [{}]}
@@ -319,7 +325,7 @@ def server_answers(folder: Path, trace: Path, name: str, ids: dict[str, np.ndarr
     ]
     path = folder / f"{name}.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
-    import_trace(path, trace, Known(num_experts=15))
+    import_trace(path, trace, Known(num_experts=15, texts=texts))
 
 
 def only_own(folder: Path) -> Trace:
@@ -356,6 +362,30 @@ def test_a_server_s_routing_beside_the_model_s_trace(recorded: Path, tmp_path: P
         [table["Document"].iloc[0], 10, 1]
     ]
     assert table["Document"].iloc[0].startswith("3. ")
+
+
+def test_a_server_s_routing_beside_the_model_run_on_its_texts(
+    recorded: Path, tmp_path: Path, documents: pd.DataFrame
+):
+    """The model stands under another name than the trace, whose rows have the opening token."""
+    trace = Trace.open(recorded / "traces" / "emo-nano")
+    ids = {
+        document: trace.recorded(row).expert_ids.swapaxes(0, 1)
+        for row, document in enumerate(trace.facts["id"].tolist()[:3])
+    }
+    texts = dict(zip(documents["id"][:3], documents["text"][:3], strict=True))
+    for part in ("traces", "checkpoints"):
+        shutil.rmtree(recorded / part / "std-nano")
+    shutil.rmtree(recorded / "traces" / "emo-nano")
+    (recorded / "checkpoints" / "emo-nano").rename(recorded / "checkpoints" / "own")
+    server_answers(tmp_path, recorded / "traces" / "served", "served", ids, texts)
+    at = opened()
+    assert at.selectbox(key="difference_of").value == "own live, served recorded"
+    said = words(at)
+    assert "They never differ." in said and "of 3 documents, own and served choose" in said
+    assert "begins one place earlier than the first: its tokens are shifted" in said
+    assert "as then 100 % of the experts agree" in said
+    assert "".join(token["text"] for token in strips(at)[0]["tokens"]) == documents["text"][0]
 
 
 def test_layers_without_anything_in_common_are_one_sentence(recorded: Path, tmp_path: Path):

@@ -13,6 +13,7 @@ from emo_viz.analysis.difference import Difference, Pair, RoutedDocument, compar
 from emo_viz.analysis.matching import matched_by_use
 from emo_viz.analysis.routed import Layers, common_layers
 from emo_viz.analysis.runs import Comparison, compare
+from emo_viz.analysis.shift import realigned
 from emo_viz.server import assets, commands, library
 from emo_viz.trace.absent import Absent
 from emo_viz.ui.difference import sources
@@ -296,7 +297,7 @@ def _recorded(choice: Choice, sides: Sides, layers: Layers, row: Any) -> Found:
         sides,
         layers,
         (first, second),
-        lambda document: sources.words_of_row(traces[0], places[document]),
+        lambda document: sources.words_of_row(sides, traces[0], places[document]),
         repr(list(places.items())),
         _titles(sources.openings(traces[0], places)),
         None,
@@ -399,7 +400,9 @@ def _experts(row: Any) -> str:
 def _compared(
     _first: list[RoutedDocument], _second: list[RoutedDocument], by_use: bool, key: str
 ) -> tuple[list[Pair], Difference]:
-    pairs, notes = matched(_first, _second)
+    second, shifted = realigned(_first, _second)
+    pairs, notes = matched(_first, second)
+    notes += [shifted] if shifted else []
     if by_use and pairs:
         pairs = matched_by_use(pairs)
     return pairs, compare_pairs(pairs, notes)

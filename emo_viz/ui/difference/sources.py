@@ -81,7 +81,8 @@ def choices(runs: Comparison) -> list[Choice]:
             found.append(Choice(f"{both}, recorded", _side(one, TRACE), _side(other, TRACE)))
         if not found:
             found += [
-                Choice(f"{a.label} recorded, {b.label} live", _side(a, TRACE), _side(b))
+                # The live one first: its tokens are those of the text.
+                Choice(f"{b.label} live, {a.label} recorded", _side(b), _side(a, TRACE))
                 for a, b in ((one, other), (other, one))
                 if recorded[a.id] and live[b.id]
             ]
@@ -188,13 +189,17 @@ def of_row(one: Opened, row: int, layers: Sequence[int]) -> RoutedDocument:
 
 
 def of_row_live(one: Opened, source: Opened, row: int, layers: Sequence[int]) -> RoutedDocument:
-    """What a live side does with the tokens of a document of a recorded one.
+    """What a live side does with the tokens of a document of a recorded one: by their ids, or
+    where the trace has none as the model's tokenizer reads its text.
 
-    Raises Absent if the trace does not know their ids, ValueError if the model has not such tokens.
+    Raises Absent if the trace has neither, ValueError if the model has not such tokens.
     """
-    opening = int(source.trace.manifest.opening_eos)
-    ids = source.trace.recorded(row).token_ids[1 - opening :]
-    document = str(source.trace.facts["id"].iloc[row])
+    trace = source.trace
+    document = str(trace.facts["id"].iloc[row])
+    if not trace.has("token_ids") and trace.has("text"):
+        return of_text(one, document, trace.text(row), one.context, layers)
+    opening = int(trace.manifest.opening_eos)
+    ids = trace.recorded(row).token_ids[1 - opening :]
     return _routed(one.model, one.key, document, ids, tuple(layers), opening)
 
 
@@ -231,8 +236,13 @@ def _words_of_text(_one: Opened, key: str, text: str, most: int) -> Words:
     return Words(encoded.texts[1:], text_labels(_one.model.tokenizer, ids, encoded.texts)[1:])
 
 
-def words_of_row(one: Opened, row: int) -> Words:
-    """The tokens of a recorded document: their texts, else their ids, else their positions."""
+def words_of_row(sides: Sequence[Opened], one: Opened, row: int) -> Words:
+    """The tokens of a recorded document: their texts, else as a live side reads the document's
+    text, else their ids, else their positions."""
+    model = next((each for each in sides if each.side.live), None)
+    trace = one.trace
+    if model and not (trace.has("token_ids") or trace.has("token_texts")) and trace.has("text"):
+        return words_of_text(model, trace.text(row), model.context)
     return _words_of_row(one, one.key, row)
 
 
