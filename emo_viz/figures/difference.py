@@ -78,11 +78,14 @@ def divergence(
     """Where routing first parts: tokens by layer [L + 1, the last never], documents by position.
 
     parts_at [D]: the place of each document's first token that is routed otherwise, -1 for none.
+    A single document has no such distribution, and its panel is left out.
     """
+    several = len(parts_at) > 1
+    titles = ["Tokens, by the layer", "Documents, by the token"]
     fig = make_subplots(
-        cols=2,
+        cols=2 if several else 1,
         horizontal_spacing=0.14,
-        subplot_titles=["Tokens, by the layer", "Documents, by the token"],
+        subplot_titles=titles if several else titles[:1],
     )
     labels = [*_texts(names), "never"]
     hover = [*(f"part first in layer {name}" for name in names), "never part"]
@@ -96,11 +99,12 @@ def divergence(
         showlegend=False,
     )
     fig.add_trace(bars, row=1, col=1)
-    fig.add_trace(_parted(parts_at), row=1, col=2)
+    if several:
+        fig.add_trace(_parted(parts_at), row=1, col=2)
+        fig.update_xaxes(title_text="Up to position", rangemode="tozero", row=1, col=2)
     fig.update_annotations(font_size=12)
     style(fig, "Where the runs first differ")
     fig.update_xaxes(title_text="Layer", row=1, col=1, **_ticks(labels))
-    fig.update_xaxes(title_text="Up to position", rangemode="tozero", row=1, col=2)
     fig.update_yaxes(tickformat=".0%", range=[0, 1.04])
     fig.update_yaxes(title_text="Share", row=1, col=1)
     return fig.update_layout(height=PANEL_PIXELS)

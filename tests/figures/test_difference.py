@@ -55,6 +55,11 @@ def test_divergence_counts_tokens_by_layer_and_documents_by_position():
     assert list(parted.x) == [0, 1, 5, 5] and list(parted.y) == [0, 0.25, 0.5, 0.75]
 
 
+def test_one_document_has_no_distribution_of_documents():
+    fig = figures.divergence(np.array([0.5, 0.5]), np.array([4]), names=[0])
+    assert len(fig.data) == 1 and list(fig.data[0].y) == [0.5, 0.5]
+
+
 def test_the_map_is_deep_where_nothing_is_in_common():
     fig = figures.token_map(np.array([[1.0, 0], [0.5, 1]]), ["a", "<b>"], [1, 3], [3, 4], 3)
     heat, targets = fig.data

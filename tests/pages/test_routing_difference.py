@@ -188,6 +188,7 @@ def test_own_text_comes_from_the_link(tiny_assets: Path):
     assert "of 1 document, " in words(at) and "so there is no interval" in words(at)
     assert not [each for each in at.selectbox if each.key == "difference_document"]
     assert "".join(token["text"] for token in strips(at)[0]["tokens"]) == text
+    assert "Document" not in at.dataframe[-1].value
     assert "routing_text=" in at.dataframe[-1].value["Token routing"].iloc[0]
 
 

@@ -48,7 +48,7 @@ def _table(found: Found, pair: Pair, difference: TokenDifference, place: int) ->
             "Overlap": round(float(difference.overlap[place, layer]), 3),
         }
         if difference.weight is not None:
-            row["Weight moved"] = f"{difference.weight[place, layer]:.2%}"
+            row["Weight moved"] = f"{100 * difference.weight[place, layer]:.2f} %"
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -64,15 +64,19 @@ def overview(found: Found) -> None:
                 alt="The share of tokens that part first in each layer or never, and the share of "
                 "documents that have parted up to each position.",
             )
-            parted = int((found.difference.parts_at >= 0).sum())
-            st.caption(
-                f"{parted:,} of {count(len(found.pairs), 'document')} differ somewhere; "
-                f"{share(1 - found.difference.same_tokens)} of the tokens do."
-            )
+            st.caption(_how_many_differ(found))
         with grid.cell():
             _weights(found)
         with grid.cell():
             _losses(found)
+
+
+def _how_many_differ(found: Found) -> str:
+    tokens = f"{share(1 - found.difference.same_tokens)} of the tokens differ in a layer"
+    if len(found.pairs) == 1:
+        return f"{tokens}."
+    parted = int((found.difference.parts_at >= 0).sum())
+    return f"{tokens}; {parted:,} of {len(found.pairs):,} documents hold one."
 
 
 def _weights(found: Found) -> None:
@@ -343,6 +347,7 @@ def _most_different(found: Found) -> None:
 
 def _table(found: Found, table: pd.DataFrame, words: dict[str, Words]) -> pd.DataFrame:
     places = zip(table["document"], table["position"], strict=True)
+    several = len(found.pairs) > 1
     shown = {
         "Document": [found.titles[document] for document in table["document"]],
         "Token": table["position"],
@@ -357,7 +362,7 @@ def _table(found: Found, table: pd.DataFrame, words: dict[str, Words]) -> pd.Dat
     if found.linked:
         places = zip(table["document"], table["position"], strict=True)
         shown["Token routing"] = [_address(found, *place) for place in places]
-    return pd.DataFrame(shown)
+    return pd.DataFrame(shown if several else {k: v for k, v in shown.items() if k != "Document"})
 
 
 def _address(found: Found, document: str, position: int) -> str:
@@ -373,6 +378,7 @@ def _columns(found: Found) -> dict[str, Any]:
     first, second = found.runs
     config = st.column_config
     return {
+        "Document": config.TextColumn(width="medium"),
         "Overlap": config.NumberColumn(format="%.2f", help="Jaccard, mean over the layers"),
         "First layer": config.NumberColumn(help="The first in which the experts differ"),
         "Weight moved": config.NumberColumn(format="%.1f %%", help="Mean over the layers"),
