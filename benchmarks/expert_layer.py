@@ -1,15 +1,18 @@
-"""Our CPU experts against transformers' own: python -m benchmarks.expert_layer
+"""Our CPU experts against others': python -m benchmarks.expert_layer
 
 One expert layer of nano size (training step, one text) and of the 1B/14B size, forward and
-forward+backward, against transformers' `grouped_mm`, its `eager` loop and `batched_mm` (one text
-only: it copies a weight matrix a slot), in one run. Prints medians and, last, our ratio to the best
-of them. At the 1B/14B size the eager loop is left out: its backward allocates a gradient of all
-experts for each expert, minutes a run.
+forward+backward, in one run against transformers' `grouped_mm`, its `eager` loop and `batched_mm`
+(one text only: it copies a weight matrix a slot), and against kt-kernel's experts where it is
+installed (`benchmarks.kt`). Prints medians and, last, our ratio to the best of them. At the 1B/14B
+size the eager loop is left out: its backward allocates a gradient of all experts for each expert,
+minutes a run.
 
 Freed memory stays with the process, as in `make train-nano`: faulting in gigabytes of gradients
 anew costs both sides more than the experts, and never the same.
 """
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,6 +20,7 @@ import click
 import torch
 from torch import Tensor
 
+from benchmarks.kt import kt_sides
 from benchmarks.timing import interleaved, keep_freed_memory, report
 from model.emo.config import EmoConfig
 from model.emo.modeling import EmoExperts
@@ -40,6 +44,16 @@ SIZES = {
 }
 E, K = 128, 8
 OURS = "ours"
+REST = 0.1
+"""Seconds after which threads of kt-kernel and of torch that wait for work sleep."""
+
+
+WITHOUT_AVX512 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "KT_KERNEL_CPU_VARIANT": "avx2",
+}
 
 
 @click.command()
@@ -50,10 +64,20 @@ OURS = "ours"
     "--tokens", type=int, multiple=True, help="Instead of a size's own; any number of times."
 )
 @click.option("--forward", is_flag=True, help="The forward pass alone.")
+@click.option("--quantile", default=0.5, help="Of the rounds: the median, or 0 for the fastest.")
+@click.option("--avx2", is_flag=True, help="All sides without AVX-512, as on a smaller processor.")
 def main(
-    rounds: int, threads: int, names: tuple[str, ...], tokens: tuple[int, ...], forward: bool
+    rounds: int,
+    threads: int,
+    names: tuple[str, ...],
+    tokens: tuple[int, ...],
+    forward: bool,
+    quantile: float,
+    avx2: bool,
 ) -> None:
     """Print medians and ratios."""
+    if avx2 and any(os.environ.get(name) != value for name, value in WITHOUT_AVX512.items()):
+        _start_again_without_avx512()
     torch.set_num_threads(threads)
     keep_freed_memory()
     lines = []
@@ -66,14 +90,34 @@ def main(
             sides = {OURS: _run(experts, inputs, "emo_moe", backward)}
             for peer in size.peers:
                 sides[f"transformers {peer}"] = _run(experts, inputs, peer, backward)
+            kt = {} if backward else _kt(experts, inputs, threads)
             title = f"{name}, {size.tokens:,} tokens, forward{'+backward' * backward}"
-            medians = interleaved(sides, rounds)
+            rest = REST if kt else 0.0
+            medians = interleaved(sides | kt, rounds, quantile, wall=bool(kt), rest=rest)
             report(title, medians, OURS)
             lines.append((title, medians))
-        del experts, inputs
+        del experts, inputs, sides, kt
     for title, medians in lines:
         best = min(time for side, time in medians.items() if side != OURS)
-        print(f"{title}: {best / medians[OURS]:.2f}x transformers' best")
+        print(f"{title}: {best / medians[OURS]:.2f}x the others' best")
+
+
+def _start_again_without_avx512() -> None:
+    """Libraries and our compiler read what to do without as they load: this program anew."""
+    compiler = f"{os.environ.get('CC', '').strip() or 'cc'} -mno-avx512f"
+    environment = {**os.environ, **WITHOUT_AVX512, "CC": compiler}
+    command = [sys.executable, "-m", "benchmarks.expert_layer", *sys.argv[1:]]
+    os.execve(sys.executable, command, environment)
+
+
+def _kt(
+    experts: EmoExperts, inputs: tuple[Tensor, Tensor, Tensor], threads: int
+) -> dict[str, Callable[[], object]]:
+    """kt-kernel, where it is installed, for experts of the size that it is made for."""
+    hidden, ids, weights = inputs
+    if hidden.shape[1] < SIZES["1B/14B layer, bf16"].hidden:
+        return {}
+    return kt_sides(experts.gate_up_proj, experts.down_proj, hidden, ids, weights, threads)
 
 
 def _layer(size: Size) -> tuple[EmoExperts, tuple[Tensor, Tensor, Tensor]]:

@@ -22,18 +22,37 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def interleaved(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each side; the sides take turns, so that load falls on all alike."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+def interleaved(
+    sides: dict[str, Callable[[], object]],
+    rounds: int,
+    quantile: float = 0.5,
+    wall: bool = False,
+    rest: float = 0.0,
+) -> dict[str, float]:
+    """Median seconds of each side, or another quantile: 0 is the fastest round.
+
+    The sides take turns, so that load falls on all alike. `wall` where a side's own threads are
+    not torch's: they may spin when they have nothing to do. `rest` are the seconds after each run
+    in which such threads fall asleep.
+    """
+    by_process = torch.get_num_threads() == 1 and not wall
+    clock = time.process_time if by_process else time.perf_counter
     for run in sides.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, run in sides.items():
+            time.sleep(rest)
             started = clock()
             run()
             seconds[name].append(clock() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return {name: _quantile(values, quantile) for name, values in seconds.items()}
+
+
+def _quantile(values: list[float], share: float) -> float:
+    if share == 0.5:
+        return statistics.median(values)
+    return sorted(values)[int(share * (len(values) - 1))]
 
 
 def on_gpu(made: dict[str, Callable[[], Callable[[], object]]], rounds: int) -> dict[str, float]:

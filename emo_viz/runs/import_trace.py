@@ -58,13 +58,25 @@ def import_trace(path: Path, out: Path, known: Known, report: Report = unreporte
         top_k=known.top_k,
         num_experts=known.num_experts,
     )
-    name = known.name or routing.model or path.resolve().name.partition(".")[0]
-    source = f"{routing.kind}: {path.resolve().name}"
+    file = whole_text(path.resolve().name)
+    name = whole_text(known.name or routing.model or file.partition(".")[0])
+    source = f"{routing.kind}: {file}"
     if routing.counts is None:
         _import_tokens(routing, out, name, source, report)
     else:
+        report(0, 1)
         _import_counts(routing, routing.counts, out, name, source, known.top_k or 0)
+        report(1, 1)
     return Trace.open(out)
+
+
+def whole_text(text: str) -> str:
+    """A text without halves of characters, which JSON can hold and no file of text can: U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _import_tokens(
@@ -72,7 +84,8 @@ def _import_tokens(
 ) -> None:
     documents, clusters = routing.documents, routing.clusters
     model = _model(routing, name, slots=documents[0].expert_ids.shape[2])
-    labels = {str(number): label for number, label in clusters.labels.items()} if clusters else {}
+    named = clusters.labels.items() if clusters else ()
+    labels = {str(number): whole_text(label) for number, label in named}
     with TraceWriter(
         out,
         model,
@@ -86,7 +99,8 @@ def _import_tokens(
         report(0, len(documents))
         for done, (row, document, of_tokens) in enumerate(_rows(routing, writer.notes), start=1):
             if len(document.expert_ids):
-                writer.add(row, document.token_texts, _recording(document), clusters=of_tokens)
+                texts = document.token_texts and [*map(whole_text, document.token_texts)]
+                writer.add(row, texts, _recording(document), clusters=of_tokens)
             report(done, len(documents))
 
 
@@ -101,7 +115,8 @@ def _rows(
         ids[document.id] += 1
         again += ids[document.id] > 1
         own = document.id if ids[document.id] == 1 else f"{document.id} ({ids[document.id]})"
-        row: dict[str, object] = {"id": own, "domain": document.domain, "text": document.text}
+        told = {"id": own, "domain": document.domain, "text": document.text}
+        row: dict[str, object] = {k: v if v is None else whole_text(v) for k, v in told.items()}
         of_tokens, count = None, len(document.expert_ids)
         empty += not count
         if clusters is not None and clusters.of == "documents":
@@ -188,13 +203,13 @@ def _model(routing: ImportedRouting, name: str, slots: int) -> TracedModel:
 
 def _notes(routing: ImportedRouting) -> list[str]:
     if routing.num_experts is not None:
-        return list(routing.notes)
+        return [*map(whole_text, routing.notes)]
     seen = max(routing.experts_seen)
     said = (
         f"The file does not say how many experts a layer has: {seen} is the highest id seen, plus "
         "1 (--experts gives the number)."
     )
-    return [*routing.notes, said]
+    return [*map(whole_text, routing.notes), said]
 
 
 def read_texts(path: Path) -> Texts:

@@ -65,11 +65,11 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Models:
-    """The models of a comparison, in its order. absent: runs that were asked for and have none."""
+    """The models of a comparison, in its order. left_out: a sentence for each run without one."""
 
     comparison: Comparison
     loaded: tuple[LoadedModel, ...]
-    absent: tuple[Run, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[LoadedModel]:
         return iter(self.loaded)
@@ -84,16 +84,16 @@ class Models:
     def of(self, comparison: Comparison) -> "Models":
         """Those of some of the runs."""
         loaded = tuple(self[run.id] for run in comparison)
-        return Models(comparison, loaded, self.absent)
+        return Models(comparison, loaded, self.left_out)
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """The traces of a comparison by run id. absent: runs that were asked for and have none."""
+    """The traces of a comparison by run id. left_out: a sentence for each run without one."""
 
     comparison: Comparison
     traces: "dict[str, Trace]"
-    absent: tuple[Run, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def comparison() -> Comparison:
@@ -107,22 +107,26 @@ def comparison() -> Comparison:
 def models() -> Models:
     """The models of the comparison, loaded once for the whole server.
 
-    A run without a checkpoint is left out. Raises Missing where none has one, or one is of no use.
+    A run without a checkpoint of use is left out. Raises Missing where none has one.
     """
-    runs = comparison()
-    have = [run for run in runs if (assets.checkpoint_path(run.id) / "config.json").exists()]
-    if not have:
-        raise Missing(f"There is no checkpoint of {runs.names} here.", commands.TRAIN)
-    loaded = tuple(_loaded(run) for run in have)
-    known = [replace(run, facts=one.facts) for run, one in zip(have, loaded, strict=True)]
-    return Models(compare(known), loaded, tuple(run for run in runs if run not in have))
+    runs, loaded, left_out = comparison(), list[LoadedModel](), list[str]()
+    for run in runs:
+        try:
+            loaded.append(_loaded(run))
+        except ValueError as error:
+            left_out.append(str(error))
+    if not loaded:
+        raise Missing(" ".join(left_out), commands.TRAIN)
+    known = [replace(runs[one.run], facts=one.facts) for one in loaded]
+    return Models(compare(known), tuple(loaded), tuple(left_out))
 
 
 def model(run: Run, dtype: str = FULL) -> LoadedModel:
     """The model of one run, computing in a dtype of torch. Raises Missing where it cannot."""
-    if not (assets.checkpoint_path(run.id) / "config.json").exists():
-        raise Missing(f"There is no checkpoint of {run.label} here.", commands.TRAIN)
-    return _loaded(run, dtype)
+    try:
+        return _loaded(run, dtype)
+    except ValueError as error:
+        raise Missing(str(error), commands.TRAIN) from error
 
 
 def documents() -> pd.DataFrame:
@@ -174,7 +178,8 @@ def traces() -> Recorded:
         raise Missing(said, commands.each(commands.RECORD, runs.ids))
     found = {run.id: trace(run.id) for run in have}
     known = [replace(run, facts=_trace_facts(found[run.id], trace_key(run.id))) for run in have]
-    return Recorded(compare(known), found, tuple(run for run in runs if run not in have))
+    left_out = (f"There is no trace of {run.label} here." for run in runs if run not in have)
+    return Recorded(compare(known), found, tuple(left_out))
 
 
 def trace(run: str) -> "Trace":
@@ -192,11 +197,11 @@ def trace_key(run: str) -> str:
 
 
 def _loaded(run: Run, dtype: str = FULL) -> LoadedModel:
+    """Raises ValueError for a run without a checkpoint, or with one that is of no use."""
     path = assets.checkpoint_path(run.id)
-    try:
-        return _load(run.id, path, assets.content(path), dtype)
-    except ValueError as error:
-        raise Missing(str(error), commands.TRAIN) from error
+    if not (path / "config.json").exists():
+        raise ValueError(f"There is no checkpoint of {run.label} here.")
+    return _load(run.id, path, assets.content(path), dtype)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Loading the model …")

@@ -49,7 +49,8 @@ class TraceWriter:
     level "tokens", none at level "documents". What no document has is said to be absent.
 
     opening_eos: position 0 of every document is an EOS, which no average counts. source, notes: of
-    an imported file (`notes` may be added to until the end). clusters_of: clusters of another tool
+    an imported file (`notes` may be added to until the end), whose tokens without any expert in a
+    layer were not recorded there, and are not counted. clusters_of: clusters of another tool
     come with the documents ("cluster") or with their tokens (`clusters`); cluster_labels: their
     names.
 
@@ -166,7 +167,9 @@ class TraceWriter:
         count = ids.shape[1] - self._first
         assert count >= 1, "a document is at least one token, after its EOS if it has one"
         assert texts is None or len(texts) == ids.shape[1], "each token has one text"
-        chosen = activation(ids[:, self._first :], self.model, all_recorded=self._first == 1)
+        chosen = activation(
+            ids[:, self._first :], self.model, all_recorded=not self._facts["source"]
+        )
         self._append(_usage(recording.router_probs, chosen, self._first), chosen)
         self._say_usage_of("choices" if recording.router_probs is None else "probabilities")
         self._add_tokens(texts, recording, clusters)

@@ -22,15 +22,11 @@ int emo_has_products(long half) { return LANES >= 8 && (!half || HALF_PRODUCTS);
 
 /* Sums of the lanes of four vectors, as one row of C. */
 INLINE void store_sums(const vec *x, char *C, const int half) {
-    const vec a = LOW(x[0], x[1]) + HIGH(x[0], x[1]), b = LOW(x[2], x[3]) + HIGH(x[2], x[3]);
-    const vec mixed = LOW(a, b) + HIGH(a, b);
-    float sums[4] = {0};
-    for (int i = 0; i < LANES; i += 4)
-        for (int j = 0; j < 4; j++) sums[j] += mixed[i + j];
-    const float in_order[4] = {sums[0], sums[2], sums[1], sums[3]};
+    float sums[4];
+    sum_four(x, sums);
     for (int j = 0; j < 4; j++) {
-        if (half) ((uint16_t *)C)[j] = round_to_half(in_order[j]);
-        else ((float *)C)[j] = in_order[j];
+        if (half) ((uint16_t *)C)[j] = round_to_half(sums[j]);
+        else ((float *)C)[j] = sums[j];
     }
 }
 

@@ -10,6 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 #if defined(__AVX512F__)
 #define LANES 16
 #define TILE_ROWS 8
@@ -22,7 +25,6 @@
 #endif
 /* bf16 products where nothing faster does them: AMX is for a library. */
 #if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
-#include <immintrin.h>
 #define HALF_PRODUCTS 1
 #else
 #define HALF_PRODUCTS 0
@@ -156,11 +158,22 @@ static void transpose(long rows, long columns, const float *in, float *out) {
         }
 }
 
+/* Each number in a word of its own; compilers spend five instructions on what has one. */
+INLINE uvec to_words(hvec x) {
+#if LANES == 16
+    return (uvec)_mm512_cvtepu16_epi32((__m256i)x);
+#elif LANES == 8
+    return (uvec)_mm256_cvtepu16_epi32((__m128i)x);
+#else
+    return __builtin_convertvector(x, uvec);
+#endif
+}
+
 /* LANES numbers of an array that holds floats or, with `half`, bf16. */
 INLINE vec load(const void *from, long i, const int half) {
     if (!half) return *(const vec *)((const float *)from + i);
     const hvec bits = *(const hvec *)((const uint16_t *)from + i);
-    return (vec)(__builtin_convertvector(bits, uvec) << 16);
+    return (vec)(to_words(bits) << 16);
 }
 
 /* The bits of x, rounded to the nearest bf16, ties to even, in the upper halves of the words. */
@@ -169,9 +182,18 @@ INLINE uvec rounded(vec x) {
     return bits + 0x7fff + ((bits >> 16) & 1);
 }
 
+/* The lower halves of words. */
+INLINE hvec to_halves(uvec x) {
+#if LANES == 16
+    return (hvec)_mm512_cvtepi32_epi16((__m512i)x);
+#else
+    return __builtin_convertvector(x, hvec);
+#endif
+}
+
 /* The same as `load`, to memory. */
 INLINE void store(void *to, long i, vec x, const int half) {
-    if (half) *(hvec *)((uint16_t *)to + i) = __builtin_convertvector(rounded(x) >> 16, hvec);
+    if (half) *(hvec *)((uint16_t *)to + i) = to_halves(rounded(x) >> 16);
     else *(vec *)((float *)to + i) = x;
 }
 
@@ -185,6 +207,16 @@ INLINE float sum_lanes(vec x) {
     float sum = 0;
     for (int lane = 0; lane < LANES; lane++) sum += x[lane];
     return sum;
+}
+
+/* Sums of the lanes of each of four vectors. */
+INLINE void sum_four(const vec *x, float *sums) {
+    const vec a = LOW(x[0], x[1]) + HIGH(x[0], x[1]), b = LOW(x[2], x[3]) + HIGH(x[2], x[3]);
+    const vec mixed = LOW(a, b) + HIGH(a, b);
+    float in_turn[4] = {0};
+    for (int i = 0; i < LANES; i += 4)
+        for (int j = 0; j < 4; j++) in_turn[j] += mixed[i + j];
+    sums[0] = in_turn[0], sums[1] = in_turn[2], sums[2] = in_turn[1], sums[3] = in_turn[3];
 }
 
 INLINE vec choose(ivec mask, vec yes, vec no) {

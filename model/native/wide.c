@@ -1,43 +1,44 @@
-/* SwiGLU experts larger than the cache on a CPU, forward: fp32, or bf16 with or without a unit for it.
+/* SwiGLU experts larger than the cache on a CPU, forward: fp32, or bf16 with a unit for it or without.
  *
- * Threads share experts, not columns: each takes the next expert with rows, and no two write to the
- * same place. An expert's rows go to slots of their own, and every token's slots are added in their
- * order at the end, so that equal inputs give equal bits for any number of threads.
- *
- * Weights are read once, as transformers stores them: rows of w13 [E, J, H] (gate over up) and of
- * w2 [E, H, I] are the vectors that rows of x are multiplied with. Without a bf16 unit, four rows of
- * weights at a time are widened to floats in the nearest cache; with one, a word is two bf16.
+ * Threads share blocks of an expert's rows, not columns: each takes the next block, and no two write
+ * to the same place. A block's rows go to slots of their own, and every token's slots are added in
+ * their order at the end, so that equal inputs give equal bits for any number of threads.
  *
  * Letters: N tokens, K slots a token, E experts, H hidden size, I expert width, J = 2I, M rows.
  */
-#include "simd.h"
+#include "wide.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
-#if LANES == 16
-#define DOT_ROWS 6
-#else
-#define DOT_ROWS 3
-#endif
-#define DOT_COLUMNS 4
-#define BLOCK 64
 #define MOST_THREADS 64
+/* Rows of a block up to which sums along vectors are faster, as measured. */
+#define MOST_DOTS 12
+INLINE long most_dots(const int kind) {
+    if (LANES < 16) return kind == FLOATS ? 3 : 6;
+    return kind == FLOATS ? 6 : kind == HALVES ? 8 : MOST_DOTS;
+}
 
 typedef struct {
     long N, K, E, H, I;
-    int half;
+    int kind;
     const char *x, *w13, *w2;
     const float *gate;
     const int32_t *order, *offsets;
     float *slots; /* [N * K, H] */
     char *out;    /* [N, H] in the dtype of x */
-    atomic_long expert;
+    atomic_long block, token;
     atomic_int failed;
 } Layer;
 
-/* Whether bf16 numbers go into products as they are; else they are widened to floats. */
-INLINE int as_words(int half) { return half && HALF_PRODUCTS; }
+/* A thread's memory: floats for a block of rows. */
+typedef struct {
+    float *rows;    /* [BLOCK, H], x and later y */
+    float *columns; /* [H, BLOCK], the same, a lane a row */
+    float *h;       /* [few, J] */
+    float *a;       /* [BLOCK, I] or [I, BLOCK] */
+    float *sums, *wide;
+} Memory;
 
 /* AMX is for a library; short vectors gain nothing over one. */
 int emo_has_wide(long half) {
@@ -48,144 +49,197 @@ int emo_has_wide(long half) {
     return LANES >= 8;
 }
 
-/* C[m, n] = A[m] . B[n] of `rows` x DOT_COLUMNS; the next rows of weights are fetched meanwhile. */
-INLINE void dot_tile(const int rows, long depth, const vec *A, const vec *B, float *C, long ldc,
-                     const int words, const char *ahead, long lines) {
-    vec sum[DOT_ROWS][DOT_COLUMNS] = {0};
-    for (long k = 0; k < depth; k++) {
-        vec b[DOT_COLUMNS];
-        for (int n = 0; n < DOT_COLUMNS; n++) b[n] = B[n * depth + k];
-        for (long line = k * lines; line < (k + 1) * lines; line++) fetch_line(ahead + line * LINE);
-        for (int m = 0; m < rows; m++) {
-            const vec a = A[m * depth + k];
-            for (int n = 0; n < DOT_COLUMNS; n++) sum[m][n] = multiply_add(sum[m][n], a, b[n], words);
-        }
-    }
-    for (int m = 0; m < rows; m++)
-        for (int n = 0; n < DOT_COLUMNS; n++) C[m * ldc + n] = sum_lanes(sum[m][n]);
-}
-
-/* A [M, depth] times four rows of B, in tiles of rows; the first tile fetches what follows B. */
-INLINE void strip(long M, long depth, const vec *A, const vec *B, float *C, long ldc,
-                  const int words, const char *ahead, long lines) {
-    const long tiles = (M + DOT_ROWS - 1) / DOT_ROWS;
-    for (long t = 0; t < tiles; t++, lines = 0) {
-        const long m = M * t / tiles, rows = M * (t + 1) / tiles - m;
-        const vec *a = A + m * depth;
-        float *c = C + m * ldc;
-#define DOTS(R) \
-    case R: dot_tile(R, depth, a, B, c, ldc, words, ahead, lines); break;
-        switch (rows) {
-            DOTS(1) DOTS(2) DOTS(3)
-#if DOT_ROWS > 3
-            DOTS(4) DOTS(5) DOTS(6)
+/* How weights are best multiplied, bf16 ones as words or as floats. Intel's processors begin one
+ * instruction for words of two bf16 every other cycle and two for floats each cycle, which is twice
+ * as many products; AMD's are the other way round. */
+int emo_wide_kind(long half) {
+    if (!half) return FLOATS;
+#if HALF_PRODUCTS
+    if (__builtin_cpu_is("amd")) return WORDS;
 #endif
-        }
-    }
+    return HALVES;
 }
 
-/* C [M, columns] = A B^T for B [columns, numbers]; `wide` holds four rows of B as floats. */
-INLINE void dots(long M, long columns, long numbers, const float *A, const char *B, float *C,
-                 float *wide, const int half) {
-    const int words = as_words(half), widened = half && !words;
-    const long row = numbers * (half ? 2 : 4), depth = words ? row / sizeof(vec) : numbers / LANES;
-    /* Lines of the next strip that each step of the sum fetches, at least all of them together. */
-    const long lines = (DOT_COLUMNS * row / LINE + depth - 1) / depth;
-    for (long n = 0; n < columns; n += DOT_COLUMNS) {
-        const char *b = B + n * row, *ahead = b + DOT_COLUMNS * row;
-        if (widened)
-            for (long i = 0; i < DOT_COLUMNS * numbers; i += LANES) *(vec *)(wide + i) = load(b, i, 1);
-        strip(M, depth, (const vec *)A, (const vec *)(widened ? (const char *)wide : b), C + n, columns,
-              words, ahead, lines);
-    }
-}
-
-/* Numbers as `dots` takes them on its left: floats, or words of two bf16. */
-INLINE void to_operand(long count, const float *in, float *out, const int words) {
-    for (long i = 0; i < count; i += LANES) {
-        if (words) store(out, i, *(const vec *)(in + i), 1);
-        else *(vec *)(out + i) = *(const vec *)(in + i);
-    }
-}
-
-INLINE void gather(const Layer *l, long M, const int32_t *order, float *rows, const int half) {
-    const int words = as_words(half);
+/* A block's rows of x, as floats or as words. */
+INLINE void gather(const Layer *l, long M, const int32_t *order, float *rows, const int kind) {
+    const long size = number_size(kind);
     for (long m = 0; m < M; m++) {
-        const char *from = l->x + order[m] / l->K * l->H * (half ? 2 : 4);
-        if (words || !half) memcpy((char *)rows + m * l->H * (half ? 2 : 4), from, l->H * (half ? 2 : 4));
+        const char *from = l->x + order[m] / l->K * l->H * size;
+        if (kind != HALVES) memcpy((char *)rows + m * l->H * size, from, l->H * size);
         else
             for (long i = 0; i < l->H; i += LANES) *(vec *)(rows + m * l->H + i) = load(from, i, 1);
     }
 }
 
-/* One block of an expert's rows, to their slots. memory: rows, h, activation, y, operand, strip. */
-INLINE void block(const Layer *l, long e, const int32_t *order, long M, float *memory,
-                  const int half) {
-    const long H = l->H, I = l->I, J = 2 * I, size = half ? 2 : 4;
-    float *rows = memory, *h = rows + BLOCK * H, *a = h + BLOCK * J, *y = a + BLOCK * I;
-    float *operand = y + BLOCK * H, *wide = operand + BLOCK * I;
-    gather(l, M, order, rows, half);
-    dots(M, J, H, rows, l->w13 + e * J * H * size, h, wide, half);
+INLINE vec swiglu(vec gate, vec up) { return gate * vec_sigmoid(gate) * up; }
+
+/* Few rows of an expert: sums along vectors. */
+INLINE void few_rows(const Layer *l, const char *w13, const char *w2, const int32_t *order, long M,
+                     Memory memory, const int kind) {
+    const long H = l->H, I = l->I, J = 2 * I;
+    gather(l, M, order, memory.rows, kind);
+    dots(M, J, H, memory.rows, w13, memory.h, kind);
     for (long m = 0; m < M; m++)
         for (long i = 0; i < I; i += LANES) {
-            const vec g = *(vec *)(h + m * J + i), u = *(vec *)(h + m * J + I + i);
-            *(vec *)(a + m * I + i) = g * vec_sigmoid(g) * u * l->gate[order[m]];
+            const float *h = memory.h + m * J + i;
+            const vec a = swiglu(*(vec *)h, *(vec *)(h + I)) * l->gate[order[m]];
+            store(memory.a, m * I + i, a, kind == WORDS);
         }
-    to_operand(M * I, a, operand, as_words(half));
-    dots(M, H, I, operand, l->w2 + e * H * I * size, y, wide, half);
-    for (long m = 0; m < M; m++)
-        memcpy(l->slots + order[m] * H, y + m * H, H * sizeof *y);
+    dots(M, H, I, memory.a, w2, memory.rows, kind);
 }
 
-INLINE void experts(Layer *l, const int half) {
-    const long most = l->H > l->I ? l->H : l->I;
-    const long numbers = BLOCK * (2 * l->H + 4 * l->I) + DOT_COLUMNS * most;
-    float *memory = aligned_alloc(64, (numbers * sizeof *memory + 63) / 64 * 64);
-    if (!memory) {
+/* Words of two bf16 each, `low` in the lower halves. */
+INLINE vec in_words(vec low, vec high) {
+    return (vec)((rounded(low) >> 16) | (rounded(high) & 0xffff0000));
+}
+
+/* A strip's activations times the gates of the lanes, to rows i on of a [I, vectors]. */
+INLINE void activate(const vec *sums, long vectors, const vec *gate, vec *a, const int kind) {
+    const long up = LANE_ROWS / 2 * vectors;
+    const int step = kind == WORDS ? 2 : 1;
+    for (int r = 0; r < LANE_ROWS / 2; r += step)
+        for (long v = 0; v < vectors; v++) {
+            const vec *at = sums + r * vectors + v;
+            vec x = swiglu(at[0], at[up]) * gate[v];
+            if (kind == WORDS) x = in_words(x, swiglu(at[vectors], at[up + vectors]) * gate[v]);
+            a[r / step * vectors + v] = x;
+        }
+}
+
+/* More rows of an expert: a lane a row, the last of them idle. */
+INLINE void many_rows(const Layer *l, const char *w13, const char *w2, const int32_t *order, long M,
+                      Memory memory, const int kind) {
+    const long H = l->H, I = l->I, row = H * number_size(kind), down = I * number_size(kind);
+    const long vectors = (M + LANES - 1) / LANES, padded = vectors * LANES;
+    const long per_word = kind == WORDS ? 2 : 1, half = LANE_ROWS / 2;
+    float gate[BLOCK] = {0};
+    for (long m = 0; m < M; m++) gate[m] = l->gate[order[m]];
+    gather(l, M, order, memory.rows, kind);
+    memset(memory.rows + M * H / per_word, 0, (padded - M) * H / per_word * sizeof(float));
+    transpose(padded, H / per_word, memory.rows, memory.columns);
+    vec *sums = (vec *)memory.sums, *a = (vec *)memory.a, *y = (vec *)memory.columns;
+    int turn = 0;
+    for (long i = 0; i < I; i += half) {
+        const char *w = w13 + i * row, *next = w + (i + half < I) * half * row;
+        const Strip strip = {w, w + I * row, row}, ahead = {next, next + I * row, row};
+        if (!i && kind == HALVES) widen_steps(strip, 0, share_of(H) / STEP, memory.wide);
+        lanes(vectors, H, y, strip, ahead, sums, memory.wide, &turn, kind);
+        activate(sums, vectors, (vec *)gate, a + i / per_word * vectors, kind);
+    }
+    turn = 0;
+    for (long n = 0; n < H; n += LANE_ROWS) {
+        const char *w = w2 + n * down, *next = w + (n + LANE_ROWS < H) * LANE_ROWS * down;
+        const Strip strip = {w, w + half * down, down}, ahead = {next, next + half * down, down};
+        if (!n && kind == HALVES) widen_steps(strip, 0, share_of(I) / STEP, memory.wide);
+        lanes(vectors, I, a, strip, ahead, y + n * vectors, memory.wide, &turn, kind);
+    }
+    transpose(H, padded, memory.columns, memory.rows);
+}
+
+/* One block of an expert's rows, to their slots. */
+INLINE void block(const Layer *l, long e, const int32_t *order, long M, Memory memory,
+                  const int kind) {
+    const long H = l->H, matrix = l->I * H * number_size(kind);
+    const char *w13 = l->w13 + e * 2 * matrix, *w2 = l->w2 + e * matrix;
+    if (M <= most_dots(kind)) few_rows(l, w13, w2, order, M, memory, kind);
+    else many_rows(l, w13, w2, order, M, memory, kind);
+    for (long m = 0; m < M; m++)
+        memcpy(l->slots + order[m] * H, memory.rows + m * H, H * sizeof(float));
+}
+
+/* `count` floats after the first `used`, which grow by them. */
+static float *take(float *memory, long *used, long count) {
+    float *at = memory ? memory + *used : NULL;
+    *used += (count + 15) / 16 * 16;
+    return at;
+}
+
+static Memory divide(float *memory, const Layer *l, long *used) {
+    *used = 0;
+    Memory m;
+    m.rows = take(memory, used, BLOCK * l->H);
+    m.columns = take(memory, used, BLOCK * l->H);
+    m.h = take(memory, used, MOST_DOTS * 2 * l->I);
+    m.a = take(memory, used, BLOCK * l->I);
+    m.sums = take(memory, used, LANE_ROWS * BLOCK);
+    m.wide = take(memory, used, 2 * LANE_ROWS * CHUNK);
+    return m;
+}
+
+INLINE long rows_of(const Layer *l, long e) { return l->offsets[e + 1] - l->offsets[e]; }
+
+/* Blocks of an expert's rows, as even as whole vectors can be. */
+INLINE long blocks_of(const Layer *l, long e) { return (rows_of(l, e) + BLOCK - 1) / BLOCK; }
+
+INLINE long start_of_block(const Layer *l, long e, long b) {
+    const long rows = rows_of(l, e), vectors = (rows + LANES - 1) / LANES;
+    const long start = vectors * b / blocks_of(l, e) * LANES;
+    return start < rows ? start : rows;
+}
+
+INLINE void experts(Layer *l, const int kind) {
+    long numbers;
+    divide(NULL, l, &numbers);
+    float *floats = aligned_alloc(64, numbers * sizeof *floats);
+    if (!floats) {
         atomic_store(&l->failed, 1);
         return;
     }
+    const Memory memory = divide(floats, l, &numbers);
     /* Shared experts, the last ids, have most rows: taken first, no thread waits for them. */
-    for (long e; (e = l->E - 1 - atomic_fetch_add(&l->expert, 1)) >= 0;)
-        for (long p = l->offsets[e]; p < l->offsets[e + 1]; p += BLOCK) {
-            const long left = l->offsets[e + 1] - p;
-            block(l, e, l->order + p, left < BLOCK ? left : BLOCK, memory, half);
-        }
-    free(memory);
+    long e = l->E - 1, first = 0;
+    for (;;) {
+        const long taken = atomic_fetch_add(&l->block, 1);
+        while (e >= 0 && taken >= first + blocks_of(l, e)) first += blocks_of(l, e--);
+        if (e < 0) break;
+        const long from = start_of_block(l, e, taken - first);
+        const long to = start_of_block(l, e, taken - first + 1);
+        block(l, e, l->order + l->offsets[e] + from, to - from, memory, kind);
+    }
+    free(floats);
 }
 
-static void *work(void *layer) {
+static void *take_blocks(void *layer) {
     Layer *l = layer;
-    if (l->half) experts(l, 1);
-    else experts(l, 0);
+    if (l->kind == FLOATS) experts(l, FLOATS);
+#if HALF_PRODUCTS
+    else if (l->kind == WORDS) experts(l, WORDS);
+#endif
+    else experts(l, HALVES);
     return NULL;
 }
 
-/* Every token's slots, in their order; a slot that no expert took is zero. */
-static void add_slots(const Layer *l) {
-    for (long n = 0; n < l->N; n++)
+/* Every token's slots, in their order; a slot that no expert took is zero. A token at a time. */
+static void *add_slots(void *layer) {
+    Layer *l = layer;
+    for (long n; (n = atomic_fetch_add(&l->token, 1)) < l->N;)
         for (long i = 0; i < l->H; i += LANES) {
             vec sum = {0};
             for (long k = 0; k < l->K; k++)
                 sum += *(const vec *)(l->slots + (n * l->K + k) * l->H + i);
-            store(l->out, n * l->H + i, sum, l->half);
+            store(l->out, n * l->H + i, sum, l->kind != FLOATS);
         }
+    return NULL;
+}
+
+/* Work of `threads`, this one among them; fewer where the system starts no more. */
+static void share(long threads, void *(*work)(void *), Layer *layer) {
+    pthread_t started[MOST_THREADS];
+    long running = 0;
+    for (; running < threads - 1 && running < MOST_THREADS; running++)
+        if (pthread_create(&started[running], NULL, work, layer)) break;
+    work(layer);
+    for (long t = 0; t < running; t++) pthread_join(started[t], NULL);
 }
 
 /* out [N, H]; H and I are multiples of 32, x, w13, w2 and out of one dtype, slots [N * K, H] zeros
  * where a slot is dropped. Starts at most threads - 1 threads and waits for them. */
-int emo_wide_forward(long threads, long N, long K, long E, long H, long I, long half, const char *x,
+int emo_wide_forward(long threads, long N, long K, long E, long H, long I, long kind, const char *x,
                      const char *w13, const char *w2, const float *gate, const int32_t *order,
                      const int32_t *offsets, float *slots, char *out) {
-    Layer layer = {N, K, E, H, I, (int)half, x, w13, w2, gate, order, offsets, slots, out,
-                   0, 0};
-    pthread_t started[MOST_THREADS];
-    long running = 0;
-    for (; running < threads - 1 && running < MOST_THREADS; running++)
-        if (pthread_create(&started[running], NULL, work, &layer)) break;
-    work(&layer);
-    for (long t = 0; t < running; t++) pthread_join(started[t], NULL);
+    Layer layer = {N, K, E, H, I, (int)kind, x, w13, w2, gate, order, offsets, slots, out, 0, 0, 0};
+    share(threads, take_blocks, &layer);
     if (atomic_load(&layer.failed)) return 1;
-    add_slots(&layer);
+    share(N > LANES ? threads : 1, add_slots, &layer);
     return 0;
 }

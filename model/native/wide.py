@@ -39,6 +39,14 @@ def _gains(dtype: torch.dtype) -> bool:
     return bool(loaded.emo_has_wide(c_long(dtype == torch.bfloat16)))
 
 
+@lru_cache
+def _kind(dtype: torch.dtype) -> int:
+    """How wide.c multiplies weights of this type on this processor: a number of its own."""
+    loaded = library()
+    assert loaded is not None
+    return int(loaded.emo_wide_kind(c_long(dtype == torch.bfloat16)))
+
+
 def wide_forward(
     x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
 ) -> Tensor:
@@ -51,9 +59,10 @@ def wide_forward(
     N, K = ids_NK.shape
     order_S, offsets = torch.empty(N * K, dtype=torch.int32), torch.empty(E + 1, dtype=torch.int32)
     call("emo_sort_slots", N * K, E, ids_NK.contiguous(), order_S, offsets)
-    slots_SH = torch.zeros(N * K, H)
+    dropped = int(offsets[E]) < N * K  # nobody writes their slots
+    slots_SH = torch.zeros(N * K, H) if dropped else torch.empty(N * K, H)
     out_NH = torch.empty_like(x_NH, memory_format=torch.contiguous_format)
-    sizes = (torch.get_num_threads(), N, K, E, H, J // 2, int(x_NH.dtype == torch.bfloat16))
+    sizes = (torch.get_num_threads(), N, K, E, H, J // 2, _kind(x_NH.dtype))
     inputs = (x_NH.contiguous(), w13_EJH, w2_EHI, s_NK.float().contiguous(), order_S, offsets)
     call("emo_wide_forward", *sizes, *inputs, slots_SH, out_NH)
     return out_NH

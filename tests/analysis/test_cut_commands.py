@@ -161,9 +161,9 @@ def test_the_page_exports_what_cut_takes(tiny_assets, tmp_path):
     from emo_viz.ui.ablation.view import _subset_json
 
     parent = tiny_assets / "checkpoints" / "emo-nano"
-    pair = [SimpleNamespace(name="emo", path=parent)]
+    study = SimpleNamespace(models={"emo-nano": SimpleNamespace(path=parent)})
     subset = random_subset(load_model(parent).config, 6, seed=0)
-    (tmp_path / "page.json").write_text(_subset_json(SimpleNamespace(pair=pair), "emo", subset))
+    (tmp_path / "page.json").write_text(_subset_json(study, "emo-nano", subset))
     assert cut(parent, tmp_path / "page.json", tmp_path / "small").exit_code == 0
 
 

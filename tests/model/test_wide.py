@@ -9,6 +9,7 @@ from torch import Tensor
 from model.kernels.reference import reference_experts
 from model.native import wide
 from model.native.compiled import library
+from model.native.products import has_products
 
 pytestmark = pytest.mark.skipif(
     library() is None or not wide._gains(torch.float32), reason="no compiled library here"
@@ -18,6 +19,8 @@ DTYPES = [
     for dtype in (torch.float32, torch.bfloat16)
     if library() is not None and wide._gains(dtype)
 ]
+WORDS = 2
+"""As wide.h numbers it."""
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3}
 
 
@@ -52,6 +55,25 @@ def test_the_sum_is_that_of_the_plain_loop(dtype: torch.dtype, tokens: int, thre
     assert found.dtype == dtype
     largest = wanted.abs().max()
     assert (found - wanted).abs().max() <= TOLERANCE[dtype] * largest
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_sums_longer_than_what_the_nearest_cache_holds(dtype: torch.dtype) -> None:
+    """Rows of weights in uneven shares; blocks that are full, part of one, and of few rows."""
+    inputs = layer(dtype, 250, E=3, K=2, H=2144, I=544)
+    inputs[-1][12:, 0], inputs[-1][4:, 1] = 0, 2
+    found, wanted = wide.wide_forward(*inputs), exact(*inputs)
+    assert (found - wanted).abs().max() <= TOLERANCE[dtype] * wanted.abs().max()
+
+
+@pytest.mark.skipif(not has_products(torch.bfloat16), reason="no unit for bf16 here")
+@pytest.mark.parametrize("tokens", [1, 7, 40, 150])
+def test_a_unit_for_bf16_gives_the_same_sum(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intel's is slower than floats and never taken: asked for here."""
+    monkeypatch.setattr(wide, "_kind", lambda dtype: WORDS)
+    inputs = layer(torch.bfloat16, tokens, H=1056)
+    found, wanted = wide.wide_forward(*inputs), exact(*inputs)
+    assert (found - wanted).abs().max() <= 1.5e-2 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -157,7 +157,7 @@ def test_a_run_without_a_trace_is_left_out_of_the_clusters(
     shutil.rmtree(tmp_path / "assets" / "traces" / "emo-nano")
     monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(tmp_path / "assets"))
     at = follow_link(CLUSTERS, cluster_level="Documents")
-    assert "EMO has no trace here and is left out" in words(at)
+    assert "There is no trace of EMO here" in words(at)
     assert len(charts(at)) == 2 and "in Standard MoE" in words(at)
     assert len(charts(follow_link(ROUTING))) == 3
 
@@ -237,3 +237,16 @@ def test_runs_of_different_layers_are_read_one_at_a_time(unlike: Path):
         assert "in b\\-deep" in words(second) and "in a\\-wide" not in words(second)
         lost = follow_link(ROUTING, run="gone")
         assert "asks for the run gone, which is not here" in lost.warning[0].value
+
+
+def test_a_checkpoint_that_cannot_be_opened_is_named_and_the_other_shown(
+    tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "assets"
+    shutil.copytree(tiny_assets, folder)
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(folder))
+    (folder / "checkpoints" / "std-nano" / "config.json").write_text('{"model_type": "gpt2"}')
+    for page in (ROUTING, ABLATION):
+        at = follow_link(page)
+        said = words(at).replace("\\", "")
+        assert "gpt2" in said and "in EMO" in said and charts(at)

@@ -11,6 +11,7 @@ from emo_viz.runs.import_trace import Known, import_trace
 from tests.pages.opened import charts, follow_link, numbers, run, strips, texts
 
 PAGE = "pages/1_Token_routing.py"
+PAGES = (PAGE, "pages/2_Document_clusters.py", "pages/3_Subset_ablation.py", "pages/4_Kernel.py")
 TOKENS, LAYERS, SLOTS, EXPERTS = 20, 3, 2, 8
 
 
@@ -136,5 +137,44 @@ def test_a_run_with_a_checkpoint_beside_such_a_trace(answers, tiny_assets, asset
     said = texts(clusters).replace("\\", "")
     assert "in a-model" in said and "The trace qwen holds no domains" in said
     routing = follow_link(PAGE)
-    assert "qwen has no checkpoint here and is left out" in texts(routing).replace("\\", "")
+    assert "There is no checkpoint of qwen here." in texts(routing).replace("\\", "")
     assert len(charts(routing)) == 3
+
+
+# The other pages
+
+
+@pytest.fixture
+def many(assets, tmp_path):
+    """Sixty answers of three kinds, which use experts of their own."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for number in range(60):
+        ids = 16 * (number % 3) + np.argsort(rng.random((30, 4, 16)), axis=2)[:, :, :4]
+        rows = {"prompt_routed_experts": ids[:2].tolist()}
+        lines.append({"id": f"c{number}", **rows, "choices": [{"routed_experts": ids.tolist()}]})
+    path = tmp_path / "many.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return import_trace(path, assets / "traces" / "many", Known(num_experts=48))
+
+
+def test_answers_of_a_server_are_clustered_on_the_page(many):
+    at = follow_link("pages/2_Document_clusters.py", cluster_level="Documents", cluster_k="3")
+    said = texts(at).replace("\\", "")
+    assert "The trace many holds no domains; record" in said
+    assert "The trace many holds no texts; import its file again with --text" in said
+    tables = [frame.value for frame in at.dataframe]
+    sizes = next(table["documents"] for table in tables if "documents" in table)
+    assert sizes.tolist() == [20, 20, 20]
+    assert "its place the experts' shares of choices of all layers" in said
+    assert "Of 60 documents, the largest of 3 clusters by routing holds **20** in many." in said
+
+
+@pytest.mark.parametrize("page", ["", *PAGES])
+def test_no_page_fails_on_an_imported_trace_or_on_counts(page, many, assets, tmp_path):
+    follow_link(page)
+    shutil.rmtree(many.path)
+    (tmp_path / "c.csv").write_text("layer,expert,count\n0,0,30\n0,3,10\n2,1,5\n")
+    import_trace(tmp_path / "c.csv", assets / "traces" / "counts", Known())
+    follow_link(page)
+    follow_link(page, cluster_level="Documents")

@@ -62,5 +62,5 @@ def test_a_run_is_what_has_a_checkpoint_or_a_trace(tiny_assets: Path, monkeypatc
     assert library.comparison().ids == ("emo-nano", "std-nano")
     models, recorded = library.models(), library.traces()
     assert models.comparison.why_not("tokens") == models.comparison.why_not("experts") == ""
-    assert recorded.comparison.why_not("documents") == "" and not recorded.absent
+    assert recorded.comparison.why_not("documents") == "" and not recorded.left_out
     assert models.first.routed == recorded.traces["emo-nano"].manifest.model.routed == (15, 15)

@@ -167,6 +167,15 @@ def test_a_choice_that_a_full_expert_dropped_is_an_empty_slot(write, synthetic):
     assert np.float32(trace.activation[0]).sum(axis=1).tolist() == [4, 3.75, 3]
 
 
+@pytest.mark.parametrize(("source", "sums"), [("", 3.2), ("vllm: a.jsonl", 4)])
+def test_a_token_without_experts_counts_unless_it_was_not_recorded(source, sums, write, synthetic):
+    traced_model, recording = synthetic
+    ids = recording(traced_model(3, 10, 0, 4), 5, np.random.default_rng(0)).expert_ids.copy()
+    ids[1, 2] = -1
+    trace = write({"expert_ids": ids}, {}, opening_eos=False, source=source)
+    assert float(np.float32(trace.activation[0, 1]).sum()) == pytest.approx(sums, rel=2e-3)
+
+
 def test_layers_may_differ_in_their_top_k_and_have_numbers_of_their_own(write, synthetic):
     model = replace(synthetic[0](3, 10, 0, 4), slots_per_layer=(4, 1, 2), layer_numbers=(1, 2, 5))
     trace = write(model=model)

@@ -18,7 +18,7 @@ from emo_viz.trace.importers.imported import (
     Options,
     Source,
 )
-from emo_viz.trace.importers.reading import bad, listed, times
+from emo_viz.trace.importers.reading import bad, check_table, listed, times
 from emo_viz.trace.importers.survey import PREFIX, Survey
 
 # Documents of a file with more than these bytes of ids and logits are made when asked for.
@@ -33,6 +33,7 @@ def checked(path: Path, source: Source, options: Options) -> ImportedRouting:
     if options.num_layers not in (None, len(source.layers)):
         raise bad(path, f"holds {len(source.layers)} layers", f"{options.num_layers} were expected")
     source = replace(source, num_experts=_num_experts(path, source, options))
+    check_table(path, len(source.layers), max(source.num_experts or (0,)))
     if source.counts is not None:
         return _counted(path, source, source.counts)
     if not source.documents:
@@ -64,6 +65,7 @@ def _documented(path: Path, source: Source, survey: Survey, options: Options) ->
     if not len(keep):
         raise bad(path, "holds no expert ids: every one of its slots is empty or 0")
     slots = int(np.flatnonzero(survey.slots)[-1])
+    check_table(path, len(keep), int(survey.seen.max()))
     texts = _texts(path, source, options)
     raws = source.documents
 

@@ -10,7 +10,14 @@ import numpy as np
 
 from emo_viz.trace.importers.gguf import read_tensors
 from emo_viz.trace.importers.imported import Options, Source
-from emo_viz.trace.importers.reading import MAX_EXPERTS, MAX_LAYERS, bad, listed, times
+from emo_viz.trace.importers.reading import (
+    MAX_EXPERTS,
+    MAX_LAYERS,
+    bad,
+    check_table,
+    listed,
+    times,
+)
 from emo_viz.trace.importers.recorder import read_recorder
 from emo_viz.trace.importers.torch_files import loaded, tensor_array
 
@@ -21,7 +28,6 @@ COUNT_NAMES = ("count", "counts", "hits", "tokens", "frequency")
 # Above it float32 skips whole numbers.
 EXACT = 1 << 24
 MAX_COUNT = 1 << 53
-MAX_CELLS = 1 << 24
 
 
 def read_torch(path: Path, options: Options) -> Source:
@@ -56,7 +62,7 @@ def _sglang_counts(path: Path, content: Mapping[str, Any]) -> Source:
     steps = table.reshape(-1, *table.shape[-2:])
     if steps.size and int(steps.min()) < 0:
         raise bad(path, "holds a negative count")
-    _check_table(path, steps.shape[1], steps.shape[2])
+    check_table(path, steps.shape[1], steps.shape[2])
     empty = int((steps.sum(axis=(1, 2), dtype=np.int64) == 0).sum())
     notes = []
     if empty:
@@ -69,11 +75,6 @@ def _sglang_counts(path: Path, content: Mapping[str, Any]) -> Source:
             "buffer is full, so earlier steps may be missing."
         )
     return _counts("sglang-counts", steps.sum(axis=0, dtype=np.int64), notes)
-
-
-def _check_table(path: Path, layers: int, experts: int) -> None:
-    if layers > MAX_LAYERS or experts > MAX_EXPERTS or layers * experts > MAX_CELLS:
-        raise bad(path, f"counts {experts} experts in {layers} layers, more than any model has")
 
 
 def _counts(kind: str, table: np.ndarray, notes: list[str]) -> Source:
@@ -116,7 +117,7 @@ def _by_layer(kind: str, path: Path, rows: Mapping[int, np.ndarray], notes: list
     """Counts of numbered layers, whose numbers of experts may differ."""
     layers = tuple(sorted(rows))
     experts = tuple(len(rows[layer]) for layer in layers)
-    _check_table(path, len(layers), max(experts))
+    check_table(path, len(layers), max(experts))
     table = np.zeros((len(layers), max(experts)), np.int64)
     for place, layer in enumerate(layers):
         table[place, : experts[place]] = rows[layer]
@@ -175,7 +176,7 @@ def read_csv(path: Path, options: Options) -> Source:
         raise bad(path, "holds no rows of layer, expert and count")
     layers = tuple(sorted({layer for layer, _ in totals}))
     experts = max(expert for _, expert in totals) + 1
-    _check_table(path, len(layers), experts)
+    check_table(path, len(layers), experts)
     places = {layer: place for place, layer in enumerate(layers)}
     table = np.zeros((len(layers), experts), np.int64)
     for (layer, expert), count in totals.items():

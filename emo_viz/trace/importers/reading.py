@@ -28,6 +28,7 @@ UNPACKED = 1 << 28
 MAX_LAYERS = 4096
 # More experts than any model has, and few enough that a table of counts stays small.
 MAX_EXPERTS = 1 << 16
+MAX_TABLE = 1 << 24  # layers x experts
 
 
 def bad(path: Path, why: str, mend: str = "export it again") -> ValueError:
@@ -184,6 +185,12 @@ def whole(record: dict[str, Any], key: str, path: Path, below: int = 1 << 31) ->
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < below:
         raise bad(path, f"has {key} = {str(value)[:40]!r}", f"0 to {below - 1} is expected")
     return value
+
+
+def check_table(path: Path, layers: int, experts: int) -> None:
+    """Refuse a model of more layers and experts than any has, before a table of them is made."""
+    if layers > MAX_LAYERS or experts > MAX_EXPERTS or layers * experts > MAX_TABLE:
+        raise bad(path, f"tells of {experts} experts in {layers} layers, more than any model has")
 
 
 def check_cells(path: Path, cells: int, held: int) -> None:

@@ -192,7 +192,7 @@ def open_study() -> Study:
         unmeasured = "No subset curves have been measured yet."
         _nothing(library.models(), escape_markdown(str(error)) if path.exists() else unmeasured)
     models = library.models()
-    together.say_absent(models.absent, "checkpoint")
+    together.say_left_out(models.left_out)
     models = models.of(together.shown(models.comparison, "tokens"))
     try:
         study = Study(every.of_runs(models.comparison.ids), models, library.documents())

@@ -43,6 +43,7 @@ from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, share,
 SELECTION = Selection(routes.CLUSTER_SELECTION)
 FIRST_WORDS = 60
 TABLE_HEIGHT = 248
+USAGE_OF = {"probabilities": "mean router probabilities", "choices": "experts' shares of choices"}
 COLOURED_BY = {DOMAIN: "domain", CLUSTER: "its own clusters", EXPERT: "top expert"}
 
 
@@ -191,8 +192,10 @@ def _map_caption(data: Data, view: View, method: str) -> None:
     named = escape_markdown(", ".join(view.domains))
     highlight = f" All domains but {named} recede." if named else ""
     distances = " UMAP distances far apart mean little." if method == UMAP else ""
+    kinds = dict.fromkeys(trace.manifest.usage_of for trace in data.traces.values())
+    place = " and the ".join(USAGE_OF[kind] for kind in kinds)
     st.caption(
-        f"{data.size}; a point is a document, its place the mean router probabilities of {where}."
+        f"{data.size}; a point is a document, its place the {place} of {where}."
         f"{maps.turned(data.runs, 'document')}{distances}{matched}{highlight}"
     )
 

@@ -1,7 +1,7 @@
 """Document clusters page, documents: the clusters of the runs, how they are asked for, what they
 say."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from emo_viz.analysis.clusters import Clustering, match_clusters, spherical_kmea
 from emo_viz.analysis.origins import Origins, of_trace
 from emo_viz.analysis.profiles import WordTable, cluster_table, top_experts, word_table
 from emo_viz.analysis.projection import Maps, load_maps, pca_map, procrustes
-from emo_viz.analysis.runs import Comparison, compare
+from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.vectors import flatten_usage, routing_vectors
 from emo_viz.server import assets, commands, library
 from emo_viz.trace import absent
@@ -32,7 +32,8 @@ from emo_viz.ui.shell.words import count, escape_markdown, interval
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
 
-NEEDED: tuple["absent.Part", ...] = ("usage", "domain", "text", "n_tokens")
+DESCRIBING: tuple["absent.Part", ...] = ("domain", "text")
+NO_DOMAIN = "not known"
 TOKENS, DOCUMENTS = "Tokens", "Documents"
 DOMAIN, CLUSTER, EXPERT = "Domain", "Cluster", "Top expert"
 ALL_DOMAINS = "All domains"
@@ -106,32 +107,34 @@ class Clustered:
 
 def load_data() -> Data:
     """The traces of the runs, one of them where they do not hold the same documents."""
-    recorded = _whole(library.traces())
-    together.say_absent(recorded.absent, "trace")
+    recorded = library.traces()
+    together.say_left_out(recorded.left_out)
     _check_fresh(recorded)
     runs = together.shown(recorded.comparison, "documents")
+    _say_lacking(recorded.traces.values())
     key = " ".join(library.trace_key(run) for run in runs.ids)
     return _data(f"{key} {runs}", runs, {run: recorded.traces[run] for run in runs.ids})
 
 
-def _whole(recorded: library.Recorded) -> library.Recorded:
-    """The traces that have what this page clusters and names; of others it says what they lack."""
-    lacking = {
-        run: [part for part in NEEDED if not trace.has(part)]
-        for run, trace in recorded.traces.items()
-    }
-    said = [
-        absent.sentence(recorded.traces[run].path.name, *parts)
-        for run, parts in lacking.items()
-        if parts
-    ]
-    whole = [run for run in recorded.comparison if not lacking[run.id]]
-    if not whole:
-        raise library.Missing(" ".join(said), commands.each(commands.RECORD, lacking))
-    for sentence in said:
-        st.info(escape_markdown(sentence), icon=":material/visibility_off:")
-    traces = {run.id: recorded.traces[run.id] for run in whole}
-    return library.Recorded(compare(whole), traces, recorded.absent)
+def _say_lacking(traces: "Iterable[Trace]") -> None:
+    """In one line for each trace what of the documents it does not hold."""
+    for trace in traces:
+        lacking = [part for part in DESCRIBING if not trace.has(part)]
+        if lacking:
+            said = escape_markdown(absent.sentence(trace.path.name, *lacking))
+            st.info(said, icon=":material/visibility_off:")
+
+
+def _check_enough(traces: "Iterable[Trace]") -> None:
+    """Raises Missing unless there are documents to tell apart: counts alone are one."""
+    for trace in traces:
+        found, first = len(trace.usage), trace.usage[:1]
+        if found < 2 * FEWEST or not any((row != first).any() for row in trace.usage):
+            raise library.Missing(
+                f"The trace {trace.path.name} holds {count(found, 'document')} of one routing; "
+                f"clusters need {2 * FEWEST} documents or more that differ.",
+                commands.RECORD.format(run=trace.path.name),
+            )
 
 
 def _check_fresh(recorded: library.Recorded) -> None:
@@ -156,7 +159,8 @@ def level(row: DeltaGenerator) -> str:
 
 
 def controls(data: Data, row: DeltaGenerator) -> View:
-    """The controls of documents, put into `row`."""
+    """The controls of documents, put into `row`. Raises Missing for too few documents."""
+    _check_enough(data.traces.values())
     domains = sorted(set(data.domains))
     layers = [ALL_LAYERS, *map(str, data.layers)]
     most = min(MOST, len(data.documents) // 2)
@@ -224,6 +228,9 @@ def find_clusters(data: Data, view: View) -> dict[str, Clustered]:
 
 def answer(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
     """The first line of the page: whose clusters follow the domains, in numbers."""
+    if set(data.domains) == {NO_DOMAIN}:
+        _answer_without_domains(data, view, found)
+        return
     runs, measured = data.runs, {run: one.measured for run, one in found.items()}
     nmi = in_each(runs, lambda run: f"**{interval(measured[run].nmi)}**")
     st.markdown(f"#### Document clusters agree with the domain (NMI, 0 to 1) by {nmi}.")
@@ -238,6 +245,15 @@ def answer(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
     )
     if said := runs.why_not("layers"):
         st.caption(escape_markdown(said))
+
+
+def _answer_without_domains(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
+    """How the documents spread over the clusters, where nothing else is known of them."""
+    sizes = in_each(data.runs, lambda run: f"**{found[run].clustering.sizes.max():,}**")
+    documents = count(len(data.documents), "document")
+    st.markdown(f"#### Of {documents}, the largest of {view.k} clusters by routing holds {sizes}.")
+    where = "all layers" if view.layer is None else f"layer {view.layer}"
+    st.caption(f"{data.size}, routing of {where}. No domains are known to compare them with.")
 
 
 def map_points(data: Data, view: View) -> tuple[dict[str, NDArray[np.float32]], str]:
@@ -304,6 +320,8 @@ def _data(key: str, _runs: Comparison, _traces: "Mapping[str, Trace]") -> Data:
     documents = _traces[_runs.first.id].documents.drop(columns="mean_loss")
     losses = {loss_column(run): _traces[run].documents["mean_loss"] for run in _runs.ids}
     documents = documents.assign(**losses)
+    # What an import lacks: said by `_say_lacking`, and nothing that a view would fail on.
+    documents = documents.fillna({"domain": NO_DOMAIN, "text": ""})
     return Data(_runs, _traces, documents, documents["domain"].tolist(), key)
 
 

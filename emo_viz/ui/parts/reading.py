@@ -76,7 +76,7 @@ def read(models: Models, chosen: Chosen) -> Reading:
 
     Models that do not compare token by token and layer by layer are shown one at a time.
     """
-    together.say_absent(models.absent, "checkpoint")
+    together.say_left_out(models.left_out)
     models = models.of(together.shown(models.comparison, "tokens", "layers"))
     limits = [assets.model_facts(run).context for run in models.comparison]
     limits += [one.model.config.max_position_embeddings for one in models]

@@ -27,10 +27,10 @@ def shown(runs: Comparison, *aspects: Aspect) -> Comparison:
     return runs.only(links.leave(routes.RUN, kind, str(chosen), runs.first.id))
 
 
-def say_absent(absent: Sequence[Run], what: str) -> None:
-    """That runs are left out, as they lack `what` ("checkpoint")."""
-    for run in absent:
-        st.caption(f"{escape_markdown(run.label)} has no {what} here and is left out.")
+def say_left_out(sentences: Sequence[str]) -> None:
+    """Why runs are not shown."""
+    for sentence in sentences:
+        st.info(escape_markdown(sentence), icon=":material/visibility_off:")
 
 
 def name(run: Run) -> str:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from emo_viz.__main__ import main
@@ -231,6 +232,23 @@ def test_logits_that_are_no_numbers_are_left_out_of_the_usage(write, tmp_path, e
     assert np.isfinite(document.entropy[0, 1:]).all()
 
 
+def test_half_a_character_is_replaced_wherever_it_stands(tmp_path):
+    """JSON can say it, as a server does that cuts a text between two halves."""
+    content = {
+        "model_id": "m\ud800",
+        "num_experts": 2,
+        "text": "so \ud83d",
+        "token_strs": ["\ud83d\ude00", "\ud83d"],
+        "activations": [
+            {"layer": 0, "token_idx": token, "expert_idx": 1, "gate_weight": 1} for token in (0, 1)
+        ],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    trace = import_trace(tmp_path / "a.json", tmp_path / "trace", Known())
+    assert trace.manifest.model.name == "m\ufffd" and trace.text(0) == "so \ufffd"
+    assert trace.recorded(0).token_texts == ["", "\U0001f600", "\ufffd"]
+
+
 @pytest.mark.parametrize("of", ["tokens", "documents"])
 def test_clusters_of_the_file_come_along(of, write, tmp_path):
     folder = write("emo") / "run"
@@ -327,6 +345,7 @@ def test_the_command_says_what_it_met_and_what_is_not_there(answers, tmp_path):
         ("layer,expert,count\n0,1,x\n", (), "line 2"),
         ("layer,expert,count\n0,1,2\n", ("--kind", "vllm"), "There is no importer 'vllm'"),
         ("layer,expert,count\n0,1,2\n", ("--experts", "1"), "of 1 experts"),
+        ("layer,expert,count\n0,1,2\n", ("--experts", str(1 << 40)), "more than any model has"),
         ("layer,expert,count\n0,1,2\n", ("--text", "nowhere.txt"), "nowhere.txt cannot be read"),
     ],
 )
@@ -336,6 +355,16 @@ def test_bad_input_is_one_sentence(content, options, sentence, tmp_path):
     done = invoke(tmp_path / "a.csv", "--out", tmp_path / "trace", *options)
     assert done.exit_code == 2 and sentence in done.output
     assert "Traceback" not in done.output and done.output.count("Error: ") == 1
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_map_to_impossible_experts_is_refused(write, tmp_path):
+    path = write("sglang_tokens")
+    content = torch.load(path, weights_only=True)
+    content["last_physical_to_logical_map"][0, 0] = 1 << 50
+    torch.save(content, path)
+    with pytest.raises(ValueError, match="more than any model has"):
+        import_trace(path, tmp_path / "trace", Known())
     assert not (tmp_path / "trace").exists()
 
 
