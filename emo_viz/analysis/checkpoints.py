@@ -34,14 +34,14 @@ class Checkpoint:
         return Weights(self.folder.resolve().name, self.sha256)
 
 
-def open_runs(folders: Sequence[Path]) -> tuple[Checkpoint, ...]:
-    """The checkpoints in the given order, each as a run of its own.
+def open_runs(folders: Sequence[Path], ids: Sequence[str] = ()) -> tuple[Checkpoint, ...]:
+    """The checkpoints in the given order, each as a run of its own, called as its folder or by ids.
 
     Raises ValueError for a model without routers, and for a folder that is named twice.
     """
     from model.run.loading import load_model, load_tokenizer
 
-    runs = run_ids(folders)
+    runs = list(ids) or run_ids(folders)
     configs = [load_model(folder).config for folder in folders]
     for folder, config in zip(folders, configs, strict=True):
         check_routers(config, folder)

@@ -5,7 +5,7 @@ Whatever is missing is raised as `Missing`, with the command that makes it; noth
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,21 +16,23 @@ import streamlit as st
 from emo_viz.analysis.checkpoints import check_routers, vocabulary_digest
 from emo_viz.analysis.origins import of_trace
 from emo_viz.analysis.projection import content_key
-from emo_viz.analysis.runs import Comparison, Facts, Run, compare, default_comparison, label_of
+from emo_viz.analysis.runs import Comparison, Facts, Run, compare, default_of, label_of
 from emo_viz.analysis.widths import routed_by_layer
 from emo_viz.server import assets, commands
+from model.files import read_json
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
     from model.run.inference import Encoded
 
 FULL = "float32"  # the dtype that the pages run models in
+CHOSEN = "library_chosen"  # in the session: of one visitor alone
 DOCUMENT_COLUMNS = {"id", "domain", "source", "licence", "parent", "text"}
 
 
 class Missing(Exception):
     """What was asked for is not here, or is of no use: a plain sentence, and the command (or a
-    line for each of several) that makes it."""
+    line for each of several) that makes it; "" for what the Library page makes."""
 
     def __init__(self, sentence: str, command: str) -> None:
         super().__init__(sentence)
@@ -96,12 +98,27 @@ class Recorded:
     left_out: tuple[str, ...] = ()
 
 
-def comparison() -> Comparison:
-    """What the pages show: the bundled runs that are here, else the first two. Raises Missing."""
+def default() -> Comparison:
+    """What is shown unless asked for another: the bundled runs that are here, else the first two.
+
+    Raises Missing where there is no run at all.
+    """
     try:
-        return default_comparison(assets.root())
+        return default_of(assets.runs())
     except ValueError as error:
-        raise Missing(str(error), commands.TRAIN) from error
+        said = f"There is no checkpoint and no trace in {assets.root()}."
+        raise Missing(said, commands.TRAIN) from error
+
+
+def choose(runs: Sequence[Run]) -> None:
+    """Have this visitor's pages show these runs: one or two of `assets.runs()`."""
+    st.session_state[CHOSEN] = compare(runs)
+
+
+def comparison() -> Comparison:
+    """What this visitor's pages show: what was chosen, else the default. Raises Missing."""
+    chosen: Comparison | None = st.session_state.get(CHOSEN)
+    return default() if chosen is None else chosen
 
 
 def models() -> Models:
@@ -116,7 +133,8 @@ def models() -> Models:
         except ValueError as error:
             left_out.append(str(error))
     if not loaded:
-        raise Missing(" ".join(left_out), commands.TRAIN)
+        added = any(map(assets.is_added, runs.ids))
+        raise Missing(" ".join(left_out), "" if added else commands.TRAIN)
     known = [replace(runs[one.run], facts=one.facts) for one in loaded]
     return Models(compare(known), tuple(loaded), tuple(left_out))
 
@@ -126,7 +144,17 @@ def model(run: Run, dtype: str = FULL) -> LoadedModel:
     try:
         return _loaded(run, dtype)
     except ValueError as error:
-        raise Missing(str(error), commands.TRAIN) from error
+        raise Missing(str(error), "" if assets.is_added(run.id) else commands.TRAIN) from error
+
+
+def can_run(run: str) -> bool:
+    """Whether the pages can run the model: its checkpoint is here, and of EMO's own architecture
+    (others are recorded, and their recordings shown)."""
+    try:
+        config = read_json(assets.checkpoint_path(run) / "config.json")
+    except ValueError:
+        return (assets.checkpoint_path(run) / "config.json").exists()  # and it says why it cannot
+    return bool(config.get("model_type", "emo") == "emo")
 
 
 def documents() -> pd.DataFrame:
@@ -185,10 +213,13 @@ def traces() -> Recorded:
 def trace(run: str) -> "Trace":
     """The trace of a run. Raises Missing where it is not there or cannot be read."""
     path = assets.trace_path(run)
+    if not path.exists():
+        said = f"There is no trace of {label_of(run)} here."
+        raise Missing(said, commands.each(commands.RECORD, [run]))
     try:
         return _open_trace(path, trace_key(run))
     except ValueError as error:
-        raise Missing(str(error), commands.RECORD.format(run=run)) from error
+        raise Missing(str(error), commands.each(commands.RECORD, [run])) from error
 
 
 def trace_key(run: str) -> str:
@@ -201,6 +232,12 @@ def _loaded(run: Run, dtype: str = FULL) -> LoadedModel:
     path = assets.checkpoint_path(run.id)
     if not (path / "config.json").exists():
         raise ValueError(f"There is no checkpoint of {run.label} here.")
+    if not can_run(run.id):
+        family = read_json(path / "config.json").get("model_type")
+        raise ValueError(
+            f"{run.label} is of the family {family}, not EMO's: it can be recorded, but not run "
+            "here."
+        )
     return _load(run.id, path, assets.content(path), dtype)
 
 

@@ -419,3 +419,23 @@ def test_a_row_of_the_table_opens_its_token():
     at.session_state["difference_document"] = asked["routing_doc"]
     at.session_state["difference_token"] = int(row["Token"])
     assert f"**Token {row['Token']} of " in words(run(at))
+
+
+def test_the_slots_say_which_runs_and_which_is_the_first(pair: Difference):
+    at = opened(a="std-nano", b="emo-nano")
+    assert "Standard MoE and EMO choose" in words(at)
+    assert pair.loss is not None and f"{-pair.loss.mean:+.4f} [" in words(at)
+    assert "a=std-nano" in at.dataframe[-1].value["Token routing"].iloc[0]
+
+
+def test_a_server_s_file_stands_beside_a_model(recorded: Path, tmp_path: Path):
+    ids = Trace.open(recorded / "traces" / "emo-nano").recorded(0).expert_ids.swapaxes(0, 1)[1:]
+    server_answers(tmp_path, recorded / "traces" / "served", "served", {"heldout-garden-0": ids})
+    at = opened(a="emo-nano", b="served")
+    assert at.selectbox(key="difference_of").value == "EMO and served, recorded"
+    assert f"On {len(ids):,} tokens of 1 document" in words(at)
+    assert "They never differ." in words(at)
+    shutil.rmtree(recorded / "traces" / "emo-nano")
+    at = opened(a="emo-nano", b="served")
+    assert at.selectbox(key="difference_of").value == "EMO live, served recorded"
+    assert "The trace served holds no token ids" in words(at) and not charts(at)

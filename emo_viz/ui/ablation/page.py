@@ -22,7 +22,7 @@ from emo_viz.analysis.curves import (
     ROUTER_PROBABILITY,
     Curves,
     Measured,
-    read_curves,
+    read_together,
 )
 from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.widths import experts_by_layer, in_words
@@ -185,15 +185,16 @@ def open_study() -> Study:
 
     Models that do not compare token by token are shown one at a time.
     """
-    path = assets.analysis_path("curves.parquet")
-    try:
-        every = _curves(path, _key(path))
-    except ValueError as error:
-        unmeasured = "No subset curves have been measured yet."
-        _nothing(library.models(), escape_markdown(str(error)) if path.exists() else unmeasured)
     models = library.models()
     together.say_left_out(models.left_out)
     models = models.of(together.shown(models.comparison, "tokens"))
+    paths = assets.curves_paths(models.comparison.ids)
+    try:
+        every = _curves(paths, _key(paths))
+    except ValueError as error:
+        unmeasured = "No subset curves have been measured yet."
+        there = all(path.exists() for path in paths)
+        _nothing(models, escape_markdown(str(error)) if there else unmeasured)
     try:
         study = Study(every.of_runs(models.comparison.ids), models, library.documents())
         freshness.check("The subset curves", study.curves.origins)
@@ -207,20 +208,21 @@ def open_study() -> Study:
 
 
 def _nothing(models: Models, sentence: str, headline: str = "Nothing to show yet") -> NoReturn:
-    words = f"{sentence} Measure them with this command, or here:"
-    missing.empty_state(words, commands.curves(models.comparison.ids), headline)
+    command = commands.curves(models.comparison.ids)
+    words = f"{sentence} Measure them with this command, or here:" if command else sentence
+    missing.empty_state(words, command, headline)
     measuring.all_curves(models, "Measure all curves")
     st.stop()
 
 
-def _key(path: Path) -> str:
-    """Of the curves and of what is said of them in the file beside."""
-    return assets.content(path, path.with_suffix(".json"))
+def _key(paths: tuple[Path, ...]) -> str:
+    """Of the curves and of what is said of them in the files beside."""
+    return assets.content(*paths, *(path.with_suffix(".json") for path in paths))
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _curves(path: Path, key: str) -> Curves:
-    return read_curves(path)
+def _curves(paths: tuple[Path, ...], key: str) -> Curves:
+    return read_together(paths)
 
 
 def measured(study: Study, choice: Choice) -> Measured:
@@ -228,7 +230,7 @@ def measured(study: Study, choice: Choice) -> Measured:
     job = fine_job(study, choice)
     if job is not None and isinstance(job.result, Measured):
         return job.result
-    key = _key(assets.analysis_path("curves.parquet"))
+    key = _key(assets.curves_paths(study.runs.ids))
     return _measured(study.curves, key, study.runs.ids, choice.domain)
 
 

@@ -71,7 +71,7 @@ class Words:
 def choices(runs: Comparison) -> list[Choice]:
     """All that the runs of a comparison can be compared in."""
     found: list[Choice] = []
-    live = {run.id: _can_run(run) for run in runs}
+    live = {run.id: library.can_run(run.id) for run in runs}
     recorded = {run.id: _has_tokens(run) for run in runs}
     if (second := runs.second) is not None:
         one, other, both = runs.first, second, " and ".join(run.label for run in runs)
@@ -108,10 +108,6 @@ def _way(run: Run, how: How, name: str) -> Side:
     return Side(run, replace(run, id=shown, label=f"{run.label} {name}"), how)
 
 
-def _can_run(run: Run) -> bool:
-    return (assets.checkpoint_path(run.id) / "config.json").exists()
-
-
 def _has_tokens(run: Run) -> bool:
     """Whether it has a trace, token by token; one that cannot be read has not.
 
@@ -122,7 +118,7 @@ def _has_tokens(run: Run) -> bool:
     try:
         return library.trace(run.id).has_tokens
     except Missing:
-        if not _can_run(run):
+        if not library.can_run(run.id):
             raise
         return False
 

@@ -25,7 +25,7 @@ from emo_viz.ui.difference.page import DOCUMENT, FIELD, TOKEN, Found
 from emo_viz.ui.difference.sources import Words
 from emo_viz.ui.parts.strip import StripToken, token_strip
 from emo_viz.ui.parts.together import name
-from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell import links, routes, slots
 from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import count, isolated, share, visible
 
@@ -210,7 +210,7 @@ def _controls(found: Found) -> tuple[Pair, DocumentSummary, int | None, str]:
                 routes.ROUTING,
                 label="Open in Token routing",
                 icon=":material/alt_route:",
-                query_params=_routing_of(found, pair.id, token),
+                query_params=slots.params() | _routing_of(found, pair.id, token),
             )
     return pair, summary, token, colour
 
@@ -367,11 +367,8 @@ def _table(found: Found, table: pd.DataFrame, words: dict[str, Words]) -> pd.Dat
 
 def _address(found: Found, document: str, position: int) -> str:
     """The routing page's address beside this one's, with the runs that are chosen."""
-    kept = {
-        key: value for key, value in st.query_params.items() if not key.startswith("difference_")
-    }
     page = routes.ROUTING.removeprefix("pages/").removesuffix(".py").split("_", 1)[1]
-    return f"{page}?{urlencode(kept | _routing_of(found, document, position))}"
+    return f"{page}?{urlencode(slots.params() | _routing_of(found, document, position))}"
 
 
 def _columns(found: Found) -> dict[str, Any]:

@@ -8,7 +8,11 @@ ROUTING = "pages/1_Token_routing.py"
 CLUSTERS = "pages/2_Document_clusters.py"
 ABLATION = "pages/3_Subset_ablation.py"
 KERNEL = "pages/4_Kernel.py"
+LIBRARY = "pages/6_Library.py"
 DIFFERENCE = "pages/7_Routing_difference.py"
+
+SLOT_A, SLOT_B = "a", "b"  # the runs that all pages show
+NO_RUN = "none"  # in place of the second one
 
 RUN = "run"  # the one that is shown where two do not compare
 
