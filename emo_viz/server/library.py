@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from emo_viz.trace import Trace
     from model.run.inference import Encoded
 
+FULL = "float32"  # the dtype that the pages run models in
 CHOSEN = "library_chosen"  # in the session: of one visitor alone
 DOCUMENT_COLUMNS = {"id", "domain", "source", "licence", "parent", "text"}
 
@@ -138,6 +139,14 @@ def models() -> Models:
     return Models(compare(known), tuple(loaded), tuple(left_out))
 
 
+def model(run: Run, dtype: str = FULL) -> LoadedModel:
+    """The model of one run, computing in a dtype of torch. Raises Missing where it cannot."""
+    try:
+        return _loaded(run, dtype)
+    except ValueError as error:
+        raise Missing(str(error), "" if assets.is_added(run.id) else commands.TRAIN) from error
+
+
 def can_run(run: str) -> bool:
     """Whether the pages can run the model: its checkpoint is here, and of EMO's own architecture
     (others are recorded, and their recordings shown)."""
@@ -218,7 +227,7 @@ def trace_key(run: str) -> str:
     return assets.content(assets.trace_path(run))
 
 
-def _loaded(run: Run) -> LoadedModel:
+def _loaded(run: Run, dtype: str = FULL) -> LoadedModel:
     """Raises ValueError for a run without a checkpoint, or with one that is of no use."""
     path = assets.checkpoint_path(run.id)
     if not (path / "config.json").exists():
@@ -229,26 +238,30 @@ def _loaded(run: Run) -> LoadedModel:
             f"{run.label} is of the family {family}, not EMO's: it can be recorded, but not run "
             "here."
         )
-    return _load(run.id, path, assets.content(path))
+    return _load(run.id, path, assets.content(path), dtype)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Loading the model …")
-def _load(run: str, path: Path, key: str) -> LoadedModel:
+def _load(run: str, path: Path, key: str, dtype: str) -> LoadedModel:
     import torch
 
     from model.run.loading import load_model, load_tokenizer
 
     # One text is too little work to share: a second thread waits for a core while the first spins.
     torch.set_num_threads(1)
-    model, tokenizer = load_model(path), load_tokenizer(path)
+    model, tokenizer = load_model(path, dtype), load_tokenizer(path)
     check_routers(model.config, path)
     facts = Facts(routed_by_layer(model.config), vocabulary_digest(tokenizer))
-    loaded = LoadedModel(run, path, key, model, tokenizer, facts)
+    loaded = LoadedModel(run, path, key + _suffix(dtype), model, tokenizer, facts)
     # torch and transformers leave some 400,000 objects behind that Streamlit's collection
     # would walk after every rerun; frozen, they are skipped.
     gc.collect()
     gc.freeze()
     return loaded
+
+
+def _suffix(dtype: str) -> str:
+    return "" if dtype == FULL else f" {dtype}"
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

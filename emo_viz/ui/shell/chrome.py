@@ -16,6 +16,7 @@ PAGES = (
     (routes.CLUSTERS, "Document clusters", ":material/bubble_chart:"),
     (routes.ABLATION, "Subset ablation", ":material/content_cut:"),
     (routes.KERNEL, "Kernel", ":material/memory:"),
+    (routes.DIFFERENCE, "Routing difference", ":material/difference:"),
     (routes.LIBRARY, "Library", ":material/inventory_2:"),
 )
 SIDEBAR_PIXELS = 230
