@@ -8,6 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.server import assets, home
+from emo_viz.ui.shell import chrome
 from tests.pages.opened import follow_link, run, texts
 
 HOME, LIBRARY = "", "pages/6_Library.py"
@@ -107,6 +108,24 @@ def test_two_visitors_never_see_each_others(tiny_assets: Path):
     run(one)
     run(other)
     assert slots(one)[0] == "std-nano" and slots(other) == ("emo-nano", "std-nano")
+
+
+def test_a_visitor_who_comes_in_between_changes_nothing(monkeypatch: pytest.MonkeyPatch):
+    """Another visitor's whole run falls between the choice of the runs and the page that shows
+    them."""
+    one, other = follow_link(HOME, a="mine", b="none"), follow_link(HOME)
+    loaded, between = chrome._loaded, [lambda: run(other)]
+
+    def with_another() -> None:
+        loaded()
+        if between:
+            between.pop()()
+
+    monkeypatch.setattr(chrome, "_loaded", with_another)
+    run(one)
+    assert not between
+    assert "**mine**" in texts(one) and "in EMO" not in texts(one)
+    assert "in EMO" in texts(other) and "**mine**" not in texts(other)
 
 
 def test_the_runs_of_the_app_are_the_bundled_ones_and_those_that_were_added(mine: str):
