@@ -99,13 +99,13 @@ def _config(folder: Path) -> Any:
         ) from error
 
 
-def _check_weights(folder: Path, loaded: torch.nn.Module, report: Any) -> None:
+def _check_weights(folder: Path, loaded: Any, report: Any) -> None:
     """Weights that are not in the files would be random numbers, and nobody would notice."""
     lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if lacking:
         raise ValueError(
-            f"{folder} lacks weights that its config asks for ({lacking[0]}, {len(lacking)} in "
-            "all); copy the checkpoint again."
+            f"{folder} lacks weights that its config ({loaded.config.model_type}) asks for "
+            f"({lacking[0]}, {len(lacking)} in all); copy the checkpoint again."
         )
     for name, weight in loaded.named_parameters():
         if weight.device.type != "meta" and not torch.isfinite(weight).all():
