@@ -31,6 +31,7 @@ def open_model(source: str, device: str = "cpu", dtype: str = "float32") -> Rout
     """
     folder = local_folder(source)
     config = _config(folder)
+    _check_experts(folder, config)
     target = device_of(device)
     weight_files(folder)
     check_fits(folder, target, dtype_of(dtype))
@@ -99,13 +100,23 @@ def _config(folder: Path) -> Any:
         ) from error
 
 
-def _check_weights(folder: Path, loaded: Any, report: Any) -> None:
+def _check_experts(folder: Path, config: Any) -> None:
+    """Said before a dense model is loaded: every config of a model with routers names experts."""
+    told = str(config.to_dict()).lower()
+    if "expert" not in told and "moe" not in told:
+        raise ValueError(
+            f"{folder} has no experts in its config (model_type {config.model_type!r}); name a "
+            "mixture-of-experts model."
+        )
+
+
+def _check_weights(folder: Path, loaded: torch.nn.Module, report: Any) -> None:
     """Weights that are not in the files would be random numbers, and nobody would notice."""
     lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if lacking:
         raise ValueError(
-            f"{folder} lacks weights that its config ({loaded.config.model_type}) asks for "
-            f"({lacking[0]}, {len(lacking)} in all); copy the checkpoint again."
+            f"{folder} lacks weights that its config asks for ({lacking[0]}, {len(lacking)} in "
+            "all); copy the checkpoint again."
         )
     for name, weight in loaded.named_parameters():
         if weight.device.type != "meta" and not torch.isfinite(weight).all():
