@@ -17,5 +17,8 @@ with chrome.page("Subset ablation"):
     with both.cell():  # first: on a narrow page it stands right below the slider
         view.document(choice, live)
     with both.cell():
-        view.curve(study, choice, found, live)
+        if found is None:
+            view.unmeasured(study, choice, live)
+        else:
+            view.curve(study, choice, found, live)
     view.continuations(study, choice, live)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from model.emo.config import EmoConfig
     from model.emo.modeling import EmoForCausalLM
+    from model.run.inference import Encoded
     from model.run.subset import ExpertSubset
 
 MAX_TOKENS = 256  # of a document, EOS included: the context that the nano pair was trained with
@@ -42,6 +43,7 @@ RANDOM_SEEDS = 5
 BATCH_TOKENS = 1024  # fastest on a CPU: the logits of larger batches fall out of its caches
 GUARDED_DOCUMENTS = 8  # so that a visitor waits for a fraction of a second, not for a whole curve
 
+Encode = Callable[[str], "Encoded"]
 Guard = Callable[[], AbstractContextManager[Any]]
 
 
@@ -244,9 +246,14 @@ def tokenise(
     """The documents of each domain, in the order of the rows. rows: id, domain, text."""
     from model.run.inference import encode
 
+    return texts_by_domain(rows, lambda text: encode(tokenizer, text, max_tokens))
+
+
+def texts_by_domain(rows: pd.DataFrame, encode: Encode) -> dict[str, Texts]:
+    """`tokenise` by any way to make tokens of a text."""
     texts = {}
     for domain, group in rows.groupby(rows["domain"].astype(str)):
-        documents = tuple(encode(tokenizer, text, max_tokens).token_ids for text in group["text"])
+        documents = tuple(encode(text).token_ids for text in group["text"])
         texts[str(domain)] = Texts(str(domain), tuple(group["id"].astype(str)), documents)
     return texts
 
@@ -284,12 +291,17 @@ def rank_experts(model: "EmoForCausalLM", calibration: Texts) -> NDArray[np.int6
     A layer with fewer than R ends in -1.
     """
     from model.run.selection import expert_scores
+
+    return ranked(expert_scores(model, calibration.documents), model.config)
+
+
+def ranked(scores_LR: NDArray[np.float64], config: "EmoConfig") -> NDArray[np.int64]:
+    """Routed experts of every layer by falling score [L, R], -1 after those that a layer has."""
     from model.run.subset import routed_in_layer
 
-    scores_LR = expert_scores(model, calibration.documents)
     ranking_LR = np.full(scores_LR.shape, -1)
     for layer, scores_R in enumerate(scores_LR):
-        num_routed = routed_in_layer(model.config, layer)
+        num_routed = routed_in_layer(config, layer)
         ranking_LR[layer, :num_routed] = np.argsort(-scores_R[:num_routed], kind="stable")
     return ranking_LR
 

@@ -78,8 +78,14 @@ def text_routing(recorded: Recorded) -> TextRouting:
         distinct=np.array([len(np.unique(_chosen(layer))) for layer in experts]),
         overlap=np.array([_jaccard(a, b) for a, b in zip(*halves, strict=True)]),
         entropy=recorded.entropy[:, 1:].mean(axis=1, dtype=np.float64),
-        mean_loss=float(np.nanmean(recorded.loss, dtype=np.float64)),
+        mean_loss=_mean(recorded.loss),
     )
+
+
+def _mean(losses: NDArray[np.floating]) -> float:
+    """NaN for a model that has none."""
+    known = losses[~np.isnan(losses)]
+    return float(known.mean(dtype=np.float64)) if known.size else float("nan")
 
 
 def expert_order(recorded: Recorded, layer: int, num_routed: int) -> NDArray[np.int64]:

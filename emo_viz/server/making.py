@@ -273,7 +273,7 @@ def _not_ours(run: Run) -> str:
     """Why what needs EMO's own code cannot be measured of a run."""
     if said := _no_checkpoint(run):
         return said
-    if not library.can_run(run.id):
+    if not library.is_emo(run.id):
         return f"{run.label} is of another family than EMO's; it is recorded, and not measured yet."
     return ""
 

@@ -16,7 +16,7 @@ from emo_viz.figures import ablation as figures
 from emo_viz.figures.theme import DIVERGING, SELECTION_COLOUR, chart_config, colour_at
 from emo_viz.server import commands, library
 from emo_viz.ui.ablation import page
-from emo_viz.ui.ablation.controls import FIELD, METHOD_LABELS, TOKEN
+from emo_viz.ui.ablation.controls import FIELD, METHOD_LABELS, NO_CURVES, TOKEN
 from emo_viz.ui.ablation.page import ALL_DOMAINS, METHOD_WORDS, Choice, Live, Study
 from emo_viz.ui.parts import measuring, progress
 from emo_viz.ui.parts.strip import StripToken, token_strip
@@ -84,6 +84,28 @@ def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
     _more_points(study, choice)
 
 
+def unmeasured(study: Study, choice: Choice, live: Live) -> None:
+    """In place of the curve, where models have none: what was kept, and what can be taken along."""
+    st.info(
+        f"{NO_CURVES}, and so are subset files for `cut`. Here every number is computed now, on "
+        "the document shown.",
+        icon=":material/visibility_off:",
+    )
+    _chosen_how(study, choice, live)
+    st.download_button(
+        "Token losses as CSV",
+        lambda: _token_losses(live),
+        file_name=_losses_file(choice),
+        mime="text/csv",
+        on_click="ignore",
+        help="Of the document shown: each token with all experts and with the subset.",
+    )
+
+
+def _losses_file(choice: Choice) -> str:
+    return f"token-losses-{choice.document}-{choice.method}-{choice.keep_k}.csv"
+
+
 def _alt(study: Study, points: pd.DataFrame, choice: Choice, numbers: str) -> str:
     """The measured increases in words."""
     lines = []
@@ -111,13 +133,12 @@ def _rests_on(study: Study, choice: Choice, points: pd.DataFrame) -> str:
 def _chosen_on(study: Study, choice: Choice, seeds: int) -> str:
     if choice.method == RANDOM:
         return f"Experts are drawn at random, {seeds} times."
-    domains = study.curves.info["domains"]
     looked_at = [choice.domain] if choice.domain else study.domains
-    numbers = sorted({len(domains[domain]["calibration"]) for domain in looked_at})
+    numbers = sorted({len(study.calibration_ids(domain)) for domain in looked_at})
     number = " to ".join(str(n) for n in dict.fromkeys([numbers[0], numbers[-1]]))
     whose = "the domain"
     if choice.method == OTHER_DOMAIN:
-        other = domains[choice.domain]["other"] if choice.domain else None
+        other = study.other(choice.domain) if choice.domain else None
         whose = f"another domain ({escape_markdown(other)})" if other else "another domain"
     return (
         f"Experts are chosen on {number} calibration documents of {whose}, none of them evaluated."
@@ -170,27 +191,32 @@ def _chosen_how(study: Study, choice: Choice, live: Live) -> None:
         key="subset_how",
         on_change="rerun",
     )
-    if not place.open:
-        return
-    with place:
-        st.markdown(
-            f"**{escape_markdown(live.domain)}**, keep-k {choice.keep_k}: "
-            f"{METHOD_WORDS[choice.method]}, and the shared experts."
-        )
-        st.plotly_chart(
-            figures.kept_map(
-                study.runs,
-                {run: subset.experts for run, subset in live.subsets.items()},
-                study.experts,
-                shared=all(study.config(run).num_shared_experts == 1 for run in study.runs.ids),
-            ),
-            key="subset_kept",
-            config=chart_config("subset kept"),
-            alt="The kept experts of each layer by expert id, from above: "
-            f"{in_each(study.runs, lambda run: study.kept_in_words(run, choice.keep_k))}.",
-        )
-        _overlap(study, choice, live)
-        _calibration_documents(study, choice, live)
+    if place.open:
+        with place:
+            _kept(study, choice, live)
+
+
+def _kept(study: Study, choice: Choice, live: Live) -> None:
+    """The kept experts, how they were chosen and on what."""
+    shared = [study.config(run).num_shared_experts for run in study.runs.ids]
+    st.markdown(
+        f"**{escape_markdown(live.domain)}**, keep-k {choice.keep_k}: "
+        f"{METHOD_WORDS[choice.method]}{', and the shared experts' * any(shared)}."
+    )
+    st.plotly_chart(
+        figures.kept_map(
+            study.runs,
+            {run: subset.experts for run, subset in live.subsets.items()},
+            study.experts,
+            shared=set(shared) == {1},
+        ),
+        key="subset_kept",
+        config=chart_config("subset kept"),
+        alt="The kept experts of each layer by expert id, from above: "
+        f"{in_each(study.runs, lambda run: study.kept_in_words(run, choice.keep_k))}.",
+    )
+    _overlap(study, choice, live)
+    _calibration_documents(study, choice, live)
 
 
 def _overlap(study: Study, choice: Choice, live: Live) -> None:
@@ -224,19 +250,19 @@ def _overlap(study: Study, choice: Choice, live: Live) -> None:
 
 
 def _calibration_documents(study: Study, choice: Choice, live: Live) -> None:
-    about = study.curves.info["domains"]
     if choice.method == RANDOM:
         st.caption("A random subset needs no calibration documents; this one is of seed 0.")
         return
-    source = about[live.domain]["other"] if choice.method == OTHER_DOMAIN else live.domain
-    ids = about[source]["calibration"]
+    other = study.other(live.domain) if choice.method == OTHER_DOMAIN else None
+    source = other or live.domain
+    ids = study.calibration_ids(source)
     st.markdown(f"**{count(len(ids), 'calibration document')}** of {escape_markdown(source)}:")
     try:
         every = library.calibration_documents().set_index("id")
     except ValueError as error:
         st.markdown(escape_markdown(str(error)))
         return
-    rows = every.reindex(ids)[["parent", "source"]]
+    rows = every.reindex(list(ids))[["parent", "source"]]
     st.dataframe(
         rows.reset_index().rename(columns={"id": "Id", "parent": "Document", "source": "Source"}),
         hide_index=True,
@@ -260,7 +286,7 @@ def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> N
         st.download_button(
             "Token losses as CSV",
             lambda: _token_losses(live),
-            file_name=f"token-losses-{choice.document}-{choice.method}-{choice.keep_k}.csv",
+            file_name=_losses_file(choice),
             mime="text/csv",
             on_click="ignore",
             width="stretch",

@@ -1,0 +1,259 @@
+"""Models of other families than EMO are run live: read, and cut with the right numbers.
+
+What a cut costs is compared with a model that never had the experts: transformers' own, made with
+fewer of them from the same weights.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from emo_viz.__main__ import main
+from emo_viz.trace import Trace
+from emo_viz.ui.shell import routes
+from tests.families.tiny import save_tiny
+from tests.pages.ablation_page import table, words
+from tests.pages.opened import charts, follow_link, run, strips
+
+ROUTING, ABLATION = "pages/1_Token_routing.py", "pages/3_Subset_ablation.py"
+OPENING = 2
+DOMAINS = ("letters", "numbers")
+FAMILIES = ("olmoe", "qwen3_moe", "gpt_oss")
+
+
+def write_documents(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for part, name in enumerate(("documents", "calibration")):
+        rng = np.random.default_rng(part)
+        rows = [
+            {
+                "id": f"{name}-{domain}-{number}",
+                "domain": domain,
+                "source": "a test",
+                "licence": "CC0-1.0",
+                "parent": f"{name}-{domain}-{number}",
+                "part": 0,
+                "text": " ".join(
+                    f"w{n}" for n in rng.integers(4 + 46 * place, 50 + 46 * place, 20)
+                ),
+                "cut_tokens": 0,
+            }
+            for number in range(2)
+            for place, domain in enumerate(DOMAINS)
+        ]
+        pd.DataFrame(rows).to_parquet(folder / f"{name}.parquet", index=False)
+
+
+@pytest.fixture
+def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Documents, and no model yet."""
+    folder = tmp_path / "assets"
+    write_documents(folder / "documents")
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(folder))
+    return folder
+
+
+def add(folder: Path, family: str, name: str = "mine", **changes: object) -> nn.Module:
+    return save_tiny(family, folder / "checkpoints" / name, **changes)
+
+
+def ids_of(text: str) -> list[int]:
+    return [OPENING, *(int(word[1:]) for word in text.split())]
+
+
+def texts(folder: Path, name: str, domain: str) -> list[str]:
+    table = pd.read_parquet(folder / "documents" / f"{name}.parquet")
+    return table[table["domain"] == domain]["text"].tolist()
+
+
+def logits_of(made: nn.Module, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return made(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+
+
+def loss_of(made: nn.Module, ids: list[int]) -> float:
+    logits = logits_of(made, ids)
+    return float(nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:])))
+
+
+def routers(made: nn.Module) -> list[nn.Module]:
+    return [m for n, m in made.named_modules() if re.search(r"\.mlp\.(gate|router)$", n)]
+
+
+def favourites(made: nn.Module, documents: list[list[int]], keep: int) -> list[list[int]]:
+    """Experts of the highest mean softmax of the router's logits after the opening token."""
+    heard: dict[int, list[torch.Tensor]] = {}
+    for number, router in enumerate(routers(made)):
+        router.register_forward_pre_hook(
+            lambda _, args, number=number: heard.setdefault(number, []).append(
+                args[0].reshape(-1, args[0].shape[-1])[1:]
+            )
+        )
+    for ids in documents:
+        logits_of(made, ids)
+    kept = []
+    for number, router in enumerate(routers(made)):
+        logits = torch.cat(heard[number]) @ router.weight.T
+        bias = getattr(router, "bias", None)
+        probs = (logits if bias is None else logits + bias).softmax(-1).mean(0)
+        kept.append(sorted(probs.topk(keep).indices.tolist()))
+    return kept
+
+
+def without(made: nn.Module, kept: list[list[int]]) -> nn.Module:
+    """A model that never had the other experts."""
+    names = ("num_experts", "num_local_experts")
+    fields = made.config.to_dict()
+    fields |= {name: len(kept[0]) for name in names if name in fields}
+    smaller = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields)).eval()
+    with_router = sorted(
+        {int(n.split(".")[2]) for n, _ in made.named_modules() if n.endswith(".mlp.experts")}
+    )
+    weights = {}
+    for name, tensor in made.state_dict().items():
+        if ".experts." in name or ".gate." in name or ".router." in name:
+            own = kept[with_router.index(int(name.split(".")[2]))]
+            tensor = tensor[own]
+        weights[name] = tensor
+    smaller.load_state_dict(weights)
+    return smaller
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_is_routed_live(assets: Path, family: str) -> None:
+    made = add(assets, family)
+    at = follow_link(ROUTING, routing_token="3")
+    ids = ids_of(texts(assets, "documents", "letters")[0])
+    logits = logits_of(made, ids)
+    loss = nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="none")
+    assert f"of this token: **{loss[2]:.2f} nats**" in words(at)
+    assert f"Loss in nats a token: {loss.mean():.2f} in mine" in words(at)
+    assert len(charts(at)) == 3 and len(strips(at)) == 1
+    likeliest = logits[3].softmax(-1).topk(5)
+    shown = next(each.value for each in at.dataframe if "Next in mine" in each.value)
+    np.testing.assert_allclose(shown["mine"], 100 * likeliest.values, rtol=1e-4)
+    names = [f"w{number}" for number in likeliest.indices.tolist() if number > 3]
+    assert set(names) <= set(shown["Next in mine"])
+    first_is_dense = family == "qwen3_moe"
+    assert ("the model's own layers 1, 2" in words(at)) == first_is_dense
+    at.number_input(key="routing_token").set_value(7)
+    assert f"of this token: **{loss[6]:.2f} nats**" in words(run(at))
+
+
+def test_a_page_says_of_a_text_what_its_trace_says(assets: Path) -> None:
+    add(assets, "olmoe")
+    documents, out = assets / "documents" / "documents.parquet", assets / "traces" / "mine"
+    source = ("--model", assets / "checkpoints" / "mine", "--documents", documents)
+    result = CliRunner().invoke(
+        main,
+        ["record", *map(str, source), "--out", str(out), "--level", "tokens", "--max-tokens", "64"],
+    )
+    assert result.exit_code == 0, result.output
+    recorded = Trace.open(out).recorded(0)
+    at = follow_link(ROUTING, routing_token="5")
+    assert f"of this token: **{recorded.loss[5]:.2f} nats**" in words(at)
+    assert f"Loss in nats a token: {np.nanmean(recorded.loss):.2f} in mine" in words(at)
+
+
+def test_a_text_of_ones_own_is_read_and_cut_at_the_models_end(assets: Path) -> None:
+    made = add(assets, "mixtral")
+    text = " ".join(f"w{4 + n % 90}" for n in range(70))
+    at = follow_link(ROUTING, routing_source="Your own text")
+    at.text_area[0].set_value(text)
+    said = words(run(at))
+    assert f"Loss in nats a token: {loss_of(made, ids_of(text)[:64]):.2f} in mine" in said
+    assert "longer than the models' context: its first 63 tokens are shown" in said
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cut_costs_what_a_model_without_the_experts_loses(assets: Path, family: str) -> None:
+    made = add(assets, family)
+    ids = ids_of(texts(assets, "documents", "numbers")[0])
+    calibration = [ids_of(text) for text in texts(assets, "calibration", "numbers")]
+    full = loss_of(made, ids)
+    at = follow_link(ABLATION, subset_domain="numbers", k="5")
+    for keep in (5, 4):
+        at.slider(key="k").set_value(keep)
+        cut = without(made, favourites(made, calibration, keep))
+        loss = loss_of(cut, ids)
+        assert abs(loss - full) > 1e-3
+        run(at)
+        assert table(at)["mine"][:3] == [f"{full:.3f}", f"{loss:.3f}", f"{loss - full:+.3f}"]
+    assert "measured of models in EMO's own format alone" in words(at)
+    prompt = torch.tensor([ids[: len(ids) // 2]])
+    greedy = {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 0}
+    for model in (made, cut):
+        written = model.generate(prompt, attention_mask=torch.ones_like(prompt), **greedy)[0]
+        numbers = [f"w{n}" for n in written[prompt.shape[1] :].tolist() if n > 3]
+        assert any(each.value.split() == numbers for each in at.get("text"))
+
+
+def test_other_ways_to_choose_experts_work_live(assets: Path) -> None:
+    made = add(assets, "olmoe")
+    text = "w60 w61 w70 w80 w90"
+    full = f"{loss_of(made, ids_of(text)):.3f}"
+    at = follow_link(ABLATION, subset_document=routes.OWN_DOCUMENT, k="3")
+    at.text_area[0].set_value(text)
+    for method in ("router_probability", "greedy", "other_domain", "random"):
+        at.selectbox(key="subset_method").set_value(method)
+        lost = table(run(at))["mine"]
+        assert lost[0] == full and lost[1] != full
+
+
+def test_two_models_of_one_family_stand_side_by_side(assets: Path) -> None:
+    models = {name: add(assets, "olmoe", name) for name in ("a", "b")}
+    with torch.no_grad():
+        models["b"].lm_head.weight.mul_(1.5)
+    models["b"].save_pretrained(assets / "checkpoints" / "b")
+    ids = ids_of(texts(assets, "documents", "letters")[0])
+    losses = {name: loss_of(made, ids) for name, made in models.items()}
+    at = follow_link(ROUTING)
+    told = ", ".join(f"{loss:.2f} in {name}" for name, loss in losses.items())
+    assert f"Loss in nats a token: {told}" in words(at)
+    cut = table(follow_link(ABLATION, k="4"))
+    assert {name: row[0] for name, row in cut.items()} == {
+        name: f"{loss:.3f}" for name, loss in losses.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("family", "why"),
+    [
+        ("nllb-moe", "NLLB-MoE cannot be cut"),
+        ("switch_transformers", "mine is an encoder-decoder, which has no loss of a text"),
+    ],
+)
+def test_what_a_family_cannot_do_is_one_line(assets: Path, family: str, why: str) -> None:
+    add(assets, family)
+    at = follow_link(ROUTING, routing_token="3")
+    said = words(at).replace("\\", "")
+    assert "mine gives no losses and no next tokens, because" in said
+    assert "nan" not in said.replace("nano", "") and len(charts(at)) == 3
+    assert "Loss, mine" not in at.selectbox(key="routing_colour").options
+    said = words(follow_link(ABLATION)).replace("\\", "")
+    assert said.count(why) == 1
+
+
+def test_a_model_beside_emo_is_shown_alone(
+    tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "assets"
+    shutil.copytree(tiny_assets, folder)
+    shutil.rmtree(folder / "checkpoints" / "std-nano")
+    shutil.rmtree(folder / "traces" / "std-nano")
+    (folder / "checkpoints" / "emo-nano").rename(folder / "checkpoints" / "an-emo")
+    shutil.rmtree(folder / "traces" / "emo-nano")
+    add(folder, "olmoe")
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(folder))
+    for page in (ROUTING, ABLATION):
+        at = follow_link(page, run="mine")
+        assert "have different tokenizers" in words(at) and "in mine" in words(at)
