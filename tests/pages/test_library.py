@@ -264,5 +264,5 @@ def test_a_model_of_another_family_is_recorded_and_shown(family: str, tmp_path: 
     shown = follow_link("pages/1_Token_routing.py", a=family, b="none")
     assert "half of this text's routing goes to" in texts(shown)
     shown = follow_link("pages/3_Subset_ablation.py", a=family, b="none")
-    said = f"{family} is of the family {family}, not EMO's: it can be recorded, but not run here."
-    assert said in texts(shown).replace("\\", "")
+    assert "the likelihood kept a token with" in texts(shown)
+    assert "Here every number is computed now, on the document shown." in texts(shown)
