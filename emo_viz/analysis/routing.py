@@ -159,12 +159,19 @@ def half_load(load: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def coverage(trace: Trace) -> Coverage:
-    """How many experts the documents of a trace use, with intervals over the documents."""
+    """How many experts the documents of a trace use, with intervals over the documents.
+
+    Layers without a router are not counted.
+    """
+    routed = trace.manifest.model.routed
+    own = [layer for layer, experts in enumerate(routed) if experts]
     activation = np.asarray(trace.activation)
+    if len(own) < len(routed):
+        activation = activation[:, own]
     return Coverage(
         half=bootstrap_interval(half_load(activation).mean(axis=1)),
         distinct=bootstrap_interval((activation > 0).sum(axis=2).mean(axis=1)),
-        routed=trace.manifest.model.routed,
+        routed=tuple(routed[layer] for layer in own),
         num_tokens=trace.manifest.tokens,
     )
 

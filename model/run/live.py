@@ -75,7 +75,8 @@ class Live(ABC):
 
     geometry: of its experts, an EmoConfig or what stands for one. longest: tokens of a text, the
     opening one counted; None where the config does not say. own_layers: the model's own number of
-    each layer with a router. absent: in words what it cannot say of a text.
+    each layer with a router. absent: in words what it cannot say of a text. why_not_cut: a
+    sentence, "" if experts can be left out. knows_probabilities: those of its routers.
     """
 
     model: Any
@@ -85,6 +86,7 @@ class Live(ABC):
     own_layers: tuple[int, ...]
     absent: tuple[str, ...] = ()
     why_not_cut: str = ""
+    knows_probabilities: bool = True
 
     @property
     def is_emo(self) -> bool:
@@ -189,6 +191,7 @@ class LiveFamily(Live):
             tuple(layer.num_routed for layer in layers),
             max(min(layer.num_chosen, layer.num_routed) for layer in layers),
         )
+        self.knows_probabilities = all(layer.rule is not None for layer in layers)
         self.absent = tuple(self._lacks())
         self.why_not_cut = self._why_not_cut(opened.name)
 
@@ -201,7 +204,7 @@ class LiveFamily(Live):
         return bool(self.model.config.is_encoder_decoder)
 
     def _lacks(self) -> Iterator[str]:
-        if any(layer.rule is None for layer in self._routed.layers):
+        if not self.knows_probabilities:
             yield "no router entropies, because how its routers choose was not recognised"
         if self._no_loss:
             yield (

@@ -13,18 +13,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from click.testing import CliRunner
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from emo_viz.__main__ import main
+from emo_viz.analysis import projection
+from emo_viz.analysis.routing import coverage
+from emo_viz.analysis.tokens import load_token_clusters
 from emo_viz.trace import Trace
 from emo_viz.ui.shell import routes
+from model.run.live import open_live
 from tests.families.tiny import save_tiny
 from tests.pages.ablation_page import table, words
 from tests.pages.opened import charts, follow_link, run, strips
+from tests.uneven import emo_viz, pca_map
 
 ROUTING, ABLATION = "pages/1_Token_routing.py", "pages/3_Subset_ablation.py"
+MAPS, CLUSTERS = "analysis/maps.npz", "analysis/clusters-mine.npz"
 OPENING = 2
 DOMAINS = ("letters", "numbers")
 FAMILIES = ("olmoe", "qwen3_moe", "gpt_oss")
@@ -151,14 +155,8 @@ def test_a_text_is_routed_live(assets: Path, family: str) -> None:
 
 def test_a_page_says_of_a_text_what_its_trace_says(assets: Path) -> None:
     add(assets, "olmoe")
-    documents, out = assets / "documents" / "documents.parquet", assets / "traces" / "mine"
-    source = ("--model", assets / "checkpoints" / "mine", "--documents", documents)
-    result = CliRunner().invoke(
-        main,
-        ["record", *map(str, source), "--out", str(out), "--level", "tokens", "--max-tokens", "64"],
-    )
-    assert result.exit_code == 0, result.output
-    recorded = Trace.open(out).recorded(0)
+    record(assets, "--level", "tokens")
+    recorded = Trace.open(assets / "traces" / "mine").recorded(0)
     at = follow_link(ROUTING, routing_token="5")
     assert f"of this token: **{recorded.loss[5]:.2f} nats**" in words(at)
     assert f"Loss in nats a token: {np.nanmean(recorded.loss):.2f} in mine" in words(at)
@@ -257,3 +255,44 @@ def test_a_model_beside_emo_is_shown_alone(
     for page in (ROUTING, ABLATION):
         at = follow_link(page, run="mine")
         assert "have different tokenizers" in words(at) and "in mine" in words(at)
+
+
+def record(folder: Path, *more: str) -> None:
+    documents, checkpoint = folder / "documents" / "documents.parquet", folder / "checkpoints"
+    source = ("--model", checkpoint / "mine", "--documents", documents, "--max-tokens", "64")
+    emo_viz("record", *source, "--out", folder / "traces" / "mine", *more)
+
+
+def test_clusters_of_tokens_are_those_of_the_text_that_is_read(assets: Path) -> None:
+    """Of a model whose first layer has no router."""
+    add(assets, "qwen3_moe")
+    record(assets)
+    (assets / "analysis").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(projection, "umap_map", pca_map)
+        emo_viz("map", "--traces", assets / "traces" / "mine", "--out", assets / MAPS)
+    source = ("--model", assets / "checkpoints" / "mine", "--max-tokens", "64", "--clusters", "3")
+    documents = assets / "documents" / "documents.parquet"
+    emo_viz("clusters", *source, "--documents", documents, "--out", assets / CLUSTERS)
+    stored = load_token_clusters(assets / CLUSTERS)
+    at = follow_link("pages/2_Document_clusters.py")
+    live = open_live(assets / "checkpoints" / "mine")
+    text = texts(assets, "documents", "letters")[0]
+    found = stored.assign(live.record(np.array(ids_of(text))).router_probs[:, 1:])
+    share = 100 * np.bincount(found).max() / len(found)
+    assert len(stored.pca.mean) == 2 * 8
+    assert f"of {len(set(found))} clusters holds {share:.0f}" in words(at)
+    home = words(follow_link(""))
+    half = coverage(Trace.open(assets / "traces" / "mine")).half.mean
+    assert f"**{half:.1f}**" in home and "of 8 experts" in home and "2 layers" in home
+
+
+def test_a_token_that_no_expert_served_is_called_so(assets: Path) -> None:
+    add(assets, "switch_transformers", expert_capacity=1)
+    record(assets)
+    (assets / "analysis").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(projection, "umap_map", pca_map)
+        emo_viz("map", "--traces", assets / "traces" / "mine", "--out", assets / MAPS)
+    at = follow_link("pages/2_Document_clusters.py", cluster_level="Documents")
+    assert any("no expert" in each["title"] for each in strips(at)[0]["tokens"])
