@@ -71,14 +71,11 @@ def documents_key() -> str:
 
 
 def _loaded(models: Models) -> curves.Loaded:
-    return curves.Loaded({one.run: (one.model, politely(one.lock)) for one in models})
+    return curves.Loaded({one.run: (one.live, politely(one.lock)) for one in models})
 
 
 def _checkpoints(models: Models) -> tuple[Checkpoint, ...]:
-    return tuple(
-        Checkpoint(one.run, one.path, digest(one), one.model.config, one.tokenizer)
-        for one in models
-    )
+    return tuple(Checkpoint.of(one.run, one.path, one.live) for one in models)
 
 
 def _key(models: Models) -> str:

@@ -406,7 +406,7 @@ def _greedy(
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _calibration(_loaded: LoadedModel, key: str, documents: str) -> dict[str, ablation.Texts]:
     """The calibration documents of every domain, tokenised."""
-    texts = ablation.texts_by_domain(library.calibration_documents(), _encode(_loaded))
+    texts = ablation.tokenise(library.calibration_documents(), _encode(_loaded))
     return {domain: ablation.first_texts(some) for domain, some in texts.items()}
 
 
@@ -456,7 +456,7 @@ def fine_keep(study: Study, run: str) -> list[int]:
 def _fine_task(study: Study, loaded: LoadedModel, domain: str, method: str) -> ablation.Task:
     calibration = _calibration(loaded, loaded.key, documents_key())
     rows = study.documents[study.documents["domain"] == domain]
-    held_out = ablation.texts_by_domain(rows, _encode(loaded))[domain]
+    held_out = ablation.tokenise(rows, _encode(loaded))[domain]
     keep, methods = fine_keep(study, loaded.run), list(dict.fromkeys([method, RANDOM]))
     cuts = ablation.plan_cuts(loaded.live.geometry, keep, methods, ablation.RANDOM_SEEDS)
     other = study.other(domain)
