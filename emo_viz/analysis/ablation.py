@@ -30,7 +30,6 @@ from emo_viz.analysis.origins import Origins
 from emo_viz.analysis.widths import experts_by_layer
 
 if TYPE_CHECKING:
-
     from model.emo.config import EmoConfig
     from model.run.inference import Encoded
     from model.run.live import Live

@@ -60,8 +60,8 @@ METHOD_WORDS = {
 class Study:
     """All that the page shows from: measured curves, the models, the held-out documents.
 
-    curves: None where a model is not of EMO's own format, which alone is measured; then everything
-    is computed now, and `live_domains` are those that have documents of both kinds.
+    curves: None where none were measured of models of other families than EMO; then everything is
+    computed now, and `live_domains` are those that have documents of both kinds.
     """
 
     curves: Curves | None
@@ -212,7 +212,7 @@ def open_study() -> Study:
     together.say_left_out(models.left_out)
     models = models.of(together.shown(models.comparison, "tokens"))
     if not _all_emo(models):
-        return _unmeasured(models)
+        return _measured_or_live(models)
     return _measured_study(every or _stored_curves(models), models)
 
 
@@ -229,12 +229,26 @@ def _stored_curves(models: Models) -> Curves:
         _nothing(models, escape_markdown(str(error)) if path.exists() else unmeasured)
 
 
-def _unmeasured(models: Models) -> Study:
-    """Of models that no command measures: all is computed now. Ends the page if nothing can be."""
+def _measured_or_live(models: Models) -> Study:
+    """Of other families than EMO: with curves where there are some of these models and documents.
+
+    Else all is computed now. Ends the page for a model that cannot be cut.
+    """
     if said := next((one.live.why_not_cut for one in models if one.live.why_not_cut), ""):
         st.info(escape_markdown(said), icon=":material/visibility_off:")
         st.stop()
-    documents = library.documents()
+    documents, path = library.documents(), assets.analysis_path("curves.parquet")
+    try:
+        curves = _curves(path, _key(path)).of_runs(models.comparison.ids)
+        freshness.check("The subset curves", curves.origins)
+    except ValueError:
+        return _unmeasured(models, documents)
+    if not set(curves.rows["document"].unique()) <= set(documents["id"]):
+        return _unmeasured(models, documents)
+    return Study(curves, models, documents)
+
+
+def _unmeasured(models: Models, documents: pd.DataFrame) -> Study:
     try:
         calibration = library.calibration_documents()
     except ValueError as error:

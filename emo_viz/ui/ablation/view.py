@@ -87,8 +87,8 @@ def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
 def unmeasured(study: Study, choice: Choice, live: Live) -> None:
     """In place of the curve, where models have none: what was kept, and what can be taken along."""
     st.info(
-        f"{NO_CURVES}, and so are subset files for `cut`. Here every number is computed now, on "
-        "the document shown.",
+        f"{NO_CURVES}; every number is computed now, on the document shown. This command measures "
+        f"them, or the button below: `{commands.curves(study.runs.ids)}`",
         icon=":material/visibility_off:",
     )
     _chosen_how(study, choice, live)
@@ -100,6 +100,7 @@ def unmeasured(study: Study, choice: Choice, live: Live) -> None:
         on_click="ignore",
         help="Of the document shown: each token with all experts and with the subset.",
     )
+    measuring.all_curves(study.models, "Measure all curves")
 
 
 def _losses_file(choice: Choice) -> str:
@@ -292,6 +293,9 @@ def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> N
             width="stretch",
             help="Of the document shown: each token with all experts and with the subset.",
         )
+        if not all(one.live.is_emo for one in study.models):
+            st.caption("Subset files are for `cut`, which takes EMO's own format alone.")
+            return
         for run in study.runs:
             st.download_button(
                 f"{name(run)} subset as JSON",
