@@ -1,4 +1,4 @@
-"""What the GPU kernels of the expert layer are on paper, and what nobody has measured."""
+"""What a GPU found of the expert layer's kernels, what they are on paper, what nobody measured."""
 
 import streamlit as st
 
@@ -9,10 +9,12 @@ with chrome.page("Kernel"):
     report = page.open_report()
     check = page.open_check()
     page.answer(report, check)
+    page.measured(check)
+    if check is not None:
+        st.subheader("On paper")
     arch, size = page.controls(report)
     page.roofline(report, arch)
     page.mask(report, arch)
     st.subheader("Every kernel that ships")
     page.table(report, arch, size)
-    page.measured(check)
     page.not_measured(report, check)

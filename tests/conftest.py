@@ -27,6 +27,15 @@ WORDS = 45
 OPENINGS = ("the", "a", "every", "no", "their")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """EMO_VIZ_HOME of all tests, so that none sees what the user of this machine has added."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMO_VIZ_HOME", os.fspath(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def tiny_assets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder; EMO_VIZ_ASSETS points at it until the session ends."""

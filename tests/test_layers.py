@@ -62,7 +62,7 @@ def emo_viz_modules() -> list[str]:
 
 
 def test_there_is_something_to_check():
-    assert len(PAGES) == 5
+    assert len(PAGES) >= 5
     assert {"emo_viz", "model", "tests"} <= {path.relative_to(ROOT).parts[0] for path in SOURCES}
 
 

@@ -57,8 +57,8 @@ class Checkpoint:
         return Weights(self.folder.resolve().name, self.sha256)
 
 
-def open_runs(folders: Sequence[Path]) -> tuple[Checkpoint, ...]:
-    """The checkpoints in the given order, each as a run of its own.
+def open_runs(folders: Sequence[Path], ids: Sequence[str] = ()) -> tuple[Checkpoint, ...]:
+    """The checkpoints in the given order, each as a run of its own, called as its folder or by ids.
 
     Raises ValueError for a model without routers, and for a folder that is named twice.
     """
@@ -66,7 +66,7 @@ def open_runs(folders: Sequence[Path]) -> tuple[Checkpoint, ...]:
 
     return tuple(
         Checkpoint.of(run, folder, open_live(folder))
-        for run, folder in zip(run_ids(folders), folders, strict=True)
+        for run, folder in zip(list(ids) or run_ids(folders), folders, strict=True)
     )
 
 

@@ -230,6 +230,17 @@ def _check(curves: Curves) -> None:
         raise ValueError("numbers are missing, or what they are of")
 
 
+def read_together(paths: Sequence[Path]) -> Curves:
+    """The curves in several files, as far as they were measured on the documents of the first.
+
+    Raises ValueError as `read_curves` does.
+    """
+    first, *others = map(read_curves, paths)
+    for each in others:
+        first = first.beside(each)
+    return first
+
+
 def check_name(path: Path) -> None:
     """Raises ValueError unless curves can go to `path`: the .json goes beside a .parquet."""
     if path.suffix != ".parquet":

@@ -214,7 +214,12 @@ def label_of(run: str) -> str:
 def run_id(folder: Path) -> str:
     """A safe name for the run of a folder: the folder's own, without what a link or a file name
     cannot hold."""
-    return UNSAFE.sub("-", folder.resolve().name).strip("-.") or "run"
+    return safe_id(folder.resolve().name)
+
+
+def safe_id(name: str) -> str:
+    """A name without what a link or a file name cannot hold."""
+    return UNSAFE.sub("-", name).strip("-.") or "run"
 
 
 def run_ids(folders: Sequence[Path]) -> list[str]:
@@ -266,14 +271,13 @@ def run_at(root: Path, name: str) -> Run:
     )
 
 
-def default_comparison(root: Path) -> Comparison:
+def default_of(runs: Sequence[Run]) -> Comparison:
     """What the app shows unless asked for another: the bundled runs that are there, else the first
     two. Raises ValueError if there is no run."""
-    found = runs_in(root)
-    bundled = [run for run in found if run.id in _BUNDLED]
-    if not found:
-        raise ValueError(f"There is no checkpoint and no trace in {root}.")
-    return compare((bundled or found)[:2])
+    if not runs:
+        raise ValueError("There is no checkpoint and no trace.")
+    bundled = [run for run in runs if run.id in _BUNDLED]
+    return compare((bundled or runs)[:2])
 
 
 def from_version_1(by_model: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Figures of the kernel report: the roofline of each kernel, and what fewer experts save."""
+"""Figures of the kernels: what a GPU measured, their roofline, and what fewer experts save."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,58 @@ def _name_points(
             arrowwidth=1,
             arrowcolor=REFERENCE_COLOUR,
         )
+
+
+ROUTINGS = {"even": "even", "skewed": "skewed", "kept": "16 experts live"}
+
+
+def speedups(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How many times as fast as torch's grouped_mm our forward pass was: tokens, routing, times.
+
+    rows: of the check, with name, sizes, routing and forward_ms. Layers of which only one of the
+    two was timed are left out.
+    """
+
+    def of(name: str) -> dict[tuple[Any, ...], float]:
+        mine = [row for row in rows if row["name"] == name and row.get("forward_ms")]
+        return {(*row["sizes"], row.get("routing")): row["forward_ms"] for row in mine}
+
+    ours, theirs = of("triton"), of("grouped_mm")
+    return [
+        {"tokens": key[0], "routing": key[-1], "times": theirs[key] / ours[key], "ms": ours[key]}
+        for key in sorted(ours.keys() & theirs.keys(), key=str)
+    ]
+
+
+def measured_speedups(speeds: Sequence[Mapping[str, Any]], device: str) -> go.Figure:
+    """`speedups` as measured on one GPU, a line for each way of routing."""
+    fig = go.Figure()
+    for number, (routing, words) in enumerate(ROUTINGS.items()):
+        line = sorted((s for s in speeds if s["routing"] == routing), key=lambda s: s["tokens"])
+        fig.add_trace(
+            go.Scatter(
+                x=[s["tokens"] for s in line],
+                y=[s["times"] for s in line],
+                customdata=[s["ms"] for s in line],
+                name=f"{words} routing" if routing != "kept" else words,
+                mode="lines+markers",
+                line={"color": SEQUENTIAL[-1][1], "dash": DASHES[number]},
+                marker={"symbol": SYMBOLS[number], "size": 8},
+                hovertemplate=(
+                    f"{words}, %{{x:,}} tokens: %{{y:.2f}} times as fast, %{{customdata:.3f}} ms"
+                    "<extra></extra>"
+                ),
+            )
+        )
+    fig.add_hline(y=1, line={"color": REFERENCE_COLOUR, "dash": "dot", "width": 1})
+    style(fig, f"Forward pass of one layer against torch's grouped_mm, on {escape(device)}")
+    ticks = sorted({s["tokens"] for s in speeds})
+    fig.update_xaxes(
+        type="log", tickvals=ticks, ticktext=[f"{t:,}" for t in ticks], title_text="Tokens at once"
+    )
+    fig.update_yaxes(title_text="Times as fast", rangemode="tozero")
+    legend_below(fig, rows=1).update_layout(height=360)
+    return fig
 
 
 def mask_savings(savings: Sequence[Mapping[str, Any]], num_experts: int, name: str) -> go.Figure:

@@ -36,10 +36,11 @@ def cluster_tokens(
     seed: int = 0,
     report: Report = unreported,
     tell: Callable[[str], None] = lambda sentence: None,
+    run: str = "",
 ) -> TokenClusters:
     """Write the token clusters of a checkpoint to the .npz file `out`.
 
-    max_tokens: of each document, its EOS counted. report: of the documents recorded; tell: gets a
+    run: the id of the run, if not that of the checkpoint's folder. max_tokens: of each document, its EOS counted. report: of the documents recorded; tell: gets a
     sentence before the clustering. Raises ValueError for what cannot be read, clustered or written.
     """
     from model.run.live import open_live
@@ -58,7 +59,7 @@ def cluster_tokens(
     _check_enough(clusters, sum(len(each.token_ids) - 1 for each in encoded))
     table = _record(live, encoded, documents, report)
     tell(f"Clustering {len(table.rows):,} tokens{_dropped(encoded)}.")
-    fitted = fit_token_clusters(table, run_id(checkpoint), made, clusters, seed=seed)
+    fitted = fit_token_clusters(table, run or run_id(checkpoint), made, clusters, seed=seed)
     save_token_clusters(out, fitted)
     return fitted
 

@@ -40,14 +40,15 @@ def map_documents(
     min_dist: float,
     seed: int = 0,
     report: Report = unreported,
+    ids: Sequence[str] = (),
 ) -> Maps:
     """Write the maps of one trace, or of two, to the .npz file `out`, by run id.
 
-    neighbours, min_dist: UMAP's. report: of the maps laid out. Raises ValueError for traces that
+    ids: of the runs, if not those of the folders.     neighbours, min_dist: UMAP's. report: of the maps laid out. Raises ValueError for traces that
     are not of the same documents, or of too few.
     """
     check_new_file(out)
-    runs = run_ids(traces)
+    runs = list(ids) or run_ids(traces)
     compare([Run(run, label_of(run)) for run in runs])
     opened = dict(zip(runs, map(Trace.open, traces), strict=True))
     _check(list(opened.values()))

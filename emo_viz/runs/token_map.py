@@ -44,11 +44,13 @@ def map_tokens(
     min_dist: float,
     seed: int = 0,
     report: Report = unreported,
+    ids: Sequence[str] = (),
 ) -> TokenMap:
     """Write the UMAP of the same sampled tokens in one model, or in two, to the .npz file `out`.
 
-    clusters_paths: of the models, in their order. per_domain: tokens of every domain. neighbours, min_dist: UMAP's. report: of the documents
-    recorded. Raises ValueError as `make` does, and for too few tokens.
+    clusters_paths: of the models, in their order. per_domain: tokens of every domain. neighbours,
+    min_dist: UMAP's. report: of the documents recorded. ids: of the runs, if not their folders'.
+    Raises ValueError as `make` does, and for too few tokens.
     """
     used: list[int] = []
 
@@ -58,7 +60,7 @@ def map_tokens(
 
     check_new_file(out)
     documents = read_documents(documents_path)
-    made = make(models, documents, clusters_paths, flatten, per_domain, seed, report)
+    made = make(models, documents, clusters_paths, flatten, per_domain, seed, report, ids)
     made.info.update(method="umap", neighbours=used[-1], min_dist=min_dist)
     save_token_map(out, made)
     return made
@@ -72,13 +74,14 @@ def make(
     per_domain: int,
     seed: int = 0,
     report: Report = unreported,
+    ids: Sequence[str] = (),
 ) -> TokenMap:
     """The map of a sample of the documents' tokens, its places found by `flatten`.
 
     Raises ValueError if the clusters are not those of these checkpoints and documents, or if the
     models do not share their tokens.
     """
-    opened = open_runs(models)
+    opened = open_runs(models, ids)
     if said := side_by_side(opened).why_not("tokens"):
         raise ValueError(f"{said} Map each of them alone.")
     clusters = _clusters(opened, clusters_paths, documents)

@@ -5,24 +5,28 @@ Reads small JSON files and Parquet footers only: a page can say what is loaded b
 
 import hashlib
 import os
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from emo_viz.analysis.runs import Run
+from emo_viz.analysis.origins import Origins, present_origins
+from emo_viz.analysis.runs import Run, label_of, runs_in
 from emo_viz.analysis.widths import in_words
-from model.files import FileState, file_state, num_parameters, read_json
+from emo_viz.server import home
+from model.files import FileState, file_state, num_parameters, read_json, weight_files
 
 APP_FOLDER = Path(__file__).parents[2]
+CURVES = "curves.parquet"
 LARGE = 1 << 30  # bytes: of larger files the state stands for the content
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Geometry from config.json; context (tokens, EOS included; None where that does not say) and
-    tokens trained on from training.json, where there is one. experts: of every layer, shared ones
-    included; of another family than EMO's those that routers choose among, 0 in a dense layer.
+    """Geometry from config.json; context (tokens, EOS included) and tokens trained on from
+    training.json, where there is one. experts: of every layer, shared ones included.
     """
 
     label: str
@@ -32,7 +36,7 @@ class ModelFacts:
     num_experts_per_tok: int
     hidden_size: int
     parameters: int
-    context: int | None
+    context: int
     tokens_trained: int | None
 
     def experts_in_words(self, less: int = 0) -> str:
@@ -73,14 +77,62 @@ def root() -> Path:
     return Path(os.environ.get("EMO_VIZ_ASSETS") or APP_FOLDER / "assets")
 
 
+def is_bundled(name: str) -> bool:
+    """Whether a run lies in the assets folder; what is added has other ids."""
+    return any((root() / place / name).exists() for place in ("checkpoints", "traces"))
+
+
+def is_added(name: str) -> bool:
+    """Whether a run is one that the user has added."""
+    return not is_bundled(name) and home.find(name) is not None
+
+
+def runs() -> list[Run]:
+    """All runs that can be opened: those of the assets folder, then those that were added."""
+    bundled = runs_in(root())
+    known = {run.id for run in bundled}
+    added = [one for one in home.runs().values() if isinstance(one, home.Added)]
+    return bundled + [_run(one) for one in added if one.id not in known]
+
+
+def _run(one: home.Added) -> Run:
+    trace, clusters = home.trace_path(one.id), home.clusters_path(one.id)
+    return Run(
+        id=one.id,
+        label=label_of(one.id),
+        checkpoint=checkpoint_path(one.id) if one.checkpoint else None,
+        trace=trace if trace.exists() else None,
+        clusters=clusters if clusters.exists() else None,
+    )
+
+
 def checkpoint_path(name: str) -> Path:
-    """Folder of the checkpoint of a run."""
-    return root() / "checkpoints" / name
+    """Folder of the checkpoint of a run, there or not."""
+    added = None if is_bundled(name) else home.find(name)
+    if added is None or not added.checkpoint:
+        return root() / "checkpoints" / name
+    return local_checkpoint(added.checkpoint) or Path(added.checkpoint)
+
+
+def local_checkpoint(source: str) -> Path | None:
+    """Where a checkpoint lies on this machine, by its folder or its name on the Hugging Face hub;
+    None where it does not. Nothing is fetched."""
+    if Path(source).exists() or not is_hub_name(source):
+        return Path(source) if (Path(source) / "config.json").is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether this would be looked for on the Hugging Face hub: "owner/name" that is no path."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source, re.ASCII) is not None
 
 
 def trace_path(name: str) -> Path:
     """Folder of the document trace of a run."""
-    return root() / "traces" / name
+    return home.trace_path(name) if is_added(name) else root() / "traces" / name
 
 
 def documents_path() -> Path:
@@ -89,13 +141,58 @@ def documents_path() -> Path:
 
 
 def analysis_path(name: str) -> Path:
-    """A file that one of the `python -m emo_viz` commands wrote, e.g. curves.parquet."""
+    """A bundled file that one of the `python -m emo_viz` commands wrote, e.g. curves.parquet."""
     return root() / "analysis" / name
 
 
+def measured_path(name: str, runs: Sequence[str]) -> Path:
+    """Where such a file of these runs lies, or belongs: what is of added runs lies with them."""
+    if all(map(is_bundled, runs)):
+        return analysis_path(name)
+    try:
+        return next(iter(home.measured(name, runs)), home.analysis_path(name, runs))
+    except ValueError:  # there is no place for what is added
+        return analysis_path(name)
+
+
+def curves_path(run: str) -> Path:
+    """Where the subset curves of a run lie, or belong: those of bundled runs are in one file."""
+    if is_added(run):
+        return home.analysis_path(CURVES, [run])
+    return analysis_path(CURVES)
+
+
+def curves_paths(runs: Iterable[str]) -> tuple[Path, ...]:
+    """The files that hold the curves of these runs."""
+    return tuple(dict.fromkeys(map(curves_path, runs)))
+
+
 def token_clusters_path(name: str) -> Path:
-    """Where `python -m emo_viz clusters` puts the token clusters of a run."""
+    """Where the token clusters of a run lie, or belong."""
+    if is_added(name):
+        return home.clusters_path(name)
     return analysis_path(f"clusters-{name}.npz")
+
+
+def origins(runs: Iterable[str]) -> Origins:
+    """What lies here now of these runs. Which documents an added run was recorded over is its own
+    affair; so is what is in weights too large to read for it."""
+    ids = list(runs)
+    bundled = all(map(is_bundled, ids))
+    documents = documents_path() if bundled else None
+    checkpoints = {run: checkpoint_path(run) for run in ids}
+    return present_origins(
+        {run: path for run, path in checkpoints.items() if is_bundled(run) or _small(path)},
+        documents,
+        documents and documents.with_name("calibration.parquet"),
+    )
+
+
+def _small(checkpoint: Path) -> bool:
+    try:
+        return sum(file.stat().st_size for file in weight_files(checkpoint)) <= LARGE
+    except (ValueError, OSError):
+        return False
 
 
 def model_facts(run: Run) -> ModelFacts:
@@ -118,8 +215,6 @@ def _facts(label: str, folder: Path) -> ModelFacts:
     if not (folder / "config.json").exists():
         raise FileNotFoundError(folder)
     config, training = read_json(folder / "config.json"), _training(folder / "training.json")
-    if config.get("model_type", "emo") != "emo":
-        return _facts_of_family(label, folder, config)
     layers = int(config["num_hidden_layers"])
     return ModelFacts(
         label=label,
@@ -131,41 +226,6 @@ def _facts(label: str, folder: Path) -> ModelFacts:
         parameters=num_parameters(folder),
         context=training.get("context", config["max_position_embeddings"]),
         tokens_trained=training.get("tokens"),
-    )
-
-
-# What the configs of other families call the same.
-_NAMES = {
-    "layers": ("num_hidden_layers", "n_layers", "num_layers", "encoder_layers"),
-    "experts": ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
-    "per_token": ("num_experts_per_tok", "moe_top_k", "moe_topk", "moe_k"),
-    "width": ("hidden_size", "d_model"),
-    "context": ("max_position_embeddings", "max_seq_len", "n_positions"),
-}
-_TOP_K = {"switch_transformers": 1, "nllb-moe": 2}  # their configs do not say
-
-
-def _facts_of_family(label: str, folder: Path, config: dict[str, Any]) -> ModelFacts:
-    parts = [config, *(config.get(name) or {} for name in ("text_config", "ffn_config"))]
-
-    def told(what: str) -> int | None:
-        found = (part[name] for part in parts for name in _NAMES[what] if name in part)
-        return next((number for number in found if isinstance(number, int)), None)
-
-    numbers = {what: told(what) for what in ("layers", "experts", "width")}
-    layers, experts, width = (int(number) for number in numbers.values() if number is not None)
-    dense = {*range(int(config.get("first_k_dense_replace") or 0))}
-    dense |= {*(config.get("mlp_only_layers") or ())}
-    return ModelFacts(
-        label=label,
-        num_layers=layers,
-        experts=tuple(0 if layer in dense else experts for layer in range(layers)),
-        num_shared_experts=0,
-        num_experts_per_tok=told("per_token") or _TOP_K[config["model_type"]],
-        hidden_size=width,
-        parameters=num_parameters(folder),
-        context=told("context"),
-        tokens_trained=None,
     )
 
 

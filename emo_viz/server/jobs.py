@@ -19,6 +19,7 @@ from emo_viz.runs.progress import Report
 
 MAX_JOBS = 32
 HAND_OVER_SECONDS = 0.005
+WAIT_SECONDS = 0.2
 
 
 class Cancelled(Exception):
@@ -95,6 +96,11 @@ class Registry:
         with self._lock:
             return self._jobs.get(key)
 
+    def running(self) -> dict[str, Job]:
+        """Those that have not ended, by key."""
+        with self._lock:
+            return {key: job for key, job in self._jobs.items() if job.running}
+
     def start(self, key: str, work: Callable[[Report], Any]) -> Job:
         """Start the work, unless it runs or has been done: then that job is returned."""
         with self._lock:
@@ -112,6 +118,23 @@ class Registry:
 def registry() -> Registry:
     """The one registry that all visitors share."""
     return Registry()
+
+
+_turn = threading.Lock()
+
+
+def in_turn(work: Callable[[Report], Any]) -> Callable[[Report], Any]:
+    """The same work, one piece at a time: it waits for what came before, and can be called off."""
+
+    def waiting(report: Report) -> Any:
+        while not _turn.acquire(timeout=WAIT_SECONDS):
+            report(0, 0)
+        try:
+            return work(report)
+        finally:
+            _turn.release()
+
+    return waiting
 
 
 def politely(lock: threading.Lock) -> Callable[[], AbstractContextManager[None]]:

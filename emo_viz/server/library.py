@@ -6,7 +6,7 @@ Whatever is missing is raised as `Missing`, with the command that makes it; noth
 import gc
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,22 +17,25 @@ import streamlit as st
 from emo_viz.analysis.checkpoints import check_routers, vocabulary_digest
 from emo_viz.analysis.origins import of_trace
 from emo_viz.analysis.projection import content_key
-from emo_viz.analysis.runs import Comparison, Facts, Run, compare, default_comparison, label_of
+from emo_viz.analysis.runs import Comparison, Facts, Run, compare, default_of, label_of
 from emo_viz.analysis.widths import routed_by_layer
 from emo_viz.server import assets, commands
+from model.files import read_json
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
     from model.run.inference import Encoded
     from model.run.live import Live
 
-DEVICE = "EMO_VIZ_DEVICE"
+DEVICE, CPU = "EMO_VIZ_DEVICE", "cpu"
+FULL = "float32"  # the dtype that the pages run models in
+CHOSEN = "library_chosen"  # in the session: of one visitor alone
 DOCUMENT_COLUMNS = {"id", "domain", "source", "licence", "parent", "text"}
 
 
 class Missing(Exception):
     """What was asked for is not here, or is of no use: a plain sentence, and the command (or a
-    line for each of several) that makes it."""
+    line for each of several) that makes it; "" for what the Library page makes."""
 
     def __init__(self, sentence: str, command: str) -> None:
         super().__init__(sentence)
@@ -104,12 +107,27 @@ class Recorded:
     left_out: tuple[str, ...] = ()
 
 
-def comparison() -> Comparison:
-    """What the pages show: the bundled runs that are here, else the first two. Raises Missing."""
+def default() -> Comparison:
+    """What is shown unless asked for another: the bundled runs that are here, else the first two.
+
+    Raises Missing where there is no run at all.
+    """
     try:
-        return default_comparison(assets.root())
+        return default_of(assets.runs())
     except ValueError as error:
-        raise Missing(str(error), commands.TRAIN) from error
+        said = f"There is no checkpoint and no trace in {assets.root()}."
+        raise Missing(said, commands.TRAIN) from error
+
+
+def choose(runs: Sequence[Run]) -> None:
+    """Have this visitor's pages show these runs: one or two of `assets.runs()`."""
+    st.session_state[CHOSEN] = compare(runs)
+
+
+def comparison() -> Comparison:
+    """What this visitor's pages show: what was chosen, else the default. Raises Missing."""
+    chosen: Comparison | None = st.session_state.get(CHOSEN)
+    return default() if chosen is None else chosen
 
 
 def models(device: str = "") -> Models:
@@ -119,7 +137,7 @@ def models(device: str = "") -> Models:
     without a checkpoint of use is left out. Raises Missing where none has one, or for a device that
     is not there.
     """
-    device = _device(device or os.environ.get(DEVICE) or "cpu")
+    device = _device(device)
     runs, loaded, left_out = comparison(), list[LoadedModel](), list[str]()
     for run in runs:
         try:
@@ -127,9 +145,35 @@ def models(device: str = "") -> Models:
         except ValueError as error:
             left_out.append(str(error))
     if not loaded:
-        raise Missing(" ".join(left_out), commands.TRAIN)
+        added = any(map(assets.is_added, runs.ids))
+        raise Missing(" ".join(left_out), "" if added else commands.TRAIN)
     known = [replace(runs[one.run], facts=one.facts) for one in loaded]
     return Models(compare(known), tuple(loaded), tuple(left_out))
+
+
+def model(run: Run, dtype: str = FULL, device: str = "") -> LoadedModel:
+    """The model of one run, computing in a dtype of torch, on a device as `models` takes it.
+
+    Raises Missing where it cannot.
+    """
+    try:
+        return _loaded(run, _device(device), dtype)
+    except ValueError as error:
+        raise Missing(str(error), "" if assets.is_added(run.id) else commands.TRAIN) from error
+
+
+def can_run(run: str) -> bool:
+    """Whether the pages can run the model: its checkpoint is here, of whatever family."""
+    return (assets.checkpoint_path(run) / "config.json").exists()
+
+
+def is_emo(run: str) -> bool:
+    """Whether a checkpoint is here that is, or should be, of EMO's own architecture."""
+    try:
+        config = read_json(assets.checkpoint_path(run) / "config.json")
+    except ValueError:
+        return (assets.checkpoint_path(run) / "config.json").exists()  # and it says why it cannot
+    return bool(config.get("model_type", "emo") == "emo")
 
 
 def documents() -> pd.DataFrame:
@@ -186,10 +230,13 @@ def traces() -> Recorded:
 def trace(run: str) -> "Trace":
     """The trace of a run. Raises Missing where it is not there or cannot be read."""
     path = assets.trace_path(run)
+    if not path.exists():
+        said = f"There is no trace of {label_of(run)} here."
+        raise Missing(said, commands.each(commands.RECORD, [run]))
     try:
         return _open_trace(path, trace_key(run))
     except ValueError as error:
-        raise Missing(str(error), commands.RECORD.format(run=run)) from error
+        raise Missing(str(error), commands.each(commands.RECORD, [run])) from error
 
 
 def trace_key(run: str) -> str:
@@ -198,8 +245,9 @@ def trace_key(run: str) -> str:
 
 
 def _device(name: str) -> str:
-    """Raises Missing for a device that is not there."""
-    if name == "cpu":  # which is always there; torch takes a second to import
+    """The one asked for, else that of EMO_VIZ_DEVICE; raises Missing for one that is not there."""
+    name = name or os.environ.get(DEVICE) or CPU
+    if name == CPU:  # which is always there; torch takes a second to import
         return name
     from model.families.opening import device_of
 
@@ -215,33 +263,37 @@ def _device(name: str) -> str:
     )
 
 
-def _loaded(run: Run, device: str) -> LoadedModel:
+def _loaded(run: Run, device: str, dtype: str = FULL) -> LoadedModel:
     """Raises ValueError for a run without a checkpoint, or with one that is of no use."""
     path = assets.checkpoint_path(run.id)
     if not (path / "config.json").exists():
         raise ValueError(f"There is no checkpoint of {run.label} here.")
-    return _load(run.id, path, assets.content(path), device)
+    return _load(run.id, path, assets.content(path), device, dtype)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Loading the model …")
-def _load(run: str, path: Path, key: str, device: str) -> LoadedModel:
+def _load(run: str, path: Path, key: str, device: str, dtype: str) -> LoadedModel:
     import torch
 
     from model.run.live import open_live
 
     # One text is too little work to share: a second thread waits for a core while the first spins.
     torch.set_num_threads(1)
-    live = open_live(path, device)
+    live = open_live(path, device, dtype)
     if live.is_emo:
         check_routers(live.geometry, path)
     facts = Facts(routed_by_layer(live.geometry), vocabulary_digest(live.tokenizer))
-    key = key if device == "cpu" else f"{key} {device}"
+    key += _suffix(device, CPU) + _suffix(dtype, FULL)
     loaded = LoadedModel(run, path, key, live, live.tokenizer, facts)
     # torch and transformers leave some 400,000 objects behind that Streamlit's collection
     # would walk after every rerun; frozen, they are skipped.
     gc.collect()
     gc.freeze()
     return loaded
+
+
+def _suffix(value: str, usual: str) -> str:
+    return "" if value == usual else f" {value}"
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

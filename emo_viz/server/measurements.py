@@ -4,7 +4,7 @@ A stopped or failed measurement of all curves goes on where it was, here or by t
 `emo_viz.runs.curves`); more points of one curve are kept by the server alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from emo_viz.analysis.ablation import Task
@@ -16,10 +16,11 @@ from emo_viz.runs.progress import Report
 from emo_viz.server import assets, library
 from emo_viz.server.jobs import Job, politely, registry
 from emo_viz.server.library import LoadedModel, Models
+from model.files import weights_digest
 
 
 def find(models: Models) -> Job | None:
-    """The measurement of all curves of this pair on these documents, if anybody asked for one."""
+    """The measurement of all curves of these runs on the documents, if anybody asked for one."""
     return registry().find(_key(models))
 
 
@@ -29,15 +30,16 @@ def start(models: Models) -> None:
     curves.check_disjoint(documents, calibration)
 
     def work(report: Report) -> None:
-        planned = curves.plan(_checkpoints(models), documents, calibration, _path())
-        curves.measure(planned, _loaded(models), report)
+        for path, some in _targets(models):
+            planned = curves.plan(_checkpoints(some), documents, calibration, path)
+            curves.measure(planned, _loaded(some), report)
 
     registry().start(_key(models), work)
 
 
 def kept_parts(models: Models) -> int:
     """How many parts a stopped measurement has left to go on from, in this server or before."""
-    return Parts.of(_path()).count(map(digest, models))
+    return sum(Parts.of(path).count(map(digest, some)) for path, some in _targets(models))
 
 
 def find_points(models: Models, domain: str, method: str) -> Job | None:
@@ -59,8 +61,6 @@ def start_points(
 
 def digest(loaded: LoadedModel) -> str:
     """What tells the weights of a model from others."""
-    from model.files import weights_digest
-
     return weights_digest(loaded.path)
 
 
@@ -70,23 +70,34 @@ def documents_key() -> str:
     return assets.content(path, path.with_name("calibration.parquet"))
 
 
-def _loaded(models: Models) -> curves.Loaded:
+def _loaded(models: Iterable[LoadedModel]) -> curves.Loaded:
     return curves.Loaded({one.run: (one.live, politely(one.lock)) for one in models})
 
 
-def _checkpoints(models: Models) -> tuple[Checkpoint, ...]:
+def _checkpoints(models: Iterable[LoadedModel]) -> tuple[Checkpoint, ...]:
     return tuple(Checkpoint.of(one.run, one.path, one.live) for one in models)
 
 
+def _targets(models: Models) -> list[tuple[Path, tuple[LoadedModel, ...]]]:
+    """Where the curves of which runs go: those of an added run lie with it, and what is bundled is
+    measured only where nothing else is asked for."""
+    added = [one for one in models if assets.is_added(one.run)]
+    if not added:
+        return [(assets.curves_path(models.first.run), models.loaded)]
+    return [(assets.curves_path(one.run), (one,)) for one in added]
+
+
 def _key(models: Models) -> str:
-    """Names the measurement by what it depends on."""
-    return "|".join(["all curves", *map(digest, models), documents_key()])
+    return key({one.run: one.path for _, some in _targets(models) for one in some})
+
+
+def key(checkpoints: Mapping[str, Path]) -> str:
+    """Names the measurement of all curves of some runs by what it depends on."""
+    weights = map(weights_digest, checkpoints.values())
+    return "|".join(["all curves", *checkpoints, *weights, documents_key()])
 
 
 def _points_key(models: Models, domain: str, method: str) -> str:
     """Documents and calibration change together."""
-    return "|".join([*map(digest, models), documents_key(), domain, method])
-
-
-def _path() -> Path:
-    return assets.analysis_path("curves.parquet")
+    runs = [f"{one.run} {digest(one)}" for one in models]
+    return "|".join([*runs, documents_key(), domain, method])

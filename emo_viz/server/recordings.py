@@ -1,11 +1,11 @@
-"""Traces that lie here without any checkpoint: what a server wrote, and nothing to run."""
+"""Traces of runs that cannot be run here: what a server wrote, or a model too large to load."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from emo_viz.server import assets
+from emo_viz.server import assets, library
 from emo_viz.server.library import Missing
 from emo_viz.trace.schema import MANIFEST
 
@@ -16,15 +16,23 @@ IMPORT = "python -m emo_viz import FILE --out {folder}"
 
 
 def without_checkpoint() -> list[str]:
-    """Names of the traces, where there is no checkpoint at all; else none."""
-    if any(assets.root().glob("checkpoints/*/config.json")):
-        return []
-    return sorted(path.parent.name for path in assets.root().glob(f"traces/*/{MANIFEST}"))
+    """Ids of the runs that have a trace, where none of those that are shown can be run; else none.
+
+    Raises Missing where there is no run at all.
+    """
+    runs = library.comparison().ids
+    return [] if any(map(library.can_run, runs)) else of_shown()
+
+
+def of_shown() -> list[str]:
+    """Ids of the runs that are shown and have a trace. Raises Missing where there is no run."""
+    runs = library.comparison().ids
+    return [run for run in runs if (assets.trace_path(run) / MANIFEST).is_file()]
 
 
 def opened(name: str) -> "Trace":
-    """A trace by its name. Raises Missing where it cannot be read."""
-    path = assets.root() / "traces" / name
+    """The trace of a run. Raises Missing where it cannot be read."""
+    path = assets.trace_path(name)
     try:
         # The manifest says the sizes of all files and when they were made.
         return _open(path, (path / MANIFEST).read_bytes())

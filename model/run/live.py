@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from model.emo.modeling import EmoForCausalLM
+from model.families.opening import dtype_of
 from model.families.sizes import check_fits
 from model.files import inside, read_json
 from model.run.checkpoint import CONFIG
@@ -314,16 +315,16 @@ class LiveFamily(Live):
             yield
 
 
-def open_live(folder: Path, device: str = "cpu") -> Live:
-    """A checkpoint folder of any family on a device, in float32.
+def open_live(folder: Path, device: str = "cpu", dtype: str = "float32") -> Live:
+    """A checkpoint folder of any family on a device.
 
     Raises ValueError for what cannot be found, read or held in memory, and for a model without
     routers.
     """
     known = (folder / CONFIG).is_file()  # else `load_model` says so
     if known and read_json(inside(folder, CONFIG)).get("model_type") != "emo":
-        return LiveFamily(open_checkpoint(str(folder), device))
+        return LiveFamily(open_checkpoint(str(folder), device, dtype))
     if device != "cpu":
-        check_fits(folder, torch.device(device), torch.float32)
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
+        check_fits(folder, torch.device(device), dtype_of(dtype))
+    model, tokenizer = load_model(folder, dtype), load_tokenizer(folder)
     return LiveEmo(model if device == "cpu" else model.to(device), tokenizer)

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emo_viz.analysis.difference import EMPTY, RoutedDocument, compare, jaccard
+from emo_viz.analysis.difference import (
+    EMPTY,
+    RoutedDocument,
+    agreement,
+    compare,
+    loss_by_overlap,
+    matched,
+    token_difference,
+)
 
 
 def document(name: str, ids: list, **more: list) -> RoutedDocument:
@@ -25,7 +33,9 @@ def test_a_worked_example() -> None:
     assert [layer.overlap.mean for layer in found.layers] == [1.0, pytest.approx((1 / 3 + 1) / 2)]
     assert found.first_layer.tolist() == [0, 0.5, 0.5]
     assert found.parts_at.tolist() == [0]
-    assert found.layers[0].weight is None and found.loss is None and found.notes == ()
+    assert [layer.shared.mean for layer in found.layers] == [1.0, 0.75]
+    assert (found.same_choices, found.same_tokens) == (0.75, 0.5)
+    assert found.layers[0].weight is None and found.loss is None and len(found.notes) == 1
 
 
 def test_gate_weights_are_compared_by_expert_and_scaled_to_one() -> None:
@@ -50,6 +60,7 @@ def test_a_missing_last_token_and_other_documents_are_left_out_and_said() -> Non
     assert found.notes == (
         "Documents left out, as only one run has them: 1.",
         "Tokens left out, as they differ or only one run has them: 1.",
+        "Token ids are not known in both runs: tokens are compared by their places.",
     )
 
 
@@ -58,11 +69,58 @@ def test_tokens_count_up_to_the_first_that_differs() -> None:
     assert compare([first], [document("a", OTHER, token_ids=[5, 7])]).tokens == 1
 
 
+def test_a_token_that_one_run_did_not_look_at_is_left_out_and_said() -> None:
+    unseen = [[[EMPTY, EMPTY], [EMPTY, EMPTY]], ONE[1]]
+    pairs, notes = matched([document("a", ONE)], [document("a", unseen)])
+    assert [pair.places.tolist() for pair in pairs] == [[1]]
+    assert "Tokens left out, as one run recorded no expert of them: 1." in notes
+    found = compare([document("a", OTHER)], [document("a", unseen)])
+    assert found.tokens == 1 and found.same_tokens == 1
+
+
+def test_a_place_is_that_in_the_document_as_it_was_given() -> None:
+    unseen = [[[EMPTY, EMPTY]] * 2, *OTHER]
+    found = compare([document("a", [ONE[1], *ONE])], [document("a", unseen)])
+    assert found.parts_at.tolist() == [1]
+
+
+def test_documents_of_other_ids_are_taken_in_their_order_and_said() -> None:
+    found = compare([document("a", ONE)], [document("b", ONE)])
+    assert found.same_tokens == 1
+    assert any("other ids in each run" in note for note in found.notes)
+    assert any("compared by their places" in note for note in found.notes)
+
+
+def test_a_document_token_by_token() -> None:
+    weights = [[[0.5, 0.5], [0.2, 0.2]], [[0.5, 0.5], [0.1, 0.1]]]
+    first = document("a", ONE, gate_weights=weights, loss=[np.nan, 1.0])
+    second = document("a", OTHER, gate_weights=weights, loss=[np.nan, 3.0])
+    (pair,), _ = matched([first], [second])
+    found = token_difference(pair)
+    assert found.overlap.tolist() == [[1, pytest.approx(1 / 3)], [1, 1]]
+    assert found.first.tolist() == [1, 2]
+    assert found.weight is not None and found.weight.tolist() == [[0, 0.5], [0, 0]]
+    assert found.loss is not None and found.loss[1] == 2
+
+
+def test_losses_lie_in_bins_of_overlap() -> None:
+    rng = np.random.default_rng(0)
+    ids = np.tile([[[0, 1]]], (400, 1, 1))
+    other = ids.copy()
+    other[:100] = [[2, 3]]  # nothing in common: these tokens move by 1 nat, up or down
+    loss = np.where(np.arange(400) < 100, rng.choice([-1.0, 1.0], 400), 0.0)
+    found = compare([document("a", ids, loss=np.zeros(400))], [document("a", other, loss=loss)])
+    low, high = loss_by_overlap(found.summaries)
+    assert (low.overlap, low.tokens, low.size.mean) == (0, 100, 1)
+    assert (high.overlap, high.tokens, high.size.mean) == (1, 300, 0)
+    assert loss_by_overlap(compare([document("a", ids)], [document("a", other)]).summaries) == []
+
+
 def test_other_layers_and_nothing_in_common_are_refused() -> None:
     with pytest.raises(ValueError, match="2 and 1 layers"):
         compare([document("a", ONE)], [document("a", [[[0, 1]], [[2, 3]]])])
     with pytest.raises(ValueError, match="share no tokens"):
-        compare([document("a", ONE)], [document("b", ONE)])
+        compare([document("a", ONE)], [document("b", ONE), document("c", ONE)])
 
 
 def test_chance_is_what_unrelated_routings_reach() -> None:
@@ -97,8 +155,11 @@ choices = st.lists(st.sampled_from([EMPTY, 0, 1, 2, 3, 4]), min_size=1, max_size
 def test_jaccard_is_that_of_sets(first: list[int], second: list[int]) -> None:
     one, other = set(first) - {EMPTY}, set(second) - {EMPTY}
     wanted = len(one & other) / len(one | other) if one | other else 1.0
-    assert jaccard(np.array([first]), np.array([second]))[0] == pytest.approx(wanted)
-    assert jaccard(np.array([second]), np.array([first]))[0] == pytest.approx(wanted)
+    most = max(len(one), len(other))
+    both = len(one & other) / most if most else 1.0
+    for pair in ((first, second), (second, first)):
+        shared, overlap = agreement(*(np.array([each]) for each in pair))
+        assert (shared[0], overlap[0]) == (pytest.approx(both), pytest.approx(wanted))
 
 
 def test_a_run_agrees_with_itself() -> None:

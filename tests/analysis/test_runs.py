@@ -8,7 +8,7 @@ from emo_viz.analysis.runs import (
     Facts,
     Run,
     compare,
-    default_comparison,
+    default_of,
     label_of,
     run_id,
     run_ids,
@@ -96,11 +96,11 @@ def test_runs_are_found_by_their_folders(tmp_path: Path):
     assert [run.id for run in runs_in(tmp_path)] == ["std-nano", "alpha", "zeta"]
     alpha = runs_in(tmp_path)[1]
     assert alpha.checkpoint is None and alpha.trace and alpha.clusters and alpha.digest is None
-    assert default_comparison(tmp_path).ids == ("std-nano",)
+    assert default_of(runs_in(tmp_path)).ids == ("std-nano",)
     (tmp_path / "checkpoints" / "std-nano").rmdir()
-    assert default_comparison(tmp_path).ids == ("alpha", "zeta")
+    assert default_of(runs_in(tmp_path)).ids == ("alpha", "zeta")
     with pytest.raises(ValueError, match="no checkpoint and no trace"):
-        default_comparison(tmp_path / "none")
+        default_of(runs_in(tmp_path / "none"))
 
 
 def test_labels_of_the_bundled_runs():

@@ -71,7 +71,7 @@ def addresses() -> list[str]:
 
 
 @contextmanager
-def serve(assets: Path | None) -> Iterator[Server]:
+def serve(assets: Path | None, home: Path | None = None) -> Iterator[Server]:
     """Run the app on a free port with these assets (None: the bundled ones) and stop it after.
 
     Raises RuntimeError with the server's log if it does not come up.
@@ -79,10 +79,12 @@ def serve(assets: Path | None) -> Iterator[Server]:
     environment = dict(os.environ)
     if assets is not None:
         environment["EMO_VIZ_ASSETS"] = str(assets)
+    # What the user of this machine has added is no part of a test or a picture.
     port = _free_port()
     options = ["--server.port", str(port), "--server.fileWatcherType", "none"]
     command = [sys.executable, "-m", "streamlit", "run", "app.py", *options]
     with tempfile.TemporaryDirectory() as folder:
+        environment["EMO_VIZ_HOME"] = str(home or Path(folder) / "home")
         log = Path(folder) / "server.log"
         with log.open("wb") as output:
             process = subprocess.Popen(

@@ -1,6 +1,12 @@
 """The kernel report's figures: points on the roof, one line a subset."""
 
-from emo_viz.figures.kernel import attainable, mask_savings, roofline
+from emo_viz.figures.kernel import (
+    attainable,
+    mask_savings,
+    measured_speedups,
+    roofline,
+    speedups,
+)
 
 MACHINE = {"name": "Test GPU", "flops": 1e15, "bytes_per_second": 1e12}
 
@@ -34,3 +40,22 @@ def test_close_neighbours_are_named_on_lines_of_their_own():
     )
     lines = {note.text: note.ay for note in fig.layout.annotations}
     assert lines["dw2"] == lines["combine"] < lines["up"]
+
+
+def timed(name, tokens, routing, milliseconds):
+    sizes = [tokens, 128, 8, 2048, 1024]
+    return {"name": name, "sizes": sizes, "routing": routing, "forward_ms": milliseconds}
+
+
+def test_speeds_are_ratios_to_grouped_mm_of_the_same_layer():
+    rows = [timed("triton", 8, "even", 2.0), timed("grouped_mm", 8, "even", 3.0)]
+    rows += [timed("triton", 8, "kept", 1.0), timed("grouped_mm", 16, "kept", 9.0)]
+    rows += [timed("triton", 64, "even", 2.0), timed("grouped_mm", 64, "even", 8.0)]
+    speeds = speedups(rows)
+    assert {(s["tokens"], s["routing"], s["times"]) for s in speeds} == {
+        (64, "even", 4.0),
+        (8, "even", 1.5),
+    }
+    fig = measured_speedups(speeds, "<i>GPU")
+    assert list(fig.data[0].x) == [8, 64] and list(fig.data[0].y) == [1.5, 4.0]
+    assert "&lt;i&gt;GPU" in fig.layout.title.text

@@ -88,10 +88,21 @@ def test_a_check_is_shown_with_its_failures(folder: Path):
     assert "memcheck did not run: it is not installed" in said
     assert all("<b>" not in part.value for part in at.markdown)
     assert "dx 5.0e-01" in said
-    kernels, layers = (element.value for element in at.dataframe[-2:])
+    kernels, layers = (element.value for element in at.dataframe[:2])
     assert kernels["TFLOP/s"].tolist()[0] == 352 and kernels["Time (ms)"].tolist() == [3.123, 0.2]
     assert layers["Forward, triton = 1"].tolist()[:2] == [1.0, 2.5]
     assert layers["Failed with"].tolist()[2] == "RuntimeError: no"
+
+
+def test_the_first_line_says_how_fast_the_largest_layer_was(folder: Path):
+    found = json.loads(json.dumps(FOUND))
+    layer = {"sizes": BIG, "graph": False, "routing": "even"}
+    found["stages"][3]["rows"] += [
+        layer | {"name": "triton", "forward_ms": 4.0, "forward_tflops": 412.4},
+        layer | {"name": "grouped_mm", "forward_ms": 6.0},
+    ]
+    (folder / "kernel_check.json").write_text(json.dumps(found))
+    assert "16,384 tokens runs forward at 412 TFLOP/s, 1.5 times as fast" in words(opened())
 
 
 def test_a_check_that_got_nowhere_is_shown(folder: Path):

@@ -10,11 +10,12 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.server import assets
 from tests.pages.opened import follow_link, run, texts
 
-ROUTING, CLUSTERS, ABLATION, KERNEL = (
+ROUTING, CLUSTERS, ABLATION, KERNEL, DIFFERENCE = (
     "pages/1_Token_routing.py",
     "pages/2_Document_clusters.py",
     "pages/3_Subset_ablation.py",
     "pages/4_Kernel.py",
+    "pages/7_Routing_difference.py",
 )
 PARAMS = {
     ROUTING: {
@@ -44,6 +45,16 @@ PARAMS = {
         "subset_document": "document",
         "subset_token": "token",
         "subset_view": "curve",
+    },
+    DIFFERENCE: {
+        "difference_of": "comparison",
+        "difference_source": "text",
+        "difference_domain": "domain",
+        "difference_documents": "number of documents",
+        "difference_experts": "matching of experts",
+        "difference_document": "document",
+        "difference_token": "token",
+        "difference_colour": "colour of the text",
     },
     KERNEL: {"kernel_arch": "architecture", "kernel_size": "layer"},
 }

@@ -22,7 +22,7 @@ from emo_viz.analysis.curves import (
     ROUTER_PROBABILITY,
     Curves,
     Measured,
-    read_curves,
+    read_together,
 )
 from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.widths import experts_by_layer, in_words
@@ -221,12 +221,13 @@ def _all_emo(models: Models) -> bool:
 
 
 def _stored_curves(models: Models) -> Curves:
-    path = assets.analysis_path("curves.parquet")
+    paths = assets.curves_paths(models.comparison.ids)
     try:
-        return _curves(path, _key(path))
+        return _curves(paths, _key(paths))
     except ValueError as error:
         unmeasured = "No subset curves have been measured yet."
-        _nothing(models, escape_markdown(str(error)) if path.exists() else unmeasured)
+        there = all(path.exists() for path in paths)
+        _nothing(models, escape_markdown(str(error)) if there else unmeasured)
 
 
 def _measured_or_live(models: Models) -> Study:
@@ -237,9 +238,9 @@ def _measured_or_live(models: Models) -> Study:
     if said := next((one.live.why_not_cut for one in models if one.live.why_not_cut), ""):
         st.info(escape_markdown(said), icon=":material/visibility_off:")
         st.stop()
-    documents, path = library.documents(), assets.analysis_path("curves.parquet")
+    documents, paths = library.documents(), assets.curves_paths(models.comparison.ids)
     try:
-        curves = _curves(path, _key(path)).of_runs(models.comparison.ids)
+        curves = _curves(paths, _key(paths)).of_runs(models.comparison.ids)
         freshness.check("The subset curves", curves.origins)
     except ValueError:
         return _unmeasured(models, documents)
@@ -276,20 +277,21 @@ def _measured_study(every: Curves, models: Models) -> Study:
 
 
 def _nothing(models: Models, sentence: str, headline: str = "Nothing to show yet") -> NoReturn:
-    words = f"{sentence} Measure them with this command, or here:"
-    missing.empty_state(words, commands.curves(models.comparison.ids), headline)
+    command = commands.curves(models.comparison.ids)
+    words = f"{sentence} Measure them with this command, or here:" if command else sentence
+    missing.empty_state(words, command, headline)
     measuring.all_curves(models, "Measure all curves")
     st.stop()
 
 
-def _key(path: Path) -> str:
-    """Of the curves and of what is said of them in the file beside."""
-    return assets.content(path, path.with_suffix(".json"))
+def _key(paths: tuple[Path, ...]) -> str:
+    """Of the curves and of what is said of them in the files beside."""
+    return assets.content(*paths, *(path.with_suffix(".json") for path in paths))
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _curves(path: Path, key: str) -> Curves:
-    return read_curves(path)
+def _curves(paths: tuple[Path, ...], key: str) -> Curves:
+    return read_together(paths)
 
 
 def measured(study: Study, choice: Choice) -> Measured | None:
@@ -302,7 +304,7 @@ def measured(study: Study, choice: Choice) -> Measured | None:
     job = fine_job(study, choice)
     if job is not None and isinstance(job.result, Measured):
         return job.result
-    key = _key(assets.analysis_path("curves.parquet"))
+    key = _key(assets.curves_paths(study.runs.ids))
     return _measured(study.curves, key, study.runs.ids, choice.domain)
 
 

@@ -18,10 +18,10 @@ from emo_viz.server import commands, library
 from emo_viz.ui.ablation import page
 from emo_viz.ui.ablation.controls import FIELD, METHOD_LABELS, NO_CURVES, TOKEN
 from emo_viz.ui.ablation.page import ALL_DOMAINS, METHOD_WORDS, Choice, Live, Study
-from emo_viz.ui.parts import measuring
+from emo_viz.ui.parts import measuring, progress
 from emo_viz.ui.parts.strip import StripToken, token_strip
 from emo_viz.ui.parts.together import in_each, name
-from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell import links, routes, slots
 from emo_viz.ui.shell.words import (
     count,
     escape_markdown,
@@ -158,7 +158,7 @@ def _more_points(study: Study, choice: Choice) -> None:
         return
     job = page.fine_job(study, choice)
     if job is not None and job.running:
-        measuring.watch(job, "Measuring more points")
+        progress.watch(job, "Measuring more points")
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         done = job is not None and job.result is not None
@@ -172,7 +172,7 @@ def _more_points(study: Study, choice: Choice) -> None:
             st.rerun()
         if job is not None and job.cancelled:
             st.caption("The measurement was stopped; the curve shows the stored points.")
-        measuring.failure(job)
+        progress.failure(job, "The measurement")
 
 
 def _more_points_help(study: Study, done: bool) -> str:
@@ -311,7 +311,7 @@ def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> N
         )
         first = study.runs.first.id
         file = _subset_file(first, choice, live)
-        command = commands.CUT.format(run=first, file=file, out=Path(file).stem)
+        command = commands.cut(first, file, Path(file).stem)
         st.code(command, language="bash", wrap_lines=True)
 
 
@@ -368,9 +368,12 @@ def _routing_link(choice: Choice) -> None:
         routes.ROUTING,
         label="Token routing of this text",
         icon=":material/alt_route:",
-        query_params=routes.routing_of_text(FIELD.in_link(choice.text))
-        if choice.is_own
-        else routes.routing_of_document(choice.document),
+        query_params=slots.params()
+        | (
+            routes.routing_of_text(FIELD.in_link(choice.text))
+            if choice.is_own
+            else routes.routing_of_document(choice.document)
+        ),
     )
 
 

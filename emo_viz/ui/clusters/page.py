@@ -147,7 +147,7 @@ def _check_fresh(recorded: library.Recorded) -> None:
                 freshness.check(f"The traces of {run.label}", origins, documents)
         except freshness.Stale as error:
             if documents:
-                st.info(f"{error} This makes them: `{' && '.join(lines.splitlines())}`")
+                st.info(f"{error} This makes them: {missing.in_words(lines)}")
                 return
             missing.empty_state(str(error), lines, OUT_OF_DATE)
             st.stop()
@@ -278,7 +278,7 @@ def colour_names(data: Data, view: View, found: Mapping[str, Clustered]) -> dict
 
 
 def _umaps(data: Data) -> Maps | None:
-    path = assets.analysis_path("maps.npz")
+    path = assets.measured_path("maps.npz", data.runs.ids)
     try:
         maps = _stored_maps(path, assets.content(path))
         problem = "" if _are_of(data, maps) else "The stored UMAP is of other traces."
@@ -286,10 +286,8 @@ def _umaps(data: Data) -> Maps | None:
         problem = str(error)
     if not problem:
         return maps
-    command = commands.maps(data.runs.ids)
-    st.info(
-        f"{escape_markdown(problem)} The maps show a PCA instead. To make the UMAP: `{command}`"
-    )
+    way = missing.in_words(commands.maps(data.runs.ids))
+    st.info(f"{escape_markdown(problem)} The maps show a PCA instead. To make the UMAP: {way}")
     return None
 
 

@@ -19,7 +19,7 @@ from emo_viz.ui.clusters.page import ALL_DOMAINS, Data, highlight
 from emo_viz.ui.parts import freshness
 from emo_viz.ui.parts.maps import cluster_column
 from emo_viz.ui.parts.together import in_each, less
-from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.words import count, escape_markdown, interval, token_label
 
 DOMAIN, CLUSTER, TOKEN = "Domain", "Cluster", "Token"
@@ -100,7 +100,7 @@ def _check_runs(runs: Comparison, found: Iterable[str]) -> None:
 
 def load(data: Data) -> Tokens | None:
     """The sampled tokens; None, and a sentence, if there is no map of these documents."""
-    paths, path = _paths(data.runs), assets.analysis_path("token_map.npz")
+    paths, path = _paths(data.runs), assets.measured_path("token_map.npz", data.runs.ids)
     try:
         found = _tokens(data.version, path, paths, assets.content(path, *paths), data)
         freshness.check("The token maps", found.token_map.origins)
@@ -170,7 +170,7 @@ def _per_domain(found: Tokens) -> str:
 def _to_mend(error: ValueError, command: str) -> None:
     said = str(error) if isinstance(error, freshness.Stale) else escape_markdown(str(error))
     st.info(f"{said} This makes it:")
-    st.code(command, language="bash", wrap_lines=True)
+    missing.mend(command)
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)

@@ -17,15 +17,14 @@ from emo_viz.analysis.runs import BUNDLED, Comparison, Run
 from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.figures.comparison import Compared, by_run
 from emo_viz.figures.theme import chart_config
-from emo_viz.server import assets, commands, library
+from emo_viz.server import assets, catalogue, commands, library
 from emo_viz.trace import Trace
 from emo_viz.ui.parts import freshness
 from emo_viz.ui.parts.together import in_each, less, name
-from emo_viz.ui.shell import routes
+from emo_viz.ui.shell import missing, routes, slots
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
 KEEP_K = 16
-CURVES = "curves.parquet"
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def _draw(card: Card, runs: Comparison) -> None:
             st.markdown(f":material/history: {error}")
         else:
             st.markdown(escape_markdown(str(error)))
-        st.code(card.command(runs.ids), language="bash", wrap_lines=True)
+        missing.mend(card.command(runs.ids))
     else:
         st.plotly_chart(
             by_run(runs, finding.compared, finding.title),
@@ -98,7 +97,8 @@ def _draw(card: Card, runs: Comparison) -> None:
             alt=finding.sentence,
         )
         st.markdown(finding.sentence)  # below: charts line up whatever the sentences' lengths
-    st.page_link(card.page, label=card.link, icon=":material/arrow_forward:")
+    way = slots.params()
+    st.page_link(card.page, label=card.link, icon=":material/arrow_forward:", query_params=way)
 
 
 def _price(runs: Comparison) -> None:
@@ -262,11 +262,15 @@ def _models(runs: Comparison) -> None:
         except FileNotFoundError:
             continue
         except ValueError as error:
+            if (model := catalogue.entry(run).model) and not library.is_emo(run.id):
+                rows.append(_row_of_another_family(run, model))
+                continue
             st.error(escape_markdown(str(error)), icon=":material/error:")
             continue
         rows.append(_row(facts))
     if rows:
-        st.table(pd.DataFrame(rows).set_index("Model"))
+        table = pd.DataFrame(rows).set_index("Model").astype({"Layers": "Int64"})
+        st.table(table.astype({"Hidden size": "Int64"}) if "Hidden size" in table else table)
     else:
         st.write("No checkpoint is here.")
         st.code(commands.TRAIN, language="bash")
@@ -282,6 +286,17 @@ def _row(facts: assets.ModelFacts) -> dict[str, object]:
         "Hidden size": facts.hidden_size,
         "Parameters": compact(facts.parameters),
         "Tokens trained on": "not recorded" if trained is None else compact(trained),
+    }
+
+
+def _row_of_another_family(run: Run, model: catalogue.Model) -> dict[str, object]:
+    """As far as its config says what EMO's own say."""
+    return {
+        "Model": run.label,
+        "Layers": model.layers,
+        "Experts a layer": model.experts or None,
+        "Experts a token": None if model.top_k is None else str(model.top_k),
+        "Parameters": compact(model.parameters),
     }
 
 
@@ -315,19 +330,19 @@ def _bundled_tokens(runs: Comparison) -> str:
 
 def _curves(runs: Comparison) -> tuple[curves.Measured, dict[str, tuple[int, ...]]]:
     """The curves of the runs, and the experts of every layer of each."""
-    path = _existing(assets.analysis_path(CURVES))
-    key = assets.content(path, path.with_suffix(".json"))
-    measured, experts, origins = _read_curves(path, key, runs.ids)
+    paths = tuple(map(_existing, assets.curves_paths(runs.ids)))
+    key = assets.content(*paths, *(path.with_suffix(".json") for path in paths))
+    measured, experts, origins = _read_curves(paths, key, runs.ids)
     freshness.check("The curves", origins)
     return measured, experts
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the curves …")
 def _read_curves(
-    path: Path, key: str, runs: tuple[str, ...]
+    paths: tuple[Path, ...], key: str, runs: tuple[str, ...]
 ) -> tuple[curves.Measured, dict[str, tuple[int, ...]], Origins]:
     """The curves of all domains, the experts of every layer, and what they are of."""
-    read = curves.read_curves(path).of_runs(runs)
+    read = curves.read_together(paths).of_runs(runs)
     experts = {run: read.experts(run) for run in runs}
     return curves.Measured.of(read.rows), experts, read.origins
 
@@ -351,7 +366,7 @@ def _tokens_headline(paths: tuple[Path, ...], key: str) -> tokens.Headline:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise ValueError(f"Not measured yet: {path.name} is not there. This makes it:")
+        raise ValueError(f"Not measured yet: {path.name} is not there.")
     return path
 
 

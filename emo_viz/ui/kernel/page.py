@@ -95,7 +95,7 @@ def answer(report: dict[str, Any], check: dict[str, Any] | None) -> None:
     missed = sum(bool(row["misses"]) for row in rows)
     archs = len({row["arch"] for row in rows})
     verdict = "every one meets its static bars" if not missed else f"{missed} miss a static bar"
-    timed = "None was timed on a GPU." if check is None else _verdict(check)
+    timed = "None was timed on a GPU." if check is None else _verdict(check) + _speed(check)
     st.markdown(
         f"#### Compiled without a GPU: {count(len(rows), 'kernel')} for {archs} architectures, "
         f"{verdict}. {timed}"
@@ -110,6 +110,26 @@ def _verdict(check: Mapping[str, Any]) -> str:
     judged = [row for row in _rows(check) if row.get("passed") is not None]
     good = sum(row["passed"] is True for row in judged)
     return f"On {_device(check)}, {good} of {count(len(judged), 'comparison')} passed."
+
+
+def _speed(check: Mapping[str, Any]) -> str:
+    """How fast the largest layer with even routing was, in a sentence; "" if it was not timed."""
+    timed = [row for row in _timings(check) if row.get("routing") == "even"]
+    most = max((row["sizes"][0] for row in timed), default=0)
+    speeds = [speed for speed in figures.speedups(timed) if speed["tokens"] == most]
+    rates = [r["forward_tflops"] for r in timed if r["name"] == "triton" and r["sizes"][0] == most]
+    if not speeds or not rates:
+        return ""
+    return (
+        f" A layer of {most:,} tokens runs forward at {rates[0]:.0f} TFLOP/s, "
+        f"{speeds[0]['times']:.1f} times as fast as torch's grouped_mm."
+    )
+
+
+def _timings(check: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of whole layers that were timed."""
+    rows = _rows(check, "graph", "name", "sizes")
+    return [row for row in rows if isinstance(row.get("forward_ms"), float)]
 
 
 def _rows(check: Mapping[str, Any], *needed: str) -> list[dict[str, Any]]:
@@ -211,6 +231,7 @@ def measured(check: dict[str, Any] | None) -> None:
     failed = [row for row in _rows(check) if row.get("passed") is False]
     if failed:
         st.warning("\n".join(["Not passed:", "", *(f"- {_named(row)}" for row in failed)]))
+    _speeds(check)
     tables = {
         "kernel_times": _kernels(_rows(check, "kernel", "ms", "sizes")),
         "kernel_timing": _layers(_rows(check, "graph", "name", "sizes")),
@@ -226,6 +247,20 @@ def measured(check: dict[str, Any] | None) -> None:
         f"Medians in bf16, one layer; {escape_markdown(versions)}. Up to 256 tokens are timed as a "
         "CUDA graph. A ratio above 1 is slower than the Triton kernels of this repository. "
         "Routing is even, skewed, or kept: only 16 experts live."
+    )
+
+
+def _speeds(check: Mapping[str, Any]) -> None:
+    """The layer beside torch's own, by the number of tokens."""
+    speeds = figures.speedups(_timings(check))
+    if not speeds:
+        return
+    words = ", ".join(f"{s['tokens']:,} ({s['routing']}): {s['times']:.1f}" for s in speeds)
+    st.plotly_chart(
+        figures.measured_speedups(speeds, str(check["environment"].get("device", "a GPU"))),
+        key="kernel_speeds",
+        config=chart_config("kernel speeds"),
+        alt=f"Times as fast as grouped_mm by number of tokens and routing: {words}.",
     )
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from emo_viz.analysis.origins import Origins, assets_origins, stale
+from emo_viz.analysis.origins import Origins, stale
 from emo_viz.server import assets
 from emo_viz.ui.shell.words import escape_markdown
 
@@ -19,7 +19,7 @@ def check(what: str, made_from: Origins, documents: bool = True) -> None:
 
     documents: whether it matters which documents lie here.
     """
-    present = assets_origins(assets.root())
+    present = assets.origins(made_from.models)
     if not documents:
         present = replace(present, documents=None, calibration=None)
     found = stale(what, made_from, present, MEND)

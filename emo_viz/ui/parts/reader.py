@@ -22,7 +22,7 @@ from emo_viz.ui.parts import freshness
 from emo_viz.ui.parts.reading import Chosen, Reading, cut_notice, read
 from emo_viz.ui.parts.strip import StripToken, token_strip
 from emo_viz.ui.parts.together import in_each
-from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell import links, missing, routes, slots
 from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import count, escape_html, escape_markdown, share, shorten, visible
 
@@ -109,7 +109,7 @@ def _head(document: pd.Series, listed: Sequence[str], reading: Reading) -> None:
         routes.ROUTING,
         label="Token routing of this document",
         icon=":material/alt_route:",
-        query_params=routes.routing_of_document(document["id"]),
+        query_params=slots.params() | (routes.routing_of_document(document["id"])),
     )
 
 
@@ -161,9 +161,10 @@ def _token_clusters(reading: Reading) -> dict[str, TokenClusters] | None:
             freshness.check(what, stored.origins, documents=False)
             stored.check(reading.recordings[run.id].router_probs)
         except ValueError as error:
-            command = commands.CLUSTERS.format(run=run.id)
+            command = commands.each(commands.CLUSTERS, [run.id])
             said = str(error) if isinstance(error, freshness.Stale) else escape_markdown(str(error))
-            st.info(f"{said} Tokens are coloured by their top expert. This makes it: `{command}`")
+            way = missing.in_words(command)
+            st.info(f"{said} Tokens are coloured by their top expert. This makes it: {way}")
             return None
         found[run.id] = stored
     return found

@@ -27,7 +27,7 @@ from emo_viz.ui.parts.strip import StripToken, token_strip
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.routing import panel
 from emo_viz.ui.routing.page import EXPERT, FIELD, TOKEN, or_none
-from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell import links, routes, slots
 from emo_viz.ui.shell.words import count, isolated, visible
 
 LAYER, ORDER, COLOUR = routes.ROUTING_LAYER, routes.ROUTING_ORDER, routes.ROUTING_COLOUR
@@ -121,9 +121,12 @@ def _ablation_link(reading: Reading) -> None:
         routes.ABLATION,
         label="Cut the models",
         icon=":material/content_cut:",
-        query_params=routes.ablation_of_document(chosen.document)
-        if chosen.document
-        else routes.ablation_of_text(FIELD.in_link(chosen.text)),
+        query_params=slots.params()
+        | (
+            routes.ablation_of_document(chosen.document)
+            if chosen.document
+            else routes.ablation_of_text(FIELD.in_link(chosen.text))
+        ),
     )
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from emo_viz.server import assets, library
-from emo_viz.ui.shell import glossary, keys, links, missing, routes
+from emo_viz.server import catalogue, library
+from emo_viz.ui.shell import glossary, keys, links, missing, routes, slots
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
 PAGES = (
@@ -16,6 +16,8 @@ PAGES = (
     (routes.CLUSTERS, "Document clusters", ":material/bubble_chart:"),
     (routes.ABLATION, "Subset ablation", ":material/content_cut:"),
     (routes.KERNEL, "Kernel", ":material/memory:"),
+    (routes.DIFFERENCE, "Routing difference", ":material/difference:"),
+    (routes.LIBRARY, "Library", ":material/inventory_2:"),
 )
 SIDEBAR_PIXELS = 230
 # Every line of a visitor's or a model's text has the direction of its own script.
@@ -41,32 +43,43 @@ def page(title: str) -> Iterator[None]:
     )
     with st.sidebar:
         st.markdown("**EMO Viz**")
-        for path, label, page_icon in PAGES:
-            st.page_link(path, label=label, icon=page_icon, width="stretch")
+        chosen = st.container()
+        pages = st.container()
         glossary.popover()
-        _loaded()
+        loaded = st.container()
         keys.listen()
     st.html(BOTH_DIRECTIONS)
     st.title(title)
     with links.page(title), missing.said():
+        slots.choose(chosen)
+        for path, label, page_icon in PAGES:
+            way = slots.params()
+            pages.page_link(path, label=label, icon=page_icon, width="stretch", query_params=way)
+        with loaded:
+            _loaded()
         yield
 
 
 def _loaded() -> None:
-    """The models in one line each."""
+    """The runs that the pages show, in one line each."""
     try:
         runs = library.comparison()
     except library.Missing:
         return
     for run in runs:
-        try:
-            facts = assets.model_facts(run)
-        except FileNotFoundError:
-            continue
-        except ValueError:
-            st.caption(f":material/error: **{escape_markdown(run.label)}**: cannot be read")
-            continue
-        st.caption(
-            f"**{escape_markdown(facts.label)}**: {count(facts.num_layers, 'layer')}, "
-            f"{facts.experts_in_words()} experts a layer, {compact(facts.parameters)} parameters"
-        )
+        label, entry = escape_markdown(run.label), catalogue.entry(run)
+        if run.checkpoint and entry.model is None:
+            st.caption(f":material/error: **{label}**: cannot be read")
+        elif said := _size(entry):
+            st.caption(f"**{label}**: {said}")
+
+
+def _size(entry: catalogue.Entry) -> str:
+    """ "4 layers, 128 experts a layer, 7.7 M parameters", as far as it is known."""
+    found = entry.model or entry.recording
+    if found is None:
+        return ""
+    layers = count(found.layers, "layer") if found.layers else ""
+    experts = f"{found.experts} experts a layer" if found.experts else ""
+    size = f"{compact(entry.model.parameters)} parameters" if entry.model else "a recording alone"
+    return ", ".join(filter(None, (layers, experts, size)))

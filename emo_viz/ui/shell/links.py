@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import streamlit as st
 from streamlit.runtime.scriptrunner import StopException, get_script_run_ctx
 
-from emo_viz.ui.shell import missing
+from emo_viz.ui.shell import missing, routes
 from emo_viz.ui.shell.address import Kind, one_of, several_of, whole_number
 
 Value = TypeVar("Value")
@@ -32,8 +32,8 @@ _problems: ContextVar[Any] = ContextVar("address_problems", default=st)
 def page(name: str) -> Iterator[None]:
     """Around all of a page: reads the address at its beginning, writes it at its end."""
     state = st.session_state
-    if state.get(_PAGE) != name or _went_back():
-        linked = len(st.query_params) > 0 or state.get(_PAGE) == name
+    if state.get(_PAGE) != name or went_back():
+        linked = any(map(_is_of_page, st.query_params)) or state.get(_PAGE) == name
         state[_VISIT] = state.get(_VISIT, 0) + 1
         state[_PAGE], state[_LINKED], state[_WRITTEN] = name, linked, set()
     state[_OPEN], state[_PENDING] = True, {}
@@ -174,6 +174,11 @@ def enter(key: str, kind: Kind[Any], default: Any, param: str | None = None) -> 
         state[key] = chosen  # and the browser is told
 
 
+def warn(sentence: str) -> None:
+    """Say something above the page, where it says what a link asks for in vain."""
+    _problems.get().warning(sentence)
+
+
 def leave(
     key: str, kind: Kind[Any], chosen: Value, default: Any, param: str | None = None
 ) -> Value:
@@ -191,7 +196,7 @@ def _arriving(key: str, kind: Kind[Any], default: Any, param: str) -> Any:
     if asked:
         found = kind.read(asked)
         if found.problem:
-            _problems.get().warning(found.problem)
+            warn(found.problem)
         return default if found.value is None else found.value
     if st.session_state.get(_LINKED) and not kind.lasting:
         return default
@@ -218,7 +223,12 @@ def _write(whole: bool) -> None:
         st.query_params.from_dict(then)
 
 
-def _went_back() -> bool:
+def _is_of_page(name: str) -> bool:
+    """Whether a parameter is a page's own: the runs are of all pages."""
+    return name not in (routes.SLOT_A, routes.SLOT_B)
+
+
+def went_back() -> bool:
     """Whether this run is a step back or forward in the browser's history: the address counts."""
     context = get_script_run_ctx()
     return bool(getattr(context, "is_history_navigation", False))

@@ -6,18 +6,34 @@ from contextlib import contextmanager
 import streamlit as st
 
 from emo_viz.server.library import Missing
+from emo_viz.ui.shell import routes
 from emo_viz.ui.shell.words import escape_markdown
 
 
 def empty_state(sentence: str, command: str, headline: str = "Nothing to show yet") -> None:
     """Say what is missing and how to make it, in place of what the page would show.
 
-    sentence: Markdown.
+    sentence: Markdown. command: "" for what the Library page makes.
     """
     with st.container(border=True):
         st.markdown(f":material/inventory_2: **{headline}**")
         st.write(sentence)
+        mend(command)
+
+
+def mend(command: str) -> None:
+    """The command that makes what is missing; "" is the way to the page that makes it."""
+    if command:
         st.code(command, language="bash", wrap_lines=True)
+    else:
+        st.page_link(routes.LIBRARY, label="Record and measure it", icon=":material/inventory_2:")
+
+
+def in_words(command: str) -> str:
+    """`mend` inside a sentence, as Markdown."""
+    if not command:
+        return "the Library page, under Record and measure"
+    return f"`{' && '.join(command.splitlines())}`"
 
 
 @contextmanager

@@ -8,6 +8,11 @@ ROUTING = "pages/1_Token_routing.py"
 CLUSTERS = "pages/2_Document_clusters.py"
 ABLATION = "pages/3_Subset_ablation.py"
 KERNEL = "pages/4_Kernel.py"
+LIBRARY = "pages/6_Library.py"
+DIFFERENCE = "pages/7_Routing_difference.py"
+
+SLOT_A, SLOT_B = "a", "b"  # the runs that all pages show
+NO_RUN = "none"  # in place of the second one
 
 RUN = "run"  # the one that is shown where two do not compare
 
@@ -29,6 +34,12 @@ SUBSET_DOCUMENT, SUBSET_TEXT = "subset_document", "subset_text"
 SUBSET_TOKEN, SUBSET_VIEW = "subset_token", "subset_view"
 
 KERNEL_ARCH, KERNEL_SIZE = "kernel_arch", "kernel_size"
+
+DIFFERENCE_OF, DIFFERENCE_SOURCE = "difference_of", "difference_source"
+DIFFERENCE_DOMAIN, DIFFERENCE_DOCUMENTS = "difference_domain", "difference_documents"
+DIFFERENCE_TEXT, DIFFERENCE_DOCUMENT = "difference_text", "difference_document"
+DIFFERENCE_TOKEN, DIFFERENCE_COLOUR = "difference_token", "difference_colour"
+DIFFERENCE_EXPERTS = "difference_experts"
 
 # What stands for a text of the visitor's own: as the source of a text, in place of a document's id.
 OWN_SOURCE, OWN_DOCUMENT = "Your own text", "own"

@@ -1,0 +1,1 @@
+"""Routing difference: the same tokens by two runs."""

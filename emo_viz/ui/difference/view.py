@@ -1,0 +1,423 @@
+"""Routing difference page: the figures, one document token by token, and what differs most."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from numpy.typing import NDArray
+
+from emo_viz.analysis.difference import DocumentSummary, Pair, loss_by_overlap, token_difference
+from emo_viz.analysis.difference_table import all_tokens, most_different
+from emo_viz.figures import difference as figures
+from emo_viz.figures.theme import (
+    DIVERGING,
+    SELECTION_COLOUR,
+    SEQUENTIAL,
+    chart_config,
+    colour_at,
+)
+from emo_viz.ui.difference import panel
+from emo_viz.ui.difference.page import DOCUMENT, FIELD, TOKEN, Found
+from emo_viz.ui.difference.sources import Words
+from emo_viz.ui.parts.strip import StripToken, token_strip
+from emo_viz.ui.parts.together import name
+from emo_viz.ui.shell import links, routes, slots
+from emo_viz.ui.shell.address import one_of
+from emo_viz.ui.shell.words import count, isolated, share, visible
+
+AGREEMENT, LOSS, PLAIN = "Agreement", "Loss difference", "None"
+TEXT_PIXELS, PANEL_PIXELS = 560, 660
+MOST_TOKENS = 2048  # in the strip and the map: a browser holds more, but slowly
+MOST_ROWS = 200
+MOST_MARKS = 1_500
+DEEPEST = 0.75  # letters stay legible on the colour
+NO_VALUE = "rgba(0, 0, 0, 0)"
+
+
+def overview(found: Found) -> None:
+    """All documents together: agreement, where it parts, weights."""
+    layers, names = found.difference.layers, found.names
+    over = f"95 % intervals over {count(len(found.pairs), 'document')}"
+    several = over if len(found.pairs) > 1 else "one document, so there is no interval"
+    with st.grid(2, min_column_width=380) as grid:
+        with grid.cell():
+            st.plotly_chart(
+                figures.agreement(layers, names),
+                key="difference_agreement",
+                config=chart_config("routing agreement"),
+                alt="The share of experts in common, of tokens with all experts alike, and the "
+                f"level of chance, in each of {count(len(names), 'layer')}.",
+            )
+            st.caption(
+                f"{count(found.difference.tokens, 'token')}, {several}. By chance: the "
+                "second run's choices shuffled among the tokens."
+            )
+        with grid.cell():
+            st.plotly_chart(
+                figures.divergence(found.difference.first_layer, found.difference.parts_at, names),
+                key="difference_divergence",
+                config=chart_config("routing divergence"),
+                alt="The share of tokens that part first in each layer or never, and the share of "
+                "documents that have parted up to each position.",
+            )
+            st.caption(_how_many_differ(found))
+        with grid.cell():
+            _weights(found)
+        with grid.cell():
+            _losses(found)
+
+
+def _how_many_differ(found: Found) -> str:
+    tokens = f"{share(1 - found.difference.same_tokens)} of the tokens differ in a layer"
+    if len(found.pairs) == 1:
+        return f"{tokens}."
+    parted = int((found.difference.parts_at >= 0).sum())
+    return f"{tokens}; {parted:,} of {len(found.pairs):,} documents hold one."
+
+
+def _weights(found: Found) -> None:
+    if any(layer.weight is None for layer in found.difference.layers):
+        _needs("gate weights", found)
+        return
+    st.plotly_chart(
+        figures.weight(found.difference.layers, found.names),
+        key="difference_weight",
+        config=chart_config("routing weight moved"),
+        alt="The share of a token's gate weight that moved between the runs, by layer.",
+    )
+    st.caption(
+        "Half the summed difference of a token's gate weights, scaled to sum to 1: 0 % where both "
+        "runs weigh the same experts alike, 100 % where they have none in common."
+    )
+
+
+def _losses(found: Found) -> None:
+    bins = loss_by_overlap(found.difference.summaries)
+    if not bins:
+        _needs("losses", found)
+        return
+    overlap, change, labels = _some_tokens(found)
+    st.plotly_chart(
+        figures.loss(found.runs, bins, overlap, change, labels),
+        key="difference_loss",
+        config=chart_config("routing loss difference"),
+        alt="The size of the loss difference of tokens against the mean overlap of their experts.",
+    )
+    st.caption(
+        f"Line: all tokens, in {count(len(bins), 'bin')} of overlap. Marks: "
+        f"{count(len(labels), 'token')}, drawn at random where there are more. Where losses differ "
+        "although the experts agree, something else than routing differs."
+    )
+
+
+def _some_tokens(found: Found) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
+    """Overlap, loss difference and a name of up to MOST_MARKS tokens of all documents."""
+    known = [
+        (pair, each, np.flatnonzero(np.isfinite(each.loss)))
+        for pair, each in zip(found.pairs, found.difference.summaries, strict=True)
+        if each.loss is not None
+    ]
+    overlap = np.concatenate([each.overlap[at] for _, each, at in known])
+    change = np.concatenate([np.asarray(each.loss)[at] for _, each, at in known])
+    names = [
+        f"{found.titles[pair.id]}, token {pair.places[place] + 1}"
+        for pair, _, at in known
+        for place in at
+    ]
+    if len(names) > MOST_MARKS:
+        rng = np.random.default_rng(0)
+        some = np.sort(rng.choice(len(names), MOST_MARKS, replace=False))
+        return overlap[some], change[some], [names[place] for place in some]
+    return overlap, change, names
+
+
+def _needs(what: str, found: Found) -> None:
+    """In place of a figure: what it would need."""
+    lacking = [
+        name(side.shown)
+        for side, documents in (
+            (found.choice.first, [pair.first for pair in found.pairs]),
+            (found.choice.second, [pair.second for pair in found.pairs]),
+        )
+        if any(
+            (each.gate_weights if what == "gate weights" else each.loss) is None
+            for each in documents
+        )
+    ]
+    of = " and ".join(lacking) or "one of the runs"
+    st.info(
+        f"Not shown: there are no {what} of {of}; record the model's checkpoint with "
+        "--level tokens.",
+        icon=":material/visibility_off:",
+    )
+
+
+@st.fragment
+def explore(found: Found) -> None:
+    """One document and the tokens that differ most: what follows document and token."""
+    with links.fragment():
+        st.subheader("Token by token")
+        pair, summary, token, colour = _controls(found)
+        words = found.words(pair.id)
+        with st.grid(2, min_column_width=380) as grid:
+            with grid.cell():
+                _text(found, pair, summary, words, token, colour)
+            with grid.cell():
+                _map(found, pair, words, token)
+        if token is not None:
+            panel.of_token(found, pair, words, token)
+        _most_different(found)
+
+
+def _controls(found: Found) -> tuple[Pair, DocumentSummary, int | None, str]:
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        ids = [pair.id for pair in found.pairs]
+        place = 0
+        if len(ids) > 1:
+            kind = one_of("document", ids)
+            links.enter(DOCUMENT, kind, ids[0])
+            chosen = st.selectbox(
+                f"Document ({len(ids):,})",
+                ids,
+                format_func=found.titles.__getitem__,
+                key=DOCUMENT,
+                on_change=_forget,
+                width=330,
+            )
+            place = ids.index(links.leave(DOCUMENT, kind, chosen, ids[0]))
+        pair = found.pairs[place]
+        last = int(pair.places.max()) + 1
+        token = links.number_or_none(
+            st,
+            "token",
+            "Token",
+            last,
+            TOKEN,
+            placeholder="none",
+            width=130,
+            help="Position in the text. Or click a token; in the text, the arrow keys move it "
+            "and Esc clears it.",
+        )
+        summary = found.difference.summaries[place]
+        measures = [AGREEMENT, *([LOSS] if summary.loss is not None else []), PLAIN]
+        colour = links.choice(st, "Colour of the text", measures, routes.DIFFERENCE_COLOUR)
+        if found.linked:
+            st.page_link(
+                routes.ROUTING,
+                label="Open in Token routing",
+                icon=":material/alt_route:",
+                query_params=slots.params() | _routing_of(found, pair.id, token),
+            )
+    return pair, summary, token, colour
+
+
+def _routing_of(found: Found, document: str, token: int | None) -> dict[str, str]:
+    """Parameters that open the token routing page there."""
+    if found.own is not None:
+        shown = routes.routing_of_text(FIELD.in_link(found.own))
+    else:
+        shown = routes.routing_of_document(document)
+    return shown if token is None else shown | {routes.ROUTING_TOKEN: str(token)}
+
+
+def _forget() -> None:
+    st.session_state[TOKEN] = None
+
+
+def _pick(position: int | None) -> None:
+    st.session_state[TOKEN] = position
+
+
+def _text(
+    found: Found,
+    pair: Pair,
+    summary: DocumentSummary,
+    words: Words,
+    token: int | None,
+    colour: str,
+) -> None:
+    colours, legend = _colours(found, summary, colour)
+    by_place = dict(zip(pair.places.tolist(), range(len(pair.places)), strict=True))
+    differs = summary.first < len(found.names)
+    shown = min(len(words.pieces), MOST_TOKENS)
+
+    def strip_token(place: int) -> StripToken:
+        piece, at = words.pieces[place], by_place.get(place)
+        overlap = "not compared" if at is None else f"overlap {summary.overlap[at]:.2f}"
+        return StripToken(
+            text=visible(piece),
+            title=f"Token {place + 1}: {words.labels[place]}\n{overlap}",
+            colour=NO_VALUE if at is None else colours[at],
+            marked=at is not None and bool(differs[at]),
+            sign=piece.isspace() and "\n" in piece,
+            breaks=piece.count("\n"),
+        )
+
+    token_strip(
+        [strip_token(place) for place in range(shown)],
+        token,
+        mark_colour=figures.DIFFERENCE_COLOUR,
+        selection_colour=SELECTION_COLOUR,
+        pixels=TEXT_PIXELS,
+        key="difference_strip",
+        on_pick=_pick,
+    )
+    cut = "" if shown == len(words.pieces) else f" The first {shown:,} tokens are shown."
+    st.caption(
+        f"Underlined: the {int(differs.sum()):,} of {count(len(pair.places), 'token')} that differ "
+        f"in a layer. {legend}{cut}"
+    )
+
+
+def _colours(found: Found, summary: DocumentSummary, colour: str) -> tuple[list[str], str]:
+    """A colour for each compared token, and the scale in words."""
+    if colour == AGREEMENT:
+        return (
+            [colour_at(SEQUENTIAL, DEEPEST * (1 - float(value))) for value in summary.overlap],
+            "Colour: overlap of the experts, mean over the layers, from 1 (pale) to 0 (deep).",
+        )
+    if colour == LOSS and summary.loss is not None and np.isfinite(summary.loss).any():
+        reach = float(np.nanmax(np.abs(summary.loss))) or 1.0
+        first, second = found.runs
+        return (
+            [
+                NO_VALUE if np.isnan(value) else colour_at(DIVERGING, (value / reach + 1) / 2)
+                for value in summary.loss
+            ],
+            f"Colour: which run predicts the token better, blue {name(first)}, orange "
+            f"{name(second)}; the full colour is a loss lower by {reach:.2g} nats.",
+        )
+    return [NO_VALUE] * len(summary.overlap), ""
+
+
+def _map(found: Found, pair: Pair, words: Words, token: int | None) -> None:
+    overlap = token_difference(pair).overlap[:MOST_TOKENS]
+    places = pair.places[:MOST_TOKENS]
+    st.plotly_chart(
+        figures.token_map(
+            overlap,
+            [isolated(words.labels[place]) for place in places],
+            (places + 1).tolist(),
+            found.names,
+            token,
+        ),
+        key="difference_map",
+        on_select=_pick_point,
+        selection_mode="points",
+        config=chart_config("routing overlap"),
+        alt=f"The overlap of the chosen experts of {count(len(places), 'token')} in "
+        f"{count(len(found.names), 'layer')}; mean {overlap.mean():.2f}.",
+    )
+
+
+def _pick_point() -> None:
+    points = st.session_state["difference_map"]["selection"]["points"]
+    if points:
+        # The browser sends a row of a typed array as an object with the keys "0", "1", ...
+        _pick(int(points[0]["customdata"]["0"]))
+
+
+def _most_different(found: Found) -> None:
+    st.subheader("Tokens that differ most")
+    table = most_different(found.difference, found.pairs, MOST_ROWS)
+    if table.empty:
+        st.caption("No token differs in any layer.")
+        return
+    words = {document: found.words(document) for document in table["document"].unique()}
+    shown = _table(found, table, words)
+    st.dataframe(
+        shown,
+        hide_index=True,
+        key="difference_tokens",
+        on_select=_pick_row(table),
+        selection_mode="single-row",
+        column_config=_columns(found),
+        alt=f"The {count(len(shown), 'token')} with the least overlap of their experts.",
+    )
+    differ = sum(int((each.first < len(found.names)).sum()) for each in found.difference.summaries)
+    st.caption(
+        f"{len(shown):,} of the {count(differ, 'token')} that differ, those with the least overlap "
+        "first. Choose a row to see its experts above."
+    )
+
+
+def _table(found: Found, table: pd.DataFrame, words: dict[str, Words]) -> pd.DataFrame:
+    places = zip(table["document"], table["position"], strict=True)
+    several = len(found.pairs) > 1
+    shown = {
+        "Document": [found.titles[document] for document in table["document"]],
+        "Token": table["position"],
+        "Text": [words[document].labels[position - 1] for document, position in places],
+        "Overlap": table["overlap"],
+        "First layer": [found.names[layer] for layer in table["first"]],
+    }
+    if table["weight"].notna().any():
+        shown["Weight moved"] = 100 * table["weight"]
+    if table["loss"].notna().any():
+        shown["Loss difference"] = table["loss"]
+    if found.linked:
+        places = zip(table["document"], table["position"], strict=True)
+        shown["Token routing"] = [_address(found, *place) for place in places]
+    return pd.DataFrame(shown if several else {k: v for k, v in shown.items() if k != "Document"})
+
+
+def _address(found: Found, document: str, position: int) -> str:
+    """The routing page's address beside this one's, with the runs that are chosen."""
+    page = routes.ROUTING.removeprefix("pages/").removesuffix(".py").split("_", 1)[1]
+    return f"{page}?{urlencode(slots.params() | _routing_of(found, document, position))}"
+
+
+def _columns(found: Found) -> dict[str, Any]:
+    first, second = found.runs
+    config = st.column_config
+    return {
+        "Document": config.TextColumn(width="medium"),
+        "Overlap": config.NumberColumn(format="%.2f", help="Jaccard, mean over the layers"),
+        "First layer": config.NumberColumn(help="The first in which the experts differ"),
+        "Weight moved": config.NumberColumn(format="%.1f %%", help="Mean over the layers"),
+        "Loss difference": config.NumberColumn(
+            format="%+.4f", help=f"{second.label} less {first.label}, nats"
+        ),
+        "Token routing": config.LinkColumn(display_text="Open", help="In a tab of its own"),
+    }
+
+
+def _pick_row(table: pd.DataFrame) -> Callable[[], None]:
+    """A callback that opens the document and the token of the chosen row."""
+
+    def picked() -> None:
+        rows = st.session_state["difference_tokens"]["selection"]["rows"]
+        if rows:
+            row = table.iloc[rows[0]]
+            st.session_state[DOCUMENT] = row["document"]
+            st.session_state[TOKEN] = int(row["position"])
+
+    return picked
+
+
+def export(found: Found) -> None:
+    """A button that hands out every token as a table."""
+    st.download_button(
+        "Every token as CSV",
+        data=lambda: as_csv(found),
+        file_name="routing_difference.csv",
+        mime="text/csv",
+        icon=":material/download:",
+        on_click="ignore",
+        help="Every token: both choices of experts in every layer, overlap, gate weight moved, "
+        "losses. The figures have a camera button of their own.",
+    )
+
+
+def as_csv(found: Found) -> str:
+    """Tokens as JSON strings, so that no spreadsheet takes one for a formula."""
+    texts = {
+        pair.id: [json.dumps(piece, ensure_ascii=False) for piece in found.words(pair.id).pieces]
+        for pair in found.pairs
+    }
+    first, second = found.runs.ids
+    return all_tokens(found.pairs, found.names, (first, second), texts).to_csv(index=False)

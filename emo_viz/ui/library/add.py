@@ -1,0 +1,108 @@
+"""Library page: adding a run, from a checkpoint folder, the hub, or another tool's routing file."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from emo_viz.server import home, making
+from emo_viz.server.jobs import registry
+from emo_viz.ui.parts import progress
+from emo_viz.ui.shell import slots
+from emo_viz.ui.shell.words import escape_markdown
+
+FOLDER, HUB, FILE = "Checkpoint folder", "Hugging Face hub", "Routing file"
+_JOB, _SAID = "library_job", "library_said"
+
+
+def popover() -> None:
+    """The way to add a run."""
+    with st.popover("Add a run", icon=":material/add:"):
+        way = st.segmented_control(
+            "From", [FOLDER, HUB, FILE], default=FOLDER, required=True, key="library_way"
+        )
+        {FOLDER: _folder, HUB: _hub, FILE: _file}[way]()
+
+
+def watch() -> None:
+    """What is being added, and what came of it."""
+    if said := st.session_state.pop(_SAID, ""):
+        st.success(said, icon=":material/check:")
+    key = st.session_state.get(_JOB)
+    job = registry().find(key) if key else None
+    if job is None:
+        return
+    if job.running:
+        progress.watch(job, "Adding the run", "documents")
+        return
+    del st.session_state[_JOB]
+    if job.error is not None:
+        st.error(f"Nothing was added: {escape_markdown(str(job.error))}", icon=":material/error:")
+    elif isinstance(job.result, str):
+        _added(job.result)
+
+
+def _folder() -> None:
+    path = st.text_input("Folder", key="library_folder", placeholder="/models/OLMoE-1B-7B")
+    st.caption("With config.json and .safetensors files. It is read where it lies, never copied.")
+    if st.button("Add the folder", disabled=not path.strip()):
+        _tried(lambda: _added(making.add_folder(path)))
+
+
+def _hub() -> None:
+    name = st.text_input("Name on the hub", key="library_hub", placeholder="owner/model")
+    st.caption("It is fetched to the Hugging Face cache of this machine, unless it is there.")
+    if st.button("Fetch and add", disabled=not name.strip()):
+        _tried(lambda: _started(making.add_hub(name)))
+
+
+def _file() -> None:
+    uploaded = st.file_uploader("File", key="library_upload")
+    path = st.text_input("Or its path on this machine", key="library_file")
+    name = st.text_input("Name of the run", key="library_name", placeholder="as in the file")
+    with st.container(horizontal=True):
+        layers, top_k, experts = (
+            st.number_input(label, 1, None, value=None, key=key, width=120)
+            for label, key in (
+                ("Layers", "library_layers"),
+                ("Top-k", "library_top_k"),
+                ("Experts", "library_experts"),
+            )
+        )
+    st.caption(
+        "What vLLM, SGLang, llama.cpp, Megatron and others write. The three numbers are needed "
+        "only where the file does not say them."
+    )
+    if st.button("Import", disabled=uploaded is None and not path.strip()):
+        _tried(
+            lambda: _started(
+                making.add_file(_given(uploaded, path), name.strip(), top_k, layers, experts)
+            )
+        )
+
+
+def _given(uploaded: Any, path: str) -> Path:
+    """The file, kept in the user's folder if it was uploaded."""
+    if uploaded is None:
+        return home.given_path(path)
+    return home.upload(uploaded.name, uploaded.getvalue(), "imports")
+
+
+def _tried(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except ValueError as error:
+        st.error(escape_markdown(str(error)), icon=":material/error:")
+
+
+def _started(key: str) -> None:
+    st.session_state[_JOB] = key
+    st.rerun()
+
+
+def _added(run: str) -> None:
+    """The new run is what its visitor wants to see: it goes to slot A."""
+    st.session_state[_SAID] = f"{escape_markdown(run)} is added, and stands in slot A."
+    slots.put(a=run)
+    st.rerun()

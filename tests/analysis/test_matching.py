@@ -1,0 +1,47 @@
+"""Experts matched by use: a renaming is undone, and chance is not taken for agreement."""
+
+import numpy as np
+import pytest
+
+from emo_viz.analysis.difference import EMPTY, Pair, RoutedDocument, compare_pairs, matched
+from emo_viz.analysis.matching import matched_by_use
+
+EXPERTS, LAYERS, SLOTS = 12, 2, 3
+
+
+def choices(rng: np.random.Generator, tokens: int) -> np.ndarray:
+    return rng.random((tokens, LAYERS, EXPERTS)).argsort(-1)[..., :SLOTS]
+
+
+def pairs_of(first: list[np.ndarray], second: list[np.ndarray]) -> list[Pair]:
+    sides = [
+        [RoutedDocument(str(number), ids) for number, ids in enumerate(side)]
+        for side in (first, second)
+    ]
+    return matched(*sides)[0]
+
+
+@pytest.mark.parametrize("documents", [1, 4])
+def test_the_same_choices_under_other_ids_agree_wholly(documents: int):
+    rng = np.random.default_rng(0)
+    names = np.stack([rng.permutation(EXPERTS) for _ in range(LAYERS)])
+    first = [choices(rng, 300) for _ in range(documents)]
+    second = [names[np.arange(LAYERS)[:, None], ids] for ids in first]
+    pairs = pairs_of(first, second)
+    assert compare_pairs(pairs).same_tokens < 0.1
+    found = compare_pairs(matched_by_use(pairs))
+    assert found.same_tokens == 1
+
+
+def test_unrelated_choices_agree_no_better_than_chance():
+    rng = np.random.default_rng(1)
+    sides = [[choices(rng, 500) for _ in range(4)] for _ in range(2)]
+    for layer in compare_pairs(matched_by_use(pairs_of(*sides))).layers:
+        assert layer.shared.mean == pytest.approx(layer.chance_shared, abs=0.02)
+
+
+def test_an_expert_without_a_match_is_none_of_the_first_run_s():
+    first = [np.zeros((6, 1, 1), int)] * 2
+    second = [np.array([[[0]], [[1]], [[1]], [[1]], [[EMPTY]], [[1]]])] * 2
+    ids = matched_by_use(pairs_of(first, second))[0].second.expert_ids
+    assert ids.ravel().tolist() == [1, 0, 0, 0, 0]  # the token without an expert is left out
