@@ -326,3 +326,15 @@ def test_curves_of_what_cannot_be_cut_are_one_sentence(assets: Path) -> None:
     arguments = ("curves", "--models", assets / "checkpoints" / "mine", *given, *calibration)
     result = CliRunner().invoke(main, list(map(str, arguments)))
     assert result.exit_code == 2 and "NLLB-MoE cannot be cut" in result.output
+
+
+def test_a_model_too_large_for_the_machine_shows_its_recording(
+    assets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(assets, "olmoe")
+    record(assets)
+    monkeypatch.setattr("model.families.sizes.available_memory", lambda device: 1000)
+    at = follow_link(ROUTING)
+    said = words(at).replace("\\", "")
+    assert "in float32 and cpu has" in said and "half of this text's routing goes to" in said
+    assert len(charts(at)) == 1
