@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from emo_viz.ui.ablation import controls, page, view
+from emo_viz.ui.ablation import continuations, controls, page, view
 from emo_viz.ui.shell import chrome
 
 with chrome.page("Subset ablation"):
@@ -21,4 +21,4 @@ with chrome.page("Subset ablation"):
             view.unmeasured(study, choice, live)
         else:
             view.curve(study, choice, found, live)
-    view.continuations(study, choice, live)
+    continuations.continuations(study, choice, live)

@@ -25,9 +25,8 @@ LARGE = 1 << 30  # bytes: of larger files the state stands for the content
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Geometry from config.json; context (tokens, EOS included; None where that does not say) and
-    tokens trained on from training.json, where there is one. experts: of every layer, shared ones
-    included; of another family than EMO's those that routers choose among, 0 in a dense layer.
+    """Geometry from config.json; context (tokens, EOS included) and tokens trained on from
+    training.json, where there is one. experts: of every layer, shared ones included.
     """
 
     label: str
@@ -37,7 +36,7 @@ class ModelFacts:
     num_experts_per_tok: int
     hidden_size: int
     parameters: int
-    context: int | None
+    context: int
     tokens_trained: int | None
 
     def experts_in_words(self, less: int = 0) -> str:
@@ -216,8 +215,6 @@ def _facts(label: str, folder: Path) -> ModelFacts:
     if not (folder / "config.json").exists():
         raise FileNotFoundError(folder)
     config, training = read_json(folder / "config.json"), _training(folder / "training.json")
-    if config.get("model_type", "emo") != "emo":
-        return _facts_of_family(label, folder, config)
     layers = int(config["num_hidden_layers"])
     return ModelFacts(
         label=label,
@@ -229,41 +226,6 @@ def _facts(label: str, folder: Path) -> ModelFacts:
         parameters=num_parameters(folder),
         context=training.get("context", config["max_position_embeddings"]),
         tokens_trained=training.get("tokens"),
-    )
-
-
-# What the configs of other families call the same.
-_NAMES = {
-    "layers": ("num_hidden_layers", "n_layers", "num_layers", "encoder_layers"),
-    "experts": ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
-    "per_token": ("num_experts_per_tok", "moe_top_k", "moe_topk", "moe_k"),
-    "width": ("hidden_size", "d_model"),
-    "context": ("max_position_embeddings", "max_seq_len", "n_positions"),
-}
-_TOP_K = {"switch_transformers": 1, "nllb-moe": 2}  # their configs do not say
-
-
-def _facts_of_family(label: str, folder: Path, config: dict[str, Any]) -> ModelFacts:
-    parts = [config, *(config.get(name) or {} for name in ("text_config", "ffn_config"))]
-
-    def told(what: str) -> int | None:
-        found = (part[name] for part in parts for name in _NAMES[what] if name in part)
-        return next((number for number in found if isinstance(number, int)), None)
-
-    numbers = {what: told(what) for what in ("layers", "experts", "width")}
-    layers, experts, width = (int(number) for number in numbers.values() if number is not None)
-    dense = {*range(int(config.get("first_k_dense_replace") or 0))}
-    dense |= {*(config.get("mlp_only_layers") or ())}
-    return ModelFacts(
-        label=label,
-        num_layers=layers,
-        experts=tuple(0 if layer in dense else experts for layer in range(layers)),
-        num_shared_experts=0,
-        num_experts_per_tok=told("per_token") or _TOP_K[config["model_type"]],
-        hidden_size=width,
-        parameters=num_parameters(folder),
-        context=told("context"),
-        tokens_trained=None,
     )
 
 

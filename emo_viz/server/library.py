@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from model.run.inference import Encoded
     from model.run.live import Live
 
+DEVICE, CPU = "EMO_VIZ_DEVICE", "cpu"
 FULL = "float32"  # the dtype that the pages run models in
 CHOSEN = "library_chosen"  # in the session: of one visitor alone
-DEVICE = "EMO_VIZ_DEVICE"
 DOCUMENT_COLUMNS = {"id", "domain", "source", "licence", "parent", "text"}
 
 
@@ -151,25 +151,28 @@ def models(device: str = "") -> Models:
     return Models(compare(known), tuple(loaded), tuple(left_out))
 
 
-def model(run: Run, dtype: str = FULL) -> LoadedModel:
-    """The model of one run, computing in a dtype of torch. Raises Missing where it cannot."""
+def model(run: Run, dtype: str = FULL, device: str = "") -> LoadedModel:
+    """The model of one run, computing in a dtype of torch, on a device as `models` takes it.
+
+    Raises Missing where it cannot.
+    """
     try:
-        return _loaded(run, _device(), dtype)
+        return _loaded(run, _device(device), dtype)
     except ValueError as error:
         raise Missing(str(error), "" if assets.is_added(run.id) else commands.TRAIN) from error
 
 
 def can_run(run: str) -> bool:
-    """Whether the pages can run the model of a run: its checkpoint is here."""
+    """Whether the pages can run the model: its checkpoint is here, of whatever family."""
     return (assets.checkpoint_path(run) / "config.json").exists()
 
 
 def is_emo(run: str) -> bool:
-    """Whether its checkpoint is of EMO's own architecture, which all commands take."""
+    """Whether a checkpoint is here that is, or should be, of EMO's own architecture."""
     try:
         config = read_json(assets.checkpoint_path(run) / "config.json")
     except ValueError:
-        return can_run(run)  # and it says why it cannot be read
+        return (assets.checkpoint_path(run) / "config.json").exists()  # and it says why it cannot
     return bool(config.get("model_type", "emo") == "emo")
 
 
@@ -241,13 +244,10 @@ def trace_key(run: str) -> str:
     return assets.content(assets.trace_path(run))
 
 
-def _device(name: str = "") -> str:
-    """The device asked for, else that of EMO_VIZ_DEVICE, else the CPU.
-
-    Raises Missing for one that is not there.
-    """
-    name = name or os.environ.get(DEVICE) or "cpu"
-    if name == "cpu":  # which is always there; torch takes a second to import
+def _device(name: str) -> str:
+    """The one asked for, else that of EMO_VIZ_DEVICE; raises Missing for one that is not there."""
+    name = name or os.environ.get(DEVICE) or CPU
+    if name == CPU:  # which is always there; torch takes a second to import
         return name
     from model.families.opening import device_of
 
@@ -283,13 +283,17 @@ def _load(run: str, path: Path, key: str, device: str, dtype: str) -> LoadedMode
     if live.is_emo:
         check_routers(live.geometry, path)
     facts = Facts(routed_by_layer(live.geometry), vocabulary_digest(live.tokenizer))
-    key = " ".join([key, *({device, dtype} - {"cpu", FULL})])
+    key += _suffix(device, CPU) + _suffix(dtype, FULL)
     loaded = LoadedModel(run, path, key, live, live.tokenizer, facts)
     # torch and transformers leave some 400,000 objects behind that Streamlit's collection
     # would walk after every rerun; frozen, they are skipped.
     gc.collect()
     gc.freeze()
     return loaded
+
+
+def _suffix(value: str, usual: str) -> str:
+    return "" if value == usual else f" {value}"
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from model.emo.modeling import EmoForCausalLM
+from model.families.opening import dtype_of
 from model.families.sizes import check_fits
 from model.files import inside, read_json
 from model.run.checkpoint import CONFIG
@@ -118,6 +119,12 @@ class Live(ABC):
         """
 
     @abstractmethod
+    def many_losses(
+        self, documents: Sequence[np.ndarray], experts: Experts, batch_tokens: int
+    ) -> list[np.ndarray]:
+        """`losses` of each document; `batch_tokens` of them are run together, padding counted."""
+
+    @abstractmethod
     def scores(self, documents: Sequence[np.ndarray], experts: Experts = ()) -> np.ndarray:
         """Mean router probability of each routed expert over all tokens: float64 [L, R]."""
 
@@ -155,7 +162,15 @@ class LiveEmo(Live):
         with self._cut(experts):
             return document_losses(self.model, [token_ids])[0]
 
+    def many_losses(
+        self, documents: Sequence[np.ndarray], experts: Experts, batch_tokens: int
+    ) -> list[np.ndarray]:
+        with self._cut(experts):
+            return document_losses(self.model, documents, batch_tokens)
+
     def scores(self, documents: Sequence[np.ndarray], experts: Experts = ()) -> np.ndarray:
+        if not experts:
+            return expert_scores(self.model, documents)
         with self._cut(experts):
             return expert_scores(self.model, documents)
 
@@ -257,6 +272,17 @@ class LiveFamily(Live):
             raise ValueError(self.why_not_cut)
         return loss
 
+    def many_losses(
+        self, documents: Sequence[np.ndarray], experts: Experts, batch_tokens: int
+    ) -> list[np.ndarray]:
+        with self._cut(experts):
+            batches = self._recorder.record(documents, batch_tokens)
+            found = {number: one.loss for batch in batches for number, one in batch}
+        known = {number: loss for number, loss in found.items() if loss is not None}
+        if len(known) < len(documents):
+            raise ValueError(self.why_not_cut)
+        return [known[number] for number in range(len(documents))]
+
     def scores(self, documents: Sequence[np.ndarray], experts: Experts = ()) -> np.ndarray:
         sums_LR = np.zeros((len(self.own_layers), max(self.geometry.experts)))
         tokens = 0
@@ -290,14 +316,15 @@ class LiveFamily(Live):
 
 
 def open_live(folder: Path, device: str = "cpu", dtype: str = "float32") -> Live:
-    """A checkpoint folder of any family on a device, in a dtype of torch.
+    """A checkpoint folder of any family on a device.
 
     Raises ValueError for what cannot be found, read or held in memory, and for a model without
     routers.
     """
-    if read_json(inside(folder, CONFIG)).get("model_type") != "emo":
+    known = (folder / CONFIG).is_file()  # else `load_model` says so
+    if known and read_json(inside(folder, CONFIG)).get("model_type") != "emo":
         return LiveFamily(open_checkpoint(str(folder), device, dtype))
     if device != "cpu":
-        check_fits(folder, torch.device(device), getattr(torch, dtype))
+        check_fits(folder, torch.device(device), dtype_of(dtype))
     model, tokenizer = load_model(folder, dtype), load_tokenizer(folder)
     return LiveEmo(model if device == "cpu" else model.to(device), tokenizer)

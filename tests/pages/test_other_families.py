@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from emo_viz.__main__ import main
 from emo_viz.analysis import projection
 from emo_viz.analysis.routing import coverage
 from emo_viz.analysis.tokens import load_token_clusters
@@ -186,7 +188,7 @@ def test_a_cut_costs_what_a_model_without_the_experts_loses(assets: Path, family
         assert abs(loss - full) > 1e-3
         run(at)
         assert table(at)["mine"][:3] == [f"{full:.3f}", f"{loss:.3f}", f"{loss - full:+.3f}"]
-    assert "measured of models in EMO's own format alone" in words(at)
+    assert "No curves over many documents have been measured here" in words(at)
     prompt = torch.tensor([ids[: len(ids) // 2]])
     greedy = {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 0}
     for model in (made, cut):
@@ -296,3 +298,43 @@ def test_a_token_that_no_expert_served_is_called_so(assets: Path) -> None:
         emo_viz("map", "--traces", assets / "traces" / "mine", "--out", assets / MAPS)
     at = follow_link("pages/2_Document_clusters.py", cluster_level="Documents")
     assert any("no expert" in each["title"] for each in strips(at)[0]["tokens"])
+
+
+def test_curves_are_measured_and_shown(assets: Path) -> None:
+    """By the command; each point is the loss of a model that never had the other experts."""
+    made = add(assets, "olmoe")
+    folder, out = assets / "documents", assets / "analysis" / "curves.parquet"
+    out.parent.mkdir()
+    given = ("--documents", folder / "documents.parquet", "--out", out, "--keep", "3,5")
+    calibration = ("--calibration", folder / "calibration.parquet")
+    emo_viz("curves", "--models", assets / "checkpoints" / "mine", *given, *calibration)
+    ids = [ids_of(text) for text in texts(assets, "documents", "letters")]
+    chosen_on = [ids_of(text) for text in texts(assets, "calibration", "letters")]
+    cut = without(made, favourites(made, chosen_on, 5))
+    increase = np.mean([loss_of(cut, each) - loss_of(made, each) for each in ids])
+    at = follow_link(ABLATION, subset_domain="letters", k="5")
+    assert f"nats a token, 95 % interval over documents: {increase:+.3f} (" in words(at)
+    assert len(charts(at)) == 1 and "takes EMO's own format alone" in words(at)
+    assert len(charts(follow_link(ABLATION, k="4"))) == 1  # a point that was not measured
+
+
+def test_curves_of_what_cannot_be_cut_are_one_sentence(assets: Path) -> None:
+    add(assets, "nllb-moe")
+    folder = assets / "documents"
+    given = ("--documents", folder / "documents.parquet", "--out", assets / "curves.parquet")
+    calibration = ("--calibration", folder / "calibration.parquet")
+    arguments = ("curves", "--models", assets / "checkpoints" / "mine", *given, *calibration)
+    result = CliRunner().invoke(main, list(map(str, arguments)))
+    assert result.exit_code == 2 and "NLLB-MoE cannot be cut" in result.output
+
+
+def test_a_model_too_large_for_the_machine_shows_its_recording(
+    assets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(assets, "olmoe")
+    record(assets)
+    monkeypatch.setattr("model.families.sizes.available_memory", lambda device: 1000)
+    at = follow_link(ROUTING)
+    said = words(at).replace("\\", "")
+    assert "in float32 and cpu has" in said and "half of this text's routing goes to" in said
+    assert len(charts(at)) == 1

@@ -27,7 +27,7 @@ DOMAIN, METHOD, KEEP = routes.SUBSET_DOMAIN, routes.SUBSET_METHOD, routes.SUBSET
 DOCUMENT, TOKEN = routes.SUBSET_DOCUMENT, routes.SUBSET_TOKEN
 DEFAULT_KEEP = 16
 OWN_LABEL = "Your own text …"
-NO_CURVES = "Curves over many documents are measured of models in EMO's own format alone"
+NO_CURVES = "No curves over many documents have been measured here of these models"
 LOW_FIELD = 80  # pixels: the text and the curve below it stay in sight
 METHOD_LABELS = {
     ROUTER_PROBABILITY: "Router probability",

@@ -60,8 +60,8 @@ METHOD_WORDS = {
 class Study:
     """All that the page shows from: measured curves, the models, the held-out documents.
 
-    curves: None where a model is not of EMO's own format, which alone is measured; then everything
-    is computed now, and `live_domains` are those that have documents of both kinds.
+    curves: None where none were measured of models of other families than EMO; then everything is
+    computed now, and `live_domains` are those that have documents of both kinds.
     """
 
     curves: Curves | None
@@ -212,7 +212,7 @@ def open_study() -> Study:
     together.say_left_out(models.left_out)
     models = models.of(together.shown(models.comparison, "tokens"))
     if not _all_emo(models):
-        return _unmeasured(models)
+        return _measured_or_live(models)
     return _measured_study(every or _stored_curves(models), models)
 
 
@@ -230,12 +230,26 @@ def _stored_curves(models: Models) -> Curves:
         _nothing(models, escape_markdown(str(error)) if there else unmeasured)
 
 
-def _unmeasured(models: Models) -> Study:
-    """Of models that no command measures: all is computed now. Ends the page if nothing can be."""
+def _measured_or_live(models: Models) -> Study:
+    """Of other families than EMO: with curves where there are some of these models and documents.
+
+    Else all is computed now. Ends the page for a model that cannot be cut.
+    """
     if said := next((one.live.why_not_cut for one in models if one.live.why_not_cut), ""):
         st.info(escape_markdown(said), icon=":material/visibility_off:")
         st.stop()
-    documents = library.documents()
+    documents, paths = library.documents(), assets.curves_paths(models.comparison.ids)
+    try:
+        curves = _curves(paths, _key(paths)).of_runs(models.comparison.ids)
+        freshness.check("The subset curves", curves.origins)
+    except ValueError:
+        return _unmeasured(models, documents)
+    if not set(curves.rows["document"].unique()) <= set(documents["id"]):
+        return _unmeasured(models, documents)
+    return Study(curves, models, documents)
+
+
+def _unmeasured(models: Models, documents: pd.DataFrame) -> Study:
     try:
         calibration = library.calibration_documents()
     except ValueError as error:
@@ -408,7 +422,7 @@ def _greedy(
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _calibration(_loaded: LoadedModel, key: str, documents: str) -> dict[str, ablation.Texts]:
     """The calibration documents of every domain, tokenised."""
-    texts = ablation.texts_by_domain(library.calibration_documents(), _encode(_loaded))
+    texts = ablation.tokenise(library.calibration_documents(), _encode(_loaded))
     return {domain: ablation.first_texts(some) for domain, some in texts.items()}
 
 
@@ -458,7 +472,7 @@ def fine_keep(study: Study, run: str) -> list[int]:
 def _fine_task(study: Study, loaded: LoadedModel, domain: str, method: str) -> ablation.Task:
     calibration = _calibration(loaded, loaded.key, documents_key())
     rows = study.documents[study.documents["domain"] == domain]
-    held_out = ablation.texts_by_domain(rows, _encode(loaded))[domain]
+    held_out = ablation.tokenise(rows, _encode(loaded))[domain]
     keep, methods = fine_keep(study, loaded.run), list(dict.fromkeys([method, RANDOM]))
     cuts = ablation.plan_cuts(loaded.live.geometry, keep, methods, ablation.RANDOM_SEEDS)
     other = study.other(domain)

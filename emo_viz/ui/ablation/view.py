@@ -42,7 +42,6 @@ MEASURES: dict[str, figures.Measure] = {INCREASE: "increase", LOSS: "loss"}
 # Nats. Fixed, so that colours mean the same at every keep-k: a token at the end of the scale has
 # become 20 times less (or more) likely.
 COLOUR_REACH = 3.0
-SHOWN_PROMPT = 240  # characters
 TEXT_PIXELS = 170  # two texts as high as the curve beside them
 NARROWEST = 400  # pixels: narrower, the text and the curve stand one below the other
 
@@ -87,8 +86,8 @@ def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
 def unmeasured(study: Study, choice: Choice, live: Live) -> None:
     """In place of the curve, where models have none: what was kept, and what can be taken along."""
     st.info(
-        f"{NO_CURVES}, and so are subset files for `cut`. Here every number is computed now, on "
-        "the document shown.",
+        f"{NO_CURVES}; every number is computed now, on the document shown. This command measures "
+        f"them, or the button below: `{commands.curves(study.runs.ids)}`",
         icon=":material/visibility_off:",
     )
     _chosen_how(study, choice, live)
@@ -100,6 +99,7 @@ def unmeasured(study: Study, choice: Choice, live: Live) -> None:
         on_click="ignore",
         help="Of the document shown: each token with all experts and with the subset.",
     )
+    measuring.all_curves(study.models, "Measure all curves")
 
 
 def _losses_file(choice: Choice) -> str:
@@ -292,6 +292,9 @@ def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> N
             width="stretch",
             help="Of the document shown: each token with all experts and with the subset.",
         )
+        if not all(one.live.is_emo for one in study.models):
+            st.caption("Subset files are for `cut`, which takes EMO's own format alone.")
+            return
         for run in study.runs:
             st.download_button(
                 f"{name(run)} subset as JSON",
@@ -461,42 +464,3 @@ def _token(live: Live, token: int | None) -> None:
     label = escape_markdown(live.labels[token])
     words = " · ".join(f"{name(run)}: {_change_in_words(live, run.id, token)}" for run in live.runs)
     st.caption(f"Token {token} of {live.num_tokens}, “{label}”. {words}")
-
-
-@st.fragment
-def continuations(study: Study, choice: Choice, live: Live) -> None:
-    """What each model writes after the first half of the document, with and without the cut.
-
-    Last on the page: it is slower than the rest, and a new choice ends it.
-    """
-    prompt = live.token_ids[: max(1, len(live.token_ids) // 2)]
-    st.markdown("### What the models write next")
-    st.caption(
-        f"Prompt: the first {count(len(prompt) - 1, 'token')} of the document. Each model goes on "
-        f"with its likeliest {page.NEW_TOKENS} tokens (greedy decoding)."
-    )
-    with st.container(border=True):
-        st.text(_ending("".join(live.pieces[: len(prompt)])))
-        goes_on = "".join(live.pieces[len(prompt) : len(prompt) + page.NEW_TOKENS])
-        st.caption("The document itself goes on:")
-        st.text(goes_on or "(it ends here)")
-    places = []
-    for kept in dict.fromkeys((study.num_experts, choice.keep_k)):
-        columns = st.columns(len(study.runs), gap="medium")
-        for column, loaded in zip(columns, study.models, strict=True):
-            whole = kept == study.num_experts
-            with column.container(border=True, height="stretch"):
-                every = "all " if whole else ""
-                words = study.kept_in_words(loaded.run, kept)
-                st.markdown(f"**{name(study.runs[loaded.run])}**, {every}{words} experts")
-                experts = () if whole else live.subsets[loaded.run].experts
-                places.append((loaded, experts, st.empty()))
-    for loaded, experts, place in places:
-        with place, st.spinner("Writing …"):
-            text = page.continuation(loaded, loaded.key, prompt, experts)
-        place.text(text or "(it ends the text at once)")
-
-
-def _ending(prompt: str) -> str:
-    """The last characters of a prompt; an ellipsis where there are more before them."""
-    return prompt if len(prompt) <= SHOWN_PROMPT else "… " + prompt[-SHOWN_PROMPT:]

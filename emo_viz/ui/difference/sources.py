@@ -73,7 +73,7 @@ class Words:
 def choices(runs: Comparison) -> list[Choice]:
     """All that the runs of a comparison can be compared in."""
     found: list[Choice] = []
-    live = {run.id: library.can_run(run.id) for run in runs}
+    live = {run.id: library.is_emo(run.id) for run in runs}
     recorded = {run.id: _has_tokens(run) for run in runs}
     if (second := runs.second) is not None:
         one, other, both = runs.first, second, " and ".join(run.label for run in runs)
@@ -120,7 +120,7 @@ def _has_tokens(run: Run) -> bool:
     try:
         return library.trace(run.id).has_tokens
     except Missing:
-        if not library.can_run(run.id):
+        if not library.is_emo(run.id):
             raise
         return False
 
