@@ -232,7 +232,8 @@ def continue_text(
     _check_document(model, token_ids)
     prompt_1T = torch.from_numpy(np.asarray(token_ids, dtype=np.int64))[None].to(model.device)
     longest = model.config.max_position_embeddings
-    return write_on(model, tokenizer, prompt_1T, max_new_tokens, longest, temperature, seed)
+    pad = model.config.pad_token_id
+    return write_on(model, tokenizer, prompt_1T, max_new_tokens, longest, pad, temperature, seed)
 
 
 def write_on(
@@ -241,6 +242,7 @@ def write_on(
     prompt_1T: Tensor,
     max_new_tokens: int,
     longest: int,
+    pad: int | None,
     temperature: float = 0.0,
     seed: int = 0,
 ) -> str:
@@ -252,7 +254,7 @@ def write_on(
             ids_1T,
             attention_mask=torch.ones_like(ids_1T),
             max_new_tokens=max(1, min(tokens, longest - ids_1T.shape[1])),
-            pad_token_id=model.config.get_text_config().pad_token_id,
+            pad_token_id=pad,
             **({"do_sample": False} | sampling),
         )
         return written

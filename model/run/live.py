@@ -302,7 +302,8 @@ class LiveFamily(Live):
             prompt_1T = torch.from_numpy(np.asarray(token_ids, dtype=np.int64))[None]
             prompt_1T = prompt_1T.to(self._recorder.device)
             longest = self.longest or len(token_ids) + 2 * tokens
-            return write_on(self.model, self.tokenizer, prompt_1T, tokens, longest)
+            pad = self._recorder.config.pad_token_id
+            return write_on(self.model, self.tokenizer, prompt_1T, tokens, longest, pad)
 
     @contextmanager
     def _cut(self, experts: Experts) -> Iterator[None]:
