@@ -338,3 +338,13 @@ def test_a_model_too_large_for_the_machine_shows_its_recording(
     said = words(at).replace("\\", "")
     assert "in float32 and cpu has" in said and "half of this text's routing goes to" in said
     assert len(charts(at)) == 1
+
+
+@pytest.mark.parametrize("family", ["olmoe", "deepseek_v3"])
+def test_a_model_of_any_family_differs_from_itself_in_another_type(family: str, assets: Path):
+    add(assets, family)
+    at = follow_link("pages/7_Routing_difference.py")
+    assert not at.exception and not at.error
+    said = words(at).replace("\\", "").replace("*", "")
+    shared = re.search(r"mine in float32 and mine in bfloat16 choose ([\d.]+) %", said)
+    assert shared is not None and 50 < float(shared[1]) <= 100

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from emo_viz.analysis.difference import RoutedDocument
 from emo_viz.analysis.routed import Numbered, of_recording, of_trace
 from emo_viz.analysis.runs import Comparison, Run, compare
-from emo_viz.server import assets, library
+from emo_viz.server import assets, catalogue, library
 from emo_viz.server.library import LoadedModel, Missing
 from emo_viz.trace.absent import Absent
 from emo_viz.ui.parts.token_text import text_labels
@@ -73,7 +73,7 @@ class Words:
 def choices(runs: Comparison) -> list[Choice]:
     """All that the runs of a comparison can be compared in."""
     found: list[Choice] = []
-    live = {run.id: library.is_emo(run.id) for run in runs}
+    live = {run.id: library.can_run(run.id) for run in runs}
     recorded = {run.id: _has_tokens(run) for run in runs}
     if (second := runs.second) is not None:
         one, other, both = runs.first, second, " and ".join(run.label for run in runs)
@@ -120,7 +120,7 @@ def _has_tokens(run: Run) -> bool:
     try:
         return library.trace(run.id).has_tokens
     except Missing:
-        if not library.is_emo(run.id):
+        if not library.can_run(run.id):
             raise
         return False
 
@@ -162,7 +162,7 @@ class Opened:
     @property
     def context(self) -> int:
         """The most tokens that a live side reads, EOS counted."""
-        trained = assets.model_facts(self.side.run).context
+        trained = catalogue.read_model(assets.checkpoint_path(self.side.run.id)).context
         return self.model.live.most_tokens(trained or LONGEST)
 
 
