@@ -6,13 +6,22 @@ from emo_viz.server import library, recordings
 from emo_viz.ui.parts import reading
 from emo_viz.ui.routing import page, recorded, view
 from emo_viz.ui.shell import chrome
+from emo_viz.ui.shell.words import escape_markdown
 
 with chrome.page("Token routing"):
     if traces := recordings.without_checkpoint():
         recorded.draw(traces)
         st.stop()
 
-    documents, models = library.documents(), library.models()
+    documents = library.documents()
+    try:
+        models = library.models()
+    except library.Missing as error:  # perhaps too large for this machine; its recording is not
+        if not (traces := recordings.of_shown()):
+            raise
+        st.info(escape_markdown(error.sentence), icon=":material/visibility_off:")
+        recorded.draw(traces)
+        st.stop()
 
     headline = st.container()
     chosen = page.choose_text(documents)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from emo_viz.ui.ablation import controls, page, view
+from emo_viz.ui.ablation import continuations, controls, page, view
 from emo_viz.ui.shell import chrome
 
 with chrome.page("Subset ablation"):
@@ -17,5 +17,8 @@ with chrome.page("Subset ablation"):
     with both.cell():  # first: on a narrow page it stands right below the slider
         view.document(choice, live)
     with both.cell():
-        view.curve(study, choice, found, live)
-    view.continuations(study, choice, live)
+        if found is None:
+            view.unmeasured(study, choice, live)
+        else:
+            view.curve(study, choice, found, live)
+    continuations.continuations(study, choice, live)

@@ -78,7 +78,7 @@ def measure(assets: Path, folder: Path, runs: Sequence[str] = RUNS) -> None:
         emo_viz("record", *source, "--out", trace)
         emo_viz("clusters", *source, "--out", file, "--clusters", "6")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(projection, "umap_map", _pca_map)
+        patch.setattr(projection, "umap_map", pca_map)
         emo_viz("map", "--traces", *traces, "--out", analysis / "maps.npz")
     read = pd.read_parquet(documents)
     token_map = make(models, read, clusters, projection.pca_map, 30)
@@ -96,7 +96,7 @@ def shown(folder: Path) -> Iterator[Path]:
         yield folder
 
 
-def _pca_map(
+def pca_map(
     rows: NDArray[np.floating], neighbours: int, min_dist: float, seed: int
 ) -> NDArray[np.float32]:
     """In place of UMAP, which takes longer to compile than all the rest together."""

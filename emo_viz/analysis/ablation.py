@@ -30,10 +30,9 @@ from emo_viz.analysis.origins import Origins
 from emo_viz.analysis.widths import experts_by_layer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from model.emo.config import EmoConfig
-    from model.emo.modeling import EmoForCausalLM
+    from model.run.inference import Encoded
+    from model.run.live import Live
     from model.run.subset import ExpertSubset
 
 MAX_TOKENS = 256  # of a document, EOS included: the context that the nano pair was trained with
@@ -42,6 +41,7 @@ RANDOM_SEEDS = 5
 BATCH_TOKENS = 1024  # fastest on a CPU: the logits of larger batches fall out of its caches
 GUARDED_DOCUMENTS = 8  # so that a visitor waits for a fraction of a second, not for a whole curve
 
+Encode = Callable[[str], "Encoded"]
 Guard = Callable[[], AbstractContextManager[Any]]
 
 
@@ -238,15 +238,11 @@ def plan_cuts(
     return tuple(cuts)
 
 
-def tokenise(
-    rows: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", max_tokens: int = MAX_TOKENS
-) -> dict[str, Texts]:
+def tokenise(rows: pd.DataFrame, encode: Encode) -> dict[str, Texts]:
     """The documents of each domain, in the order of the rows. rows: id, domain, text."""
-    from model.run.inference import encode
-
     texts = {}
     for domain, group in rows.groupby(rows["domain"].astype(str)):
-        documents = tuple(encode(tokenizer, text, max_tokens).token_ids for text in group["text"])
+        documents = tuple(encode(text).token_ids for text in group["text"])
         texts[str(domain)] = Texts(str(domain), tuple(group["id"].astype(str)), documents)
     return texts
 
@@ -278,18 +274,21 @@ def first_texts(texts: Texts) -> Texts:
     return Texts(texts.domain, texts.ids[:MAX_CALIBRATION], texts.documents[:MAX_CALIBRATION])
 
 
-def rank_experts(model: "EmoForCausalLM", calibration: Texts) -> NDArray[np.int64]:
+def rank_experts(live: "Live", calibration: Texts) -> NDArray[np.int64]:
     """Routed experts of every layer by falling mean router probability: [L, R], one pass.
 
     A layer with fewer than R ends in -1.
     """
-    from model.run.selection import expert_scores
+    return ranked(live.scores(calibration.documents), live.geometry)
+
+
+def ranked(scores_LR: NDArray[np.float64], config: "EmoConfig") -> NDArray[np.int64]:
+    """Routed experts of every layer by falling score [L, R], -1 after those that a layer has."""
     from model.run.subset import routed_in_layer
 
-    scores_LR = expert_scores(model, calibration.documents)
     ranking_LR = np.full(scores_LR.shape, -1)
     for layer, scores_R in enumerate(scores_LR):
-        num_routed = routed_in_layer(model.config, layer)
+        num_routed = routed_in_layer(config, layer)
         ranking_LR[layer, :num_routed] = np.argsort(-scores_R[:num_routed], kind="stable")
     return ranking_LR
 
@@ -306,7 +305,7 @@ def ranked_subset(
 
 
 def measure(
-    model: "EmoForCausalLM",
+    live: "Live",
     task: Task,
     guard: Guard = nullcontext,
     step: Callable[[], None] = lambda: None,
@@ -317,14 +316,14 @@ def measure(
     the guard, and may raise to stop. Raises ValueError for losses that are not finite.
     """
     with guard():
-        ranking = rank_experts(model, task.calibration)
+        ranking = rank_experts(live, task.calibration)
         needs_other = any(cut.method == OTHER_DOMAIN for cut in task.cuts)
-        other = rank_experts(model, task.other) if needs_other and task.other else None
+        other = rank_experts(live, task.other) if needs_other and task.other else None
     losses, greedy = [], {}
     for cut in task.cuts:
         with guard():
-            subset = _choose(model, task, cut, ranking, other)
-        losses.append(_loss_sums(model, task.held_out, subset, guard))
+            subset = _choose(live, task, cut, ranking, other)
+        losses.append(_loss_sums(live, task.held_out, subset, guard))
         if cut.method == GREEDY:
             greedy[str(cut.keep_k)] = [list(layer) for layer in subset.experts]
         step()
@@ -344,41 +343,33 @@ def measure(
 
 
 def _choose(
-    model: "EmoForCausalLM",
+    live: "Live",
     task: Task,
     cut: Cut,
     ranking: NDArray[np.int64],
     other: NDArray[np.int64] | None,
 ) -> "ExpertSubset":
-    from model.run.selection import select_experts
     from model.run.subset import full_subset, random_subset
 
-    config = model.config
+    config = live.geometry
     if cut.method == FULL:
         return full_subset(config)
     if cut.method == RANDOM:
         return random_subset(config, cut.keep_k, cut.seed)
     if cut.method == GREEDY:
-        return select_experts(
-            model, task.calibration.documents, cut.keep_k, "greedy", task.calibration.ids
-        )
+        return live.select(task.calibration.documents, cut.keep_k, "greedy", task.calibration.ids)
     if cut.method == OTHER_DOMAIN:
         assert other is not None and task.other is not None
         return ranked_subset(other, cut.keep_k, config, task.other.ids)
     return ranked_subset(ranking, cut.keep_k, config, task.calibration.ids)
 
 
-def _loss_sums(
-    model: "EmoForCausalLM", texts: Texts, subset: "ExpertSubset", guard: Guard
-) -> list[float]:
-    from model.run.inference import document_losses
-    from model.run.subset import apply_subset
-
+def _loss_sums(live: "Live", texts: Texts, subset: "ExpertSubset", guard: Guard) -> list[float]:
     sums: list[float] = []
     for first in range(0, len(texts.documents), GUARDED_DOCUMENTS):
-        with guard(), apply_subset(model, subset):
+        with guard():
             some = texts.documents[first : first + GUARDED_DOCUMENTS]
-            losses = document_losses(model, some, BATCH_TOKENS)
+            losses = live.many_losses(some, subset.experts, BATCH_TOKENS)
         sums += [float(np.nansum(loss, dtype=np.float64)) for loss in losses]
     return sums
 

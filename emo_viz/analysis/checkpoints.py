@@ -16,17 +16,40 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from model.emo.config import EmoConfig
+    from model.run.inference import Encoded
+    from model.run.live import Live
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run's checkpoint: its folder, the digest of its weights, its geometry and tokenizer."""
+    """A run's checkpoint: its folder, the digest of its weights, its geometry and tokenizer.
+
+    config: an EmoConfig, or what stands for one. opening: the token that is put before every text.
+    longest: tokens that it takes, where it says so.
+    """
 
     run: str
     folder: Path
     sha256: str
     config: "EmoConfig"
     tokenizer: "PreTrainedTokenizerBase"
+    opening: int
+    longest: int | None
+
+    @classmethod
+    def of(cls, run: str, folder: Path, live: "Live") -> "Checkpoint":
+        """That of a loaded model. Raises ValueError for one without routers."""
+        if live.is_emo:
+            check_routers(live.geometry, folder)
+        digest = weights_digest(folder)
+        return cls(run, folder, digest, live.geometry, live.tokenizer, live.opening, live.longest)
+
+    def encode(self, text: str, most: int) -> "Encoded":
+        """A text as at most so many tokens, or as many as the model takes."""
+        from model.run.inference import encode_after
+
+        most = most if self.longest is None else min(most, self.longest)
+        return encode_after(self.opening, self.tokenizer, text, most)
 
     @property
     def weights(self) -> Weights:
@@ -39,15 +62,11 @@ def open_runs(folders: Sequence[Path], ids: Sequence[str] = ()) -> tuple[Checkpo
 
     Raises ValueError for a model without routers, and for a folder that is named twice.
     """
-    from model.run.loading import load_model, load_tokenizer
+    from model.run.live import open_live
 
-    runs = list(ids) or run_ids(folders)
-    configs = [load_model(folder).config for folder in folders]
-    for folder, config in zip(folders, configs, strict=True):
-        check_routers(config, folder)
     return tuple(
-        Checkpoint(run, folder, weights_digest(folder), config, load_tokenizer(folder))
-        for run, folder, config in zip(runs, folders, configs, strict=True)
+        Checkpoint.of(run, folder, open_live(folder))
+        for run, folder in zip(list(ids) or run_ids(folders), folders, strict=True)
     )
 
 

@@ -78,8 +78,14 @@ def text_routing(recorded: Recorded) -> TextRouting:
         distinct=np.array([len(np.unique(_chosen(layer))) for layer in experts]),
         overlap=np.array([_jaccard(a, b) for a, b in zip(*halves, strict=True)]),
         entropy=recorded.entropy[:, 1:].mean(axis=1, dtype=np.float64),
-        mean_loss=float(np.nanmean(recorded.loss, dtype=np.float64)),
+        mean_loss=_mean(recorded.loss),
     )
+
+
+def _mean(losses: NDArray[np.floating]) -> float:
+    """NaN for a model that has none."""
+    known = losses[~np.isnan(losses)]
+    return float(known.mean(dtype=np.float64)) if known.size else float("nan")
 
 
 def expert_order(recorded: Recorded, layer: int, num_routed: int) -> NDArray[np.int64]:
@@ -153,12 +159,19 @@ def half_load(load: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def coverage(trace: Trace) -> Coverage:
-    """How many experts the documents of a trace use, with intervals over the documents."""
+    """How many experts the documents of a trace use, with intervals over the documents.
+
+    Layers without a router are not counted.
+    """
+    routed = trace.manifest.model.routed
+    own = [layer for layer, experts in enumerate(routed) if experts]
     activation = np.asarray(trace.activation)
+    if len(own) < len(routed):
+        activation = activation[:, own]
     return Coverage(
         half=bootstrap_interval(half_load(activation).mean(axis=1)),
         distinct=bootstrap_interval((activation > 0).sum(axis=2).mean(axis=1)),
-        routed=trace.manifest.model.routed,
+        routed=tuple(routed[layer] for layer in own),
         num_tokens=trace.manifest.tokens,
     )
 

@@ -317,7 +317,7 @@ def _entropy_labels(places: NDArray[np.floating], one: TokenExperts) -> go.Scatt
         x=one.gate_weights.sum(axis=1),
         y=places,
         mode="text",
-        text=[f" {value:.2f} nats" for value in one.entropy],
+        text=["" if np.isnan(value) else f" {value:.2f} nats" for value in one.entropy],
         textposition="middle right",
         textfont={"size": 10},
         hoverinfo="skip",

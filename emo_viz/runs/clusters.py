@@ -23,8 +23,8 @@ from emo_viz.trace.recorder import check_max_tokens
 from model.files import check_new_file, weights_digest
 
 if TYPE_CHECKING:
-    from model.emo.modeling import EmoForCausalLM
     from model.run.inference import Encoded
+    from model.run.live import Live
 
 
 def cluster_tokens(
@@ -43,27 +43,36 @@ def cluster_tokens(
     run: the id of the run, if not that of the checkpoint's folder. max_tokens: of each document, its EOS counted. report: of the documents recorded; tell: gets a
     sentence before the clustering. Raises ValueError for what cannot be read, clustered or written.
     """
-    from model.run.inference import encode
-    from model.run.loading import load_model, load_tokenizer
+    from model.run.live import open_live
 
     check_new_file(out)
     documents = read_documents(documents_path)
-    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
-    check_routers(model.config, checkpoint)
-    check_max_tokens(model, max_tokens)
+    live = open_live(checkpoint)
+    _check_model(live, checkpoint, max_tokens)
     made = {
         "model": checkpoint.resolve().name,
         "checkpoint_sha256": weights_digest(checkpoint),
         "documents_sha256": documents_digest(documents),
         "max_tokens": max_tokens,
     }
-    encoded = [encode(tokenizer, text, max_tokens) for text in documents["text"]]
+    encoded = [live.encode(text, max_tokens) for text in documents["text"]]
     _check_enough(clusters, sum(len(each.token_ids) - 1 for each in encoded))
-    table = _record(model, encoded, documents, report)
+    table = _record(live, encoded, documents, report)
     tell(f"Clustering {len(table.rows):,} tokens{_dropped(encoded)}.")
     fitted = fit_token_clusters(table, run or run_id(checkpoint), made, clusters, seed=seed)
     save_token_clusters(out, fitted)
     return fitted
+
+
+def _check_model(live: "Live", checkpoint: Path, max_tokens: int) -> None:
+    if live.is_emo:
+        check_routers(live.geometry, checkpoint)
+    if not live.knows_probabilities:
+        raise ValueError(
+            f"{checkpoint} has no token clusters, because how its routers choose was not "
+            "recognised; its routing can be recorded."
+        )
+    check_max_tokens(live.model, max_tokens)
 
 
 def _check_enough(clusters: int, tokens: int) -> None:
@@ -81,15 +90,13 @@ def _dropped(encoded: "Sequence[Encoded]") -> str:
 
 
 def _record(
-    model: "EmoForCausalLM", encoded: "Sequence[Encoded]", documents: pd.DataFrame, report: Report
+    live: "Live", encoded: "Sequence[Encoded]", documents: pd.DataFrame, report: Report
 ) -> TokenTable:
     """Run every document through the model and keep its tokens' router probabilities (float16)."""
-    from model.run.inference import record
-
     rows, ids, texts = [], [], dict[int, str]()
     step = Counter(report, len(encoded))
     for each in encoded:
-        probs = record(model, each.token_ids).router_probs[:, 1:]  # without the EOS
+        probs = live.record(each.token_ids).router_probs[:, 1:]  # without the opening token
         rows.append(token_rows(probs).astype(np.float16))
         ids.append(each.token_ids[1:])
         texts.update(zip(each.token_ids[1:].tolist(), each.texts[1:], strict=True))

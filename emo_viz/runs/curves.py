@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from emo_viz.runs.progress import Counter, Report, unreported
 from emo_viz.trace.documents import read_documents
 
 if TYPE_CHECKING:
-    from model.emo.modeling import EmoForCausalLM
+    from model.run.live import Live
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Job:
         """The finished part, if there is one."""
         return self.parts.read(self.checkpoint.sha256, self.task)
 
-    def measure(self, model: "EmoForCausalLM", guard: Guard, step: Callable[[], None]) -> None:
+    def measure(self, live: "Live", guard: Guard, step: Callable[[], None]) -> None:
         """Measure the part and keep it; guard and step as `ablation.measure` takes them."""
-        part = ablation.measure(model, self.task, guard, step)
+        part = ablation.measure(live, self.task, guard, step)
         self.parts.write(self.checkpoint.sha256, self.task, part)
 
 
@@ -108,10 +109,10 @@ def plan(
     for one in checkpoints:
         own = keep or ablation.default_keep(one.config)
         asked.update(own)
-        most = min(ablation.MAX_TOKENS, one.config.max_position_embeddings)
         cuts = ablation.plan_cuts(one.config, own, methods, random_seeds)
         held_out, few = (
-            ablation.tokenise(some, one.tokenizer, most) for some in (documents, calibration)
+            ablation.tokenise(some, partial(one.encode, most=ablation.MAX_TOKENS))
+            for some in (documents, calibration)
         )
         jobs += [Job(one, task, parts) for task in ablation.plan_tasks(held_out, few, cuts)]
     models = {one.run: one.weights for one in checkpoints}
@@ -172,12 +173,12 @@ def _with_parents(documents: pd.DataFrame) -> pd.DataFrame:
 class Loaded:
     """Measures on models in memory, by run id; each has a guard for its single steps."""
 
-    models: "Mapping[str, tuple[EmoForCausalLM, Guard]]"
+    models: "Mapping[str, tuple[Live, Guard]]"
 
     def __call__(self, jobs: Sequence[Job], step: Counter) -> None:
         for job in jobs:
-            model, guard = self.models[job.checkpoint.run]
-            job.measure(model, guard, step)
+            live, guard = self.models[job.checkpoint.run]
+            job.measure(live, guard, step)
 
     def only(self, tasks: Mapping[str, Task], report: Report = unreported) -> Curves:
         """One domain in every run that has a task, kept nowhere."""
@@ -229,16 +230,16 @@ def _limit_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-_model: "dict[Path, EmoForCausalLM]" = {}  # of this worker process: the one it used last
+_model: "dict[Path, Live]" = {}  # of this worker process: the one it used last
 
 
 def _measure(job: Job, step: Callable[[], None] = lambda: None) -> int:
     """Returns the number of cuts measured."""
-    from model.run.loading import load_model
+    from model.run.live import open_live
 
     folder = job.checkpoint.folder
     if folder not in _model:
         _model.clear()
-        _model[folder] = load_model(folder)
+        _model[folder] = open_live(folder)
     job.measure(_model[folder], nullcontext, step)
     return len(job.task.cuts)

@@ -27,8 +27,8 @@ from emo_viz.trace.documents import read_documents
 from model.files import check_new_file
 
 if TYPE_CHECKING:
-    from model.emo.modeling import EmoForCausalLM
     from model.run.inference import Encoded
+    from model.run.live import Live
 
 MAX_TOKENS = 256  # of a document, where the clusters do not say
 Flatten = Callable[[NDArray[np.floating]], NDArray[np.float32]]
@@ -81,14 +81,12 @@ def make(
     Raises ValueError if the clusters are not those of these checkpoints and documents, or if the
     models do not share their tokens.
     """
-    from model.run.inference import encode
-
     opened = open_runs(models, ids)
     if said := side_by_side(opened).why_not("tokens"):
         raise ValueError(f"{said} Map each of them alone.")
     clusters = _clusters(opened, clusters_paths, documents)
     max_tokens = _max_tokens(clusters)
-    encoded = [encode(opened[0].tokenizer, text, max_tokens) for text in documents["text"]]
+    encoded = [opened[0].encode(text, max_tokens) for text in documents["text"]]
     sample = sample_tokens(
         documents["domain"].tolist(),
         [each.token_ids[1:] for each in encoded],
@@ -154,21 +152,19 @@ def _record_each(
     opened: Sequence[Checkpoint], encoded: "list[Encoded]", sample: Sample, report: Report
 ) -> dict[str, NDArray[np.float16]]:
     """Router probabilities of the sampled tokens by run; one model at a time is in memory."""
-    from model.run.loading import load_model
+    from model.run.live import open_live
 
     step = Counter(report, len(opened) * len(np.unique(sample.documents)))
-    return {one.run: _record(load_model(one.folder), encoded, sample, step) for one in opened}
+    return {one.run: _record(open_live(one.folder), encoded, sample, step) for one in opened}
 
 
 def _record(
-    model: "EmoForCausalLM", encoded: "list[Encoded]", sample: Sample, step: Counter
+    live: "Live", encoded: "list[Encoded]", sample: Sample, step: Counter
 ) -> NDArray[np.float16]:
     """Router probabilities [N, L * R] of the sampled tokens, each read in its document."""
-    from model.run.inference import record
-
     rows = []
     for document in np.unique(sample.documents):
-        probs = record(model, encoded[document].token_ids).router_probs
+        probs = live.record(encoded[document].token_ids).router_probs
         own = sample.positions[sample.documents == document]
         rows.append(token_rows(probs[:, own]).astype(np.float16))
         step()

@@ -4,6 +4,7 @@ Whatever is missing is raised as `Missing`, with the command that makes it; noth
 """
 
 import gc
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,9 @@ from model.files import read_json
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
     from model.run.inference import Encoded
+    from model.run.live import Live
 
+DEVICE, CPU = "EMO_VIZ_DEVICE", "cpu"
 FULL = "float32"  # the dtype that the pages run models in
 CHOSEN = "library_chosen"  # in the session: of one visitor alone
 DOCUMENT_COLUMNS = {"id", "domain", "source", "licence", "parent", "text"}
@@ -43,13 +46,14 @@ class Missing(Exception):
 class LoadedModel:
     """A model in memory, shared by all visitors: hold it through work.run_exclusive.
 
-    run: its id. key: another one for other weights, configuration or tokenizer; caches go by it.
+    run: its id. key: another one for other weights, configuration, tokenizer or device; caches go
+    by it. live: what it is asked through, of EMO's own format or of another family.
     """
 
     run: str
     path: Path
     key: str
-    model: Any
+    live: "Live"
     tokenizer: Any
     facts: Facts
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -60,9 +64,14 @@ class LoadedModel:
         return label_of(self.run)
 
     @property
+    def model(self) -> Any:
+        """As transformers has it."""
+        return self.live.model
+
+    @property
     def routed(self) -> tuple[int, ...]:
-        """Routed experts of every layer."""
-        return routed_by_layer(self.model.config)
+        """Routed experts of every layer that has a router."""
+        return routed_by_layer(self.live.geometry)
 
 
 @dataclass(frozen=True)
@@ -121,15 +130,18 @@ def comparison() -> Comparison:
     return default() if chosen is None else chosen
 
 
-def models() -> Models:
+def models(device: str = "") -> Models:
     """The models of the comparison, loaded once for the whole server.
 
-    A run without a checkpoint of use is left out. Raises Missing where none has one.
+    device: cpu, cuda, cuda:1, ..; the one of EMO_VIZ_DEVICE unless it is given, or the CPU. A run
+    without a checkpoint of use is left out. Raises Missing where none has one, or for a device that
+    is not there.
     """
+    device = _device(device)
     runs, loaded, left_out = comparison(), list[LoadedModel](), list[str]()
     for run in runs:
         try:
-            loaded.append(_loaded(run))
+            loaded.append(_loaded(run, device))
         except ValueError as error:
             left_out.append(str(error))
     if not loaded:
@@ -139,17 +151,24 @@ def models() -> Models:
     return Models(compare(known), tuple(loaded), tuple(left_out))
 
 
-def model(run: Run, dtype: str = FULL) -> LoadedModel:
-    """The model of one run, computing in a dtype of torch. Raises Missing where it cannot."""
+def model(run: Run, dtype: str = FULL, device: str = "") -> LoadedModel:
+    """The model of one run, computing in a dtype of torch, on a device as `models` takes it.
+
+    Raises Missing where it cannot.
+    """
     try:
-        return _loaded(run, dtype)
+        return _loaded(run, _device(device), dtype)
     except ValueError as error:
         raise Missing(str(error), "" if assets.is_added(run.id) else commands.TRAIN) from error
 
 
 def can_run(run: str) -> bool:
-    """Whether the pages can run the model: its checkpoint is here, and of EMO's own architecture
-    (others are recorded, and their recordings shown)."""
+    """Whether the pages can run the model: its checkpoint is here, of whatever family."""
+    return (assets.checkpoint_path(run) / "config.json").exists()
+
+
+def is_emo(run: str) -> bool:
+    """Whether a checkpoint is here that is, or should be, of EMO's own architecture."""
     try:
         config = read_json(assets.checkpoint_path(run) / "config.json")
     except ValueError:
@@ -189,9 +208,7 @@ def encoded(loaded: LoadedModel, text: str, most: int) -> "Encoded":
 
 @st.cache_resource(max_entries=128, show_spinner=False)
 def _encoded(_loaded: LoadedModel, key: str, text: str, most: int) -> "Encoded":
-    from model.run.inference import encode
-
-    return encode(_loaded.tokenizer, text, most)
+    return _loaded.live.encode(text, most)
 
 
 def traces() -> Recorded:
@@ -227,32 +244,47 @@ def trace_key(run: str) -> str:
     return assets.content(assets.trace_path(run))
 
 
-def _loaded(run: Run, dtype: str = FULL) -> LoadedModel:
+def _device(name: str) -> str:
+    """The one asked for, else that of EMO_VIZ_DEVICE; raises Missing for one that is not there."""
+    name = name or os.environ.get(DEVICE) or CPU
+    if name == CPU:  # which is always there; torch takes a second to import
+        return name
+    from model.families.opening import device_of
+
+    try:
+        if device_of(name) is not None:
+            return name
+    except ValueError:
+        pass
+    raise Missing(
+        f"There is no device {name!r} here; set {DEVICE} to cpu, cuda, cuda:1, .., or leave it "
+        "out for the CPU.",
+        f"{DEVICE}=cpu streamlit run app.py",
+    )
+
+
+def _loaded(run: Run, device: str, dtype: str = FULL) -> LoadedModel:
     """Raises ValueError for a run without a checkpoint, or with one that is of no use."""
     path = assets.checkpoint_path(run.id)
     if not (path / "config.json").exists():
         raise ValueError(f"There is no checkpoint of {run.label} here.")
-    if not can_run(run.id):
-        family = read_json(path / "config.json").get("model_type")
-        raise ValueError(
-            f"{run.label} is of the family {family}, not EMO's: it can be recorded, but not run "
-            "here."
-        )
-    return _load(run.id, path, assets.content(path), dtype)
+    return _load(run.id, path, assets.content(path), device, dtype)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Loading the model …")
-def _load(run: str, path: Path, key: str, dtype: str) -> LoadedModel:
+def _load(run: str, path: Path, key: str, device: str, dtype: str) -> LoadedModel:
     import torch
 
-    from model.run.loading import load_model, load_tokenizer
+    from model.run.live import open_live
 
     # One text is too little work to share: a second thread waits for a core while the first spins.
     torch.set_num_threads(1)
-    model, tokenizer = load_model(path, dtype), load_tokenizer(path)
-    check_routers(model.config, path)
-    facts = Facts(routed_by_layer(model.config), vocabulary_digest(tokenizer))
-    loaded = LoadedModel(run, path, key + _suffix(dtype), model, tokenizer, facts)
+    live = open_live(path, device, dtype)
+    if live.is_emo:
+        check_routers(live.geometry, path)
+    facts = Facts(routed_by_layer(live.geometry), vocabulary_digest(live.tokenizer))
+    key += _suffix(device, CPU) + _suffix(dtype, FULL)
+    loaded = LoadedModel(run, path, key, live, live.tokenizer, facts)
     # torch and transformers leave some 400,000 objects behind that Streamlit's collection
     # would walk after every rerun; frozen, they are skipped.
     gc.collect()
@@ -260,8 +292,8 @@ def _load(run: str, path: Path, key: str, dtype: str) -> LoadedModel:
     return loaded
 
 
-def _suffix(dtype: str) -> str:
-    return "" if dtype == FULL else f" {dtype}"
+def _suffix(value: str, usual: str) -> str:
+    return "" if value == usual else f" {value}"
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

@@ -174,7 +174,9 @@ def _clusters(run: Run) -> Step:
         )
 
     there = assets.token_clusters_path(run.id).is_file()
-    return _step("clusters", (run,), "Token clusters", "documents", there, _not_ours(run), work)
+    return _step(
+        "clusters", (run,), "Token clusters", "documents", there, _no_checkpoint(run), work
+    )
 
 
 def _maps(runs: Comparison) -> Step:
@@ -215,12 +217,12 @@ def _token_map(runs: Comparison) -> Step:
 
     lacking = [run.label for run in runs if not assets.token_clusters_path(run.id).is_file()]
     first = f"Find the token clusters of {' and '.join(lacking)} first." if lacking else ""
-    why_not = _first_of(*map(_not_ours, runs), first)
+    why_not = _first_of(*map(_no_checkpoint, runs), first)
     return _together(runs, name, "Map of tokens", "documents", why_not, work)
 
 
 def _curves(run: Run, runs: Comparison) -> Step:
-    why_not = _not_ours(run)
+    why_not = _no_checkpoint(run)
     there = assets.curves_path(run.id).is_file()
     key = "" if why_not else measurements.key({run.id: assets.checkpoint_path(run.id)})
 
@@ -266,15 +268,6 @@ def _no_checkpoint(run: Run) -> str:
         return f"{run.label} is a recording alone; add its checkpoint as a run to record it here."
     if not (run.checkpoint / "config.json").is_file():
         return f"The checkpoint of {run.label} is no longer at {run.checkpoint}; put it back."
-    return ""
-
-
-def _not_ours(run: Run) -> str:
-    """Why what needs EMO's own code cannot be measured of a run."""
-    if said := _no_checkpoint(run):
-        return said
-    if not library.can_run(run.id):
-        return f"{run.label} is of another family than EMO's; it is recorded, and not measured yet."
     return ""
 
 

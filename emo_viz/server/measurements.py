@@ -71,14 +71,11 @@ def documents_key() -> str:
 
 
 def _loaded(models: Iterable[LoadedModel]) -> curves.Loaded:
-    return curves.Loaded({one.run: (one.model, politely(one.lock)) for one in models})
+    return curves.Loaded({one.run: (one.live, politely(one.lock)) for one in models})
 
 
 def _checkpoints(models: Iterable[LoadedModel]) -> tuple[Checkpoint, ...]:
-    return tuple(
-        Checkpoint(one.run, one.path, digest(one), one.model.config, one.tokenizer)
-        for one in models
-    )
+    return tuple(Checkpoint.of(one.run, one.path, one.live) for one in models)
 
 
 def _targets(models: Models) -> list[tuple[Path, tuple[LoadedModel, ...]]]:

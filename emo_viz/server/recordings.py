@@ -1,4 +1,4 @@
-"""Traces of runs that cannot be run here: what a server wrote, or another family's recording."""
+"""Traces of runs that cannot be run here: what a server wrote, or a model too large to load."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +21,12 @@ def without_checkpoint() -> list[str]:
     Raises Missing where there is no run at all.
     """
     runs = library.comparison().ids
-    if any(map(library.can_run, runs)):
-        return []
+    return [] if any(map(library.can_run, runs)) else of_shown()
+
+
+def of_shown() -> list[str]:
+    """Ids of the runs that are shown and have a trace. Raises Missing where there is no run."""
+    runs = library.comparison().ids
     return [run for run in runs if (assets.trace_path(run) / MANIFEST).is_file()]
 
 

@@ -31,6 +31,7 @@ def open_model(source: str, device: str = "cpu", dtype: str = "float32") -> Rout
     """
     folder = local_folder(source)
     config = _config(folder)
+    _check_experts(folder, config)
     target = device_of(device)
     weight_files(folder)
     check_fits(folder, target, dtype_of(dtype))
@@ -97,6 +98,16 @@ def _config(folder: Path) -> Any:
             f"The config of {folder} (model_type {kind!r}) is not one that the installed "
             "transformers can read; update transformers, or check the file."
         ) from error
+
+
+def _check_experts(folder: Path, config: Any) -> None:
+    """Said before a dense model is loaded: every config of a model with routers names experts."""
+    told = str(config.to_dict()).lower()
+    if "expert" not in told and "moe" not in told:
+        raise ValueError(
+            f"{folder} has no experts in its config (model_type {config.model_type!r}); name a "
+            "mixture-of-experts model."
+        )
 
 
 def _check_weights(folder: Path, loaded: torch.nn.Module, report: Any) -> None:

@@ -10,6 +10,7 @@ V vocabulary.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -231,18 +232,35 @@ def continue_text(
     _check_document(model, token_ids)
     prompt_1T = torch.from_numpy(np.asarray(token_ids, dtype=np.int64))[None].to(model.device)
     longest = model.config.max_position_embeddings
+    pad = model.config.pad_token_id
+    return write_on(model, tokenizer, prompt_1T, max_new_tokens, longest, pad, temperature, seed)
+
+
+def write_on(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_1T: Tensor,
+    max_new_tokens: int,
+    longest: int,
+    pad: int | None,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> str:
+    """`continue_text` of a decoder of any family that takes `longest` tokens in all."""
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {}
 
     def write(ids_1T: Tensor, tokens: int) -> Tensor:
-        return model.generate(
+        written: Tensor = model.generate(
             ids_1T,
             attention_mask=torch.ones_like(ids_1T),
             max_new_tokens=max(1, min(tokens, longest - ids_1T.shape[1])),
-            pad_token_id=model.config.pad_token_id,
+            pad_token_id=pad,
             **({"do_sample": False} | sampling),
         )
+        return written
 
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    devices = [prompt_1T.device] if prompt_1T.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         out_1T = write(prompt_1T, max_new_tokens)
         asked = out_1T.shape[1]

@@ -152,9 +152,14 @@ def _put_first(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 def check_length(config: Mapping[str, Any], max_tokens: int) -> None:
     """ValueError unless a model of this config can take texts of so many tokens, two at least."""
-    told = config.get("text_config")
-    told = told if isinstance(told, dict) else config
-    longest = next((told[name] for name in LENGTHS if isinstance(told.get(name), int)), None)
+    longest = longest_text(config)
     if max_tokens < 2 or (longest is not None and max_tokens > longest):
         limits = "at least 2" if longest is None else f"within 2 and {longest}"
         raise ValueError(f"{max_tokens} tokens a document are not {limits}.")
+
+
+def longest_text(config: Mapping[str, Any]) -> int | None:
+    """How many tokens a model of this config can take; None where it does not say."""
+    told = config.get("text_config")
+    told = told if isinstance(told, dict) else config
+    return next((told[name] for name in LENGTHS if isinstance(told.get(name), int)), None)

@@ -114,6 +114,22 @@ class Recorder:
                 logits_BTV = self._run(tokens)
             yield list(zip(batch, self._routings(tokens, tape, logits_BTV), strict=True))
 
+    @torch.inference_mode()
+    def record_whole(self, token_ids: np.ndarray) -> "Whole":
+        """One document alone, with what no trace keeps. Raises ValueError as `record` does."""
+        self._check(token_ids)
+        with self.routed.recorded() as tape:
+            logits_BTV = self._run([token_ids])
+        (routing,) = self._routings([token_ids], tape, logits_BTV)
+        layers = [self._layer(number, tape, 1) for number in range(len(self.places))]
+        probs = [layer.of(0, len(token_ids)).probs for layer in layers]
+        known = all(each is not None for each in probs)
+        return Whole(
+            routing,
+            self._stacked(probs, 0) if known else None,
+            None if logits_BTV is None else logits_BTV[0],
+        )
+
     def _batches(
         self, documents: Sequence[np.ndarray], batch_tokens: int | None
     ) -> Iterator[list[int]]:
@@ -213,6 +229,15 @@ class Recorder:
         usage_LR = self._stacked([layer.probs[first:].mean(axis=0) for layer in layers], 0)
         entropy_LT = self._stacked([layer.entropy for layer in layers], np.nan)
         return usage_LR, entropy_LT
+
+
+class Whole(NamedTuple):
+    """A document's routing, router probabilities [L, T, R] (None: some router's rule was not
+    recognised) and logits [T, V] on the model's device (None: they predict nothing)."""
+
+    routing: Routing
+    probs_LTR: np.ndarray | None
+    logits_TV: Tensor | None
 
 
 class _Layer(NamedTuple):

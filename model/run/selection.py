@@ -3,8 +3,8 @@
 Shapes: L layers, R routed experts.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,12 +52,29 @@ def select_experts(
         return subset_from_scores(scores_LR, keep_k, config, method, calibration_ids)
     if method != "greedy":
         raise ValueError(f"Unknown selection method {method!r}: router_probability or greedy.")
-    subset = full_subset(config)
+
+    def scores(kept: ExpertSubset) -> np.ndarray:
+        with apply_subset(model, kept):
+            return expert_scores(model, documents)
+
+    return select_greedy(config, scores, keep_k, calibration_ids)
+
+
+def select_greedy(
+    config: Any,
+    scores: Callable[[ExpertSubset], np.ndarray],
+    keep_k: int,
+    calibration_ids: Sequence[str] = (),
+) -> ExpertSubset:
+    """Choose layer by layer; scores: of all experts [L, R] with a subset of them in force.
+
+    config: an EmoConfig, or what stands for one (`model.run.live.Geometry`).
+    """
+    check_keep_k(config, keep_k)
+    method, subset = "greedy", full_subset(config)
     chosen: list[tuple[int, ...]] = []
     for layer in range(config.num_hidden_layers):
-        with apply_subset(model, subset):
-            scores_LR = expert_scores(model, documents)
-        one_pass = subset_from_scores(scores_LR, keep_k, config, method, calibration_ids)
+        one_pass = subset_from_scores(scores(subset), keep_k, config, method, calibration_ids)
         chosen.append(one_pass.experts[layer])
         subset = ExpertSubset(
             (*chosen, *full_subset(config).experts[layer + 1 :]), method, (), keep_k

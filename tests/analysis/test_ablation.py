@@ -25,6 +25,7 @@ from emo_viz.analysis.curves import (
 )
 from emo_viz.analysis.tokens import headline
 from model.run.inference import encode, record
+from model.run.live import LiveEmo
 from model.run.loading import load_model, load_tokenizer
 from model.run.selection import select_experts
 from model.run.subset import ExpertSubset, apply_subset, full_subset, random_subset
@@ -39,7 +40,10 @@ def model(tiny_assets: Path):
 def tasks(tiny_assets: Path, model) -> list[Task]:
     tokenizer = load_tokenizer(tiny_assets / "checkpoints" / "emo-nano")
     held_out, calibration = (
-        ablation.tokenise(pd.read_parquet(tiny_assets / "documents" / f"{name}.parquet"), tokenizer)
+        ablation.tokenise(
+            pd.read_parquet(tiny_assets / "documents" / f"{name}.parquet"),
+            lambda text: encode(tokenizer, text, ablation.MAX_TOKENS),
+        )
         for name in ("documents", "calibration")
     )
     cuts = ablation.plan_cuts(model.config, [4, 8], METHODS, random_seeds=2)
@@ -112,7 +116,7 @@ def test_at_most_sixteen_documents_choose_the_experts(tasks):
 
 def test_a_ranking_gives_the_subset_of_every_keep_k(model, tasks):
     texts = tasks[0].calibration
-    ranking = ablation.rank_experts(model, texts)
+    ranking = ablation.rank_experts(LiveEmo(model, None), texts)
     for keep_k in range(4, 17):
         subset = ablation.ranked_subset(ranking, keep_k, model.config, texts.ids)
         expected = select_experts(model, texts.documents, keep_k, "router_probability", texts.ids)
@@ -122,7 +126,7 @@ def test_a_ranking_gives_the_subset_of_every_keep_k(model, tasks):
 def test_every_cut_loses_what_slow_code_says(model, tasks):
     task = tasks[1]
     assert task.other is not None and task.other.domain != task.held_out.domain
-    part = ablation.measure(model, task)
+    part = ablation.measure(LiveEmo(model, None), task)
     own, other = task.calibration.documents, task.other.documents
     expected = {
         (FULL, 16, 0): full_subset(model.config),
@@ -157,7 +161,7 @@ def test_a_guard_is_held_for_a_few_documents_and_never_between_steps(model, task
         assert not held[0]
         steps.append(1)
 
-    ablation.measure(model, task, guard, step)
+    ablation.measure(LiveEmo(model, None), task, guard, step)
     assert len(steps) == 2
     # The ranking; then for each cut its subset, and 4 and 2 of the 6 documents.
     assert entered == [0, 0, 0, 0, 1, 1, 1]
@@ -172,7 +176,7 @@ def test_a_step_that_raises_ends_the_measurement(model, tasks):
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        ablation.measure(model, tasks[0], step=step)
+        ablation.measure(LiveEmo(model, None), tasks[0], step=step)
     assert len(steps) == 3
 
 
@@ -191,7 +195,9 @@ def test_a_fingerprint_tells_weights_cuts_and_texts_apart(tasks):
 
 
 def test_a_part_survives_json(model, tasks):
-    part = ablation.measure(model, replace(tasks[0], cuts=(Cut(FULL, 16), Cut(GREEDY, 4))))
+    part = ablation.measure(
+        LiveEmo(model, None), replace(tasks[0], cuts=(Cut(FULL, 16), Cut(GREEDY, 4)))
+    )
     back = Part(**json.loads(json.dumps(asdict(part))))
     pd.testing.assert_frame_equal(part.rows("emo-nano"), back.rows("emo-nano"))
     assert list(part.rows("emo-nano")["keep_k"]) == [16] * 6 + [4] * 6

@@ -20,6 +20,7 @@ from emo_viz.analysis.tokens import load_token_clusters
 from model.emo.config import EmoConfig
 from model.emo.modeling import EmoForCausalLM
 from model.run import inference
+from model.run.live import open_live
 from model.run.loading import export_model, load_model, load_tokenizer
 
 
@@ -207,11 +208,11 @@ def test_the_default_is_every_doubling_and_every_method(tiny_assets: Path):
 
 
 def test_a_model_that_gives_no_numbers_is_named(tiny_assets: Path, monkeypatch):
-    model = load_model(tiny_assets / "checkpoints" / "emo-nano")
+    live = open_live(tiny_assets / "checkpoints" / "emo-nano")
     texts = ablation.Texts("sea", ("one",), (np.array([0, 5, 6]),))
     monkeypatch.setattr(ablation, "_loss_sums", lambda *_: [float("inf")])
     with pytest.raises(ValueError, match="losses on sea are not finite; train the model again"):
-        ablation.measure(model, ablation.Task(texts, texts, None, (ablation.Cut("full", 16),)))
+        ablation.measure(live, ablation.Task(texts, texts, None, (ablation.Cut("full", 16),)))
 
 
 def test_a_killed_worker_is_one_sentence(ready, tmp_path, monkeypatch):

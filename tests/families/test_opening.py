@@ -134,3 +134,11 @@ def test_a_foreign_type_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "abacus"}')
     with pytest.raises(ValueError, match="model_type 'abacus'"):
         open_model(str(tmp_path))
+
+
+def test_a_dense_model_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    AutoConfig.for_model("llama").save_pretrained(tmp_path)  # and no weights
+    with pytest.raises(ValueError, match="no experts in its config .model_type 'llama'."):
+        open_model(str(tmp_path))

@@ -251,7 +251,6 @@ def test_a_model_of_another_family_is_recorded_and_shown(family: str, tmp_path: 
     at = add(follow_link(PAGE), tmp_path / family)
     found = rows(at)[family]
     assert (found["Family"], found["Layers"], found["Experts a layer"]) == (family, 3, "8")
-    assert f"{family} is of another family than EMO's" in texts(at).replace("\\", "")
     at.number_input(key="library_limit").set_value(6)
     opened.run(at)
     click(at, f"library_make_library|record|{family}")
@@ -264,5 +263,5 @@ def test_a_model_of_another_family_is_recorded_and_shown(family: str, tmp_path: 
     shown = follow_link("pages/1_Token_routing.py", a=family, b="none")
     assert "half of this text's routing goes to" in texts(shown)
     shown = follow_link("pages/3_Subset_ablation.py", a=family, b="none")
-    said = f"{family} is of the family {family}, not EMO's: it can be recorded, but not run here."
-    assert said in texts(shown).replace("\\", "")
+    said = "No curves over many documents have been measured here of these models"
+    assert said in texts(shown) and "likelihood kept a token" in texts(shown)

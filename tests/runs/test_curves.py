@@ -10,7 +10,7 @@ from emo_viz.analysis.curves import METHODS, OTHER_DOMAIN, read_curves
 from emo_viz.analysis.checkpoints import open_runs
 from emo_viz.runs.curves import Loaded, Plan, Workers, measure, plan_files
 from emo_viz.runs.curves import plan as make_plan
-from model.run.loading import load_model
+from model.run.live import open_live
 
 
 class Stopped(Exception):
@@ -46,7 +46,7 @@ def test_a_report_that_raises_stops_and_finished_parts_stay(plan: Plan):
 def goes_on(plan: Plan, cuts: int, total: int) -> None:
     """Another way of measuring goes on from the same parts, and counts them at once."""
     models = {job.checkpoint.run: job.checkpoint.folder for job in plan.jobs}
-    loaded = Loaded({run: (load_model(path), nullcontext) for run, path in models.items()})
+    loaded = Loaded({run: (open_live(path), nullcontext) for run, path in models.items()})
     seen = []
     curves = measure(plan, loaded, lambda done, total: seen.append((done, total)))
     assert seen[:2] == [(0, total), (2 * cuts, total)]

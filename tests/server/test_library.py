@@ -30,6 +30,15 @@ def test_what_is_not_here_names_its_command(ask, sentence: str, command: str):
     assert command in raised.value.command
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "auto", "meta", "toaster"])
+def test_a_device_that_is_not_there_is_one_sentence(tiny_assets: Path, monkeypatch, device: str):
+    monkeypatch.setenv("EMO_VIZ_ASSETS", str(tiny_assets))
+    monkeypatch.setenv("EMO_VIZ_DEVICE", device)
+    with pytest.raises(Missing, match=f"There is no device '{device}' here; set EMO_VIZ_DEVICE"):
+        library.models()
+    assert library.models("cpu").first.key == library.models(device="cpu").first.key
+
+
 def test_a_damaged_file_is_missing_too(empty: Path):
     (empty / "documents").mkdir()
     (empty / "documents" / "documents.parquet").write_bytes(b"none")

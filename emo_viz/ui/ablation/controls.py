@@ -14,9 +14,10 @@ from emo_viz.analysis.curves import (
     likelihood_kept,
 )
 from emo_viz.analysis.widths import in_words, kept_of
-from emo_viz.server import assets, library
+from emo_viz.server import assets
 from emo_viz.ui.ablation.page import ALL_DOMAINS, OWN, Choice, Live, Study
 from emo_viz.ui.parts.own_text import OwnText
+from emo_viz.ui.parts.reading import absent_of, say_absent
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.address import one_of
@@ -26,6 +27,7 @@ DOMAIN, METHOD, KEEP = routes.SUBSET_DOMAIN, routes.SUBSET_METHOD, routes.SUBSET
 DOCUMENT, TOKEN = routes.SUBSET_DOCUMENT, routes.SUBSET_TOKEN
 DEFAULT_KEEP = 16
 OWN_LABEL = "Your own text …"
+NO_CURVES = "No curves over many documents have been measured here of these models"
 LOW_FIELD = 80  # pixels: the text and the curve below it stay in sight
 METHOD_LABELS = {
     ROUTER_PROBABILITY: "Router probability",
@@ -48,16 +50,20 @@ def _forget_token() -> None:
 FIELD = OwnText("subset", routes.SUBSET_TEXT, _forget_token)
 
 
-def answer(study: Study, choice: Choice, found: Measured, live: Live) -> None:
+def answer(study: Study, choice: Choice, found: Measured | None, live: Live) -> None:
     """The first line: what the models keep at this keep-k, measured where it can be."""
     keep = f"{_keep(study, choice)} experts{SUFFIXES[choice.method]}"
+    if found is None:
+        _answer_live(study, live, keep, NO_CURVES)
+        return
     try:
         spans = {
             run: found.increase(run, choice.method, study.keep_of(run, choice.keep_k))
             for run in study.runs.ids
         }
     except ValueError:
-        _answer_live(study, choice, found, live, keep)
+        why = f"The curve has no measured point at {choice.keep_k}"
+        _answer_live(study, live, keep, why, f" {_neighbours(study, choice, found)}")
         return
     where = f"{count(len(study.domains), 'domain')}" if choice.domain is None else choice.domain
     kept = in_each(study.runs, lambda run: f"**{_kept(spans[run].mean)}**")
@@ -97,7 +103,8 @@ def _better(*increases: float) -> str:
     return "; over 100 %, the subset predicts better than all experts" if above else ""
 
 
-def _answer_live(study: Study, choice: Choice, found: Measured, live: Live, keep: str) -> None:
+def _answer_live(study: Study, live: Live, keep: str, why: str, beside: str = "") -> None:
+    """Of one document. why: it is not many; beside: what is known of many."""
     increases = {run: live.increase(run) for run in study.runs.ids}
     kept = in_each(study.runs, lambda run: f"**{_kept(increases[run])}**")
     st.markdown(
@@ -106,10 +113,11 @@ def _answer_live(study: Study, choice: Choice, found: Measured, live: Live, keep
     )
     lost = in_each(study.runs, lambda run: f"{increases[run]:+.3f}")
     st.caption(
-        f"The curve has no measured point at {choice.keep_k}, so this is the chosen document "
-        f"alone, computed now, in nats a token: {lost}{_better(*increases.values())}. "
-        f"{_neighbours(study, choice, found)}"
+        f"{why}, so this is the chosen document alone, computed now, in nats a token: "
+        f"{lost}{_better(*increases.values())}.{beside}"
     )
+    for loaded in study.models:
+        say_absent(tuple(absent_of(loaded)))
 
 
 def _neighbours(study: Study, choice: Choice, found: Measured) -> str:
@@ -177,18 +185,25 @@ def controls(study: Study) -> Choice:
             sentence=f"The link asks for {{asked}} experts a layer; a subset keeps "
             f"{least} (what each token uses) to {most} of "
             "them, so this shows another number.",
-            help="Counts the shared expert, which always stays. Fewer than "
-            f"{least} cannot be kept: each token uses as many."
+            help=_counts(study)
+            + f"Fewer than {least} cannot be kept: each token uses as many."
             + f" The layers have {in_words(first)}; one with fewer keeps all its." * uneven
             + _of_other(study),
             width=230,
         )
         chosen = None if domain == ALL_DOMAINS else domain
-        document = _choose_document(chosen)
+        document = _choose_document(study, chosen)
     text = _own_text() if document == OWN else None
     if document == OWN and text is None:
         st.stop()
     return Choice(chosen, method, keep_k, document, text or "")
+
+
+def _counts(study: Study) -> str:
+    """Whether the number kept holds an expert that is never cut."""
+    if study.config(study.runs.first.id).num_shared_experts:
+        return "Counts the shared expert, which always stays. "
+    return "Counts the experts that routers choose among. "
 
 
 def _of_other(study: Study) -> str:
@@ -206,10 +221,10 @@ def _own_text() -> str | None:
     return text
 
 
-def _choose_document(domain: str | None) -> str:
+def _choose_document(study: Study, domain: str | None) -> str:
     """The id of the chosen document, or OWN."""
-    key = assets.content(assets.documents_path())
-    labels = _document_labels(library.documents(), key, domain)
+    key = f"{assets.content(assets.documents_path())} {' '.join(study.live_domains)}"
+    labels = _document_labels(study.documents, key, domain)
     ids = list(labels)
     kind = one_of("document", [OWN, *ids], always=True)
     links.enter(DOCUMENT, kind, ids[0])

@@ -58,23 +58,29 @@ METHOD_WORDS = {
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """All that the page shows from: measured curves, the models, the held-out documents."""
+    """All that the page shows from: measured curves, the models, the held-out documents.
 
-    curves: Curves
+    curves: None where none were measured of models of other families than EMO; then everything is
+    computed now, and `live_domains` are those that have documents of both kinds.
+    """
+
+    curves: Curves | None
     models: Models
     documents: pd.DataFrame
+    live_domains: tuple[str, ...] = ()
 
     @property
     def runs(self) -> Comparison:
         return self.models.comparison
 
     def config(self, run: str) -> Any:
-        return self.models[run].model.config
+        """An EmoConfig, or what stands for one."""
+        return self.models[run].live.geometry
 
     @property
     def experts(self) -> dict[str, tuple[int, ...]]:
         """Experts of every layer of each run, the shared ones counted."""
-        return {one.run: experts_by_layer(one.model.config) for one in self.models}
+        return {one.run: experts_by_layer(one.live.geometry) for one in self.models}
 
     @property
     def num_experts(self) -> int:
@@ -107,12 +113,28 @@ class Study:
 
     @property
     def domains(self) -> list[str]:
-        return sorted(self.curves.info["domains"])
+        return sorted(self.curves.info["domains"] if self.curves else self.live_domains)
 
     @property
     def methods(self) -> list[str]:
+        if self.curves is None:
+            return list(ablation.default_methods(len(self.domains)))
         measured = set(self.curves.rows["method"].unique())
         return [method for method in METHODS if method in measured]
+
+    def other(self, domain: str) -> str | None:
+        """The domain whose experts stand for another one's."""
+        if self.curves is None:
+            return ablation.other_domains(self.domains).get(domain)
+        other: str | None = self.curves.info["domains"][domain]["other"]
+        return other
+
+    def calibration_ids(self, domain: str) -> tuple[str, ...]:
+        """The documents that the experts of a domain are chosen on."""
+        if self.curves is None:
+            first = self.models.first
+            return _calibration(first, first.key, documents_key())[domain].ids
+        return tuple(self.curves.info["domains"][domain]["calibration"])
 
 
 @dataclass(frozen=True)
@@ -186,25 +208,72 @@ def open_study() -> Study:
     Models that do not compare token by token are shown one at a time.
     """
     models = library.models()
+    every = _stored_curves(models) if _all_emo(models) else None
     together.say_left_out(models.left_out)
     models = models.of(together.shown(models.comparison, "tokens"))
+    if not _all_emo(models):
+        return _measured_or_live(models)
+    return _measured_study(every or _stored_curves(models), models)
+
+
+def _all_emo(models: Models) -> bool:
+    return all(one.live.is_emo for one in models)
+
+
+def _stored_curves(models: Models) -> Curves:
     paths = assets.curves_paths(models.comparison.ids)
     try:
-        every = _curves(paths, _key(paths))
+        return _curves(paths, _key(paths))
     except ValueError as error:
         unmeasured = "No subset curves have been measured yet."
         there = all(path.exists() for path in paths)
         _nothing(models, escape_markdown(str(error)) if there else unmeasured)
+
+
+def _measured_or_live(models: Models) -> Study:
+    """Of other families than EMO: with curves where there are some of these models and documents.
+
+    Else all is computed now. Ends the page for a model that cannot be cut.
+    """
+    if said := next((one.live.why_not_cut for one in models if one.live.why_not_cut), ""):
+        st.info(escape_markdown(said), icon=":material/visibility_off:")
+        st.stop()
+    documents, paths = library.documents(), assets.curves_paths(models.comparison.ids)
     try:
-        study = Study(every.of_runs(models.comparison.ids), models, library.documents())
-        freshness.check("The subset curves", study.curves.origins)
+        curves = _curves(paths, _key(paths)).of_runs(models.comparison.ids)
+        freshness.check("The subset curves", curves.origins)
+    except ValueError:
+        return _unmeasured(models, documents)
+    if not set(curves.rows["document"].unique()) <= set(documents["id"]):
+        return _unmeasured(models, documents)
+    return Study(curves, models, documents)
+
+
+def _unmeasured(models: Models, documents: pd.DataFrame) -> Study:
+    try:
+        calibration = library.calibration_documents()
+    except ValueError as error:
+        raise library.Missing(str(error), commands.DOCUMENTS) from error
+    domains = sorted({*documents["domain"]} & {*calibration["domain"]})
+    if not domains:
+        raise library.Missing(
+            "No domain has both documents and calibration documents.", commands.DOCUMENTS
+        )
+    return Study(None, models, documents[documents["domain"].isin(domains)], tuple(domains))
+
+
+def _measured_study(every: Curves, models: Models) -> Study:
+    try:
+        curves = every.of_runs(models.comparison.ids)
+        freshness.check("The subset curves", curves.origins)
     except freshness.Stale as error:
         _nothing(models, str(error), freshness.OUT_OF_DATE)
     except ValueError as error:
         _nothing(models, escape_markdown(str(error)))
-    if not set(study.curves.rows["document"].unique()) <= set(study.documents["id"]):
+    documents = library.documents()
+    if not set(curves.rows["document"].unique()) <= set(documents["id"]):
         _nothing(models, "The subset curves were measured on other documents than these.")
-    return study
+    return Study(curves, models, documents)
 
 
 def _nothing(models: Models, sentence: str, headline: str = "Nothing to show yet") -> NoReturn:
@@ -225,8 +294,13 @@ def _curves(paths: tuple[Path, ...], key: str) -> Curves:
     return read_together(paths)
 
 
-def measured(study: Study, choice: Choice) -> Measured:
-    """The curves of the chosen domain: finer ones, if they have been measured on this server."""
+def measured(study: Study, choice: Choice) -> Measured | None:
+    """The curves of the chosen domain: finer ones, if they have been measured on this server.
+
+    None where there are no curves.
+    """
+    if study.curves is None:
+        return None
     job = fine_job(study, choice)
     if job is not None and isinstance(job.result, Measured):
         return job.result
@@ -256,8 +330,8 @@ def _chosen_document(study: Study, choice: Choice) -> Document:
 def compute_live(study: Study, choice: Choice) -> Live:
     """Every model on the chosen document, whole and cut: a few forward passes, done now."""
     shown, models = _chosen_document(study, choice), study.models
-    limits = [one.model.config.max_position_embeddings for one in models]
-    encoded = tokens_of(models.first, shown.text, min(ablation.MAX_TOKENS, *limits))
+    most = min(one.live.most_tokens(ablation.MAX_TOKENS) for one in models)
+    encoded = tokens_of(models.first, shown.text, most)
     token_ids, pieces = encoded.token_ids, encoded.texts
     domain = shown.domain or choice.domain or _nearest(study, token_ids)
     try:
@@ -284,41 +358,36 @@ def _nearest(study: Study, token_ids: NDArray[np.int64]) -> str:
     first = study.models.first
     scores = _expert_scores(first, first.key, token_ids)
     rankings = {domain: ranking(study, first.run, domain) for domain in study.domains}
-    return ablation.nearest_domain(scores, rankings, first.model.config.num_routed_per_tok)
+    return ablation.nearest_domain(scores, rankings, first.live.geometry.num_routed_per_tok)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
 def _expert_scores(
     _loaded: LoadedModel, key: str, token_ids: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    from model.run.selection import expert_scores
-
     with run_exclusive(_loaded):
-        return expert_scores(_loaded.model, [token_ids])
+        return _loaded.live.scores([token_ids])
 
 
 def choose_subset(study: Study, loaded: LoadedModel, domain: str, choice: Choice) -> "ExpertSubset":
     """The subset of one model for a domain; only a greedy one at a new keep-k asks the model."""
     from model.run.subset import ExpertSubset, full_subset, random_subset
 
-    info, config = study.curves.info, loaded.model.config
+    config = loaded.live.geometry
     keep_k = study.keep_of(loaded.run, choice.keep_k)
     if keep_k == max(study.experts[loaded.run]):
         return full_subset(config)
     if choice.method == RANDOM:
         return random_subset(config, keep_k, seed=0)
     if choice.method == GREEDY:
-        known = info["greedy"][loaded.run][domain].get(str(keep_k))
+        greedy = study.curves.info["greedy"][loaded.run][domain] if study.curves else {}
+        known = greedy.get(str(keep_k))
         if known is None:
             return _greedy(loaded, loaded.key, documents_key(), domain, keep_k)
-        ids = tuple(info["domains"][domain]["calibration"])
-        return ExpertSubset(tuple(map(tuple, known)), GREEDY, ids, keep_k)
-    source = info["domains"][domain]["other"] if choice.method == OTHER_DOMAIN else domain
+        return ExpertSubset(tuple(map(tuple, known)), GREEDY, study.calibration_ids(domain), keep_k)
+    source = (study.other(domain) or domain) if choice.method == OTHER_DOMAIN else domain
     return ablation.ranked_subset(
-        ranking(study, loaded.run, source),
-        keep_k,
-        config,
-        info["domains"][source]["calibration"],
+        ranking(study, loaded.run, source), keep_k, config, study.calibration_ids(source)
     )
 
 
@@ -327,25 +396,39 @@ def ranking(study: Study, run: str, domain: str) -> NDArray[np.int64]:
 
     -1 where a layer has fewer.
     """
+    if study.curves is None:
+        loaded = study.models[run]
+        return _ranking(loaded, loaded.key, documents_key(), domain)
     return np.asarray(study.curves.info["ranking"][run][domain])
+
+
+@st.cache_resource(max_entries=256, show_spinner="Reading the calibration documents …")
+def _ranking(_loaded: LoadedModel, key: str, documents: str, domain: str) -> NDArray[np.int64]:
+    texts = _calibration(_loaded, key, documents)[domain]
+    with run_exclusive(_loaded):
+        scores = _loaded.live.scores(texts.documents)
+    return ablation.ranked(scores, _loaded.live.geometry)
 
 
 @st.cache_resource(max_entries=64, show_spinner="Choosing experts layer by layer …")
 def _greedy(
     _loaded: LoadedModel, key: str, documents: str, domain: str, keep_k: int
 ) -> "ExpertSubset":
-    from model.run.selection import select_experts
-
     texts = _calibration(_loaded, key, documents)[domain]
     with run_exclusive(_loaded):
-        return select_experts(_loaded.model, texts.documents, keep_k, "greedy", texts.ids)
+        return _loaded.live.select(texts.documents, keep_k, "greedy", texts.ids)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _calibration(_loaded: LoadedModel, key: str, documents: str) -> dict[str, ablation.Texts]:
     """The calibration documents of every domain, tokenised."""
-    texts = ablation.tokenise(library.calibration_documents(), _loaded.tokenizer)
+    texts = ablation.tokenise(library.calibration_documents(), _encode(_loaded))
     return {domain: ablation.first_texts(some) for domain, some in texts.items()}
+
+
+def _encode(loaded: LoadedModel) -> ablation.Encode:
+    most = loaded.live.most_tokens(ablation.MAX_TOKENS)
+    return lambda text: loaded.live.encode(text, most)
 
 
 @st.cache_resource(max_entries=512, show_spinner=False)
@@ -356,12 +439,8 @@ def _losses(
     experts: tuple[tuple[int, ...], ...],
 ) -> NDArray[np.float32]:
     """Losses of one document [T]; `experts` are those kept in each layer, () for all."""
-    from model.run.inference import document_losses
-    from model.run.subset import ExpertSubset, apply_subset, full_subset
-
-    subset = ExpertSubset(experts, "", (), 0) if experts else full_subset(_loaded.model.config)
-    with run_exclusive(_loaded), apply_subset(_loaded.model, subset):
-        losses = document_losses(_loaded.model, [token_ids])[0]
+    with run_exclusive(_loaded):
+        losses = _loaded.live.losses(token_ids, experts)
     losses.flags.writeable = False
     return losses
 
@@ -374,12 +453,8 @@ def continuation(
     experts: tuple[tuple[int, ...], ...],
 ) -> str:
     """The likeliest NEW_TOKENS tokens after a prompt; `experts` as in `_losses`."""
-    from model.run.inference import continue_text
-    from model.run.subset import ExpertSubset, apply_subset, full_subset
-
-    subset = ExpertSubset(experts, "", (), 0) if experts else full_subset(_loaded.model.config)
-    with run_exclusive(_loaded), apply_subset(_loaded.model, subset):
-        return continue_text(_loaded.model, _loaded.tokenizer, prompt_ids, NEW_TOKENS)
+    with run_exclusive(_loaded):
+        return _loaded.live.go_on(prompt_ids, NEW_TOKENS, experts)
 
 
 def fine_tasks(study: Study, domain: str, method: str) -> dict[str, ablation.Task]:
@@ -397,16 +472,16 @@ def fine_keep(study: Study, run: str) -> list[int]:
 def _fine_task(study: Study, loaded: LoadedModel, domain: str, method: str) -> ablation.Task:
     calibration = _calibration(loaded, loaded.key, documents_key())
     rows = study.documents[study.documents["domain"] == domain]
-    held_out = ablation.tokenise(rows, loaded.tokenizer)[domain]
+    held_out = ablation.tokenise(rows, _encode(loaded))[domain]
     keep, methods = fine_keep(study, loaded.run), list(dict.fromkeys([method, RANDOM]))
-    cuts = ablation.plan_cuts(loaded.model.config, keep, methods, ablation.RANDOM_SEEDS)
-    other = study.curves.info["domains"][domain]["other"]
+    cuts = ablation.plan_cuts(loaded.live.geometry, keep, methods, ablation.RANDOM_SEEDS)
+    other = study.other(domain)
     return ablation.Task(calibration[domain], held_out, calibration[other] if other else None, cuts)
 
 
 def fine_job(study: Study, choice: Choice) -> Job | None:
     """The finer measurement of the chosen domain and method, if anybody has asked for it."""
-    if choice.domain is None:
+    if choice.domain is None or study.curves is None:
         return None
     return measurements.find_points(study.models, choice.domain, choice.method)
 

@@ -16,7 +16,7 @@ from emo_viz.figures import ablation as figures
 from emo_viz.figures.theme import DIVERGING, SELECTION_COLOUR, chart_config, colour_at
 from emo_viz.server import commands, library
 from emo_viz.ui.ablation import page
-from emo_viz.ui.ablation.controls import FIELD, METHOD_LABELS, TOKEN
+from emo_viz.ui.ablation.controls import FIELD, METHOD_LABELS, NO_CURVES, TOKEN
 from emo_viz.ui.ablation.page import ALL_DOMAINS, METHOD_WORDS, Choice, Live, Study
 from emo_viz.ui.parts import measuring, progress
 from emo_viz.ui.parts.strip import StripToken, token_strip
@@ -42,7 +42,6 @@ MEASURES: dict[str, figures.Measure] = {INCREASE: "increase", LOSS: "loss"}
 # Nats. Fixed, so that colours mean the same at every keep-k: a token at the end of the scale has
 # become 20 times less (or more) likely.
 COLOUR_REACH = 3.0
-SHOWN_PROMPT = 240  # characters
 TEXT_PIXELS = 170  # two texts as high as the curve beside them
 NARROWEST = 400  # pixels: narrower, the text and the curve stand one below the other
 
@@ -84,6 +83,29 @@ def curve(study: Study, choice: Choice, found: Measured, live: Live) -> None:
     _more_points(study, choice)
 
 
+def unmeasured(study: Study, choice: Choice, live: Live) -> None:
+    """In place of the curve, where models have none: what was kept, and what can be taken along."""
+    st.info(
+        f"{NO_CURVES}; every number is computed now, on the document shown. This command measures "
+        f"them, or the button below: `{commands.curves(study.runs.ids)}`",
+        icon=":material/visibility_off:",
+    )
+    _chosen_how(study, choice, live)
+    st.download_button(
+        "Token losses as CSV",
+        lambda: _token_losses(live),
+        file_name=_losses_file(choice),
+        mime="text/csv",
+        on_click="ignore",
+        help="Of the document shown: each token with all experts and with the subset.",
+    )
+    measuring.all_curves(study.models, "Measure all curves")
+
+
+def _losses_file(choice: Choice) -> str:
+    return f"token-losses-{choice.document}-{choice.method}-{choice.keep_k}.csv"
+
+
 def _alt(study: Study, points: pd.DataFrame, choice: Choice, numbers: str) -> str:
     """The measured increases in words."""
     lines = []
@@ -111,13 +133,12 @@ def _rests_on(study: Study, choice: Choice, points: pd.DataFrame) -> str:
 def _chosen_on(study: Study, choice: Choice, seeds: int) -> str:
     if choice.method == RANDOM:
         return f"Experts are drawn at random, {seeds} times."
-    domains = study.curves.info["domains"]
     looked_at = [choice.domain] if choice.domain else study.domains
-    numbers = sorted({len(domains[domain]["calibration"]) for domain in looked_at})
+    numbers = sorted({len(study.calibration_ids(domain)) for domain in looked_at})
     number = " to ".join(str(n) for n in dict.fromkeys([numbers[0], numbers[-1]]))
     whose = "the domain"
     if choice.method == OTHER_DOMAIN:
-        other = domains[choice.domain]["other"] if choice.domain else None
+        other = study.other(choice.domain) if choice.domain else None
         whose = f"another domain ({escape_markdown(other)})" if other else "another domain"
     return (
         f"Experts are chosen on {number} calibration documents of {whose}, none of them evaluated."
@@ -170,27 +191,32 @@ def _chosen_how(study: Study, choice: Choice, live: Live) -> None:
         key="subset_how",
         on_change="rerun",
     )
-    if not place.open:
-        return
-    with place:
-        st.markdown(
-            f"**{escape_markdown(live.domain)}**, keep-k {choice.keep_k}: "
-            f"{METHOD_WORDS[choice.method]}, and the shared experts."
-        )
-        st.plotly_chart(
-            figures.kept_map(
-                study.runs,
-                {run: subset.experts for run, subset in live.subsets.items()},
-                study.experts,
-                shared=all(study.config(run).num_shared_experts == 1 for run in study.runs.ids),
-            ),
-            key="subset_kept",
-            config=chart_config("subset kept"),
-            alt="The kept experts of each layer by expert id, from above: "
-            f"{in_each(study.runs, lambda run: study.kept_in_words(run, choice.keep_k))}.",
-        )
-        _overlap(study, choice, live)
-        _calibration_documents(study, choice, live)
+    if place.open:
+        with place:
+            _kept(study, choice, live)
+
+
+def _kept(study: Study, choice: Choice, live: Live) -> None:
+    """The kept experts, how they were chosen and on what."""
+    shared = [study.config(run).num_shared_experts for run in study.runs.ids]
+    st.markdown(
+        f"**{escape_markdown(live.domain)}**, keep-k {choice.keep_k}: "
+        f"{METHOD_WORDS[choice.method]}{', and the shared experts' * any(shared)}."
+    )
+    st.plotly_chart(
+        figures.kept_map(
+            study.runs,
+            {run: subset.experts for run, subset in live.subsets.items()},
+            study.experts,
+            shared=set(shared) == {1},
+        ),
+        key="subset_kept",
+        config=chart_config("subset kept"),
+        alt="The kept experts of each layer by expert id, from above: "
+        f"{in_each(study.runs, lambda run: study.kept_in_words(run, choice.keep_k))}.",
+    )
+    _overlap(study, choice, live)
+    _calibration_documents(study, choice, live)
 
 
 def _overlap(study: Study, choice: Choice, live: Live) -> None:
@@ -224,19 +250,19 @@ def _overlap(study: Study, choice: Choice, live: Live) -> None:
 
 
 def _calibration_documents(study: Study, choice: Choice, live: Live) -> None:
-    about = study.curves.info["domains"]
     if choice.method == RANDOM:
         st.caption("A random subset needs no calibration documents; this one is of seed 0.")
         return
-    source = about[live.domain]["other"] if choice.method == OTHER_DOMAIN else live.domain
-    ids = about[source]["calibration"]
+    other = study.other(live.domain) if choice.method == OTHER_DOMAIN else None
+    source = other or live.domain
+    ids = study.calibration_ids(source)
     st.markdown(f"**{count(len(ids), 'calibration document')}** of {escape_markdown(source)}:")
     try:
         every = library.calibration_documents().set_index("id")
     except ValueError as error:
         st.markdown(escape_markdown(str(error)))
         return
-    rows = every.reindex(ids)[["parent", "source"]]
+    rows = every.reindex(list(ids))[["parent", "source"]]
     st.dataframe(
         rows.reset_index().rename(columns={"id": "Id", "parent": "Document", "source": "Source"}),
         hide_index=True,
@@ -260,12 +286,15 @@ def _export(study: Study, choice: Choice, points: pd.DataFrame, live: Live) -> N
         st.download_button(
             "Token losses as CSV",
             lambda: _token_losses(live),
-            file_name=f"token-losses-{choice.document}-{choice.method}-{choice.keep_k}.csv",
+            file_name=_losses_file(choice),
             mime="text/csv",
             on_click="ignore",
             width="stretch",
             help="Of the document shown: each token with all experts and with the subset.",
         )
+        if not all(one.live.is_emo for one in study.models):
+            st.caption("Subset files are for `cut`, which takes EMO's own format alone.")
+            return
         for run in study.runs:
             st.download_button(
                 f"{name(run)} subset as JSON",
@@ -435,42 +464,3 @@ def _token(live: Live, token: int | None) -> None:
     label = escape_markdown(live.labels[token])
     words = " · ".join(f"{name(run)}: {_change_in_words(live, run.id, token)}" for run in live.runs)
     st.caption(f"Token {token} of {live.num_tokens}, “{label}”. {words}")
-
-
-@st.fragment
-def continuations(study: Study, choice: Choice, live: Live) -> None:
-    """What each model writes after the first half of the document, with and without the cut.
-
-    Last on the page: it is slower than the rest, and a new choice ends it.
-    """
-    prompt = live.token_ids[: max(1, len(live.token_ids) // 2)]
-    st.markdown("### What the models write next")
-    st.caption(
-        f"Prompt: the first {count(len(prompt) - 1, 'token')} of the document. Each model goes on "
-        f"with its likeliest {page.NEW_TOKENS} tokens (greedy decoding)."
-    )
-    with st.container(border=True):
-        st.text(_ending("".join(live.pieces[: len(prompt)])))
-        goes_on = "".join(live.pieces[len(prompt) : len(prompt) + page.NEW_TOKENS])
-        st.caption("The document itself goes on:")
-        st.text(goes_on or "(it ends here)")
-    places = []
-    for kept in dict.fromkeys((study.num_experts, choice.keep_k)):
-        columns = st.columns(len(study.runs), gap="medium")
-        for column, loaded in zip(columns, study.models, strict=True):
-            whole = kept == study.num_experts
-            with column.container(border=True, height="stretch"):
-                every = "all " if whole else ""
-                words = study.kept_in_words(loaded.run, kept)
-                st.markdown(f"**{name(study.runs[loaded.run])}**, {every}{words} experts")
-                experts = () if whole else live.subsets[loaded.run].experts
-                places.append((loaded, experts, st.empty()))
-    for loaded, experts, place in places:
-        with place, st.spinner("Writing …"):
-            text = page.continuation(loaded, loaded.key, prompt, experts)
-        place.text(text or "(it ends the text at once)")
-
-
-def _ending(prompt: str) -> str:
-    """The last characters of a prompt; an ellipsis where there are more before them."""
-    return prompt if len(prompt) <= SHOWN_PROMPT else "… " + prompt[-SHOWN_PROMPT:]

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from emo_viz.analysis.difference import RoutedDocument
 from emo_viz.analysis.routed import Numbered, of_recording, of_trace
 from emo_viz.analysis.runs import Comparison, Run, compare
-from emo_viz.server import assets, library
+from emo_viz.server import assets, catalogue, library
 from emo_viz.server.library import LoadedModel, Missing
 from emo_viz.trace.absent import Absent
 from emo_viz.ui.parts.token_text import text_labels
 from emo_viz.ui.parts.work import run_exclusive
 from emo_viz.ui.shell.words import token_label
+
+LONGEST = 512  # tokens of a text, where neither config nor training says
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
@@ -151,16 +153,17 @@ class Opened:
     def layers(self) -> Numbered:
         """Its layers by the model's own numbers."""
         if self.side.live:
-            routed = self.model.routed
-            return Numbered(tuple(range(len(routed))), routed)
+            routed, own = self.model.routed, self.model.live.own_layers
+            # EMO's format lists its layers without a router too.
+            return Numbered(own if len(own) == len(routed) else tuple(range(len(routed))), routed)
         traced = self.trace.manifest.model
         return Numbered(traced.own_layers, traced.routed)
 
     @property
     def context(self) -> int:
         """The most tokens that a live side reads, EOS counted."""
-        longest = int(self.model.model.config.max_position_embeddings)
-        return min(assets.model_facts(self.side.run).context, longest)
+        trained = catalogue.read_model(assets.checkpoint_path(self.side.run.id)).context
+        return self.model.live.most_tokens(trained or LONGEST)
 
 
 def opened(side: Side) -> Opened:
@@ -208,10 +211,9 @@ def _routed(
     layers: tuple[int, ...],
     opening: int,
 ) -> RoutedDocument:
-    from model.run.inference import record
 
     with run_exclusive(_loaded):
-        recording = record(_loaded.model, token_ids)
+        recording = _loaded.live.record(token_ids)
     return of_recording(document, recording, layers, opening)
 
 

@@ -262,7 +262,7 @@ def _models(runs: Comparison) -> None:
         except FileNotFoundError:
             continue
         except ValueError as error:
-            if (model := catalogue.entry(run).model) and not library.can_run(run.id):
+            if (model := catalogue.entry(run).model) and not library.is_emo(run.id):
                 rows.append(_row_of_another_family(run, model))
                 continue
             st.error(escape_markdown(str(error)), icon=":material/error:")

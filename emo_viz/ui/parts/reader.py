@@ -32,6 +32,7 @@ DOCUMENT, TOKEN, COLOUR, LAYER = (
     routes.CLUSTER_READER,
     routes.CLUSTER_READER_LAYER,
 )
+NO_EXPERT = "no expert"  # of a token that found its own full, as in Switch
 BY_CLUSTER, BY_EXPERT = "Token cluster", "Top expert"
 TINT = 0.38
 FADED_TINT = 0.06
@@ -189,7 +190,10 @@ def _coloured(
     else:
         routed = max(reading.routed[run])
         best = recording.expert_ids[layer, 1:, 0]
-        names = [expert_name(layer * routed + int(expert), routed) for expert in best]
+        names = [
+            expert_name(layer * routed + int(expert), routed) if expert >= 0 else NO_EXPERT
+            for expert in best
+        ]
     groups = colour_groups(names)
     of_token = {int(row): group for group in groups for row in group.rows}
     return Coloured(groups, [of_token[row] for row in range(len(names))], names)

@@ -1,7 +1,8 @@
 """One text as the models read it: the tokens, what was recorded, and what of it was cut off."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import streamlit as st
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from model.run.inference import Encoded, Recording
+
+
+MOST_TOKENS = 2048  # of a text at once, where a model takes more: a browser holds more, but slowly
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Reading:
 
     pieces: the texts of the tokens, "" for EOS; labels: what each is called, also where it is only
     a part of a character. recordings, routing and routed (routed experts of each layer) are by run
-    id, in the order of `runs`.
+    id, in the order of `runs`. absent: sentences on what a run does not say of a text.
+    whole_context: whether a long text is cut where the models end, not where this page does.
     """
 
     runs: Comparison
@@ -54,6 +59,18 @@ class Reading:
     routed: dict[str, tuple[int, ...]]
     shared: dict[str, int]
     tokenizer: "PreTrainedTokenizerBase"
+    absent: tuple[str, ...] = ()
+    whole_context: bool = True
+
+    def knows(self, run: str, part: Literal["loss", "entropy"]) -> bool:
+        """Whether a run says this of the text."""
+        values: np.ndarray = getattr(self.recordings[run], part)
+        return not np.isnan(values[..., 1:]).all()
+
+    @property
+    def knows_losses(self) -> bool:
+        """Whether all runs have losses and next tokens."""
+        return all(self.knows(run, "loss") for run in self.runs.ids)
 
     @property
     def num_layers(self) -> int:
@@ -78,9 +95,9 @@ def read(models: Models, chosen: Chosen) -> Reading:
     """
     together.say_left_out(models.left_out)
     models = models.of(together.shown(models.comparison, "tokens", "layers"))
-    limits = [assets.model_facts(run).context for run in models.comparison]
-    limits += [one.model.config.max_position_embeddings for one in models]
-    encoded = tokens_of(models.first, chosen.text, min(limits))
+    limits = [_context(one, models.comparison) for one in models]
+    most = min([limit for limit in limits if limit is not None], default=MOST_TOKENS)
+    encoded = tokens_of(models.first, chosen.text, min(most, MOST_TOKENS))
     recordings = {one.run: _recorded_once(one, encoded.token_ids) for one in models}
     return Reading(
         runs=models.comparison,
@@ -93,9 +110,40 @@ def read(models: Models, chosen: Chosen) -> Reading:
         recordings=recordings,
         routing={name: text_routing(one) for name, one in recordings.items()},
         routed={one.run: one.routed for one in models},
-        shared={one.run: int(one.model.config.num_shared_experts) for one in models},
+        shared={one.run: int(one.live.geometry.num_shared_experts) for one in models},
         tokenizer=models.first.tokenizer,
+        absent=tuple(sentence for one in models for sentence in absent_of(one)),
+        whole_context=most <= MOST_TOKENS,
     )
+
+
+def _context(loaded: LoadedModel, runs: Comparison) -> int | None:
+    """Tokens of a text that a model takes; of EMO's format at most as many as it was trained with.
+
+    None where that is not known.
+    """
+    if not loaded.live.is_emo:
+        return loaded.live.longest
+    known = (assets.model_facts(runs[loaded.run]).context, loaded.live.longest)
+    return min((limit for limit in known if limit is not None), default=None)
+
+
+def absent_of(loaded: LoadedModel) -> Iterator[str]:
+    """What a model does not say of a text, and which of its layers have no router: sentences."""
+    if loaded.live.absent:
+        yield f"{loaded.label} gives {', and '.join(loaded.live.absent)}."
+    own = loaded.live.own_layers
+    if own != tuple(range(len(own))):
+        yield (
+            f"Only layers with a router are counted; of {loaded.label} these are the model's own "
+            f"layers {', '.join(map(str, own))}."
+        )
+
+
+def say_absent(sentences: Sequence[str]) -> None:
+    """In one line what the models do not say of a text."""
+    if sentences:
+        st.info(escape_markdown(" ".join(sentences)), icon=":material/visibility_off:")
 
 
 def tokens_of(loaded: LoadedModel, text: str, most: int) -> "Encoded":
@@ -111,12 +159,18 @@ def cut_notice(reading: Reading) -> None:
     """Say what of a long text the models have not read."""
     if reading.dropped_tokens:
         st.info(
-            f"The text is longer than the models' context: its first "
+            f"The text is longer than {_limit(reading)}: its first "
             f"{count(reading.num_tokens, 'token')} are shown, the last "
             f"{'' if reading.exact else 'about '}{count(reading.dropped_tokens, 'token')} "
             f"({count(reading.dropped_characters, 'character')}) are cut off.",
             icon=":material/content_cut:",
         )
+
+
+def _limit(reading: Reading) -> str:
+    if reading.whole_context:
+        return "the models' context"
+    return f"the {MOST_TOKENS:,} tokens that are read at once"
 
 
 def _recorded_once(loaded: LoadedModel, token_ids: np.ndarray) -> "Recording":
@@ -125,7 +179,5 @@ def _recorded_once(loaded: LoadedModel, token_ids: np.ndarray) -> "Recording":
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _recorded(_loaded: LoadedModel, key: str, token_ids: np.ndarray) -> "Recording":
-    from model.run.inference import record
-
     with run_exclusive(_loaded):
-        return record(_loaded.model, token_ids)
+        return _loaded.live.record(token_ids)

@@ -1,12 +1,13 @@
 """Token routing page: choosing a text, and what the models make of it in one sentence."""
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.widths import in_words
 from emo_viz.ui.parts.own_text import OwnText
-from emo_viz.ui.parts.reading import Chosen, Reading
+from emo_viz.ui.parts.reading import Chosen, Reading, say_absent
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.address import one_of
@@ -40,8 +41,8 @@ def answer(reading: Reading) -> None:
 
     st.markdown(f"#### In a layer, half of this text's routing goes to {in_each(runs, half)}.")
     distinct = in_each(runs, lambda run: f"{routing[run].distinct.mean():.1f}")
-    entropy = in_each(runs, lambda run: f"{routing[run].entropy.mean():.2f}")
-    loss = in_each(runs, lambda run: f"{routing[run].mean_loss:.2f}")
+    entropy = in_each(runs, lambda run: or_none(routing[run].entropy.mean()))
+    loss = in_each(runs, lambda run: or_none(routing[run].mean_loss))
     st.caption(
         f"{reading.chosen.origin}, {count(reading.num_tokens, 'token')}{reading.chosen.rest}. Mean "
         f"over {count(reading.num_layers, 'layer')}. Distinct routed experts: {distinct}. Router "
@@ -49,6 +50,12 @@ def answer(reading: Reading) -> None:
     )
     if said := runs.why_not("experts"):
         st.caption(escape_markdown(said))
+    say_absent(reading.absent)
+
+
+def or_none(value: float) -> str:
+    """A number with two decimals; "none" where there is none."""
+    return "none" if np.isnan(value) else f"{value:.2f}"
 
 
 def forget_selection() -> None:

@@ -33,7 +33,8 @@ def of_token(reading: Reading, token: int) -> None:
     losses = in_each(
         reading.runs, lambda run: f"**{loss[run]:.2f} nats** ({share(float(np.exp(-loss[run])))})"
     )
-    st.caption(f"Loss (probability) of this token: {losses}.{_shared(reading)}")
+    if reading.knows_losses:
+        st.caption(f"Loss (probability) of this token: {losses}.{_shared(reading)}")
     st.plotly_chart(
         figures.token_experts(
             reading.runs,
@@ -49,6 +50,8 @@ def of_token(reading: Reading, token: int) -> None:
         alt=f"Gate weights of the routed experts of token {token}, a bar of {reading.runs.names} "
         f"for each of {count(reading.num_layers, 'layer')}.",
     )
+    if not reading.knows_losses:
+        return
     st.dataframe(
         _next_tokens(reading, token),
         hide_index=True,

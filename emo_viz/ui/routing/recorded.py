@@ -76,10 +76,13 @@ def _used(trace: "Trace", document: int) -> NDArray[np.floating]:
 
 def _answer(trace: "Trace", document: int) -> None:
     model, used = trace.manifest.model, _used(trace, document)
+    own = [layer for layer, experts in enumerate(model.routed) if experts]  # those with a router
+    used = used[own]
     known = "" if trace.has("num_experts") else "at least "
     st.markdown(
         "#### In a layer, half of this text's routing goes to "
-        f"**{half_load(used).mean():.1f}** of {known}{in_words(model.routed)} experts."
+        f"**{half_load(used).mean():.1f}** of {known}"
+        f"{in_words([model.routed[layer] for layer in own])} experts."
     )
     tokens = trace.facts["n_tokens"][document]
     size = "" if pd.isna(tokens) else f"{count(int(tokens), 'token')}, "
@@ -87,7 +90,7 @@ def _answer(trace: "Trace", document: int) -> None:
     st.caption(
         f"{escape_markdown(model.name)}, recorded elsewhere "
         f"({escape_markdown(trace.manifest.source or 'by this program')}): {size}mean over "
-        f"{count(model.num_layers, 'layer')}; distinct routed experts {distinct:.1f}."
+        f"{count(len(own), 'layer')}; distinct routed experts {distinct:.1f}."
     )
 
 

@@ -6,7 +6,7 @@ Choosing a token, an expert or a layer reruns only this part; the models are not
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import streamlit as st
@@ -26,7 +26,7 @@ from emo_viz.ui.parts.reading import Reading
 from emo_viz.ui.parts.strip import StripToken, token_strip
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.routing import panel
-from emo_viz.ui.routing.page import EXPERT, FIELD, TOKEN
+from emo_viz.ui.routing.page import EXPERT, FIELD, TOKEN, or_none
 from emo_viz.ui.shell import links, routes, slots
 from emo_viz.ui.shell.words import count, isolated, visible
 
@@ -150,7 +150,7 @@ def _open_layer(layer: int) -> None:
 
 def _view_options(reading: Reading) -> tuple[str, str]:
     order = links.choice(st, "Order of the experts", [BY_USE, BY_ID], ORDER, default=BY_ID)
-    difference = [DIFFERENCE] if len(reading.runs) > 1 else []
+    difference = [DIFFERENCE] if len(reading.runs) > 1 and reading.knows_losses else []
     options = [*difference, *_measures(reading), PLAIN]
     return order, links.select(st, "Colour of the text", options, COLOUR)
 
@@ -235,7 +235,7 @@ def _strip_token(reading: Reading, position: int, colouring: Colouring, marked: 
     piece = reading.pieces[position]
     place = colouring.places[position]
     losses = " · ".join(
-        f"{run.label} {reading.recordings[run.id].loss[position]:.2f}" for run in reading.runs
+        f"{run.label} {or_none(reading.recordings[run.id].loss[position])}" for run in reading.runs
     )
     return StripToken(
         text=visible(piece),
@@ -249,10 +249,15 @@ def _strip_token(reading: Reading, position: int, colouring: Colouring, marked: 
 
 def _measures(reading: Reading) -> dict[str, tuple[str, str]]:
     """Colour choices of one run: (what, run)."""
+    parts: tuple[tuple[str, Literal["entropy", "loss"]], ...] = (
+        ("Router entropy", "entropy"),
+        ("Loss", "loss"),
+    )
     return {
         f"{what}, {run.label}": (what, run.id)
-        for what in ("Router entropy", "Loss")
+        for what, part in parts
         for run in reading.runs
+        if reading.knows(run.id, part)
     }
 
 
@@ -267,8 +272,9 @@ def _colouring(reading: Reading, view: View) -> Colouring:
         for each, one in reading.recordings.items()
     }
     # Entropies lie close together, far from 0: their colours begin at the lowest.
-    low = min(float(values.min()) for values in every.values()) if what != "Loss" else 0.0
-    top = max(float(values.max()) for values in every.values())
+    known = {each: values for each, values in every.items() if not np.isnan(values).all()}
+    low = min(float(values.min()) for values in known.values()) if what != "Loss" else 0.0
+    top = max(float(values.max()) for values in known.values())
     values = np.concatenate([[np.nan], every[run]])
     where = f" in layer {view.layer}" if what == "Router entropy" else ""
     same = ", the same for both models" if len(reading.runs) > 1 else ""
@@ -330,6 +336,8 @@ def _order(reading: Reading, view: View, run: str) -> NDArray[np.int64]:
 
 
 def _along_text(reading: Reading, view: View) -> None:
+    if not all(reading.knows(run, "entropy") for run in reading.runs.ids):
+        return  # `say_absent` has said so
     st.plotly_chart(
         figures.along_text(
             reading.runs,
