@@ -197,6 +197,15 @@ def test_a_model_in_bfloat16_is_recorded(documents, tmp_path) -> None:
     assert np.isfinite(trace.usage).all() and trace.facts["mean_loss"].notna().all()
 
 
+def test_a_model_spread_over_all_devices_routes_as_on_one(documents, tmp_path) -> None:
+    save_tiny("mixtral", tmp_path / "checkpoint")
+    spread = recorded(tmp_path / "checkpoint", documents, device="auto")
+    usage = spread.usage.copy()
+    one = recorded(tmp_path / "checkpoint", documents, device="cpu")
+    np.testing.assert_allclose(usage, one.usage, atol=1e-3)
+    assert spread.manifest.tokens == one.manifest.tokens > 0
+
+
 def opening(folder: Path, bos: int | None, eos: int | None, **special: str) -> int | None:
     save_tiny("olmoe", folder, bos_token_id=bos, eos_token_id=eos)
     save_tokenizer(folder, unk_token="<unk>", **special)
