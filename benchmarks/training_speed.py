@@ -16,11 +16,12 @@ import torch
 
 from benchmarks.peers import olmoe_of_the_same_sizes
 from benchmarks.timing import interleaved, keep_freed_memory, on_gpu, report
-from model.emo.modeling import EmoExperts, EmoForCausalLM
+from model.emo.modeling import EmoForCausalLM
 from model.train.batches import Batch, PackedRows
 from model.train.graph import GraphedBackward
 from model.train.loop import make_optimizer, train_step
 from model.train.presets import PRESETS, Preset
+from model.train.step import keep_for_backward
 
 EOS = 0
 Step = Callable[[], object]
@@ -96,9 +97,7 @@ def sides(preset: Preset, device: torch.device, only_bf16: bool) -> dict[str, Ma
 def _ours(batch: Batch, preset: Preset, device: torch.device) -> Step:
     with device:
         model = EmoForCausalLM(preset.model_config(EOS, 1))
-    for module in model.modules():
-        if isinstance(module, EmoExperts):
-            module.save = preset.save
+    keep_for_backward(model, preset)
     optimizer = make_optimizer(model, preset)
     return lambda: train_step(model, optimizer, batch, preset, 0)
 

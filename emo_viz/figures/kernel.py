@@ -145,13 +145,8 @@ def measured_speedups(speeds: Sequence[Mapping[str, Any]], device: str) -> go.Fi
                 ),
             )
         )
-    fig.add_hline(y=1, line={"color": REFERENCE_COLOUR, "dash": "dot", "width": 1})
     style(fig, f"Forward pass of one layer against torch's grouped_mm, on {escape(device)}")
-    ticks = sorted({s["tokens"] for s in speeds})
-    fig.update_xaxes(
-        type="log", tickvals=ticks, ticktext=[f"{t:,}" for t in ticks], title_text="Tokens at once"
-    )
-    fig.update_yaxes(title_text="Times as fast", rangemode="tozero")
+    _axes_of_speeds(fig, speeds, "Times as fast")
     legend_below(fig, rows=1).update_layout(height=360)
     return fig
 
@@ -179,12 +174,17 @@ def mask_savings(savings: Sequence[Mapping[str, Any]], num_experts: int, name: s
                 ),
             )
         )
-    fig.add_hline(y=1, line={"color": REFERENCE_COLOUR, "dash": "dot", "width": 1})
     style(fig, f"Forward pass of one layer with fewer experts on {name}, by the roofline")
-    ticks = sorted({row["tokens"] for row in savings})
+    _axes_of_speeds(fig, savings, "Speed-up over all experts (times)")
+    legend_below(fig, rows=2).update_layout(height=400)
+    return fig
+
+
+def _axes_of_speeds(fig: go.Figure, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Numbers of tokens along, times as fast upward, and a line where nothing is gained."""
+    fig.add_hline(y=1, line={"color": REFERENCE_COLOUR, "dash": "dot", "width": 1})
+    ticks = sorted({row["tokens"] for row in rows})
     fig.update_xaxes(
         type="log", tickvals=ticks, ticktext=[f"{t:,}" for t in ticks], title_text="Tokens at once"
     )
-    fig.update_yaxes(title_text="Speed-up over all experts (times)", rangemode="tozero")
-    legend_below(fig, rows=2).update_layout(height=400)
-    return fig
+    fig.update_yaxes(title_text=title, rangemode="tozero")

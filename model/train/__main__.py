@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from model.cli import Command
 from model.data.shards import TokenShard, corpus_digest
 from model.data.tokenizer import load_tokenizer, vocabulary_size
-from model.emo.modeling import EmoExperts, EmoForCausalLM
+from model.emo.modeling import EmoForCausalLM
 from model.files import check_writable, new_folder, write_json
 from model.run.loading import export_model
 from model.train import checkpoint, metrics, parallel
@@ -154,9 +154,6 @@ def _run(
     if source:
         preset = start_from(source, model, preset)
     model.to(device)
-    for module in model.modules():
-        if isinstance(module, EmoExperts):
-            module.save = preset.save
     documents = heldout_batches(heldout.document, min(256, len(heldout)), preset.context)
     train(model, batches, preset, out, documents, corpus=digest, stop_at=stop_at)
     if stop_at is None or stop_at >= preset.steps:

@@ -18,7 +18,7 @@ from model.train.graph import GraphedBackward, can_record
 from model.train.metrics import Metrics, MetricsLog
 from model.train.presets import Preset
 from model.train.resume import identity, keeper, resume
-from model.train.step import Reported, backward, training_loss
+from model.train.step import Reported, backward, keep_for_backward, training_loss
 
 Passes = Callable[[EmoForCausalLM, torch.optim.Optimizer, Batch, Preset], Reported]
 
@@ -99,6 +99,7 @@ def train(
     is of another run or cannot be written, if the processes cannot share the rows of a step, and
     (NotFinite) if the numbers are no longer finite.
     """
+    keep_for_backward(model, preset)
     parallel.shard(model, preset)
     optimizer = make_optimizer(model, preset)
     run = identity(preset, corpus)

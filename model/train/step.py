@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from model.emo.documents import DocumentRouting
-from model.emo.modeling import EmoForCausalLM
+from model.emo.modeling import EmoExperts, EmoForCausalLM
 from model.train import parallel
 from model.train.batches import Batch
 from model.train.presets import Preset
@@ -22,6 +22,13 @@ class Reported:
     loss: Tensor
     grad_norm: Tensor
     routers: dict[str, Tensor]
+
+
+def keep_for_backward(model: EmoForCausalLM, preset: Preset) -> None:
+    """Have the experts keep what the preset says between the passes, where a GPU runs them."""
+    for module in model.modules():
+        if isinstance(module, EmoExperts):
+            module.save = preset.save
 
 
 def training_loss(

@@ -224,3 +224,10 @@ def test_a_corpus_shorter_than_one_step_and_an_unknown_preset_are_refused():
         PackedRows(stream(100), PRESET, EOS)
     with pytest.raises(ValueError, match="no preset 'giga'"):
         find_preset("giga", "emo")
+
+
+def test_the_experts_keep_what_the_preset_says(tmp_path):
+    model = new_model()
+    preset = replace(PRESET, save="x", steps=1)
+    train(model, PackedRows(stream(), preset, EOS), preset, tmp_path, [])
+    assert {layer.mlp.experts.save for layer in model.model.layers} == {"x"}

@@ -11,7 +11,6 @@ import importlib.metadata
 import multiprocessing
 import os
 import platform
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -267,10 +266,3 @@ def _target_only_driver(target: Any) -> Any:
         get_active_torch_device = get_benchmarker = map_python_to_cpp_type
 
     return TargetOnly()
-
-
-def main_is_interpreted() -> bool:
-    """Whether Triton interprets in this process, so that nothing can be compiled."""
-    return os.environ.get("TRITON_INTERPRET") == "1" or (
-        "triton" in sys.modules and bool(sys.modules["triton"].knobs.runtime.interpret)
-    )
