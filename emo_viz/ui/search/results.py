@@ -205,7 +205,7 @@ def _expert_results(query: Query, name: str, found: tokens_of_expert.Found) -> R
             said=why_not,
         )
     size = int(found.weights.sum())
-    return Results(said, size, lines, domains, note="Gate weight", unit=found.unit)
+    return Results(said, size, lines, domains, note="Weight", unit=found.unit)
 
 
 def _known(layers: dict[int, int]) -> str:
