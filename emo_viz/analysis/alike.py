@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emo_viz.analysis.difference import agreement
+from emo_viz.analysis.routed import known
+from emo_viz.trace.recorded import RecordedDocument
+from emo_viz.trace.schema import TracedModel
 
 Ids = NDArray[np.integer]
 Floats = NDArray[np.float64]
@@ -62,6 +65,18 @@ def use_of(expert_ids: Ids, routed: int) -> Floats:
         counts[layer] = np.bincount(ids[ids >= 0], minlength=routed)
     shares: Floats = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return shares
+
+
+def of_recorded(recorded: RecordedDocument, model: TracedModel) -> RoutedText:
+    """A document of a trace with tokens; gate weights and losses are None where it has none."""
+    ids = recorded.expert_ids[:, 1:]
+    weights, loss = known(recorded, "gate_weights"), known(recorded, "loss")
+    return RoutedText(
+        use_of(ids, model.num_routed_experts),
+        ids,
+        None if weights is None else weights[:, 1:],
+        None if loss is None else loss[1:],
+    )
 
 
 def texts_alike(one: RoutedText, other: RoutedText) -> Alike:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import streamlit as st
 
-from emo_viz.analysis.alike import RoutedText, use_of
+from emo_viz.analysis.alike import RoutedText, of_recorded, use_of
 from emo_viz.analysis.runs import Comparison, compare
 from emo_viz.server import assets, library
 from emo_viz.server.library import Missing, Models
@@ -172,20 +172,12 @@ def _of_traces(runs: Comparison, pin: Pin, rows: Mapping[str, tuple[int, int]], 
 
 
 def _of_trace(trace: "Trace", row: int) -> RoutedText:
-    routed = trace.manifest.model.num_routed_experts
     if not trace.has_tokens:
         use = np.asarray(trace.usage[row], np.float64)
         if trace.has("activation"):
             use = np.asarray(trace.activation[row], np.float64)
         return RoutedText(use / np.maximum(use.sum(axis=1, keepdims=True), 1e-12))
-    recorded = trace.recorded(row)
-    ids = recorded.expert_ids[:, 1:]
-    weights = loss = None
-    if trace.has("gate_weights"):
-        weights = recorded.gate_weights[:, 1:]
-    if trace.has("loss"):
-        loss = recorded.loss[1:]
-    return RoutedText(use_of(ids, routed), ids, weights, loss)
+    return of_recorded(trace.recorded(row), trace.manifest.model)
 
 
 def _pieces(trace: "Trace", row: int) -> list[str]:
