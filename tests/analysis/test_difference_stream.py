@@ -1,4 +1,4 @@
-"""Pairs on disk give the numbers of pairs in memory, and only one of them is in memory at a time."""
+"""Pairs on disk give the numbers of pairs in memory, and only one of them is in memory at once."""
 
 import tracemalloc
 from collections.abc import Iterator
