@@ -10,12 +10,13 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.server import assets
 from tests.pages.opened import follow_link, run, texts
 
-ROUTING, CLUSTERS, ABLATION, KERNEL, DIFFERENCE = (
+ROUTING, CLUSTERS, ABLATION, KERNEL, DIFFERENCE, SEARCH = (
     "pages/1_Token_routing.py",
     "pages/2_Document_clusters.py",
     "pages/3_Subset_ablation.py",
     "pages/4_Kernel.py",
     "pages/7_Routing_difference.py",
+    "pages/10_Search.py",
 )
 PARAMS = {
     ROUTING: {
@@ -55,6 +56,13 @@ PARAMS = {
         "difference_document": "document",
         "difference_token": "token",
         "difference_colour": "colour of the text",
+    },
+    SEARCH: {
+        "search_view": "view",
+        "search_for": "kind of search",
+        "search_match": "matching of words",
+        "search_domain": "domain",
+        "pins": "pin",
     },
     KERNEL: {"kernel_arch": "architecture", "kernel_size": "layer"},
 }

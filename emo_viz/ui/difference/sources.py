@@ -174,17 +174,35 @@ def opened(side: Side) -> Opened:
     return Opened(side, library.trace_key(side.run.id), library.trace(side.run.id))
 
 
+def trained_apart(one: Opened, other: Opened) -> bool:
+    """Whether the sides are known to be of two models: by the digests of their weights or, where
+    these are too large to be read for it, by their being two checkpoints."""
+    if one.side.run.id == other.side.run.id:
+        return False
+    digests = [_digest(each) for each in (one, other)]
+    if all(digests):
+        return digests[0] != digests[1]
+    return one.side.live and other.side.live
+
+
+def _digest(one: Opened) -> str:
+    if not one.side.live:
+        return one.trace.manifest.model.checkpoint_sha256
+    found = assets.origins([one.side.run.id]).models.get(one.side.run.id)
+    return found.sha256 if found else ""
+
+
 def of_text(
     one: Opened, document: str, text: str, most: int, layers: Sequence[int]
 ) -> RoutedDocument:
     """What a live side does with a text. Raises ValueError for a text without tokens."""
     ids = library.encoded(one.model, text, most).token_ids
-    return _routed(one.model, one.key, document, ids, tuple(layers), 1)
+    return _routed(one.model, document, ids, layers, 1)
 
 
 def of_row(one: Opened, row: int, layers: Sequence[int]) -> RoutedDocument:
     """A document of a recorded side. Raises ValueError where it cannot be read."""
-    return _recorded(one.trace, one.key, row, tuple(layers))
+    return of_trace(one.trace, row, layers)
 
 
 def of_row_live(one: Opened, source: Opened, row: int, layers: Sequence[int]) -> RoutedDocument:
@@ -199,27 +217,19 @@ def of_row_live(one: Opened, source: Opened, row: int, layers: Sequence[int]) ->
         return of_text(one, document, trace.text(row), one.context, layers)
     opening = int(trace.manifest.opening_eos)
     ids = trace.recorded(row).token_ids[1 - opening :]
-    return _routed(one.model, one.key, document, ids, tuple(layers), opening)
+    return _routed(one.model, document, ids, layers, opening)
 
 
-@st.cache_resource(max_entries=1024, show_spinner=False)
 def _routed(
-    _loaded: LoadedModel,
-    key: str,
+    loaded: LoadedModel,
     document: str,
     token_ids: NDArray[Any],
-    layers: tuple[int, ...],
+    layers: Sequence[int],
     opening: int,
 ) -> RoutedDocument:
-
-    with run_exclusive(_loaded):
-        recording = _loaded.live.record(token_ids)
+    with run_exclusive(loaded):
+        recording = loaded.live.record(token_ids)
     return of_recording(document, recording, layers, opening)
-
-
-@st.cache_resource(max_entries=1024, show_spinner=False)
-def _recorded(_trace: "Trace", key: str, row: int, layers: tuple[int, ...]) -> RoutedDocument:
-    return of_trace(_trace, row, layers)
 
 
 def words_of_text(one: Opened, text: str, most: int) -> Words:

@@ -117,36 +117,32 @@ def _losses(found: Found) -> None:
 def _some_tokens(found: Found) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
     """Overlap, loss difference and a name of up to MOST_MARKS tokens of all documents."""
     known = [
-        (pair, each, np.flatnonzero(np.isfinite(each.loss)))
-        for pair, each in zip(found.pairs, found.difference.summaries, strict=True)
+        (head, each, np.flatnonzero(np.isfinite(each.loss)))
+        for head, each in zip(found.heads, found.difference.summaries, strict=True)
         if each.loss is not None
     ]
     overlap = np.concatenate([each.overlap[at] for _, each, at in known])
     change = np.concatenate([np.asarray(each.loss)[at] for _, each, at in known])
+    some = np.arange(len(overlap))
+    if len(some) > MOST_MARKS:
+        some = np.sort(np.random.default_rng(0).choice(len(some), MOST_MARKS, replace=False))
+    document = np.concatenate([np.full(len(at), n) for n, (*_, at) in enumerate(known)])
+    token = np.concatenate([head.places[at] + 1 for head, _, at in known])
     names = [
-        f"{found.titles[pair.id]}, token {pair.places[place] + 1}"
-        for pair, _, at in known
-        for place in at
+        f"{found.titles[known[n][0].id]}, token {position}"
+        for n, position in zip(document[some].tolist(), token[some].tolist(), strict=True)
     ]
-    if len(names) > MOST_MARKS:
-        rng = np.random.default_rng(0)
-        some = np.sort(rng.choice(len(names), MOST_MARKS, replace=False))
-        return overlap[some], change[some], [names[place] for place in some]
-    return overlap, change, names
+    return overlap[some], change[some], names
 
 
 def _needs(what: str, found: Found) -> None:
     """In place of a figure: what it would need."""
+    kind = "weights" if what == "gate weights" else "losses"
+    sides = (found.choice.first, found.choice.second)
     lacking = [
         name(side.shown)
-        for side, documents in (
-            (found.choice.first, [pair.first for pair in found.pairs]),
-            (found.choice.second, [pair.second for pair in found.pairs]),
-        )
-        if any(
-            (each.gate_weights if what == "gate weights" else each.loss) is None
-            for each in documents
-        )
+        for number, side in enumerate(sides)
+        if any(not getattr(head, kind)[number] for head in found.heads)
     ]
     of = " and ".join(lacking) or "one of the runs"
     st.info(
@@ -175,7 +171,7 @@ def explore(found: Found) -> None:
 
 def _controls(found: Found) -> tuple[Pair, DocumentSummary, int | None, str]:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        ids = [pair.id for pair in found.pairs]
+        ids = [head.id for head in found.heads]
         place = 0
         if len(ids) > 1:
             kind = one_of("document", ids)
@@ -323,7 +319,7 @@ def _pick_point() -> None:
 
 def _most_different(found: Found) -> None:
     st.subheader("Tokens that differ most")
-    table = most_different(found.difference, found.pairs, MOST_ROWS)
+    table = most_different(found.difference, found.heads, MOST_ROWS)
     if table.empty:
         st.caption("No token differs in any layer.")
         return
@@ -415,9 +411,11 @@ def export(found: Found) -> None:
 
 def as_csv(found: Found) -> str:
     """Tokens as JSON strings, so that no spreadsheet takes one for a formula."""
-    texts = {
-        pair.id: [json.dumps(piece, ensure_ascii=False) for piece in found.words(pair.id).pieces]
-        for pair in found.pairs
-    }
+
+    def texts(document: str) -> list[str]:
+        return [json.dumps(piece, ensure_ascii=False) for piece in found.words(document).pieces]
+
     first, second = found.runs.ids
-    return all_tokens(found.pairs, found.names, (first, second), texts).to_csv(index=False)
+    tables = all_tokens(found.pairs, found.names, (first, second), texts)
+    parts = [each.to_csv(index=False, header=not number) for number, each in enumerate(tables)]
+    return "".join(parts)

@@ -17,6 +17,7 @@ PAGES = (
     (routes.ABLATION, "Subset ablation", ":material/content_cut:"),
     (routes.KERNEL, "Kernel", ":material/memory:"),
     (routes.DIFFERENCE, "Routing difference", ":material/difference:"),
+    (routes.SEARCH, "Search", ":material/search:"),
     (routes.LIBRARY, "Library", ":material/inventory_2:"),
 )
 SIDEBAR_PIXELS = 230

@@ -11,10 +11,56 @@ function isWanted(event) {
   return event.composedPath().some((node) => node instanceof Element && node.matches(KNOWS_KEYS));
 }
 
+const TYPING = [
+  "input:not([type=radio]):not([type=checkbox])", "textarea", "select",
+  '[contenteditable=""]', '[contenteditable="true"]',
+  ...["textbox", "searchbox", "combobox", "dialog"].map((role) => `[role="${role}"]`),
+].join(",");
+// Until when a page that was opened to search in gets the focus into its field.
+let searchUntil = 0;
+
+function isTyping(event) {
+  return event.composedPath().some((node) => node instanceof Element && node.matches(TYPING));
+}
+
+function focusSearch(field) {
+  const found = document.querySelector(`.st-key-${field} input`);
+  found?.focus();
+  found?.select();
+  return Boolean(found);
+}
+
+// The field of the search page, or that page where this is another one.
+function search({ field, page }) {
+  if (focusSearch(field)) return;
+  searchUntil = performance.now() + 20000;
+  [...document.querySelectorAll(LINKS)]
+    .find((link) => new URL(link.href).pathname.endsWith(`/${page}`))
+    ?.click();
+}
+
+function focusOnceThere(field) {
+  const watcher = new MutationObserver(() => {
+    if (performance.now() < searchUntil && !focusSearch(field)) return;
+    searchUntil = 0;
+    watcher.disconnect();
+  });
+  if (performance.now() < searchUntil) {
+    watcher.observe(document.body, { childList: true, subtree: true });
+  }
+  return watcher;
+}
+
 export default function ({ data }) {
+  const watcher = focusOnceThere(data.search.field);
   const onKey = (event) => {
     if (event.defaultPrevented || event.isComposing) return;
     if (event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.key === "/" && !isTyping(event) && !document.querySelector(OPEN)) {
+      event.preventDefault();
+      search(data.search);
+      return;
+    }
     const found = data.shortcuts.find(
       (one) => one.key === event.key && one.shift === event.shiftKey);
     if (!found || isWanted(event)) return;
@@ -41,6 +87,7 @@ export default function ({ data }) {
   document.addEventListener("keydown", onKey);
   document.addEventListener("mousedown", onPress, true);
   return () => {
+    watcher.disconnect();
     document.removeEventListener("input", onInput, true);
     document.removeEventListener("keydown", onKey);
     document.removeEventListener("mousedown", onPress, true);

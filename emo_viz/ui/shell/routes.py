@@ -10,6 +10,7 @@ ABLATION = "pages/3_Subset_ablation.py"
 KERNEL = "pages/4_Kernel.py"
 LIBRARY = "pages/6_Library.py"
 DIFFERENCE = "pages/7_Routing_difference.py"
+SEARCH = "pages/10_Search.py"
 
 SLOT_A, SLOT_B = "a", "b"  # the runs that all pages show
 NO_RUN = "none"  # in place of the second one
@@ -41,6 +42,12 @@ DIFFERENCE_TEXT, DIFFERENCE_DOCUMENT = "difference_text", "difference_document"
 DIFFERENCE_TOKEN, DIFFERENCE_COLOUR = "difference_token", "difference_colour"
 DIFFERENCE_EXPERTS = "difference_experts"
 
+SEARCH_VIEW, SEARCH_TEXT, SEARCH_FOR = "search_view", "search_text", "search_for"
+SEARCH_MATCH, SEARCH_DOMAIN = "search_match", "search_domain"
+SEARCH_RUN, SEARCH_PAGE = "search_run", "search_page"
+PINS, PIN_LEFT, PIN_RIGHT = "pins", "pin_left", "pin_right"
+FINDING, COMPARING = "Find", "Compare pins"  # what the page shows
+
 # What stands for a text of the visitor's own: as the source of a text, in place of a document's id.
 OWN_SOURCE, OWN_DOCUMENT = "Your own text", "own"
 
@@ -63,3 +70,24 @@ def ablation_of_document(document: str) -> dict[str, str]:
 def ablation_of_text(code: str) -> dict[str, str]:
     """Those that open a text of the visitor's own, as a link carries it."""
     return {SUBSET_DOCUMENT: OWN_DOCUMENT, SUBSET_TEXT: code}
+
+
+def clusters_of_document(document: str, token: int | None = None) -> dict[str, str]:
+    """Those of the clusters page that read a document, with one of its tokens picked or none."""
+    found = {CLUSTER_DOCUMENT: document}
+    return found if token is None else found | {CLUSTER_TOKEN: str(token)}
+
+
+def compared() -> dict[str, str]:
+    """Those of the search page that compare what the visitor has pinned."""
+    return {SEARCH_VIEW: COMPARING}
+
+
+def searched(text: str, what: str) -> dict[str, str]:
+    """Those of the search page that search for something."""
+    return {SEARCH_TEXT: text, SEARCH_FOR: what}
+
+
+def address(page: str) -> str:
+    """The path of a page, as it stands beside that of any other: "Token_routing"."""
+    return page.removeprefix("pages/").removesuffix(".py").split("_", 1)[1]
