@@ -20,7 +20,8 @@ from model.files import FileState, file_state, num_parameters, read_json, weight
 
 APP_FOLDER = Path(__file__).parents[2]
 CURVES = "curves.parquet"
-LARGE = 1 << 30  # bytes: of larger files the state stands for the content
+LARGE = 64 << 20  # bytes: of larger files the state stands for the content
+LARGE_WEIGHTS = 1 << 30  # bytes: of larger checkpoints nothing is read to tell whether it is theirs
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def origins(runs: Iterable[str]) -> Origins:
 
 def _small(checkpoint: Path) -> bool:
     try:
-        return sum(file.stat().st_size for file in weight_files(checkpoint)) <= LARGE
+        return sum(file.stat().st_size for file in weight_files(checkpoint)) <= LARGE_WEIGHTS
     except (ValueError, OSError):
         return False
 

@@ -18,7 +18,9 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=&])")
 
 def visible(text: str) -> str:
     """`text` with every control or direction-changing character as a visible sign."""
-    return "".join(_sign(character) for character in text)
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else _sign(each) for each in text)
 
 
 def token_label(text: str, limit: int = 24) -> str:
@@ -53,6 +55,8 @@ def escape_plotly(text: str) -> str:
 
 def isolated(text: str) -> str:
     """`text` such that its writing direction does not reach what stands beside it."""
+    if text.isascii():
+        return text
     turns = any(unicodedata.bidirectional(character) in _RIGHT_TO_LEFT for character in text)
     return f"\u2068{text}\u2069" if turns else text
 
