@@ -94,7 +94,7 @@ def _serve(checkout: Path, home: str) -> tuple[subprocess.Popen[bytes], int]:
         env=os.environ
         | {
             "EMO_VIZ_HOME": home,
-            "PYTHONPATH": os.environ.get("EXTRA", "") + str(checkout.resolve()),
+            "PYTHONPATH": str(checkout.resolve()),
         },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -120,23 +120,21 @@ async def _all_visit(port: int, server: int, visitors: int, seed: int, warm: boo
 class Visitor:
     """One connection that walks through the pages."""
 
-    def __init__(self, port: int, draw: random.Random, found: Found) -> None:
+    def __init__(self, port: int, draw: random.Random, found: "Found") -> None:
         self._url = f"ws://127.0.0.1:{port}/_stcore/stream"
         self._draw, self._found = draw, found
         self._socket: Any = None
         self._states: dict[str, Any] = {}
         self._sliders: dict[str, tuple[Any, str]] = {}
         self._hashes: dict[str, str] = {}
-        self._page = ""
+        self._page, self._query = "", ""
 
     async def visit(self) -> None:
         """Three pages in an order of the visitor's own; whatever fails is noted."""
         pages = self._draw.sample(PAGES, len(PAGES))
         try:
             await self._think()
-            async with websockets.connect(
-                self._url, subprotocols=[websockets.Subprotocol("streamlit")], max_size=None
-            ) as self._socket:
+            async with self._connection() as self._socket:
                 for page in pages:
                     await self._open(page)
                     await self._think()
@@ -145,6 +143,19 @@ class Visitor:
                         await self._think()
         except (OSError, TimeoutError, websockets.WebSocketException) as error:
             self._found.errors.append(f"{type(error).__name__}: {error}")
+
+    async def follow(self, page: str, queries: Sequence[str]) -> list[float]:
+        """Seconds of a page's run for each of these queries, each as a visit of its own."""
+        seconds = []
+        for self._query in queries:
+            async with self._connection() as self._socket:
+                self._page, self._states, self._hashes = page, {}, {}
+                seconds.append(await self._run())
+        return seconds
+
+    def _connection(self) -> Any:
+        protocols = [websockets.Subprotocol("streamlit")]
+        return websockets.connect(self._url, subprotocols=protocols, max_size=None)
 
     async def _think(self) -> None:
         await asyncio.sleep(self._draw.uniform(*THINKING))
@@ -165,7 +176,7 @@ class Visitor:
         """Ask for a run and wait for its end: seconds."""
         message = BackMsg()
         run = message.rerun_script
-        run.query_string, run.fragment_id = "", fragment
+        run.query_string, run.fragment_id = self._query, fragment
         run.page_script_hash = self._hashes.get(self._page, "")
         run.page_name = "" if run.page_script_hash else self._page
         for name, value in self._states.items():
