@@ -90,12 +90,13 @@ def page_switches(browser: Browser, url: str) -> Iterator[Line]:
     with harness.new_page(browser) as page:
         traffic = Traffic(page)
         harness.visit(page, url)
-        names = page.locator(SIDEBAR_LINKS).all_inner_texts()
+        found = page.locator(SIDEBAR_LINKS).all_inner_texts()
+        names = [text.splitlines()[-1] for text in found]  # an icon's name comes before
         seconds: dict[str, list[float]] = {name: [] for name in names}
         for turn in range(1 + ROUNDS):
-            for name in names:
+            for place, name in enumerate(names):
                 with traffic.counted() as kib:
-                    taken = _switch(page, name)
+                    taken = _switch(page, place)
                 if turn:
                     seconds[name].append(taken)
                 if turn == ROUNDS:
@@ -107,10 +108,10 @@ def page_switches(browser: Browser, url: str) -> Iterator[Line]:
     yield Line("page switch settled, p95", rising[math.ceil(0.95 * len(rising)) - 1], 1, "s")
 
 
-def _switch(page: Page, name: str) -> float:
+def _switch(page: Page, place: int) -> float:
     started = time.perf_counter()
     with harness.rerun(page):
-        page.locator(SIDEBAR_LINKS).get_by_text(name, exact=True).click()
+        page.locator(SIDEBAR_LINKS).nth(place).click()
     return time.perf_counter() - started
 
 
