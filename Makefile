@@ -45,7 +45,7 @@ help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 app: $(APP_READY) ## Start the app on http://127.0.0.1:8501 (PORT=8502, WATCH=poll to reload on edits)
-	$(BIN)/python -m streamlit run app.py --server.port $(PORT) --server.fileWatcherType $(WATCH)
+	$(BIN)/python -m streamlit run serve.py --server.port $(PORT) --server.fileWatcherType $(WATCH)
 
 test: $(DEV_READY) browser ## Run every test, browser tests included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/kernels -n $(WORKERS) --dist loadfile

@@ -16,6 +16,7 @@ from plotly.subplots import make_subplots
 from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.difference import LayerDifference, LossBin
 from emo_viz.analysis.runs import Comparison
+from emo_viz.figures.kept import kept
 from emo_viz.figures.theme import (
     NEUTRAL_COLOUR,
     REFERENCE_COLOUR,
@@ -37,6 +38,7 @@ PANEL_PIXELS, LEAST_MAP_PIXELS = 300, 300
 SMALLEST_LOSS = 1e-5  # nats: the lower end of a logarithmic axis
 
 
+@kept
 def agreement(layers: Sequence[LayerDifference], names: Sequence[int]) -> go.Figure:
     """By layer: the share of a token's experts that both runs chose, the share of tokens with
     exactly the same ones, both with 95 % intervals over documents, and the former by chance."""
@@ -62,6 +64,7 @@ def agreement(layers: Sequence[LayerDifference], names: Sequence[int]) -> go.Fig
     return legend_below(fig, rows=2).update_layout(height=PANEL_PIXELS)
 
 
+@kept
 def weight(layers: Sequence[LayerDifference], names: Sequence[int]) -> go.Figure:
     """By layer: how much of a token's gate weight went to other experts, or from one to another."""
     moved = [one.weight for one in layers if one.weight is not None]
@@ -72,6 +75,7 @@ def weight(layers: Sequence[LayerDifference], names: Sequence[int]) -> go.Figure
     return fig.update_layout(height=PANEL_PIXELS, showlegend=False)
 
 
+@kept
 def divergence(
     first_layer: NDArray[np.floating], parts_at: NDArray[np.integer], names: Sequence[int]
 ) -> go.Figure:
@@ -110,6 +114,7 @@ def divergence(
     return fig.update_layout(height=PANEL_PIXELS)
 
 
+@kept
 def token_map(
     overlap: NDArray[np.floating],
     tokens: Sequence[str],
@@ -169,6 +174,7 @@ def token_map(
     return fig
 
 
+@kept
 def loss(
     runs: Comparison,
     bins: Sequence[LossBin],

@@ -20,7 +20,8 @@ from model.files import FileState, file_state, num_parameters, read_json, weight
 
 APP_FOLDER = Path(__file__).parents[2]
 CURVES = "curves.parquet"
-LARGE = 1 << 30  # bytes: of larger files the state stands for the content
+LARGE = 64 << 20  # bytes: of larger files the state stands for the content
+LARGE_WEIGHTS = 1 << 30  # bytes: of larger checkpoints nothing is read to tell whether it is theirs
 
 
 @dataclass(frozen=True)
@@ -182,15 +183,16 @@ def origins(runs: Iterable[str]) -> Origins:
     documents = documents_path() if bundled else None
     checkpoints = {run: checkpoint_path(run) for run in ids}
     return present_origins(
-        {run: path for run, path in checkpoints.items() if is_bundled(run) or _small(path)},
+        {run: path for run, path in checkpoints.items() if is_bundled(run) or is_small(path)},
         documents,
         documents and documents.with_name("calibration.parquet"),
     )
 
 
-def _small(checkpoint: Path) -> bool:
+def is_small(checkpoint: Path) -> bool:
+    """Whether a checkpoint's weights are few enough to be read without being asked for."""
     try:
-        return sum(file.stat().st_size for file in weight_files(checkpoint)) <= LARGE
+        return sum(file.stat().st_size for file in weight_files(checkpoint)) <= LARGE_WEIGHTS
     except (ValueError, OSError):
         return False
 

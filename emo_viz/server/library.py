@@ -271,8 +271,24 @@ def _loaded(run: Run, device: str, dtype: str = FULL) -> LoadedModel:
     return _load(run.id, path, assets.content(path), device, dtype)
 
 
+def warm_up(run: str) -> None:
+    """Load what the pages would of a run's model, unless it is large: before anybody asks for it.
+
+    Outside of any visitor's session. Raises ValueError for a checkpoint that is of no use.
+    """
+    path = assets.checkpoint_path(run)
+    if can_run(run) and assets.is_small(path):
+        _hold(run, path, assets.content(path), _device(""), FULL)
+
+
 @st.cache_resource(max_entries=4, show_spinner="Loading the model …")
 def _load(run: str, path: Path, key: str, device: str, dtype: str) -> LoadedModel:
+    return _hold(run, path, key, device, dtype)
+
+
+# Apart from the one with the spinner, which needs a visitor to show it to.
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _hold(run: str, path: Path, key: str, device: str, dtype: str) -> LoadedModel:
     import torch
 
     from model.run.live import open_live

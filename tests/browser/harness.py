@@ -82,7 +82,7 @@ def serve(assets: Path | None, home: Path | None = None) -> Iterator[Server]:
     # What the user of this machine has added is no part of a test or a picture.
     port = _free_port()
     options = ["--server.port", str(port), "--server.fileWatcherType", "none"]
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", *options]
+    command = [sys.executable, "-m", "streamlit", "run", "serve.py", *options]
     with tempfile.TemporaryDirectory() as folder:
         environment["EMO_VIZ_HOME"] = str(home or Path(folder) / "home")
         log = Path(folder) / "server.log"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from emo_viz.server import catalogue, library
+from emo_viz.server import catalogue, library, warm
 from emo_viz.ui.shell import glossary, keys, links, missing, routes, slots
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
@@ -51,7 +51,7 @@ def page(title: str) -> Iterator[None]:
         keys.listen()
     st.html(BOTH_DIRECTIONS)
     st.title(title)
-    with links.page(title), missing.said():
+    with warm.drawing(), links.page(title), missing.said():
         slots.choose(chosen)
         for path, label, page_icon in PAGES:
             way = slots.params()
