@@ -19,9 +19,12 @@ function build(strip, tokens) {
 function paint(strip, data) {
   strip.style.setProperty("--mark", data.mark_colour);
   strip.style.setProperty("--selection", data.selection_colour);
+  const inks = new Map(); // a text has far more tokens than colours
   [...strip.querySelectorAll(".token")].forEach((node, index) => {
     const token = data.tokens[index];
     node.style.setProperty("--fill", token.colour);
+    if (!inks.has(token.colour)) inks.set(token.colour, readable(token.colour, strip));
+    node.style.color = token.text ? inks.get(token.colour) : "";
     node.style.setProperty("--after", token.after);
     node.title = token.title;
     node.classList.toggle("marked", token.marked);

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import streamlit as st
 
+from emo_viz.ui.parts.readable import READABLE_JS
+
 _HTML = '<div class="strip" tabindex="0" role="listbox" aria-label="Tokens of the text"></div>'
 
 _CSS = Path(__file__).with_name("strip.css").read_text(encoding="utf-8")
-_JS = Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
+_JS = READABLE_JS + Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
 _COMPONENT = st.components.v2.component("emo_viz_token_strip", html=_HTML, css=_CSS, js=_JS)
 
 
