@@ -1,6 +1,7 @@
 // The heatmap's hands: pointer, wheel, keys, and what it tells others of its group and the server.
-const HINT = "Drag zooms, a double click shows the whole text, Ctrl and the wheel zooms. Click "
-  + "picks; so does Enter, and the arrow keys walk.";
+const HINT = "Drag zooms, a double click shows the whole text, a click chooses.";
+const MORE = "Ctrl and the wheel zooms. The arrow keys walk, Enter chooses, Escape clears, plus and "
+  + "minus zoom, 0 shows the whole text.";
 
 function element(kind, name, parent) {
   const node = document.createElement(kind);
@@ -25,6 +26,7 @@ function build(root) {
   parts.rows.textContent = "Readable rows";
   parts.all.textContent = "Whole text";
   parts.hint.textContent = HINT;
+  parts.hint.title = MORE;
   parts.live.setAttribute("aria-live", "polite");
   return parts;
 }

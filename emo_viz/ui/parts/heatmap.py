@@ -10,7 +10,7 @@ layer, S experts a token; the id -1 stands for none.
 
 import base64
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def heatmap(
     tokens [P]: labels. selected: a position, from 1. pixels: the height of all. what: the value in
     words, for key and hover ("" where every value is 1: an expert is used or not). differences:
     values are from -1 to 1 on a scale with two ends. group: pictures and texts of one group show
-    each other's hover and pick; by default `key` alone.
+    each other's hover and what the page tells them (`tell`); by default the picture is alone.
     """
 
     def picked() -> None:
@@ -118,7 +118,8 @@ def heatmap(
 
     reach = max((_reach(layer) for side in sides for layer in side.layers), default=0.0) or 1.0
     with st.container(gap=None):
-        look.tell(group or key, selected, _plain(followed), key=f"{key}_look")
+        if not group:
+            tell(key, selected, followed, key=f"{key}_look")
         _COMPONENT(
             key=key,
             data={
@@ -141,10 +142,9 @@ def _pick(event: dict[str, Any]) -> Pick:
     return Pick(event["token"], None if follow is None else Follow(**follow))
 
 
-def _plain(followed: Follow | None) -> dict[str, Any] | None:
-    if followed is None:
-        return None
-    return {"run": followed.run, "layer": followed.layer, "expert": followed.expert}
+def tell(group: str, selected: int | None, followed: Follow | None, key: str) -> None:
+    """Let the pictures and texts of a group show this token and this expert."""
+    look.tell(group, selected, None if followed is None else asdict(followed), key=key)
 
 
 def _scale(differences: bool) -> list[str]:

@@ -34,7 +34,7 @@ function colours(data) {
 // other in every line.
 function places(shown, width, height, whole) {
   const many = shown.sides[0].layers.length > 1;
-  const gutter = width < 520 ? 74 : 112, map = whole ? 0 : MAP;
+  const gutter = width < 520 || (many && whole) ? 74 : 112, map = whole ? 0 : MAP;
   const inner = width - gutter - map;
   const layers = shown.sides[0].layers.length, sides = shown.sides.length;
   const most = Math.max(1, Math.floor(inner / 110)), groups = Math.ceil(layers / most);
