@@ -244,11 +244,40 @@ def test_a_file_is_read_like_a_typed_text(tiny_assets: Path):
     assert f"Your own text, {tokens} tokens" in words(at)
 
 
-def test_a_file_that_is_no_text_is_said_and_changes_nothing():
-    at = opened(routing_source="Your own text", routing_text="soil")
-    at.file_uploader(key="routing_file").set_value(("a.png", b"\x89PNG\xff\xfe", "image/png")).run()
-    assert "not text in UTF-8" in "\n".join(part.value for part in at.warning)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"\x89PNG\xff\xfe", "not text in UTF-8"), (b"", "empty"), (b"a\x00b", "not text in UTF-8")],
+)
+def test_a_file_that_is_no_text_is_said_and_changes_nothing(content: bytes, said: str):
+    at = opened(routing_source="Your own text", routing_text="soil", routing_token="1")
+    at.file_uploader(key="routing_file").set_value(("a.png", content, "image/png")).run()
+    assert said in "\n".join(part.value for part in at.warning)
     assert at.text_area(key="routing_draft").value == "soil"
+    assert at.number_input(key="routing_token").value == 1
+
+
+def test_a_file_in_another_encoding_is_read_and_it_is_said():
+    at = opened(routing_source="Your own text")
+    content = "Grüße und Wasser".encode("latin-1")
+    at.file_uploader(key="routing_file").set_value(("a.txt", content, "text/plain")).run()
+    assert at.text_area(key="routing_draft").value == "Grüße und Wasser"
+    assert "read as Latin-1" in texts(at)
+
+
+def test_an_example_fills_the_field_and_is_read():
+    at = opened(routing_source="Your own text")
+    at.button(key="routing_example_recipe").click()
+    run(at)
+    assert at.text_area(key="routing_draft").value.startswith("Lentil soup")
+    assert "".join(token["text"] for token in strips(at)[0]["tokens"]).startswith("Lentil soup")
+    assert not strips(at)[0]["code"]
+    at.button(key="routing_example_python_code").click()
+    assert strips(run(at))[0]["code"]
+
+
+def test_what_is_said_of_a_text_and_its_link_is_true():
+    said = texts(opened(routing_source="Your own text"))
+    assert "address carries the text" in said and "stays on this machine" not in said
 
 
 def test_experts_are_ordered_by_use_and_on_request_by_id(

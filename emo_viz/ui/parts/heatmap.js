@@ -120,6 +120,7 @@ class Heatmap {
     const whole = view.bottom - view.top >= count;
     this.at = places(this.shown, this.width, this.shown.pixels, whole);
     this.theme = themeOf(this.root);
+    this.root.dataset.rows = `${Math.floor(view.top) + 1} ${Math.ceil(view.bottom)}`;
     this.later();
   }
 

@@ -16,6 +16,7 @@ from emo_viz.ui.shell.words import count, escape_markdown, isolated, rest_cut, s
 BUNDLED, OWN = "Bundled document", routes.OWN_SOURCE
 ALL_DOMAINS = "All domains"
 SOURCE, DOMAIN = routes.ROUTING_SOURCE, routes.ROUTING_DOMAIN
+LOW_FIELD = 80  # pixels: the pictures below it stay in sight
 DOCUMENT, TOKEN, EXPERT = "routing_choice", routes.ROUTING_TOKEN, routes.ROUTING_EXPERT
 
 
@@ -32,6 +33,7 @@ def choose_text(documents: pd.DataFrame) -> Chosen | None:
     )
     if source != OWN:
         return _bundled_text(documents, row)
+    FIELD.examples(row)
     FIELD.file_picker(row)
     return _own_text()
 
@@ -80,7 +82,8 @@ FIELD = OwnText("routing", routes.ROUTING_TEXT, forget_selection)
 
 
 def _own_text() -> Chosen | None:
-    text = FIELD.ask("which experts each of its tokens uses")
+    row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
+    text = FIELD.ask("which experts each of its tokens uses", row, LOW_FIELD)
     return None if text is None else Chosen(text, "Your own text")
 
 
