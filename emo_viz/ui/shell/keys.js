@@ -7,9 +7,15 @@ const KNOWS_KEYS = [
 const OPEN = '[role="dialog"], [data-baseweb="popover"], [data-testid="stPopoverBody"]';
 const LINKS = '[data-testid="stPageLink"] a, [data-testid="stPageLink-NavLink"]';
 
-function isWanted(event) {
-  return event.composedPath().some((node) => node instanceof Element && node.matches(KNOWS_KEYS));
+// Whether what has the focus knows the key too. Escape is the page's unless something is open, and
+// a drawer leaves its own buttons' keys to the page.
+function isWanted(event, button) {
+  if (event.key === "Escape") return document.querySelector(OPEN) !== null;
+  return event.composedPath().some(
+    (node) => node instanceof Element && node.matches(KNOWS_KEYS) && !isAround(node, button));
 }
+
+const isAround = (node, button) => node.matches('[role="dialog"]') && node.contains(button);
 
 export default function ({ data }) {
   const onKey = (event) => {
@@ -17,12 +23,11 @@ export default function ({ data }) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const found = data.shortcuts.find(
       (one) => one.key === event.key && one.shift === event.shiftKey);
-    if (!found || isWanted(event)) return;
-    if (event.key === "Escape" && document.querySelector(OPEN)) return;
+    if (!found) return;
     const button = found.buttons
       .map((name) => document.querySelector(`.st-key-${name} button`))
       .find((one) => one && !one.disabled);
-    if (!button) return;
+    if (!button || isWanted(event, button)) return;
     event.preventDefault();
     button.click();
   };
