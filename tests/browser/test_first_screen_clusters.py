@@ -10,13 +10,24 @@ MOST_BYTES = 1_000_000
 @pytest.fixture(scope="module")
 def bundled() -> harness.Server:
     """The app on what it comes with: as many points, labels and domains as visitors see."""
-    with harness.serve(None) as server:
+    with harness.serve(harness.ROOT / "assets") as server:
         yield server
 
 
 def is_within(part: Locator, height: int = 900) -> bool:
     box = part.bounding_box()
     return box is not None and box["y"] >= 0 and box["y"] + box["height"] <= height
+
+
+def frames(page: Page) -> list[bytes]:
+    """What the page's websocket has received; it fills up."""
+    received: list[bytes] = []
+
+    def keep(frame: bytes) -> None:
+        received.append(frame)
+
+    page.on("websocket", lambda socket: socket.on("framereceived", keep))
+    return received
 
 
 @pytest.mark.parametrize("query", ["", "?cluster_level=Documents"])
@@ -47,8 +58,7 @@ def test_a_visit_weighs_less_than_a_megabyte(bundled: harness.Server, browser: B
 
 
 def test_a_gesture_does_not_send_the_maps_again(bundled: harness.Server, browser_page: Page):
-    page, received = browser_page, []
-    page.on("websocket", lambda one: one.on("framereceived", lambda data: received.append(data)))
+    page, received = browser_page, frames(browser_page)
     harness.visit(page, f"{bundled.url}/Document_clusters")
     expect(page.locator(".legend button").first).to_be_visible()
     received.clear()

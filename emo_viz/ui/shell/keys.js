@@ -15,6 +15,8 @@ function isWanted(event, button) {
     (node) => node instanceof Element && node.matches(KNOWS_KEYS) && !isAround(node, button));
 }
 
+const isIn = (event, selector) => event.composedPath().some(
+  (node) => node instanceof Element && node.matches(selector));
 const isAround = (node, button) => node.matches('[role="dialog"]') && node.contains(button);
 
 export default function ({ data }) {
@@ -43,10 +45,16 @@ export default function ({ data }) {
     set.call(field, field.value.toWellFormed());
   };
   document.addEventListener("input", onInput, true);
+  // A table keeps its Escape to itself.
+  const onEscape = (event) => {
+    if (event.key === "Escape" && isIn(event, '[data-testid="stDataFrame"]')) onKey(event);
+  };
+  document.addEventListener("keydown", onEscape, true);
   document.addEventListener("keydown", onKey);
   document.addEventListener("mousedown", onPress, true);
   return () => {
     document.removeEventListener("input", onInput, true);
+    document.removeEventListener("keydown", onEscape, true);
     document.removeEventListener("keydown", onKey);
     document.removeEventListener("mousedown", onPress, true);
   };
