@@ -196,6 +196,35 @@ def share_heatmap(
     return fig
 
 
+def confusion_heatmap(runs: Comparison, table: pd.DataFrame, title: str, item: str) -> go.Figure:
+    """Share of the items of each cluster of the first run (rows) in each of the second (columns).
+
+    table: counts. The order of the columns brings large shares to the diagonal.
+    """
+    first, second = runs
+    rows = _diagonal_rows(_shares(table))
+    ordered = table.iloc[rows]
+    ordered = ordered.iloc[:, _diagonal_rows(_shares(ordered.T))]
+    fig = go.Figure(_share_heatmap(ordered, Shown("cluster", f"{item}s", matched=False)))
+    style(fig, title)
+    cells = ROW_HEIGHT * len(ordered)
+    fig.update_layout(
+        height=cells + HEATMAP_TOP + HEATMAP_BOTTOM,
+        margin={"t": HEATMAP_TOP, "b": HEATMAP_BOTTOM},
+        coloraxis={
+            "colorscale": SEQUENTIAL,
+            "cmin": 0,
+            "cmax": 100,
+            "colorbar": _below(cells, f"% of the row's {item}s"),
+        },
+    )
+    fig.update_xaxes(title_text=f"Cluster of {coloured(second)}", type="category", showgrid=False)
+    fig.update_yaxes(title_text=f"Cluster of {coloured(first)}", type="category", showgrid=False)
+    fig.update_xaxes(tickangle=0)
+    fig.update_yaxes(autorange="reversed")
+    return fig
+
+
 def concentration(table: pd.DataFrame) -> float:
     """Share of a row's items in its largest cluster, mean over the rows."""
     return float(_shares(table).max(axis=1).mean())

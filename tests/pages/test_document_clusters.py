@@ -10,17 +10,20 @@ from sklearn.metrics import normalized_mutual_info_score
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.__main__ import main
-from emo_viz.analysis.clusters import spherical_kmeans
+from emo_viz.analysis.clusters import match_clusters, spherical_kmeans
 from emo_viz.analysis.projection import load_maps
+from emo_viz.analysis.quality import quality
 from emo_viz.analysis.tokens import load_token_clusters
 from emo_viz.analysis.vectors import flatten_usage, routing_vectors
 from emo_viz.trace import Trace
 from model.run.inference import encode, record
 from model.run.loading import load_model, load_tokenizer
 from tests.pages.opened import (
+    charts,
     drawn_points,
     follow_link,
     marked,
+    numbers,
     run,
     sent_maps,
     strips,
@@ -276,3 +279,42 @@ def test_traces_of_different_documents_are_shown_one_at_a_time(folder, tmp_path,
     other = opened(run="std-nano", cluster_document="heldout-garden-0")
     assert len(listed(other)) == 5 and "in Standard MoE" in answer(other)
     assert len(strips(other)) == 1
+
+
+def test_the_quality_of_the_clusters_is_of_what_the_slider_asks_for(folder: Path):
+    at = opened(cluster_part="Quality", cluster_k="3")
+    table = at.dataframe[0].value.set_index("Measure")
+    for name in RUNS:
+        one = trace(folder, name)
+        vectors = routing_vectors(flatten_usage(one.usage))
+        found = quality(vectors, spherical_kmeans(vectors, 3))
+        assert table.loc["Silhouette", name] == f"{found.silhouette:.2f}"
+        assert table.loc["Stability over 5 seeds", name] == f"{found.stability:.2f}"
+        assert (
+            table.loc["NMI with the domain", name]
+            == expected_nmi(folder, name, 3)[2:6] + (table.loc["NMI with the domain", name][4:])
+        )
+    at.slider(key="cluster_k").set_value(5)
+    again = run(at).dataframe[0].value.set_index("Measure")
+    assert not again.loc["Silhouette"].equals(table.loc["Silhouette"])
+
+
+def test_the_clusters_of_both_runs_side_by_side(folder: Path):
+    (chart,) = charts(opened(cluster_part="Confusion", cluster_k="4"))
+    (drawn,) = chart["data"]
+    assert sum(numbers(drawn["customdata"])) == 24
+    found = []
+    for name in RUNS:
+        vectors = routing_vectors(flatten_usage(trace(folder, name).usage))
+        found.append(spherical_kmeans(vectors, 4))
+    second = match_clusters(found[1], found[0]).labels
+    counts = np.reshape(numbers(drawn["customdata"]), (4, 4))
+    for row, cluster in enumerate(drawn["y"]):
+        for column, other in enumerate(drawn["x"]):
+            both = (found[0].labels == int(cluster)) & (second == int(other))
+            assert counts[row, column] == both.sum()
+
+
+def test_one_run_has_nobody_to_be_confused_with():
+    at = opened(cluster_part="Confusion", b="none")
+    assert "Two runs are needed" in texts(at) and not charts(at)

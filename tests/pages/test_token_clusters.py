@@ -148,6 +148,48 @@ def test_heatmaps_count_the_sampled_tokens(tiny_assets: Path):
     assert np.reshape(numbers(emo["customdata"]), (4, -1))[row, column] == expected
 
 
+def test_clusters_are_listed_by_their_share_of_all_tokens(tiny_assets: Path):
+    token_map, _ = stored(tiny_assets)
+    at = opened(cluster_part="Clusters")
+    for name, path, frame in zip(RUNS, clusters_paths(tiny_assets), at.dataframe, strict=True):
+        shares, table = load_token_clusters(path).shares, frame.value
+        assert table["share"].is_monotonic_decreasing
+        for row in table.itertuples():
+            assert row.share == pytest.approx(100 * shares[row.cluster])
+            assert row.sampled == (token_map.clusters[name] == row.cluster).sum()
+
+
+def test_documents_are_ranked_by_the_share_of_their_tokens_selected(tiny_assets: Path):
+    token_map, documents = stored(tiny_assets)
+    own = token_map.sample.documents
+    first = int(own[0])
+    chosen = [*np.flatnonzero(own == first), int(np.flatnonzero(own != first)[0])]
+    ids = ",".join(tokens_at(*map(int, chosen)))
+    at = opened(cluster_part="Documents", cluster_tokens=ids)
+    table = at.dataframe[0].value
+    assert table["document"].iloc[0] == documents["id"][first]
+    assert table["share"].tolist() == pytest.approx([100, 100 / (own == own[chosen[-1]]).sum()])
+    assert "Select tokens" in texts(opened(cluster_part="Documents"))
+
+
+def test_the_quality_says_what_was_measured_and_what_is_not_stored(tiny_assets: Path):
+    at = opened(cluster_part="Quality")
+    table = at.dataframe[0].value.set_index("Measure")
+    for name, each in headline(*clusters_paths(tiny_assets)).runs.items():
+        assert table.loc["NMI with the token itself", name].startswith(f"{each.token.mean:.2f} [")
+    assert "which is not stored" in texts(at)
+
+
+def test_tokens_by_the_clusters_of_both_runs(tiny_assets: Path):
+    token_map, _ = stored(tiny_assets)
+    (chart,) = charts(opened(cluster_part="Confusion"))
+    (drawn,) = chart["data"]
+    counts = np.reshape(numbers(drawn["customdata"]), (len(drawn["y"]), len(drawn["x"])))
+    first, second = (token_map.clusters[name] for name in RUNS)
+    both = (first == int(drawn["y"][0])) & (second == int(drawn["x"][0]))
+    assert counts[0, 0] == both.sum() and counts.sum() == 120
+
+
 def test_documents_are_one_switch_away():
     at = opened(cluster_level="Documents")
     assert "12 clusters agree with the domain" in texts(at)

@@ -246,19 +246,20 @@ def _stored_maps(path: Path, key: str) -> Maps:
 
 
 @st.cache_resource(max_entries=20, show_spinner="Preparing the routing of this layer …")
-def _vectors(key: str, run: str, layer: int | None, _data: Data) -> NDArray[np.float32]:
+def vectors(key: str, run: str, layer: int | None, _data: Data) -> NDArray[np.float32]:
+    """The documents of a run as unit vectors [D, C]; key: the version of the data."""
     return routing_vectors(flatten_usage(_data.traces[run].usage, layer))
 
 
 @st.cache_resource(max_entries=20, show_spinner=False)
 def _directions(key: str, run: str, layer: int | None, _data: Data) -> int:
     """How many documents differ in their routing, but for rounding."""
-    return len(np.unique(_vectors(key, run, layer, _data).round(5), axis=0))
+    return len(np.unique(vectors(key, run, layer, _data).round(5), axis=0))
 
 
 @st.cache_resource(max_entries=256, show_spinner="Clustering the documents …")
 def _clustered(key: str, run: str, k: int, layer: int | None, _data: Data) -> Clustered:
-    clustering = spherical_kmeans(_vectors(key, run, layer, _data), k)
+    clustering = spherical_kmeans(vectors(key, run, layer, _data), k)
     first = _data.runs.first.id
     if run != first:
         clustering = match_clusters(clustering, _clustered(key, first, k, layer, _data).clustering)

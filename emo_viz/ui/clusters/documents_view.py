@@ -21,6 +21,7 @@ from emo_viz.figures.clusters import (
     share_heatmap,
 )
 from emo_viz.figures.theme import chart_config, colour_of
+from emo_viz.ui.clusters import quality
 from emo_viz.ui.clusters.data import Data
 from emo_viz.ui.clusters.documents import (
     CLUSTER,
@@ -182,7 +183,9 @@ def _below(data: Data, view: View, found: Mapping[str, Clustered], rows: Rows | 
         [
             Tab("Documents", lambda: _documents_table(data, rows, found)),
             Tab("Clusters", lambda: _cluster_tables(data, found)),
+            Tab("Quality", lambda: quality.of_documents(data, view, found)),
             Tab("Domains", lambda: _coverage(data, found)),
+            Tab("Both runs' clusters", lambda: _confusion(data, found), "Confusion"),
         ],
         "part",
     )
@@ -224,6 +227,11 @@ def _cluster_tables(data: Data, found: Mapping[str, Clustered]) -> None:
                 alt=f"Clusters of {run.label} with their size, domains, words and experts",
             )
             _export(data, run.id, one)
+
+
+def _confusion(data: Data, found: Mapping[str, Clustered]) -> None:
+    labels = [one.clustering.labels for one in found.values()]
+    quality.confusion(data.runs, labels, "document", data.documents["id"].tolist())
 
 
 def _coverage(data: Data, found: Mapping[str, Clustered]) -> None:

@@ -14,7 +14,7 @@ from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.analysis.tokens import Headline
 from emo_viz.figures.clusters import Group, Shown, colour_groups, concentration, share_heatmap
 from emo_viz.figures.theme import chart_config, colour_of
-from emo_viz.ui.clusters import tokens
+from emo_viz.ui.clusters import quality, tokens
 from emo_viz.ui.clusters.data import Data
 from emo_viz.ui.clusters.documents import UMAP
 from emo_viz.ui.clusters.tokens import CLUSTER, DOMAIN, SOURCE, TOKEN, Tokens, View
@@ -56,7 +56,8 @@ def show(data: Data, said: Headline | None) -> None:
         listed = list(dict.fromkeys(chosen["document"]))
         maps.summary(SELECTION, rows, "token", _selected(found, rows), partial(_read, found, rows))
         _maps(data, found, view)
-        _below(found, rows)
+        if said:
+            _below(found, rows, said)
     _explanation(data, said, found, view)
     reader.drawer(data.runs, data.documents, listed or documents)
 
@@ -142,18 +143,109 @@ def _open(found: Tokens, row: int) -> None:
     reader.open_document(one["document"], int(one["position"]))
 
 
-def _below(found: Tokens, rows: Rows | None) -> None:
+def _below(found: Tokens, rows: Rows | None, said: Headline) -> None:
     """What lies below the maps, each part made only while it is looked at."""
     domains = sorted(set(found.table["domain"]))
     lazy_tabs(
         routes.CLUSTER_PART,
         [
             Tab("Tokens", lambda: _table(found, rows)),
+            Tab("Documents", lambda: _ranked(found, rows)),
+            Tab("Clusters", lambda: _clusters(found)),
+            Tab("Quality", lambda: quality.of_tokens(found.runs, said)),
             Tab("Domains", lambda: _where(found, "domain", domains)),
             Tab("Frequent tokens", lambda: _where(found, "token", found.frequent[:MOST_ROWS])),
+            Tab("Both runs' clusters", lambda: _confusion(found), "Confusion"),
         ],
         "part",
     )
+
+
+def _ranked(found: Tokens, rows: Rows | None) -> None:
+    """The documents of the selected tokens, by the share of their sampled tokens selected."""
+    if rows is None or len(rows) == 0:
+        st.caption(
+            "Select tokens, such as a cluster by its name in the legend: the documents that hold "
+            "them are ranked here by the share of their tokens."
+        )
+        return
+    ranked = ranking(found.table, rows)
+    key = f"cluster_ranked_{SELECTION.current()}"
+    st.caption(
+        f"{count(len(ranked), 'document')}, by the share of their sampled tokens selected; "
+        f"choose a row to read it. {found.size} are sampled."
+    )
+    st.dataframe(
+        ranked,
+        hide_index=True,
+        height=TABLE_HEIGHT,
+        key=key,
+        on_select=lambda: _open_ranked(key, ranked["document"].tolist()),
+        selection_mode="single-row",
+        column_config=_RANKED_COLUMNS,
+        alt="Documents by the share of their sampled tokens that are selected",
+    )
+
+
+def ranking(table: pd.DataFrame, rows: Rows) -> pd.DataFrame:
+    """Documents of the selected rows of a table of tokens: document, domain, selected, sampled and
+    share in %, largest share first, then most selected."""
+    sampled = table["document"].value_counts()
+    chosen = table.iloc[rows].groupby("document", sort=False)["domain"].agg(["first", "size"])
+    ranked = pd.DataFrame(
+        {
+            "document": chosen.index,
+            "domain": chosen["first"].to_numpy(),
+            "selected": chosen["size"].to_numpy(),
+            "sampled": sampled[chosen.index].to_numpy(),
+        }
+    )
+    ranked["share"] = 100 * ranked["selected"] / ranked["sampled"]
+    by = ["share", "selected"]
+    return ranked.sort_values(by, ascending=False, kind="stable", ignore_index=True)
+
+
+def _open_ranked(key: str, documents: Sequence[str]) -> None:
+    picked = st.session_state[key]["selection"]["rows"]
+    if picked:
+        reader.open_document(documents[picked[0]])
+
+
+def _clusters(found: Tokens) -> None:
+    """What each cluster holds, as a table for each run; a cluster is named by what is enriched."""
+    tabs = st.tabs([escape_markdown(run.label) for run in found.runs])
+    for tab, run in zip(tabs, found.runs, strict=True):
+        tab.dataframe(
+            clusters_table(found, run.id),
+            hide_index=True,
+            column_config=_CLUSTER_COLUMNS,
+            alt=f"Clusters of {run.label} with their share of the tokens, domains and tokens",
+        )
+
+
+def clusters_table(found: Tokens, run: str) -> pd.DataFrame:
+    """The clusters of a run that hold sampled tokens, largest share of all tokens first."""
+    rows = []
+    for label, own in found.table.groupby(maps.cluster_column(run)):
+        number, _, named = str(label).partition(": ")
+        domains, _, tokens_of = named.partition(maps.NAME_ENDS)
+        rows.append(
+            {
+                "cluster": int(number),
+                "tokens": tokens_of,
+                "domains": domains,
+                "share": 100 * float(found.shares[run][int(number)]),
+                "sampled": len(own),
+                "documents": own["document"].nunique(),
+            }
+        )
+    table = pd.DataFrame(rows)
+    return table.sort_values("share", ascending=False, kind="stable", ignore_index=True)
+
+
+def _confusion(found: Tokens) -> None:
+    labels = [found.token_map.clusters[run.id] for run in found.runs]
+    quality.confusion(found.runs, labels, "token", found.table["document"].tolist())
 
 
 def _explanation(
@@ -292,4 +384,21 @@ _COLUMNS = {
     "context": st.column_config.TextColumn("In its context", width=420),
     "domain": st.column_config.TextColumn("Domain", width=110),
     "document": st.column_config.TextColumn("Document", width="small"),
+}
+_RANKED_COLUMNS = {
+    "document": st.column_config.TextColumn("Document", width="small"),
+    "domain": st.column_config.TextColumn("Domain", width="small"),
+    "selected": st.column_config.NumberColumn("Selected tokens"),
+    "sampled": st.column_config.NumberColumn("Sampled tokens"),
+    "share": st.column_config.ProgressColumn(
+        "Share selected", format="%.0f %%", min_value=0, max_value=100
+    ),
+}
+_CLUSTER_COLUMNS = {
+    "cluster": st.column_config.NumberColumn("Cluster", width=60),
+    "tokens": st.column_config.TextColumn("Enriched tokens", width=260),
+    "domains": st.column_config.TextColumn("Largest domains", width=260),
+    "share": st.column_config.NumberColumn("% of all tokens", format="%.1f"),
+    "sampled": st.column_config.NumberColumn("Tokens on the map"),
+    "documents": st.column_config.NumberColumn("Their documents"),
 }

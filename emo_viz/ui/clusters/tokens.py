@@ -1,6 +1,6 @@
 """Clusters page, tokens: the sampled tokens, how they are asked for, what they say."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,13 +44,14 @@ class Tokens:
 
     table: a row for each, with the columns id, document, position, before, text, after (its place
     in the document's text), token (its label), domain and, for each run, the name of its cluster
-    (`maps.cluster_column`).
+    (`maps.cluster_column`). shares: by run id, the share of all tokens that each cluster holds [K].
     """
 
     runs: Comparison
     version: str
     token_map: TokenMap
     table: pd.DataFrame
+    shares: Mapping[str, NDArray[np.float32]]
 
     @cached_property
     def frequent(self) -> list[str]:
@@ -194,7 +195,8 @@ def _tokens(version: str, path: Path, paths: tuple[Path, ...], key: str, _data: 
         raise ValueError(f"{path.name} is of other documents or other token clusters.")
     table = _sampled(token_map.sample, _data.documents)
     names = _cluster_names(token_map, clusters)
-    return Tokens(runs, f"{version} {key}", token_map, table.assign(**names))
+    shares = {run: one.shares for run, one in clusters.items()}
+    return Tokens(runs, f"{version} {key}", token_map, table.assign(**names), shares)
 
 
 def _all_clusters(
