@@ -1,6 +1,6 @@
 """Figures of clusters of documents or tokens: the maps, and where each group of them lies."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -110,10 +110,10 @@ def family_groups(names: Sequence[str], families: Mapping[str, int]) -> list[Gro
     return drawn
 
 
-def scale_groups(values: NDArray[np.floating], form: Callable[[float], str]) -> list[Group]:
+def scale_groups(values: NDArray[np.floating], form: str, unit: str) -> list[Group]:
     """Rows by their value [N], in up to `STEPS` groups of about as many rows, lowest first.
 
-    form: a value in words. Their colours are one scale, from faint to strong.
+    form: how a value is written (".2f"). Their colours are one scale, from faint to strong.
     """
     inner = np.quantile(values, np.linspace(0, 1, STEPS + 1)[1:-1])
     bins = np.searchsorted(np.unique(inner), values, side="right")
@@ -122,7 +122,8 @@ def scale_groups(values: NDArray[np.floating], form: Callable[[float], str]) -> 
     for place, each in enumerate(found):
         rows = np.flatnonzero(bins == each)
         low, high = values[rows].min(), values[rows].max()
-        name = form(low) if low == high else f"{form(low)} to {form(high)}"
+        ends = dict.fromkeys(f"{end:{form}}" for end in (low, high))
+        name = f"{' to '.join(ends)} {unit}"
         colour = SCALE[round(place * (len(SCALE) - 1) / max(len(found) - 1, 1))]
         drawn.append(Group(name, rows, colour, "circle", SYMBOLS["circle"]))
     return drawn

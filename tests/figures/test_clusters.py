@@ -88,12 +88,12 @@ def test_how_many_rows_a_group_has_changes_nothing_of_its_look():
 
 def test_values_make_groups_of_about_as_many_rows_from_low_to_high():
     values = np.random.default_rng(0).permutation(np.arange(50.0))
-    groups = scale_groups(values, "{:.0f} nats".format)
+    groups = scale_groups(values, ".0f", "nats")
     assert [len(group.rows) for group in groups] == [10] * 5
-    assert [group.name for group in groups][:2] == ["0 nats to 9 nats", "10 nats to 19 nats"]
+    assert [group.name for group in groups][:2] == ["0 to 9 nats", "10 to 19 nats"]
     assert len({group.colour for group in groups}) == 5
-    (alone,) = scale_groups(np.ones(4), "{:.0f}".format)
-    assert alone.name == "1" and alone.rows.tolist() == [0, 1, 2, 3]
+    (alone,) = scale_groups(np.ones(4), ".0f", "nats")
+    assert alone.name == "1 nats" and alone.rows.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("luminance_of_page", [1.0, 0.0075])

@@ -147,8 +147,8 @@ def _panel(
 def _groups(data: Data, view: View, one: Clustered, first: Clustered, run: str) -> list[Group]:
     """What the documents of a run are coloured by."""
     if view.colour in (ENTROPY, SPREAD):
-        form = "{:.2f} nats" if view.colour == ENTROPY else "{:.1f} experts"
-        return scale_groups(number_of(data, run, view), form.format)
+        look = (".2f", "nats") if view.colour == ENTROPY else (".1f", "experts")
+        return scale_groups(number_of(data, run, view), *look)
     if view.colour == EXPERT:
         return colour_groups(experts_of(data, run, view))
     if view.colour == CLUSTER:

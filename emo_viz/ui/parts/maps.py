@@ -8,6 +8,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
+from emo_viz.analysis.profiles import label
 from emo_viz.analysis.projection import place_labels
 from emo_viz.analysis.runs import Comparison
 from emo_viz.ui.parts import point_maps
@@ -15,6 +16,7 @@ from emo_viz.ui.parts.point_maps import PlacedName
 from emo_viz.ui.parts.selection import EMPTY_REGION, Rows, Selection
 from emo_viz.ui.shell.words import escape_markdown
 
+MIXED = label([], [])  # the name of a cluster without a large domain
 NAME_ENDS = " · "  # of a cluster: its domains; then come its words
 HOW = "Click a point, draw around several, or click a name in the legend to select its group."
 
@@ -67,11 +69,17 @@ def names_of(
 ) -> list[PlacedName]:
     """The names of groups [N] where they lie on a map; are_groups: they are those of the map."""
     return [
-        PlacedName(
-            label.text.split(NAME_ENDS)[0], label.x, label.y, label.text if are_groups else None
-        )
-        for label in place_labels(points, groups)
+        PlacedName(short_name(one.text), one.x, one.y, one.text if are_groups else None)
+        for one in place_labels(points, groups)
     ]
+
+
+def short_name(name: str) -> str:
+    """A cluster by its number and domains ("3: chess 97 %"), or by its words if it has no large
+    domain; any other name as it is."""
+    domains, _, words = name.partition(NAME_ENDS)
+    number, _, domain = domains.partition(": ")
+    return f"{number}: {words}" if domain == MIXED and words else domains
 
 
 def turned(runs: Comparison, item: str) -> str:
