@@ -277,7 +277,8 @@ def test_clusters_of_tokens_are_those_of_the_text_that_is_read(assets: Path) -> 
     documents = assets / "documents" / "documents.parquet"
     emo_viz("clusters", *source, "--documents", documents, "--out", assets / CLUSTERS)
     stored = load_token_clusters(assets / CLUSTERS)
-    at = follow_link("pages/2_Document_clusters.py")
+    first = Trace.open(assets / "traces" / "mine").documents["id"][0]
+    at = follow_link("pages/2_Document_clusters.py", cluster_document=first)
     live = open_live(assets / "checkpoints" / "mine")
     text = texts(assets, "documents", "letters")[0]
     found = stored.assign(live.record(np.array(ids_of(text))).router_probs[:, 1:])
@@ -296,7 +297,9 @@ def test_a_token_that_no_expert_served_is_called_so(assets: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(projection, "umap_map", pca_map)
         emo_viz("map", "--traces", assets / "traces" / "mine", "--out", assets / MAPS)
-    at = follow_link("pages/2_Document_clusters.py", cluster_level="Documents")
+    first = Trace.open(assets / "traces" / "mine").documents["id"][0]
+    shown = {"cluster_level": "Documents", "cluster_document": first}
+    at = follow_link("pages/2_Document_clusters.py", **shown)
     assert any("no expert" in each["title"] for each in strips(at)[0]["tokens"])
 
 

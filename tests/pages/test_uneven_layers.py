@@ -26,7 +26,16 @@ from model.run.inference import Recording, document_losses, encode, record
 from model.run.loading import load_model, load_tokenizer
 from model.run.subset import ExpertSubset, apply_subset
 from tests.pages.ablation_page import table, words
-from tests.pages.opened import cards, cells, charts, follow_link, heatmaps, numbers, run
+from tests.pages.opened import (
+    cards,
+    cells,
+    charts,
+    follow_link,
+    heatmaps,
+    numbers,
+    run,
+    sent_maps,
+)
 from tests.uneven import RUNS, TWELVE_AND_SIXTEEN, cut_pair, emo_viz, measure, new_pair, shown
 
 ROUTING = "pages/1_Token_routing.py"
@@ -144,7 +153,7 @@ def test_models_that_differ_in_a_layer_stand_side_by_side(
         assert "of 11 to 15 experts in EMO" in home and "of 15 experts in Standard MoE" in home
         assert "With all experts, the loss in nats a token" in home
         clusters = follow_link(CLUSTERS, cluster_level="Documents")
-        assert len(charts(clusters)) == 3 and "in EMO" in words(clusters)
+        assert len(sent_maps(clusters)["panels"]) == 2 and "in EMO" in words(clusters)
         assert sentence in words(follow_link(ROUTING))
         at = follow_link(ABLATION, k="14")
         assert "**up to 14 of 12 to 16** in EMO, **14 of 16** in Standard MoE" in words(at)
@@ -230,12 +239,13 @@ def test_no_expert_that_a_layer_lacks_is_named(uneven: Path):
             cluster_level="Documents",
             cluster_layer=str(layer),
             cluster_colour="Top expert",
+            cluster_part="Clusters",
         )
         usage = Trace.open(uneven / "traces" / "emo-nano").usage[:, layer, :routed]
         best = Counter(np.asarray(usage).argmax(axis=1).tolist()).most_common(1)[0][0]
-        names = {trace["name"] for trace in charts(at)[0]["data"] if trace.get("name")}
+        names = {group["name"] for group in sent_maps(at)["panels"][0]["groups"]}
         assert any(name.startswith(f"L{layer} E{best}") for name in names), names
-        named = re.findall(r"L(\d) E(\d+)", f"{names} {at.dataframe[1].value.to_string()}")
+        named = re.findall(r"L(\d) E(\d+)", f"{names} {at.dataframe[0].value.to_string()}")
         assert all(int(expert) < ROUTED[int(at_layer)] for at_layer, expert in named)
 
 
@@ -264,7 +274,7 @@ def test_token_clusters_are_those_of_the_experts_that_there_are(uneven: Path):
     )
     stored = load_token_clusters(uneven / "analysis" / "clusters-emo-nano.npz")
     np.testing.assert_allclose(stored.shares, own.shares, atol=0.002)
-    said = words(follow_link(CLUSTERS))
+    said = words(follow_link(CLUSTERS, cluster_document=documents["id"][0]))
     assert f"**{own.agreements['domain'].nmi.mean:.2f} [" in said
     components = stored.pca.components.reshape(-1, 2, 15)
     assert np.abs(components[:, 0, 11:]).max() < 1e-6

@@ -7,9 +7,17 @@ const KNOWS_KEYS = [
 const OPEN = '[role="dialog"], [data-baseweb="popover"], [data-testid="stPopoverBody"]';
 const LINKS = '[data-testid="stPageLink"] a, [data-testid="stPageLink-NavLink"]';
 
-function isWanted(event) {
-  return event.composedPath().some((node) => node instanceof Element && node.matches(KNOWS_KEYS));
+// Whether what has the focus knows the key too. Escape is the page's unless something is open, and
+// a drawer leaves its own buttons' keys to the page.
+function isWanted(event, button) {
+  if (event.key === "Escape") return document.querySelector(OPEN) !== null;
+  return event.composedPath().some(
+    (node) => node instanceof Element && node.matches(KNOWS_KEYS) && !isAround(node, button));
 }
+
+const isIn = (event, selector) => event.composedPath().some(
+  (node) => node instanceof Element && node.matches(selector));
+const isAround = (node, button) => node.matches('[role="dialog"]') && node.contains(button);
 
 const TYPING = [
   "input:not([type=radio]):not([type=checkbox])", "textarea", "select",
@@ -63,12 +71,11 @@ export default function ({ data }) {
     }
     const found = data.shortcuts.find(
       (one) => one.key === event.key && one.shift === event.shiftKey);
-    if (!found || isWanted(event)) return;
-    if (event.key === "Escape" && document.querySelector(OPEN)) return;
+    if (!found) return;
     const button = found.buttons
       .map((name) => document.querySelector(`.st-key-${name} button`))
       .find((one) => one && !one.disabled);
-    if (!button) return;
+    if (!button || isWanted(event, button)) return;
     event.preventDefault();
     button.click();
   };
@@ -84,11 +91,17 @@ export default function ({ data }) {
     set.call(field, field.value.toWellFormed());
   };
   document.addEventListener("input", onInput, true);
+  // A table keeps its Escape to itself.
+  const onEscape = (event) => {
+    if (event.key === "Escape" && isIn(event, '[data-testid="stDataFrame"]')) onKey(event);
+  };
+  document.addEventListener("keydown", onEscape, true);
   document.addEventListener("keydown", onKey);
   document.addEventListener("mousedown", onPress, true);
   return () => {
     watcher.disconnect();
     document.removeEventListener("input", onInput, true);
+    document.removeEventListener("keydown", onEscape, true);
     document.removeEventListener("keydown", onKey);
     document.removeEventListener("mousedown", onPress, true);
   };

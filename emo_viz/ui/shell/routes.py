@@ -25,6 +25,7 @@ ROUTING_PICTURE = "routing_picture"
 
 CLUSTER_LEVEL, CLUSTER_K, CLUSTER_LAYER = "cluster_level", "cluster_k", "cluster_layer"
 CLUSTER_MAP, CLUSTER_COLOUR = "cluster_map", "cluster_colour"
+CLUSTER_PART = "cluster_part"
 CLUSTER_TOKEN_COLOUR = "cluster_token_colour"
 CLUSTER_DOMAIN, CLUSTER_HIGHLIGHT = "cluster_domain", "cluster_highlight"
 CLUSTER_SELECTION, CLUSTER_TOKENS = "cluster_selection", "cluster_tokens"
