@@ -83,11 +83,6 @@ def components(at: AppTest) -> list[dict]:
     return [json.loads(part.proto.json) for part in at.get("bidi_component")]
 
 
-def components(at: AppTest) -> list[dict]:
-    """What the page's own components were given."""
-    return [json.loads(part.proto.json) for part in at.get("bidi_component")]
-
-
 def sent_maps(at: AppTest) -> dict:
     """What the browser was sent of the maps, and their `texts` and `ids` by row."""
     found = next(each for each in components(at) if "panels" in each)
