@@ -11,6 +11,7 @@ import streamlit as st
 
 from emo_viz.analysis import curves, tokens
 from emo_viz.analysis.bootstrap import Interval
+from emo_viz.analysis.glance import KEEP_K, Glances
 from emo_viz.analysis.origins import Origins, of_trace
 from emo_viz.analysis.routing import Coverage, coverage
 from emo_viz.analysis.runs import BUNDLED, Comparison, Run
@@ -19,12 +20,13 @@ from emo_viz.figures.comparison import Compared, by_run
 from emo_viz.figures.theme import chart_config
 from emo_viz.server import assets, catalogue, commands, library
 from emo_viz.trace import Trace
+from emo_viz.ui.home import first, look
 from emo_viz.ui.parts import freshness
 from emo_viz.ui.parts.together import in_each, less, name
 from emo_viz.ui.shell import missing, routes, slots
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
-KEEP_K = 16
+FIRST_PIXELS = 640
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,44 @@ class Card:
 def show() -> None:
     """Draw the page."""
     runs = library.comparison()
-    st.markdown("Watch a mixture-of-experts language model route tokens. " + _who(runs))
+    st.caption(_who(runs))
+    top = st.container()
+    known = look.stored(runs)
+    if known:
+        with top:
+            _draw_first(runs, *known)
+    else:
+        waiting = top.empty()
+        waiting.skeleton(height=FIRST_PIXELS)
+    _findings(runs)
+    st.subheader("What is loaded")
+    _models(runs)
+    _documents(runs)
+    if not known:  # last: a model may have to be loaded, and the rest need not wait for it
+        with waiting.container():
+            _make_first(runs)
+
+
+def _make_first(runs: Comparison) -> None:
+    """The first screen where no file of it is here."""
+    try:
+        found, key, left_out = look.made(runs)
+    except (ValueError, library.Missing) as error:
+        said = error.sentence if isinstance(error, library.Missing) else ""
+        missing.empty_state(escape_markdown(said) or str(error), "", "No document to show")
+        return
+    _draw_first(Comparison(tuple(run for run in runs if run.id in found.runs)), found, key)
+    for sentence in left_out:
+        st.info(sentence, icon=":material/visibility_off:")
+
+
+def _draw_first(runs: Comparison, found: Glances, key: str) -> None:
+    first.draw(runs, found, key)
+    with st.expander("How it was measured"):
+        st.markdown(first.measured(runs, found))
+
+
+def _findings(runs: Comparison) -> None:
     st.subheader("What the pair shows" if len(runs) > 1 else "What the model shows")
     with st.grid(3, min_column_width=300, border=True) as grid:
         for card in CARDS:
@@ -64,9 +103,6 @@ def show() -> None:
         "resampling the documents. They do not say what another training run would give."
     )
     _price(runs)
-    st.subheader("What is loaded")
-    _models(runs)
-    _documents(runs)
 
 
 def _who(runs: Comparison) -> str:
