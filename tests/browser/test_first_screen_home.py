@@ -65,7 +65,7 @@ def test_pointing_at_a_token_marks_it_in_both_models(
     browser_page.keyboard.press("ArrowDown")
     expect(first.locator(".below")).to_contain_text("Token 7 of")
     browser_page.keyboard.press("Escape")
-    expect(first.locator(".below")).to_contain_text("Read from above")
+    expect(first.locator(".below")).to_contain_text("From above")
 
 
 def test_layers_are_chosen_by_the_arrow_keys(app_server: harness.Server, browser_page: Page):

@@ -62,8 +62,6 @@ class First {
       this.notch = Number(this.range.value);
       this.paint();
     };
-    // The arrow keys of the page (another document, another layer) are not meant here.
-    this.range.onkeydown = (event) => event.stopPropagation();
     this.ticks(slide);
     this.layerButtons(row);
   }

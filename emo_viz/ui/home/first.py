@@ -141,8 +141,8 @@ def _hint(found: Glances, own: list[Glance]) -> str:
     read = count(len(first.pieces), "token")
     domain = f", {text.domain}" if text.domain else ""
     return (
-        f"Read from above: each row is one of {read} of “{visible(text.title)}”{domain}; the "
-        "darker, the more of it goes to that expert. Grey: experts that the cut takes away."
+        f"From above, each row is one of {read} of “{visible(text.title)}”{domain}; each cell an "
+        "expert that it uses. Grey: experts that the cut takes away."
     )
 
 

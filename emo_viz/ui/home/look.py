@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import streamlit as st
 
-from emo_viz.analysis.curves import read_together
 from emo_viz.analysis.glance import (
     Glance,
     Glances,
@@ -26,8 +25,8 @@ from emo_viz.analysis.glance import (
     shortest,
 )
 from emo_viz.analysis.runs import Comparison, Run
-from emo_viz.runs.glance import calibration_texts, choose, read, text_of, usual_notches
-from emo_viz.server import assets, library, recordings
+from emo_viz.runs.glance import calibration_texts, read, text_of, usual_notches
+from emo_viz.server import assets, library, recordings, typical
 from emo_viz.server.library import LoadedModel
 from emo_viz.trace import absent
 from emo_viz.ui.parts import freshness
@@ -37,8 +36,6 @@ from emo_viz.ui.shell.words import escape_markdown
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
 
-NAME = "glance.npz"
-
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _load(path: Path, key: str) -> Glances:
@@ -47,7 +44,7 @@ def _load(path: Path, key: str) -> Glances:
 
 def stored(runs: Comparison) -> tuple[Glances, str] | None:
     """What lies here of all the runs, and the key of its content; None if it is of others."""
-    path = assets.analysis_path(NAME)
+    path = assets.analysis_path(typical.GLANCE)
     try:
         key = assets.content(path)
         found = _load(path, key).of(runs.ids)
@@ -63,10 +60,13 @@ def made(runs: Comparison) -> tuple[Glances, str, list[str]]:
     loaded, left_out = _models(runs)
     if not loaded:
         return _of_traces(runs, left_out)
-    row = _document(runs)
+    try:
+        row = typical.document(runs)
+    except library.Missing as error:
+        raise ValueError(escape_markdown(error.sentence)) from error
     keeps = usual_notches(loaded[0].live)
-    found = {one.run: _read(one, one.key, _texts_key(), str(row["id"]), keeps) for one in loaded}
-    key = repr([one.key for one in loaded] + [_texts_key(), row["id"]])
+    found = {one.run: _read(one, one.key, typical.key(), str(row["id"]), keeps) for one in loaded}
+    key = repr([one.key for one in loaded] + [typical.key(), row["id"]])
     return Glances(text_of(row), found), key, left_out
 
 
@@ -78,31 +78,6 @@ def _models(runs: Comparison) -> tuple[list[LoadedModel], list[str]]:
         except library.Missing as error:
             left_out.append(escape_markdown(error.sentence))
     return loaded, left_out
-
-
-def _texts_key() -> str:
-    """Of all that decides which document is shown and which experts are kept."""
-    path = assets.documents_path()
-    curves = assets.analysis_path(assets.CURVES)
-    return assets.content(path, path.with_name("calibration.parquet"), curves)
-
-
-def _document(runs: Comparison) -> pd.Series:
-    """The document to show. Raises ValueError where there are no documents."""
-    try:
-        documents = library.documents()
-    except library.Missing as error:
-        raise ValueError(escape_markdown(error.sentence)) from error
-    chosen = _chosen(runs.ids, _texts_key())
-    return documents[documents["id"] == chosen].iloc[0]
-
-
-@st.cache_resource(max_entries=16, show_spinner=False)
-def _chosen(runs: tuple[str, ...], key: str) -> str:
-    rows = None
-    with suppress(ValueError):  # of no curves: the shortest will do
-        rows = read_together(assets.curves_paths(runs)).of_runs(runs).rows
-    return choose(library.documents(), rows)
 
 
 @st.cache_resource(max_entries=32, show_spinner="Reading one document with every cut …")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from emo_viz.figures.comparison import Compared, by_run
 from emo_viz.figures.theme import chart_config
 from emo_viz.server import assets, catalogue, commands, library
 from emo_viz.trace import Trace
-from emo_viz.ui.home import first, look
+from emo_viz.ui.home import first, look, stories
 from emo_viz.ui.parts import freshness
 from emo_viz.ui.parts.together import in_each, less, name
 from emo_viz.ui.shell import missing, routes, slots
@@ -56,40 +57,43 @@ def show() -> None:
     """Draw the page."""
     runs = library.comparison()
     st.caption(_who(runs))
-    top = st.container()
+    top = st.empty()
     known = look.stored(runs)
-    if known:
-        with top:
-            _draw_first(runs, *known)
+    if not known:
+        top.skeleton(height=FIRST_PIXELS)
     else:
-        waiting = top.empty()
-        waiting.skeleton(height=FIRST_PIXELS)
+        with top.container():
+            first.draw(runs, *known)
+    stories.draw(runs)
+    how = st.container()
     _findings(runs)
     st.subheader("What is loaded")
     _models(runs)
     _documents(runs)
-    if not known:  # last: a model may have to be loaded, and the rest need not wait for it
-        with waiting.container():
-            _make_first(runs)
+    if known:
+        _how(how, runs, known[0])
+        return
+    with top.container():  # last: a model may have to be loaded, and the rest need not wait for it
+        _make_first(runs, how)
 
 
-def _make_first(runs: Comparison) -> None:
+def _make_first(runs: Comparison, how: Any) -> None:
     """The first screen where no file of it is here."""
     try:
         found, key, left_out = look.made(runs)
     except (ValueError, library.Missing) as error:
-        said = error.sentence if isinstance(error, library.Missing) else ""
-        missing.empty_state(escape_markdown(said) or str(error), "", "No document to show")
+        said = escape_markdown(error.sentence) if isinstance(error, library.Missing) else error
+        missing.empty_state(str(said), "", "No document to show")
         return
-    _draw_first(Comparison(tuple(run for run in runs if run.id in found.runs)), found, key)
+    shown = Comparison(tuple(run for run in runs if run.id in found.runs))
+    first.draw(shown, found, key)
     for sentence in left_out:
         st.info(sentence, icon=":material/visibility_off:")
+    _how(how, shown, found)
 
 
-def _draw_first(runs: Comparison, found: Glances, key: str) -> None:
-    first.draw(runs, found, key)
-    with st.expander("How it was measured"):
-        st.markdown(first.measured(runs, found))
+def _how(place: Any, runs: Comparison, found: Glances) -> None:
+    place.expander("How it was measured").markdown(first.measured(runs, found))
 
 
 def _findings(runs: Comparison) -> None:
