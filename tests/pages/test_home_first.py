@@ -17,10 +17,13 @@ from emo_viz.figures import home as figures
 from emo_viz.runs.import_trace import Known, import_trace
 from emo_viz.server import library
 from model.run.live import Live, open_live
+from tests.families.tiny import save_tiny
 from tests.pages.opened import follow_link, texts
+from tests.pages.test_other_families import write_documents
 from tests.uneven import emo_viz
 
 RUNS = ("emo-nano", "std-nano")
+FAMILIES = ("olmoe", "gpt_oss", "switch_transformers")
 
 
 def first(at: AppTest) -> dict:
@@ -176,3 +179,26 @@ def test_an_unknown_document_or_domain_is_one_sentence(own: Path):
     for option, value in (("--document", "nowhere"), ("--domain", "nowhere")):
         with pytest.raises(AssertionError, match="nowhere"):
             write(own, option, value)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder with a model of another family and documents of two domains, nothing measured."""
+    folder = tmp_path / "assets"
+    write_documents(folder / "documents")
+    save_tiny(request.param, folder / "checkpoints" / "mine")
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(folder))
+    return str(request.param)
+
+
+def test_any_family_has_a_first_screen(family: str):
+    at = follow_link("")
+    picture = first(at)
+    drawn = picture["runs"][0]
+    live = open_live(library.assets.checkpoint_path("mine"))
+    assert drawn["layers"] == list(live.own_layers)
+    if live.why_not_cut:
+        assert "mine sends" in said(picture, 0) and drawn["change"] is None
+    else:
+        assert "mine keeps" in said(picture, 0) and drawn["change"]
+    assert "whole" in said(picture, -1)

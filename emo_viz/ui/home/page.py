@@ -55,7 +55,11 @@ class Card:
 
 def show() -> None:
     """Draw the page."""
-    runs = library.comparison()
+    try:
+        runs = library.comparison()
+    except library.Missing as error:
+        _nothing(error)
+        return
     st.caption(_who(runs))
     top = st.empty()
     known = look.stored(runs)
@@ -75,6 +79,17 @@ def show() -> None:
         return
     with top.container():  # last: a model may have to be loaded, and the rest need not wait for it
         _make_first(runs, how)
+
+
+def _nothing(error: library.Missing) -> None:
+    """Where no run is here: what the app is for, and the two ways to one."""
+    st.markdown(
+        "EMO Viz shows how a mixture-of-experts model routes a text, token by token, which "
+        "documents share experts, and what is lost when only some of the experts stay."
+    )
+    missing.empty_state(escape_markdown(error.sentence), error.command)
+    st.markdown("Or add a checkpoint, a model of the Hugging Face hub or a routing file:")
+    st.page_link(routes.LIBRARY, label="Add a run", icon=":material/inventory_2:")
 
 
 def _make_first(runs: Comparison, how: Any) -> None:
