@@ -78,3 +78,23 @@ def test_layers_are_chosen_by_the_arrow_keys(app_server: harness.Server, browser
     browser_page.evaluate(harness.TWO_FRAMES)
     assert canvas.evaluate(PIXELS) != before
     assert "layer 0" in (canvas.get_attribute("aria-label") or "")
+
+
+def test_the_tour_is_turned_by_keys_and_escape_ends_it(
+    app_server: harness.Server, browser_page: Page
+):
+    open_home(browser_page, app_server)
+    with harness.rerun(browser_page):
+        browser_page.get_by_role("button", name="Take the tour").click()
+    harness.wait_for_text(browser_page, "Tour, 1 of 5")
+    browser_page.keyboard.press("Shift+ArrowRight")
+    harness.wait_for_text(browser_page, "Tour, 2 of 5")
+    harness.settle(browser_page)
+    assert "Token_routing" in browser_page.url and "tour=2" in browser_page.url
+    browser_page.keyboard.press("Shift+ArrowLeft")
+    harness.wait_for_text(browser_page, "Tour, 1 of 5")
+    harness.settle(browser_page)
+    with harness.rerun(browser_page):
+        browser_page.keyboard.press("Escape")
+    expect(browser_page.get_by_text("Tour, 1 of 5")).to_have_count(0)
+    assert "tour" not in browser_page.url

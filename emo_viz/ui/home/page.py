@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from emo_viz.analysis import curves, tokens
@@ -147,13 +148,19 @@ def _draw(card: Card, runs: Comparison) -> None:
         missing.mend(card.command(runs.ids))
     else:
         st.plotly_chart(
-            by_run(runs, finding.compared, finding.title),
+            _chart(repr((runs.labels, finding)), runs, finding),
             config=chart_config(finding.title),
             alt=finding.sentence,
         )
         st.markdown(finding.sentence)  # below: charts line up whatever the sentences' lengths
     way = slots.params()
     st.page_link(card.page, label=card.link, icon=":material/arrow_forward:", query_params=way)
+
+
+@st.cache_resource(max_entries=24, show_spinner=False)
+def _chart(key: str, _runs: Comparison, _finding: Finding) -> go.Figure:
+    """The chart of a finding; the key says all that it shows."""
+    return by_run(_runs, _finding.compared, _finding.title)
 
 
 def _price(runs: Comparison) -> None:
