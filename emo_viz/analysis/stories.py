@@ -40,12 +40,13 @@ def signs(text: str) -> float:
 def mixed(documents: pd.DataFrame) -> Mixed | None:
     """Code and prose in one text, as far as domains differ so: the beginning of a document of each.
 
-    documents: domain, text. Code is a domain that is called so, else the one fullest of signs. None
-    where no two domains differ.
+    documents: domain, text and part; of longer texts the first part alone counts. Code is a domain
+    that is called so, else the one fullest of signs. None where no two domains differ.
     """
+    openings = documents[documents["part"] == 0] if "part" in documents else documents
     found = {
         str(domain): group["text"].head(LOOKED_AT).tolist()
-        for domain, group in documents.groupby("domain")
+        for domain, group in openings.groupby("domain")
     }
     plain = {domain: texts for domain, texts in found.items() if all(map(_is_latin, texts))}
     shares = {domain: float(np.mean(list(map(signs, texts)))) for domain, texts in plain.items()}

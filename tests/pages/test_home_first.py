@@ -16,8 +16,10 @@ from emo_viz.analysis.glance import load_glances
 from emo_viz.figures import home as figures
 from emo_viz.runs.import_trace import Known, import_trace
 from emo_viz.server import library
+from emo_viz.ui.home import look
 from model.run.live import Live, open_live
 from tests.families.tiny import save_tiny
+from tests.pages import opened
 from tests.pages.opened import follow_link, texts
 from tests.pages.test_other_families import write_documents
 from tests.uneven import emo_viz
@@ -161,6 +163,14 @@ def test_a_trace_of_documents_alone_says_what_it_lacks(own: Path):
     assert "No document to show" in texts(at)
     assert "no tokens" in texts(at).replace("\\", "")
     assert "of 15 experts" in texts(at)  # the findings of the traces are there all the same
+
+
+def test_large_models_are_loaded_on_request_alone(own: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(look, "HEAVY", 1)
+    at = follow_link("")
+    assert not [part for part in at.get("bidi_component") if "notches" in part.proto.json]
+    at.button(key="home_load_models").click()
+    assert len(first(opened.run(at))["runs"]) == 2
 
 
 def test_a_damaged_file_is_made_again_by_the_models(own: Path):

@@ -26,7 +26,7 @@ from emo_viz.analysis.glance import (
 )
 from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.runs.glance import calibration_texts, read, text_of, usual_notches
-from emo_viz.server import assets, library, recordings, typical
+from emo_viz.server import assets, catalogue, library, recordings, typical
 from emo_viz.server.library import LoadedModel
 from emo_viz.trace import absent
 from emo_viz.ui.parts import freshness
@@ -35,6 +35,9 @@ from emo_viz.ui.shell.words import escape_markdown
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
+
+
+HEAVY = 1 << 30  # bytes of weights: seconds of loading, and memory that others need
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -54,10 +57,17 @@ def stored(runs: Comparison) -> tuple[Glances, str] | None:
     return found, key
 
 
-def made(runs: Comparison) -> tuple[Glances, str, list[str]]:
+def is_heavy(runs: Comparison) -> bool:
+    """Whether loading the models is more than a visit of the home page may ask for."""
+    known = [catalogue.entry(run).model for run in runs]
+    return sum(one.bytes for one in known if one) > HEAVY
+
+
+def made(runs: Comparison, load: bool = True) -> tuple[Glances, str, list[str]]:
     """Made now: of the models that can be run, else of traces; and a sentence for each run that is
-    left out. Raises ValueError, one safe for Markdown, if there is none."""
-    loaded, left_out = _models(runs)
+    left out. load: whether models may be loaded. Raises ValueError, one safe for Markdown, if there
+    is none."""
+    loaded, left_out = _models(runs) if load else ([], [])
     if not loaded:
         return _of_traces(runs, left_out)
     try:

@@ -29,6 +29,7 @@ from emo_viz.ui.shell import missing, routes, slots
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
 FIRST_PIXELS = 640
+LOAD = "home_load"  # in the session: this visitor wants large models loaded
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,13 @@ def _nothing(error: library.Missing) -> None:
 
 def _make_first(runs: Comparison, how: Any) -> None:
     """The first screen where no file of it is here."""
+    load = not look.is_heavy(runs) or st.session_state.get(LOAD, False)
     try:
-        found, key, left_out = look.made(runs)
+        found, key, left_out = look.made(runs, load)
     except (ValueError, library.Missing) as error:
+        if not load:
+            _offer()
+            return
         said = escape_markdown(error.sentence) if isinstance(error, library.Missing) else error
         missing.empty_state(str(said), "", "No document to show")
         return
@@ -106,6 +111,14 @@ def _make_first(runs: Comparison, how: Any) -> None:
     for sentence in left_out:
         st.info(sentence, icon=":material/visibility_off:")
     _how(how, shown, found)
+
+
+def _offer() -> None:
+    """In place of the first screen of large models: to load them."""
+    st.markdown("A document is shown here once the models have read it; they are large.")
+    if st.button("Load the models", icon=":material/memory:", key="home_load_models"):
+        st.session_state[LOAD] = True
+        st.rerun()
 
 
 def _how(place: Any, runs: Comparison, found: Glances) -> None:
