@@ -63,7 +63,7 @@ train-nano: $(APP_READY) ## Train the bundled pair from the corpus in data/corpu
 	$(TRAIN_NANO) emo
 	$(TRAIN_NANO) standard
 
-assets: $(APP_READY) ## Make the documents, traces, clusters, maps and curves anew (ASSETS=assets CORPUS=data/corpus)
+assets: $(APP_READY) ## Make the documents, traces, clusters, maps, curves and first screen anew (ASSETS=assets CORPUS=data/corpus)
 	$(EMO_VIZ) documents --corpus $(CORPUS) --out $(ASSETS)/documents $(COUNTS)
 	for name in $(PAIR); do \
 	  $(EMO_VIZ) record --model $(ASSETS)/checkpoints/$$name --documents $(HELD_OUT) \
