@@ -53,6 +53,22 @@ def test_the_slider_repaints_without_the_server(app_server: harness.Server, brow
     assert not sent
 
 
+def test_nothing_moves_with_the_slider_on_a_narrow_page(
+    app_server: harness.Server, browser: Browser
+):
+    with harness.new_page(browser, 900) as page:
+        first = open_home(page, app_server)
+        slider = first.locator("input")
+        slider.focus()
+        tops = set()
+        for key in ("Home", *["ArrowRight"] * 9):
+            page.keyboard.press(key)
+            page.evaluate(harness.TWO_FRAMES)
+            tops |= {canvas.bounding_box()["y"] for canvas in first.locator("canvas").all()}
+        expect(first.locator(".says")).to_contain_text("All 16 experts")
+        assert len(tops) == 1
+
+
 def test_pointing_at_a_token_marks_it_in_both_models(
     app_server: harness.Server, browser_page: Page
 ):

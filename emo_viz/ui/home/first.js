@@ -121,7 +121,7 @@ class First {
     box.style.setProperty("--colour", run.colour);
     const head = make("h3", box);
     make("span", head, "name", run.label);
-    run.fact = make("span", head);
+    run.fact = make("span", head, "fact");
     run.canvas = make("canvas", box);
     run.canvas.tabIndex = 0;
     run.canvas.setAttribute("role", "img");
