@@ -30,6 +30,7 @@ WORKERS := 2
 ASSETS := assets
 CORPUS := data/corpus
 COUNTS := --per-domain 48 --calibration-per-domain 16
+FIRST := --domain recipes
 HELD_OUT = $(ASSETS)/documents/documents.parquet
 CALIBRATION = $(ASSETS)/documents/calibration.parquet
 
@@ -62,7 +63,7 @@ train-nano: $(APP_READY) ## Train the bundled pair from the corpus in data/corpu
 	$(TRAIN_NANO) emo
 	$(TRAIN_NANO) standard
 
-assets: $(APP_READY) ## Make the documents, traces, clusters, maps and curves anew (ASSETS=assets CORPUS=data/corpus)
+assets: $(APP_READY) ## Make the documents, traces, clusters, maps, curves and first screen anew (ASSETS=assets CORPUS=data/corpus)
 	$(EMO_VIZ) documents --corpus $(CORPUS) --out $(ASSETS)/documents $(COUNTS)
 	for name in $(PAIR); do \
 	  $(EMO_VIZ) record --model $(ASSETS)/checkpoints/$$name --documents $(HELD_OUT) \
@@ -75,6 +76,9 @@ assets: $(APP_READY) ## Make the documents, traces, clusters, maps and curves an
 	  --clusters $(PAIR:%=$(ASSETS)/analysis/clusters-%.npz) --out $(ASSETS)/analysis/token_map.npz
 	$(EMO_VIZ) curves --models $(PAIR:%=$(ASSETS)/checkpoints/%) --documents $(HELD_OUT) \
 	  --calibration $(CALIBRATION) --out $(ASSETS)/analysis/curves.parquet --workers $(WORKERS)
+	$(EMO_VIZ) glance --models $(PAIR:%=$(ASSETS)/checkpoints/%) --documents $(HELD_OUT) \
+	  --calibration $(CALIBRATION) --curves $(ASSETS)/analysis/curves.parquet $(FIRST) \
+	  --out $(ASSETS)/analysis/glance.npz
 
 own: $(APP_READY) ## Build, train and analyse a pair of your own: DOCUMENTS=my.jsonl OUT=own (BUILDING=, TRAINING=: options)
 	@test -n "$(DOCUMENTS)" || { echo "Name your documents, as in 'make own DOCUMENTS=my.jsonl OUT=own'."; exit 2; }
@@ -85,7 +89,7 @@ own: $(APP_READY) ## Build, train and analyse a pair of your own: DOCUMENTS=my.j
 	  $(BIN)/python -m model.train.release --run $(OUT)/runs/$${role%:*} \
 	    --out $(OUT)/checkpoints/$${role#*:} --licence other || exit 1; \
 	done
-	$(MAKE) assets ASSETS=$(OUT) CORPUS=$(OUT)/corpus COUNTS=
+	$(MAKE) assets ASSETS=$(OUT) CORPUS=$(OUT)/corpus COUNTS= FIRST=
 	cp assets/analysis/kernel_report.json $(OUT)/analysis/
 	@echo "Ready: EMO_VIZ_ASSETS=$(OUT) make app"
 

@@ -77,3 +77,4 @@ def test_nothing_at_all_is_still_a_page(tmp_path: Path, monkeypatch: pytest.Monk
     assert "There is no checkpoint and no trace in" in words(at)
     assert at.code[0].value.startswith("python -m model.train")
     assert not at.table
+    assert "Add a run" in [link.proto.label for link in at.get("page_link")]

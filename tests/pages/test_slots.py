@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from streamlit.runtime import Runtime
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.server import assets, home
@@ -119,7 +120,9 @@ def test_a_visitor_who_comes_in_between_changes_nothing(monkeypatch: pytest.Monk
     def with_another() -> None:
         loaded()
         if between:
+            runtime = Runtime._instance  # AppTest lets go of it at the end of every run
             between.pop()()
+            Runtime._instance = runtime
 
     monkeypatch.setattr(chrome, "_loaded", with_another)
     run(one)

@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from emo_viz.server import catalogue, library, warm
-from emo_viz.ui.shell import glossary, keys, links, missing, routes, slots
+from emo_viz.ui.shell import glossary, keys, links, missing, routes, slots, tour
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
 PAGES = (
@@ -58,6 +58,7 @@ def page(title: str) -> Iterator[None]:
             pages.page_link(path, label=label, icon=page_icon, width="stretch", query_params=way)
         with loaded:
             _loaded()
+        tour.show()
         yield
 
 

@@ -22,7 +22,9 @@ SHORTCUTS = {
     ("ArrowRight", False): ("routing_next", "cluster_next", "subset_next"),
     ("ArrowUp", True): ("routing_previous_layer",),
     ("ArrowDown", True): ("routing_next_layer",),
-    ("Escape", False): ("cluster_selection_clear", "cluster_tokens_clear"),
+    ("ArrowLeft", True): ("tour_previous",),
+    ("ArrowRight", True): ("tour_next",),
+    ("Escape", False): ("cluster_selection_clear", "cluster_tokens_clear", "tour_end"),
 }
 
 _JS = Path(__file__).with_name("keys.js").read_text(encoding="utf-8")
