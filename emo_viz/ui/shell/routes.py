@@ -10,6 +10,8 @@ ABLATION = "pages/3_Subset_ablation.py"
 KERNEL = "pages/4_Kernel.py"
 LIBRARY = "pages/6_Library.py"
 DIFFERENCE = "pages/7_Routing_difference.py"
+EXPERTS = "pages/8_Experts.py"
+DOMAINS = "pages/9_Domains.py"
 
 SLOT_A, SLOT_B = "a", "b"  # the runs that all pages show
 NO_RUN = "none"  # in place of the second one
@@ -41,6 +43,14 @@ DIFFERENCE_TEXT, DIFFERENCE_DOCUMENT = "difference_text", "difference_document"
 DIFFERENCE_TOKEN, DIFFERENCE_COLOUR = "difference_token", "difference_colour"
 DIFFERENCE_EXPERTS = "difference_experts"
 
+# An expert is written LAYER.ID, the layer by the model's own number.
+EXPERT, EXPERT_RUN = "expert", "expert_run"
+EXPERT_OTHER, EXPERT_OTHER_RUN = "expert_other", "expert_other_run"
+EXPERTS_SHOWN, EXPERTS_LAYER, EXPERTS_DOMAIN = "experts_shown", "experts_layer", "experts_domain"
+
+DOMAINS_VIEW, DOMAINS_LAYER, DOMAINS_KEEP = "domains_view", "domains_layer", "domains_k"
+DOMAINS_FROM, DOMAINS_SHOWN = "domains_from", "domains_nodes"
+
 # What stands for a text of the visitor's own: as the source of a text, in place of a document's id.
 OWN_SOURCE, OWN_DOCUMENT = "Your own text", "own"
 
@@ -63,3 +73,8 @@ def ablation_of_document(document: str) -> dict[str, str]:
 def ablation_of_text(code: str) -> dict[str, str]:
     """Those that open a text of the visitor's own, as a link carries it."""
     return {SUBSET_DOCUMENT: OWN_DOCUMENT, SUBSET_TEXT: code}
+
+
+def expert_page(run: str, layer: int, expert: int) -> dict[str, str]:
+    """The parameters of the experts page that open one expert. layer: the model's own number."""
+    return {EXPERT_RUN: run, EXPERT: f"{layer}.{expert}"}
