@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import streamlit as st
 
 from emo_viz.analysis.experts import top
@@ -13,12 +12,18 @@ from emo_viz.trace.absent import Absent
 from emo_viz.ui.experts.kwic import Line, lines
 from emo_viz.ui.parts.known import Known, Place
 from emo_viz.ui.shell import routes, slots
-from emo_viz.ui.shell.words import count, escape_html, isolated, shorten, token_label, visible
+from emo_viz.ui.shell.words import (
+    count,
+    escape_html,
+    escape_markdown,
+    share,
+    shorten,
+    token_label,
+    visible,
+)
 
 AROUND = 60  # characters before and after a token
 DOCUMENTS = 8
-GO = "experts_go"
-DOCUMENT_TABLE = "experts_documents"
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,6 @@ def text_of_trace(known: Known, row: int) -> str:
         return "".join(trace.recorded(row).token_texts)
     except Absent:
         return ""
-
-
-def go_on() -> None:
-    """Go to Token routing, if a click asked for it."""
-    params = st.session_state.pop(GO, None)
-    if params:
-        st.switch_page(routes.ROUTING, query_params=params)
 
 
 def enriched(known: Known, place: Place) -> None:
@@ -114,13 +112,10 @@ def kwic(known: Known, place: Place) -> None:
         for n in at
     ]
 
-    def opened(line: int) -> None:
-        if 0 <= line < len(at):
-            n = at[line]
-            st.session_state[GO] = to_routing(
-                known, place, texts.id(int(rows[n])), int(positions[n])
-            )
-
+    ways = [
+        to_routing(known, place, line.document, int(positions[n]))
+        for line, n in zip(shown, at, strict=True)
+    ]
     known_gates = not np.isnan(gates).all()
     what = "weighs most" if known_gates else "was chosen"
     st.html(
@@ -129,7 +124,7 @@ def kwic(known: Known, place: Place) -> None:
         "</div>"
     )
     label = f"Texts around the tokens that expert {place[1]} of layer {place[0]} weighs most in"
-    lines(shown, label, colour_of(known.run), "experts_kwic", opened)
+    lines(shown, label, colour_of(known.run), "experts_kwic", routes.ROUTING, ways)
 
 
 def _line(texts: Texts, row: int, position: int, start: int, end: int, gate: float) -> Line:
@@ -160,39 +155,22 @@ def documents(known: Known, place: Place) -> None:
     use = known.use
     own = use.shares[:, use.place(place[0]), place[1]]
     rows = top(own, DOCUMENTS)
-    st.markdown(f"**Documents** that choose it most, of {count(use.documents, 'document')}")
-    table = pd.DataFrame(
-        {
-            "Share": [100 * float(own[row]) for row in rows],
-            "Domain": [use.domains[use.domain_of[row]] if use.domains else "" for row in rows],
-            "Document": [_opening(known, int(row)) for row in rows],
-        }
+    st.markdown(
+        f"**Documents** by its share of their choices in this layer, of "
+        f"{count(use.documents, 'document')}"
     )
-
-    def picked() -> None:
-        found = st.session_state[DOCUMENT_TABLE]["selection"]["rows"]
-        if found:
-            document = use.ids[int(rows[found[0]])]
-            st.session_state[GO] = to_routing(known, place, document, None)
-
-    st.dataframe(
-        table if use.domains else table.drop(columns="Domain"),
-        key=DOCUMENT_TABLE,
-        hide_index=True,
-        height="content",
-        row_height=28,
-        on_select=picked,
-        selection_mode="single-row",
-        column_config={
-            "Share": st.column_config.NumberColumn(
-                format="%.1f %%", width=70, help="Of the document's choices in this layer."
-            ),
-            "Domain": st.column_config.TextColumn(width=110),
-        },
-    )
+    for row in rows:
+        domain = f"{use.domains[use.domain_of[row]]}: " if use.domains else ""
+        said = escape_markdown(f"{domain}{_opening(known, int(row))}")
+        st.page_link(
+            routes.ROUTING,
+            label=f"**{share(float(own[row]))}**\u2002{said}",
+            help="Read it in Token routing",
+            query_params=to_routing(known, place, use.ids[int(row)], None),
+        )
 
 
 def _opening(known: Known, row: int) -> str:
     text = text_of_trace(known, row)[:200]
     said = " ".join(visible(text).replace("↵", " ").split())
-    return isolated(shorten(said, 90)) if said else known.use.ids[row]
+    return shorten(said, 60) if said else known.use.ids[row]

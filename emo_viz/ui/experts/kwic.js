@@ -30,7 +30,7 @@ function select(list, index) {
   list.setAttribute("aria-activedescendant", `line-${index}`);
 }
 
-export default function ({ data, parentElement, setTriggerValue }) {
+export default function ({ data, parentElement }) {
   const list = parentElement.querySelector(".kwic");
   list.setAttribute("aria-label", data.label);
   list.style.setProperty("--mark", data.colour);
@@ -40,7 +40,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     list.dataset.lines = now;
     select(list, 0);
   }
-  const open = (index) => setTriggerValue("opened", { line: index });
+  const open = (index) => document.querySelector(`.st-key-${data.links}${index} a`)?.click();
   list.onclick = (event) => {
     const node = event.target.closest(".line");
     if (node) open(Number(node.id.slice("line-".length)));

@@ -1,10 +1,11 @@
 """Where an expert weighs most: lines of text around a marked token, walked by keys and clicked.
 
 A Streamlit component without an iframe; text reaches the page as data and is written with
-textContent.
+textContent. A line that is opened presses the page link of its number: the browser goes there
+without another run of this page, and comes back to it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,18 +28,23 @@ class Line:
     document: str
 
 
+LINKS = "kwic_link_"
+_HIDDEN = '<style>[class*="st-key-kwic_link"] { display: none; }</style>'
+
+
 def lines(
-    shown: Sequence[Line], label: str, colour: str, key: str, on_open: Callable[[int], None]
+    shown: Sequence[Line],
+    label: str,
+    colour: str,
+    key: str,
+    page: str,
+    ways: Sequence[Mapping[str, str]],
 ) -> None:
-    """Draw the lines; `on_open` gets the number (the first is 0) of the one that was opened.
-
-    label: what they are, for those who hear the page. colour: of the marked token's line.
-    """
-
-    def opened() -> None:
-        event = st.session_state[key]["opened"]
-        if event is not None:
-            on_open(int(event["line"]))
-
+    """Draw the lines. label: what they are, for those who hear the page. colour: of the mark under
+    the tokens. page, ways: where each line leads, and its parameters there."""
     data = {"lines": [asdict(line) for line in shown], "label": label, "colour": colour}
-    _COMPONENT(key=key, data=data, on_opened_change=opened)
+    _COMPONENT(key=key, data=data | {"links": LINKS})
+    st.html(_HIDDEN)
+    for number, way in enumerate(ways):
+        with st.container(key=f"{LINKS}{number}"):
+            st.page_link(page, label=shown[number].document, query_params=dict(way))

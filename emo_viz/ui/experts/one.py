@@ -26,7 +26,6 @@ WORTH_NAMING = 0.05
 
 def show(data: Data, known: Known, place: Place) -> None:
     """The page of an expert. place: its layer's own number, and its id."""
-    contexts.go_on()
     _steps(known, place)
     measured = effects.of_one(known, place)
     _answer(known, place, measured)
