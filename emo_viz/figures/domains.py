@@ -27,7 +27,7 @@ from emo_viz.figures.theme import (
 )
 
 Floats = NDArray[np.float64]
-HEIGHT = 500
+HEIGHT = 450
 STRONG = 2.0  # times independence
 MOST_DOUBLINGS = 3.0  # the ends of the co-activation scale: 8 times, and an eighth
 

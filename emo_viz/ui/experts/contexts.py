@@ -16,7 +16,6 @@ from emo_viz.ui.shell.words import (
     count,
     escape_html,
     escape_markdown,
-    share,
     shorten,
     token_label,
     visible,
@@ -118,10 +117,10 @@ def kwic(known: Known, place: Place) -> None:
     ]
     known_gates = not np.isnan(gates).all()
     what = "weighs most" if known_gates else "was chosen"
+    on = " A click reads on in Token routing." if any(ways) else ""
     st.html(
         f'<div style="font-size:.86rem"><b>Where it {what}</b>'
-        f"{', with its gate weight' if known_gates else ''}. A click reads on in Token routing."
-        "</div>"
+        f"{', with its gate weight' if known_gates else ''}.{on}</div>"
     )
     label = f"Texts around the tokens that expert {place[1]} of layer {place[0]} weighs most in"
     lines(shown, label, colour_of(known.run), "experts_kwic", routes.ROUTING, ways)
@@ -139,15 +138,36 @@ def _line(texts: Texts, row: int, position: int, start: int, end: int, gate: flo
     return Line(before, token, after, weight, texts.id(row))
 
 
-def to_routing(known: Known, place: Place, document: str, token: int | None) -> dict[str, str]:
-    """The parameters of Token routing that show a document with this expert followed."""
+def to_routing(
+    known: Known, place: Place, document: str, token: int | None
+) -> dict[str, str] | None:
+    """The parameters of Token routing that show a document with this expert followed; None where
+    that page does not have the document: with models it reads the bundled ones alone."""
+    run, use = known.run, known.use
+    if any(map(library.can_run, library.comparison().ids)):
+        if document not in _bundled():
+            return None
+        # That page counts the layers that have a router.
+        sparse = [n for n, routed in zip(use.numbers, use.routed, strict=True) if routed]
+        layer, expert = sparse.index(place[0]), f"{run.label} {place[1]}"
+        shown = {}
+    else:  # it shows one recording
+        layer, expert, shown = place[0], str(place[1]), {routes.RUN: run.id}
     params = {
         **slots.params(),
+        **shown,
         **routes.routing_of_document(document),
-        routes.ROUTING_LAYER: str(place[0]),
-        routes.ROUTING_EXPERT: f"{known.run.label} {place[1]}",
+        routes.ROUTING_LAYER: str(layer),
+        routes.ROUTING_EXPERT: expert,
     }
     return params | ({routes.ROUTING_TOKEN: str(token)} if token else {})
+
+
+def _bundled() -> frozenset[str]:
+    try:
+        return frozenset(library.documents()["id"])
+    except library.Missing:
+        return frozenset()
 
 
 def documents(known: Known, place: Place) -> None:
@@ -162,12 +182,12 @@ def documents(known: Known, place: Place) -> None:
     for row in rows:
         domain = f"{use.domains[use.domain_of[row]]}: " if use.domains else ""
         said = escape_markdown(f"{domain}{_opening(known, int(row))}")
-        st.page_link(
-            routes.ROUTING,
-            label=f"**{share(float(own[row]))}**\u2002{said}",
-            help="Read it in Token routing",
-            query_params=to_routing(known, place, use.ids[int(row)], None),
-        )
+        label = f"**{100 * float(own[row]):.1f} %**\u2002{said}"
+        way = to_routing(known, place, use.ids[int(row)], None)
+        if way is None:
+            st.markdown(label)
+            continue
+        st.page_link(routes.ROUTING, label=label, help="Read it in Token routing", query_params=way)
 
 
 def _opening(known: Known, row: int) -> str:

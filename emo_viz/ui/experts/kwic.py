@@ -29,7 +29,7 @@ class Line:
 
 
 LINKS = "kwic_link_"
-_HIDDEN = '<style>[class*="st-key-kwic_link"] { display: none; }</style>'
+_HIDDEN = "<style>.st-key-kwic_link_all { display: none; }</style>"
 
 
 def lines(
@@ -38,13 +38,15 @@ def lines(
     colour: str,
     key: str,
     page: str,
-    ways: Sequence[Mapping[str, str]],
+    ways: Sequence[Mapping[str, str] | None],
 ) -> None:
     """Draw the lines. label: what they are, for those who hear the page. colour: of the mark under
-    the tokens. page, ways: where each line leads, and its parameters there."""
+    the tokens. page, ways: where each line leads, and its parameters there; None: nowhere."""
     data = {"lines": [asdict(line) for line in shown], "label": label, "colour": colour}
     _COMPONENT(key=key, data=data | {"links": LINKS})
     st.html(_HIDDEN)
+    hidden = st.container(key=f"{LINKS}all", gap=None)
     for number, way in enumerate(ways):
-        with st.container(key=f"{LINKS}{number}"):
-            st.page_link(page, label=shown[number].document, query_params=dict(way))
+        if way is not None:
+            with hidden.container(key=f"{LINKS}{number}"):
+                st.page_link(page, label=shown[number].document, query_params=dict(way))
