@@ -107,6 +107,7 @@ def _domains(known: Known, place: Place, measured: Effects | None) -> None:
     """Affinity beside measured effect, by domain."""
     if not known.use.domains:
         st.caption("The recording has no domains, so affinity by domain is not known.")
+        effects.measure(known, place, measured)
         return
     profile = _profile(known, place, measured)
     above = int((profile.affinity > profile.null[1]).sum())
@@ -155,6 +156,9 @@ def _partners(known: Known, place: Place) -> None:
         return
     st.markdown("**Partners** in its layer: experts that its tokens choose too")
     table = flow.partners(found.pairs[layer], place[1])
+    if table.empty:
+        st.caption("None: no token that chose it chose another one in this layer.")
+        return
     _table(known, place[0], table, "experts_partners", "Of its tokens", "If independent")
 
 
