@@ -63,7 +63,7 @@ def measure(known: Known, place: Place, found: Effects | None) -> None:
         icon=":material/science:",
         key="measure_effect",
         help=f"Reads {expert_facts.PER_DOMAIN} documents of every domain twice, with and without "
-        "this expert alone; some seconds for a small model. It can be stopped.",
+        "this expert alone; about half a minute for a small model. It can be stopped.",
     ):
         _start(known, place)
 

@@ -97,7 +97,7 @@ def _answer(known: Known, place: Place, measured: Effects | None) -> None:
         found = measured.overall(*place)
         said.append(
             f"without it the loss changes by {found.mean:+.4f} nats a token "
-            f"[{found.low:+.4f}, {found.high:+.4f}]"
+            f"[{found.low:+.4f}, {found.high:+.4f}] on {count(measured.documents, 'document')}"
         )
     source = f"{count(use.documents, 'document')}, {count(round(use.weights.sum()), 'token')}"
     st.caption(f"{'; '.join(said)}. {source}.")
