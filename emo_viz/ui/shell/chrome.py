@@ -15,9 +15,11 @@ PAGES = (
     (routes.ROUTING, "Token routing", ":material/alt_route:"),
     (routes.CLUSTERS, "Document clusters", ":material/bubble_chart:"),
     (routes.ABLATION, "Subset ablation", ":material/content_cut:"),
-    (routes.KERNEL, "Kernel", ":material/memory:"),
-    (routes.DIFFERENCE, "Routing difference", ":material/difference:"),
+    (routes.EXPERTS, "Experts", ":material/hub:"),
+    (routes.DOMAINS, "Domains", ":material/category:"),
     (routes.SEARCH, "Search", ":material/search:"),
+    (routes.DIFFERENCE, "Routing difference", ":material/difference:"),
+    (routes.KERNEL, "Kernel", ":material/memory:"),
     (routes.LIBRARY, "Library", ":material/inventory_2:"),
 )
 SIDEBAR_PIXELS = 230

@@ -11,6 +11,8 @@ KERNEL = "pages/4_Kernel.py"
 LIBRARY = "pages/6_Library.py"
 DIFFERENCE = "pages/7_Routing_difference.py"
 SEARCH = "pages/10_Search.py"
+EXPERTS = "pages/8_Experts.py"
+DOMAINS = "pages/9_Domains.py"
 
 SLOT_A, SLOT_B = "a", "b"  # the runs that all pages show
 NO_RUN = "none"  # in place of the second one
@@ -50,6 +52,13 @@ SEARCH_MATCH, SEARCH_DOMAIN = "search_match", "search_domain"
 SEARCH_RUN, SEARCH_PAGE = "search_run", "search_page"
 PINS, PIN_LEFT, PIN_RIGHT = "pins", "pin_left", "pin_right"
 FINDING, COMPARING = "Find", "Compare pins"  # what the page shows
+# An expert is written LAYER.ID, the layer by the model's own number.
+EXPERT, EXPERT_RUN = "expert", "expert_run"
+EXPERT_OTHER, EXPERT_OTHER_RUN = "expert_other", "expert_other_run"
+EXPERTS_SHOWN, EXPERTS_LAYER, EXPERTS_DOMAIN = "experts_shown", "experts_layer", "experts_domain"
+
+DOMAINS_VIEW, DOMAINS_LAYER, DOMAINS_KEEP = "domains_view", "domains_layer", "domains_k"
+DOMAINS_FROM, DOMAINS_SHOWN = "domains_from", "domains_nodes"
 
 # What stands for a text of the visitor's own: as the source of a text, in place of a document's id.
 OWN_SOURCE, OWN_DOCUMENT = "Your own text", "own"
@@ -94,3 +103,8 @@ def searched(text: str, what: str) -> dict[str, str]:
 def address(page: str) -> str:
     """The path of a page, as it stands beside that of any other: "Token_routing"."""
     return page.removeprefix("pages/").removesuffix(".py").split("_", 1)[1]
+
+
+def expert_page(run: str, layer: int, expert: int) -> dict[str, str]:
+    """The parameters of the experts page that open one expert. layer: the model's own number."""
+    return {EXPERT_RUN: run, EXPERT: f"{layer}.{expert}"}
