@@ -44,10 +44,13 @@ def main(drags: int) -> None:
     """Measure the slider in a browser."""
     import harness  # type: ignore[import-not-found]
 
-    with harness.serve(None) as server, harness.launch() as browser:
-        with harness.new_page(browser) as page:
-            harness.visit(page, f"{server.url}/Subset_ablation")
-            frames, answers, sent = _measure(harness, page, drags)
+    with (
+        harness.serve(None) as server,
+        harness.launch() as browser,
+        harness.new_page(browser) as page,
+    ):
+        harness.visit(page, f"{server.url}/Subset_ablation")
+        frames, answers, sent = _measure(harness, page, drags)
     if sent:
         raise click.ClickException(f"{sent} messages were sent to the server during a drag.")
     _say("repaint", [each[0] for each in frames])
@@ -59,7 +62,7 @@ def _measure(harness: Any, page: Any, drags: int) -> tuple[list[list[float]], li
     """Times of all moves and of letting go, in milliseconds; messages sent while dragging."""
     frames, answers, sent = list[list[float]](), list[float](), list[Any]()
     box = page.locator(".track").bounding_box()
-    harness._sockets[page].on("framesent", sent.append)
+    harness._sockets[page].on("framesent", lambda frame: sent.append(frame))
     held = 0
     for turn in range(drags):
         page.mouse.move(box["x"] + box["width"] * (0.5 + 0.1 * (turn % 2)), box["y"] + 14)

@@ -1,6 +1,7 @@
 """The subset ablation page: every number is what the models give, whatever the visitor asks."""
 
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from emo_viz.server import jobs, library
 from emo_viz.ui.ablation import live, tokens, writing
 from emo_viz.ui.shell.words import compact, share
 from model.run.inference import continue_text, encode
-from model.run.loading import load_tokenizer
+from model.run.loading import load_model, load_tokenizer
 from model.run.selection import select_experts
 from model.run.subset import apply_subset, random_subset
 from tests.pages.ablation_page import (
@@ -472,3 +473,22 @@ def test_a_document_says_what_of_it_was_left_out(monkeypatch):
     documents = library.documents().assign(cut_tokens=1234)
     monkeypatch.setattr(library, "documents", lambda: documents)
     assert "1,234 tokens" in words(opened(subset_domain="garden"))
+
+
+def test_the_cut_checkpoint_is_made_and_is_the_model_that_was_shown(tiny_assets, tmp_path):
+    at = opened(subset_domain="garden", k="8")
+    next(
+        b for b in at.button if b.label.startswith("Make the cut checkpoint of EMO, about")
+    ).click()
+    run(at)
+    key = next(key for key in jobs.registry()._jobs if key.startswith("cut checkpoint|emo-nano"))
+    job = jobs.registry().find(key)
+    job.wait(SECONDS)
+    run(at)
+    assert any(b.proto.label.startswith("Cut checkpoint of EMO") for b in at.get("download_button"))
+    with zipfile.ZipFile(job.result.path) as file:
+        file.extractall(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    document = tokens_of(tiny_assets, "heldout-garden")[0]
+    cut = losses(load_model(folder), document)
+    assert table(at)["EMO"][1] == f"{cut.mean():.3f}"

@@ -10,6 +10,7 @@ import streamlit as st
 
 from emo_viz.analysis.curves import Measured
 from emo_viz.server import commands
+from emo_viz.ui.ablation import checkpoint
 from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import Choice, Study
 from emo_viz.ui.parts.together import name
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def offer(study: Study, choice: Choice, found: Measured | None, live: Live) -> None:
     """Everything behind one button."""
-    with st.popover("Export", icon=":material/download:"):
+    with st.popover("Export", icon=":material/download:", key="subset_export"):
         if found is not None:
             where = (choice.domain or "all-domains").replace("/", "-")
             _file("Curve as CSV", found.table.to_csv(index=False), f"curve-{where}.csv")
@@ -45,7 +46,10 @@ def _file(label: str, text: str, file_name: str, mime: str = "text/csv") -> None
 
 def _subsets(study: Study, choice: Choice, live: Live) -> None:
     if not all(one.live.is_emo for one in study.models):
-        st.caption("Subset files are for `cut`, which takes EMO's own format alone.")
+        st.caption(
+            "Subset files are for `cut`, which takes EMO's own format alone, so there is no cut "
+            "checkpoint of these models either."
+        )
         return
     for run in study.runs:
         text = subset_json(study, run.id, live.subsets[run.id])
@@ -58,6 +62,11 @@ def _subsets(study: Study, choice: Choice, live: Live) -> None:
     first = study.runs.first.id
     file = subset_file(first, choice, live)
     st.code(commands.cut(first, file, Path(file).stem), language="bash", wrap_lines=True)
+    if choice.keep_k == study.num_experts:
+        st.caption("All experts are kept, so there is nothing to cut.")
+        return
+    for loaded in study.models:
+        checkpoint.offer(study, live, loaded, Path(subset_file(loaded.run, choice, live)).stem)
 
 
 def subset_file(run: str, choice: Choice, live: Live) -> str:
