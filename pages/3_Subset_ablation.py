@@ -6,6 +6,7 @@ from emo_viz.ui.ablation import (
     chosen,
     controls,
     export,
+    importance,
     lines,
     live,
     measured,
@@ -35,6 +36,7 @@ with chrome.page("Subset ablation"):
         texts = st.container()
         tokens.draw(shown)
     measured.explain(study, choice, found, shown)
+    importance.offer(study, shown)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         chosen.offer(study, choice, shown)
         export.offer(study, choice, found, shown)

@@ -1,12 +1,15 @@
 """The subset ablation page: every number is what the models give, whatever the visitor asks."""
 
+import re
 import shutil
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
+import streamlit as st
 from click.testing import CliRunner
 from streamlit.testing.v1 import AppTest
 
@@ -16,7 +19,9 @@ from emo_viz.analysis.curves import ROUTER_PROBABILITY, Measured, read_curves
 from emo_viz.server import jobs, library
 from emo_viz.ui.ablation import live, tokens, writing
 from emo_viz.ui.shell.words import compact, share
+from model.run.importance import expert_importance
 from model.run.inference import continue_text, encode
+from model.run.live import open_live
 from model.run.loading import load_model, load_tokenizer
 from model.run.selection import select_experts
 from model.run.subset import apply_subset, random_subset
@@ -355,6 +360,8 @@ def test_curves_of_other_documents_are_not_shown(tiny_assets, tmp_path, monkeypa
 def test_more_points_are_measured_in_the_background(tiny_assets, models):
     at = opened(subset_domain="garden", k="10")
     assert "no measured point at 10" in words(at)
+    passes = 2 * 6 * (1 + 6 * len([8, 10, 12]))
+    assert re.search(rf"{passes:,} passes over a document: about \d+ s on this", words(at))
     next(b for b in at.button if b.label == "Measure more points").click()
     run(at)
     (job,) = jobs.registry()._jobs.values()
@@ -492,3 +499,24 @@ def test_the_cut_checkpoint_is_made_and_is_the_model_that_was_shown(tiny_assets,
     document = tokens_of(tiny_assets, "heldout-garden")[0]
     cut = losses(load_model(folder), document)
     assert table(at)["EMO"][1] == f"{cut.mean():.3f}"
+
+
+def test_every_expert_has_its_importance_beside_its_use(tiny_assets, models, monkeypatch):
+    expander = st.expander
+
+    def opened_expander(label: str, **how):
+        place = expander(label, **how)
+        if how.get("on_change") == "rerun":
+            place = mock.MagicMock(wraps=place, open=True)
+        return place
+
+    monkeypatch.setattr(st, "expander", opened_expander)
+    at = opened(subset_domain="garden", k="8")
+    (shown,) = [each.value for each in at.dataframe if "Importance (nats a token)" in each.value]
+    assert len(shown) == 2 * 2 * 15
+    live = open_live(tiny_assets / "checkpoints" / "emo-nano")
+    document = tokens_of(tiny_assets, "heldout-garden")[0]
+    worth = expert_importance(live, [document])
+    best = shown[shown["Run"] == "EMO"].iloc[0]
+    assert best["Importance (nats a token)"] == pytest.approx(worth.max(), abs=1e-5)
+    assert np.unravel_index(worth.argmax(), worth.shape) == (best["Layer"], best["Expert"])
