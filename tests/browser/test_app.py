@@ -86,7 +86,7 @@ def test_moving_the_slider_recomputes_the_document(app_server: harness.Server, b
     slider = browser_page.get_by_role("slider").first
     slider.focus()
     with harness.rerun(browser_page):
-        slider.press("ArrowRight")
+        slider.press("Shift+ArrowRight")
     assert "k=9" in browser_page.url
     assert browser_page.get_by_test_id("stMain").inner_text() != before
 

@@ -51,7 +51,7 @@ def test_a_slider_keeps_its_keys(app_server: harness.Server, browser_page: Page)
     slider = browser_page.get_by_role("slider").first
     slider.focus()
     with harness.rerun(browser_page):
-        slider.press("ArrowRight")
+        slider.press("Shift+ArrowRight")
     assert "k=9" in browser_page.url and "heldout-garden-0" in browser_page.url
 
 

@@ -18,6 +18,7 @@ from model.run.cut import cut_checkpoint
 from model.run.inference import encode, record
 from model.run.loading import load_model, load_tokenizer
 from model.run.subset import ExpertSubset, random_subset
+from tests.pages.ablation_page import written
 from tests.pages.opened import charts, follow_link, heatmaps, losses
 from tests.uneven import measure
 
@@ -220,7 +221,7 @@ def test_everything_made_again_under_a_running_server_is_shown(folder: Path, tmp
     """Every page, and what each model writes, which the path alone once named in a cache."""
     pages = ("", ROUTING, CLUSTERS, ABLATION)
     before = {page: words(follow_link(page)) for page in pages}
-    written = [text.value for text in follow_link(ABLATION).text]
+    old_text = written(follow_link(ABLATION), 16)
     new = tmp_path / "new" / "assets"
     (new / "checkpoints").mkdir(parents=True)
     for name, other in (("emo-nano", "std-nano"), ("std-nano", "emo-nano")):
@@ -234,7 +235,7 @@ def test_everything_made_again_under_a_running_server_is_shown(folder: Path, tmp
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EMO_VIZ_ASSETS", os.fspath(new))
         fresh = {page: words(follow_link(page)) for page in pages}
-        new_text = [text.value for text in follow_link(ABLATION).text]
+        new_text = written(follow_link(ABLATION), 16)
     assert after == fresh
     assert all(after[page] != before[page] for page in pages)
-    assert [text.value for text in follow_link(ABLATION).text] == new_text != written
+    assert written(follow_link(ABLATION), 16) == new_text != old_text

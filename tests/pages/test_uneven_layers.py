@@ -21,21 +21,12 @@ from emo_viz.analysis.projection import load_maps, pca_map
 from emo_viz.analysis.tokens import TokenTable, fit_token_clusters, load_token_clusters
 from emo_viz.analysis.vectors import routing_vectors
 from emo_viz.trace import Trace
-from emo_viz.ui.ablation import view
+from emo_viz.ui.ablation import chosen
 from model.run.inference import Recording, document_losses, encode, record
 from model.run.loading import load_model, load_tokenizer
 from model.run.subset import ExpertSubset, apply_subset
-from tests.pages.ablation_page import table, words
-from tests.pages.opened import (
-    cards,
-    cells,
-    charts,
-    follow_link,
-    heatmaps,
-    numbers,
-    run,
-    sent_maps,
-)
+from tests.pages.ablation_page import given, lines, slider, table, words
+from tests.pages.opened import cards, cells, charts, follow_link, heatmaps, numbers, run, sent_maps
 from tests.uneven import RUNS, TWELVE_AND_SIXTEEN, cut_pair, emo_viz, measure, new_pair, shown
 
 ROUTING = "pages/1_Token_routing.py"
@@ -332,17 +323,18 @@ def test_the_cut_is_that_of_each_layers_experts(uneven: Path, keep_k: int):
             cut_loss = np.nanmean(document_losses(model, [token_ids])[0])
         assert table(at)[label][1] == f"{cut_loss:.3f}"
     up_to = "" if keep_k == 8 else "up to "
-    assert f"**{up_to}{keep_k} of 12 to 16** experts" in words(at)
+    assert f"with {up_to}{keep_k} of 12 to 16 experts" in lines(at)["all"]
     low = min(keep_k, 12)
-    assert f"**EMO**, {'8' if keep_k == low else f'{low} to {keep_k}'} experts" in words(at)
-    assert (at.slider(key="k").min, at.slider(key="k").max) == (4, 16)
+    kept = "8" if keep_k == low else f"{low} to {keep_k}"
+    assert given(at, "prompt")["said"][str(keep_k)] == f"writes with {kept} experts"
+    assert [slider(at)["stops"][i]["keep"] for i in (0, -1)] == [4, 16]
 
 
 def test_the_kept_experts_are_drawn_as_far_as_a_layer_goes(
     uneven: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    popover = view.st.popover
-    monkeypatch.setattr(view.st, "popover", lambda *a, **how: _Open(popover(*a, **how)))
+    popover = chosen.st.popover
+    monkeypatch.setattr(chosen.st, "popover", lambda *a, **how: _Open(popover(*a, **how)))
     drawn = [charts(follow_link(ABLATION, k=k))[:2] for k in ("8", "14")]
     for keep_k, (kept_map, overlap) in zip((8, 14), drawn, strict=True):
         kept = value(kept_map, 0, "z")
@@ -391,4 +383,4 @@ def test_every_page_shows_layers_narrower_than_top_k(small: Path):
     assert "Clusters of single tokens agree" in words(follow_link(CLUSTERS))
     own = {"subset_document": "own", "subset_text": "the anchor and a rope"}
     at = follow_link(ABLATION, k="4", **own)
-    assert "**up to 4 of 3 to 16** experts" in words(at) and table(at)
+    assert "with up to 4 of 3 to 16 experts" in lines(at)["all"] and table(at)
