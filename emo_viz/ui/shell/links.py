@@ -224,8 +224,8 @@ def _write(whole: bool) -> None:
 
 
 def _is_of_page(name: str) -> bool:
-    """Whether a parameter is a page's own: the runs are of all pages."""
-    return name not in (routes.SLOT_A, routes.SLOT_B)
+    """Whether a parameter is a page's own: the runs and the large type are of all pages."""
+    return name not in (routes.SLOT_A, routes.SLOT_B, routes.PRESENT)
 
 
 def went_back() -> bool:
