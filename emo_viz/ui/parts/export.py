@@ -21,10 +21,9 @@ import pyarrow.parquet as pq
 import streamlit as st
 
 from emo_viz.analysis.runs import Run
-from emo_viz.server import assets
+from emo_viz.ui.shell.picture import PICTURE_JS, provenance
 from emo_viz.ui.shell.words import escape_markdown
 
-DIGITS = 12  # of a digest
 # What a spreadsheet would take for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _HTML = '<div class="export" role="group"></div><div class="said" role="status"></div>'
@@ -33,7 +32,7 @@ _COMPONENT = st.components.v2.component(
     "emo_viz_export",
     html=_HTML,
     css=_HERE.with_suffix(".css").read_text(encoding="utf-8"),
-    js=_HERE.with_suffix(".js").read_text(encoding="utf-8"),
+    js=PICTURE_JS + _HERE.with_suffix(".js").read_text(encoding="utf-8"),
 )
 
 Table = Callable[[], pd.DataFrame]
@@ -76,22 +75,6 @@ def offer(
             several = len(tables or {}) > 1
             _table(title, make, f"{code}-{file_name(title)}" if several else code, said)
         st.caption(escape_markdown(said))
-
-
-def provenance(runs: Iterable[Run], shown: str = "") -> str:
-    """One line that says of what something is: the runs with the digests of their weights, the
-    documents' digest where it is known, and what is shown of them."""
-    runs = list(runs)
-    bundle = [run for run in runs if run.checkpoint is not None]
-    origins = assets.origins(run.id for run in bundle)
-    parts = []
-    for run in runs:
-        weights = origins.models.get(run.id)
-        known = f", weights {weights.sha256[:DIGITS]}" if weights else ""
-        parts.append(f"{run.label} ({run.id}{known})")
-    if bundle and origins.documents:
-        parts.append(f"documents {origins.documents[:DIGITS]}")
-    return "; ".join([*parts, *filter(None, [shown]), "EMO Viz"])
 
 
 def csv(frame: pd.DataFrame) -> bytes:

@@ -7,7 +7,17 @@ from pathlib import Path
 import streamlit as st
 
 from emo_viz.server import catalogue, library
-from emo_viz.ui.shell import frame, glossary, keys, links, missing, routes, slots
+from emo_viz.ui.shell import (
+    frame,
+    glossary,
+    keys,
+    links,
+    missing,
+    report,
+    routes,
+    session_file,
+    slots,
+)
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
 PAGES = (
@@ -51,15 +61,17 @@ def page(title: str) -> Iterator[None]:
     first_line = st.container()
     with links.page(title), missing.said():
         frame.read()
+        session_file.follow({"EMO Viz": routes.HOME} | {label: path for path, label, _ in PAGES})
         with first_line:
-            frame.title(title)
+            reported = frame.title(title)
         slots.choose(chosen)
         way = slots.params() | frame.params()
         for path, label, page_icon in PAGES:
             pages.page_link(path, label=label, icon=page_icon, width="stretch", query_params=way)
         with loaded:
             _loaded()
-        yield
+        with report.made(title, reported), missing.said():
+            yield
 
 
 def _loaded() -> None:

@@ -7,10 +7,11 @@ address as `present`, and stays from page to page.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
-from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell import links, report, routes, session_file
 from emo_viz.ui.shell.address import Kind, one_of
 
 PRESENT = routes.PRESENT
@@ -53,8 +54,8 @@ TIGHT = (
 )
 
 
-def title(words: str) -> None:
-    """Draw the line."""
+def title(words: str) -> Any:
+    """Draw the line; returns where a report that is made is given to the browser."""
     row = st.container(horizontal=True, vertical_alignment="center", key="frame")
     row.title(words, width="stretch")
     with row:
@@ -64,6 +65,17 @@ def title(words: str) -> None:
             width="content",
             on_present_change=_turn,
         )
+        with st.popover("Save", icon=":material/save:", key="frame_save"):
+            st.button(
+                "Report as HTML",
+                icon=":material/article:",
+                on_click=report.ask,
+                key="frame_report",
+                help="This page as one file that opens anywhere: sentences, figures, tables.",
+            )
+            reported = st.container()
+            session_file.controls(words)
+    return reported
 
 
 def read() -> None:
