@@ -25,6 +25,7 @@ from emo_viz.analysis.matching import matched_by_use
 from emo_viz.runs.import_trace import Known, import_trace
 from emo_viz.trace import Trace
 from emo_viz.ui.difference import page, view
+from emo_viz.ui.parts import export
 from model.run.inference import encode, record
 from model.run.loading import load_model, load_tokenizer
 from tests.pages.opened import cards, charts, follow_link, looks, numbers, run, strips
@@ -216,7 +217,7 @@ def test_every_token_as_csv(pair: Difference, monkeypatch: pytest.MonkeyPatch):
     seen: list[page.Found] = []
     monkeypatch.setattr(view, "export", seen.append)
     by_id()
-    table = pd.read_csv(io.StringIO(view.as_csv(seen[0])))
+    table = pd.read_csv(io.BytesIO(export.csv(view.every_token(seen[0]))))
     assert len(table) == pair.tokens
     overlap = np.mean([one.overlap.mean for one in pair.layers])
     assert table["overlap"].mean() == pytest.approx(overlap)

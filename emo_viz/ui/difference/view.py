@@ -23,6 +23,7 @@ from emo_viz.figures.theme import (
 from emo_viz.ui.difference import panel
 from emo_viz.ui.difference.page import DOCUMENT, FIELD, TOKEN, Found
 from emo_viz.ui.difference.sources import Words
+from emo_viz.ui.parts.export import offer
 from emo_viz.ui.parts.strip import StripToken, token_strip
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, routes, slots
@@ -396,26 +397,31 @@ def _pick_row(table: pd.DataFrame) -> Callable[[], None]:
 
 
 def export(found: Found) -> None:
-    """A button that hands out every token as a table."""
-    st.download_button(
-        "Every token as CSV",
-        data=lambda: as_csv(found),
-        file_name="routing_difference.csv",
-        mime="text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-        help="Every token: both choices of experts in every layer, overlap, gate weight moved, "
-        "losses. The figures have a camera button of their own.",
+    """Every picture, and every token as a table."""
+    weighed = all(layer.weight is not None for layer in found.difference.layers)
+    charts = {
+        "Experts in common": "difference_agreement",
+        "Where they part": "difference_divergence",
+        "Weight moved": "difference_weight" if weighed else "",
+        "Loss difference": "difference_loss" if loss_by_overlap(found.difference.summaries) else "",
+        "One document": "difference_map",
+    }
+    offer(
+        "routing difference",
+        found.runs,
+        charts={title: key for title, key in charts.items() if key},
+        tables={"Every token": lambda: every_token(found)},
+        shown=f"{count(len(found.pairs), 'document')}, {count(found.difference.tokens, 'token')}",
     )
 
 
-def as_csv(found: Found) -> str:
-    """Tokens as JSON strings, so that no spreadsheet takes one for a formula."""
+def every_token(found: Found) -> pd.DataFrame:
+    """Both choices of experts in every layer, overlap, gate weight moved, losses; tokens as JSON
+    strings, so that none is taken for something else."""
 
     def texts(document: str) -> list[str]:
         return [json.dumps(piece, ensure_ascii=False) for piece in found.words(document).pieces]
 
     first, second = found.runs.ids
     tables = all_tokens(found.pairs, found.names, (first, second), texts)
-    parts = [each.to_csv(index=False, header=not number) for number, each in enumerate(tables)]
-    return "".join(parts)
+    return pd.concat(tables, ignore_index=True)

@@ -7,7 +7,18 @@ from pathlib import Path
 import streamlit as st
 
 from emo_viz.server import catalogue, library, warm
-from emo_viz.ui.shell import glossary, keys, links, missing, routes, slots, tour
+from emo_viz.ui.shell import (
+    frame,
+    glossary,
+    keys,
+    links,
+    missing,
+    report,
+    routes,
+    session_file,
+    slots,
+    tour,
+)
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
 PAGES = (
@@ -25,8 +36,7 @@ PAGES = (
 SIDEBAR_PIXELS = 230
 # Every line of a visitor's or a model's text has the direction of its own script.
 BOTH_DIRECTIONS = (
-    '<style>textarea, [data-testid="stText"] * { unicode-bidi: plaintext; text-align: start; }'
-    "</style>"
+    'textarea, [data-testid="stText"] * { unicode-bidi: plaintext; text-align: start; }'
 )
 ICON = Path(__file__).with_name("icon.png")
 
@@ -51,17 +61,22 @@ def page(title: str) -> Iterator[None]:
         glossary.popover()
         loaded = st.container()
         keys.listen()
-    st.html(BOTH_DIRECTIONS)
-    st.title(title)
+    st.html(f"<style>{BOTH_DIRECTIONS}{frame.TIGHT}</style>")
+    first_line = st.container()
     with warm.drawing(), links.page(title), missing.said():
+        frame.read()
+        session_file.follow({"EMO Viz": routes.HOME} | {label: path for path, label, _ in PAGES})
+        with first_line:
+            reported = frame.title(title)
         slots.choose(chosen)
+        way = slots.params() | frame.params()
         for path, label, page_icon in PAGES:
-            way = slots.params()
             pages.page_link(path, label=label, icon=page_icon, width="stretch", query_params=way)
         with loaded:
             _loaded()
         tour.show()
-        yield
+        with report.made(title, reported), missing.said():
+            yield
 
 
 def _loaded() -> None:

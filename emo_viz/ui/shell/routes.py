@@ -18,6 +18,7 @@ SLOT_A, SLOT_B = "a", "b"  # the runs that all pages show
 NO_RUN = "none"  # in place of the second one
 
 TOUR = "tour"  # the step of the guided tour
+PRESENT = "present"  # large type, on all pages
 RUN = "run"  # the one that is shown where two do not compare
 
 ROUTING_SOURCE, ROUTING_DOMAIN = "routing_source", "routing_domain"

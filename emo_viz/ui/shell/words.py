@@ -13,6 +13,9 @@ from emo_viz.analysis.bootstrap import Interval
 _NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u200b": "∅", "\ufeff": "∅"}
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
 DOTTED_CIRCLE = "\u25cc"
+# Streamlit makes an icon of :material/home: even where its colons are escaped.
+_ICON = re.compile(r":(?=material/)")
+WORD_JOINER = "\u2060"  # takes no room and breaks no line
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=&])")
 
 
@@ -38,7 +41,8 @@ def token_label(text: str, limit: int = 24) -> str:
 
 def escape_markdown(text: str) -> str:
     """`text` such that Markdown renders it literally, on one line."""
-    return isolated(_MARKDOWN.sub(r"\\\1", visible(text)))
+    shown = _ICON.sub(f":{WORD_JOINER}", visible(text))
+    return isolated(_MARKDOWN.sub(r"\\\1", shown))
 
 
 def escape_html(text: str) -> str:
