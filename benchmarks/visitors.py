@@ -9,6 +9,7 @@ the same visitors on another checkout first, in turn on this machine, and prints
 """
 
 import asyncio
+import json
 import math
 import os
 import random
@@ -29,6 +30,8 @@ import click
 import websockets
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from streamlit.proto.Slider_pb2 import Slider
+from streamlit.proto.WidgetStates_pb2 import WidgetState
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("", "Token_routing", "Subset_ablation")
@@ -124,7 +127,6 @@ class Visitor:
         self._url = f"ws://127.0.0.1:{port}/_stcore/stream"
         self._draw, self._found = draw, found
         self._socket: Any = None
-        self._states: dict[str, Any] = {}
         self._sliders: dict[str, tuple[Any, str]] = {}
         self._hashes: dict[str, str] = {}
         self._page, self._query = "", ""
@@ -149,7 +151,7 @@ class Visitor:
         seconds = []
         for self._query in queries:
             async with self._connection() as self._socket:
-                self._page, self._states, self._hashes = page, {}, {}
+                self._page, self._hashes = page, {}
                 seconds.append(await self._run())
         return seconds
 
@@ -161,26 +163,34 @@ class Visitor:
         await asyncio.sleep(self._draw.uniform(*THINKING))
 
     async def _open(self, page: str) -> None:
-        self._page, self._states, self._sliders = page, {}, {}
+        self._page, self._sliders = page, {}
         self._found.pages.append(await self._run())
 
     async def _move(self) -> None:
-        """The page's first slider to a place drawn at random."""
+        """The page's first slider to a place drawn at random, let go there."""
         slider, fragment = next(iter(self._sliders.values()))
-        low, high, step = slider.min, slider.max, slider.step or 1
-        place = low + step * self._draw.randrange(round((high - low) / step) + 1)
-        self._states[slider.id] = [place]
-        self._found.moves.append(await self._run(fragment))
+        state, place = WidgetState(id=slider.id), WidgetState(id=slider.id)
+        if isinstance(slider, Slider):
+            step = slider.step or 1
+            steps = self._draw.randrange(round((slider.max - slider.min) / step) + 1)
+            state.double_array_value.data.append(slider.min + step * steps)
+        else:  # the component of the cut's page: its place comes as an event
+            keep = self._draw.choice(json.loads(slider.mixed.json or slider.json)["stops"])["keep"]
+            state.id = f"$$STREAMLIT_INTERNAL_KEY_{slider.id}__events"
+            event = [{"event": "moved", "value": {"keep": keep, "moves": len(self._found.moves)}}]
+            state.json_trigger_value = json.dumps(event)
+            place.json_value = "{}"
+        both = [place, state] if place.json_value else [state]
+        self._found.moves.append(await self._run(fragment, *both))
 
-    async def _run(self, fragment: str = "") -> float:
+    async def _run(self, fragment: str = "", *moved: WidgetState) -> float:
         """Ask for a run and wait for its end: seconds."""
         message = BackMsg()
         run = message.rerun_script
         run.query_string, run.fragment_id = self._query, fragment
         run.page_script_hash = self._hashes.get(self._page, "")
         run.page_name = "" if run.page_script_hash else self._page
-        for name, value in self._states.items():
-            run.widget_states.widgets.add(id=name).double_array_value.data.extend(value)
+        run.widget_states.widgets.extend(moved)
         started = time.perf_counter()
         await self._socket.send(message.SerializeToString())
         while not self._take(await asyncio.wait_for(self._socket.recv(), SECONDS)):
@@ -208,6 +218,8 @@ class Visitor:
         kind = element.WhichOneof("type")
         if kind == "slider":
             self._sliders[element.slider.id] = element.slider, fragment
+        elif kind == "bidi_component" and "slider" in element.bidi_component.component_name:
+            self._sliders[element.bidi_component.id] = element.bidi_component, fragment
         elif kind == "exception":
             self._found.errors.append(f"{self._page}: {element.exception.message}")
 
