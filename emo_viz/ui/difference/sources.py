@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
@@ -17,8 +16,7 @@ from emo_viz.analysis.routed import Numbered, of_recording, of_trace
 from emo_viz.analysis.runs import Comparison, Run, compare
 from emo_viz.server import assets, catalogue, library
 from emo_viz.server.library import LoadedModel, Missing
-from emo_viz.trace.absent import Absent
-from emo_viz.ui.parts.token_text import text_labels
+from emo_viz.ui.parts.token_text import recorded_pieces, text_labels
 from emo_viz.ui.parts.work import run_exclusive
 from emo_viz.ui.shell.words import token_label
 
@@ -256,16 +254,9 @@ def words_of_row(sides: Sequence[Opened], one: Opened, row: int) -> Words:
 
 @st.cache_resource(max_entries=512, show_spinner=False)
 def _words_of_row(_one: Opened, key: str, row: int) -> Words:
-    recorded = _one.trace.recorded(row)
-    for part in ("token_texts", "token_ids"):
-        try:
-            found = getattr(recorded, part)[1:]
-        except Absent:
-            continue
-        pieces = [each if isinstance(each, str) else f"{each} " for each in found]
-        return Words(pieces, [token_label(piece) for piece in pieces])
-    pieces = [f"{place} " for place in np.arange(1, recorded.expert_ids.shape[1])]
-    return Words(pieces, [piece.strip() for piece in pieces])
+    pieces = recorded_pieces(_one.trace.recorded(row))[1:]
+    written = _one.trace.has("token_texts")  # ids and places have a space that is not theirs
+    return Words(pieces, [token_label(piece if written else piece.strip()) for piece in pieces])
 
 
 def openings(one: Opened, rows: Mapping[str, int]) -> dict[str, str]:

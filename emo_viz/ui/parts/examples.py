@@ -35,7 +35,7 @@ are allergic to penicillin or have a disease of the kidneys.
 EXAMPLES = {
     "Recipe": _RECIPE,
     "Python code": _CODE,
-    "Recipe, then code": f"{_RECIPE}\n{_CODE}",
+    "Recipe, then code": f"{_RECIPE.split(chr(10) * 2 + '1.')[0]}\n\n{_CODE}",
     "Chess game": _CHESS,
     "Medicine": _MEDICINE,
 }

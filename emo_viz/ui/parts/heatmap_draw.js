@@ -1,5 +1,5 @@
 // What the heatmap shows and where: decoding, places, painting. heatmap.js adds hands to it.
-const ROW = 15, SHORTEST = 9, HEAD = 22, AXIS = 34, GAP = 16, MAP = 40, FAINTEST = 0.25;
+const ROW = 15, SHORTEST = 9, HEAD = 22, AXIS = 34, GAP = 16, MAP = 40, FAINTEST = 0.32;
 
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 const pairs = (text) => new Uint16Array(bytes(text).buffer);

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
+from emo_viz.trace.absent import Absent
 from emo_viz.ui.shell.words import token_label
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from emo_viz.trace.recorded import RecordedDocument
 
 REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are no character
 CODE_LINES = 0.3
@@ -44,6 +47,20 @@ def text_labels(
         label = vocabulary_label(tokenizer, int(token_id)) if part else token_label(piece)
         labels.append(f"{label} of {token_label(piece)}" if part and piece else label)
     return labels
+
+
+def recorded_pieces(recorded: "RecordedDocument") -> list[str]:
+    """What stands for each position [T] of a recorded text: its text, else its id, else its place.
+
+    The opening token, of no text, is the first.
+    """
+    for part in ("token_texts", "token_ids"):
+        try:
+            found = getattr(recorded, part)
+        except Absent:
+            continue
+        return [piece if isinstance(piece, str) else f"{piece} " for piece in found]
+    return [f"{place} " for place in range(recorded.expert_ids.shape[1])]
 
 
 def looks_like_code(text: str) -> bool:

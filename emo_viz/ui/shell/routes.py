@@ -65,9 +65,10 @@ DOMAINS_FROM, DOMAINS_SHOWN = "domains_from", "domains_nodes"
 OWN_SOURCE, OWN_DOCUMENT = "Your own text", "own"
 
 
-def routing_of_document(document: str) -> dict[str, str]:
-    """The parameters of the routing page that open a bundled document."""
-    return {ROUTING_DOCUMENT: document}
+def routing_of_document(document: str, token: int | None = None) -> dict[str, str]:
+    """The parameters of the routing page that open a bundled document, at one of its tokens."""
+    found = {ROUTING_DOCUMENT: document}
+    return found if token is None else found | {ROUTING_TOKEN: str(token)}
 
 
 def routing_of_text(code: str) -> dict[str, str]:
