@@ -2,14 +2,11 @@
 
 import re
 import shutil
-import zipfile
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
-import streamlit as st
 from click.testing import CliRunner
 from streamlit.testing.v1 import AppTest
 
@@ -19,10 +16,8 @@ from emo_viz.analysis.curves import ROUTER_PROBABILITY, Measured, read_curves
 from emo_viz.server import jobs, library
 from emo_viz.ui.ablation import live, tokens, writing
 from emo_viz.ui.shell.words import compact, share
-from model.run.importance import expert_importance
 from model.run.inference import continue_text, encode
-from model.run.live import open_live
-from model.run.loading import load_model, load_tokenizer
+from model.run.loading import load_tokenizer
 from model.run.selection import select_experts
 from model.run.subset import apply_subset, random_subset
 from tests.pages.ablation_page import (
@@ -480,43 +475,3 @@ def test_a_document_says_what_of_it_was_left_out(monkeypatch):
     documents = library.documents().assign(cut_tokens=1234)
     monkeypatch.setattr(library, "documents", lambda: documents)
     assert "1,234 tokens" in words(opened(subset_domain="garden"))
-
-
-def test_the_cut_checkpoint_is_made_and_is_the_model_that_was_shown(tiny_assets, tmp_path):
-    at = opened(subset_domain="garden", k="8")
-    next(
-        b for b in at.button if b.label.startswith("Make the cut checkpoint of EMO, about")
-    ).click()
-    run(at)
-    key = next(key for key in jobs.registry()._jobs if key.startswith("cut checkpoint|emo-nano"))
-    job = jobs.registry().find(key)
-    job.wait(SECONDS)
-    run(at)
-    assert any(b.proto.label.startswith("Cut checkpoint of EMO") for b in at.get("download_button"))
-    with zipfile.ZipFile(job.result.path) as file:
-        file.extractall(tmp_path)
-    (folder,) = tmp_path.iterdir()
-    document = tokens_of(tiny_assets, "heldout-garden")[0]
-    cut = losses(load_model(folder), document)
-    assert table(at)["EMO"][1] == f"{cut.mean():.3f}"
-
-
-def test_every_expert_has_its_importance_beside_its_use(tiny_assets, models, monkeypatch):
-    expander = st.expander
-
-    def opened_expander(label: str, **how):
-        place = expander(label, **how)
-        if how.get("on_change") == "rerun":
-            place = mock.MagicMock(wraps=place, open=True)
-        return place
-
-    monkeypatch.setattr(st, "expander", opened_expander)
-    at = opened(subset_domain="garden", k="8")
-    (shown,) = [each.value for each in at.dataframe if "Importance (nats a token)" in each.value]
-    assert len(shown) == 2 * 2 * 15
-    live = open_live(tiny_assets / "checkpoints" / "emo-nano")
-    document = tokens_of(tiny_assets, "heldout-garden")[0]
-    worth = expert_importance(live, [document])
-    best = shown[shown["Run"] == "EMO"].iloc[0]
-    assert best["Importance (nats a token)"] == pytest.approx(worth.max(), abs=1e-5)
-    assert np.unravel_index(worth.argmax(), worth.shape) == (best["Layer"], best["Expert"])
