@@ -13,6 +13,7 @@ from model.train.start import ANNEALED
 SEEDS = (0, 1, 2)
 # Rotary positions for 256 tokens: at the usual 500,000 most of them hardly turn in a document.
 SHORT_THETA: dict[str, Any] = {"rope_theta": 10_000.0}
+ALWAYS = PoolSizes(8, 128, log_uniform=True, per_layer=False)
 # From the weights of a finished run: the learning rate where that ended, in a line to 0.
 ANNEAL = ANNEALED | {"learning_rate": 4e-4}
 ANNEAL_SHARE = 0.2  # of the steps of a whole run
@@ -64,11 +65,7 @@ RUNS: tuple[Run, ...] = (
     _one("emo-theta", 1, objective="emo", **SHORT_THETA),
     _one("standard-theta", 1, objective="standard", **SHORT_THETA),
     # The two halves of what the nano preset's draw changes at once.
-    _one(
-        "always-pooled",
-        objective="emo",
-        pools=PoolSizes(8, 128, log_uniform=True, per_layer=False),
-    ),
+    _one("always-pooled", objective="emo", pools=ALWAYS),
     _one(
         "uniform-pools",
         objective="emo",
@@ -85,6 +82,10 @@ RUNS: tuple[Run, ...] = (
     _one("causal", 1),
     _one("fixed-pool", 1),
     _one("per-layer", 1),
+    # Added once the first seeds were known, to see whether what looked better then is so again.
+    _one("causal", 2),
+    _one("always-pooled", 1, objective="emo", pools=ALWAYS),
+    _one("always-pooled", 2, objective="emo", pools=ALWAYS),
 )
 
 
