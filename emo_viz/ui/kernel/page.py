@@ -98,7 +98,7 @@ def answer(report: dict[str, Any], check: dict[str, Any] | None) -> None:
     verdict = "every one meets its static bars" if not missed else f"{missed} miss a static bar"
     timed = "None was timed on a GPU." if check is None else _verdict(check) + _speed(check)
     st.markdown(
-        f"#### Compiled without a GPU: {count(len(rows), 'kernel')} for {archs} architectures, "
+        f"## Compiled without a GPU: {count(len(rows), 'kernel')} for {archs} architectures, "
         f"{verdict}. {timed}"
     )
 
