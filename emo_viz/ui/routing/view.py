@@ -22,6 +22,8 @@ from emo_viz.figures.theme import (
     colour_at,
     colour_of,
 )
+from emo_viz.ui.parts import pins
+from emo_viz.ui.parts.pins import Pin
 from emo_viz.ui.parts.reading import Reading
 from emo_viz.ui.parts.strip import StripToken, token_strip
 from emo_viz.ui.parts.together import in_each, name
@@ -128,6 +130,8 @@ def _ablation_link(reading: Reading) -> None:
             else routes.ablation_of_text(FIELD.in_link(chosen.text))
         ),
     )
+    pin = Pin(chosen.document) if chosen.document else pins.of_text(chosen.text)
+    pins.popover(pin, st.session_state.get(TOKEN), "routing")
 
 
 def _layer_button(layer: int, step: int, num_layers: int) -> None:
