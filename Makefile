@@ -94,6 +94,7 @@ docs-shots: $(DEV_READY) browser ## Take the README's screenshots anew
 
 browser: $(DEV_READY)
 	@$(BROWSER) tests/browser/chromium.py
+	@$(BROWSER) tests/browser/axe.py
 
 clean: ## Remove the environment and every cache
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

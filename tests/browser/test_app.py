@@ -68,32 +68,6 @@ def test_the_layer_stays_chosen_when_a_text_is_typed(
     expect(layers.first).to_be_checked()
 
 
-def test_a_click_in_the_expert_map_selects_the_token_under_it(
-    app_server: harness.Server, browser_page: Page
-):
-    open_page(browser_page, app_server, "Token_routing")
-    chart = browser_page.locator(".st-key-routing_map .js-plotly-plot")
-    chart.scroll_into_view_if_needed()
-    # Where plotly drew the 20th token's first expert, from the figure itself.
-    x, y, token = chart.evaluate(
-        """(plot) => {
-          const drawn = (one) => one.type.startsWith("scatter") && one.x.length;
-          const trace = plot._fullData.find(drawn);
-          const layout = plot._fullLayout;
-          const axis = (id) => layout[id[0] + "axis" + id.slice(1)];
-          const [xaxis, yaxis] = [axis(trace.xaxis), axis(trace.yaxis)];
-          const at = trace.customdata.findIndex((data) => data[0] === 20);
-          const box = plot.getBoundingClientRect();
-          return [box.x + xaxis._offset + xaxis.d2p(trace.x[at]),
-                  box.y + yaxis._offset + yaxis.d2p(trace.y[at]), trace.customdata[at][0]];
-        }"""
-    )
-    browser_page.mouse.move(x, y)
-    with harness.rerun(browser_page):
-        browser_page.mouse.click(x, y)
-    harness.wait_for_text(browser_page, f"Token {token} of")
-
-
 def test_pasted_markup_is_shown_as_text(app_server: harness.Server, browser_page: Page):
     text = "<script>document.title='owned'</script> <b>soil</b> 😀 שלום"
     open_page(browser_page, app_server, "Token_routing?routing_source=Your+own+text")

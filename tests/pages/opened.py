@@ -42,8 +42,44 @@ def legends(at: AppTest) -> list[str]:
 
 def strips(at: AppTest) -> list[dict]:
     """What the two panes of the reader were given."""
-    given = [json.loads(part.proto.json) for part in at.get("bidi_component")]
-    return [each for each in given if "tokens" in each]
+    return [each for each in components(at) if "tokens" in each and "sides" not in each]
+
+
+def heatmaps(at: AppTest) -> list[dict]:
+    """What the pictures of tokens by experts were given."""
+    return [each for each in components(at) if "sides" in each]
+
+
+def cards(at: AppTest) -> list[dict]:
+    """What the panel of a chosen token was given."""
+    return [each for each in components(at) if "parts" in each]
+
+
+def losses(at: AppTest) -> list[str]:
+    """What the panel of a chosen token says of its loss, run by run: "3.97 nats (1.9 %)"."""
+    (card,) = cards(at)
+    return [part["loss"] for part in card["parts"]]
+
+
+def cells(layer: dict) -> dict[tuple[int, int], int]:
+    """The level of each (position, expert) that a picture shows of a layer."""
+    kind = "<u2" if layer["wide"] else "<u1"
+    ids = np.frombuffer(base64.b64decode(layer["ids"]), kind)
+    levels = np.frombuffer(base64.b64decode(layer["levels"]), "<u1")
+    return {
+        (place // layer["slots"] + 1, int(ids[place])): int(levels[place])
+        for place in np.flatnonzero(levels).tolist()
+    }
+
+
+def looks(at: AppTest) -> list[dict]:
+    """The token and the expert that texts and pictures were told to show."""
+    return [each for each in components(at) if "followed" in each]
+
+
+def components(at: AppTest) -> list[dict]:
+    """What every part that the browser draws was given."""
+    return [json.loads(part.proto.json) for part in at.get("bidi_component")]
 
 
 def numbers(array) -> list[float]:

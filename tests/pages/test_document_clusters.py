@@ -17,7 +17,7 @@ from emo_viz.figures.clusters import DIMMED
 from emo_viz.trace import Trace
 from model.run.inference import encode, record
 from model.run.loading import load_model, load_tokenizer
-from tests.pages.opened import charts, follow_link, legends, numbers, run, strips, texts
+from tests.pages.opened import charts, follow_link, legends, looks, numbers, run, strips, texts
 
 PAGE = "pages/2_Document_clusters.py"
 RUNS = ("emo-nano", "std-nano")
@@ -160,10 +160,10 @@ def test_next_document_goes_through_the_listed_ones():
 
 def test_the_token_of_a_link_is_picked_until_another_document_is_opened():
     at = opened(cluster_token="3")
-    assert [strip["selected"] for strip in strips(at)] == [3, 3]
+    assert [look["selected"] for look in looks(at)] == [3, 3]
     at.button(key="cluster_next").click()
     run(at)
-    assert [strip["selected"] for strip in strips(at)] == [None, None]
+    assert [look["selected"] for look in looks(at)] == [None, None]
     assert "cluster_token" not in at.query_params
 
 

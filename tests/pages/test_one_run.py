@@ -19,7 +19,7 @@ from model.emo.config import EmoConfig
 from model.emo.modeling import EmoForCausalLM
 from model.run.inference import encode, record
 from model.run.loading import export_model, load_model, load_tokenizer
-from tests.pages.opened import charts, follow_link, strips
+from tests.pages.opened import cards, charts, follow_link, heatmaps, strips
 from tests.uneven import measure, shown
 
 ROUTING, CLUSTERS, ABLATION, KERNEL = (
@@ -92,11 +92,12 @@ def test_a_text_is_routed_by_one_run(alone: Path):
     ids = encode(load_tokenizer(checkpoint), text, 512).token_ids
     loss = record(load_model(checkpoint), ids).loss
     at = follow_link(ROUTING, routing_token="5")
-    assert f"of this token: **{loss[5]:.2f} nats**" in words(at)
+    (part,) = cards(at)[0]["parts"]
+    assert part["loss"].startswith(f"{loss[5]:.2f} nats (") and part["label"] == "mine"
     assert f"Loss in nats a token: {np.nanmean(loss):.2f} in mine" in words(at)
     assert without_the_other(words(at))
-    assert at.selectbox(key="routing_expert").options[0] == "mine 0"
-    assert len(charts(at)[1]["data"]) == 2  # one map and its targets
+    assert at.selectbox(key="routing_expert").options[0] == "mine L0 E0"
+    assert [side["label"] for side in heatmaps(at)[0]["sides"]] == ["mine"]
     assert "Loss difference" not in at.selectbox(key="routing_colour").options
 
 
@@ -159,7 +160,7 @@ def test_a_run_without_a_trace_is_left_out_of_the_clusters(
     at = follow_link(CLUSTERS, cluster_level="Documents")
     assert "There is no trace of EMO here" in words(at)
     assert len(charts(at)) == 2 and "in Standard MoE" in words(at)
-    assert len(charts(follow_link(ROUTING))) == 3
+    assert len(heatmaps(follow_link(ROUTING))[0]["sides"]) == 2
 
 
 def other_tokenizer(checkpoint: Path) -> None:

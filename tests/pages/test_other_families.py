@@ -26,7 +26,7 @@ from emo_viz.ui.shell import routes
 from model.run.live import open_live
 from tests.families.tiny import save_tiny
 from tests.pages.ablation_page import table, words
-from tests.pages.opened import charts, follow_link, run, strips
+from tests.pages.opened import cards, charts, follow_link, heatmaps, losses, run, strips
 from tests.uneven import emo_viz, pca_map
 
 ROUTING, ABLATION = "pages/1_Token_routing.py", "pages/3_Subset_ablation.py"
@@ -141,18 +141,18 @@ def test_a_text_is_routed_live(assets: Path, family: str) -> None:
     ids = ids_of(texts(assets, "documents", "letters")[0])
     logits = logits_of(made, ids)
     loss = nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="none")
-    assert f"of this token: **{loss[2]:.2f} nats**" in words(at)
+    assert losses(at)[0].startswith(f"{loss[2]:.2f} nats (")
     assert f"Loss in nats a token: {loss.mean():.2f} in mine" in words(at)
-    assert len(charts(at)) == 3 and len(strips(at)) == 1
+    assert len(heatmaps(at)) == 1 and len(strips(at)) == 1
     likeliest = logits[3].softmax(-1).topk(5)
-    shown = next(each.value for each in at.dataframe if "Next in mine" in each.value)
-    np.testing.assert_allclose(shown["mine"], 100 * likeliest.values, rtol=1e-4)
+    (shown,) = cards(at)[0]["parts"]
+    np.testing.assert_allclose([share for _, share in shown["next"]], likeliest.values, atol=1e-4)
     names = [f"w{number}" for number in likeliest.indices.tolist() if number > 3]
-    assert set(names) <= set(shown["Next in mine"])
+    assert set(names) <= {token for token, _ in shown["next"]}
     first_is_dense = family == "qwen3_moe"
     assert ("the model's own layers 1, 2" in words(at)) == first_is_dense
     at.number_input(key="routing_token").set_value(7)
-    assert f"of this token: **{loss[6]:.2f} nats**" in words(run(at))
+    assert losses(run(at))[0].startswith(f"{loss[6]:.2f} nats (")
 
 
 def test_a_page_says_of_a_text_what_its_trace_says(assets: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_page_says_of_a_text_what_its_trace_says(assets: Path) -> None:
     record(assets, "--level", "tokens")
     recorded = Trace.open(assets / "traces" / "mine").recorded(0)
     at = follow_link(ROUTING, routing_token="5")
-    assert f"of this token: **{recorded.loss[5]:.2f} nats**" in words(at)
+    assert losses(at)[0].startswith(f"{recorded.loss[5]:.2f} nats (")
     assert f"Loss in nats a token: {np.nanmean(recorded.loss):.2f} in mine" in words(at)
 
 
@@ -237,7 +237,7 @@ def test_what_a_family_cannot_do_is_one_line(assets: Path, family: str, why: str
     at = follow_link(ROUTING, routing_token="3")
     said = words(at).replace("\\", "")
     assert "mine gives no losses and no next tokens, because" in said
-    assert "nan" not in said.replace("nano", "") and len(charts(at)) == 3
+    assert "nan" not in said.replace("nano", "") and losses(at) == [""]
     assert "Loss, mine" not in at.selectbox(key="routing_colour").options
     said = words(follow_link(ABLATION)).replace("\\", "")
     assert said.count(why) == 1

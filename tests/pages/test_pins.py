@@ -19,6 +19,11 @@ COMPARING = "Compare pins"
 ONE, OTHER = "heldout-court-1", "heldout-garden-2"
 
 
+@pytest.fixture(autouse=True)
+def _assets(tiny_assets: Path) -> None:
+    """Every test here reads the tiny assets."""
+
+
 def compared(*codes: str, **params: str):
     return follow_link(PAGE, search_view=COMPARING, pins=list(codes), **params)
 

@@ -27,7 +27,7 @@ from emo_viz.trace import Trace
 from emo_viz.ui.difference import page, view
 from model.run.inference import encode, record
 from model.run.loading import load_model, load_tokenizer
-from tests.pages.opened import charts, follow_link, numbers, run, strips
+from tests.pages.opened import cards, charts, follow_link, looks, numbers, run, strips
 from tests.uneven import emo_viz, shown
 
 PAGE = "pages/7_Routing_difference.py"
@@ -174,7 +174,7 @@ def test_a_link_opens_a_document_at_a_token(tiny_assets: Path, documents: pd.Dat
         alone = {int(each) for each in re.findall(r"(\d+) \(", table["Only EMO"][layer])}
         assert alone == ours - theirs
         assert table["Overlap"][layer] == pytest.approx(len(both) / len(ours | theirs), abs=1e-3)
-    assert strips(at)[0]["selected"] == 7
+    assert looks(at)[0]["selected"] == 7
     overlap = charts(at)[-1]["data"][0]
     assert overlap["z"]["shape"] == f"{len(one.expert_ids)}, 2"
 
@@ -191,7 +191,7 @@ def test_the_table_lists_what_differs_most_and_leads_to_the_routing_page(pair: D
     link = follow_link("pages/1_Token_routing.py", **dict(parse_qsl(address.query)))
     number = int(first["Document"].split(".")[0])
     assert link.selectbox(key="routing_choice").value == pair.documents[number - 1]
-    assert f"Token {first['Token']} of " in words(link)
+    assert cards(link)[0]["title"].startswith(f"Token {first['Token']} of ")
 
 
 def test_own_text_comes_from_the_link(tiny_assets: Path):

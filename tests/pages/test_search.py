@@ -18,6 +18,11 @@ from tests.pages.opened import follow_link, run, texts
 PAGE = "pages/10_Search.py"
 
 
+@pytest.fixture(autouse=True)
+def _assets(tiny_assets: Path) -> None:
+    """Every test here reads the tiny assets, unless it says otherwise."""
+
+
 @pytest.fixture
 def documents(tiny_assets: Path) -> pd.DataFrame:
     return pd.read_parquet(tiny_assets / "documents" / "documents.parquet")

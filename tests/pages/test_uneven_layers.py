@@ -3,6 +3,7 @@
 Numbers are compared with what is worked out here, layer by layer, without the widest layer's room.
 """
 
+import base64
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -25,13 +26,12 @@ from model.run.inference import Recording, document_losses, encode, record
 from model.run.loading import load_model, load_tokenizer
 from model.run.subset import ExpertSubset, apply_subset
 from tests.pages.ablation_page import table, words
-from tests.pages.opened import charts, follow_link, numbers
+from tests.pages.opened import cards, cells, charts, follow_link, heatmaps, numbers, run
 from tests.uneven import RUNS, TWELVE_AND_SIXTEEN, cut_pair, emo_viz, measure, new_pair, shown
 
 ROUTING = "pages/1_Token_routing.py"
 CLUSTERS = "pages/2_Document_clusters.py"
 ABLATION = "pages/3_Subset_ablation.py"
-MAP = 1  # of the figures of the routing page
 ROUTED = (11, 15)
 
 
@@ -165,24 +165,22 @@ def test_the_routing_of_a_text_is_that_of_each_layers_experts(uneven: Path):
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_the_map_of_a_layer_is_as_wide_as_the_layer(uneven: Path, layer: int):
-    chart = charts(follow_link(ROUTING, routing_layer=str(layer)))[MAP]
-    assert value(chart, 0, "z").shape[1] == ROUTED[layer]
+    shown = heatmaps(follow_link(ROUTING, routing_layer=str(layer)))[0]["sides"][0]["layers"][0]
+    assert len(base64.b64decode(shown["order"])) == 2 * ROUTED[layer]
     ids = recorded(uneven).expert_ids[layer, 1:]
-    cells = {(token + 1, int(e)) for token, own in enumerate(ids) for e in own}
-    assert {(int(p), int(e)) for p, e, *_ in value(chart, 1, "customdata")} == cells
-    assert chart["layout"]["xaxis"]["range"] == [-0.5, ROUTED[layer] - 0.5]
+    assert set(cells(shown)) == {(token + 1, int(e)) for token, own in enumerate(ids) for e in own}
 
 
 def test_only_experts_of_the_layer_are_offered(uneven: Path):
     at = follow_link(ROUTING, routing_layer="1", routing_expert="EMO 14")
     expert = at.selectbox(key="routing_expert")
-    assert (expert.value, len(expert.options)) == ("EMO 14", 30)
+    assert (expert.value, len(expert.options)) == ("EMO L1 E14", 30)
     at.button(key="routing_previous_layer").click().run()
     assert not at.exception
     expert = at.selectbox(key="routing_expert")
-    assert expert.value is None and len(expert.options) == 22
-    assert "EMO 10" in expert.options and "EMO 11" not in expert.options
-    assert "EMO 14" not in words(at)
+    assert expert.value == "EMO L1 E14" and len(expert.options) == 22 + 1
+    assert "EMO L0 E10" in expert.options and "EMO L0 E11" not in expert.options
+    assert "EMO L1 E14 is still followed" in words(at)
 
 
 def test_a_link_to_an_expert_that_the_layer_lacks_is_said(uneven: Path):
@@ -193,14 +191,12 @@ def test_a_link_to_an_expert_that_the_layer_lacks_is_said(uneven: Path):
 
 def test_a_token_has_no_more_experts_than_its_layer(small: Path):
     at = follow_link(ROUTING, routing_token="5")
-    bars = [trace for trace in charts(at)[0]["data"] if trace["type"] == "bar"]
     ids = recorded(small).expert_ids[:, 5]
     assert ids[0, 2] == -1 and (ids[1] >= 0).all()
-    assert [bar["text"] for bar in bars[:3]] == [
-        [str(ids[0, 0]), str(ids[1, 0])],
-        [str(ids[0, 1]), str(ids[1, 1])],
-        ["", str(ids[1, 2])],
-    ]
+    bars = cards(at)[0]["parts"][0]["bars"]
+    assert [bar["experts"] for bar in bars] == [ids[0, :2].tolist(), ids[1].tolist()]
+    at.session_state["routing_table_open"] = True
+    run(at)
     rows = next(frame.value for frame in at.dataframe if "Choice" in frame.value)
     assert rows["Layer"].tolist() == [0, 0, 1, 1, 1]
     assert rows["EMO expert"].tolist() == ids[ids >= 0].tolist()
