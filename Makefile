@@ -62,13 +62,17 @@ train-nano: $(APP_READY) ## Train the bundled pair from the corpus in data/corpu
 	$(TRAIN_NANO) emo
 	$(TRAIN_NANO) standard
 
-assets: $(APP_READY) ## Make the documents, traces, clusters, maps and curves anew (ASSETS=assets CORPUS=data/corpus)
+assets: $(APP_READY) ## Make the documents, traces, clusters, experts, maps and curves anew (ASSETS=assets CORPUS=data/corpus)
 	$(EMO_VIZ) documents --corpus $(CORPUS) --out $(ASSETS)/documents $(COUNTS)
 	for name in $(PAIR); do \
 	  $(EMO_VIZ) record --model $(ASSETS)/checkpoints/$$name --documents $(HELD_OUT) \
 	    --out $(ASSETS)/traces/$$name && \
 	  $(EMO_VIZ) clusters --model $(ASSETS)/checkpoints/$$name --documents $(HELD_OUT) \
-	    --out $(ASSETS)/analysis/clusters-$$name.npz || exit 1; \
+	    --out $(ASSETS)/analysis/clusters-$$name.npz && \
+	  $(EMO_VIZ) experts --model $(ASSETS)/checkpoints/$$name --documents $(HELD_OUT) \
+	    --out $(ASSETS)/analysis/experts-$$name.npz && \
+	  $(EMO_VIZ) ablate-experts --model $(ASSETS)/checkpoints/$$name --documents $(HELD_OUT) \
+	    --out $(ASSETS)/analysis/expert-effects-$$name.npz || exit 1; \
 	done
 	$(EMO_VIZ) map --traces $(PAIR:%=$(ASSETS)/traces/%) --out $(ASSETS)/analysis/maps.npz
 	$(EMO_VIZ) token-map --models $(PAIR:%=$(ASSETS)/checkpoints/%) --documents $(HELD_OUT) \

@@ -17,6 +17,8 @@ PAGES = (
     (routes.ABLATION, "Subset ablation", ":material/content_cut:"),
     (routes.KERNEL, "Kernel", ":material/memory:"),
     (routes.DIFFERENCE, "Routing difference", ":material/difference:"),
+    (routes.EXPERTS, "Experts", ":material/hub:"),
+    (routes.DOMAINS, "Domains", ":material/category:"),
     (routes.SEARCH, "Search", ":material/search:"),
     (routes.LIBRARY, "Library", ":material/inventory_2:"),
 )

@@ -18,8 +18,13 @@ from emo_viz.ui.shell import routes
 
 # (key, with shift): the buttons it presses, of which a page has one at most.
 SHORTCUTS = {
-    ("ArrowLeft", False): ("routing_previous", "cluster_previous", "subset_previous"),
-    ("ArrowRight", False): ("routing_next", "cluster_next", "subset_next"),
+    ("ArrowLeft", False): (
+        "routing_previous",
+        "cluster_previous",
+        "subset_previous",
+        "experts_previous",
+    ),
+    ("ArrowRight", False): ("routing_next", "cluster_next", "subset_next", "experts_next"),
     ("ArrowUp", True): ("routing_previous_layer",),
     ("ArrowDown", True): ("routing_next_layer",),
     ("Escape", False): ("cluster_selection_clear", "cluster_tokens_clear"),

@@ -10,6 +10,8 @@ ABLATION = "pages/3_Subset_ablation.py"
 KERNEL = "pages/4_Kernel.py"
 LIBRARY = "pages/6_Library.py"
 DIFFERENCE = "pages/7_Routing_difference.py"
+EXPERTS = "pages/8_Experts.py"
+DOMAINS = "pages/9_Domains.py"
 SEARCH = "pages/10_Search.py"
 
 SLOT_A, SLOT_B = "a", "b"  # the runs that all pages show
@@ -43,6 +45,14 @@ DIFFERENCE_TEXT, DIFFERENCE_DOCUMENT = "difference_text", "difference_document"
 DIFFERENCE_TOKEN, DIFFERENCE_COLOUR = "difference_token", "difference_colour"
 DIFFERENCE_EXPERTS = "difference_experts"
 
+# An expert is written LAYER.ID, the layer by the model's own number.
+EXPERT, EXPERT_RUN = "expert", "expert_run"
+EXPERT_OTHER, EXPERT_OTHER_RUN = "expert_other", "expert_other_run"
+EXPERTS_SHOWN, EXPERTS_LAYER, EXPERTS_DOMAIN = "experts_shown", "experts_layer", "experts_domain"
+
+DOMAINS_VIEW, DOMAINS_LAYER, DOMAINS_KEEP = "domains_view", "domains_layer", "domains_k"
+DOMAINS_FROM, DOMAINS_SHOWN = "domains_from", "domains_nodes"
+
 SEARCH_VIEW, SEARCH_TEXT, SEARCH_FOR = "search_view", "search_text", "search_for"
 SEARCH_MATCH, SEARCH_DOMAIN = "search_match", "search_domain"
 SEARCH_RUN, SEARCH_PAGE = "search_run", "search_page"
@@ -73,6 +83,11 @@ def ablation_of_text(code: str) -> dict[str, str]:
     return {SUBSET_DOCUMENT: OWN_DOCUMENT, SUBSET_TEXT: code}
 
 
+def expert_page(run: str, layer: int, expert: int) -> dict[str, str]:
+    """The parameters of the experts page that open one expert. layer: the model's own number."""
+    return {EXPERT_RUN: run, EXPERT: f"{layer}.{expert}"}
+
+
 def clusters_of_document(document: str, token: int | None = None) -> dict[str, str]:
     """Those of the clusters page that read a document, with one of its tokens picked or none."""
     found = {CLUSTER_DOCUMENT: document}
@@ -82,11 +97,6 @@ def clusters_of_document(document: str, token: int | None = None) -> dict[str, s
 def compared() -> dict[str, str]:
     """Those of the search page that compare what the visitor has pinned."""
     return {SEARCH_VIEW: COMPARING}
-
-
-def searched(text: str, what: str) -> dict[str, str]:
-    """Those of the search page that search for something."""
-    return {SEARCH_TEXT: text, SEARCH_FOR: what}
 
 
 def address(page: str) -> str:
