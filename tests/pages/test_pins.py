@@ -19,6 +19,11 @@ COMPARING = "Compare pins"
 ONE, OTHER = "heldout-court-1", "heldout-garden-2"
 
 
+@pytest.fixture(autouse=True)
+def _assets(tiny_assets: Path) -> None:
+    """Every test here reads the tiny assets."""
+
+
 def compared(*codes: str, **params: str):
     return follow_link(PAGE, search_view=COMPARING, pins=list(codes), **params)
 
@@ -122,3 +127,20 @@ def test_a_recording_without_weights_is_enough(
     monkeypatch.setenv("EMO_VIZ_ASSETS", str(tmp_path))
     assert headline(compared(f"5.d.{ONE}", f"9.d.{OTHER}")) == live
     assert "there is none" in texts(compared(f"5.d.{ONE}", "9.d.nobody"))
+
+
+def test_token_routing_pins_its_document_its_token_and_an_own_text():
+    at = follow_link("pages/1_Token_routing.py", routing_doc=ONE)
+    assert not [each for each in at.button if each.key == "routing_pin_token"]
+    at.number_input(key="routing_token").set_value(5)
+    run(at)
+    at.button(key="routing_pin_token").click()
+    run(at).button(key="routing_pin").click()
+    assert run(at).session_state[pins.KEY] == [f"5.d.{ONE}", f"d.{ONE}"]
+    at.button(key="routing_pin").click()
+    assert run(at).session_state[pins.KEY] == [f"5.d.{ONE}"]
+    own = follow_link(
+        "pages/1_Token_routing.py", routing_source="Your own text", routing_text="soil and rain"
+    )
+    own.button(key="routing_pin").click()
+    assert run(own).session_state[pins.KEY] == ["t.soil and rain"]

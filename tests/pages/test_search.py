@@ -18,6 +18,11 @@ from tests.pages.opened import follow_link, run, texts
 PAGE = "pages/10_Search.py"
 
 
+@pytest.fixture(autouse=True)
+def _assets(tiny_assets: Path) -> None:
+    """Every test here reads the tiny assets, unless it says otherwise."""
+
+
 @pytest.fixture
 def documents(tiny_assets: Path) -> pd.DataFrame:
     return pd.read_parquet(tiny_assets / "documents" / "documents.parquet")
@@ -112,6 +117,8 @@ def test_an_expert_is_counted_and_its_tokens_are_those_of_the_model(tiny_assets:
     at = searched("1.3", "Expert", search_run=name, search_domain="kitchen")
     kitchen = counts[trace.facts["domain"] == "kitchen"]
     assert f"**{int(kitchen.sum()):,} token" in headline(at) and "L1 E3" in headline(at)
+    (way,) = [each.proto for each in at.main.get("page_link")]
+    assert way.page == "Experts" and f"expert_run={name}&expert=1.3" in way.query_string
     rows = lines(at)
     assert len(rows) == min(25, kitchen.sum())
     assert all(row["domain"] == "kitchen" and float(row["note"]) > 0 for row in rows)

@@ -119,22 +119,25 @@ def is_pinned(pin: Pin) -> bool:
     return pin.code in st.session_state.get(KEY, [])
 
 
-def button(place: Any, pin: Pin, what: str, key: str) -> None:
-    """A button that pins `pin` or takes it off, and the way to the comparison once there are two.
+def popover(pin: Pin, token: int | None, key: str) -> None:
+    """Pins a document or text and its chosen token, and leads to the comparison.
 
-    what: "token", "document", "text". key: of the button, one a page.
+    pin: of the whole. token: the chosen one, or None. key: begins the names of the buttons.
     """
-    pinned = is_pinned(pin)
-    place.button(
-        f"Unpin this {what}" if pinned else f"Pin this {what}",
-        icon=":material/keep_off:" if pinned else ":material/keep:",
-        key=key,
-        on_click=toggle,
-        args=(pin,),
-        help=f"Pin two to compare them side by side; up to {MOST} are kept.",
-    )
-    if pins := kept():
-        link(place, len(pins))
+    what = "text" if pin.document is None else "document"
+    with st.popover("Pin", icon=":material/keep:", help="Keep it to compare it with another one"):
+        _button(pin, f"this {what}", f"{key}_pin")
+        if token is None:
+            st.caption("Choose a token to pin it.")
+        else:
+            _button(replace(pin, token=token), f"token {token}", f"{key}_pin_token")
+        if number := len(kept()):
+            link(st, number)
+
+
+def _button(pin: Pin, what: str, key: str) -> None:
+    verb = "Unpin" if is_pinned(pin) else "Pin"
+    st.button(f"{verb} {what}", key=key, on_click=toggle, args=(pin,), width="stretch")
 
 
 def link(place: Any, number: int) -> None:

@@ -12,8 +12,9 @@ import streamlit as st
 from emo_viz.analysis.routing import routing_table
 from emo_viz.figures import routing as figures
 from emo_viz.figures.theme import chart_config
-from emo_viz.ui.parts import heatmap
+from emo_viz.ui.parts import heatmap, pins
 from emo_viz.ui.parts.heatmap import Follow, Pick
+from emo_viz.ui.parts.pins import Pin
 from emo_viz.ui.parts.reading import Reading
 from emo_viz.ui.routing import follow, panel, pictures, text
 from emo_viz.ui.routing.follow import EXPERT, Experts
@@ -163,6 +164,8 @@ def _ablation_link(reading: Reading) -> None:
         )
         | ({} if token is None else {routes.SUBSET_TOKEN: str(token)}),
     )
+    pin = Pin(chosen.document) if chosen.document else pins.of_text(chosen.text)
+    pins.popover(pin, token, "routing")
 
 
 def _more(reading: Reading, view: View) -> None:

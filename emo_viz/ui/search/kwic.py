@@ -14,7 +14,7 @@ import streamlit as st
 _HTML = '<div class="kwic"></div>'
 _CSS = Path(__file__).with_name("kwic.css").read_text(encoding="utf-8")
 _JS = Path(__file__).with_name("kwic.js").read_text(encoding="utf-8")
-_COMPONENT = st.components.v2.component("emo_viz_kwic", html=_HTML, css=_CSS, js=_JS)
+_COMPONENT = st.components.v2.component("emo_viz_search_lines", html=_HTML, css=_CSS, js=_JS)
 
 Did = Literal["routing", "clusters", "pin"]
 

@@ -48,6 +48,13 @@ def show() -> None:
         return
     shown = results.find(asked)
     _head(shown)
+    if shown.expert:
+        st.page_link(
+            routes.EXPERTS,
+            label="All that is known of this expert",
+            icon=":material/hub:",
+            query_params=slots.params() | routes.expert_page(asked.run, *shown.expert),
+        )
     if shown.size:
         _lines(asked, shown)
     if pinned:

@@ -31,6 +31,7 @@ class Results:
     each with its note. whole: each is a document. note: what the notes are. domains: hits by
     domain, most first. unit: of these numbers. alike: pieces of a vocabulary to search for instead.
     said: a sentence on what is not here, "" for nothing.
+    expert: layer and id of the one that was found.
     """
 
     headline: str
@@ -42,6 +43,7 @@ class Results:
     unit: str = "hits"
     alike: Sequence[Piece] = ()
     said: str = ""
+    expert: tuple[int, int] | None = None
 
 
 def nothing(sentence: str, alike: Sequence[Piece] = ()) -> Results:
@@ -203,9 +205,11 @@ def _expert_results(query: Query, name: str, found: tokens_of_expert.Found) -> R
             found.measure,
             found.unit,
             said=why_not,
+            expert=(found.layer, found.expert),
         )
     size = int(found.weights.sum())
-    return Results(said, size, lines, domains, note="Weight", unit=found.unit)
+    expert = found.layer, found.expert
+    return Results(said, size, lines, domains, note="Weight", unit=found.unit, expert=expert)
 
 
 def _known(layers: dict[int, int]) -> str:

@@ -97,11 +97,6 @@ def compared() -> dict[str, str]:
     return {SEARCH_VIEW: COMPARING}
 
 
-def searched(text: str, what: str) -> dict[str, str]:
-    """Those of the search page that search for something."""
-    return {SEARCH_TEXT: text, SEARCH_FOR: what}
-
-
 def address(page: str) -> str:
     """The path of a page, as it stands beside that of any other: "Token_routing"."""
     return page.removeprefix("pages/").removesuffix(".py").split("_", 1)[1]
