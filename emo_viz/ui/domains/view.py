@@ -28,7 +28,7 @@ class View:
     def say(self, sentence: str, more: str) -> None:
         """The answer in one line of Markdown, and from what it is."""
         with self.headline:
-            st.markdown(f"#### {sentence}")
+            st.markdown(f"## {sentence}")
             st.caption(f"{more} {self.source}")
 
     @property

@@ -74,16 +74,16 @@ def _answer(known: Known, place: Place, measured: Effects | None) -> None:
     who = f"{name(known.run)}, layer {place[0]}, expert {place[1]}"
     load = float(use.load[layer, place[1]])
     if load <= 0:
-        st.markdown(f"#### {who}: nothing chose it.")
+        st.markdown(f"## {who}: nothing chose it.")
     elif use.domains:
         shares = use.domain_shares[:, layer, place[1]]
         best = [d for d in top(shares, 2) if shares[d] >= WORTH_NAMING] or top(shares, 1)
         named = " and ".join(
             f"{share(float(shares[d]))} {escape_markdown(use.domains[d])}" for d in best
         )
-        st.markdown(f"#### {who}: {named}")
+        st.markdown(f"## {who}: {named}")
     else:
-        st.markdown(f"#### {who}: {share(load)} of the layer's choices")
+        st.markdown(f"## {who}: {share(load)} of the layer's choices")
     said = [
         f"It has {share(load)} of its layer's choices, "
         f"{use.times_even[layer, place[1]]:.2f} times an even share"

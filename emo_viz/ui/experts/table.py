@@ -90,7 +90,7 @@ def _answer(data: Data) -> None:
     first = next(iter(data.known.values())).use
     if not all(known.use.domains for known in data.known.values()):
         experts = sum(len(known.places) for known in data.known.values())
-        st.markdown(f"#### {count(experts, 'expert')} of {_names(data)}, by their load.")
+        st.markdown(f"## {count(experts, 'expert')} of {_names(data)}, by their load.")
         st.caption(
             "The recording has no domains, so how experts divide over them is not known; record "
             "the model on documents with a domain each."
@@ -106,7 +106,7 @@ def _answer(data: Data) -> None:
 
     both = data.runs if len(runs) > 1 else data.runs.only(runs[0].id)
     total = len(first.domains)
-    st.markdown(f"#### Of {total} domains, the median expert serves {in_each(both, serves)}.")
+    st.markdown(f"## Of {total} domains, the median expert serves {in_each(both, serves)}.")
     st.caption(
         f"If whole documents were dealt to the domains at random: {in_each(both, dealt)}. "
         f"{_source(data)} Click a point or a row to open the expert."
