@@ -105,5 +105,6 @@ def _hint(live: Live) -> str:
     seen = "compare it in both" if len(live.runs) > 1 else "see its numbers"
     return (
         f"{WORSE_NAME.capitalize()}, underlined from {MARKED:g} nat: the subset predicts the token "
-        f"worse; {BETTER_NAME}, dotted: better. Worse by more than {WORSE} nats counts. Click a token to {seen}."
+        f"worse; {BETTER_NAME}, dotted: better. Worse by more than {WORSE} nats counts. Click a "
+        f"token to {seen}."
     )

@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from emo_viz.analysis.runs import Comparison
+from emo_viz.ui.parts import export
 from emo_viz.ui.parts.known import Known
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.words import count
@@ -30,6 +31,19 @@ class View:
         with self.headline:
             st.markdown(f"## {sentence}")
             st.caption(f"{more} {self.source}")
+
+    def export(
+        self, name: str, charts: Mapping[str, str], tables: Mapping[str, export.Table]
+    ) -> None:
+        """What the view shows, beside its controls."""
+        export.offer(
+            f"domains {name}",
+            self.runs,
+            charts=charts,
+            tables=tables,
+            shown=self.source,
+            place=self.controls,
+        )
 
     @property
     def source(self) -> str:

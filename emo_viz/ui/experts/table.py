@@ -14,7 +14,7 @@ from emo_viz.figures.theme import chart_config
 from emo_viz.server import assets, expert_facts, library
 from emo_viz.ui.experts import effects
 from emo_viz.ui.experts.state import open_expert
-from emo_viz.ui.parts import gathering
+from emo_viz.ui.parts import export, gathering
 from emo_viz.ui.parts.known import Data, Known
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import links, routes
@@ -47,6 +47,13 @@ def show(data: Data) -> None:
         _answer(data)
     _chart(data, shown, rows)
     _table(data, rows, chosen)
+    export.offer(
+        "experts",
+        [known.run for known in shown],
+        charts={"Experts by domains and load": CHART},
+        tables={"Experts": lambda: rows},
+        shown=f"{count(len(rows), 'expert')}. {_source(data)}",
+    )
     _how(data)
 
 
