@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.__main__ import main
 from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import ROUTER_PROBABILITY, Measured, read_curves
+from emo_viz.figures import theme
 from emo_viz.server import jobs, library
 from emo_viz.ui.ablation import live, tokens, writing
 from emo_viz.ui.shell.words import compact, share
@@ -251,6 +252,11 @@ def test_colours_go_from_better_to_worse_and_leave_the_text_readable():
         for red, green, blue, alpha in palette:
             fill = [alpha * c + (1 - alpha) * page for c in (red, green, blue)]
             assert contrast(fill, [text] * 3) >= 4.5
+
+
+def test_the_legend_names_the_colours_that_are_drawn():
+    hint = given(opened(), "palette")["hint"].lower()
+    assert f"{theme.WORSE_NAME}, underlined" in hint and f"{theme.BETTER_NAME}, dotted" in hint
 
 
 def contrast(one: list[float], other: list[float]) -> float:
