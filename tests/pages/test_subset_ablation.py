@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from PIL import ImageColor
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.__main__ import main
@@ -246,8 +247,8 @@ def test_each_token_has_its_losses_at_every_notch(tiny_assets, models):
 
 def test_colours_go_from_better_to_worse_and_leave_the_text_readable():
     palette = [tuple(map(float, colour[5:-1].split(","))) for colour in tokens.palette()]
-    best, worst = palette[0], palette[-1]
-    assert best[2] > best[0] and worst[0] > worst[2]
+    for drawn, hue in ((palette[0], theme.BETTER), (palette[-1], theme.WORSE)):
+        assert drawn[:3] == pytest.approx(ImageColor.getrgb(hue), abs=2)
     assert palette[len(palette) // 2][3] < 0.1
     for page, text in ((255, 0x1F), (14, 0xFA)):
         for red, green, blue, alpha in palette:
