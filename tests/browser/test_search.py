@@ -56,3 +56,21 @@ def test_a_hit_leads_to_its_token_and_keys_walk_the_lines(
     token = address.split("routing_token=")[1].split("&")[0]
     expect(browser_page).to_have_url(address)
     harness.wait_for_text(browser_page, f"Token {token} of")
+
+
+def test_what_was_found_and_which_lines_are_read_out(
+    app_server: harness.Server, browser_page: Page
+):
+    page = browser_page
+    harness.visit(page, f"{app_server.url}/Search")
+    page.locator(FIELD).fill("the")
+    with harness.rerun(page):
+        page.keyboard.press("Enter")
+    told, lines = page.locator(".st-key-frame .heard"), page.locator(".st-key-search_lines .heard")
+    expect(told).to_contain_text("stands")
+    expect(told).to_contain_text("times")
+    expect(told).to_have_attribute("role", "status")
+    expect(lines).to_contain_text("Lines 1 to 25 of")
+    with harness.rerun(page):
+        page.get_by_role("button", name="Next page").click()
+    expect(lines).to_contain_text("Lines 26 to 50 of")

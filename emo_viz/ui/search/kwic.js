@@ -106,7 +106,8 @@ function focused(root) {
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".kwic");
-  const given = JSON.stringify(data);
+  const given = JSON.stringify(data), heard = parentElement.querySelector(".heard");
+  if (heard.textContent !== data.said) heard.textContent = data.said;
   if (root.dataset.given !== given) {
     const before = focused(root);
     build(root, data);

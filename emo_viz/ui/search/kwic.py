@@ -11,7 +11,7 @@ from typing import Literal
 
 import streamlit as st
 
-_HTML = '<div class="kwic"></div>'
+_HTML = '<div class="kwic"></div><div class="heard" role="status"></div>'
 _CSS = Path(__file__).with_name("kwic.css").read_text(encoding="utf-8")
 _JS = Path(__file__).with_name("kwic.js").read_text(encoding="utf-8")
 _COMPONENT = st.components.v2.component("emo_viz_search_lines", html=_HTML, css=_CSS, js=_JS)
@@ -41,12 +41,14 @@ def kwic(
     label: str,
     whole: bool,
     note: str,
+    said: str,
     key: str,
     on_did: Callable[[int, Did], None],
 ) -> None:
     """Draw the lines; `on_did` gets the number of a line and what is to be done with it.
 
     whole: documents as a whole, whose title is the hit. note: what the notes are, "" for none.
+    said: which lines these are, for a screen reader when they change.
     """
 
     def did() -> None:
@@ -62,6 +64,7 @@ def kwic(
             "where": "Domain and document" if any(row.domain for row in rows) else "Document",
             "whole": whole,
             "note": note,
+            "said": said,
         },
         on_did_change=did,
     )

@@ -152,9 +152,10 @@ def _lines(asked: Query, shown: Results) -> None:
             params = _params(asked, found[number][0], targets[number], what)
             st.session_state[_GO] = (_LEADS[what], params)
 
-    kwic.kwic(rows, "Hits in their contexts", shown.whole, shown.note, "search_lines", did)
-    last = first + len(rows)
-    _pager(page, pages, f"{first + 1:,} to {last:,} of {shown.size:,}")
+    which = f"{first + 1:,} to {first + len(rows):,} of {shown.size:,}"
+    said, label = f"Lines {which}", "Hits in their contexts"
+    kwic.kwic(rows, label, shown.whole, shown.note, said, "search_lines", did)
+    _pager(page, pages, which)
 
 
 def _pager(page: int, pages: int, which: str) -> None:

@@ -86,15 +86,18 @@ const headline = () => document.querySelector('[data-testid="stMain"] :is(h2, h3
 
 // What changes the first sentence of a page is its result: it is read out, once it is at rest.
 function tellHeadline(heard) {
-  let told = headline(), waiting = null;
-  const watch = new MutationObserver(() => {
+  heard.told ??= headline(); // kept: Streamlit may call this again before the answer is told
+  let waiting = null;
+  const tell = () => {
     clearTimeout(waiting);
     waiting = setTimeout(() => {
       const now = headline();
-      if (now && told && now !== told) heard.textContent = now;
-      told = now || told;
+      if (now && heard.told && now !== heard.told) heard.textContent = now;
+      heard.told = now || heard.told;
     }, HEARD_MS);
-  });
+  };
+  const watch = new MutationObserver(tell);
+  tell();
   const main = document.querySelector('[data-testid="stMain"]');
   if (main) watch.observe(main, { subtree: true, childList: true, characterData: true });
   return () => { clearTimeout(waiting); watch.disconnect(); };

@@ -5,6 +5,7 @@ const KNOWS_KEYS = [
       "tab", "menu", "menuitem", "tree", "dialog"].map((role) => `[role="${role}"]`),
 ].join(",");
 const OPEN = '[role="dialog"], [data-baseweb="popover"], [data-testid="stPopoverBody"]';
+const CHOSEN = '[role="listbox"] [role="option"][aria-selected="true"]';
 const LINKS = '[data-testid="stPageLink"] a, [data-testid="stPageLink-NavLink"]';
 
 // Whether what has the focus knows the key too. Escape is the page's unless something is open, and
@@ -59,6 +60,22 @@ function focusOnceThere(field) {
   return watcher;
 }
 
+// A list of tokens of which one is chosen; components keep theirs in a tree of their own.
+function chosenList() {
+  const main = document.querySelector('[data-testid="stMain"]');
+  const trees = [...(main?.querySelectorAll("*") ?? [])].map((node) => node.shadowRoot);
+  const chosen = [main, ...trees].map((tree) => tree?.querySelector(CHOSEN)).find(Boolean);
+  return chosen?.closest('[role="listbox"]') ?? null;
+}
+
+// As if the list had the focus: it alone knows how to let go.
+function letGo(event) {
+  const list = event.key === "Escape" && !event.shiftKey && !isWanted(event) && chosenList();
+  if (!list) return;
+  event.preventDefault();
+  list.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+}
+
 export default function ({ data }) {
   const watcher = focusOnceThere(data.search.field);
   const onKey = (event) => {
@@ -75,7 +92,11 @@ export default function ({ data }) {
     const button = found.buttons
       .map((name) => document.querySelector(`.st-key-${name} button`))
       .find((one) => one && !one.disabled);
-    if (!button || isWanted(event, button)) return;
+    if (!button) {
+      letGo(event);
+      return;
+    }
+    if (isWanted(event, button)) return;
     event.preventDefault();
     button.click();
   };
