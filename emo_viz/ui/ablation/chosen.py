@@ -34,6 +34,7 @@ def _kept(study: Study, choice: Choice, live: Live) -> None:
     st.markdown(
         f"**{escape_markdown(live.domain)}**, keep-k {choice.keep_k}: "
         f"{METHOD_WORDS[choice.method]}{', and the shared experts' * any(shared)}."
+        f"{_by_hand(study, live)}"
     )
     st.plotly_chart(
         figures.kept_map(
@@ -49,6 +50,13 @@ def _kept(study: Study, choice: Choice, live: Live) -> None:
     )
     _overlap(study, choice, live)
     _calibration_documents(study, choice, live)
+
+
+def _by_hand(study: Study, live: Live) -> str:
+    if not any(live.switched.values()):
+        return ""
+    numbers = in_each(study.runs, lambda run: str(live.switched[run]))
+    return f" Single experts are switched by hand: {numbers}."
 
 
 def _overlap(study: Study, choice: Choice, live: Live) -> None:

@@ -12,6 +12,7 @@ from emo_viz.analysis.curves import (
 from emo_viz.analysis.widths import in_words
 from emo_viz.figures.ablation import Measure
 from emo_viz.server import assets
+from emo_viz.ui.ablation import grid
 from emo_viz.ui.ablation.page import ALL_DOMAINS, OWN, Choice, Study
 from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.together import name
@@ -63,7 +64,8 @@ def controls(study: Study) -> Choice:
     text = _own_text() if document == OWN else None
     if document == OWN and text is None:
         st.stop()
-    return Choice(chosen, method, keep_k, document, text or "")
+    switched = links.value(routes.SUBSET_SWITCHED, grid.kind_of(study), ())
+    return Choice(chosen, method, keep_k, document, text or "", switched)
 
 
 def measure() -> Measure:

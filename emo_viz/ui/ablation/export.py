@@ -29,7 +29,7 @@ def offer(study: Study, choice: Choice, found: Measured | None, live: Live) -> N
         st.download_button(
             "Token losses as CSV",
             lambda: _token_losses(live),
-            file_name=f"token-losses-{choice.document}-{choice.method}-{choice.keep_k}.csv",
+            file_name=f"token-losses-{choice.document}-{choice.method}-{_number(choice)}.csv",
             mime="text/csv",
             on_click="ignore",
             width="stretch",
@@ -62,7 +62,7 @@ def _subsets(study: Study, choice: Choice, live: Live) -> None:
     first = study.runs.first.id
     file = subset_file(first, choice, live)
     st.code(commands.cut(first, file, Path(file).stem), language="bash", wrap_lines=True)
-    if choice.keep_k == study.num_experts:
+    if choice.keep_k == study.num_experts and not choice.switched:
         st.caption("All experts are kept, so there is nothing to cut.")
         return
     for loaded in study.models:
@@ -72,7 +72,11 @@ def _subsets(study: Study, choice: Choice, live: Live) -> None:
 def subset_file(run: str, choice: Choice, live: Live) -> str:
     """What the file of the subset in view is called."""
     domain = live.domain.replace("/", "-")
-    return f"{run}-{domain}-{choice.method}-{choice.keep_k}.json"
+    return f"{run}-{domain}-{choice.method}-{_number(choice)}.json"
+
+
+def _number(choice: Choice) -> str:
+    return f"{choice.keep_k}{'-by-hand' * bool(choice.switched)}"
 
 
 def subset_json(study: Study, run: str, subset: "ExpertSubset") -> str:

@@ -142,6 +142,10 @@ def _document(study: Study, live: Live, stop: int, alone: bool) -> Iterator[Part
         yield _plain("with ")
         yield _strong(keep(study, stop))
         yield _plain(", ")
+    if any(live.switched.values()):
+        yield _plain("with ")
+        yield _strong(f"{count(sum(live.switched.values()), 'expert')} switched by hand")
+        yield _plain(", ")
     if stop in live.losses:
         yield _plain("likelihood kept: ")
         yield from _kept(study, {run: live.increase(run, stop) for run in study.runs.ids})

@@ -19,6 +19,8 @@ from emo_viz.analysis.runs import Comparison
 from emo_viz.server import commands, library
 from emo_viz.server.library import LoadedModel
 from emo_viz.server.measurements import documents_key
+from emo_viz.ui.ablation import by_hand
+from emo_viz.ui.ablation.by_hand import Switch
 from emo_viz.ui.ablation.page import Choice, Study
 from emo_viz.ui.parts.reading import tokens_of
 from emo_viz.ui.parts.token_text import text_labels
@@ -58,7 +60,8 @@ class Live:
     pieces: texts of its T tokens, "" for EOS. labels: what each is called. dropped: tokens beyond
     the context. domain: whose calibration chose the experts. subsets: by run, at the slider's
     place. losses: by stop (keep-k of the first run, all experts among them) and run, [T] in nats,
-    NaN at EOS. keep_k: the slider's place; most: all experts.
+    NaN at EOS. full: the same with all experts and nothing switched by hand. keep_k: the slider's
+    place; most: all experts. switched: how many experts of each run are by hand.
     """
 
     runs: Comparison
@@ -70,17 +73,14 @@ class Live:
     domain: str
     subsets: "dict[str, ExpertSubset]"
     losses: Mapping[int, Mapping[str, NDArray[np.float32]]]
+    full: Mapping[str, NDArray[np.float32]]
     keep_k: int
     most: int
+    switched: Mapping[str, int]
 
     @property
     def num_tokens(self) -> int:
         return len(self.pieces) - 1
-
-    @property
-    def full(self) -> Mapping[str, NDArray[np.float32]]:
-        """Losses with all experts by run."""
-        return self.losses[self.most]
 
     @property
     def cut(self) -> Mapping[str, NDArray[np.float32]]:
@@ -133,7 +133,7 @@ def compute_live(study: Study, choice: Choice, found: Measured | None) -> Live:
     stops = _stops(study, choice, found)
     try:
         subsets = {
-            stop: {one.run: choose_subset(study, one, domain, choice, stop) for one in models}
+            stop: {one.run: subset_at(study, one, domain, choice, stop) for one in models}
             for stop in stops
         }
     except ValueError as error:  # greedy at a new keep-k needs the calibration documents
@@ -150,18 +150,34 @@ def compute_live(study: Study, choice: Choice, found: Measured | None) -> Live:
         subsets=subsets[choice.keep_k],
         losses={
             stop: {
-                one.run: losses(one, token_ids, _experts(study, subsets[stop][one.run], stop))
+                one.run: losses(one, token_ids, experts_of(subsets[stop][one.run]))
                 for one in models
             }
             for stop in stops
         },
+        full={one.run: losses(one, token_ids, ()) for one in models},
         keep_k=choice.keep_k,
         most=study.num_experts,
+        switched={one.run: len(switches_of(study, choice, one.run)) for one in models},
     )
 
 
-def _experts(study: Study, subset: "ExpertSubset", stop: int) -> Experts:
-    return () if stop == study.num_experts else subset.experts
+def experts_of(subset: "ExpertSubset") -> Experts:
+    """As the models take them: () for all."""
+    return () if subset.method == "full" else subset.experts
+
+
+def switches_of(study: Study, choice: Choice, run: str) -> list[Switch]:
+    """What is switched by hand in one run."""
+    return [each for each in choice.switched if each.slot == study.runs[run].slot]
+
+
+def subset_at(
+    study: Study, loaded: LoadedModel, domain: str, choice: Choice, stop: int
+) -> "ExpertSubset":
+    """`choose_subset` with what is switched by hand."""
+    chosen = choose_subset(study, loaded, domain, choice, stop)
+    return by_hand.applied(chosen, switches_of(study, choice, loaded.run), loaded.live.geometry)[0]
 
 
 def _chosen_document(study: Study, choice: Choice) -> Document:

@@ -26,6 +26,7 @@ from emo_viz.analysis.widths import experts_by_layer, in_words
 from emo_viz.server import assets, commands, library, measurements
 from emo_viz.server.jobs import Job
 from emo_viz.server.library import Models
+from emo_viz.ui.ablation.by_hand import Switches
 from emo_viz.ui.parts import freshness, measuring, together
 from emo_viz.ui.shell import missing, routes
 from emo_viz.ui.shell.words import escape_markdown
@@ -130,13 +131,15 @@ class Study:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the visitor looks at; domain None means all. `document` is an id, or OWN with `text`."""
+    """What the visitor looks at; domain None means all. `document` is an id, or OWN with `text`.
+    switched: single experts, by hand."""
 
     domain: str | None
     method: str
     keep_k: int
     document: str
     text: str = ""
+    switched: Switches = ()
 
     @property
     def is_own(self) -> bool:

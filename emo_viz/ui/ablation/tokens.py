@@ -104,6 +104,6 @@ def _numbers(live: Live, run: str, stop: int) -> str:
 def _hint(live: Live) -> str:
     seen = "compare it in both" if len(live.runs) > 1 else "see its numbers"
     return (
-        f"Orange, underlined from {MARKED:g} nat: the subset predicts the token worse; blue, "
+        f"Purple, underlined from {MARKED:g} nat: the subset predicts the token worse; blue, "
         f"dotted: better. Worse by more than {WORSE} nats counts. Click a token to {seen}."
     )
