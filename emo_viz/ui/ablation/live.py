@@ -19,9 +19,9 @@ from emo_viz.analysis.runs import Comparison
 from emo_viz.server import commands, library
 from emo_viz.server.library import LoadedModel
 from emo_viz.server.measurements import documents_key
-from emo_viz.ui.ablation import by_hand
+from emo_viz.ui.ablation import by_hand, worth
 from emo_viz.ui.ablation.by_hand import Switch
-from emo_viz.ui.ablation.page import Choice, Study
+from emo_viz.ui.ablation.page import BY_WORTH, WORTH_HERE, Choice, Study
 from emo_viz.ui.parts.reading import tokens_of
 from emo_viz.ui.parts.token_text import text_labels
 from emo_viz.ui.parts.work import run_exclusive
@@ -29,6 +29,7 @@ from emo_viz.ui.shell import missing
 from emo_viz.ui.shell.words import escape_markdown
 
 if TYPE_CHECKING:
+    from model.run.inference import Encoded
     from model.run.subset import ExpertSubset
 
 NEW_TOKENS = 40
@@ -126,8 +127,7 @@ def _size(_loaded: LoadedModel, key: str) -> int:
 def compute_live(study: Study, choice: Choice, found: Measured | None) -> Live:
     """Every model on the chosen document, at every stop: a forward pass each, done now."""
     shown, models = _chosen_document(study, choice), study.models
-    most = min(one.live.most_tokens(ablation.MAX_TOKENS) for one in models)
-    encoded = tokens_of(models.first, shown.text, most)
+    encoded = _encoded(study, shown)
     token_ids, pieces = encoded.token_ids, encoded.texts
     domain = shown.domain or choice.domain or _nearest(study, token_ids)
     stops = _stops(study, choice, found)
@@ -137,7 +137,8 @@ def compute_live(study: Study, choice: Choice, found: Measured | None) -> Live:
             for stop in stops
         }
     except ValueError as error:  # greedy at a new keep-k needs the calibration documents
-        missing.empty_state(escape_markdown(str(error)), commands.DOCUMENTS)
+        command = "" if choice.method == WORTH_HERE else commands.DOCUMENTS
+        missing.empty_state(escape_markdown(str(error)), command)
         st.stop()
     return Live(
         runs=study.runs,
@@ -180,6 +181,11 @@ def subset_at(
     return by_hand.applied(chosen, switches_of(study, choice, loaded.run), loaded.live.geometry)[0]
 
 
+def _encoded(study: Study, shown: Document) -> "Encoded":
+    most = min(one.live.most_tokens(ablation.MAX_TOKENS) for one in study.models)
+    return tokens_of(study.models.first, shown.text, most)
+
+
 def _chosen_document(study: Study, choice: Choice) -> Document:
     """The chosen document, or the visitor's own text as one."""
     if choice.is_own:
@@ -197,15 +203,16 @@ def _chosen_document(study: Study, choice: Choice) -> Document:
 def _nearest(study: Study, token_ids: NDArray[np.int64]) -> str:
     """The domain whose favourite experts the first run uses most on a text, as many as a token."""
     first = study.models.first
-    scores = _expert_scores(first, first.key, token_ids)
+    scores = expert_scores(first, first.key, token_ids)
     rankings = {domain: ranking(study, first.run, domain) for domain in study.domains}
     return ablation.nearest_domain(scores, rankings, first.live.geometry.num_routed_per_tok)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
-def _expert_scores(
+def expert_scores(
     _loaded: LoadedModel, key: str, token_ids: NDArray[np.int64]
 ) -> NDArray[np.float64]:
+    """Mean router probability of each routed expert on a document [L, R]."""
     with run_exclusive(_loaded):
         return _loaded.live.scores([token_ids])
 
@@ -231,10 +238,28 @@ def choose_subset(
         if known is None:
             return _greedy(loaded, loaded.key, documents_key(), domain, keep_k)
         return ExpertSubset(tuple(map(tuple, known)), GREEDY, study.calibration_ids(domain), keep_k)
+    if choice.method in BY_WORTH:
+        return _worthiest(study, loaded, domain, choice, keep_k)
     source = (study.other(domain) or domain) if choice.method == OTHER_DOMAIN else domain
     return ablation.ranked_subset(
         ranking(study, loaded.run, source), keep_k, config, study.calibration_ids(source)
     )
+
+
+def _worthiest(
+    study: Study, loaded: LoadedModel, domain: str, choice: Choice, keep_k: int
+) -> "ExpertSubset":
+    """By importance, on the document shown or on the calibration documents of a domain."""
+    from model.run.subset import subset_from_scores
+
+    if choice.method == WORTH_HERE:
+        documents = [_encoded(study, _chosen_document(study, choice)).token_ids]
+        ids: tuple[str, ...] = () if choice.is_own else (choice.document,)
+    else:
+        texts = calibration(loaded, loaded.key, documents_key())[domain]
+        documents, ids = list(texts.documents), texts.ids
+    scores_LR = worth.of(loaded, documents)
+    return subset_from_scores(scores_LR, keep_k, loaded.live.geometry, choice.method, ids)
 
 
 def ranking(study: Study, run: str, domain: str) -> NDArray[np.int64]:

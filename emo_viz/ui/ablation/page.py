@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 ALL_DOMAINS = "All domains"
 OWN = routes.OWN_DOCUMENT
+WORTH, WORTH_HERE = "importance", "importance_document"
+BY_WORTH = (WORTH, WORTH_HERE)  # chosen now: no curves are measured of them
 METHOD_WORDS = {
     ROUTER_PROBABILITY: "the experts with the highest mean router probability on the calibration "
     "documents, in one pass of the full model",
@@ -44,6 +46,10 @@ METHOD_WORDS = {
     OTHER_DOMAIN: "the experts with the highest mean router probability on the calibration "
     "documents of another domain",
     RANDOM: "experts drawn at random in every layer",
+    WORTH: "the experts of the highest importance on the calibration documents, a first-order "
+    "estimate from one backward pass of each",
+    WORTH_HERE: "the experts of the highest importance on the document shown, a first-order "
+    "estimate from one backward pass: they have seen what they are tried on",
 }
 
 
@@ -109,9 +115,9 @@ class Study:
     @property
     def methods(self) -> list[str]:
         if self.curves is None:
-            return list(ablation.default_methods(len(self.domains)))
+            return [*ablation.default_methods(len(self.domains)), *BY_WORTH]
         measured = set(self.curves.rows["method"].unique())
-        return [method for method in METHODS if method in measured]
+        return [*(method for method in METHODS if method in measured), *BY_WORTH]
 
     def other(self, domain: str) -> str | None:
         """The domain whose experts stand for another one's."""
@@ -244,9 +250,9 @@ def _curves(paths: tuple[Path, ...], key: str) -> Curves:
 def measured(study: Study, choice: Choice) -> Measured | None:
     """The curves of the chosen domain: finer ones, if they have been measured on this server.
 
-    None where there are no curves.
+    None where there are none of these runs, or of experts chosen this way.
     """
-    if study.curves is None:
+    if study.curves is None or choice.method in BY_WORTH:
         return None
     job = fine_job(study, choice)
     if job is not None and isinstance(job.result, Measured):
@@ -262,6 +268,6 @@ def _measured(_curves: Curves, key: str, runs: tuple[str, ...], domain: str | No
 
 def fine_job(study: Study, choice: Choice) -> Job | None:
     """The finer measurement of the chosen domain and method, if anybody has asked for it."""
-    if choice.domain is None or study.curves is None:
+    if choice.domain is None or study.curves is None or choice.method in BY_WORTH:
         return None
     return measurements.find_points(study.models, choice.domain, choice.method)
