@@ -113,10 +113,10 @@ def _serve(checkout: Path, home: str) -> tuple[subprocess.Popen[bytes], int]:
 async def _all_visit(port: int, server: int, visitors: int, seed: int, warm: bool) -> Found:
     if warm:
         await Visitor(port, random.Random(seed), Found()).visit()
-    found, started, used = Found(), time.perf_counter(), _cpu(server)
+    found, started, used = Found(), time.perf_counter(), cpu_seconds(server)
     each = [Visitor(port, random.Random(seed * 1000 + n), found).visit() for n in range(visitors)]
     await asyncio.gather(*each)
-    found.wall, found.cpu = time.perf_counter() - started, _cpu(server) - used
+    found.wall, found.cpu = time.perf_counter() - started, cpu_seconds(server) - used
     return found
 
 
@@ -224,7 +224,7 @@ class Visitor:
             self._found.errors.append(f"{self._page}: {element.exception.message}")
 
 
-def _cpu(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Seconds that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS

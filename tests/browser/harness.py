@@ -58,10 +58,11 @@ _sockets: WeakKeyDictionary[Page, WebSocket] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Server:
-    """A running app: its address and the file that it logs to."""
+    """A running app: its address, the file that it logs to, and its process."""
 
     url: str
     log: Path
+    pid: int
 
 
 def addresses() -> list[str]:
@@ -90,7 +91,7 @@ def serve(assets: Path | None, home: Path | None = None) -> Iterator[Server]:
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
             )
-        server = Server(f"http://127.0.0.1:{port}", log)
+        server = Server(f"http://127.0.0.1:{port}", log, process.pid)
         try:
             _wait_for_health(server, process)
             yield server

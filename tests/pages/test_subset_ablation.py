@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from PIL import ImageColor
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.__main__ import main
 from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import ROUTER_PROBABILITY, Measured, read_curves
+from emo_viz.figures import theme
 from emo_viz.server import jobs, library
 from emo_viz.ui.ablation import live, tokens, writing
 from emo_viz.ui.shell.words import compact, share
@@ -246,13 +248,18 @@ def test_each_token_has_its_losses_at_every_notch(tiny_assets, models):
 
 def test_colours_go_from_better_to_worse_and_leave_the_text_readable():
     palette = [tuple(map(float, colour[5:-1].split(","))) for colour in tokens.palette()]
-    best, worst = palette[0], palette[-1]
-    assert best[2] > best[0] and worst[0] > worst[2]
+    for drawn, hue in ((palette[0], theme.BETTER), (palette[-1], theme.WORSE)):
+        assert drawn[:3] == pytest.approx(ImageColor.getrgb(hue), abs=2)
     assert palette[len(palette) // 2][3] < 0.1
     for page, text in ((255, 0x1F), (14, 0xFA)):
         for red, green, blue, alpha in palette:
             fill = [alpha * c + (1 - alpha) * page for c in (red, green, blue)]
             assert contrast(fill, [text] * 3) >= 4.5
+
+
+def test_the_legend_names_the_colours_that_are_drawn():
+    hint = given(opened(), "palette")["hint"].lower()
+    assert f"{theme.WORSE_NAME}, underlined" in hint and f"{theme.BETTER_NAME}, dotted" in hint
 
 
 def contrast(one: list[float], other: list[float]) -> float:

@@ -25,7 +25,10 @@ def explain(study: Study, choice: Choice, found: Measured | None, live: Live) ->
                 f"here they are {METHOD_WORDS[choice.method]}."
             )
         elif found is None:
-            st.markdown(f"{NO_CURVES}. `{commands.curves(study.runs.ids)}` measures them.")
+            command = commands.curves(study.runs.ids)
+            st.markdown(
+                f"{NO_CURVES}. {f'`{command}`' if command else 'The Library'} measures them."
+            )
         else:
             st.markdown(_all_documents(study, choice, found))
             _table(study, choice, found)

@@ -19,8 +19,7 @@ function tokenNodes(token, run, index) {
   node.id = `token-${run}-${index + 1}`;
   node.dataset.token = index + 1;
   node.setAttribute("role", "option");
-  // A blank has no name of its own.
-  if (!token.text.trim()) node.setAttribute("aria-label", `Token ${index + 1}: ${token.label}`);
+  if (!token.text.trim()) node.setAttribute("aria-label", token.label);
   node.style.setProperty("--after", token.after);
   node.append(make("span", token.sign ? "sign" : "", token.text));
   return [node, ...Array.from({ length: token.breaks }, () => document.createElement("br"))];
