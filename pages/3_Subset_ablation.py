@@ -6,6 +6,7 @@ from emo_viz.ui.ablation import (
     chosen,
     controls,
     export,
+    grid,
     importance,
     lines,
     live,
@@ -35,6 +36,7 @@ with chrome.page("Subset ablation"):
     with beside:
         texts = st.container()
         tokens.draw(shown)
+    grid.offer(study, choice, shown)
     measured.explain(study, choice, found, shown)
     importance.offer(study, shown)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):

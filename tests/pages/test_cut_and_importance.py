@@ -12,7 +12,8 @@ from emo_viz.server import jobs
 from model.run.importance import expert_importance
 from model.run.live import open_live
 from model.run.loading import load_model
-from tests.pages.ablation_page import losses, opened, table
+from model.run.subset import subset_from_scores
+from tests.pages.ablation_page import lines, losses, opened, table, words
 from tests.pages.opened import run
 from tests.pages.test_subset_ablation import SECONDS, tokens_of
 
@@ -60,3 +61,25 @@ def test_every_expert_has_its_importance_beside_its_use(tiny_assets, models, mon
     best = shown[shown["Run"] == "EMO"].iloc[0]
     assert best["Importance (nats a token)"] == pytest.approx(worth.max(), abs=1e-5)
     assert np.unravel_index(worth.argmax(), worth.shape) == (best["Layer"], best["Expert"])
+
+
+@pytest.mark.parametrize(
+    ("way", "part"),
+    [("Importance (first-order)", "calibration"), ("Importance on this document", "heldout")],
+)
+def test_experts_are_chosen_by_importance(tiny_assets, models, way: str, part: str):
+    at = opened(subset_domain="garden", k="8", subset_method=way)
+    document = tokens_of(tiny_assets, "heldout-garden")[0]
+    texts = tokens_of(tiny_assets, f"{part}-garden")
+    live = open_live(tiny_assets / "checkpoints" / "emo-nano")
+    worth = expert_importance(live, texts[:1] if part == "heldout" else texts)
+    config = models["emo-nano"].config
+    chosen = subset_from_scores(worth, 8, config, "")
+    cut = losses(models["emo-nano"], document, chosen)
+    assert table(at)["EMO"][1] == f"{cut.mean():.3f}"
+    assert table(at) != table(opened(subset_domain="garden", k="8"))
+    assert "no curves are measured of experts chosen by importance" in lines(at)["all"]
+    assert "a first-order estimate from one backward pass" in words(at)
+    assert [button.label for button in at.button if "Measure" in button.label] == [
+        "Measure all domains again"
+    ]

@@ -199,6 +199,19 @@ def test_a_cut_costs_what_a_model_without_the_experts_loses(assets: Path, family
         assert [word for word in shown if word.startswith("w")] == numbers
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_single_experts_are_switched_off_by_hand(assets: Path, family: str) -> None:
+    made = add(assets, family)
+    ids = ids_of(texts(assets, "documents", "numbers")[0])
+    kept = [[0, *range(2, 8)] for _ in favourites(made, [ids], 8)]
+    own = open_live(assets / "checkpoints" / "mine").own_layers
+    switched = ".".join(f"a{layer}x1" for layer in own)
+    at = follow_link(ABLATION, subset_domain="numbers", k="8", subset_switched=switched)
+    assert table(at)["mine"][:2] == [
+        f"{loss_of(each, ids):.3f}" for each in (made, without(made, kept))
+    ]
+
+
 def test_other_ways_to_choose_experts_work_live(assets: Path) -> None:
     made = add(assets, "olmoe")
     text = "w60 w61 w70 w80 w90"

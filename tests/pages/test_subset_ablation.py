@@ -177,7 +177,8 @@ def test_with_all_experts_nothing_changes():
     for cells in table(at).values():
         assert cells[2] == "+0.000" and cells[3] == "0.0 %"
     assert "EMO 100\u00a0%" in lines(at)["all"]
-    assert list(given(at, "prompt")["said"].values()) == ["writes with all 16 experts"]
+    for shown in given(at, "prompt")["runs"]:
+        assert list(shown["said"].values()) == ["writes with all 16 experts"]
 
 
 @pytest.mark.parametrize("asked", ["3", "17", "-8", "many", "8.5"])

@@ -10,7 +10,7 @@ from emo_viz.figures import ablation as figures
 from emo_viz.figures.theme import chart_config
 from emo_viz.server import library
 from emo_viz.ui.ablation.live import Live, ranking
-from emo_viz.ui.ablation.page import METHOD_WORDS, Choice, Study
+from emo_viz.ui.ablation.page import METHOD_WORDS, WORTH_HERE, Choice, Study
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, share
 
@@ -34,6 +34,7 @@ def _kept(study: Study, choice: Choice, live: Live) -> None:
     st.markdown(
         f"**{escape_markdown(live.domain)}**, keep-k {choice.keep_k}: "
         f"{METHOD_WORDS[choice.method]}{', and the shared experts' * any(shared)}."
+        f"{_by_hand(study, live)}"
     )
     st.plotly_chart(
         figures.kept_map(
@@ -49,6 +50,13 @@ def _kept(study: Study, choice: Choice, live: Live) -> None:
     )
     _overlap(study, choice, live)
     _calibration_documents(study, choice, live)
+
+
+def _by_hand(study: Study, live: Live) -> str:
+    if not any(live.switched.values()):
+        return ""
+    numbers = in_each(study.runs, lambda run: str(live.switched[run]))
+    return f" Single experts are switched by hand: {numbers}."
 
 
 def _overlap(study: Study, choice: Choice, live: Live) -> None:
@@ -84,6 +92,9 @@ def _overlap(study: Study, choice: Choice, live: Live) -> None:
 def _calibration_documents(study: Study, choice: Choice, live: Live) -> None:
     if choice.method == RANDOM:
         st.caption("A random subset needs no calibration documents; this one is of seed 0.")
+        return
+    if choice.method == WORTH_HERE:
+        st.caption("No calibration documents: the experts are chosen on the document shown.")
         return
     other = study.other(live.domain) if choice.method == OTHER_DOMAIN else None
     source = other or live.domain

@@ -12,7 +12,8 @@ from emo_viz.analysis.curves import (
 from emo_viz.analysis.widths import in_words
 from emo_viz.figures.ablation import Measure
 from emo_viz.server import assets
-from emo_viz.ui.ablation.page import ALL_DOMAINS, OWN, Choice, Study
+from emo_viz.ui.ablation import grid
+from emo_viz.ui.ablation.page import ALL_DOMAINS, OWN, WORTH, WORTH_HERE, Choice, Study
 from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, routes
@@ -32,6 +33,8 @@ METHOD_LABELS = {
     GREEDY: "Greedy, layer by layer",
     OTHER_DOMAIN: "Another domain's experts",
     RANDOM: "Random",
+    WORTH: "Importance (first-order)",
+    WORTH_HERE: "Importance on this document",
 }
 
 
@@ -63,7 +66,8 @@ def controls(study: Study) -> Choice:
     text = _own_text() if document == OWN else None
     if document == OWN and text is None:
         st.stop()
-    return Choice(chosen, method, keep_k, document, text or "")
+    switched = links.value(routes.SUBSET_SWITCHED, grid.kind_of(study), ())
+    return Choice(chosen, method, keep_k, document, text or "", switched)
 
 
 def measure() -> Measure:

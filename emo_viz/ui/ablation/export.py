@@ -31,7 +31,7 @@ def offer(study: Study, choice: Choice, found: Measured | None, live: Live) -> N
         study.runs,
         charts={"Curve": slider.KEY},
         tables=tables,
-        shown=f"{choice.domain or 'all domains'}, {choice.method}, keep-k {choice.keep_k}; losses "
+        shown=f"{choice.domain or 'all domains'}, {choice.method}, keep-k {_number(choice)}; losses "
         f"of document {choice.document}",
     )
     with st.popover("Subset and checkpoint", icon=":material/content_cut:", key="subset_export"):
@@ -63,7 +63,7 @@ def _subsets(study: Study, choice: Choice, live: Live) -> None:
     first = study.runs.first.id
     file = subset_file(first, choice, live)
     st.code(commands.cut(first, file, Path(file).stem), language="bash", wrap_lines=True)
-    if choice.keep_k == study.num_experts:
+    if choice.keep_k == study.num_experts and not choice.switched:
         st.caption("All experts are kept, so there is nothing to cut.")
         return
     for loaded in study.models:
@@ -73,7 +73,11 @@ def _subsets(study: Study, choice: Choice, live: Live) -> None:
 def subset_file(run: str, choice: Choice, live: Live) -> str:
     """What the file of the subset in view is called."""
     domain = live.domain.replace("/", "-")
-    return f"{run}-{domain}-{choice.method}-{choice.keep_k}.json"
+    return f"{run}-{domain}-{choice.method}-{_number(choice)}.json"
+
+
+def _number(choice: Choice) -> str:
+    return f"{choice.keep_k}{'-by-hand' * bool(choice.switched)}"
 
 
 def subset_json(study: Study, run: str, subset: "ExpertSubset") -> str:

@@ -1,14 +1,13 @@
 """Subset ablation page: every expert of the document shown, how much it is used and is worth."""
 
-import numpy as np
 import pandas as pd
 import streamlit as st
-from numpy.typing import NDArray
 
 from emo_viz.server.library import LoadedModel
+from emo_viz.ui.ablation import live as running
+from emo_viz.ui.ablation import worth
 from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import Study
-from emo_viz.ui.parts.work import run_exclusive
 from emo_viz.ui.shell.words import count, escape_markdown
 
 IMPORTANCE = "Importance (nats a token)"
@@ -42,7 +41,8 @@ def offer(study: Study, live: Live) -> None:
 
 
 def _table(study: Study, live: Live, loaded: LoadedModel) -> pd.DataFrame:
-    worth_LR, use_LR = _measured(loaded, loaded.key, live.token_ids)
+    worth_LR = worth.of(loaded, [live.token_ids])
+    use_LR = running.expert_scores(loaded, loaded.key, live.token_ids)
     kept = [set(layer) for layer in live.subsets[loaded.run].experts]
     rows = [
         {
@@ -57,14 +57,3 @@ def _table(study: Study, live: Live, loaded: LoadedModel) -> pd.DataFrame:
         for expert in range(number)
     ]
     return pd.DataFrame(rows)
-
-
-@st.cache_resource(max_entries=64, show_spinner="Going back through the model …")
-def _measured(
-    _loaded: LoadedModel, key: str, token_ids: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    from model.run.importance import expert_importance
-
-    with run_exclusive(_loaded):
-        worth = expert_importance(_loaded.live, [token_ids])
-        return worth, _loaded.live.scores([token_ids])

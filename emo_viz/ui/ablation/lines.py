@@ -17,7 +17,7 @@ from emo_viz.analysis.curves import (
 )
 from emo_viz.analysis.widths import kept_of
 from emo_viz.ui.ablation.live import Live
-from emo_viz.ui.ablation.page import Choice, Study
+from emo_viz.ui.ablation.page import BY_WORTH, Choice, Study
 from emo_viz.ui.ablation.parts import runs_data, view
 from emo_viz.ui.shell.words import count, share, shorten, visible
 
@@ -78,7 +78,11 @@ def keep(study: Study, stop: int) -> str:
 def _all(study: Study, choice: Choice, found: Measured | None, stop: int) -> Iterator[Part]:
     yield _strong("All documents: ")
     if found is None:
-        yield _plain("no curves of these models have been measured here.")
+        yield _plain(
+            "no curves are measured of experts chosen by importance."
+            if choice.method in BY_WORTH
+            else "no curves of these models have been measured here."
+        )
         return
     yield _plain("with ")
     yield _strong(keep(study, stop))
@@ -141,6 +145,10 @@ def _document(study: Study, live: Live, stop: int, alone: bool) -> Iterator[Part
     if alone:
         yield _plain("with ")
         yield _strong(keep(study, stop))
+        yield _plain(", ")
+    if any(live.switched.values()):
+        yield _plain("with ")
+        yield _strong(f"{count(sum(live.switched.values()), 'expert')} switched by hand")
         yield _plain(", ")
     if stop in live.losses:
         yield _plain("likelihood kept: ")

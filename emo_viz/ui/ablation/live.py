@@ -19,7 +19,9 @@ from emo_viz.analysis.runs import Comparison
 from emo_viz.server import commands, library
 from emo_viz.server.library import LoadedModel
 from emo_viz.server.measurements import documents_key
-from emo_viz.ui.ablation.page import Choice, Study
+from emo_viz.ui.ablation import by_hand, worth
+from emo_viz.ui.ablation.by_hand import Switch
+from emo_viz.ui.ablation.page import BY_WORTH, WORTH_HERE, Choice, Study
 from emo_viz.ui.parts.reading import tokens_of
 from emo_viz.ui.parts.token_text import text_labels
 from emo_viz.ui.parts.work import run_exclusive
@@ -27,6 +29,7 @@ from emo_viz.ui.shell import missing
 from emo_viz.ui.shell.words import escape_markdown
 
 if TYPE_CHECKING:
+    from model.run.inference import Encoded
     from model.run.subset import ExpertSubset
 
 NEW_TOKENS = 40
@@ -58,7 +61,8 @@ class Live:
     pieces: texts of its T tokens, "" for EOS. labels: what each is called. dropped: tokens beyond
     the context. domain: whose calibration chose the experts. subsets: by run, at the slider's
     place. losses: by stop (keep-k of the first run, all experts among them) and run, [T] in nats,
-    NaN at EOS. keep_k: the slider's place; most: all experts.
+    NaN at EOS. full: the same with all experts and nothing switched by hand. keep_k: the slider's
+    place; most: all experts. switched: how many experts of each run are by hand.
     """
 
     runs: Comparison
@@ -70,17 +74,14 @@ class Live:
     domain: str
     subsets: "dict[str, ExpertSubset]"
     losses: Mapping[int, Mapping[str, NDArray[np.float32]]]
+    full: Mapping[str, NDArray[np.float32]]
     keep_k: int
     most: int
+    switched: Mapping[str, int]
 
     @property
     def num_tokens(self) -> int:
         return len(self.pieces) - 1
-
-    @property
-    def full(self) -> Mapping[str, NDArray[np.float32]]:
-        """Losses with all experts by run."""
-        return self.losses[self.most]
 
     @property
     def cut(self) -> Mapping[str, NDArray[np.float32]]:
@@ -126,18 +127,18 @@ def _size(_loaded: LoadedModel, key: str) -> int:
 def compute_live(study: Study, choice: Choice, found: Measured | None) -> Live:
     """Every model on the chosen document, at every stop: a forward pass each, done now."""
     shown, models = _chosen_document(study, choice), study.models
-    most = min(one.live.most_tokens(ablation.MAX_TOKENS) for one in models)
-    encoded = tokens_of(models.first, shown.text, most)
+    encoded = _encoded(study, shown)
     token_ids, pieces = encoded.token_ids, encoded.texts
     domain = shown.domain or choice.domain or _nearest(study, token_ids)
     stops = _stops(study, choice, found)
     try:
         subsets = {
-            stop: {one.run: choose_subset(study, one, domain, choice, stop) for one in models}
+            stop: {one.run: subset_at(study, one, domain, choice, stop) for one in models}
             for stop in stops
         }
     except ValueError as error:  # greedy at a new keep-k needs the calibration documents
-        missing.empty_state(escape_markdown(str(error)), commands.DOCUMENTS)
+        command = "" if choice.method == WORTH_HERE else commands.DOCUMENTS
+        missing.empty_state(escape_markdown(str(error)), command)
         st.stop()
     return Live(
         runs=study.runs,
@@ -150,18 +151,39 @@ def compute_live(study: Study, choice: Choice, found: Measured | None) -> Live:
         subsets=subsets[choice.keep_k],
         losses={
             stop: {
-                one.run: losses(one, token_ids, _experts(study, subsets[stop][one.run], stop))
+                one.run: losses(one, token_ids, experts_of(subsets[stop][one.run]))
                 for one in models
             }
             for stop in stops
         },
+        full={one.run: losses(one, token_ids, ()) for one in models},
         keep_k=choice.keep_k,
         most=study.num_experts,
+        switched={one.run: len(switches_of(study, choice, one.run)) for one in models},
     )
 
 
-def _experts(study: Study, subset: "ExpertSubset", stop: int) -> Experts:
-    return () if stop == study.num_experts else subset.experts
+def experts_of(subset: "ExpertSubset") -> Experts:
+    """As the models take them: () for all."""
+    return () if subset.method == "full" else subset.experts
+
+
+def switches_of(study: Study, choice: Choice, run: str) -> list[Switch]:
+    """What is switched by hand in one run."""
+    return [each for each in choice.switched if each.slot == study.runs[run].slot]
+
+
+def subset_at(
+    study: Study, loaded: LoadedModel, domain: str, choice: Choice, stop: int
+) -> "ExpertSubset":
+    """`choose_subset` with what is switched by hand."""
+    chosen = choose_subset(study, loaded, domain, choice, stop)
+    return by_hand.applied(chosen, switches_of(study, choice, loaded.run), loaded.live.geometry)[0]
+
+
+def _encoded(study: Study, shown: Document) -> "Encoded":
+    most = min(one.live.most_tokens(ablation.MAX_TOKENS) for one in study.models)
+    return tokens_of(study.models.first, shown.text, most)
 
 
 def _chosen_document(study: Study, choice: Choice) -> Document:
@@ -181,15 +203,16 @@ def _chosen_document(study: Study, choice: Choice) -> Document:
 def _nearest(study: Study, token_ids: NDArray[np.int64]) -> str:
     """The domain whose favourite experts the first run uses most on a text, as many as a token."""
     first = study.models.first
-    scores = _expert_scores(first, first.key, token_ids)
+    scores = expert_scores(first, first.key, token_ids)
     rankings = {domain: ranking(study, first.run, domain) for domain in study.domains}
     return ablation.nearest_domain(scores, rankings, first.live.geometry.num_routed_per_tok)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
-def _expert_scores(
+def expert_scores(
     _loaded: LoadedModel, key: str, token_ids: NDArray[np.int64]
 ) -> NDArray[np.float64]:
+    """Mean router probability of each routed expert on a document [L, R]."""
     with run_exclusive(_loaded):
         return _loaded.live.scores([token_ids])
 
@@ -215,10 +238,28 @@ def choose_subset(
         if known is None:
             return _greedy(loaded, loaded.key, documents_key(), domain, keep_k)
         return ExpertSubset(tuple(map(tuple, known)), GREEDY, study.calibration_ids(domain), keep_k)
+    if choice.method in BY_WORTH:
+        return _worthiest(study, loaded, domain, choice, keep_k)
     source = (study.other(domain) or domain) if choice.method == OTHER_DOMAIN else domain
     return ablation.ranked_subset(
         ranking(study, loaded.run, source), keep_k, config, study.calibration_ids(source)
     )
+
+
+def _worthiest(
+    study: Study, loaded: LoadedModel, domain: str, choice: Choice, keep_k: int
+) -> "ExpertSubset":
+    """By importance, on the document shown or on the calibration documents of a domain."""
+    from model.run.subset import subset_from_scores
+
+    if choice.method == WORTH_HERE:
+        documents = [_encoded(study, _chosen_document(study, choice)).token_ids]
+        ids: tuple[str, ...] = () if choice.is_own else (choice.document,)
+    else:
+        texts = calibration(loaded, loaded.key, documents_key())[domain]
+        documents, ids = list(texts.documents), texts.ids
+    scores_LR = worth.of(loaded, documents)
+    return subset_from_scores(scores_LR, keep_k, loaded.live.geometry, choice.method, ids)
 
 
 def ranking(study: Study, run: str, domain: str) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ from emo_viz.server import commands
 from emo_viz.ui.ablation import lines, sizes, writing
 from emo_viz.ui.ablation.controls import FIELD, NO_CURVES, about_keep
 from emo_viz.ui.ablation.live import Live
-from emo_viz.ui.ablation.page import Choice, Study
+from emo_viz.ui.ablation.page import BY_WORTH, METHOD_WORDS, WORTH_HERE, Choice, Study
 from emo_viz.ui.parts.reading import absent_of, say_absent
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import routes, slots
@@ -19,7 +19,12 @@ from emo_viz.ui.shell.words import count, escape_markdown, rest_cut
 def explain(study: Study, choice: Choice, found: Measured | None, live: Live) -> None:
     """What was measured of all documents, what was computed now, and what the words mean."""
     with st.expander("How it was measured", icon=":material/straighten:"):
-        if found is None:
+        if choice.method in BY_WORTH:
+            st.markdown(
+                "**All documents.** No curves are measured of experts chosen by importance: "
+                f"here they are {METHOD_WORDS[choice.method]}."
+            )
+        elif found is None:
             command = commands.curves(study.runs.ids)
             st.markdown(
                 f"{NO_CURVES}. {f'`{command}`' if command else 'The Library'} measures them."
@@ -140,6 +145,8 @@ def _whose_experts(choice: Choice, live: Live) -> str:
     """A text of one's own has no domain: how it came to one."""
     if choice.method == RANDOM:
         return "Its experts are drawn at random."
+    if choice.method == WORTH_HERE:
+        return "Its experts are those of the highest importance on it."
     domain = f"**{escape_markdown(live.domain)}**"
     if choice.domain is not None:
         return f"Its experts are those of {domain}, as chosen above."

@@ -19,7 +19,7 @@ def offer(study: Study, choice: Choice) -> None:
     if study.curves is None:
         measuring.all_curves(study.models, "Measure all curves")
         return
-    if choice.domain is None:
+    if choice.domain is None or choice.method in page.BY_WORTH:
         measuring.all_curves(study.models, "Measure all domains again")
         return
     job = page.fine_job(study, choice)

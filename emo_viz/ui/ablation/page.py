@@ -26,6 +26,7 @@ from emo_viz.analysis.widths import experts_by_layer, in_words
 from emo_viz.server import assets, commands, library, measurements
 from emo_viz.server.jobs import Job
 from emo_viz.server.library import Models
+from emo_viz.ui.ablation.by_hand import Switches
 from emo_viz.ui.parts import freshness, measuring, together
 from emo_viz.ui.shell import missing, routes
 from emo_viz.ui.shell.words import escape_markdown
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 ALL_DOMAINS = "All domains"
 OWN = routes.OWN_DOCUMENT
+WORTH, WORTH_HERE = "importance", "importance_document"
+BY_WORTH = (WORTH, WORTH_HERE)  # chosen now: no curves are measured of them
 METHOD_WORDS = {
     ROUTER_PROBABILITY: "the experts with the highest mean router probability on the calibration "
     "documents, in one pass of the full model",
@@ -43,6 +46,10 @@ METHOD_WORDS = {
     OTHER_DOMAIN: "the experts with the highest mean router probability on the calibration "
     "documents of another domain",
     RANDOM: "experts drawn at random in every layer",
+    WORTH: "the experts of the highest importance on the calibration documents, a first-order "
+    "estimate from one backward pass of each",
+    WORTH_HERE: "the experts of the highest importance on the document shown, a first-order "
+    "estimate from one backward pass: they have seen what they are tried on",
 }
 
 
@@ -108,9 +115,9 @@ class Study:
     @property
     def methods(self) -> list[str]:
         if self.curves is None:
-            return list(ablation.default_methods(len(self.domains)))
+            return [*ablation.default_methods(len(self.domains)), *BY_WORTH]
         measured = set(self.curves.rows["method"].unique())
-        return [method for method in METHODS if method in measured]
+        return [*(method for method in METHODS if method in measured), *BY_WORTH]
 
     def other(self, domain: str) -> str | None:
         """The domain whose experts stand for another one's."""
@@ -130,13 +137,15 @@ class Study:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the visitor looks at; domain None means all. `document` is an id, or OWN with `text`."""
+    """What the visitor looks at; domain None means all. `document` is an id, or OWN with `text`.
+    switched: single experts, by hand."""
 
     domain: str | None
     method: str
     keep_k: int
     document: str
     text: str = ""
+    switched: Switches = ()
 
     @property
     def is_own(self) -> bool:
@@ -241,9 +250,9 @@ def _curves(paths: tuple[Path, ...], key: str) -> Curves:
 def measured(study: Study, choice: Choice) -> Measured | None:
     """The curves of the chosen domain: finer ones, if they have been measured on this server.
 
-    None where there are no curves.
+    None where there are none of these runs, or of experts chosen this way.
     """
-    if study.curves is None:
+    if study.curves is None or choice.method in BY_WORTH:
         return None
     job = fine_job(study, choice)
     if job is not None and isinstance(job.result, Measured):
@@ -259,6 +268,6 @@ def _measured(_curves: Curves, key: str, runs: tuple[str, ...], domain: str | No
 
 def fine_job(study: Study, choice: Choice) -> Job | None:
     """The finer measurement of the chosen domain and method, if anybody has asked for it."""
-    if choice.domain is None or study.curves is None:
+    if choice.domain is None or study.curves is None or choice.method in BY_WORTH:
         return None
     return measurements.find_points(study.models, choice.domain, choice.method)

@@ -3,7 +3,7 @@ function paint(root, data, keep) {
     const parts = data.runs[i].texts[keep];
     const text = pane.querySelector(".written");
     pane.classList.toggle("waiting", !parts);
-    pane.querySelector(".state").textContent = parts ? data.said[keep] : data.waiting;
+    pane.querySelector(".state").textContent = parts ? data.runs[i].said[keep] : data.waiting;
     if (!parts) return;
     text.replaceChildren(...parts.map(([words, changed]) => make(changed ? "mark" : "span", "", words)));
   });

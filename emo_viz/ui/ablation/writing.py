@@ -21,6 +21,7 @@ from emo_viz.ui.shell import missing
 from emo_viz.ui.shell.words import count, visible
 
 SHOWN_PROMPT = 90  # characters
+WHOLE = 0  # in place of a stop: all experts, nothing switched by hand
 NOTHING = "(it ends the text at once)"
 _WORDS = re.compile(r"\s+|[^\s]+")
 _VIEW = view("writing", '<div class="writing"></div>')
@@ -45,30 +46,35 @@ def draw(study: Study, choice: Choice, live: Live, notches: tuple[int, ...]) -> 
 def _stops(live: Live, keep_k: int, notches: tuple[int, ...]) -> Iterable[int]:
     played = st.session_state.get(PLAYED, False)
     others = sorted(notches, reverse=True) if played else []
-    return dict.fromkeys([live.most, keep_k, *others])
+    return dict.fromkeys([WHOLE, keep_k, *others])
 
 
 def _experts(
     study: Study, choice: Choice, live: Live, loaded: LoadedModel, stop: int
 ) -> running.Experts:
-    if stop == live.most:
+    if stop == WHOLE:
         return ()
     if stop == live.keep_k:
-        return live.subsets[loaded.run].experts
-    return running.choose_subset(study, loaded, live.domain, choice, stop).experts
+        return running.experts_of(live.subsets[loaded.run])
+    return running.experts_of(running.subset_at(study, loaded, live.domain, choice, stop))
 
 
 def _show(place: Any, study: Study, live: Live, written: dict[str, dict[int, str]]) -> None:
-    stops = sorted({stop for own in written.values() for stop in own})
+    stops = sorted({stop for own in written.values() for stop in own} | {live.most})
     with place.container():
         _VIEW(
-            key=f"subset_writing_{len(stops)}",  # a key is drawn once a run
+            key=f"subset_writing_{sum(map(len, written.values()))}",  # a key is drawn once a run
             data={
                 "runs": [
-                    named | {"texts": _texts(written[named["id"]], live.most)}
+                    named
+                    | {
+                        "texts": _texts(written[named["id"]], live),
+                        "said": {
+                            str(stop): _said(study, live, named["id"], stop) for stop in stops
+                        },
+                    }
                     for named in runs_data(study.runs)
                 ],
-                "said": {str(stop): _said(study, stop, live.most) for stop in stops},
                 "waiting": "writes once the slider is let go …",
                 "prompt": _prompt(live),
             },
@@ -81,16 +87,21 @@ def _prompt(live: Live) -> str:
     return text if len(text) <= SHOWN_PROMPT else "… " + text[-SHOWN_PROMPT:]
 
 
-def _said(study: Study, stop: int, most: int) -> str:
-    words = study.kept_in_words(study.runs.first.id, stop)
-    return f"writes with all {words} experts" if stop == most else f"writes with {words} experts"
+def _said(study: Study, live: Live, run: str, stop: int) -> str:
+    words = study.kept_in_words(run, stop)
+    every = "all " * (stop == live.most)
+    switched = f", {live.switched[run]} switched by hand" if live.switched[run] else ""
+    return f"writes with {every}{words} experts{switched}"
 
 
-def _texts(own: dict[int, str], most: int) -> dict[str, Parts]:
-    whole = own.get(most, "")
+def _texts(own: dict[int, str], live: Live) -> dict[str, Parts]:
+    """By stop; at all experts, what is written with all of them unless some are switched."""
+    whole = own.get(WHOLE, "")
+    unswitched = {live.most: whole} if WHOLE in own and not any(live.switched.values()) else {}
+    known = {stop: text for stop, text in own.items() if stop != WHOLE} | unswitched
     return {
         str(stop): marked(visible_lines(text) or NOTHING, visible_lines(whole) or NOTHING)
-        for stop, text in own.items()
+        for stop, text in known.items()
     }
 
 
