@@ -161,13 +161,18 @@ def _draw(card: Card, runs: Comparison) -> None:
         missing.mend(card.command(runs.ids))
     else:
         st.plotly_chart(
-            _chart(repr((runs.labels, finding)), runs, finding),
+            chart(runs, finding),
             config=chart_config(finding.title),
             alt=finding.sentence,
         )
         st.markdown(finding.sentence)  # below: charts line up whatever the sentences' lengths
     way = slots.params()
     st.page_link(card.page, label=card.link, icon=":material/arrow_forward:", query_params=way)
+
+
+def chart(runs: Comparison, finding: Finding) -> go.Figure:
+    """The chart of a finding, drawn once for all visitors."""
+    return _chart(repr((runs.labels, finding)), runs, finding)
 
 
 @st.cache_resource(max_entries=24, show_spinner=False)
