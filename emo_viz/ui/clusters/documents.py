@@ -142,6 +142,12 @@ def find_clusters(data: Data, view: View) -> dict[str, Clustered]:
     return {run: _clustered(data.version, run, view.k, view.layer, data) for run in data.runs.ids}
 
 
+def measured(data: Data, view: View) -> dict[str, Alignment]:
+    """How the clusters of every run follow the domains, without what describes them."""
+    key, k, layer = data.version, view.k, view.layer
+    return {run: _grouped(key, run, k, layer, data)[1] for run in data.runs.ids}
+
+
 def answer(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
     """How the clusters that are asked for follow the domains, in numbers."""
     if not data.has_domains:
@@ -290,14 +296,21 @@ def _directions(key: str, run: str, layer: int | None, _data: Data) -> int:
 
 
 @st.cache_resource(max_entries=256, show_spinner="Clustering the documents …")
-def _clustered(key: str, run: str, k: int, layer: int | None, _data: Data) -> Clustered:
+def _grouped(
+    key: str, run: str, k: int, layer: int | None, _data: Data
+) -> tuple[Clustering, Alignment]:
     clustering = spherical_kmeans(vectors(key, run, layer, _data), k)
     first = _data.runs.first.id
     if run != first:
-        clustering = match_clusters(clustering, _clustered(key, first, k, layer, _data).clustering)
+        clustering = match_clusters(clustering, _grouped(key, first, k, layer, _data)[0])
+    return clustering, alignment(clustering.labels, _data.domains)
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _clustered(key: str, run: str, k: int, layer: int | None, _data: Data) -> Clustered:
+    clustering, measured = _grouped(key, run, k, layer, _data)
     table = cluster_table(clustering, _data.domains, _data.words, _data.traces[run].usage)
     names = [f"{n}: {label}" for n, label in zip(table["cluster"], table["label"], strict=True)]
-    measured = alignment(clustering.labels, _data.domains)
     return Clustered(clustering, measured, table, names)
 
 
