@@ -88,7 +88,12 @@ def content_key(ids: Iterable[str], *usages: NDArray[np.floating]) -> str:
 
 def pca_map(rows: NDArray[np.floating]) -> NDArray[np.float32]:
     """The two coordinates [D, 2] of largest variance of rows [D, F], scaled by `unit_scale`."""
-    flat = fit_pca(rows, components=2).project(rows)
+    return pca_scale(fit_pca(rows, components=2).project(rows))
+
+
+def pca_scale(coordinates: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The first two of a PCA's coordinates [D, C] as a map [D, 2], scaled by `unit_scale`."""
+    flat = coordinates[:, :2]
     return unit_scale(np.pad(flat, ((0, 0), (0, 2 - flat.shape[1]))))
 
 

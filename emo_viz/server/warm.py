@@ -1,13 +1,14 @@
-"""What the first visitor would wait for, done as the server starts: imports, files, the models.
+"""What the first visitor would wait for, done as the server starts: imports, pages, the models.
 
 On one background thread, a step at a time, and no step begins while a page is being drawn: who is
 there comes first. A visitor who needs a model that is being loaded waits for that one loading.
 """
 
 import importlib
+import inspect
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,9 @@ FOR_PAGES = ("pandas", "plotly.graph_objects", "plotly.io", "pyarrow.parquet", "
 FOR_MODELS = ("torch", "transformers", "model.run.live")
 FOR_CLUSTERS = ("sklearn.cluster", "scipy.optimize")
 MOST_SECONDS = 5.0  # that a step waits for pages to be drawn: they may never be done
+
+Step = Callable[[], Any]
+Pages = Callable[[], Iterable[Step]]
 
 
 class _Drawing:
@@ -48,11 +52,12 @@ class Warming:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def start(self) -> None:
-        """Begin in the background, unless it has begun."""
+    def start(self, pages: Pages = tuple) -> None:
+        """Begin in the background, unless it has begun. pages: what the pages prepare."""
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="warming", daemon=True)
+                run = partial(self._run, pages)
+                self._thread = threading.Thread(target=run, name="warming", daemon=True)
                 self._thread.start()
 
     def wait(self, seconds: float | None = None) -> bool:
@@ -61,26 +66,31 @@ class Warming:
             self._thread.join(seconds)
         return self._thread is not None and not self._thread.is_alive()
 
-    def _run(self) -> None:
-        for step in steps():
+    def _run(self, pages: Pages) -> None:
+        for step in steps(pages):
             self.drawing.wait_for_none(MOST_SECONDS)
             # Whatever is wrong here is said to the visitor who asks for it.
             with suppress(library.Missing, ValueError, OSError, ImportError):
                 step()
 
 
-def steps() -> Iterator[Callable[[], Any]]:
-    """What is done, in small steps."""
-    for name in (*FOR_PAGES, *FOR_MODELS):
-        yield partial(importlib.import_module, name)
+def steps(pages: Pages = tuple) -> Iterator[Step]:
+    """What is done, in small steps: what stands on a page before what a page may ask for."""
+    yield from map(_importing, FOR_PAGES)
+    yield inspect.stack  # Streamlit asks for it once, and Python looks at every module for it
     yield lambda: assets.origins(library.default().ids)
     yield library.documents
     for run in _runs():
         yield partial(library.trace, run)
+    yield from pages()
+    yield from map(_importing, FOR_MODELS)
     for run in _runs():
         yield partial(library.warm_up, run)
-    for name in FOR_CLUSTERS:
-        yield partial(importlib.import_module, name)
+    yield from map(_importing, FOR_CLUSTERS)
+
+
+def _importing(name: str) -> Step:
+    return partial(importlib.import_module, name)
 
 
 def _runs() -> tuple[str, ...]:
@@ -100,8 +110,12 @@ def drawing() -> Iterator[None]:
         yield
 
 
-@asynccontextmanager
-async def lifespan(app: object) -> AsyncIterator[None]:
+def lifespan(pages: Pages) -> Callable[[object], AbstractAsyncContextManager[None]]:
     """Around the life of a server (see serve.py): warming begins as it starts."""
-    WARMING.start()
-    yield
+
+    @asynccontextmanager
+    async def around(app: object) -> AsyncIterator[None]:
+        WARMING.start(pages)
+        yield
+
+    return around

@@ -35,13 +35,34 @@ def _counting(loaded: list):
 
 def test_no_step_begins_while_a_page_is_drawn(monkeypatch):
     done: list[int] = []
-    monkeypatch.setattr(warm, "steps", lambda: iter([lambda: done.append(1)]))
+    monkeypatch.setattr(warm, "steps", lambda pages: iter([lambda: done.append(1)]))
     monkeypatch.setattr(warm, "MOST_SECONDS", SECONDS)
     warming = warm.Warming()
     with warming.drawing:
         warming.start()
         assert not warming.wait(0.05) and not done
     assert warming.wait(SECONDS) and done == [1]
+
+
+def test_what_the_pages_prepare_comes_before_the_models(tiny_assets: Path):
+    steps = list(warm.steps(lambda: [_prepared]))
+    models = [place for place, step in enumerate(steps) if "torch" in repr(step)]
+    assert steps.index(_prepared) < min(models)
+
+
+def test_a_step_of_a_page_that_fails_stops_no_other():
+    done: list[int] = []
+
+    def stale():
+        raise ValueError("of other checkpoints")
+
+    warming = warm.Warming()
+    warming.start(lambda: [stale, lambda: done.append(1)])
+    assert warming.wait(SECONDS) and done == [1]
+
+
+def _prepared() -> None:
+    """Stands for what a page prepares."""
 
 
 def test_what_cannot_be_warmed_is_left_to_who_asks_for_it(tmp_path: Path, monkeypatch):

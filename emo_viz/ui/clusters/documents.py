@@ -13,14 +13,21 @@ from streamlit.delta_generator import DeltaGenerator
 from emo_viz.analysis.alignment import Alignment, alignment
 from emo_viz.analysis.clusters import Clustering, match_clusters, spherical_kmeans
 from emo_viz.analysis.profiles import cluster_table, top_experts
-from emo_viz.analysis.projection import Maps, load_maps, pca_map, procrustes
-from emo_viz.analysis.vectors import flatten_usage, routing_vectors
+from emo_viz.analysis.projection import Maps, load_maps, pca_map, pca_scale, procrustes
+from emo_viz.analysis.vectors import (
+    MOST_COMPONENTS,
+    VARIANCE_SHARE,
+    Pca,
+    fit_pca,
+    flatten_usage,
+    unit_rows,
+)
 from emo_viz.server import assets, commands, library
 from emo_viz.ui.clusters.data import FEWEST, Data, check_enough
 from emo_viz.ui.clusters.highlighting import ALL_DOMAINS, highlight
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell import links, missing, routes
-from emo_viz.ui.shell.words import count, escape_markdown, interval
+from emo_viz.ui.shell.words import count, escape_markdown, interval, share
 
 DOMAIN, CLUSTER, SOURCE, EXPERT = "Domain", "Cluster", "Source", "Top expert"
 ENTROPY, SPREAD = "Entropy", "Spread"
@@ -133,6 +140,12 @@ def _method() -> str:
 def find_clusters(data: Data, view: View) -> dict[str, Clustered]:
     """The clusters of every run."""
     return {run: _clustered(data.version, run, view.k, view.layer, data) for run in data.runs.ids}
+
+
+def measured(data: Data, view: View) -> dict[str, Alignment]:
+    """How the clusters of every run follow the domains, without what describes them."""
+    key, k, layer = data.version, view.k, view.layer
+    return {run: _grouped(key, run, k, layer, data)[1] for run in data.runs.ids}
 
 
 def answer(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
@@ -248,7 +261,32 @@ def _stored_maps(path: Path, key: str) -> Maps:
 @st.cache_resource(max_entries=20, show_spinner="Preparing the routing of this layer …")
 def vectors(key: str, run: str, layer: int | None, _data: Data) -> NDArray[np.float32]:
     """The documents of a run as unit vectors [D, C]; key: the version of the data."""
-    return routing_vectors(flatten_usage(_data.traces[run].usage, layer))
+    return unit_rows(_reduced(key, run, layer, _data)[1])
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _reduced(key: str, run: str, layer: int | None, _data: Data) -> tuple[Pca, NDArray[np.float32]]:
+    """The PCA of a run's documents, from which clusters and map are made, and their places."""
+    rows = flatten_usage(_data.traces[run].usage, layer)
+    pca = fit_pca(rows)
+    return pca, pca.project(rows)
+
+
+def reduction(data: Data, view: View) -> str:
+    """Where so much routing is recorded that not all of its variance is looked at: a sentence."""
+    fitted = {run: _reduced(data.version, run, view.layer, data)[0] for run in data.runs.ids}
+    if not any(_is_cut(pca) for pca in fitted.values()):
+        return ""
+    one = fitted[data.runs.first.id]
+    held = in_each(data.runs, lambda run: share(fitted[run].explained))
+    return (
+        f"Clusters look at the {len(one.components)} largest principal components of the "
+        f"{len(one.mean):,} numbers a document, which hold {held} of the variance."
+    )
+
+
+def _is_cut(pca: Pca) -> bool:
+    return len(pca.components) == MOST_COMPONENTS and pca.explained < VARIANCE_SHARE
 
 
 @st.cache_resource(max_entries=20, show_spinner=False)
@@ -258,20 +296,35 @@ def _directions(key: str, run: str, layer: int | None, _data: Data) -> int:
 
 
 @st.cache_resource(max_entries=256, show_spinner="Clustering the documents …")
-def _clustered(key: str, run: str, k: int, layer: int | None, _data: Data) -> Clustered:
+def _grouped(
+    key: str, run: str, k: int, layer: int | None, _data: Data
+) -> tuple[Clustering, Alignment]:
     clustering = spherical_kmeans(vectors(key, run, layer, _data), k)
     first = _data.runs.first.id
     if run != first:
-        clustering = match_clusters(clustering, _clustered(key, first, k, layer, _data).clustering)
+        clustering = match_clusters(clustering, _grouped(key, first, k, layer, _data)[0])
+    return clustering, alignment(clustering.labels, _data.domains)
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _clustered(key: str, run: str, k: int, layer: int | None, _data: Data) -> Clustered:
+    clustering, measured = _grouped(key, run, k, layer, _data)
     table = cluster_table(clustering, _data.domains, _data.words, _data.traces[run].usage)
     names = [f"{n}: {label}" for n, label in zip(table["cluster"], table["label"], strict=True)]
-    measured = alignment(clustering.labels, _data.domains)
     return Clustered(clustering, measured, table, names)
 
 
 @st.cache_resource(max_entries=20, show_spinner=False)
 def _pca(key: str, layer: int | None, _data: Data) -> dict[str, NDArray[np.float32]]:
     ids = _data.runs.ids
-    flat = {run: pca_map(flatten_usage(_data.traces[run].usage, layer)) for run in ids}
+    flat = {run: _flat(key, run, layer, _data) for run in ids}
     first = flat[ids[0]]
     return {run: own if own is first else procrustes(own, first) for run, own in flat.items()}
+
+
+def _flat(key: str, run: str, layer: int | None, data: Data) -> NDArray[np.float32]:
+    """A run's map: of the PCA that its clusters are made of, unless that kept one direction."""
+    places = _reduced(key, run, layer, data)[1]
+    if places.shape[1] > 1:
+        return pca_scale(places)
+    return pca_map(flatten_usage(data.traces[run].usage, layer))

@@ -40,6 +40,7 @@ from emo_viz.ui.clusters.documents import (
     find_clusters,
     map_points,
     number_of,
+    reduction,
 )
 from emo_viz.ui.parts import export, maps, reader
 from emo_viz.ui.parts.lazy_tabs import Tab, lazy_tabs
@@ -292,6 +293,8 @@ def _explanation(data: Data, view: View, found: Mapping[str, Clustered], method:
             f"{data.size}; a point is a document, its place the {place} of {where}."
             f"{maps.turned(data.runs, 'document')}{distances}{matched}{highlight}"
         )
+        if reduced := reduction(data, view):
+            st.caption(reduced)
         details(data, view, found)
 
 

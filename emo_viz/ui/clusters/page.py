@@ -52,10 +52,9 @@ def _headline(data: Data, said: Headline | None) -> None:
 def of_documents(data: Data) -> str:
     """How whole documents cluster by domain in each run; "" where there are too few of them."""
     try:
-        found = documents.find_clusters(data, documents.usual(data))
+        measured = documents.measured(data, documents.usual(data))
     except Missing:  # the tab of documents says it
         return ""
-    measured = {run: one.measured for run, one in found.items()}
     pairs = [(one.nmi, one.influence) for one in measured.values()]
     difference = difference_interval(*pairs[0], *pairs[1]) if len(pairs) > 1 else None
     return compared(data.runs, "whole documents", lambda run: measured[run].nmi, difference)

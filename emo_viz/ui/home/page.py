@@ -191,7 +191,7 @@ def _draw(card: Card, runs: Comparison, key: str) -> Finding | None:
         missing.mend(card.command(runs.ids))
     else:
         st.plotly_chart(
-            _chart(repr((runs.labels, finding)), runs, finding),
+            chart(runs, finding),
             config=chart_config(finding.title),
             key=key,
             alt=finding.sentence,
@@ -200,6 +200,11 @@ def _draw(card: Card, runs: Comparison, key: str) -> Finding | None:
     way = slots.params()
     st.page_link(card.page, label=card.link, icon=":material/arrow_forward:", query_params=way)
     return finding
+
+
+def chart(runs: Comparison, finding: Finding) -> go.Figure:
+    """The chart of a finding, drawn once for all visitors."""
+    return _chart(repr((runs.labels, finding)), runs, finding)
 
 
 @st.cache_resource(max_entries=24, show_spinner=False)
