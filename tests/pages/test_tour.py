@@ -82,7 +82,7 @@ def test_stories_open_what_they_say(tiny_assets: Path, curves: Curves):
     dearest = next(story for label, story in shown.items() if "dearest" in label)
     at = follow_link(dearest.page, **dearest.params)
     assert at.selectbox(key=routes.SUBSET_DOMAIN).value == cost.domain
-    assert at.slider(key=routes.SUBSET_KEEP).value == cost.keep_k
+    assert at.session_state[routes.SUBSET_KEEP] == cost.keep_k
     cut = next(story for label, story in shown.items() if "cut to" in label)
     at = follow_link(cut.page, **cut.params)
     assert not at.warning and cut.params[routes.SUBSET_DOCUMENT] in texts(at).replace("\\", "")
