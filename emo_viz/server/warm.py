@@ -11,11 +11,10 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from emo_viz.server import assets, library
+from emo_viz.server import assets, imports, library
 
 # What pages import when they are first opened, in the order in which it is needed.
 FOR_PAGES = ("pandas", "plotly.graph_objects", "plotly.io", "pyarrow.parquet", "scipy.sparse")
-FOR_MODELS = ("torch", "transformers", "model.run.live")
 FOR_CLUSTERS = ("sklearn.cluster", "scipy.optimize")
 MOST_SECONDS = 5.0  # that a step waits for pages to be drawn: they may never be done
 
@@ -71,8 +70,10 @@ class Warming:
 
 def steps() -> Iterator[Callable[[], Any]]:
     """What is done, in small steps."""
-    for name in (*FOR_PAGES, *FOR_MODELS):
+    for name in FOR_PAGES:
         yield partial(importlib.import_module, name)
+    for name in imports.FOR_MODELS:
+        yield partial(imports.alone, name)
     yield lambda: assets.origins(library.default().ids)
     yield library.documents
     for run in _runs():
