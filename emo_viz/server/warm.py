@@ -4,7 +4,6 @@ On one background thread, a step at a time, and no step begins while a page is b
 there comes first. A visitor who needs a model that is being loaded waits for that one loading.
 """
 
-import importlib
 import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -12,11 +11,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from functools import partial
 from typing import Any
 
-from emo_viz.server import assets, library
+from emo_viz.server import assets, imports, library
 
 # What pages import when they are first opened, in the order in which it is needed.
 FOR_PAGES = ("pandas", "plotly.graph_objects", "plotly.io", "pyarrow.parquet", "scipy.sparse")
-FOR_MODELS = ("torch", "transformers", "model.run.live")
 FOR_CLUSTERS = ("sklearn.cluster", "scipy.optimize")
 MOST_SECONDS = 5.0  # that a step waits for pages to be drawn: they may never be done
 
@@ -83,14 +81,14 @@ def steps(pages: Pages = tuple) -> Iterator[Step]:
     for run in _runs():
         yield partial(library.trace, run)
     yield from pages()
-    yield from map(_importing, FOR_MODELS)
+    yield from map(_importing, imports.FOR_MODELS)
     for run in _runs():
         yield partial(library.warm_up, run)
     yield from map(_importing, FOR_CLUSTERS)
 
 
 def _importing(name: str) -> Step:
-    return partial(importlib.import_module, name)
+    return partial(imports.alone, name)
 
 
 def _runs() -> tuple[str, ...]:

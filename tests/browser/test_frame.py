@@ -118,3 +118,15 @@ def test_a_new_headline_is_read_out(app_server: harness.Server, browser_page: Pa
     expect(heard).to_have_text(
         page.locator("[data-testid=stMain] :is(h2, h3, h4)").first.inner_text()
     )
+
+
+def test_what_a_page_writes_before_its_buttons_stand_is_nothing_to_undo(
+    app_server: harness.Server, browser_page: Page
+):
+    page = browser_page
+    page.add_init_script("history.pushState(null, '', location.href)")
+    harness.visit(page, f"{app_server.url}/Token_routing")
+    expect(button(page, "Undo")).to_be_disabled()
+    with harness.rerun(page):
+        page.locator(".st-key-routing_strip .token").nth(3).click()
+    expect(button(page, "Undo")).to_be_enabled()

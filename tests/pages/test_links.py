@@ -8,6 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.server import assets
+from emo_viz.ui.shell.words import escape_markdown
 from tests.pages.opened import follow_link, run, texts
 
 ROUTING, CLUSTERS, ABLATION, KERNEL, DIFFERENCE, SEARCH = (
@@ -115,6 +116,28 @@ def test_documents_have_their_own_parameters():
     at = follow_link(CLUSTERS, cluster_level="Documents", **dict.fromkeys(asked, "NaN"))
     said = [warning.value for warning in at.warning]
     assert all(any(what in sentence for sentence in said) for what in asked.values())
+
+
+UNREAD = {
+    ROUTING: {"routing_text": "zz", "routing_tokn": "5", "run": "zz"},
+    CLUSTERS: {"cluster_k": "zz", "cluster_selection": "zz"},
+    ABLATION: {"subset_text": "zz"},
+    DIFFERENCE: {"difference_text": "zz"},
+}
+
+
+@pytest.mark.parametrize("page", UNREAD)
+def test_what_this_view_of_a_page_does_not_read_is_named_and_kept(page: str):
+    at = follow_link(page, **UNREAD[page])
+    (said,) = [warning.value for warning in at.warning]
+    assert all(escape_markdown(name) in said for name in UNREAD[page])
+    assert all(at.query_params[name] in (text, [text]) for name, text in UNREAD[page].items())
+    assert not run(at).warning
+
+
+def test_of_many_unread_parameters_three_are_named():
+    at = follow_link(SEARCH, **{f"x{number}": "1" for number in range(9)})
+    assert "and 6 more" in at.warning[0].value
 
 
 def walk(at: AppTest, page: str) -> AppTest:

@@ -12,7 +12,7 @@ const ICONS = {
 // What a page writes into its own address before the visitor has touched it is no step of theirs.
 function onlyTheirSteps() {
   if (window.emoVizSteps) return;
-  const seen = (window.emoVizSteps = { touched: false });
+  const seen = (window.emoVizSteps = { touched: false, first: alreadyWritten() });
   const push = history.pushState.bind(history);
   history.pushState = (state, title, url) => {
     const there = new URL(url ?? location.href, location.href).pathname;
@@ -24,13 +24,21 @@ function onlyTheirSteps() {
   for (const name of ["pointerdown", "keydown"]) document.addEventListener(name, touch, true);
 }
 
+// Where the visitor's steps begin: on a busy machine a page writes its address before this runs.
+// A page that is reloaded, or come back to, has steps of before that count.
+function alreadyWritten() {
+  const [how] = performance.getEntriesByType("navigation");
+  return how?.type === "navigate" ? window.navigation?.currentEntry?.index ?? 0 : 0;
+}
+
 // The browser's list of steps; null in one that does not tell.
 function steps() {
   const list = window.navigation?.entries?.();
   if (!list) return null;
   const at = window.navigation.currentEntry?.index ?? 0;
   const same = (one) => one && new URL(one.url).pathname === location.pathname;
-  return { undo: same(list[at - 1]), redo: same(list[at + 1]) };
+  const first = window.emoVizSteps?.first ?? 0;
+  return { undo: at > first && same(list[at - 1]), redo: same(list[at + 1]) };
 }
 
 async function copy(text) {

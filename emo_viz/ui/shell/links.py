@@ -15,7 +15,7 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import StopException, get_script_run_ctx
 
 from emo_viz.ui.shell import missing, routes
-from emo_viz.ui.shell.address import Kind, one_of, several_of, whole_number
+from emo_viz.ui.shell.address import Kind, one_of, quoted, several_of, whole_number
 
 Value = TypeVar("Value")
 Option = TypeVar("Option", bound=Hashable)
@@ -25,6 +25,7 @@ _OPEN, _PENDING, _WRITTEN = "address_open", "address_pending", "address_written"
 _DRAWN, _BEFORE = "address_drawn", "address_drawn_before"
 _VISITED, _AWAITED = "address_visited", "address_awaited"  # by page: an address
 NONE_CHOSEN = "none is chosen"
+MOST_UNREAD = 3  # parameters that one sentence names
 # Where this run says what a link asks for in vain: above the page's rows of controls, not in them.
 _problems: ContextVar[Any] = ContextVar("address_problems", default=st)
 
@@ -39,6 +40,7 @@ def page(name: str) -> Iterator[None]:
         state[_VISIT] = state.get(_VISIT, 0) + 1
         state[_PAGE], state[_LINKED], state[_WRITTEN] = name, linked, set()
     state[_OPEN], state[_PENDING] = True, {}
+    arriving = not state[_WRITTEN]
     _problems.set(st.container())
     state[_BEFORE], state[_DRAWN] = state.get(_DRAWN, set()), set()
     try:
@@ -47,6 +49,8 @@ def page(name: str) -> Iterator[None]:
         _write(whole=True)
         raise
     else:
+        if arriving:
+            _say_unread()
         _write(whole=True)
     finally:
         state[_OPEN] = False
@@ -243,6 +247,19 @@ def _write(whole: bool) -> None:
     state.setdefault(_VISITED, {})[state.get(_PAGE, "")] = then
     if then != now:
         st.query_params.from_dict(then)
+
+
+def _say_unread() -> None:
+    """What a link asks for that nothing in the view reads: it stays in the address, for a view
+    of the page that does."""
+    unread = [name for name in st.query_params if name not in st.session_state[_PENDING]]
+    if unread:
+        asked = " and ".join(
+            f"{quoted(name)} ({', '.join(map(quoted, st.query_params.get_all(name)))})"
+            for name in unread[:MOST_UNREAD]
+        )
+        more = f" and {len(unread) - MOST_UNREAD:,} more" if unread[MOST_UNREAD:] else ""
+        warn(f"The link also asks for {asked}{more}, which this view does not use.")
 
 
 def _is_of_page(name: str) -> bool:
