@@ -32,10 +32,6 @@ def test_the_first_page_and_the_warming_import_at_once():
     assert ended.stdout.strip() == "[]", ended.stderr
 
 
-def test_the_warming_imports_what_runs_models_alone(monkeypatch):
-    imported: list[str] = []
-    monkeypatch.setattr(imports, "alone", imported.append)
-    steps = warm.steps()
-    for _ in (*warm.FOR_PAGES, *imports.FOR_MODELS):
-        next(steps)()
-    assert imported == list(imports.FOR_MODELS)
+def test_the_warming_imports_alone_whatever_it_imports():
+    named = [step.args[0] for step in warm.steps() if getattr(step, "func", None) is imports.alone]
+    assert {*warm.FOR_PAGES, *imports.FOR_MODELS} <= set(named)
