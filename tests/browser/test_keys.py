@@ -90,7 +90,7 @@ def test_escape_lets_go_of_a_token_wherever_the_focus_is(
     app_server: harness.Server, browser_page: Page, address: str, token: str
 ):
     harness.visit(browser_page, f"{app_server.url}/{address}?{token}=3")
-    browser_page.locator('.token[aria-selected="true"]').first.wait_for()
+    browser_page.locator('.token[aria-selected="true"]').first.wait_for(state="attached")
     browser_page.get_by_role("button", name="Copy link").focus()
     with harness.rerun(browser_page):
         browser_page.keyboard.press("Escape")

@@ -63,14 +63,11 @@ def test_what_was_found_and_which_lines_are_read_out(
 ):
     page = browser_page
     harness.visit(page, f"{app_server.url}/Search")
-    page.locator(FIELD).fill("the")
-    with harness.rerun(page):
-        page.keyboard.press("Enter")
     told, lines = page.locator(".st-key-frame .heard"), page.locator(".st-key-search_lines .heard")
-    expect(told).to_contain_text("stands")
-    expect(told).to_contain_text("times")
-    expect(told).to_have_attribute("role", "status")
-    expect(lines).to_contain_text("Lines 1 to 25 of")
-    with harness.rerun(page):
-        page.get_by_role("button", name="Next page").click()
-    expect(lines).to_contain_text("Lines 26 to 50 of")
+    for word in ("rope", "soil"):
+        page.locator(FIELD).fill(word)
+        with harness.rerun(page):
+            page.keyboard.press("Enter")
+        expect(told).to_contain_text(f"“{word}” stands")
+        expect(told).to_have_attribute("role", "status")
+        expect(lines).to_contain_text("Lines 1 to ")

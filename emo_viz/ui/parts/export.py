@@ -64,7 +64,7 @@ def offer(
     it. shown: what the part is restricted to, in words. legend: of marks that the page explains
     beside the picture.
     """
-    code, said = file_name(name), provenance(runs, shown)
+    code, said = file_name(name), provenance(runs, shown.rstrip("."))
     with place.popover("Export", icon=":material/download:", key=f"export_{code}"):
         if charts:
             pictures = [{"title": title, "key": key} for title, key in charts.items()]
