@@ -60,7 +60,7 @@ def _experts(
 
 
 def _show(place: Any, study: Study, live: Live, written: dict[str, dict[int, str]]) -> None:
-    stops = sorted({stop for own in written.values() for stop in own} | {live.most})
+    stops = sorted({live.most, *(stop for own in written.values() for stop in own)} - {WHOLE})
     with place.container():
         _VIEW(
             key=f"subset_writing_{sum(map(len, written.values()))}",  # a key is drawn once a run
