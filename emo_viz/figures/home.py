@@ -25,7 +25,7 @@ WORSE = 0.1  # nats: beyond what rounding could do
 
 
 def palette() -> list[str]:
-    """Colours of a token from better (blue) over unchanged to worse (orange)."""
+    """Colours of a token from theme.BETTER over unchanged to theme.WORSE."""
     places = np.linspace(0.5 + DEEPEST, 0.5 - DEEPEST, SHADES)
     colours = [colour_at(DIVERGING, float(place)) for place in places]
     colours[SHADES // 2] = "rgba(0, 0, 0, 0)"

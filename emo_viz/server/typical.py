@@ -1,5 +1,6 @@
 """The document that stands for the others: on the first screen, in the tour, in the stories."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 
 import pandas as pd
@@ -17,16 +18,16 @@ GLANCE = "glance.npz"
 def document(runs: Comparison) -> pd.Series:
     """Its row in the documents. Raises Missing where there are none."""
     documents = library.documents()
-    chosen = _chosen(runs.ids, key())
+    chosen = _chosen(runs.ids, key(runs.ids))
     return documents[documents["id"] == chosen].iloc[0]
 
 
-def key() -> str:
-    """Of all that decides which document it is, and on what experts are chosen."""
+def key(runs: Iterable[str]) -> str:
+    """Of all that decides which document of some runs it is, and on what experts are chosen."""
     path = assets.documents_path()
-    curves = assets.analysis_path(assets.CURVES)
-    beside = (path.with_name("calibration.parquet"), curves, curves.with_suffix(".json"))
-    return assets.content(path, *beside, assets.analysis_path(GLANCE))
+    curves = assets.curves_paths(runs)
+    beside = (path.with_name("calibration.parquet"), assets.analysis_path(GLANCE))
+    return assets.content(path, *beside, *curves, *(each.with_suffix(".json") for each in curves))
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)

@@ -12,7 +12,7 @@ STRIP = ".st-key-routing_strip .token"
 
 
 def first_sentence(page: Page) -> str:
-    return page.get_by_role("heading", level=4).first.inner_text()
+    return page.get_by_role("heading", level=2).first.inner_text()
 
 
 def open_page(page: Page, server: harness.Server, address: str) -> None:

@@ -37,7 +37,7 @@ def test_headline_tabs_maps_and_legend_are_on_the_first_screen(
     page = browser_page
     harness.visit(page, f"{bundled.url}/Document_clusters{query}")
     expect(page.locator(".label").first).to_be_visible()
-    assert is_within(page.get_by_role("heading", level=4).first)
+    assert is_within(page.get_by_role("heading", level=2).first)
     assert is_within(page.get_by_role("tab").first)
     assert is_within(page.get_by_role("button", name="Read", exact=True))
     for part in (".plot", ".legend"):

@@ -32,7 +32,7 @@ def test_all_experts_as_points_and_as_a_table(
 ):
     with harness.new_page(browser, width) as page:
         harness.visit(page, f"{bundled.url}/Experts")
-        assert is_within(page.get_by_role("heading", level=4).first)
+        assert is_within(page.get_by_role("heading", level=2).first)
         assert page.locator(".point").count() == 2 * 4 * 127
         assert is_within(chart(page))
         table = page.get_by_test_id("stDataFrame")
@@ -80,6 +80,6 @@ def test_every_question_of_domains_has_its_answer_and_picture(
 ):
     with harness.new_page(browser, width) as page:
         harness.visit(page, f"{bundled.url}/Domains?domains_view={view}")
-        assert is_within(page.get_by_role("heading", level=4).first)
+        assert is_within(page.get_by_role("heading", level=2).first)
         assert is_within(page.get_by_role("radio", name="Balance"))
         assert is_within(chart(page))

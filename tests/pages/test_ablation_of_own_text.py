@@ -119,7 +119,7 @@ def test_a_text_can_be_taken_to_the_page_of_its_routing_and_back():
     assert there == {"routing_source": ["Your own text"], "routing_text": [OWN]}
     routing = follow_link("pages/1_Token_routing.py", **there)
     assert routing.text_area(key="routing_draft").value == OWN
-    assert links_of(routing)["Cut the models"] == {
+    assert links_of(routing)["Cut the models on this text"] == {
         "subset_document": ["own"],
         "subset_text": [OWN],
     }

@@ -61,7 +61,7 @@ def answer(at: AppTest) -> str:
 
 
 def headline(at: AppTest) -> str:
-    return next(part.value for part in at.markdown if part.value.startswith("#### "))
+    return next(part.value for part in at.markdown if part.value.startswith("## "))
 
 
 def listed(at: AppTest) -> list[str]:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import ImageColor
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.analysis.ablation import ranked_subset
 from emo_viz.analysis.curves import Curves
 from emo_viz.analysis.glance import load_glances
 from emo_viz.figures import home as figures
+from emo_viz.figures import theme
 from emo_viz.runs.import_trace import Known, import_trace
 from emo_viz.server import library
 from emo_viz.ui.home import look
@@ -181,8 +183,9 @@ def test_a_damaged_file_is_made_again_by_the_models(own: Path):
 def test_colours_run_from_better_over_nothing_to_worse():
     palette = figures.palette()
     assert len(palette) % 2 and palette[len(palette) // 2].endswith(" 0)")
-    assert palette[0].startswith("rgba(47, 111, 214") or "111" in palette[0]
-    assert "214" in palette[-1]
+    hues = [ImageColor.getrgb(end) for end in (theme.BETTER, theme.WORSE)]
+    for drawn, hue in zip((palette[0], palette[-1]), hues, strict=True):
+        assert [float(part) for part in drawn[5:-1].split(",")[:3]] == pytest.approx(hue, abs=2)
 
 
 def test_an_unknown_document_or_domain_is_one_sentence(own: Path):

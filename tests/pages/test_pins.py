@@ -29,7 +29,7 @@ def compared(*codes: str, **params: str):
 
 
 def headline(at) -> str:
-    return next(part.value for part in at.markdown if part.value.startswith("####"))
+    return next(part.value for part in at.markdown if part.value.startswith("## "))
 
 
 @pytest.fixture

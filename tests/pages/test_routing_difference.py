@@ -22,6 +22,7 @@ from emo_viz.analysis.difference import (
     matched,
 )
 from emo_viz.analysis.matching import matched_by_use
+from emo_viz.figures import theme
 from emo_viz.runs.import_trace import Known, import_trace
 from emo_viz.trace import Trace
 from emo_viz.ui.difference import page, view
@@ -224,6 +225,19 @@ def test_every_token_as_csv(pair: Difference, monkeypatch: pytest.MonkeyPatch):
     assert len(table["experts_0_emo-nano"][0].split()) == 3
     # Tokens as JSON strings, so that no spreadsheet takes one for a formula.
     assert json.loads(table["token"][0]) == "<"
+
+
+def test_which_run_predicts_a_token_better_has_a_second_mark():
+    at = opened(difference_of=PAIR, difference_colour=view.LOSS)
+    tokens, said = strips(at)[0]["tokens"], words(at)
+    for lean, end, name in ((1, "above", "EMO"), (-1, "below", "Standard MoE")):
+        assert any(token["lean"] == lean for token in tokens)
+        colour = theme.BETTER_NAME if lean > 0 else theme.WORSE_NAME
+        assert f"{colour}, line {end}, {name}" in said
+    deepest = max(tokens, key=lambda token: float(token["colour"].split(",")[-1][:-1]))
+    best = deepest["colour"].startswith(theme.DIVERGING[-1][1][:19])
+    assert deepest["lean"] == (1 if best else -1)
+    assert not any(token["lean"] for token in strips(opened())[0]["tokens"])
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def lines(at: AppTest) -> list[dict]:
 
 
 def headline(at: AppTest) -> str:
-    return next(part.value for part in at.markdown if part.value.startswith("####"))
+    return next(part.value for part in at.markdown if part.value.startswith("## "))
 
 
 def test_an_empty_search_says_what_there_is_and_offers_examples(documents: pd.DataFrame):

@@ -1,5 +1,6 @@
 """The subset ablation page: every number is what the models give, whatever the visitor asks."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -8,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from PIL import ImageColor
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.__main__ import main
 from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import ROUTER_PROBABILITY, Measured, read_curves
+from emo_viz.figures import theme
 from emo_viz.server import jobs, library
 from emo_viz.ui.ablation import live, tokens, writing
 from emo_viz.ui.shell.words import compact, share
@@ -244,13 +247,18 @@ def test_each_token_has_its_losses_at_every_notch(tiny_assets, models):
 
 def test_colours_go_from_better_to_worse_and_leave_the_text_readable():
     palette = [tuple(map(float, colour[5:-1].split(","))) for colour in tokens.palette()]
-    best, worst = palette[0], palette[-1]
-    assert best[2] > best[0] and worst[0] > worst[2]
+    for drawn, hue in ((palette[0], theme.BETTER), (palette[-1], theme.WORSE)):
+        assert drawn[:3] == pytest.approx(ImageColor.getrgb(hue), abs=2)
     assert palette[len(palette) // 2][3] < 0.1
     for page, text in ((255, 0x1F), (14, 0xFA)):
         for red, green, blue, alpha in palette:
             fill = [alpha * c + (1 - alpha) * page for c in (red, green, blue)]
             assert contrast(fill, [text] * 3) >= 4.5
+
+
+def test_the_legend_names_the_colours_that_are_drawn():
+    hint = given(opened(), "palette")["hint"].lower()
+    assert f"{theme.WORSE_NAME}, underlined" in hint and f"{theme.BETTER_NAME}, dotted" in hint
 
 
 def contrast(one: list[float], other: list[float]) -> float:
@@ -321,7 +329,22 @@ def test_loss_and_its_increase_are_two_views(curves):
 def copied(assets: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(assets, to)
     monkeypatch.setenv("EMO_VIZ_ASSETS", str(to))
+    monkeypatch.setenv("EMO_VIZ_HOME", str(own_folder(to)))
     return to
+
+
+def own_folder(assets: Path) -> Path:
+    """The user's folder beside copied assets: what is measured goes there."""
+    return assets.with_name("home")
+
+
+def measured_here(assets: Path) -> Path:
+    """The file of the curves of both runs that were measured from the page."""
+    return own_folder(assets) / "analysis" / "emo-nano+std-nano" / "curves.parquet"
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_without_curves_the_page_says_how_to_make_them(tiny_assets, tmp_path, monkeypatch):
@@ -404,9 +427,39 @@ def test_missing_curves_are_measured_from_the_page(tiny_assets, tmp_path, monkey
     at = opened(k="4")
     measured_again(at, "Measure all curves")
     assert "24 held-out documents of 4 domains" in lines(at)["all"]
-    again, found = (Measured.of(one.rows) for one in (read_curves(file), curves))
+    assert not file.exists()
+    again, found = (Measured.of(one.rows) for one in (read_curves(measured_here(folder)), curves))
     increases = [one.increase("emo-nano", "greedy", 4).mean for one in (again, found)]
     assert increases[0] == pytest.approx(increases[1], abs=1e-5)
+
+
+def test_measuring_again_leaves_the_bundled_files_alone_and_shows_the_new_curves(
+    tiny_assets, tmp_path, monkeypatch
+):
+    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
+    before, sums = contents(folder), measuring._loss_sums
+    at = opened(k="4")
+    shown = lines(at)["all"]
+    # As if the models lost twice as much, so that the new curves can be told from the old.
+    monkeypatch.setattr(measuring, "_loss_sums", lambda *a: [2 * each for each in sums(*a)])
+    measured_again(at, "Measure all domains again")
+    assert contents(folder) == before
+    assert lines(at)["all"] == lines(opened(k="4"))["all"] != shown
+    info = measured_here(folder).with_suffix(".json")
+    said = json.loads(info.read_text())
+    said["models"]["emo-nano"]["sha256"] = "0" * 64
+    info.write_text(json.dumps(said))  # of weights that are no longer here: the bundled ones serve
+    assert lines(opened(k="4"))["all"] == shown
+
+
+def test_a_folder_that_takes_no_curves_is_said_before_they_are_measured(
+    tiny_assets, tmp_path, monkeypatch
+):
+    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
+    own_folder(folder).write_text("a file")
+    at = opened()
+    click(at, "Measure all domains again")
+    assert "another place in EMO\\_VIZ\\_HOME" in words(at)
 
 
 def test_a_stopped_measurement_leaves_the_file_and_goes_on_later(
@@ -443,7 +496,8 @@ def test_the_page_goes_on_where_the_command_was_stopped(tiny_assets, tmp_path, m
 
     monkeypatch.setattr(measuring, "measure", stopped_at_the_fourth)
     models = [folder / "checkpoints" / name for name in ("emo-nano", "std-nano")]
-    documents, out = folder / "documents", folder / "analysis" / "curves.parquet"
+    documents, out = folder / "documents", measured_here(folder)
+    out.parent.mkdir(parents=True)
     command = ["curves", "--models", *models, "--documents", documents / "documents.parquet"]
     command += ["--calibration", documents / "calibration.parquet", "--out", out, "--keep", "4,8"]
     assert CliRunner().invoke(main, [str(each) for each in command]).exit_code == 1

@@ -18,6 +18,7 @@ from tests.pages.opened import (
     charts,
     drawn_points,
     follow_link,
+    looks,
     marked,
     numbers,
     run,
@@ -113,7 +114,7 @@ def test_selected_tokens_of_a_link_are_listed_drawn_and_read():
     assert marked(at, "selected") == [3, 90] and not strips(at)
     at.button(key="cluster_tokens_read").click()
     document, position = tokens_at(3)[0].split(":")
-    assert [strip["selected"] for strip in strips(run(at))] == [int(position)] * 2
+    assert [look["selected"] for look in looks(run(at))] == [int(position)] * 2
     assert at.query_params["cluster_document"] == document
     at.button(key="cluster_tokens_clear").click()
     assert len(listed(run(at))) == 120

@@ -14,6 +14,7 @@ from emo_viz.analysis.curves import Curves
 from emo_viz.server import library
 from emo_viz.ui.home.stories import offered
 from emo_viz.ui.shell import chrome, routes, tour
+from tests.pages.ablation_page import slider
 from tests.pages.opened import follow_link, run, texts
 
 
@@ -82,7 +83,7 @@ def test_stories_open_what_they_say(tiny_assets: Path, curves: Curves):
     dearest = next(story for label, story in shown.items() if "dearest" in label)
     at = follow_link(dearest.page, **dearest.params)
     assert at.selectbox(key=routes.SUBSET_DOMAIN).value == cost.domain
-    assert at.slider(key=routes.SUBSET_KEEP).value == cost.keep_k
+    assert slider(at)["position"] == cost.keep_k
     cut = next(story for label, story in shown.items() if "cut to" in label)
     at = follow_link(cut.page, **cut.params)
     assert not at.warning and cut.params[routes.SUBSET_DOCUMENT] in texts(at).replace("\\", "")

@@ -6,6 +6,7 @@ from emo_viz.ui.shell.report_html import Shown, _ink, document, markdown
 from tests.pages.opened import follow_link, run, texts
 
 KERNEL, ABLATION = "pages/4_Kernel.py", "pages/3_Subset_ablation.py"
+ROUTING = "pages/1_Token_routing.py"
 
 
 def reported(at) -> dict:
@@ -22,11 +23,20 @@ def test_a_report_has_the_headline_the_figures_and_what_it_was_made_of(tiny_asse
     page = made["html"]
     assert "<h1>Subset ablation</h1>" in page and made["name"] == "subset-ablation"
     assert page.count("data-figure role") == len(at.get("plotly_chart"))
-    assert len(made["plotly"]) > 1_000_000
     assert "EMO (emo-nano, weights " in page
     assert "<tr><th>k</th><td>4</td></tr>" in page
-    # The text of the document is there, and its markup is text.
+
+
+def test_a_report_has_the_text_of_the_document_and_its_markup_is_text(tiny_assets):
+    page = reported(follow_link(ROUTING))["html"]
     assert 'class="strip"' in page and "onclick='" not in page
+
+
+def test_a_report_of_figures_brings_what_draws_them(tiny_assets):
+    at = follow_link("")
+    made = reported(at)
+    assert made["html"].count("data-figure role") == len(at.get("plotly_chart")) > 0
+    assert len(made["plotly"]) > 1_000_000
 
 
 def test_a_report_is_made_once(tiny_assets):

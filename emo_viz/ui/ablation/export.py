@@ -10,9 +10,10 @@ import streamlit as st
 
 from emo_viz.analysis.curves import Measured
 from emo_viz.server import commands
-from emo_viz.ui.ablation import checkpoint
+from emo_viz.ui.ablation import checkpoint, slider
 from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import Choice, Study
+from emo_viz.ui.parts import export
 from emo_viz.ui.parts.together import name
 from model.files import weights_digest
 
@@ -21,27 +22,20 @@ if TYPE_CHECKING:
 
 
 def offer(study: Study, choice: Choice, found: Measured | None, live: Live) -> None:
-    """Everything behind one button."""
-    with st.popover("Export", icon=":material/download:", key="subset_export"):
-        if found is not None:
-            where = (choice.domain or "all-domains").replace("/", "-")
-            _file("Curve as CSV", found.table.to_csv(index=False), f"curve-{where}.csv")
-        st.download_button(
-            "Token losses as CSV",
-            lambda: _token_losses(live),
-            file_name=f"token-losses-{choice.document}-{choice.method}-{choice.keep_k}.csv",
-            mime="text/csv",
-            on_click="ignore",
-            width="stretch",
-            help="Of the document shown: each token with all experts and with the subset.",
-        )
-        _subsets(study, choice, live)
-
-
-def _file(label: str, text: str, file_name: str, mime: str = "text/csv") -> None:
-    st.download_button(
-        label, text, file_name=file_name, mime=mime, on_click="ignore", width="stretch"
+    """What the page shows behind one button, the subset and what is cut by it behind another."""
+    tables = {"Losses of every token": lambda: token_losses(live)}
+    if found is not None:
+        tables = {"Curve": lambda: found.table, **tables}
+    export.offer(
+        "subset ablation",
+        study.runs,
+        charts={"Curve": slider.KEY},
+        tables=tables,
+        shown=f"{choice.domain or 'all domains'}, {choice.method}, keep-k {choice.keep_k}; losses "
+        f"of document {choice.document}",
     )
+    with st.popover("Subset and checkpoint", icon=":material/content_cut:", key="subset_export"):
+        _subsets(study, choice, live)
 
 
 def _subsets(study: Study, choice: Choice, live: Live) -> None:
@@ -54,7 +48,14 @@ def _subsets(study: Study, choice: Choice, live: Live) -> None:
     for run in study.runs:
         text = subset_json(study, run.id, live.subsets[run.id])
         file = subset_file(run.id, choice, live)
-        _file(f"{name(run)} subset as JSON", text, file, "application/json")
+        st.download_button(
+            f"{name(run)} subset as JSON",
+            text,
+            file_name=file,
+            mime="application/json",
+            on_click="ignore",
+            width="stretch",
+        )
     st.caption(
         "A subset lists the kept expert ids of every layer and how they were chosen. With its "
         "file, this writes a checkpoint that has these experts alone:"
@@ -81,10 +82,10 @@ def subset_json(study: Study, run: str, subset: "ExpertSubset") -> str:
     return replace(subset, model=folder.name, weights_sha256=weights_digest(folder)).to_json()
 
 
-def _token_losses(live: Live) -> str:
-    """A row a token; its text as JSON, so that no spreadsheet takes one for a formula."""
+def token_losses(live: Live) -> pd.DataFrame:
+    """A row a token, in nats; its text as JSON, so that none is taken for something else."""
     texts = [json.dumps(piece, ensure_ascii=False) for piece in live.pieces[1:]]
     columns: dict[str, Any] = {"token": range(1, len(live.pieces)), "text": texts}
     for run in live.runs.ids:
         columns |= {f"{run}_full": live.full[run][1:], f"{run}_cut": live.cut[run][1:]}
-    return pd.DataFrame(columns).to_csv(index=False)
+    return pd.DataFrame(columns)

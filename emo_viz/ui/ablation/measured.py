@@ -20,7 +20,10 @@ def explain(study: Study, choice: Choice, found: Measured | None, live: Live) ->
     """What was measured of all documents, what was computed now, and what the words mean."""
     with st.expander("How it was measured", icon=":material/straighten:"):
         if found is None:
-            st.markdown(f"{NO_CURVES}. `{commands.curves(study.runs.ids)}` measures them.")
+            command = commands.curves(study.runs.ids)
+            st.markdown(
+                f"{NO_CURVES}. {f'`{command}`' if command else 'The Library'} measures them."
+            )
         else:
             st.markdown(_all_documents(study, choice, found))
             _table(study, choice, found)

@@ -19,6 +19,7 @@ function tokenNodes(token, run, index) {
   node.id = `token-${run}-${index + 1}`;
   node.dataset.token = index + 1;
   node.setAttribute("role", "option");
+  if (!token.text.trim()) node.setAttribute("aria-label", token.label);
   node.style.setProperty("--after", token.after);
   node.append(make("span", token.sign ? "sign" : "", token.text));
   return [node, ...Array.from({ length: token.breaks }, () => document.createElement("br"))];

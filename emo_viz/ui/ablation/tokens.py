@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from emo_viz.figures.theme import DIVERGING, colour_at
+from emo_viz.figures.theme import BETTER_NAME, DIVERGING, WORSE_NAME, colour_at
 from emo_viz.ui.ablation.live import WORSE, Live
 from emo_viz.ui.ablation.parts import runs_data, view
 from emo_viz.ui.shell import links, routes
@@ -104,6 +104,7 @@ def _numbers(live: Live, run: str, stop: int) -> str:
 def _hint(live: Live) -> str:
     seen = "compare it in both" if len(live.runs) > 1 else "see its numbers"
     return (
-        f"Orange, underlined from {MARKED:g} nat: the subset predicts the token worse; blue, "
-        f"dotted: better. Worse by more than {WORSE} nats counts. Click a token to {seen}."
+        f"{WORSE_NAME.capitalize()}, underlined from {MARKED:g} nat: the subset predicts the token "
+        f"worse; {BETTER_NAME}, dotted: better. Worse by more than {WORSE} nats counts. Click a "
+        f"token to {seen}."
     )

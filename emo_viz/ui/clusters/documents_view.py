@@ -42,7 +42,7 @@ from emo_viz.ui.clusters.documents import (
     number_of,
     reduction,
 )
-from emo_viz.ui.parts import maps, reader
+from emo_viz.ui.parts import export, maps, reader
 from emo_viz.ui.parts.lazy_tabs import Tab, lazy_tabs
 from emo_viz.ui.parts.point_maps import Fact, Panel, payload
 from emo_viz.ui.parts.reader import loss_column
@@ -217,6 +217,10 @@ def _documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustere
 
 def _cluster_tables(data: Data, found: Mapping[str, Clustered]) -> None:
     """What each cluster holds, as a table for each model, to be exported."""
+    tables: dict[str, export.Table] = {
+        f"Clusters of {run.label}": partial(_table_of, found[run.id]) for run in data.runs
+    }
+    _export(data, "clusters", tables | {"Cluster of every document": lambda: _members(data, found)})
     tabs = st.tabs([escape_markdown(run.label) for run in data.runs])
     for tab, run in zip(tabs, data.runs, strict=True):
         one = found[run.id]
@@ -227,7 +231,10 @@ def _cluster_tables(data: Data, found: Mapping[str, Clustered]) -> None:
                 column_config=_CLUSTER_COLUMNS,
                 alt=f"Clusters of {run.label} with their size, domains, words and experts",
             )
-            _export(data, run.id, one)
+
+
+def _table_of(one: Clustered) -> pd.DataFrame:
+    return one.table
 
 
 def _confusion(data: Data, found: Mapping[str, Clustered]) -> None:
@@ -258,6 +265,14 @@ def _coverage(data: Data, found: Mapping[str, Clustered]) -> None:
         f"A row sums to 100 %. In the largest cluster of a domain lie {held} of its documents, "
         "mean over domains. The order of the clusters brings large shares to the diagonal."
     )
+    named = {run.label: partial(_by_domain, data, found[run.id]) for run in data.runs}
+    _export(data, "domains", named, {"Where each domain's documents lie": "cluster_heatmap"})
+
+
+def _by_domain(data: Data, one: Clustered) -> pd.DataFrame:
+    """Documents by domain and cluster, the names as they are."""
+    domains, clusters, counts = contingency(data.domains, one.clustering.labels)
+    return pd.DataFrame(counts, domains, clusters).rename_axis("domain").reset_index()
 
 
 def _explanation(data: Data, view: View, found: Mapping[str, Clustered], method: str) -> None:
@@ -339,26 +354,26 @@ def opening(text: str) -> str:
     return shorten(" ".join(visible(text[:240]).replace("↵", " ").split()), FIRST_WORDS)
 
 
-def _export(data: Data, name: str, one: Clustered) -> None:
-    row = st.container(horizontal=True)
-    documents = pd.DataFrame(
-        {
-            "id": data.documents["id"],
-            "domain": data.documents["domain"],
-            "cluster": one.clustering.labels,
-        }
+def _export(
+    data: Data,
+    name: str,
+    tables: Mapping[str, export.Table],
+    charts: Mapping[str, str] | None = None,
+) -> None:
+    """What a part below the maps shows; the maps have a button of their own for it."""
+    export.offer(
+        f"document {name}",
+        data.runs,
+        charts=charts,
+        tables=tables,
+        shown=data.size,
     )
-    k = len(one.clustering.centroids)
-    for label, table in (("clusters", one.table), ("documents", documents)):
-        row.download_button(
-            f"Export {label} (CSV)",
-            table.to_csv(index=False).encode(),
-            f"{label}-{name}-{k}.csv",
-            "text/csv",
-            icon=":material/download:",
-            key=f"cluster_export_{label}_{name}",
-            on_click="ignore",
-        )
+
+
+def _members(data: Data, found: Mapping[str, Clustered]) -> pd.DataFrame:
+    """The cluster of every document in each run."""
+    clusters = {maps.cluster_column(run): one.clustering.labels for run, one in found.items()}
+    return data.documents[["id", "domain"]].assign(**clusters)
 
 
 _COLUMNS = {

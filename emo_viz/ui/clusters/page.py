@@ -46,7 +46,7 @@ def _headline(data: Data, said: Headline | None) -> None:
         parts.append(compared(data.runs, "single tokens", domain.__getitem__, said.difference))
     told = "; ".join(part for part in parts if part)
     if told:
-        st.markdown(f"#### {told[:1].upper()}{told[1:]}.")
+        st.markdown(f"## {told[:1].upper()}{told[1:]}.")
 
 
 def of_documents(data: Data) -> str:

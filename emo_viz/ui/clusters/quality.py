@@ -15,6 +15,7 @@ from emo_viz.figures.clusters import confusion_heatmap
 from emo_viz.figures.theme import chart_config
 from emo_viz.ui.clusters.data import Data
 from emo_viz.ui.clusters.documents import Clustered, View, vectors
+from emo_viz.ui.parts import export
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell.words import count, escape_plotly, interval
 
@@ -97,6 +98,13 @@ def confusion(
         f"A row is a cluster of {name(runs.first)} and sums to 100 %; a column is one of "
         f"{name(runs.second)}. The clusters of the two agree with each other by NMI "
         f"{interval(agreed.nmi)}, by chance {agreed.chance_nmi:.2f} ({size})."
+    )
+    export.offer(
+        f"clusters of both runs {item}s",
+        runs,
+        charts={"Both runs' clusters": "cluster_confusion"},
+        tables={"Both runs' clusters": lambda: table.rename_axis(runs.first.label).reset_index()},
+        shown=size,
     )
 
 

@@ -1,7 +1,7 @@
 """Clusters page, tokens: their maps, those selected, and what lies below."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from emo_viz.ui.clusters import quality, tokens
 from emo_viz.ui.clusters.data import Data
 from emo_viz.ui.clusters.documents import UMAP
 from emo_viz.ui.clusters.tokens import CLUSTER, DOMAIN, SOURCE, TOKEN, Tokens, View
-from emo_viz.ui.parts import maps, reader
+from emo_viz.ui.parts import export, maps, reader
 from emo_viz.ui.parts.lazy_tabs import Tab, lazy_tabs
 from emo_viz.ui.parts.point_maps import Fact, Panel, payload
 from emo_viz.ui.parts.selection import Rows, Selection
@@ -213,6 +213,11 @@ def _open_ranked(key: str, documents: Sequence[str]) -> None:
 
 def _clusters(found: Tokens) -> None:
     """What each cluster holds, as a table for each run; a cluster is named by what is enriched."""
+    _export(
+        found,
+        "Clusters",
+        {run.label: partial(clusters_table, found, run.id) for run in found.runs},
+    )
     tabs = st.tabs([escape_markdown(run.label) for run in found.runs])
     for tab, run in zip(tabs, found.runs, strict=True):
         tab.dataframe(
@@ -361,13 +366,37 @@ def _where(found: Tokens, column: str, names: Sequence[str]) -> None:
         f"A row sums to 100 %; {said}. The tokens are those of the maps. The order of the clusters "
         "brings large shares to the diagonal; their numbers are each model's own."
     )
+    named = {run.label: partial(_plain, chosen, column, run.id) for run in found.runs}
+    _export(found, f"{column}s", named, {f"Where {what}": f"cluster_{column}_heatmap"})
+
+
+def _plain(table: pd.DataFrame, column: str, run: str) -> pd.DataFrame:
+    """The same counts with the names as they are."""
+    clusters = [each.split(":")[0] for each in table[maps.cluster_column(run)]]
+    rows, columns, counts = contingency(table[column].to_numpy(str), clusters)
+    return pd.DataFrame(counts, rows, columns).rename_axis(column).reset_index()
+
+
+def _export(
+    found: Tokens,
+    name: str,
+    tables: Mapping[str, export.Table],
+    charts: Mapping[str, str] | None = None,
+) -> None:
+    """What a part below the maps shows; the maps have a button of their own for it."""
+    export.offer(
+        f"token {name}",
+        found.runs,
+        charts=charts,
+        tables=tables,
+        shown=found.size,
+    )
 
 
 def _counts(table: pd.DataFrame, column: str, run: str) -> pd.DataFrame:
     """Tokens by what they are in `column` and by their cluster in a run."""
-    clusters = [each.split(":")[0] for each in table[maps.cluster_column(run)]]
-    rows, columns, counts = contingency(table[column].to_numpy(str), clusters)
-    return pd.DataFrame(counts, index=[escape_plotly(str(row)) for row in rows], columns=columns)
+    plain = _plain(table, column, run).set_index(column)
+    return plain.set_axis([escape_plotly(str(row)) for row in plain.index])
 
 
 def _columns(runs: Comparison) -> dict[str, Any]:

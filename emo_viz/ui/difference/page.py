@@ -141,7 +141,7 @@ def answer(found: Found) -> None:
         else " in every layer"
     )
     st.markdown(
-        f"#### On {count(difference.tokens, 'token')} of "
+        f"## On {count(difference.tokens, 'token')} of "
         f"{count(len(difference.documents), 'document')}, {name(first)} and {name(second)} choose "
         f"**{_exact(float(np.mean(shared)))}** of the same experts{where}; by chance it would be "
         f"**{_exact(chance)}**. {_first_difference(found)}"

@@ -14,9 +14,11 @@ from emo_viz.analysis.difference import DocumentSummary, Pair, loss_by_overlap, 
 from emo_viz.analysis.difference_table import all_tokens, most_different
 from emo_viz.figures import difference as figures
 from emo_viz.figures.theme import (
+    BETTER_NAME,
     DIVERGING,
     SELECTION_COLOUR,
     SEQUENTIAL,
+    WORSE_NAME,
     chart_config,
     colour_at,
 )
@@ -37,6 +39,7 @@ MOST_ROWS = 200
 MOST_MARKS = 1_500
 DEEPEST = 0.75  # letters stay legible on the colour
 NO_VALUE = "rgba(0, 0, 0, 0)"
+LEANS = 0.15  # of the scale: a line beside the colour from here on
 
 
 def overview(found: Found) -> None:
@@ -237,7 +240,7 @@ def _text(
     token: int | None,
     colour: str,
 ) -> None:
-    colours, legend = _colours(found, summary, colour)
+    colours, leans, legend = _colours(found, summary, colour)
     by_place = dict(zip(pair.places.tolist(), range(len(pair.places)), strict=True))
     differs = summary.first < len(found.names)
     shown = min(len(words.pieces), MOST_TOKENS)
@@ -252,6 +255,7 @@ def _text(
             marked=at is not None and bool(differs[at]),
             sign=piece.isspace() and "\n" in piece,
             breaks=piece.count("\n"),
+            lean=0 if at is None else leans[at],
         )
 
     token_strip(
@@ -270,11 +274,16 @@ def _text(
     )
 
 
-def _colours(found: Found, summary: DocumentSummary, colour: str) -> tuple[list[str], str]:
-    """A colour for each compared token, and the scale in words."""
+def _colours(
+    found: Found, summary: DocumentSummary, colour: str
+) -> tuple[list[str], list[int], str]:
+    """A colour for each compared token, the end of the scale that it leans to (1, -1; 0: neither),
+    and the scale in words."""
+    none = [0] * len(summary.overlap)
     if colour == AGREEMENT:
         return (
             [colour_at(SEQUENTIAL, DEEPEST * (1 - float(value))) for value in summary.overlap],
+            none,
             "Colour: overlap of the experts, mean over the layers, from 1 (pale) to 0 (deep).",
         )
     if colour == LOSS and summary.loss is not None and np.isfinite(summary.loss).any():
@@ -285,10 +294,17 @@ def _colours(found: Found, summary: DocumentSummary, colour: str) -> tuple[list[
                 NO_VALUE if np.isnan(value) else colour_at(DIVERGING, (value / reach + 1) / 2)
                 for value in summary.loss
             ],
-            f"Colour: which run predicts the token better, blue {name(first)}, orange "
-            f"{name(second)}; the full colour is a loss lower by {reach:.2g} nats.",
+            [_lean(float(value) / reach) for value in summary.loss],
+            f"Which predicts the token better: {BETTER_NAME}, line above, {name(first)}; "
+            f"{WORSE_NAME}, line below, {name(second)}. Full colour: a loss lower by {reach:.2g} "
+            "nats.",
         )
-    return [NO_VALUE] * len(summary.overlap), ""
+    return [NO_VALUE] * len(summary.overlap), none, ""
+
+
+def _lean(value: float) -> int:
+    """To which end of -1..1 a value leans clearly: 1, -1, or 0 for neither and for NaN."""
+    return 1 if value >= LEANS else -1 if value <= -LEANS else 0
 
 
 def _map(found: Found, pair: Pair, words: Words, token: int | None) -> None:

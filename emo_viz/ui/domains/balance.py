@@ -31,7 +31,9 @@ def show(view: View) -> None:
         "the table below has the numbers.",
     )
     both = [tables[run.id].assign(run=run.label) for run in view.runs]
-    _table(pd.concat(both, ignore_index=True), several=len(both) > 1)
+    rows = pd.concat(both, ignore_index=True)
+    _table(rows, several=len(both) > 1)
+    view.export("balance", {"Load by layer": "domains_balance"}, {"Balance": lambda: rows})
     _names()
 
 

@@ -1,5 +1,8 @@
 """Domains page: what domains share, how widely they spread, and which experts they would keep."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -35,6 +38,7 @@ def similarity(view: View) -> None:
     matrices = {run: one.matrix for run, one in found.items()}
     _matrices(view, matrices, "What domains have in common of their routing", "of the routing")
     _nearest(view, matrices, "Routing in common")
+    _export(view, "similarity", matrices)
     with st.expander("How it was measured"):
         st.markdown(
             "For each domain the share of its expert choices that goes to each expert of a layer; "
@@ -57,6 +61,19 @@ def _matrices(
         alt=f"{title}, for every two of {len(names)} domains; the table below has the nearest "
         "domain of each.",
     )
+
+
+def _export(view: View, what: str, matrices: dict[str, np.ndarray]) -> None:
+    names = next(iter(view.known.values())).use.domains
+    tables = {
+        run.label: partial(pd.DataFrame, matrices[run.id], names, list(names)) for run in view.runs
+    }
+    named = {label: partial(_with_names, table) for label, table in tables.items()}
+    view.export(what, {"Domains by domains": "domains_square"}, named)
+
+
+def _with_names(table: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    return table().rename_axis("domain").reset_index()
 
 
 def _nearest(view: View, matrices: dict[str, np.ndarray], column: str) -> None:
@@ -116,6 +133,7 @@ def coverage(view: View) -> None:
         table[f"Experts for half, {run.label}"] = found[run.id].half
         table[f"Entropy (nats), {run.label}"] = found[run.id].entropy
     st.dataframe(table, key="domains_coverage_table", hide_index=True, row_height=28)
+    view.export("coverage", {"Coverage": "domains_coverage"}, {"Coverage": lambda: table})
 
 
 def kept(view: View) -> None:
@@ -148,6 +166,7 @@ def kept(view: View) -> None:
     matrices = {run: one.matrix for run, one in found.items()}
     _matrices(view, matrices, f"The {keep} experts that domains would keep", "Jaccard")
     _nearest(view, matrices, "Kept by both")
+    _export(view, "kept", matrices)
     with st.expander("How it was measured"):
         st.markdown(
             "A domain keeps the experts with the largest share of its choices in each layer, here "

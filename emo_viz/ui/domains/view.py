@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from emo_viz.analysis.runs import Comparison
+from emo_viz.ui.parts import export
 from emo_viz.ui.parts.known import Known
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.words import count
@@ -28,8 +29,21 @@ class View:
     def say(self, sentence: str, more: str) -> None:
         """The answer in one line of Markdown, and from what it is."""
         with self.headline:
-            st.markdown(f"#### {sentence}")
+            st.markdown(f"## {sentence}")
             st.caption(f"{more} {self.source}")
+
+    def export(
+        self, name: str, charts: Mapping[str, str], tables: Mapping[str, export.Table]
+    ) -> None:
+        """What the view shows, beside its controls."""
+        export.offer(
+            f"domains {name}",
+            self.runs,
+            charts=charts,
+            tables=tables,
+            shown=self.source,
+            place=self.controls,
+        )
 
     @property
     def source(self) -> str:

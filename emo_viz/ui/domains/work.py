@@ -1,5 +1,7 @@
 """Domains page: experts that work together, in one layer and from layer to layer."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -76,6 +78,14 @@ def together(view: View) -> None:
                 with grid.cell():
                     st.markdown(f"**Strongest pairs**, {name(one)}")
                     _pair_table(tables[one.id], one.id)
+    some.export(
+        "co-activation",
+        {"Experts by experts": "domains_together"},
+        {
+            f"Strongest pairs, {some.runs[run].label}": partial(pd.DataFrame, tables[run])
+            for run in tables
+        },
+    )
     with st.expander("How it was measured"):
         st.markdown(
             "**Independent**: as many pairs in all, dealt out by the product of the two experts' "
@@ -176,6 +186,14 @@ def flow(view: View) -> None:
         for run in some.runs:
             with grid.cell():
                 _sankey(some.known[run.id], window, shown)
+    some.export(
+        "flow",
+        {f"Flow in {run.label}": f"domains_flow_{run.id}" for run in some.runs},
+        {
+            f"Streams of {run.label}": partial(_streams, some.known[run.id], window, shown)
+            for run in some.runs
+        },
+    )
     with st.expander("How it was measured"):
         st.markdown(
             "A token counts 1 between two layers: its gate weights in the one are spread over its "
@@ -227,6 +245,10 @@ def _sankey(known: Known, window: list[int], shown: int) -> None:
         f"{count(len(stream.links), 'stream')}). Not drawn: {share(stream.unseen)} of the gate "
         "weight, which goes from others to others."
     )
+
+
+def _streams(known: Known, window: list[int], shown: int) -> pd.DataFrame:
+    return flows.stream(_between(_tokens(known), window), shown).links
 
 
 def _purpose(known: Known, number: int, expert: int) -> str:

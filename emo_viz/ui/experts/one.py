@@ -14,7 +14,7 @@ from emo_viz.figures.theme import chart_config
 from emo_viz.server import library
 from emo_viz.ui.experts import compare, contexts, effects
 from emo_viz.ui.experts.state import open_expert, opener
-from emo_viz.ui.parts import gathering
+from emo_viz.ui.parts import export, gathering
 from emo_viz.ui.parts.known import Data, Known, Place
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell.words import count, escape_markdown, share
@@ -43,7 +43,32 @@ def show(data: Data, known: Known, place: Place) -> None:
             _partners(known, place)
     _neighbours(known, place)
     compare.show(data, known, place)
+    _export(known, place)
     _how(known, place, measured)
+
+
+def _export(known: Known, place: Place) -> None:
+    """The expert's chart, and its domains and partners as tables."""
+    tables: dict[str, export.Table] = {}
+    layer = None if known.tokens is None else known.tokens.place(place[0])
+    if known.tokens is not None and layer is not None:
+        pairs = known.tokens.pairs[layer]
+        tables["Partners"] = lambda: flow.partners(pairs, place[1])
+    if known.use.domains:
+        tables["Domains"] = lambda: _by_domain(known, place)
+    export.offer(
+        f"expert {place[0]}.{place[1]}",
+        [known.run],
+        charts={"Domains": "experts_domains"} if known.use.domains else {},
+        tables=tables,
+        shown=f"layer {place[0]}, expert {place[1]}",
+    )
+
+
+def _by_domain(known: Known, place: Place) -> pd.DataFrame:
+    """Of every domain the share of its choices that the expert has."""
+    own = known.use.affinity[:, known.use.place(place[0]), place[1]]
+    return pd.DataFrame({"domain": known.use.domains, "share": own})
 
 
 def _steps(known: Known, place: Place) -> None:
@@ -74,16 +99,16 @@ def _answer(known: Known, place: Place, measured: Effects | None) -> None:
     who = f"{name(known.run)}, layer {place[0]}, expert {place[1]}"
     load = float(use.load[layer, place[1]])
     if load <= 0:
-        st.markdown(f"#### {who}: nothing chose it.")
+        st.markdown(f"## {who}: nothing chose it.")
     elif use.domains:
         shares = use.domain_shares[:, layer, place[1]]
         best = [d for d in top(shares, 2) if shares[d] >= WORTH_NAMING] or top(shares, 1)
         named = " and ".join(
             f"{share(float(shares[d]))} {escape_markdown(use.domains[d])}" for d in best
         )
-        st.markdown(f"#### {who}: {named}")
+        st.markdown(f"## {who}: {named}")
     else:
-        st.markdown(f"#### {who}: {share(load)} of the layer's choices")
+        st.markdown(f"## {who}: {share(load)} of the layer's choices")
     said = [
         f"It has {share(load)} of its layer's choices, "
         f"{use.times_even[layer, place[1]]:.2f} times an even share"

@@ -14,7 +14,7 @@ from emo_viz.figures.theme import chart_config
 from emo_viz.server import assets, expert_facts, library
 from emo_viz.ui.experts import effects
 from emo_viz.ui.experts.state import open_expert
-from emo_viz.ui.parts import gathering
+from emo_viz.ui.parts import export, gathering
 from emo_viz.ui.parts.known import Data, Known
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import links, routes
@@ -47,6 +47,13 @@ def show(data: Data) -> None:
         _answer(data)
     _chart(data, shown, rows)
     _table(data, rows, chosen)
+    export.offer(
+        "experts",
+        [known.run for known in shown],
+        charts={"Experts by domains and load": CHART},
+        tables={"Experts": lambda: rows},
+        shown=f"{count(len(rows), 'expert')}. {_source(data)}",
+    )
     _how(data)
 
 
@@ -90,7 +97,7 @@ def _answer(data: Data) -> None:
     first = next(iter(data.known.values())).use
     if not all(known.use.domains for known in data.known.values()):
         experts = sum(len(known.places) for known in data.known.values())
-        st.markdown(f"#### {count(experts, 'expert')} of {_names(data)}, by their load.")
+        st.markdown(f"## {count(experts, 'expert')} of {_names(data)}, by their load.")
         st.caption(
             "The recording has no domains, so how experts divide over them is not known; record "
             "the model on documents with a domain each."
@@ -106,7 +113,7 @@ def _answer(data: Data) -> None:
 
     both = data.runs if len(runs) > 1 else data.runs.only(runs[0].id)
     total = len(first.domains)
-    st.markdown(f"#### Of {total} domains, the median expert serves {in_each(both, serves)}.")
+    st.markdown(f"## Of {total} domains, the median expert serves {in_each(both, serves)}.")
     st.caption(
         f"If whole documents were dealt to the domains at random: {in_each(both, dealt)}. "
         f"{_source(data)} Click a point or a row to open the expert."

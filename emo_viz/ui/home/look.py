@@ -75,8 +75,9 @@ def made(runs: Comparison, load: bool = True) -> tuple[Glances, str, list[str]]:
     except library.Missing as error:
         raise ValueError(escape_markdown(error.sentence)) from error
     keeps = usual_notches(loaded[0].live)
-    found = {one.run: _read(one, one.key, typical.key(), str(row["id"]), keeps) for one in loaded}
-    key = repr([one.key for one in loaded] + [typical.key(), row["id"]])
+    texts = typical.key(runs.ids)
+    found = {one.run: _read(one, one.key, texts, str(row["id"]), keeps) for one in loaded}
+    key = repr([one.key for one in loaded] + [texts, row["id"]])
     return Glances(text_of(row), found), key, left_out
 
 

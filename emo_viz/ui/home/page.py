@@ -1,6 +1,6 @@
 """Home page: what the models show, in computed sentences, and what is loaded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,11 @@ from emo_viz.analysis.routing import Coverage, coverage
 from emo_viz.analysis.runs import BUNDLED, Comparison, Run
 from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.figures.comparison import Compared, by_run
-from emo_viz.figures.theme import chart_config
+from emo_viz.figures.theme import chart_config, colour_of
 from emo_viz.server import assets, catalogue, commands, library
 from emo_viz.trace import Trace
 from emo_viz.ui.home import first, look, stories
-from emo_viz.ui.parts import freshness
+from emo_viz.ui.parts import export, freshness
 from emo_viz.ui.parts.together import in_each, less, name
 from emo_viz.ui.shell import missing, routes, slots
 from emo_viz.ui.shell.words import compact, count, escape_markdown
@@ -127,15 +127,43 @@ def _how(place: Any, runs: Comparison, found: Glances) -> None:
 
 def _findings(runs: Comparison) -> None:
     st.subheader("What the pair shows" if len(runs) > 1 else "What the model shows")
+    found = {}
     with st.grid(3, min_column_width=300, border=True) as grid:
-        for card in CARDS:
+        for number, card in enumerate(CARDS):
             with grid.cell():
-                _draw(card, runs)
+                finding = _draw(card, runs, f"home_finding_{number}")
+            if finding is not None:
+                found[f"home_finding_{number}"] = finding
     st.caption(
         "In brackets, and as bars where they are wider than the mark: 95 % intervals, by "
         "resampling the documents. They do not say what another training run would give."
     )
     _price(runs)
+    export.offer(
+        "findings",
+        runs,
+        charts={"One document": first.KEY} | {one.title: key for key, one in found.items()},
+        tables={"Findings": lambda: findings_table(runs, found.values())},
+        legend=[export.Entry(colour_of(run), run.label) for run in runs],
+    )
+
+
+def findings_table(runs: Comparison, found: Iterable[Finding]) -> pd.DataFrame:
+    """A row for each finding and run: its number with the 95 % interval, and chance if known."""
+    rows = [
+        {
+            "finding": one.title,
+            "run": run.label,
+            "mean": one.compared.values[run.id].mean,
+            "low": one.compared.values[run.id].low,
+            "high": one.compared.values[run.id].high,
+            "unit": one.compared.unit,
+            "chance": one.compared.chance,
+        }
+        for one in found
+        for run in runs
+    ]
+    return pd.DataFrame(rows)
 
 
 def _who(runs: Comparison) -> str:
@@ -149,7 +177,9 @@ def _who(runs: Comparison) -> str:
     return f"{' stands beside '.join(names)}." if len(runs) > 1 else f"This is {names[0]}."
 
 
-def _draw(card: Card, runs: Comparison) -> None:
+def _draw(card: Card, runs: Comparison, key: str) -> Finding | None:
+    """Draw one card; its finding, or None where that is not known."""
+    finding = None
     st.markdown(f"**{card.question}**")
     try:
         finding = card.find(runs)
@@ -163,11 +193,13 @@ def _draw(card: Card, runs: Comparison) -> None:
         st.plotly_chart(
             chart(runs, finding),
             config=chart_config(finding.title),
+            key=key,
             alt=finding.sentence,
         )
         st.markdown(finding.sentence)  # below: charts line up whatever the sentences' lengths
     way = slots.params()
     st.page_link(card.page, label=card.link, icon=":material/arrow_forward:", query_params=way)
+    return finding
 
 
 def chart(runs: Comparison, finding: Finding) -> go.Figure:

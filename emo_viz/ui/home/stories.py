@@ -75,7 +75,7 @@ def _of_documents(runs: Comparison, live: bool) -> Iterator[Story]:
             routes.ABLATION,
             routes.ablation_of_document(str(row["id"])) | {routes.SUBSET_KEEP: str(keep_k)},
         )
-    found = _mixed(typical.key())
+    found = _mixed(typical.key(runs.ids))
     if found is not None:
         both = f"{escape_markdown(found.first)} and {escape_markdown(found.second)}"
         yield Story(
@@ -94,12 +94,12 @@ def _mixed(key: str) -> stories.Mixed | None:
 
 def _keep_k(runs: Comparison) -> int | None:
     """The measured number of experts that the page speaks of; None where none was measured."""
-    found = _dearest(runs.ids, typical.key())
+    found = _dearest(runs.ids, typical.key(runs.ids))
     return None if found is None else found.keep_k
 
 
 def _of_curves(runs: Comparison, live: bool) -> Iterator[Story]:
-    found = _dearest(runs.ids, typical.key())
+    found = _dearest(runs.ids, typical.key(runs.ids))
     if found is None or not live:
         return
     domain, first = escape_markdown(found.domain), name(runs.first)

@@ -128,7 +128,7 @@ def _head(document: pd.Series, listed: Sequence[str], reading: Reading) -> None:
     below = st.container(horizontal=True, vertical_alignment="center", gap="medium")
     parts = (document["domain"], document["parent"] or document["id"], document["source"])
     known = [escape_markdown(shorten(str(part), 60)) for part in parts if part]
-    row.markdown(f"##### {' · '.join(known)}", width="stretch")
+    row.markdown(f"### {' · '.join(known)}", width="stretch")
     for step in (-1, 1):
         _step(row, document["id"], listed, step)
     losses = in_each(reading.runs, lambda run: f"{document[loss_column(run)]:.2f}")

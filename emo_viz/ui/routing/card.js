@@ -27,6 +27,9 @@ function bar(row, part, one, reach, send) {
 
 function draw(card, data, send) {
   card.replaceChildren();
+  card.tabIndex = 0; // what holds it may scroll, which the keyboard does where the focus is
+  card.setAttribute("role", "group");
+  card.setAttribute("aria-label", data.title);
   add("div", "title", card, data.title).setAttribute("role", "status");
   const losses = data.parts.filter((part) => part.loss);
   if (losses.length) {

@@ -48,7 +48,7 @@ def answer(reading: Reading) -> None:
         said = own if not even or run == runs.first.id else ""
         return f"**{routing[run].half.mean():.1f}**{said}"
 
-    st.markdown(f"#### In a layer, half of this text's routing goes to {in_each(runs, half)}.")
+    st.markdown(f"## In a layer, half of this text's routing goes to {in_each(runs, half)}.")
     if said := runs.why_not("experts"):
         st.caption(escape_markdown(said))
     say_absent(reading.absent)

@@ -81,7 +81,7 @@ def _answer(trace: "Trace", document: int) -> None:
     used = used[own]
     known = "" if trace.has("num_experts") else "at least "
     st.markdown(
-        "#### In a layer, half of this text's routing goes to "
+        "## In a layer, half of this text's routing goes to "
         f"**{half_load(used).mean():.1f}** of {known}"
         f"{in_words([model.routed[layer] for layer in own])} experts."
     )

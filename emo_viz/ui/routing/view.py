@@ -7,12 +7,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pandas as pd
 import streamlit as st
 
 from emo_viz.analysis.routing import routing_table
 from emo_viz.figures import routing as figures
 from emo_viz.figures.theme import chart_config
 from emo_viz.ui.parts import heatmap, pins
+from emo_viz.ui.parts.export import offer
 from emo_viz.ui.parts.heatmap import Follow, Pick
 from emo_viz.ui.parts.pins import Pin
 from emo_viz.ui.parts.reading import Reading
@@ -184,7 +186,7 @@ def _more(reading: Reading, view: View) -> None:
                 _along_text(reading, view)
     with st.expander("How it was measured"):
         measured(reading)
-        export(reading)
+        export(reading, view)
 
 
 def _pick_point() -> None:
@@ -222,20 +224,24 @@ def _along_text(reading: Reading, view: View) -> None:
     )
 
 
-def export(reading: Reading) -> None:
-    """A button that hands out everything the pictures show as a table."""
-    st.download_button(
-        "Routing table as CSV",
-        data=lambda: _csv(reading),
-        file_name="token_routing.csv",
-        mime="text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-        help="Every token, layer and model: experts, gate weights, entropy, loss.",
+def export(reading: Reading, view: View) -> None:
+    """The pictures that stand on the page, and everything they show as a table."""
+    charts = {"Tokens by experts": "routing_map"}
+    if view.token is None:
+        charts["Experts that carry half"] = "routing_half"
+    if st.session_state.get("routing_along_open"):
+        charts["Router entropy and loss"] = "routing_along"
+    document = reading.chosen.document or "own text"
+    offer(
+        "token routing",
+        reading.runs,
+        charts=charts,
+        tables={"Every token, layer and model": lambda: table(reading)},
+        shown=f"{document}, {count(reading.num_tokens, 'token')}",
     )
 
 
-def _csv(reading: Reading) -> str:
-    """The routing table; tokens as JSON strings, so that no spreadsheet takes one for a formula."""
+def table(reading: Reading) -> pd.DataFrame:
+    """The routing table; tokens as JSON strings, so that none is taken for something else."""
     quoted = [json.dumps(piece, ensure_ascii=False) for piece in reading.pieces]
-    return routing_table(reading.recordings, quoted).to_csv(index=False)
+    return routing_table(reading.recordings, quoted)

@@ -24,7 +24,7 @@ OPENING = 220  # characters of a text
 def show(pinned: Sequence[Pin]) -> None:
     """Draw the comparison, or say what it takes."""
     if not pinned:
-        st.markdown("#### Nothing is pinned yet.")
+        st.markdown("## Nothing is pinned yet.")
         st.caption(
             "Pin two tokens or two documents, here beside a line that was found, or on the page "
             "Token routing: your own texts too. They then stand side by side here, and the address "
@@ -66,7 +66,7 @@ def _choose(pinned: Sequence[Pin]) -> tuple[Pin, Pin] | None:
     row.button("Unpin all", icon=":material/keep_off:", on_click=pins.clear, key="search_unpin")
     if not others:
         what = "document or text" if whole else "token"
-        st.markdown(f"#### Pin another {what} to stand beside this one.")
+        st.markdown(f"## Pin another {what} to stand beside this one.")
         return None
     return by_code[left], by_code[right]
 
@@ -119,7 +119,7 @@ def _answer(left: Side, found: dict[str, Alike], tokens: bool) -> None:
 
     what = "experts, the two tokens" if tokens else "routing, the two texts"
     layers = count(len(left.layers[runs.first.id]), "layer")
-    st.markdown(f"#### Of their {what} share {in_each(runs, mean)} (mean over {layers}).")
+    st.markdown(f"## Of their {what} share {in_each(runs, mean)} (mean over {layers}).")
     known = {run: one.reference for run, one in found.items() if one.reference is not None}
     if len(known) == len(found):
         against = in_each(runs, lambda run: share(float(np.nanmean(known[run]))))

@@ -74,7 +74,7 @@ def _before(asked: Query) -> None:
     size = count(len(index), "document")
     domains = f" of {count(len(index.domains), 'domain')}" if index.domains else ""
     texts = "" if index.has_texts else " without their texts"
-    st.markdown(f"#### {size}{domains}{texts} to search, of {escape_markdown(asked.corpus.label)}.")
+    st.markdown(f"## {size}{domains}{texts} to search, of {escape_markdown(asked.corpus.label)}.")
     st.caption(
         "Type a word, a phrase, a token, an expert or a domain, and press Enter. Every hit is "
         "counted and leads to its token on the other pages. The key / opens this field from "

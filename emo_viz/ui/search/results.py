@@ -70,8 +70,8 @@ def _words(query: Query) -> Results:
     if not len(hits):
         parts = " Parts of longer words may hold it." if query.whole else ""
         expert = " To find an expert, search for Expert." if query.expert else ""
-        return nothing(f"#### {_quoted(query)} stands nowhere in {_where(query)}.{parts}{expert}")
-    said = f"#### {_quoted(query)} stands **{_times(len(hits))}** in {_in_documents(query, hits)}."
+        return nothing(f"## {_quoted(query)} stands nowhere in {_where(query)}.{parts}{expert}")
+    said = f"## {_quoted(query)} stands **{_times(len(hits))}** in {_in_documents(query, hits)}."
     return _of_hits(query, hits, said)
 
 
@@ -95,9 +95,9 @@ def _token(query: Query) -> Results:
     alike = [piece for piece in tokens.alike(query.piece) if piece.text != query.piece]
     label = escape_markdown(token_label(query.piece, SHOWN))
     if not len(hits):
-        return nothing(f"#### No token is exactly “{label}” in {_where(query)}.", alike)
+        return nothing(f"## No token is exactly “{label}” in {_where(query)}.", alike)
     said = (
-        f"#### **{count(len(hits), 'token')}** of {tokens.total:,} "
+        f"## **{count(len(hits), 'token')}** of {tokens.total:,} "
         f"{'is' if len(hits) == 1 else 'are'} exactly “{label}”, in {_in_documents(query, hits)}."
     )
     return _of_hits(query, hits, said, tokens, alike)
@@ -114,15 +114,15 @@ def _domain(query: Query) -> Results:
     names = [name for name, _ in query.corpus.index.by_domain(hits)]
     if not len(hits):
         known = ", ".join(map(escape_markdown, query.corpus.index.domains)) or "none"
-        return nothing(f"#### No domain is called {_quoted(query)}.\n\nThe domains: {known}.")
+        return nothing(f"## No domain is called {_quoted(query)}.\n\nThe domains: {known}.")
     of = "of the domain " + ", ".join(f"**{escape_markdown(name)}**" for name in names[:4])
     return _of_documents(query, hits, "", of if len(names) < 5 else f"of {len(names)} domains")
 
 
 def _of_documents(query: Query, hits: Hits, none: str, what: str) -> Results:
     if not len(hits):
-        return nothing(f"#### {none} in {_where(query)}.")
-    said = f"#### **{count(len(hits), 'document')}** of {len(query.corpus.index):,} {what}."
+        return nothing(f"## {none} in {_where(query)}.")
+    said = f"## **{count(len(hits), 'document')}** of {len(query.corpus.index):,} {what}."
     found = _of_hits(query, hits, said)
     return Results(said, found.size, found.lines, found.domains, whole=True, unit="documents")
 
@@ -167,11 +167,11 @@ def _expert(query: Query) -> Results:
         )
     expert = query.expert
     if expert is None:
-        return nothing(f"#### {_quoted(query)} names no expert: type its LAYER.ID, such as 3.17.")
+        return nothing(f"## {_quoted(query)} names no expert: type its LAYER.ID, such as 3.17.")
     layer, number = expert
     if not 0 <= number < layers.get(layer, 0):
         return nothing(
-            f"#### {escape_markdown(run.label)} has no expert {number} in layer {layer}; "
+            f"## {escape_markdown(run.label)} has no expert {number} in layer {layer}; "
             f"{_known(layers)}."
         )
     use = searching.expert_use(query.run, layer, number)
@@ -180,7 +180,7 @@ def _expert(query: Query) -> Results:
     weights = weights * _mask(query)
     rows = np.argsort(-weights, kind="stable")[: int((weights > 0).sum())]
     if not len(rows):
-        return nothing(f"#### No token uses {name} in {_where(query)}.")
+        return nothing(f"## No token uses {name} in {_where(query)}.")
     found = tokens_of_expert.Found(query, layer, number, use, rows, weights)
     return _expert_results(query, name, found)
 
@@ -188,11 +188,11 @@ def _expert(query: Query) -> Results:
 def _expert_results(query: Query, name: str, found: tokens_of_expert.Found) -> Results:
     documents = f"{len(found.rows):,} of {count(len(query.corpus.index), 'document')}"
     if found.use.counts is None:
-        said = f"#### **{documents}** use {name}, those that use it most first."
+        said = f"## **{documents}** use {name}, those that use it most first."
     else:
         tokens = int(found.weights.sum())
         verb = "uses" if tokens == 1 else "use"
-        said = f"#### **{count(tokens, 'token')}** {verb} {name}, in {documents}."
+        said = f"## **{count(tokens, 'token')}** {verb} {name}, in {documents}."
     lines, why_not = found.tokens()
     domains = found.domains()
     if lines is None:

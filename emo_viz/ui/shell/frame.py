@@ -48,6 +48,7 @@ _LARGE_TYPE = (
 TIGHT = (
     "@media (min-width: 641px) {"
     '[data-testid="stMainBlockContainer"] { padding: 1rem 3.5rem 3rem !important; }'
+    '[data-testid="stMarkdown"] h2 { padding-top: 0.5rem; }'
     '[data-testid="stHeader"] { background: transparent; }'
     '[data-testid="stHeader"], [data-testid="stHeader"] * { pointer-events: none; }'
     '[data-testid="stHeader"] :is(button, a, button *) { pointer-events: auto; } }'
