@@ -10,7 +10,9 @@ from emo_viz.analysis.curves import FULL, ROUTER_PROBABILITY
 SIGNS = frozenset("{}()[]<>;=_|&$#@\\/*+~^")
 CODE = "code"
 LOOKED_AT = 12  # documents of a domain
-PART = 420  # characters of each half of a text of two kinds
+# Characters of each half of a text of two kinds: with the many tokens of code, both are read whole
+# by a model of 256 tokens.
+PART = 300
 FEWEST_SIGNS = 2.0  # times as many in the one as in the other, to be called two kinds
 
 

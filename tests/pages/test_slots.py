@@ -134,3 +134,9 @@ def test_a_visitor_who_comes_in_between_changes_nothing(monkeypatch: pytest.Monk
 def test_the_runs_of_the_app_are_the_bundled_ones_and_those_that_were_added(mine: str):
     assert [each.id for each in assets.runs()] == ["emo-nano", "std-nano", mine]
     assert assets.trace_path(mine) == home.trace_path(mine)
+
+
+def test_a_link_that_asks_for_one_run_twice_says_so():
+    at = follow_link(HOME, a="emo-nano", b="emo-nano")
+    (said,) = [warning.value for warning in at.warning]
+    assert "in both slots" in said and "is not here" not in said

@@ -12,8 +12,10 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.analysis import stories
 from emo_viz.analysis.curves import Curves
 from emo_viz.server import library
+from emo_viz.server.assets import APP_FOLDER
 from emo_viz.ui.home.stories import offered
 from emo_viz.ui.shell import chrome, routes, tour
+from model.run.loading import load_tokenizer
 from tests.pages.ablation_page import slider
 from tests.pages.opened import follow_link, run, texts
 
@@ -135,3 +137,11 @@ def test_the_dearest_domain_is_that_of_the_largest_increase(curves: Curves):
     whole = nats["full"]
     increase = (cut["loss_sum"].sum() - whole["loss_sum"].sum()) / whole["tokens"].sum()
     assert found.increase == pytest.approx(increase, abs=1e-5)
+
+
+def test_the_bundled_models_read_all_of_the_text_of_two_domains():
+    assets = APP_FOLDER / "assets"
+    found = stories.mixed(pd.read_parquet(assets / "documents" / "documents.parquet"))
+    assert found is not None
+    tokenizer = load_tokenizer(assets / "checkpoints" / "emo-nano")
+    assert len(tokenizer(found.text)["input_ids"]) < 256  # the rows that they were trained on
