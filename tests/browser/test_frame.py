@@ -13,7 +13,7 @@ def cut_one_more(page: Page) -> None:
     slider = page.get_by_role("slider").first
     slider.focus()
     with harness.rerun(page):
-        slider.press("ArrowRight")
+        slider.press("Shift+ArrowRight")
     page.get_by_role("heading", level=1).click()  # the focus is on the page again
 
 
