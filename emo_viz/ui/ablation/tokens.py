@@ -21,7 +21,7 @@ KEY, TOKEN = "subset_tokens", routes.SUBSET_TOKEN
 COLOUR_REACH = 3.0
 MARKED = 1.0  # nats: from here on a token has a line below it too
 STEPS = 41
-STRONGEST = 0.7  # so that text on any colour has a contrast of 4.5, on a light and a dark page
+STRONGEST = 0.66  # so that text on any colour has a contrast of 4.5, on a light and a dark page
 PIXELS = 112
 _VIEW = view("tokens", '<div class="tokens"></div>')
 
