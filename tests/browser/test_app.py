@@ -3,6 +3,7 @@
 Every page here fails its test if the browser's console met an error (harness.new_page).
 """
 
+import re
 from pathlib import Path
 
 import harness
@@ -82,13 +83,14 @@ def test_pasted_markup_is_shown_as_text(app_server: harness.Server, browser_page
 
 def test_moving_the_slider_recomputes_the_document(app_server: harness.Server, browser_page: Page):
     open_page(browser_page, app_server, "Subset_ablation?k=8")
-    before = browser_page.get_by_test_id("stMain").inner_text()
+    losses = browser_page.get_by_text(re.compile("→ .* nats a token")).first
+    before = losses.inner_text()
     slider = browser_page.get_by_role("slider").first
     slider.focus()
     with harness.rerun(browser_page):
         slider.press("Shift+ArrowRight")
     assert "k=9" in browser_page.url
-    assert browser_page.get_by_test_id("stMain").inner_text() != before
+    expect(losses).not_to_have_text(before)
 
 
 def test_a_copied_link_opens_the_same_view_on_a_fresh_server(
