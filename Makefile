@@ -30,6 +30,7 @@ WORKERS := 2
 ASSETS := assets
 CORPUS := data/corpus
 COUNTS := --per-domain 48 --calibration-per-domain 16
+FIRST := --domain recipes
 HELD_OUT = $(ASSETS)/documents/documents.parquet
 CALIBRATION = $(ASSETS)/documents/calibration.parquet
 
@@ -45,7 +46,7 @@ help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 app: $(APP_READY) ## Start the app on http://127.0.0.1:8501 (PORT=8502, WATCH=poll to reload on edits)
-	$(BIN)/python -m streamlit run app.py --server.port $(PORT) --server.fileWatcherType $(WATCH)
+	$(BIN)/python -m streamlit run serve.py --server.port $(PORT) --server.fileWatcherType $(WATCH)
 
 test: $(DEV_READY) browser ## Run every test, browser tests included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/kernels -n $(WORKERS) --dist loadfile
@@ -62,19 +63,26 @@ train-nano: $(APP_READY) ## Train the bundled pair from the corpus in data/corpu
 	$(TRAIN_NANO) emo
 	$(TRAIN_NANO) standard
 
-assets: $(APP_READY) ## Make the documents, traces, clusters, maps and curves anew (ASSETS=assets CORPUS=data/corpus)
+assets: $(APP_READY) ## Make documents, traces, clusters, experts, maps, curves and first screen anew (ASSETS=assets CORPUS=data/corpus)
 	$(EMO_VIZ) documents --corpus $(CORPUS) --out $(ASSETS)/documents $(COUNTS)
 	for name in $(PAIR); do \
 	  $(EMO_VIZ) record --model $(ASSETS)/checkpoints/$$name --documents $(HELD_OUT) \
 	    --out $(ASSETS)/traces/$$name && \
 	  $(EMO_VIZ) clusters --model $(ASSETS)/checkpoints/$$name --documents $(HELD_OUT) \
-	    --out $(ASSETS)/analysis/clusters-$$name.npz || exit 1; \
+	    --out $(ASSETS)/analysis/clusters-$$name.npz && \
+	  $(EMO_VIZ) experts --model $(ASSETS)/checkpoints/$$name --documents $(HELD_OUT) \
+	    --out $(ASSETS)/analysis/experts-$$name.npz && \
+	  $(EMO_VIZ) ablate-experts --model $(ASSETS)/checkpoints/$$name --documents $(HELD_OUT) \
+	    --out $(ASSETS)/analysis/expert-effects-$$name.npz || exit 1; \
 	done
 	$(EMO_VIZ) map --traces $(PAIR:%=$(ASSETS)/traces/%) --out $(ASSETS)/analysis/maps.npz
 	$(EMO_VIZ) token-map --models $(PAIR:%=$(ASSETS)/checkpoints/%) --documents $(HELD_OUT) \
 	  --clusters $(PAIR:%=$(ASSETS)/analysis/clusters-%.npz) --out $(ASSETS)/analysis/token_map.npz
 	$(EMO_VIZ) curves --models $(PAIR:%=$(ASSETS)/checkpoints/%) --documents $(HELD_OUT) \
 	  --calibration $(CALIBRATION) --out $(ASSETS)/analysis/curves.parquet --workers $(WORKERS)
+	$(EMO_VIZ) glance --models $(PAIR:%=$(ASSETS)/checkpoints/%) --documents $(HELD_OUT) \
+	  --calibration $(CALIBRATION) --curves $(ASSETS)/analysis/curves.parquet $(FIRST) \
+	  --out $(ASSETS)/analysis/glance.npz
 
 own: $(APP_READY) ## Build, train and analyse a pair of your own: DOCUMENTS=my.jsonl OUT=own (BUILDING=, TRAINING=: options)
 	@test -n "$(DOCUMENTS)" || { echo "Name your documents, as in 'make own DOCUMENTS=my.jsonl OUT=own'."; exit 2; }
@@ -85,7 +93,7 @@ own: $(APP_READY) ## Build, train and analyse a pair of your own: DOCUMENTS=my.j
 	  $(BIN)/python -m model.train.release --run $(OUT)/runs/$${role%:*} \
 	    --out $(OUT)/checkpoints/$${role#*:} --licence other || exit 1; \
 	done
-	$(MAKE) assets ASSETS=$(OUT) CORPUS=$(OUT)/corpus COUNTS=
+	$(MAKE) assets ASSETS=$(OUT) CORPUS=$(OUT)/corpus COUNTS= FIRST=
 	cp assets/analysis/kernel_report.json $(OUT)/analysis/
 	@echo "Ready: EMO_VIZ_ASSETS=$(OUT) make app"
 
@@ -94,6 +102,7 @@ docs-shots: $(DEV_READY) browser ## Take the README's screenshots anew
 
 browser: $(DEV_READY)
 	@$(BROWSER) tests/browser/chromium.py
+	@$(BROWSER) tests/browser/axe.py
 
 clean: ## Remove the environment and every cache
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

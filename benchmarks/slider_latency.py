@@ -1,75 +1,85 @@
-"""How long a move of the keep-k slider takes in the server: python -m benchmarks.slider_latency
+"""How fast the keep-k slider repaints while it is dragged: python -m benchmarks.slider_latency
 
-Runs the page itself (AppTest, no browser), moves the slider to random keep-ks that it has not
-shown before, and prints the 50th and 95th percentile in milliseconds of
-- live losses: choosing both subsets and running both cut models on the document;
-- page: one whole run of the script, figure and coloured tokens included. The page writes the
-  continuations last, after everything else is on the screen; their time is given apart.
-Reads the assets folder (EMO_VIZ_ASSETS).
+Opens the page in Chromium, drags the slider over its whole length, and prints the 50th and 95th
+percentile in milliseconds from a move of the pointer to the end of its repaint (lines, marker,
+table and all coloured tokens), to the next frame, and from letting go to the server's answer. Fails
+if anything was sent to the server before. Reads the assets folder (EMO_VIZ_ASSETS); needs the
+browser of tests/browser.
 """
 
-import random
+import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import click
 import numpy as np
-from streamlit.testing.v1 import AppTest
 
 from emo_viz.server import assets
-from emo_viz.ui.ablation import page, view
 
-PAGE = "pages/3_Subset_ablation.py"
+sys.path.insert(0, str(assets.APP_FOLDER / "tests" / "browser"))
+
+MOVE = """async ([from, to]) => {
+  const host = [...document.querySelectorAll("*")].find(
+    (node) => node.shadowRoot?.querySelector(".track"));
+  const track = host.shadowRoot.querySelector(".track");
+  const box = track.getBoundingClientRect();
+  const times = [];
+  for (let i = 0; i <= 60; i += 1) {
+    const x = box.left + box.width * (from + ((to - from) * i) / 60);
+    await new Promise(requestAnimationFrame);
+    const start = performance.now();
+    track.dispatchEvent(new PointerEvent("pointermove", { clientX: x, bubbles: true }));
+    document.body.getBoundingClientRect();
+    const painted = performance.now() - start;
+    await new Promise(requestAnimationFrame);
+    times.push([painted, performance.now() - start]);
+  }
+  return times;
+}"""
 
 
 @click.command()
-@click.option("--moves", default=30, show_default=True, help="Slider moves to measure.")
-@click.option("--domain", default=None, help="Domain to look at; all of them without it.")
-@click.option("--seed", default=0, show_default=True)
-def main(moves: int, domain: str | None, seed: int) -> None:
-    """Measure the latency of the keep-k slider."""
-    taken: dict[str, list[float]] = defaultdict(list)
-    timed(page, "compute_live", taken["live losses"])
-    timed(view, "continuations", taken["continuations"])
-    at = AppTest.from_file(str(assets.APP_FOLDER / "app.py"), default_timeout=120)
-    at.switch_page(PAGE)
-    if domain is not None:
-        at.query_params["subset_domain"] = domain
-    at.run()
-    slider = at.slider(key="k")
-    others = [k for k in range(int(slider.min), int(slider.max)) if k != slider.value]
-    for times in taken.values():
-        times.clear()
-    for keep_k in random.Random(seed).sample(others, min(moves, len(others))):
-        at.slider(key="k").set_value(keep_k)
+@click.option("--drags", default=5, show_default=True, help="Drags to and fro to measure.")
+def main(drags: int) -> None:
+    """Measure the slider in a browser."""
+    import harness  # type: ignore[import-not-found]
+
+    with (
+        harness.serve(None) as server,
+        harness.launch() as browser,
+        harness.new_page(browser) as page,
+    ):
+        harness.visit(page, f"{server.url}/Subset_ablation")
+        frames, answers, sent = _measure(harness, page, drags)
+    if sent:
+        raise click.ClickException(f"{sent} messages were sent to the server during a drag.")
+    _say("repaint", [each[0] for each in frames])
+    _say("next frame", [each[1] for each in frames])
+    _say("let go to answer", answers)
+
+
+def _measure(harness: Any, page: Any, drags: int) -> tuple[list[list[float]], list[float], int]:
+    """Times of all moves and of letting go, in milliseconds; messages sent while dragging."""
+    frames, answers, sent = list[list[float]](), list[float](), list[Any]()
+    box = page.locator(".track").bounding_box()
+    harness._sockets[page].on("framesent", lambda frame: sent.append(frame))
+    held = 0
+    for turn in range(drags):
+        page.mouse.move(box["x"] + box["width"] * (0.5 + 0.1 * (turn % 2)), box["y"] + 14)
+        page.mouse.down()
+        before = len(sent)
+        frames += page.evaluate(MOVE, [0.95, 0.1 + 0.2 * (turn % 2)])
+        held += len(sent) - before
         started = time.perf_counter()
-        at.run()
-        taken["whole run"].append(time.perf_counter() - started)
-        assert not at.exception, at.exception
-    taken["page"] = [
-        whole - rest for whole, rest in zip(taken["whole run"], taken["continuations"], strict=True)
-    ]
-    for name in ("live losses", "page", "continuations"):
-        middle, high = np.percentile(np.array(taken[name]) * 1000, [50, 95])
-        click.echo(
-            f"{name:>14}: p50 {middle:6.0f} ms, p95 {high:6.0f} ms, {len(taken[name])} moves"
-        )
+        with harness.rerun(page):
+            page.mouse.up()
+        answers.append(1000 * (time.perf_counter() - started))
+    return frames, answers, held
 
 
-def timed(module: Any, name: str, times: list[float]) -> None:
-    """Replace a function of a module by one that notes how long each call takes."""
-    function: Callable[..., Any] = getattr(module, name)
-
-    def wrapper(*arguments: Any) -> Any:
-        started = time.perf_counter()
-        try:
-            return function(*arguments)
-        finally:
-            times.append(time.perf_counter() - started)
-
-    setattr(module, name, wrapper)
+def _say(what: str, times: list[float]) -> None:
+    middle, high = np.percentile(np.array(times), [50, 95])
+    click.echo(f"{what:>16}: p50 {middle:6.1f} ms, p95 {high:6.1f} ms, {len(times)} times")
 
 
 if __name__ == "__main__":

@@ -32,4 +32,3 @@ with chrome.page("Token routing"):
         page.answer(read)
     reading.cut_notice(read)
     view.explore(read)
-    view.export(read)

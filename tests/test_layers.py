@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("emo_viz", "model", "pages", "tests", "docs", "benchmarks")
-PAGES = [ROOT / "app.py", *sorted((ROOT / "pages").glob("*.py"))]
+PAGES = [ROOT / "app.py", ROOT / "serve.py", *sorted((ROOT / "pages").glob("*.py"))]
 SOURCES = [ROOT / "app.py", *sorted(f for d in FOLDERS for f in (ROOT / d).rglob("*.py"))]
 HEAVY = ("torch", "transformers", "umap", "sklearn")
 MAX_FILE, MAX_PAGE, MAX_FUNCTION = 500, 120, 60

@@ -11,7 +11,7 @@ from emo_viz.analysis.vectors import unit_rows
 RESTARTS = 4
 REFINEMENTS = 20
 SMALLEST_SHIFT = 1e-6
-MINIBATCH_ROWS = 20_000  # above this, k-means starts from mini-batches
+MINIBATCH_ROWS = 5_000  # above this, k-means starts from mini-batches: all rows take seconds
 
 
 @dataclass(frozen=True)

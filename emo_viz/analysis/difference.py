@@ -157,11 +157,11 @@ def compare_pairs(pairs: Sequence[Pair], notes: Sequence[str] = ()) -> Differenc
             "the same tokenizer."
         )
     sums = [_sums(pair) for pair in pairs]
-    chance = _chance(pairs)
+    chance = _chance(pairs, sum(each.tokens for each in sums))
     tokens_D = np.array([each.tokens for each in sums], dtype=float)
     first_layer = np.sum([each.first_layer for each in sums], axis=0) / tokens_D.sum()
     return Difference(
-        documents=tuple(pair.id for pair in pairs),
+        documents=tuple(each.id for each in sums),
         tokens=int(tokens_D.sum()),
         layers=tuple(_layer(sums, tokens_D, at, chance[at]) for at in range(len(chance))),
         first_layer=first_layer,
@@ -182,22 +182,43 @@ def matched(
     first that differs, else by their places. Raises ValueError for runs of different layers.
     """
     found, alone, notes = same_documents(first, second)
-    pairs, differ, empty, by_place = [], 0, 0, 0
-    for one, other in found:
-        length = _common_start(one, other)
-        differ += max(len(one.expert_ids), len(other.expert_ids)) - length
-        places = _routed_by_both(one, other, length)
-        empty += length - len(places)
-        by_place += one.token_ids is None or other.token_ids is None
-        if len(places):
-            pairs.append(Pair(_only(one, places), _only(other, places), places))
+    left = Left(documents=alone)
+    pairs = [pair_of(one, other, left) for one, other in found]
+    return [pair for pair in pairs if pair is not None], [*notes, *left_out(left)]
+
+
+@dataclass
+class Left:
+    """How much is left out of a comparison, counted as pairs are made: documents of one run alone,
+    tokens that differ, tokens that one run did not route, and documents whose token ids are not
+    known in both."""
+
+    documents: int = 0
+    differ: int = 0
+    empty: int = 0
+    by_place: int = 0
+
+
+def pair_of(one: RoutedDocument, other: RoutedDocument, left: Left) -> Pair | None:
+    """One document of both runs cut to the tokens that both routed, None if there is none; what is
+    left out is counted. Raises ValueError for runs of different layers."""
+    length = _common_start(one, other)
+    left.differ += max(len(one.expert_ids), len(other.expert_ids)) - length
+    places = _routed_by_both(one, other, length)
+    left.empty += length - len(places)
+    left.by_place += one.token_ids is None or other.token_ids is None
+    return Pair(_only(one, places), _only(other, places), places) if len(places) else None
+
+
+def left_out(left: Left) -> list[str]:
+    """A sentence for everything that was left out."""
     said = {
-        f"Documents left out, as only one run has them: {alone:,}.": alone,
-        f"Tokens left out, as they differ or only one run has them: {differ:,}.": differ,
-        f"Tokens left out, as one run recorded no expert of them: {empty:,}.": empty,
-        "Token ids are not known in both runs: tokens are compared by their places.": by_place,
+        f"Documents left out, as only one run has them: {left.documents:,}.": left.documents,
+        f"Tokens left out, as they differ or only one run has them: {left.differ:,}.": left.differ,
+        f"Tokens left out, as one run recorded no expert of them: {left.empty:,}.": left.empty,
+        "Token ids are not known in both runs: tokens are compared by their places.": left.by_place,
     }
-    return pairs, [*notes, *(sentence for sentence, number in said.items() if number)]
+    return [sentence for sentence, number in said.items() if number]
 
 
 Documents = tuple[RoutedDocument, RoutedDocument]
@@ -265,6 +286,7 @@ def token_difference(pair: Pair) -> TokenDifference:
 class _Sums:
     """Of one document: sums over its tokens, by layer."""
 
+    id: str
     tokens: int
     same_L: Floats
     shared_L: Floats
@@ -281,6 +303,7 @@ def _sums(pair: Pair) -> _Sums:
     parts_T = first_T < layers
     weight = found.weight
     return _Sums(
+        id=pair.id,
         tokens=len(first_T),
         same_L=found.same.sum(0),
         shared_L=found.shared.sum(0),
@@ -350,20 +373,31 @@ def _dense(ids_TLK: Ids, weights_TLK: Floats, experts: int) -> Floats:
     return scaled
 
 
-def _chance(pairs: Sequence[Pair]) -> Floats:
+def _chance(pairs: Sequence[Pair], tokens: int) -> Floats:
     """Mean shared and overlap of each layer [L, 2] when the second run's choices are shuffled among
-    the tokens."""
+    the tokens, of which there are so many in all."""
     rng = np.random.default_rng(0)
-    first = np.concatenate([pair.first.expert_ids for pair in pairs])
-    second = np.concatenate([pair.second.expert_ids for pair in pairs])
-    if len(first) > CHANCE_TOKENS:
-        some = np.sort(rng.choice(len(first), CHANCE_TOKENS, replace=False))
-        first, second = first[some], second[some]
+    some = np.arange(tokens)
+    if tokens > CHANCE_TOKENS:
+        some = np.sort(rng.choice(tokens, CHANCE_TOKENS, replace=False))
+    first, second = _chosen_of(pairs, some)
     shuffled = [
         np.mean(agreement(first, rng.permutation(second)), axis=1) for _ in range(CHANCE_SHUFFLES)
     ]
     mean: Floats = np.mean(shuffled, axis=0).T
     return mean
+
+
+def _chosen_of(pairs: Sequence[Pair], some: Ids) -> tuple[Ids, Ids]:
+    """Both runs' experts of some of all tokens, by their ascending number: [.., L, K] each."""
+    parts: list[tuple[Ids, Ids]] = []
+    begin = 0
+    for pair in pairs:
+        end = begin + len(pair.places)
+        own = some[np.searchsorted(some, begin) : np.searchsorted(some, end)] - begin
+        parts.append((pair.first.expert_ids[own], pair.second.expert_ids[own]))
+        begin = end
+    return np.concatenate([one for one, _ in parts]), np.concatenate([two for _, two in parts])
 
 
 def _layer(sums: Sequence[_Sums], tokens_D: Floats, layer: int, chance: Floats) -> LayerDifference:

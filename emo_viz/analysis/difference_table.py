@@ -1,14 +1,24 @@
 """Two routings as tables: the tokens that differ most, and every token for export."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
-from emo_viz.analysis.difference import Difference, Pair, token_difference
+from emo_viz.analysis.difference import Difference, Ids, Pair, token_difference
 
 
-def most_different(found: Difference, pairs: Sequence[Pair], most: int) -> pd.DataFrame:
+class Placed(Protocol):
+    """What is needed of a `Pair`, or of its `difference_stream.Head`, to name its tokens."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def places(self) -> Ids: ...
+
+
+def most_different(found: Difference, pairs: Sequence[Placed], most: int) -> pd.DataFrame:
     """The `most` tokens with the least overlap, those of larger loss differences first.
 
     Columns: document, position (the first token of a text is 1), overlap (mean over the layers),
@@ -38,14 +48,32 @@ def all_tokens(
     pairs: Sequence[Pair],
     names: Sequence[int],
     runs: tuple[str, str],
-    texts: Mapping[str, Sequence[str]],
-) -> pd.DataFrame:
-    """One row a token: its text, the losses of both runs, and by layer both choices of experts
-    (separated by spaces), the overlap and the gate weight that moved.
+    texts: Callable[[str], Sequence[str]],
+) -> Iterator[pd.DataFrame]:
+    """A table for each document, one row a token: its text, the losses of both runs, and by layer
+    both choices of experts (separated by spaces), the overlap and the gate weight that moved.
 
-    names: of the layers. runs: ids, which name the columns. texts: by document, of each token.
+    names: of the layers. runs: ids, which name the columns. texts: of a document, of each token.
     """
-    return pd.concat([_rows(pair, names, runs, texts[pair.id]) for pair in pairs])
+    return (_rows(pair, names, runs, texts(pair.id)) for pair in pairs)
+
+
+def by_layer(found: Difference, names: Sequence[int]) -> pd.DataFrame:
+    """One row a layer: shares of tokens and of experts with their 95 % intervals over the
+    documents, chance, the gate weight that moved, and the share of tokens that part there first.
+
+    names: of the layers.
+    """
+    rows = []
+    for name, layer, parts in zip(names, found.layers, found.first_layer, strict=False):
+        row: dict[str, float] = {"layer": name}
+        for what in ("same", "shared", "overlap", "weight"):
+            value = getattr(layer, what)
+            ends = (np.nan,) * 3 if value is None else (value.mean, value.low, value.high)
+            row |= dict(zip((what, f"{what}_low", f"{what}_high"), ends, strict=True))
+        chance = {"chance_shared": layer.chance_shared, "chance_overlap": layer.chance_overlap}
+        rows.append(row | chance | {"parts_first": float(parts)})
+    return pd.DataFrame(rows)
 
 
 def _rows(

@@ -8,8 +8,9 @@ that it cannot learn the choices that it is measured on.
 Shapes: T tokens, L layers, K experts a token, E experts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,37 +18,63 @@ from numpy.typing import NDArray
 from emo_viz.analysis.difference import EMPTY, Ids, Pair
 
 
-def matched_by_use(pairs: Sequence[Pair]) -> list[Pair]:
+def matched_by_use(pairs: Sequence[Pair]) -> Sequence[Pair]:
     """The same pairs, the second run's experts under the ids of those of the first that they match.
 
-    An expert without a match has an id that the first run does not have.
+    An expert without a match has an id that the first run does not have. The pairs are read once
+    for the matching and then as they are asked for.
     """
-    experts = (
-        1 + max(int(pair.first.expert_ids.max()) for pair in pairs),
-        1 + max(int(pair.second.expert_ids.max()) for pair in pairs),
-    )
-    halves = _halves(pairs)
-    layers = pairs[0].first.expert_ids.shape[1]
-    counts = np.zeros((2, layers, *experts), dtype=np.int64)
-    for pair, half_T in zip(pairs, halves, strict=True):
+    counts = np.zeros((2, pairs[0].first.expert_ids.shape[1], 0, 0), dtype=np.int64)
+    for number, pair in enumerate(pairs):
+        half_T = _halves(pair, number, len(pairs))
+        counts = _grown(counts, pair)
         for half in (0, 1):
             inside = half_T == half
             ours, theirs = pair.first.expert_ids[inside], pair.second.expert_ids[inside]
-            for layer in range(layers):
+            for layer in range(counts.shape[1]):
+                experts = counts.shape[2], counts.shape[3]
                 counts[half, layer] += _together(ours[:, layer], theirs[:, layer], experts)
     # Of each half, the names that the other half gives.
     names = [np.stack([_names(each) for each in counts[1 - half]]) for half in (0, 1)]
-    return [
-        replace(pair, second=replace(pair.second, expert_ids=_renamed(pair, half_T, names)))
-        for pair, half_T in zip(pairs, halves, strict=True)
-    ]
+    return _Renamed(pairs, names)
 
 
-def _halves(pairs: Sequence[Pair]) -> list[Ids]:
+class _Renamed(Sequence[Pair]):
+    """Pairs whose second run goes by names [E'] of its experts in each layer, for either half."""
+
+    def __init__(self, pairs: Sequence[Pair], names: Sequence[Ids]) -> None:
+        self._pairs, self._names = pairs, names
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    @overload
+    def __getitem__(self, place: int) -> Pair: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Pair]: ...
+    def __getitem__(self, place: int | slice) -> Pair | list[Pair]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        pair = self._pairs[place]
+        half_T = _halves(pair, range(len(self))[place], len(self))
+        renamed = _renamed(pair, half_T, self._names)
+        return replace(pair, second=replace(pair.second, expert_ids=renamed))
+
+    def __iter__(self) -> Iterator[Pair]:
+        return (self[place] for place in range(len(self)))
+
+
+def _grown(counts: NDArray[np.int64], pair: Pair) -> NDArray[np.int64]:
+    """Counts [2, L, E, E'] with room for the experts of a pair."""
+    most = [1 + int(side.expert_ids.max()) for side in (pair.first, pair.second)]
+    more = [max(0, m - size) for m, size in zip(most, counts.shape[2:], strict=True)]
+    return np.pad(counts, ((0, 0), (0, 0), (0, more[0]), (0, more[1]))) if any(more) else counts
+
+
+def _halves(pair: Pair, number: int, of: int) -> Ids:
     """0 or 1 for each token: documents by turns, or the tokens of a single document."""
-    if len(pairs) == 1:
-        return [np.arange(len(pairs[0].places)) % 2]
-    return [np.full(len(pair.places), number % 2) for number, pair in enumerate(pairs)]
+    tokens = len(pair.places)
+    return np.arange(tokens) % 2 if of == 1 else np.full(tokens, number % 2)
 
 
 def _together(ours: Ids, theirs: Ids, experts: tuple[int, int]) -> NDArray[np.int64]:

@@ -37,10 +37,8 @@ UMAP_COMPONENTS = 50
 UMAP_SPREAD = 1.5
 FEWEST_POINTS = 4  # of fewer, UMAP's first placing (three eigenvectors) fails
 # In units of a map, whose points have a root mean square distance of 1 from its middle.
-WIDEST_LABELLED = 0.3
-CORE = 2.5  # in spreads: what lies farther out does not pull the label away
-CHARACTER_WIDTH = 0.045
-LINE_HEIGHT = 0.11
+NEAR = 0.25  # points this close lie together
+HELD = 0.25  # share of a group that has to lie together to be named
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,12 @@ def content_key(ids: Iterable[str], *usages: NDArray[np.floating]) -> str:
 
 def pca_map(rows: NDArray[np.floating]) -> NDArray[np.float32]:
     """The two coordinates [D, 2] of largest variance of rows [D, F], scaled by `unit_scale`."""
-    flat = fit_pca(rows, components=2).project(rows)
+    return pca_scale(fit_pca(rows, components=2).project(rows))
+
+
+def pca_scale(coordinates: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The first two of a PCA's coordinates [D, C] as a map [D, 2], scaled by `unit_scale`."""
+    flat = coordinates[:, :2]
     return unit_scale(np.pad(flat, ((0, 0), (0, 2 - flat.shape[1]))))
 
 
@@ -144,31 +147,24 @@ def procrustes(points: NDArray[np.floating], onto: NDArray[np.floating]) -> NDAr
 
 
 def place_labels(points: NDArray[np.floating], groups: Sequence[str]) -> list[Label]:
-    """Names of the groups of points [D, 2] that lie together, at the upper end of each.
+    """Names of the groups of points [D, 2], each where most of its own lie, densest first.
 
-    A group that is spread out has no place and gets no label; nor does one whose label would
-    cover that of a denser group.
+    A group without a place of its own gets no label: where fewer than HELD of its points lie
+    together, or more of another group's lie there.
     """
-    names = np.asarray(groups)
+    from scipy.spatial import cKDTree
+
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    everywhere = cKDTree(points)
     found = []
-    for name in np.unique(names):
-        own = points[names == name]
-        centre = np.median(own, axis=0)
-        distances = np.linalg.norm(own - centre, axis=1)
-        spread = float(np.median(distances))
-        if spread <= WIDEST_LABELLED:
-            top = np.quantile(own[distances <= CORE * spread, 1], 0.95)
-            found.append((spread, Label(str(name), float(centre[0]), float(top))))
-    placed: list[Label] = []
-    for _, label in sorted(found, key=lambda each: each[0]):
-        if not any(_overlap(label, other) for other in placed):
-            placed.append(label)
-    return placed
-
-
-def _overlap(one: Label, other: Label) -> bool:
-    width = CHARACTER_WIDTH * (len(one.text) + len(other.text)) / 2
-    return abs(one.x - other.x) < width and abs(one.y - other.y) < LINE_HEIGHT
+    for number, name in enumerate(names):
+        own = points[member == number]
+        near = cKDTree(own).query_ball_point(own, NEAR)
+        centre = np.median(own[max(near, key=len)], axis=0)
+        around = np.bincount(member[everywhere.query_ball_point(centre, NEAR)])
+        if around[number:].sum() and around[number] == around.max() >= HELD * len(own):
+            found.append((-around[number] / len(own), Label(str(name), *map(float, centre))))
+    return [label for _, label in sorted(found, key=lambda each: each[0])]
 
 
 def save_maps(path: Path, maps: Maps) -> None:

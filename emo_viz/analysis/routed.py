@@ -105,8 +105,8 @@ def of_recording(
 def of_trace(trace: Trace, row: int, layers: Sequence[int]) -> RoutedDocument:
     """A document of a trace; what this one lacks is None. Raises ValueError as `Trace.recorded`."""
     recorded = trace.recorded(row)
-    weights = _known(recorded, "gate_weights")
-    loss, token_ids = _known(recorded, "loss"), _known(recorded, "token_ids")
+    weights = known(recorded, "gate_weights")
+    loss, token_ids = known(recorded, "loss"), known(recorded, "token_ids")
     return RoutedDocument(
         id=str(trace.facts["id"].iloc[row]),
         expert_ids=_by_token(recorded.expert_ids, layers, 1),
@@ -116,7 +116,8 @@ def of_trace(trace: Trace, row: int, layers: Sequence[int]) -> RoutedDocument:
     )
 
 
-def _known(recorded: Any, part: str) -> NDArray[Any] | None:
+def known(recorded: Any, part: str) -> NDArray[Any] | None:
+    """A part of a `RecordedDocument`, or None where its trace has none."""
     try:
         values: NDArray[Any] = getattr(recorded, part)
     except Absent:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from emo_viz.analysis.bootstrap import Interval, bootstrap_interval
 from emo_viz.trace import Trace
 
+DOCUMENTS_AT_ONCE = 512  # bounds the float64 copies made of a large trace
+
 
 class Recorded(Protocol):
     """What these functions read of a `model.run.inference.Recording`."""
@@ -153,7 +155,7 @@ def half_load(load: NDArray[Any]) -> NDArray[np.int64]:
     """The fewest experts that carry half of the load [..., R], which is 0 or more: [...]."""
     # A trace's float16 is sorted as float32, exactly and in a third of the time.
     kind = np.float32 if load.dtype == np.float16 else np.float64
-    falling = np.sort(load.astype(kind), axis=-1)[..., ::-1]
+    falling = np.ascontiguousarray(np.sort(load.astype(kind), axis=-1)[..., ::-1])
     carried = np.cumsum(falling, axis=-1, dtype=np.float64)
     return np.asarray((carried < carried[..., -1:] / 2).sum(axis=-1) + 1)
 
@@ -168,9 +170,13 @@ def coverage(trace: Trace) -> Coverage:
     activation = np.asarray(trace.activation)
     if len(own) < len(routed):
         activation = activation[:, own]
+    starts = range(0, len(activation), DOCUMENTS_AT_ONCE)
+    parts = [activation[start : start + DOCUMENTS_AT_ONCE] for start in starts]
+    half = np.concatenate([half_load(part).mean(axis=1) for part in parts])
+    distinct = np.concatenate([(part > 0).sum(axis=2).mean(axis=1) for part in parts])
     return Coverage(
-        half=bootstrap_interval(half_load(activation).mean(axis=1)),
-        distinct=bootstrap_interval((activation > 0).sum(axis=2).mean(axis=1)),
+        half=bootstrap_interval(half),
+        distinct=bootstrap_interval(distinct),
         routed=tuple(routed[layer] for layer in own),
         num_tokens=trace.manifest.tokens,
     )

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emo_viz.analysis.difference import EMPTY, RoutedDocument, agreement, same_documents
+from emo_viz.analysis.difference import (
+    EMPTY,
+    Documents,
+    RoutedDocument,
+    agreement,
+    same_documents,
+)
 
 SHIFTS = (1, -1)
 DOCUMENTS = 20  # to tell it from
@@ -23,31 +29,34 @@ def realigned(
 ) -> tuple[list[RoutedDocument], str]:
     """The second run's documents, shifted by a place where that is plainly how they belong to the
     first's, and a sentence that says so ("" if they are as they were)."""
-    pairs = [
-        (one, other)
-        for one, other in same_documents(first, second)[0]
-        if one.token_ids is None or other.token_ids is None
-    ][:DOCUMENTS]
-    if not pairs or any(a.expert_ids.shape[1] != b.expert_ids.shape[1] for a, b in pairs):
-        return list(second), ""
-    as_given, *rest = (_agreement(pairs, by) for by in (0, *SHIFTS))
+    by, said = shift_of(same_documents(first, second)[0])
+    return [shifted(each, by) for each in second], said
+
+
+def shift_of(pairs: Sequence[Documents]) -> tuple[int, str]:
+    """By how many places the second run's tokens are to be moved, 1, 0 or -1, as told from the
+    first documents whose token ids are not known in both; and a sentence, "" for 0."""
+    some = [(a, b) for a, b in pairs if a.token_ids is None or b.token_ids is None][:DOCUMENTS]
+    if not some or any(a.expert_ids.shape[1] != b.expert_ids.shape[1] for a, b in some):
+        return 0, ""
+    as_given, *rest = (_agreement(some, by) for by in (0, *SHIFTS))
     best = max(rest)
     if best < BETTER * as_given or best < as_given + MORE:
-        return list(second), ""
+        return 0, ""
     by = SHIFTS[rest.index(best)]
     where = "one place later" if by > 0 else "one place earlier"
     said = (
         f"The second run begins {where} than the first: its tokens are shifted, as then "
         f"{best:.0%} of the experts agree instead of {as_given:.0%}."
     )
-    return [_shifted(each, by) for each in second], said.replace("%", " %")
+    return by, said.replace("%", " %")
 
 
-def _agreement(pairs: Sequence[tuple[RoutedDocument, RoutedDocument]], by: int) -> float:
+def _agreement(pairs: Sequence[Documents], by: int) -> float:
     """Mean share of experts in common over the tokens that both recorded."""
     shares = []
     for one, other in pairs:
-        moved = _shifted(other, by).expert_ids
+        moved = shifted(other, by).expert_ids
         length = min(len(one.expert_ids), len(moved))
         ours, theirs = one.expert_ids[:length], moved[:length]
         both = (ours != EMPTY).any((1, 2)) & (theirs != EMPTY).any((1, 2))
@@ -56,7 +65,7 @@ def _agreement(pairs: Sequence[tuple[RoutedDocument, RoutedDocument]], by: int) 
     return float(np.mean(shares)) if shares else 0.0
 
 
-def _shifted(document: RoutedDocument, by: int) -> RoutedDocument:
+def shifted(document: RoutedDocument, by: int) -> RoutedDocument:
     """Later by one place, an empty one before it (1), or without its first token (-1)."""
     if by == 0:
         return document

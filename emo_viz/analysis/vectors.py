@@ -13,6 +13,13 @@ from numpy.typing import NDArray
 
 VARIANCE_SHARE = 0.95
 ROWS_AT_ONCE = 8192  # bounds the float64 copies made of a large float16 table
+# Of more columns, all components would take a minute: the largest are found by subspace iteration.
+WIDEST = 1024
+MOST_COMPONENTS = 64
+OVERSAMPLING, ITERATIONS = 16, 4
+
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -44,20 +51,21 @@ def fit_pca(
     """PCA of rows [N, F] with the fewest components that reach `share` of the variance, or with
     exactly `components` (fewer if the rows span fewer).
 
-    Exact and independent of the order of the rows: the signs are fixed by the largest entry of
-    each component. Raises ValueError for fewer than two rows or rows that are all the same.
+    Exact up to WIDEST columns; of more, the largest MOST_COMPONENTS at most (`explained` says what
+    these carry), by subspace iteration. Either way independent of the order of the rows: the signs
+    are fixed by the largest entry of each component. Raises ValueError for fewer than two rows or
+    rows that are all the same.
     """
     if len(rows) < 2:
         raise ValueError("A PCA needs at least two rows.")
-    mean, covariance = _moments(rows)
-    variances, vectors = np.linalg.eigh(covariance)
-    variances, vectors = np.clip(variances[::-1], 0, None), vectors.T[::-1]
-    rounding = np.finfo(np.float64).eps * len(variances) * (variances[0] + np.square(mean).sum())
-    rank = int((variances > rounding).sum())
+    wide = rows.shape[1] > WIDEST
+    most = min(components or MOST_COMPONENTS, MOST_COMPONENTS) if wide else rows.shape[1]
+    mean, variances, vectors, total = _largest(rows, most) if wide else _all(rows)
+    rank = int((variances > _rounding(variances, mean, wide)).sum())
     if rank == 0:
         raise ValueError("All rows have the same routing, so there is nothing to tell them apart.")
-    cumulative = np.cumsum(variances) / variances.sum()
-    kept = min(rank, components or int(np.searchsorted(cumulative, share - 1e-12)) + 1)
+    cumulative = np.cumsum(variances) / total
+    kept = min(rank, most, components or int(np.searchsorted(cumulative, share - 1e-12)) + 1)
     return Pca(mean.astype(np.float32), _signed(vectors[:kept]), float(cumulative[kept - 1]))
 
 
@@ -71,6 +79,58 @@ def unit_rows(rows: NDArray[np.floating]) -> NDArray[np.float32]:
 def routing_vectors(rows: NDArray[np.floating]) -> NDArray[np.float32]:
     """Rows [N, F] of router probabilities as unit vectors [N, C] in their 95 % PCA."""
     return unit_rows(fit_pca(rows).project(rows))
+
+
+def _rounding(variances: Array, mean: Array, wide: bool) -> float:
+    """The variance that rounding alone makes: of a covariance in float64, or of rows in float32."""
+    size = float(np.square(mean).sum())
+    if not wide:
+        return float(np.finfo(np.float64).eps * len(variances) * (variances[0] + size))
+    eps = float(np.finfo(np.float32).eps)
+    return eps * len(variances) * (float(variances[0]) + eps * size)
+
+
+def _all(rows: NDArray[np.floating]) -> tuple[Array, Array, Array, float]:
+    """Mean [F], variances [F] falling, their directions [F, F], and the sum of the variances."""
+    mean, covariance = _moments(rows)
+    variances, vectors = np.linalg.eigh(covariance)
+    variances, vectors = np.clip(variances[::-1], 0, None), vectors.T[::-1]
+    return mean, variances, vectors, float(variances.sum())
+
+
+def _largest(rows: NDArray[np.floating], count: int) -> tuple[Array, Array, Array, float]:
+    """As `_all`, but only the `count` largest, in float32; the sum is of all of them.
+
+    Subspace iteration over the columns, so that the order of the rows changes nothing.
+    """
+    sums = sum(b.sum(axis=0, dtype=np.float64) for b in _blocks(rows, np.float32))
+    mean = np.asarray(sums) / len(rows)
+    low = mean.astype(np.float32)
+    width = min(count + OVERSAMPLING, rows.shape[1])
+    basis = np.random.default_rng(0).standard_normal((rows.shape[1], width), np.float32)
+    for _ in range(ITERATIONS):
+        basis = np.linalg.qr(_twice(rows, low, basis))[0]
+    inner = basis.T.astype(np.float64) @ _twice(rows, low, basis) / (len(rows) - 1)
+    variances, turns = np.linalg.eigh((inner + inner.T) / 2)
+    vectors = (basis @ turns[:, ::-1]).T
+    total = sum(_squares(block - low) for block in _blocks(rows, np.float32))
+    return mean, np.clip(variances[::-1], 0, None), vectors, total / (len(rows) - 1)
+
+
+def _squares(rows: NDArray[np.float32]) -> float:
+    """The sum of the squares of all entries."""
+    return float(np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64))
+
+
+def _twice(
+    rows: NDArray[np.floating], mean: NDArray[np.float32], basis: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The scatter matrix of the rows times `basis` [F, W], without making it: [F, W]."""
+    found = np.zeros_like(basis)
+    for block in _blocks(rows, np.float32):
+        centred = block - mean
+        found += centred.T @ (centred @ basis)
+    return found
 
 
 def _moments(rows: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

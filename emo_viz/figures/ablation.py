@@ -1,4 +1,4 @@
-"""Figures of expert subsets: the loss against keep-k, and which experts a subset keeps."""
+"""Figures of expert subsets: which experts one keeps; the axes of the loss against keep-k."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,34 +9,27 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from emo_viz.analysis.curves import FULL, RANDOM
+from emo_viz.analysis.curves import FULL
 from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.analysis.widths import in_words
 from emo_viz.figures.theme import (
     GRID_COLOUR,
-    NEUTRAL_COLOUR,
     REFERENCE_COLOUR,
-    SELECTION_COLOUR,
     colour_of,
     coloured,
     label_of,
     legend_below,
     style,
     symbol_of,
-    with_alpha,
 )
 
 Measure = Literal["increase", "loss"]
 
-AXIS_TITLES = {
-    "increase": "Loss increase over all experts<br>(nats a token)",
+AXIS_TITLES: dict[str, str] = {
+    "increase": "Loss increase over all experts (nats a token)",
     "loss": "Held-out loss (nats a token)",
 }
-TITLES = {
-    "increase": "Loss increase by the number of experts kept",
-    "loss": "Loss by the number of experts kept",
-}
-LIVE_SIZE = 13
+MOST_TICKS = 6
 
 
 @dataclass(frozen=True)
@@ -54,172 +47,37 @@ class Experts:
         """Where keep-k, one or many, stands on the axis: as it is, or in percent."""
         return 100 * keep_k / max(self.of_run[run]) if self.as_shares else keep_k
 
-    def in_words(self) -> str:
-        """Of how many, where that is one number: "128", or "12 to 16"."""
-        return in_words([count for counts in self.of_run.values() for count in counts])
+    def title(self) -> str:
+        """Of the axis."""
+        if self.as_shares:
+            return "Share of the experts kept in every layer (log scale)"
+        most = in_words([count for counts in self.of_run.values() for count in counts])
+        return f"Experts kept in every layer, of {most} (keep-k, log scale)"
 
 
-def curve(
-    runs: Comparison,
-    points: pd.DataFrame,
-    measure: Measure,
-    method: str,
-    keep_k: int,
-    live: Mapping[str, float],
-    evaluated: str,
-    experts: Mapping[str, Sequence[int]],
-) -> go.Figure:
-    """Loss or its increase against keep-k for each run, with random subsets as a baseline.
+def line_of(own: pd.DataFrame, method: str) -> pd.DataFrame:
+    """The points of one method and, at its right end, the full model.
 
-    points: the table of `analysis.curves.Measured`. keep_k: where the vertical marker stands, in
-    experts of the first run. live: the value of the document that is shown, by run, drawn there.
-    evaluated: on what the loss was measured. experts: of every layer, by run; where the runs have
-    different numbers the axis is the share of them.
+    own: rows of the table of `analysis.curves.Measured` of one run.
     """
-    fig, axis = go.Figure(), Experts({run.id: experts[run.id] for run in runs})
-    for run in runs:
-        own = points[points["model"] == run.id]
-        own = own.assign(place=axis.places(run.id, own["keep_k"]))
-        if method != RANDOM:
-            _random_lines(fig, _line(own, RANDOM), run, measure)
-        _method_lines(fig, _line(own, method), run, measure)
-    place = axis.places(runs.first.id, keep_k)
-    for run in runs:
-        if run.id in live:
-            fig.add_trace(_live_marker(run, place, live[run.id]))
-    _legend_entries(fig, method != RANDOM and bool((points["method"] == RANDOM).any()), bool(live))
-    _mark_keep_k(fig, place, keep_k)
-    style(fig, TITLES[measure])
-    fig.update_layout(title_subtitle={"text": evaluated, "font": {"size": 12}}, margin_t=84)
-    _keep_k_axis(fig, points[points["model"].isin(runs.ids)], axis)
-    fig.update_yaxes(title_text=AXIS_TITLES[measure])
-    legend_below(fig, rows=2).update_layout(height=400, hovermode="closest")
-    return fig
-
-
-def _line(own: pd.DataFrame, method: str) -> pd.DataFrame:
-    """The points of one method and, at its right end, the full model."""
     found = own[own["method"] == method]
     full = own[own["method"] == FULL]
     return pd.concat([found, full]).sort_values("keep_k") if len(found) else found
 
 
-def _method_lines(fig: go.Figure, line: pd.DataFrame, run: Run, measure: Measure) -> None:
-    colour, label = colour_of(run), label_of(run)
-    fig.add_trace(_band(line, f"{measure}_low", f"{measure}_high", with_alpha(colour, 0.22)))
-    fig.add_trace(
-        go.Scatter(
-            x=line["place"],
-            y=line[measure],
-            customdata=line[[f"{measure}_low", f"{measure}_high", "keep_k"]],
-            name=label,
-            mode="lines+markers",
-            line={"color": colour, "width": 2.5},
-            marker={"symbol": symbol_of(run), "size": 8},
-            hovertemplate=f"<b>{label}</b>, %{{customdata[2]}} experts<br>%{{y:.3f}} nats a token"
-            "<br>95 % interval %{customdata[0]:.3f} to %{customdata[1]:.3f}<extra></extra>",
-        )
-    )
-
-
-def _random_lines(fig: go.Figure, line: pd.DataFrame, run: Run, measure: Measure) -> None:
-    """The range of the random subsets as a grey band, their mean as a dashed line."""
-    if line.empty:
-        return
-    label = label_of(run)
-    fig.add_trace(_band(line, f"{measure}_min", f"{measure}_max", with_alpha("#80848c", 0.18)))
-    fig.add_trace(
-        go.Scatter(
-            x=line["place"],
-            y=line[measure],
-            customdata=line[[f"{measure}_min", f"{measure}_max", "seeds", "keep_k"]],
-            name=f"{label}, random subsets",
-            showlegend=False,
-            mode="lines",
-            line={"color": with_alpha(colour_of(run), 0.75), "width": 1.5, "dash": "dash"},
-            hovertemplate=f"<b>{label}, random</b>, %{{customdata[3]}} experts<br>%{{y:.3f}} nats "
-            "a token<br>%{customdata[0]:.3f} to %{customdata[1]:.3f} over %{customdata[2]} subsets"
-            "<extra></extra>",
-        )
-    )
-
-
-def _band(line: pd.DataFrame, low: str, high: str, colour: str) -> go.Scatter:
-    return go.Scatter(
-        x=np.concatenate([line["place"], line["place"][::-1]]),
-        y=np.concatenate([line[high], line[low][::-1]]),
-        mode="lines",
-        fill="toself",
-        fillcolor=colour,
-        line={"width": 0},
-        hoverinfo="skip",
-        showlegend=False,
-    )
-
-
-def _live_marker(run: Run, place: float, value: float) -> go.Scatter:
-    label = label_of(run)
-    return go.Scatter(
-        x=[place],
-        y=[value],
-        name=f"{label}, the document shown",
-        showlegend=False,
-        mode="markers",
-        marker={
-            "symbol": f"{symbol_of(run)}-open",
-            "size": LIVE_SIZE,
-            "color": colour_of(run),
-            "line": {"width": 2.5},
-        },
-        hovertemplate=f"<b>{label}</b>, the document shown<br>%{{y:.3f}} nats a token"
-        "<extra></extra>",
-    )
-
-
-def _legend_entries(fig: go.Figure, random: bool, live: bool) -> None:
-    """One entry for what both models have in their own colours: it would not fit twice."""
-    if random:
-        line = {"color": NEUTRAL_COLOUR, "width": 1.5, "dash": "dash"}
-        name = "Random subsets"
-        fig.add_trace(go.Scatter(x=[None], y=[None], name=name, mode="lines", line=line))
-    if live:
-        marker = {"symbol": "circle-open", "size": LIVE_SIZE, "color": NEUTRAL_COLOUR}
-        name = "The document shown"
-        fig.add_trace(go.Scatter(x=[None], y=[None], name=name, mode="markers", marker=marker))
-
-
-def _mark_keep_k(fig: go.Figure, place: float, keep_k: int) -> None:
-    fig.add_vline(x=place, line={"color": SELECTION_COLOUR, "width": 1.5, "dash": "dot"})
-    fig.add_annotation(
-        # Unlike shapes and data, annotations want the logarithm on a log axis.
-        x=np.log10(place),
-        y=1,
-        yref="paper",
-        yanchor="bottom",
-        text=f"keep-k {keep_k}",
-        font={"color": SELECTION_COLOUR, "size": 12},
-        showarrow=False,
-    )
-
-
-def _keep_k_axis(fig: go.Figure, points: pd.DataFrame, experts: Experts) -> None:
-    """A log2 axis from the smallest to the largest measured keep-k, a tick at each doubling."""
-    pairs = zip(points["model"].astype(str), points["keep_k"], strict=True)
-    places = [float(experts.places(model, keep_k)) for model, keep_k in pairs]
-    low, high = min(places), max(places)
-    if experts.as_shares:
-        ticks = [100 / 2**power for power in range(12)]
-        title = "Share of the experts kept in every layer (log scale)"
-    else:
-        ticks = [float(2**power) for power in range(int(high).bit_length())]
-        title = f"Experts kept in every layer, of {experts.in_words()} (keep-k, log scale)"
-    fig.update_xaxes(
-        type="log",
-        range=[np.log10(low * 0.93), np.log10(high * 1.12)],
-        tickvals=[tick for tick in ticks if low <= tick <= high],
-        ticksuffix=" %" if experts.as_shares else "",
-        title_text=title,
-    )
+def axis_ticks(values: Sequence[float]) -> tuple[float, float, list[tuple[float, str]]]:
+    """Least and greatest place of a linear axis that holds the values, and its ticks in words."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    room = max(high - low, 1e-3) * 0.06
+    low, high = low - room, high + room
+    rough = (high - low) / MOST_TICKS
+    unit = 10.0 ** np.floor(np.log10(rough))
+    step = next(unit * n for n in (1, 2, 5, 10) if unit * n >= rough)
+    digits = max(0, -int(np.floor(np.log10(step))))
+    first = int(np.ceil(low / step))
+    places = [step * n for n in range(first, int(np.floor(high / step)) + 1)]
+    ticks = [(float(place), f"{place:.{digits}f}".replace("-", "\u2212")) for place in places]
+    return float(low), float(high), ticks
 
 
 def kept_map(

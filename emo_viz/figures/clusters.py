@@ -1,6 +1,6 @@
 """Figures of clusters of documents or tokens: the maps, and where each group of them lies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,9 +14,7 @@ from emo_viz.analysis.runs import Comparison
 from emo_viz.figures.theme import (
     GROUP_COLOURS,
     OTHER_COLOUR,
-    SELECTION_COLOUR,
     SEQUENTIAL,
-    chart_config,
     coloured,
     style,
 )
@@ -37,14 +35,16 @@ SYMBOLS: Final = {
 SHIFT: Final = 3
 OTHER_SYMBOL: Final = "diamond-open"
 OTHER_SIGN: Final = "◇"
-MARKER_SIZE: Final = 7
-MAP_HEIGHT: Final = 460
 ROW_HEIGHT: Final = 19
 HEATMAP_TOP: Final = 72
 HEATMAP_BOTTOM: Final = 116
-DIMMED: Final = 0.1
-OTHER_OPACITY: Final = 0.4
-LABEL_SHIFT: Final = 10  # pixels above the place that it is given
+# Six hues that are none of the runs' two, for families of groups. Their shades have one of these
+# luminances, at which the contrast is 3 or more against the light and the dark page.
+FAMILY_COLOURS: Final = ("#3f66d4", "#4f9a32", "#c8323c", "#8b4fc6", "#8f8310", "#1f8fc9")
+SHADES: Final = (0.19, 0.27, 0.135)
+# From low to high; the same contrast holds.
+SCALE: Final = ("#8595ac", "#7486bd", "#6e73cb", "#6c5dd9", "#6e47d1")
+STEPS: Final = len(SCALE)
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,6 @@ class Group:
     colour: str
     symbol: str
     sign: str
-
-
-def map_config(name: str) -> dict[str, Any]:
-    """Chart settings of a map, which is zoomed by the wheel and selected on by lasso or box."""
-    buttons = {"modeBarButtonsToRemove": ["sendDataToCloud", "autoScale2d"]}
-    return chart_config(name) | buttons | {"scrollZoom": True}
 
 
 def colour_groups(
@@ -98,57 +92,62 @@ def _look(place: int) -> tuple[str, str, str]:
     return GROUP_COLOURS[colour], symbol, sign
 
 
-def point_map(
-    points: NDArray[np.float32],
-    groups: Sequence[Group],
-    hover: Sequence[str],
-    title: str,
-    axis: str,
-    labels: Sequence[tuple[str, float, float]] = (),
-    highlighted: NDArray[np.bool_] | None = None,
-    selected: NDArray[np.int64] | None = None,
-    marker_size: int = MARKER_SIZE,
-) -> go.Figure:
-    """Documents or tokens as points [D, 2] by group, with the hover text (HTML) of each.
+def family_groups(names: Sequence[str], families: Mapping[str, int]) -> list[Group]:
+    """Groups by name: the colour says the family, shade and marker which of its members.
 
-    axis: name of the axes. labels: texts (HTML) with their place. highlighted [D]: the rest
-    recedes. selected: rows drawn as selected. marker_size in pixels. Lasso is the default gesture;
-    a point carries its row as customdata.
+    names: the group of each row; families: the family of every one of them, from 0. Groups come by
+    family, then by name. How a group looks depends on nothing but all the names.
     """
-    fig = go.Figure()
-    for group in sorted(groups, key=lambda group: group.colour != OTHER_COLOUR):  # others below
-        trace = _points(points, group, hover, highlighted, selected)
-        fig.add_trace(trace.update(marker_size=marker_size))
-    style(fig, title)
-    fig.update_layout(
-        height=MAP_HEIGHT,
-        margin={"l": 28, "r": 8, "t": 40, "b": 28},
-        showlegend=False,
-        dragmode="lasso",
-        hovermode="closest",
-        uirevision="map",
-        newselection={"line": {"color": SELECTION_COLOUR, "width": 2}},
-    )
-    low, high = points.min(axis=0), points.max(axis=0)
-    for update, number in ((fig.update_xaxes, 0), (fig.update_yaxes, 1)):
-        update(
-            title_text=f"{axis} {number + 1} (no unit)",
-            title_standoff=4,
-            range=_padded(low[number], high[number]),
-            showticklabels=False,
-            showgrid=False,
-        )
-    fig.update_yaxes(scaleanchor="x")
-    for text, x, y in labels:
-        fig.add_annotation(
-            text=text,
-            x=x,
-            y=y,
-            yshift=LABEL_SHIFT,
-            showarrow=False,
-            font={"size": 11, "shadow": "auto"},  # legible over points of another group
-        )
-    return fig
+    found, inverse, _ = np.unique(names, return_inverse=True, return_counts=True)
+    place = {str(name): i for i, name in enumerate(found)}
+    members: dict[int, int] = {}
+    drawn = []
+    for name in sorted(place, key=lambda name: (families[name], name)):
+        family = families[name]
+        member = members[family] = members.get(family, -1) + 1
+        rows = np.flatnonzero(inverse == place[name])
+        drawn.append(Group(name, rows, *_family_look(family, member)))
+    return drawn
+
+
+def scale_groups(values: NDArray[np.floating], form: str, unit: str) -> list[Group]:
+    """Rows by their value [N], in up to `STEPS` groups of about as many rows, lowest first.
+
+    form: how a value is written (".2f"). Their colours are one scale, from faint to strong.
+    """
+    inner = np.quantile(values, np.linspace(0, 1, STEPS + 1)[1:-1])
+    bins = np.searchsorted(np.unique(inner), values, side="right")
+    drawn = []
+    found = np.unique(bins)
+    for place, each in enumerate(found):
+        rows = np.flatnonzero(bins == each)
+        low, high = values[rows].min(), values[rows].max()
+        ends = dict.fromkeys(f"{end:{form}}" for end in (low, high))
+        name = f"{' to '.join(ends)} {unit}"
+        colour = SCALE[round(place * (len(SCALE) - 1) / max(len(found) - 1, 1))]
+        drawn.append(Group(name, rows, colour, "circle", SYMBOLS["circle"]))
+    return drawn
+
+
+def _family_look(family: int, member: int) -> tuple[str, str, str]:
+    """Colour, marker and sign of a member of a family; 30 of one family differ."""
+    colour = FAMILY_COLOURS[family % len(FAMILY_COLOURS)]
+    symbol, sign = list(SYMBOLS.items())[member % len(SYMBOLS)]
+    return _shade(colour, SHADES[member % len(SHADES)]), symbol, sign
+
+
+def _shade(colour: str, luminance: float) -> str:
+    """A colour of the same hue and of another relative luminance (WCAG 2)."""
+    linear = np.array([_linear(int(colour[i : i + 2], 16) / 255) for i in (1, 3, 5)])
+    own = float(linear @ [0.2126, 0.7152, 0.0722])
+    white = (luminance - own) / (1 - own)
+    mixed = linear * luminance / own if white < 0 else linear + (1 - linear) * white
+    channels = np.where(mixed <= 0.0031308, 12.92 * mixed, 1.055 * mixed ** (1 / 2.4) - 0.055)
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in channels.clip(0, 1))
+
+
+def _linear(channel: float) -> float:
+    return channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
 
 
 @dataclass(frozen=True)
@@ -198,6 +197,35 @@ def share_heatmap(
     return fig
 
 
+def confusion_heatmap(runs: Comparison, table: pd.DataFrame, title: str, item: str) -> go.Figure:
+    """Share of the items of each cluster of the first run (rows) in each of the second (columns).
+
+    table: counts. The order of the columns brings large shares to the diagonal.
+    """
+    first, second = runs
+    rows = _diagonal_rows(_shares(table))
+    ordered = table.iloc[rows]
+    ordered = ordered.iloc[:, _diagonal_rows(_shares(ordered.T))]
+    fig = go.Figure(_share_heatmap(ordered, Shown("cluster", f"{item}s", matched=False)))
+    style(fig, title)
+    cells = ROW_HEIGHT * len(ordered)
+    fig.update_layout(
+        height=cells + HEATMAP_TOP + HEATMAP_BOTTOM,
+        margin={"t": HEATMAP_TOP, "b": HEATMAP_BOTTOM},
+        coloraxis={
+            "colorscale": SEQUENTIAL,
+            "cmin": 0,
+            "cmax": 100,
+            "colorbar": _below(cells, f"% of the row's {item}s"),
+        },
+    )
+    fig.update_xaxes(title_text=f"Cluster of {coloured(second)}", type="category", showgrid=False)
+    fig.update_yaxes(title_text=f"Cluster of {coloured(first)}", type="category", showgrid=False)
+    fig.update_xaxes(tickangle=0)
+    fig.update_yaxes(autorange="reversed")
+    return fig
+
+
 def concentration(table: pd.DataFrame) -> float:
     """Share of a row's items in its largest cluster, mean over the rows."""
     return float(_shares(table).max(axis=1).mean())
@@ -216,42 +244,6 @@ def _below(cells: int, title: str) -> dict[str, Any]:
         "y": -56 / cells,
         "yanchor": "top",
     }
-
-
-def _points(
-    points: NDArray[np.float32],
-    group: Group,
-    hover: Sequence[str],
-    highlighted: NDArray[np.bool_] | None,
-    selected: NDArray[np.int64] | None,
-) -> go.Scattergl:
-    rows = group.rows
-    usual = OTHER_OPACITY if group.colour == OTHER_COLOUR else 0.85
-    opacity = usual if highlighted is None else np.where(highlighted[rows], 0.95, DIMMED)
-    chosen = None if selected is None else np.flatnonzero(np.isin(rows, selected))
-    return go.Scattergl(
-        x=points[rows, 0],
-        y=points[rows, 1],
-        mode="markers",
-        name=group.name,
-        marker={
-            "color": group.colour,
-            "symbol": group.symbol,
-            "opacity": opacity,
-        },
-        selected={"marker": {"opacity": 1}},
-        unselected={"marker": {"opacity": DIMMED}},
-        selectedpoints=chosen,
-        customdata=rows,
-        hovertext=[hover[row] for row in rows],
-        hovertemplate="%{hovertext}<extra></extra>",
-    )
-
-
-def _padded(low: float, high: float) -> list[float]:
-    """A range with room for whole markers at its ends."""
-    room = 0.04 * (high - low) or 1.0
-    return [float(low - room), float(high + room)]
 
 
 def _shares(table: pd.DataFrame) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.runs import Comparison, Run
+from emo_viz.figures.kept import kept
 from emo_viz.figures.theme import (
     REFERENCE_COLOUR,
     colour_of,
@@ -30,6 +31,7 @@ class Compared:
     chance_label: str = ""
 
 
+@kept
 def by_run(runs: Comparison, compared: Compared, title: str) -> go.Figure:
     """A row a run, the first one above: a point with its 95 % interval, on one axis from 0."""
     fig = go.Figure([_point(run, compared.values[run.id], compared.unit) for run in runs])

@@ -16,6 +16,7 @@ from plotly.subplots import make_subplots
 from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.difference import LayerDifference, LossBin
 from emo_viz.analysis.runs import Comparison
+from emo_viz.figures.kept import kept
 from emo_viz.figures.theme import (
     NEUTRAL_COLOUR,
     REFERENCE_COLOUR,
@@ -33,10 +34,12 @@ _SCALE: list[list[Any]] = SEQUENTIAL
 # Where both chose the same experts the map fades into the page.
 ALIKE_IS_CLEAR = [[1 - place, colour] for place, colour in reversed(_SCALE)]
 FEW_TOKENS = 48
+MOST_SVG_POINTS = 3_000
 PANEL_PIXELS, LEAST_MAP_PIXELS = 300, 300
 SMALLEST_LOSS = 1e-5  # nats: the lower end of a logarithmic axis
 
 
+@kept
 def agreement(layers: Sequence[LayerDifference], names: Sequence[int]) -> go.Figure:
     """By layer: the share of a token's experts that both runs chose, the share of tokens with
     exactly the same ones, both with 95 % intervals over documents, and the former by chance."""
@@ -62,6 +65,7 @@ def agreement(layers: Sequence[LayerDifference], names: Sequence[int]) -> go.Fig
     return legend_below(fig, rows=2).update_layout(height=PANEL_PIXELS)
 
 
+@kept
 def weight(layers: Sequence[LayerDifference], names: Sequence[int]) -> go.Figure:
     """By layer: how much of a token's gate weight went to other experts, or from one to another."""
     moved = [one.weight for one in layers if one.weight is not None]
@@ -72,6 +76,7 @@ def weight(layers: Sequence[LayerDifference], names: Sequence[int]) -> go.Figure
     return fig.update_layout(height=PANEL_PIXELS, showlegend=False)
 
 
+@kept
 def divergence(
     first_layer: NDArray[np.floating], parts_at: NDArray[np.integer], names: Sequence[int]
 ) -> go.Figure:
@@ -110,6 +115,7 @@ def divergence(
     return fig.update_layout(height=PANEL_PIXELS)
 
 
+@kept
 def token_map(
     overlap: NDArray[np.floating],
     tokens: Sequence[str],
@@ -134,7 +140,9 @@ def token_map(
     )
     unseen = {"marker": {"opacity": 0}}
     at = np.asarray(positions)[rows]
-    targets = go.Scattergl(
+    # WebGL takes a browser longer to begin with than this many points to draw.
+    scatter = go.Scattergl if len(rows) > MOST_SVG_POINTS else go.Scatter
+    targets = scatter(
         x=layers.astype(np.float32),
         y=at.astype(np.float32),
         mode="markers",
@@ -169,6 +177,7 @@ def token_map(
     return fig
 
 
+@kept
 def loss(
     runs: Comparison,
     bins: Sequence[LossBin],

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from emo_viz.figures.kept import kept
 from emo_viz.figures.theme import (
     REFERENCE_COLOUR,
     SELECTION_COLOUR,
@@ -21,6 +22,7 @@ INTENSITY_RANGE = (0.3, 2000.0)
 LABEL_PIXELS = 17
 
 
+@kept
 def roofline(
     rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any], tokens: int
 ) -> go.Figure:
@@ -125,6 +127,7 @@ def speedups(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+@kept
 def measured_speedups(speeds: Sequence[Mapping[str, Any]], device: str) -> go.Figure:
     """`speedups` as measured on one GPU, a line for each way of routing."""
     fig = go.Figure()
@@ -151,6 +154,7 @@ def measured_speedups(speeds: Sequence[Mapping[str, Any]], device: str) -> go.Fi
     return fig
 
 
+@kept
 def mask_savings(savings: Sequence[Mapping[str, Any]], num_experts: int, name: str) -> go.Figure:
     """How many times less roofline time a forward pass takes with fewer experts.
 

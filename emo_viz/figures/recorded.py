@@ -9,11 +9,13 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from emo_viz.figures.kept import kept
 from emo_viz.figures.theme import SEQUENTIAL, style
 
 PIXELS_A_LAYER, FRAME_PIXELS, MOST_PIXELS = 22, 150, 900
 
 
+@kept
 def expert_use(
     used: NDArray[np.floating],
     routed: Sequence[int],

@@ -30,12 +30,18 @@ SEQUENTIAL: Final = [
     [0.75, "rgba(118, 96, 234, 0.8)"],
     [1.0, "rgba(104, 78, 230, 1.0)"],
 ]
-DIVERGING: Final = [
-    [0.0, "rgba(214, 93, 46, 1.0)"],
-    [0.25, "rgba(214, 93, 46, 0.5)"],
+# Better and worse, never which model: chosen by search, as far from teal and amber as these two
+# can be for every kind of colour vision (tests/figures/test_theme.py). Colour alone says nothing
+# to some: the sign goes with it.
+WORSE, BETTER = "#a92ab3", "#1f98ed"
+WORSE_NAME, BETTER_NAME = "magenta", "blue"
+WORSE_SIGN, BETTER_SIGN = "\u25bc", "\u25b2"
+DIVERGING: Final = [  # from worse to better
+    [0.0, "rgba(169, 42, 179, 1.0)"],
+    [0.25, "rgba(169, 42, 179, 0.5)"],
     [0.5, "rgba(128, 132, 140, 0.1)"],
-    [0.75, "rgba(47, 111, 214, 0.5)"],
-    [1.0, "rgba(47, 111, 214, 1.0)"],
+    [0.75, "rgba(31, 152, 237, 0.5)"],
+    [1.0, "rgba(31, 152, 237, 1.0)"],
 ]
 # Chosen by search: the smallest distance in OKLab between any two, and to OTHER_COLOUR, under
 # normal, protan, deutan and tritan vision is 0.10. Never without a second mark all the same.
@@ -124,6 +130,11 @@ def label_of(run: Run) -> str:
 def coloured(run: Run) -> str:
     """The name of a run in bold and in its colour, as HTML for Plotly."""
     return f'<b style="color:{colour_of(run)}">{label_of(run)}</b>'
+
+
+def verdict_sign(value: float) -> str:
+    """The mark beside the colour of what is better (> 0) or worse (< 0); "" for neither or NaN."""
+    return BETTER_SIGN if value > 0 else WORSE_SIGN if value < 0 else ""
 
 
 def sentence_case(text: str) -> str:

@@ -73,7 +73,7 @@ class Job:
 
 
 def record(
-    source: str,
+    source: str | Path,
     documents: pd.DataFrame,
     out: Path,
     options: Options = Options(),  # noqa: B008 (it is frozen)
@@ -92,7 +92,7 @@ def record(
     check_replaceable(out)
     check_writable(out)
     check_documents(documents)
-    opened = open_checkpoint(source, options.device, options.dtype, options.max_tokens)
+    opened = open_checkpoint(str(source), options.device, options.dtype, options.max_tokens)
     return record_opened(opened, documents, out, options, report=report, tell=tell)
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from emo_viz.analysis.origins import Origins, present_origins
+from emo_viz.analysis.origins import Origins, present_origins, stale
 from emo_viz.analysis.runs import Run, label_of, runs_in
 from emo_viz.analysis.widths import in_words
 from emo_viz.server import home
@@ -20,7 +20,8 @@ from model.files import FileState, file_state, num_parameters, read_json, weight
 
 APP_FOLDER = Path(__file__).parents[2]
 CURVES = "curves.parquet"
-LARGE = 1 << 30  # bytes: of larger files the state stands for the content
+LARGE = 64 << 20  # bytes: of larger files the state stands for the content
+LARGE_WEIGHTS = 1 << 30  # bytes: of larger checkpoints nothing is read to tell whether it is theirs
 
 
 @dataclass(frozen=True)
@@ -156,15 +157,34 @@ def measured_path(name: str, runs: Sequence[str]) -> Path:
 
 
 def curves_path(run: str) -> Path:
-    """Where the subset curves of a run lie, or belong: those of bundled runs are in one file."""
+    """Where the subset curves of a run lie, or belong.
+
+    Those of bundled runs are in one file, which is only read: what was measured here goes before
+    it, as long as it is of the checkpoint and documents that lie here now.
+    """
     if is_added(run):
         return home.analysis_path(CURVES, [run])
-    return analysis_path(CURVES)
+    try:
+        own = home.measured(CURVES, [run])
+    except ValueError:  # there is no place for what is measured here
+        own = []
+    return next((path for path in own if _is_of(path, run)), analysis_path(CURVES))
+
+
+def _is_of(curves: Path, run: str) -> bool:
+    """Whether curves, of this run among others, were measured of what lies here now."""
+    try:
+        made_from = Origins.from_dict(read_json(curves.with_suffix(".json")))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return False
+    return run in made_from.models and not stale("", made_from, origins(made_from.models))
 
 
 def curves_paths(runs: Iterable[str]) -> tuple[Path, ...]:
-    """The files that hold the curves of these runs."""
-    return tuple(dict.fromkeys(map(curves_path, runs)))
+    """The files that hold the curves of these runs. The bundled one is last: it may hold older
+    curves of a run that was measured here."""
+    paths = dict.fromkeys(map(curves_path, runs))
+    return tuple(sorted(paths, key=lambda path: path == analysis_path(CURVES)))
 
 
 def token_clusters_path(name: str) -> Path:
@@ -182,15 +202,16 @@ def origins(runs: Iterable[str]) -> Origins:
     documents = documents_path() if bundled else None
     checkpoints = {run: checkpoint_path(run) for run in ids}
     return present_origins(
-        {run: path for run, path in checkpoints.items() if is_bundled(run) or _small(path)},
+        {run: path for run, path in checkpoints.items() if is_bundled(run) or is_small(path)},
         documents,
         documents and documents.with_name("calibration.parquet"),
     )
 
 
-def _small(checkpoint: Path) -> bool:
+def is_small(checkpoint: Path) -> bool:
+    """Whether a checkpoint's weights are few enough to be read without being asked for."""
     try:
-        return sum(file.stat().st_size for file in weight_files(checkpoint)) <= LARGE
+        return sum(file.stat().st_size for file in weight_files(checkpoint)) <= LARGE_WEIGHTS
     except (ValueError, OSError):
         return False
 

@@ -19,7 +19,7 @@ from emo_viz.analysis.origins import of_trace
 from emo_viz.analysis.projection import content_key
 from emo_viz.analysis.runs import Comparison, Facts, Run, compare, default_of, label_of
 from emo_viz.analysis.widths import routed_by_layer
-from emo_viz.server import assets, commands
+from emo_viz.server import assets, commands, imports
 from model.files import read_json
 
 if TYPE_CHECKING:
@@ -249,6 +249,7 @@ def _device(name: str) -> str:
     name = name or os.environ.get(DEVICE) or CPU
     if name == CPU:  # which is always there; torch takes a second to import
         return name
+    imports.for_models()
     from model.families.opening import device_of
 
     try:
@@ -271,8 +272,25 @@ def _loaded(run: Run, device: str, dtype: str = FULL) -> LoadedModel:
     return _load(run.id, path, assets.content(path), device, dtype)
 
 
+def warm_up(run: str) -> None:
+    """Load what the pages would of a run's model, unless it is large: before anybody asks for it.
+
+    Outside of any visitor's session. Raises ValueError for a checkpoint that is of no use.
+    """
+    path = assets.checkpoint_path(run)
+    if can_run(run) and assets.is_small(path):
+        _hold(run, path, assets.content(path), _device(""), FULL)
+
+
 @st.cache_resource(max_entries=4, show_spinner="Loading the model …")
 def _load(run: str, path: Path, key: str, device: str, dtype: str) -> LoadedModel:
+    return _hold(run, path, key, device, dtype)
+
+
+# Apart from the one with the spinner, which needs a visitor to show it to.
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _hold(run: str, path: Path, key: str, device: str, dtype: str) -> LoadedModel:
+    imports.for_models()
     import torch
 
     from model.run.live import open_live

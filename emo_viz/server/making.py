@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.runs.progress import Report
-from emo_viz.server import assets, catalogue, home, library, measurements
+from emo_viz.server import assets, catalogue, home, imports, library, measurements
 from emo_viz.server.jobs import Job, in_turn, registry
 from model.files import read_json
 
@@ -87,6 +87,7 @@ def add_hub(name: str) -> str:
     key = f"{OF_RUN}|fetch|{uuid4()}"
 
     def work(report: Report) -> str:
+        imports.for_models()
         from model.families.opening import local_folder
 
         report(0, 0)

@@ -13,7 +13,7 @@ from emo_viz.analysis.curves import Measured
 from emo_viz.analysis.parts import Parts
 from emo_viz.runs import curves
 from emo_viz.runs.progress import Report
-from emo_viz.server import assets, library
+from emo_viz.server import assets, home, library
 from emo_viz.server.jobs import Job, politely, registry
 from emo_viz.server.library import LoadedModel, Models
 from model.files import weights_digest
@@ -25,7 +25,11 @@ def find(models: Models) -> Job | None:
 
 
 def start(models: Models) -> None:
-    """Measure every domain with every method. ValueError if the documents do not allow it."""
+    """Measure every domain with every method, into the user's folder.
+
+    Raises ValueError if the documents do not allow it, or nothing can be written there.
+    """
+    home.check()  # before the many minutes, not after them
     documents, calibration = library.documents(), library.calibration_documents()
     curves.check_disjoint(documents, calibration)
 
@@ -39,7 +43,11 @@ def start(models: Models) -> None:
 
 def kept_parts(models: Models) -> int:
     """How many parts a stopped measurement has left to go on from, in this server or before."""
-    return sum(Parts.of(path).count(map(digest, some)) for path, some in _targets(models))
+    try:
+        targets = _targets(models)
+    except ValueError:  # there is no place to keep them
+        return 0
+    return sum(Parts.of(path).count(map(digest, some)) for path, some in targets)
 
 
 def find_points(models: Models, domain: str, method: str) -> Job | None:
@@ -79,16 +87,22 @@ def _checkpoints(models: Iterable[LoadedModel]) -> tuple[Checkpoint, ...]:
 
 
 def _targets(models: Models) -> list[tuple[Path, tuple[LoadedModel, ...]]]:
-    """Where the curves of which runs go: those of an added run lie with it, and what is bundled is
-    measured only where nothing else is asked for."""
-    added = [one for one in models if assets.is_added(one.run)]
-    if not added:
-        return [(assets.curves_path(models.first.run), models.loaded)]
-    return [(assets.curves_path(one.run), (one,)) for one in added]
+    """Where in the user's folder the curves of which runs go: those of an added run lie with it,
+    those of bundled runs together. Raises ValueError where there is no such folder."""
+    return [
+        (home.analysis_path(assets.CURVES, [one.run for one in some]), some)
+        for some in _asked(models)
+    ]
+
+
+def _asked(models: Models) -> list[tuple[LoadedModel, ...]]:
+    """What is measured into one file each: what is bundled only where nothing else is asked for."""
+    added = [(one,) for one in models if assets.is_added(one.run)]
+    return [*added] or [models.loaded]
 
 
 def _key(models: Models) -> str:
-    return key({one.run: one.path for _, some in _targets(models) for one in some})
+    return key({one.run: one.path for some in _asked(models) for one in some})
 
 
 def key(checkpoints: Mapping[str, Path]) -> str:

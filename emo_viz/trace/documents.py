@@ -95,6 +95,22 @@ def _name(path: Path) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
+def documents_of(texts: Mapping[str, Sequence[str]] | Sequence[str]) -> pd.DataFrame:
+    """Texts at hand as documents to record: by domain, or all of the domain "own".
+
+    Ids count from 1 in each domain: "recipes-1". Raises ValueError as `check_documents`.
+    """
+    by_domain = texts if isinstance(texts, Mapping) else {"own": texts}
+    rows = [
+        {"id": f"{domain}-{number}", "domain": domain, "text": text}
+        for domain, some in by_domain.items()
+        for number, text in enumerate([some] if isinstance(some, str) else some, start=1)
+    ]
+    documents = pd.DataFrame(rows, columns=list(REQUIRED_COLUMNS))
+    check_documents(documents)
+    return documents
+
+
 def check_documents(documents: pd.DataFrame) -> None:
     """ValueError unless there are documents with an id of their own, a domain and a text."""
     missing = [name for name in REQUIRED_COLUMNS if name not in documents.columns]

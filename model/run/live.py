@@ -129,8 +129,15 @@ class Live(ABC):
         """Mean router probability of each routed expert over all tokens: float64 [L, R]."""
 
     @abstractmethod
-    def go_on(self, token_ids: np.ndarray, tokens: int, experts: Experts = ()) -> str:
-        """The likeliest text after a prompt, with some experts alone."""
+    def go_on(
+        self,
+        token_ids: np.ndarray,
+        tokens: int,
+        experts: Experts = (),
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> str:
+        """The text after a prompt, with some experts alone: see `inference.continue_text`."""
 
     def select(
         self, documents: Sequence[np.ndarray], keep_k: int, method: Method, ids: Sequence[str] = ()
@@ -174,9 +181,17 @@ class LiveEmo(Live):
         with self._cut(experts):
             return expert_scores(self.model, documents)
 
-    def go_on(self, token_ids: np.ndarray, tokens: int, experts: Experts = ()) -> str:
+    def go_on(
+        self,
+        token_ids: np.ndarray,
+        tokens: int,
+        experts: Experts = (),
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> str:
+        how = (tokens, temperature, seed)
         with self._cut(experts):
-            return continue_text(self.model, self.tokenizer, token_ids, tokens)
+            return continue_text(self.model, self.tokenizer, token_ids, *how)
 
     @contextmanager
     def _cut(self, experts: Experts) -> Iterator[None]:
@@ -297,13 +312,21 @@ class LiveFamily(Live):
         return sums_LR / tokens
 
     @torch.inference_mode()
-    def go_on(self, token_ids: np.ndarray, tokens: int, experts: Experts = ()) -> str:
+    def go_on(
+        self,
+        token_ids: np.ndarray,
+        tokens: int,
+        experts: Experts = (),
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> str:
         with self._cut(experts):
             prompt_1T = torch.from_numpy(np.asarray(token_ids, dtype=np.int64))[None]
             prompt_1T = prompt_1T.to(self._recorder.device)
             longest = self.longest or len(token_ids) + 2 * tokens
             pad = self._recorder.config.pad_token_id
-            return write_on(self.model, self.tokenizer, prompt_1T, tokens, longest, pad)
+            how = (longest, pad, temperature, seed)
+            return write_on(self.model, self.tokenizer, prompt_1T, tokens, *how)
 
     @contextmanager
     def _cut(self, experts: Experts) -> Iterator[None]:

@@ -62,7 +62,7 @@ def own_device(name: str) -> torch.device:
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the processes that torchrun started, for the length of a `with` block."""
-    if device.type == "cuda":
+    if device.index is not None:  # torch refuses "cuda" alone, which is the current one
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield

@@ -158,12 +158,12 @@ def test_a_subset_that_names_no_model_is_refused_unless_forced(choose, tiny_asse
 
 def test_the_page_exports_what_cut_takes(tiny_assets, tmp_path):
     """By the page's own function: its files name the model as the command's do."""
-    from emo_viz.ui.ablation.view import _subset_json
+    from emo_viz.ui.ablation.export import subset_json
 
     parent = tiny_assets / "checkpoints" / "emo-nano"
     study = SimpleNamespace(models={"emo-nano": SimpleNamespace(path=parent)})
     subset = random_subset(load_model(parent).config, 6, seed=0)
-    (tmp_path / "page.json").write_text(_subset_json(study, "emo-nano", subset))
+    (tmp_path / "page.json").write_text(subset_json(study, "emo-nano", subset))
     assert cut(parent, tmp_path / "page.json", tmp_path / "small").exit_code == 0
 
 

@@ -122,12 +122,22 @@ def test_objects_are_neither_written_nor_read(tmp_path):
         load_arrays(tmp_path / "b.npz", "f", 1)
 
 
-def test_labels_name_groups_that_lie_together():
+def test_labels_name_groups_where_most_of_them_lie_together():
     rng = np.random.default_rng(0)
     places = {"dense": (-1.5, 0.0), "looser": (1.5, 0.0), "hidden": (-1.48, 0.0)}
-    spreads = {"dense": 0.05, "looser": 0.15, "hidden": 0.06}
-    groups = np.repeat([*places, "spread"], 50)
-    rows = [np.array(places[n]) + spreads[n] * rng.normal(size=(50, 2)) for n in places]
-    labels = place_labels(np.concatenate([*rows, rng.normal(size=(50, 2))]), groups)
-    assert [label.text for label in labels] == ["dense", "looser"]  # "hidden" lies under "dense"
-    assert (labels[1].x, labels[1].y) == pytest.approx((1.5, 1.645 * 0.15), abs=0.1)
+    sizes = {"dense": 50, "looser": 50, "hidden": 40, "spread": 50, "two places": 60}
+    groups = np.repeat(list(sizes), list(sizes.values()))
+    rows = [np.array(places[n]) + 0.05 * rng.normal(size=(sizes[n], 2)) for n in places]
+    apart = np.repeat([[0.0, -3.0], [0.0, 3.0]], [20, 40], axis=0)
+    rows += [8 + 3 * rng.normal(size=(50, 2)), apart + 0.01 * rng.normal(size=(60, 2))]
+    found = place_labels(np.concatenate(rows), groups)
+    labels = {label.text: (label.x, label.y) for label in found}
+    assert set(labels) == {"dense", "looser", "two places"}  # "hidden" lies under "dense"
+    assert labels["looser"] == pytest.approx((1.5, 0), abs=0.05)
+    assert labels["two places"] == pytest.approx((0, 3), abs=0.05)
+
+
+def test_names_of_maps_with_a_single_point_or_place():
+    (label,) = place_labels(np.zeros((1, 2), np.float32), ["alone"])
+    assert (label.text, label.x, label.y) == ("alone", 0, 0)
+    assert len(place_labels(np.zeros((4, 2), np.float32), list("aabb"))) == 2

@@ -87,3 +87,27 @@ def test_routing_vectors_remove_what_all_documents_share():
     rows = 0.5 + 0.01 * side[:, None] * np.array([1, -1, 0]) + 1e-4 * rng.normal(size=(40, 3))
     cosines = routing_vectors(rows) @ routing_vectors(rows).T
     assert (np.sign(cosines) == np.outer(side, side)).all()
+
+
+def test_of_many_columns_the_largest_components_are_those_of_an_exact_pca(monkeypatch):
+    rng = np.random.default_rng(3)
+    groups = rng.permutation(np.arange(300) % 12)
+    wide = (rng.normal(size=(12, 80))[groups] + 0.3 * rng.normal(size=(300, 80))).astype(np.float32)
+    exact = fit_pca(wide, components=11)
+    monkeypatch.setattr(vectors, "WIDEST", 40)
+    found = fit_pca(wide, components=11)
+    agreement = np.abs((found.components * exact.components).sum(axis=1))
+    assert agreement.min() > 0.999
+    assert found.explained == pytest.approx(exact.explained, abs=1e-4)
+    order = rng.permutation(300)
+    again = fit_pca(wide[order], components=11)
+    np.testing.assert_allclose(again.components, found.components, atol=1e-3)
+
+
+def test_of_many_columns_no_more_components_are_kept_than_rows_span(monkeypatch):
+    monkeypatch.setattr(vectors, "WIDEST", 40)
+    rng = np.random.default_rng(4)
+    flat = (rng.normal(size=(200, 3)) @ rng.normal(size=(3, 90)) + 5).astype(np.float32)
+    assert len(fit_pca(flat, share=1.0).components) == 3
+    with pytest.raises(ValueError, match="same routing"):
+        fit_pca(np.full((20, 90), 0.25, np.float32))

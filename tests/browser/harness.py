@@ -58,10 +58,11 @@ _sockets: WeakKeyDictionary[Page, WebSocket] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Server:
-    """A running app: its address and the file that it logs to."""
+    """A running app: its address, the file that it logs to, and its process."""
 
     url: str
     log: Path
+    pid: int
 
 
 def addresses() -> list[str]:
@@ -82,7 +83,7 @@ def serve(assets: Path | None, home: Path | None = None) -> Iterator[Server]:
     # What the user of this machine has added is no part of a test or a picture.
     port = _free_port()
     options = ["--server.port", str(port), "--server.fileWatcherType", "none"]
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", *options]
+    command = [sys.executable, "-m", "streamlit", "run", "serve.py", *options]
     with tempfile.TemporaryDirectory() as folder:
         environment["EMO_VIZ_HOME"] = str(home or Path(folder) / "home")
         log = Path(folder) / "server.log"
@@ -90,7 +91,7 @@ def serve(assets: Path | None, home: Path | None = None) -> Iterator[Server]:
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
             )
-        server = Server(f"http://127.0.0.1:{port}", log)
+        server = Server(f"http://127.0.0.1:{port}", log, process.pid)
         try:
             _wait_for_health(server, process)
             yield server

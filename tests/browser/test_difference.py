@@ -76,9 +76,9 @@ def test_a_copied_link_shows_the_same_on_a_fresh_server(
 
 def read(page: Page) -> tuple[str, str]:
     harness.wait_for_text(page, "Token 9 of")
-    expect(page.get_by_role("heading", level=4)).to_have_count(1)
+    expect(page.get_by_role("heading", level=2)).to_have_count(1)
     return (
-        page.get_by_role("heading", level=4).inner_text(),
+        page.get_by_role("heading", level=2).inner_text(),
         page.get_by_text("Loss of this token").inner_text(),
     )
 

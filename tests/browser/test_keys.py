@@ -51,7 +51,7 @@ def test_a_slider_keeps_its_keys(app_server: harness.Server, browser_page: Page)
     slider = browser_page.get_by_role("slider").first
     slider.focus()
     with harness.rerun(browser_page):
-        slider.press("ArrowRight")
+        slider.press("Shift+ArrowRight")
     assert "k=9" in browser_page.url and "heldout-garden-0" in browser_page.url
 
 
@@ -76,3 +76,23 @@ def test_a_link_is_of_the_text_that_was_read_and_not_of_a_draft(
         expect(other.get_by_role("textbox", name="Text for the models")).to_have_value(
             "anchor and rope"
         )
+
+
+@pytest.mark.parametrize(
+    ("address", "token"),
+    [
+        ("Token_routing", "routing_token"),
+        ("Subset_ablation", "subset_token"),
+        ("Routing_difference", "difference_token"),
+    ],
+)
+def test_escape_lets_go_of_a_token_wherever_the_focus_is(
+    app_server: harness.Server, browser_page: Page, address: str, token: str
+):
+    harness.visit(browser_page, f"{app_server.url}/{address}?{token}=3")
+    browser_page.locator('.token[aria-selected="true"]').first.wait_for(state="attached")
+    browser_page.get_by_role("button", name="Copy link").focus()
+    with harness.rerun(browser_page):
+        browser_page.keyboard.press("Escape")
+    expect(browser_page.locator('.token[aria-selected="true"]')).to_have_count(0)
+    assert token not in browser_page.url

@@ -1,4 +1,6 @@
-"""Figures of document clusters: every document is drawn once, and selections carry over."""
+"""Figures of clusters: how groups look, and where each of them lies."""
+
+import colorsys
 
 import numpy as np
 import pandas as pd
@@ -6,28 +8,16 @@ import pytest
 
 from emo_viz.analysis.runs import Run, compare
 from emo_viz.figures.clusters import (
-    DIMMED,
+    SCALE,
     Shown,
     colour_groups,
-    map_config,
-    point_map,
+    family_groups,
+    scale_groups,
     share_heatmap,
 )
 from emo_viz.figures.theme import GROUP_COLOURS, OTHER_COLOUR
 
-POINTS = np.array([[0, 0], [1, 2], [2, 4], [-3, 1]], np.float32)
 RUNS = compare([Run("emo-nano", "EMO"), Run("std-nano", "Standard MoE")])
-HOVER = ["a", "b", "c", "d"]
-NAMES = ["x", "y", "x", "y"]
-
-
-def rows_of(fig):
-    """(hover text, x, y) of all points drawn."""
-    return sorted(
-        (text, float(x), float(y))
-        for trace in fig.data
-        for text, x, y in zip(trace.hovertext, trace.x, trace.y, strict=True)
-    )
 
 
 def test_up_to_ten_groups_have_a_colour_and_a_marker_each():
@@ -67,62 +57,58 @@ def test_thirty_groups_differ_in_colour_or_marker():
     assert len({(group.colour, group.sign) for group in groups}) == 30
 
 
-def test_others_are_drawn_below_and_fainter():
-    names = ["a"] * 3 + ["b"]
-    fig = point_map(POINTS, colour_groups(names, most=1), HOVER, "t", "UMAP")
-    assert [trace.name for trace in fig.data] == ["b", "a"]
-    assert fig.data[0].marker.opacity < fig.data[1].marker.opacity
+FAMILIES = {"law": 0, "sea": 0, "code_a": 1, "code_b": 1, "code_c": 1}
 
 
-def test_a_point_carries_its_row():
-    fig = point_map(POINTS, colour_groups(NAMES), HOVER, "t", "UMAP")
-    rows = {
-        int(row): text
-        for t in fig.data
-        for row, text in zip(t.customdata, t.hovertext, strict=True)
-    }
-    assert rows == dict(enumerate(HOVER))
+def looks(names: list[str], families: dict[str, int]) -> dict[str, tuple[str, str]]:
+    return {each.name: (each.colour, each.symbol) for each in family_groups(names, families)}
 
 
-def test_map_draws_every_document_once_with_its_hover():
-    fig = point_map(POINTS, colour_groups(NAMES), HOVER, "EMO: UMAP", "UMAP")
-    points = [(text, *map(float, place)) for text, place in zip(HOVER, POINTS, strict=True)]
-    assert rows_of(fig) == sorted(points)
-    assert {trace.type for trace in fig.data} == {"scattergl"}
-    assert fig.layout.xaxis.title.text == "UMAP 1 (no unit)"
-    assert fig.layout.xaxis.range[0] < -3 and fig.layout.yaxis.range[1] > 4
-    assert all(trace.selectedpoints is None for trace in fig.data)
+def test_a_family_has_a_hue_and_each_of_its_members_a_marker():
+    found = looks(list(FAMILIES) * 2, FAMILIES)
+    assert len(set(found.values())) == len({symbol for _, symbol in found.values()}) + 2
+    hues = {name: hue(colour) for name, (colour, _) in found.items()}
+    assert hues["code_a"] == pytest.approx(hues["code_b"], abs=0.02)
+    assert abs(hues["law"] - hues["code_a"]) > 0.1
 
 
-def test_map_marks_selected_and_highlighted_documents():
-    selected, highlighted = np.array([0, 3]), np.array([True, False, False, False])
-    fig = point_map(POINTS, colour_groups(NAMES), HOVER, "t", "PCA", (), highlighted, selected)
-    by_name = {trace.name: trace for trace in fig.data}
-    assert list(by_name["x"].selectedpoints) == [0]  # row 0 is the first point of group x
-    assert list(by_name["y"].selectedpoints) == [1]
-    assert by_name["x"].marker.opacity[0] > 0.9 and by_name["x"].marker.opacity[1] == DIMMED
+def hue(colour: str) -> float:
+    return colorsys.rgb_to_hsv(*(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)))[0]
 
 
-def test_an_empty_selection_dims_all():
-    fig = point_map(POINTS, colour_groups(NAMES), HOVER, "t", "PCA", selected=np.array([], int))
-    assert [list(trace.selectedpoints) for trace in fig.data] == [[], []]
+def test_thirty_members_of_six_families_differ():
+    names = [f"{i}-{j:02}" for i in range(6) for j in range(30)]
+    assert len(set(looks(names, {name: int(name[0]) for name in names}).values())) == 180
 
 
-def test_map_carries_its_labels():
-    fig = point_map(POINTS, colour_groups(NAMES), HOVER, "t", "PCA", [("chess", 1.0, 2.0)])
-    note = fig.layout.annotations[0]
-    assert (note.text, note.x, note.y) == ("chess", 1.0, 2.0)
+def test_how_many_rows_a_group_has_changes_nothing_of_its_look():
+    few, many = looks(list(FAMILIES), FAMILIES), looks([*FAMILIES, *["sea"] * 9], FAMILIES)
+    assert few == many
 
 
-def test_one_point_has_a_range():
-    fig = point_map(POINTS[:1], colour_groups(["x"]), ["a"], "t", "PCA")
-    assert fig.layout.xaxis.range[0] < 0 < fig.layout.xaxis.range[1]
+def test_values_make_groups_of_about_as_many_rows_from_low_to_high():
+    values = np.random.default_rng(0).permutation(np.arange(50.0))
+    groups = scale_groups(values, ".0f", "nats")
+    assert [len(group.rows) for group in groups] == [10] * 5
+    assert [group.name for group in groups][:2] == ["0 to 9 nats", "10 to 19 nats"]
+    assert len({group.colour for group in groups}) == 5
+    (alone,) = scale_groups(np.ones(4), ".0f", "nats")
+    assert alone.name == "1 nats" and alone.rows.tolist() == [0, 1, 2, 3]
 
 
-def test_lasso_and_box_can_be_reached():
-    removed = map_config("UMAP emo")["modeBarButtonsToRemove"]
-    assert "lasso2d" not in removed and "select2d" not in removed
-    assert "sendDataToCloud" in removed
+@pytest.mark.parametrize("luminance_of_page", [1.0, 0.0075])
+def test_families_and_scale_can_be_seen_on_both_pages(luminance_of_page: float):
+    names = [f"{i}-{j}" for i in range(6) for j in range(3)]
+    colours = [colour for colour, _ in looks(names, {n: int(n[0]) for n in names}).values()]
+    for colour in (*colours, *SCALE):
+        low, high = sorted((luminance(colour), luminance_of_page))
+        assert (high + 0.05) / (low + 0.05) >= 2.99, colour
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_colours_can_be_claimed_in_an_order():

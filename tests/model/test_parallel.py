@@ -226,3 +226,17 @@ def test_the_command_trains_and_exports_as_torchrun_starts_it(two_processes, tmp
     assert len(metrics_of(out)) == 1
     assert (checkpoint.latest(out) / ".metadata").exists(), "written by both"
     assert load_model(out / "export").config.num_experts == 128
+
+
+def test_a_gpu_without_a_number_is_the_current_one(monkeypatch):
+    def as_torch_does(device: torch.device) -> None:
+        if device.index is None:
+            raise ValueError("Expected a torch.device with a specified index or an integer")
+        chosen.append(device.index)
+
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", as_torch_does)
+    for name in ("cuda", "cuda:1", "cpu"):
+        with parallel.process_group(torch.device(name)):
+            pass
+    assert chosen == [1]

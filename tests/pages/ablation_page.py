@@ -1,5 +1,6 @@
 """What the tests of the subset ablation page read from it, and work out beside it."""
 
+import json
 import re
 
 import numpy as np
@@ -7,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from model.run.inference import record
 from model.run.subset import ExpertSubset, apply_subset
-from tests.pages.opened import follow_link
+from tests.pages.opened import follow_link, run
 
 PAGE = "pages/3_Subset_ablation.py"
 
@@ -22,13 +23,50 @@ def words(at: AppTest) -> str:
     return "\n".join(part.value for part in parts)
 
 
-def table(at: AppTest) -> dict[str, list[str]]:
+def given(at: AppTest, *parts: str) -> dict:
+    """What the view that has these parts was given to show."""
+    views = [json.loads(part.proto.json) for part in at.get("bidi_component")]
+    return [view for view in views if all(part in view for part in parts)][-1]
+
+
+def slider(at: AppTest) -> dict:
+    """What the slider and its curve were given; `position` is where it stands."""
+    return given(at, "stops", "position")
+
+
+def move(at: AppTest, keep_k: int) -> AppTest:
+    """Let the slider go at another place."""
+    at.session_state["k"] = keep_k
+    return run(at)
+
+
+def lines(at: AppTest, keep_k: int | None = None) -> dict[str, str]:
+    """What the two lines, "all" and "document", say at a place of the slider, or where it is."""
+    found = given(at, "stops", "computing")
+    stop = str(slider(at)["position"] if keep_k is None else keep_k)
+    labels = [run["label"] for run in found["runs"]]
+    return {
+        name: "".join(part["text"] if "text" in part else labels[part["run"]] for part in parts)
+        for name, parts in found["stops"][stop]
+    }
+
+
+def table(at: AppTest, keep_k: int | None = None) -> dict[str, list[str]]:
     """The numbers of the chosen document by model label: full loss, cut, change, worse tokens."""
-    line = re.compile(
-        r"\*\*(.+)\*\*: (.+) → (.+) nats a token \(\*\*(.+)\*\*\), (.+) of tokens worse"
-    )
-    found = [line.fullmatch(part.value) for part in at.markdown]
-    return {match[1]: list(match.groups()[1:]) for match in found if match}
+    line = re.compile(r"(.+) → (.+) nats a token \((.+)\), (.+) of tokens worse")
+    found = [view for view in at.get("bidi_component") if "palette" in view.proto.json]
+    if not found:
+        return {}
+    stop = str(slider(at)["position"] if keep_k is None else keep_k)
+    runs = given(at, "tokens", "palette")["runs"]
+    return {run["label"]: list(line.fullmatch(run["numbers"][stop]).groups()) for run in runs}
+
+
+def written(at: AppTest, keep_k: int) -> dict[str, str]:
+    """What each model wrote with so many experts, by label."""
+    runs = given(at, "prompt")["runs"]
+    texts = {run["label"]: run["texts"].get(str(keep_k), []) for run in runs}
+    return {label: "".join(text for text, _ in parts) for label, parts in texts.items()}
 
 
 def losses(model, token_ids: np.ndarray, subset: ExpertSubset | None = None) -> np.ndarray:

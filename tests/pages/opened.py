@@ -2,6 +2,7 @@
 
 import base64
 import json
+import zlib
 
 import numpy as np
 from streamlit.testing.v1 import AppTest
@@ -28,7 +29,7 @@ def run(at: AppTest) -> AppTest:
 
 
 def charts(at: AppTest) -> list[dict]:
-    """The figures of the page: EMO's map, the standard model's, the heatmaps."""
+    """The figures of the page, from top to bottom."""
     return [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
 
 
@@ -42,8 +43,72 @@ def legends(at: AppTest) -> list[str]:
 
 def strips(at: AppTest) -> list[dict]:
     """What the two panes of the reader were given."""
-    given = [json.loads(part.proto.json) for part in at.get("bidi_component")]
-    return [each for each in given if "tokens" in each]
+    return [each for each in components(at) if "tokens" in each and "sides" not in each]
+
+
+def heatmaps(at: AppTest) -> list[dict]:
+    """What the pictures of tokens by experts were given."""
+    return [each for each in components(at) if "sides" in each]
+
+
+def cards(at: AppTest) -> list[dict]:
+    """What the panel of a chosen token was given."""
+    return [each for each in components(at) if "parts" in each]
+
+
+def losses(at: AppTest) -> list[str]:
+    """What the panel of a chosen token says of its loss, run by run: "3.97 nats (1.9 %)"."""
+    (card,) = cards(at)
+    return [part["loss"] for part in card["parts"]]
+
+
+def cells(layer: dict) -> dict[tuple[int, int], int]:
+    """The level of each (position, expert) that a picture shows of a layer."""
+    kind = "<u2" if layer["wide"] else "<u1"
+    ids = np.frombuffer(base64.b64decode(layer["ids"]), kind)
+    levels = np.frombuffer(base64.b64decode(layer["levels"]), "<u1")
+    return {
+        (place // layer["slots"] + 1, int(ids[place])): int(levels[place])
+        for place in np.flatnonzero(levels).tolist()
+    }
+
+
+def looks(at: AppTest) -> list[dict]:
+    """The token and the expert that texts and pictures were told to show."""
+    return [each for each in components(at) if "followed" in each]
+
+
+def components(at: AppTest) -> list[dict]:
+    """What every part that the browser draws was given."""
+    return [json.loads(part.proto.json) for part in at.get("bidi_component")]
+
+
+def sent_maps(at: AppTest) -> dict:
+    """What the browser was sent of the maps, and their `texts` and `ids` by row."""
+    found = next(each for each in components(at) if "panels" in each)
+    return found | json.loads(zlib.decompress(base64.b64decode(found["texts"])))
+
+
+def drawn_points(panel: dict) -> list[tuple[str, tuple[float, float]]]:
+    """The group and the place of every row of a map."""
+    xs, ys, groups = (
+        np.frombuffer(base64.b64decode(panel[name]), "<u2") for name in ("x", "y", "group")
+    )
+    names = [group["name"] for group in panel["groups"]]
+    (left, low), unit = panel["low"], panel["unit"]
+    return [
+        (names[group], (left + float(x) * unit, low + float(y) * unit))
+        for x, y, group in zip(xs, ys, groups, strict=True)
+    ]
+
+
+def marked(at: AppTest, what: str) -> list[int] | None:
+    """The rows that the maps show as "selected" or as "highlight"; None for no such thing."""
+    told = next(each for each in components(at) if "n" in each)
+    if told[what] is None:
+        return None
+    flags = np.unpackbits(np.frombuffer(base64.b64decode(told[what]), np.uint8))
+    return np.flatnonzero(flags[: told["count"]]).tolist()
 
 
 def numbers(array) -> list[float]:

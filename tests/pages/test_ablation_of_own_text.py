@@ -12,7 +12,7 @@ from emo_viz.analysis.curves import Curves
 from emo_viz.server import assets
 from model.run.inference import encode, record
 from model.run.loading import load_tokenizer
-from tests.pages.ablation_page import PAGE, losses, opened, table, words
+from tests.pages.ablation_page import PAGE, given, lines, losses, opened, table, words
 from tests.pages.opened import follow_link, run, strips
 
 OWN = "bake the flour and the butter in an oven"
@@ -74,9 +74,9 @@ def test_without_a_domain_a_text_gets_the_nearest_ones_experts(tiny_assets, curv
 
 def test_another_text_lets_the_chosen_token_go():
     at = opened(subset_document="own", subset_text=OWN, subset_token="2")
-    assert "Token 2 of" in words(at)
+    assert given(at, "palette")["selected"] == 2
     at.text_area(key="subset_draft").set_value("tide rope anchor crane").run()
-    assert not at.exception and "Token 2 of" not in words(at)
+    assert not at.exception and given(at, "palette")["selected"] is None
     assert "subset_token" not in at.query_params
 
 
@@ -89,7 +89,8 @@ def test_a_text_typed_stays_in_the_address_and_another_document_takes_it_out():
     at.button(key="subset_next").click().run()
     assert "subset_text" not in at.query_params
     assert at.query_params["subset_document"] == "heldout-garden-0"
-    assert "##### Document: " in words(at) and "Its experts are" not in words(at)
+    assert "heldout-garden-volume-0, " in lines(at)["document"]
+    assert "Its experts are" not in words(at)
 
 
 def test_a_text_too_long_says_what_was_left_out(tiny_assets):
@@ -118,7 +119,7 @@ def test_a_text_can_be_taken_to_the_page_of_its_routing_and_back():
     assert there == {"routing_source": ["Your own text"], "routing_text": [OWN]}
     routing = follow_link("pages/1_Token_routing.py", **there)
     assert routing.text_area(key="routing_draft").value == OWN
-    assert links_of(routing)["Cut the models"] == {
+    assert links_of(routing)["Cut the models on this text"] == {
         "subset_document": ["own"],
         "subset_text": [OWN],
     }
@@ -151,4 +152,5 @@ def test_a_link_to_a_document_is_followed_whatever_was_chosen_before(page, earli
     at.query_params[asked] = "heldout-garden-2"
     run(at)
     said = words(at).replace("\\", "")
-    assert "heldout-garden-volume-2" in said and "The link asks" not in said
+    shown = lines(at)["document"] if page == PAGE else said
+    assert "heldout-garden-volume-2" in shown and "The link asks" not in said

@@ -3,27 +3,39 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from sklearn.metrics import normalized_mutual_info_score
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.__main__ import main
-from emo_viz.analysis.clusters import spherical_kmeans
+from emo_viz.analysis.clusters import match_clusters, spherical_kmeans
 from emo_viz.analysis.projection import load_maps
+from emo_viz.analysis.quality import quality
 from emo_viz.analysis.tokens import load_token_clusters
 from emo_viz.analysis.vectors import flatten_usage, routing_vectors
-from emo_viz.figures.clusters import DIMMED
 from emo_viz.trace import Trace
 from model.run.inference import encode, record
 from model.run.loading import load_model, load_tokenizer
-from tests.pages.opened import charts, follow_link, legends, numbers, run, strips, texts
+from tests.pages.opened import (
+    charts,
+    drawn_points,
+    follow_link,
+    looks,
+    marked,
+    numbers,
+    run,
+    sent_maps,
+    strips,
+    texts,
+)
 
 PAGE = "pages/2_Document_clusters.py"
 RUNS = ("emo-nano", "std-nano")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def folder(tiny_assets: Path) -> Path:
     return tiny_assets
 
@@ -45,7 +57,11 @@ def expected_nmi(folder: Path, name: str, k: int, layer: int | None = None) -> s
 
 
 def answer(at: AppTest) -> str:
-    return next(part.value for part in at.markdown if part.value.startswith("#### "))
+    return next(part.value for part in at.caption if "agree with the domain" in part.value)
+
+
+def headline(at: AppTest) -> str:
+    return next(part.value for part in at.markdown if part.value.startswith("## "))
 
 
 def listed(at: AppTest) -> list[str]:
@@ -60,51 +76,77 @@ def test_answer_is_computed_from_the_traces(folder: Path):
     assert f"12 clusters with 4 domains, 24 documents, {tokens:,} tokens" in texts(at)
 
 
+def test_the_headline_is_of_documents_and_of_tokens_whatever_is_asked_for(folder: Path):
+    at = opened(cluster_k="3")
+    said = headline(at)
+    for name in RUNS:
+        assert f"**{expected_nmi(folder, name, 12)[2:6]}** in" in said
+        stored = load_token_clusters(folder / "analysis" / f"clusters-{name}.npz")
+        assert f"**{stored.agreements['domain'].nmi.mean:.2f}** in" in said
+    assert "hole documents cluster by domain" in said and "single tokens cluster" in said
+    assert headline(follow_link(PAGE)) == said
+
+
 def test_number_of_clusters_changes_the_answer(folder: Path):
-    at = opened()
+    at = opened(cluster_part="Clusters")
     at.slider(key="cluster_k").set_value(3)
     said = answer(run(at))
     assert all(expected_nmi(folder, name, 3) in said for name in RUNS)
-    assert len(at.dataframe[1].value) == len(at.dataframe[2].value) == 3
+    assert len(at.dataframe[0].value) == len(at.dataframe[1].value) == 3
 
 
 def test_one_layer_has_its_own_answer_and_map(folder: Path):
     at = opened(cluster_layer="1", cluster_k="4")
     assert expected_nmi(folder, "emo-nano", 4, layer=1) in answer(at)
     stored = load_maps(folder / "analysis" / "maps.npz")
-    drawn = sorted(x for trace in charts(at)[0]["data"] for x in numbers(trace["x"]))
-    assert drawn == pytest.approx(sorted(stored.places["emo-nano"][2][:, 0].tolist()))
+    drawn = [place for _, place in drawn_points(sent_maps(at)["panels"][0])]
+    assert np.allclose(drawn, stored.places["emo-nano"][2], atol=1e-3)
 
 
-def test_highlighting_a_domain_makes_the_others_recede():
+def test_highlighting_dims_the_others_and_changes_nothing_else(folder: Path):
     at = opened()
+    before = sent_maps(at)
     at.multiselect(key="cluster_domain").set_value(["harbour"])
-    for figure in charts(run(at))[:2]:
-        opacity = {
-            trace["name"]: set(numbers(trace["marker"]["opacity"])) for trace in figure["data"]
-        }
-        assert opacity.pop("harbour") == {0.95}
-        assert set(opacity) == {"garden", "kitchen", "court"}
-        assert all(values == {DIMMED} for values in opacity.values())
+    domains = trace(folder, "emo-nano").documents["domain"]
+    assert marked(run(at), "highlight") == np.flatnonzero(domains == "harbour").tolist()
+    assert sent_maps(at) == before
 
 
-def test_a_link_highlights_several_domains():
+def test_a_link_highlights_several_domains(folder: Path):
     at = opened(cluster_domain=["harbour", "court", "atlantis"])
     assert "All domains but harbour, court recede" in texts(at)
     assert "asks for the domain atlantis" in texts(at)
-    first, second, *rest = charts(at)[0]["data"]
-    assert (first["name"], second["name"]) == ("harbour", "court")
-    assert all(set(numbers(trace["marker"]["opacity"])) == {DIMMED} for trace in rest)
+    domains = trace(folder, "emo-nano").documents["domain"]
+    chosen = domains.isin(["harbour", "court"])
+    assert marked(at, "highlight") == np.flatnonzero(chosen).tolist()
 
 
 @pytest.mark.parametrize(
-    ("colour", "sign"), [("Cluster", "0: "), ("Top expert", "L"), ("Domain", "garden")]
+    ("colour", "sign"),
+    [
+        ("Cluster", ": "),
+        ("Top expert", "L"),
+        ("Domain", "garden"),
+        ("Source", ""),
+        ("Entropy", " nats"),
+        ("Spread", " experts"),
+    ],
 )
-def test_colours_have_a_legend(colour: str, sign: str):
-    at = opened(cluster_colour=colour)
-    names = [trace["name"] for trace in charts(at)[0]["data"]]
-    assert any(name.startswith(sign) for name in names)
-    assert all(name.split(" ·")[0] in legends(at)[0] for name in names)
+def test_every_row_is_in_one_group_of_the_legend(colour: str, sign: str):
+    for panel in sent_maps(opened(cluster_colour=colour))["panels"]:
+        groups = [group for group, _ in drawn_points(panel)]
+        assert {each["name"]: each["size"] for each in panel["groups"]} == {
+            name: groups.count(name) for name in set(groups)
+        }
+        assert any(sign in group for group in groups), groups
+
+
+def test_clusters_that_match_look_alike_in_both_maps():
+    looks = [
+        {each["name"].split(":")[0]: (each["colour"], each["symbol"]) for each in panel["groups"]}
+        for panel in sent_maps(opened(cluster_colour="Cluster"))["panels"]
+    ]
+    assert looks[0] == looks[1] and len(set(looks[0].values())) == 12
 
 
 def test_documents_selected_by_a_link_are_listed_and_drawn():
@@ -112,8 +154,8 @@ def test_documents_selected_by_a_link_are_listed_and_drawn():
     at = opened(cluster_selection=",".join(chosen))
     assert sorted(listed(at)) == sorted(chosen)
     assert "2 documents selected" in texts(at)
-    for figure in charts(at)[:2]:
-        assert sum(len(numbers(trace["selectedpoints"])) for trace in figure["data"]) == 2
+    ids = sent_maps(at)["ids"]
+    assert sorted(ids[row] for row in marked(at, "selected")) == sorted(chosen)
     at.button(key="cluster_selection_clear").click()
     assert len(listed(run(at))) == 24
     assert "cluster_selection" not in at.query_params
@@ -122,14 +164,23 @@ def test_documents_selected_by_a_link_are_listed_and_drawn():
 def test_a_region_without_documents_says_so():
     at = opened(cluster_selection="none")
     assert "No document lies in this region" in texts(at)
-    assert len(at.dataframe) == 2  # only the tables of the clusters
+    assert len(at.dataframe) == 0 and marked(at, "selected") is None
+    assert at.button(key="cluster_selection_read").disabled
 
 
 def test_a_link_to_lost_documents_selects_nothing():
     at = opened(cluster_selection="gone", cluster_document="lost")
     assert "selects documents that are not here" in texts(at)
     assert "asks for the document lost, which is not here" in texts(at)
-    assert len(listed(at)) == 24
+    assert len(listed(at)) == 24 and not strips(at)
+
+
+def test_nothing_is_read_until_it_is_asked_for():
+    at = opened(cluster_selection="heldout-garden-1,heldout-court-4")
+    assert not strips(at) and "cluster_document" not in at.query_params
+    at.button(key="cluster_selection_read").click()
+    assert len(strips(run(at))) == 2
+    assert at.query_params["cluster_document"] == listed(at)[0]
 
 
 def test_the_reader_shows_the_document_of_the_link(folder: Path):
@@ -150,7 +201,8 @@ def test_next_document_goes_through_the_listed_ones():
     chosen = ["heldout-garden-1", "heldout-court-4"]
     at = opened(cluster_selection=",".join(chosen))
     order = listed(at)
-    assert at.query_params["cluster_document"] == order[0]
+    at.button(key="cluster_selection_read").click()
+    run(at)
     assert at.button(key="cluster_previous").disabled
     at.button(key="cluster_next").click()
     run(at)
@@ -159,12 +211,17 @@ def test_next_document_goes_through_the_listed_ones():
 
 
 def test_the_token_of_a_link_is_picked_until_another_document_is_opened():
-    at = opened(cluster_token="3")
-    assert [strip["selected"] for strip in strips(at)] == [3, 3]
+    at = opened(cluster_token="3", cluster_document="heldout-garden-0")
+    assert [look["selected"] for look in looks(at)] == [3, 3]
     at.button(key="cluster_next").click()
     run(at)
-    assert [strip["selected"] for strip in strips(at)] == [None, None]
+    assert [look["selected"] for look in looks(at)] == [None, None]
     assert "cluster_token" not in at.query_params
+
+
+def test_a_token_of_no_document_is_named():
+    at = opened(cluster_token="3")
+    assert "token 3 of no document" in texts(at) and "cluster_token" not in at.query_params
 
 
 def test_what_a_link_asks_for_in_vain_is_named():
@@ -184,11 +241,9 @@ def test_tokens_by_top_expert_of_a_layer(folder: Path):
     assert titles == [f"L1 E{expert}" for expert in best]
 
 
-def test_markup_in_a_document_stays_text():
-    at = opened(cluster_document="heldout-garden-0")
-    hover = "".join("".join(trace["hovertext"]) for trace in charts(at)[0]["data"])
-    assert "&lt;b onclick='alert(1)'&gt;soil &amp; seeds" in hover and "<b onclick" not in hover
-    assert "&quot;" not in hover and "&#" not in hover  # Plotly would show these as they stand
+def test_markup_in_a_document_reaches_the_page_as_data():
+    told = sent_maps(opened())["texts"]
+    assert any("<b onclick='alert(1)'>soil & seeds" in text for text in told)
 
 
 def lose(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -203,12 +258,12 @@ def test_without_a_stored_map_there_is_a_pca(folder, tmp_path, monkeypatch):
     (lose(folder, tmp_path, monkeypatch) / "analysis" / "maps.npz").unlink()
     at = opened()
     assert "python -m emo_viz map" in texts(at)
-    assert "PCA of routing" in charts(at)[0]["layout"]["title"]["text"]
+    assert sent_maps(at)["method"] == "PCA"
 
 
 def test_without_token_clusters_tokens_show_their_top_expert(folder, tmp_path, monkeypatch):
     (lose(folder, tmp_path, monkeypatch) / "analysis" / "clusters-std-nano.npz").unlink()
-    at = opened()
+    at = opened(cluster_document="heldout-garden-0")
     assert "python -m emo_viz clusters --model assets/checkpoints/std-nano" in texts(at)
     assert strips(at)[0]["tokens"][0]["title"].split(" ")[1].startswith("L1")
 
@@ -222,6 +277,45 @@ def test_traces_of_different_documents_are_shown_one_at_a_time(folder, tmp_path,
     at = opened()
     assert "were recorded on different documents" in texts(at)
     assert len(listed(at)) == 24 and "in EMO" in answer(at) and "Standard" not in answer(at)
-    other = opened(run="std-nano")
+    other = opened(run="std-nano", cluster_document="heldout-garden-0")
     assert len(listed(other)) == 5 and "in Standard MoE" in answer(other)
     assert len(strips(other)) == 1
+
+
+def test_the_quality_of_the_clusters_is_of_what_the_slider_asks_for(folder: Path):
+    at = opened(cluster_part="Quality", cluster_k="3")
+    table = at.dataframe[0].value.set_index("Measure")
+    for name in RUNS:
+        one = trace(folder, name)
+        vectors = routing_vectors(flatten_usage(one.usage))
+        found = quality(vectors, spherical_kmeans(vectors, 3))
+        assert table.loc["Silhouette", name] == f"{found.silhouette:.2f}"
+        assert table.loc["Stability over 5 seeds", name] == f"{found.stability:.2f}"
+        assert (
+            table.loc["NMI with the domain", name]
+            == expected_nmi(folder, name, 3)[2:6] + (table.loc["NMI with the domain", name][4:])
+        )
+    at.slider(key="cluster_k").set_value(5)
+    again = run(at).dataframe[0].value.set_index("Measure")
+    assert not again.loc["Silhouette"].equals(table.loc["Silhouette"])
+
+
+def test_the_clusters_of_both_runs_side_by_side(folder: Path):
+    (chart,) = charts(opened(cluster_part="Confusion", cluster_k="4"))
+    (drawn,) = chart["data"]
+    assert sum(numbers(drawn["customdata"])) == 24
+    found = []
+    for name in RUNS:
+        vectors = routing_vectors(flatten_usage(trace(folder, name).usage))
+        found.append(spherical_kmeans(vectors, 4))
+    second = match_clusters(found[1], found[0]).labels
+    counts = np.reshape(numbers(drawn["customdata"]), (4, 4))
+    for row, cluster in enumerate(drawn["y"]):
+        for column, other in enumerate(drawn["x"]):
+            both = (found[0].labels == int(cluster)) & (second == int(other))
+            assert counts[row, column] == both.sum()
+
+
+def test_one_run_has_nobody_to_be_confused_with():
+    at = opened(cluster_part="Confusion", b="none")
+    assert "Two runs are needed" in texts(at) and not charts(at)

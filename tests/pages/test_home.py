@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from emo_viz.analysis.curves import Measured, read_curves
 from emo_viz.trace import Trace
+from emo_viz.ui.home import page, prepare
 from tests.pages.opened import follow_link
 
 SECONDS = 600
@@ -77,3 +78,14 @@ def test_nothing_at_all_is_still_a_page(tmp_path: Path, monkeypatch: pytest.Monk
     assert "There is no checkpoint and no trace in" in words(at)
     assert at.code[0].value.startswith("python -m model.train")
     assert not at.table
+    assert "Add a run" in [link.proto.label for link in at.get("page_link")]
+
+
+def test_what_is_prepared_at_the_start_is_not_made_again(tiny_assets: Path, monkeypatch):
+    for step in prepare.steps():
+        step()
+    made = []
+    for owner, name in ((page.curves.Measured, "of"), (page, "coverage"), (page, "by_run")):
+        monkeypatch.setattr(owner, name, lambda *_, what=name: made.append(what))
+    at = home()
+    assert not at.exception and not made

@@ -15,6 +15,7 @@ from emo_viz.analysis import projection
 from emo_viz.server import home, jobs
 from emo_viz.server.jobs import registry
 from tests.pages import opened
+from tests.pages.ablation_page import lines
 from tests.pages.opened import follow_link, texts
 
 PAGE = "pages/6_Library.py"
@@ -264,4 +265,5 @@ def test_a_model_of_another_family_is_recorded_and_shown(family: str, tmp_path: 
     assert "half of this text's routing goes to" in texts(shown)
     shown = follow_link("pages/3_Subset_ablation.py", a=family, b="none")
     said = "No curves over many documents have been measured here of these models"
-    assert said in texts(shown) and "likelihood kept a token" in texts(shown)
+    assert f"{said}. The Library measures them" in texts(shown)
+    assert "likelihood kept" in lines(shown)["document"]

@@ -8,14 +8,16 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.server import assets
+from emo_viz.ui.shell.words import escape_markdown
 from tests.pages.opened import follow_link, run, texts
 
-ROUTING, CLUSTERS, ABLATION, KERNEL, DIFFERENCE = (
+ROUTING, CLUSTERS, ABLATION, KERNEL, DIFFERENCE, SEARCH = (
     "pages/1_Token_routing.py",
     "pages/2_Document_clusters.py",
     "pages/3_Subset_ablation.py",
     "pages/4_Kernel.py",
     "pages/7_Routing_difference.py",
+    "pages/10_Search.py",
 )
 PARAMS = {
     ROUTING: {
@@ -55,6 +57,13 @@ PARAMS = {
         "difference_document": "document",
         "difference_token": "token",
         "difference_colour": "colour of the text",
+    },
+    SEARCH: {
+        "search_view": "view",
+        "search_for": "kind of search",
+        "search_match": "matching of words",
+        "search_domain": "domain",
+        "pins": "pin",
     },
     KERNEL: {"kernel_arch": "architecture", "kernel_size": "layer"},
 }
@@ -109,6 +118,28 @@ def test_documents_have_their_own_parameters():
     assert all(any(what in sentence for sentence in said) for what in asked.values())
 
 
+UNREAD = {
+    ROUTING: {"routing_text": "zz", "routing_tokn": "5", "run": "zz"},
+    CLUSTERS: {"cluster_k": "zz", "cluster_selection": "zz"},
+    ABLATION: {"subset_text": "zz"},
+    DIFFERENCE: {"difference_text": "zz"},
+}
+
+
+@pytest.mark.parametrize("page", UNREAD)
+def test_what_this_view_of_a_page_does_not_read_is_named_and_kept(page: str):
+    at = follow_link(page, **UNREAD[page])
+    (said,) = [warning.value for warning in at.warning]
+    assert all(escape_markdown(name) in said for name in UNREAD[page])
+    assert all(at.query_params[name] in (text, [text]) for name, text in UNREAD[page].items())
+    assert not run(at).warning
+
+
+def test_of_many_unread_parameters_three_are_named():
+    at = follow_link(SEARCH, **{f"x{number}": "1" for number in range(9)})
+    assert "and 6 more" in at.warning[0].value
+
+
 def walk(at: AppTest, page: str) -> AppTest:
     """To another page by the sidebar, whose links carry nothing."""
     at.query_params.clear()
@@ -156,9 +187,10 @@ def test_a_link_whose_text_is_gone_says_so():
 
 def test_choices_outlive_a_change_of_page():
     at = follow_link(ABLATION, k="8", subset_domain="court")
-    at.slider(key="k").set_value(12).run()
+    at.session_state["k"] = 12
+    at.run()
     walk(walk(at, ROUTING), ABLATION)
-    assert at.slider(key="k").value == 12
+    assert at.session_state["k"] == 12 and at.query_params["k"] == "12"
     assert at.selectbox(key="subset_domain").value == "court"
     assert at.query_params["k"] in ("12", ["12"])
 

@@ -19,7 +19,8 @@ from model.emo.config import EmoConfig
 from model.emo.modeling import EmoForCausalLM
 from model.run.inference import encode, record
 from model.run.loading import export_model, load_model, load_tokenizer
-from tests.pages.opened import charts, follow_link, strips
+from tests.pages.ablation_page import lines, slider
+from tests.pages.opened import cards, charts, follow_link, heatmaps, sent_maps, strips, texts
 from tests.uneven import measure, shown
 
 ROUTING, CLUSTERS, ABLATION, KERNEL = (
@@ -92,11 +93,12 @@ def test_a_text_is_routed_by_one_run(alone: Path):
     ids = encode(load_tokenizer(checkpoint), text, 512).token_ids
     loss = record(load_model(checkpoint), ids).loss
     at = follow_link(ROUTING, routing_token="5")
-    assert f"of this token: **{loss[5]:.2f} nats**" in words(at)
+    (part,) = cards(at)[0]["parts"]
+    assert part["loss"].startswith(f"{loss[5]:.2f} nats (") and part["label"] == "mine"
     assert f"Loss in nats a token: {np.nanmean(loss):.2f} in mine" in words(at)
     assert without_the_other(words(at))
-    assert at.selectbox(key="routing_expert").options[0] == "mine 0"
-    assert len(charts(at)[1]["data"]) == 2  # one map and its targets
+    assert at.selectbox(key="routing_expert").options[0] == "mine L0 E0"
+    assert [side["label"] for side in heatmaps(at)[0]["sides"]] == ["mine"]
     assert "Loss difference" not in at.selectbox(key="routing_colour").options
 
 
@@ -105,11 +107,17 @@ def test_clusters_of_one_run(alone: Path):
     at = follow_link(CLUSTERS)
     said = words(at)
     assert f"**{measured.domain.mean:.2f} [" in said and without_the_other(said)
-    assert len(charts(at)) == 3 and len(strips(at)) == 1
-    assert "cluster_mine" in at.dataframe[0].value
-    documents = follow_link(CLUSTERS, cluster_level="Documents")
-    assert len(charts(documents)) == 2 and without_the_other(words(documents))
-    assert "mine: UMAP of routing" in charts(documents)[0]["layout"]["title"]["text"]
+    assert panels(at) == ["mine"] and "cluster_mine" in at.dataframe[0].value
+    assert len(charts(follow_link(CLUSTERS, cluster_part="Domains"))) == 1
+    document = at.dataframe[0].value["document"].iloc[0]
+    documents = follow_link(CLUSTERS, cluster_level="Documents", cluster_document=document)
+    assert panels(documents) == ["mine"] and len(strips(documents)) == 1
+    assert without_the_other(words(documents)) and sent_maps(documents)["method"] == "UMAP"
+
+
+def panels(at: AppTest) -> list[str]:
+    """The runs that have a map."""
+    return [panel["name"] for panel in sent_maps(at)["panels"]]
 
 
 def test_the_cut_of_one_run(alone: Path):
@@ -131,9 +139,9 @@ def test_one_of_two_runs_has_what_was_measured_of_both(one_of_two: Path):
     assert without_the_other(words(home)) and len(charts(home)) == 3
     assert charts(home)[0]["data"][0]["marker"]["color"] == AMBER
     clusters = follow_link(CLUSTERS)
-    assert len(charts(clusters)) == 3 and "in Standard MoE" in words(clusters)
+    assert panels(clusters) == ["Standard MoE"] and "in Standard MoE" in words(clusters)
     documents = follow_link(CLUSTERS, cluster_level="Documents")
-    assert "UMAP of routing" in charts(documents)[0]["layout"]["title"]["text"]
+    assert sent_maps(documents)["method"] == "UMAP"
     assert "in Standard MoE" in words(follow_link(ABLATION))
     assert without_the_other(words(follow_link(ROUTING)))
 
@@ -141,9 +149,10 @@ def test_one_of_two_runs_has_what_was_measured_of_both(one_of_two: Path):
 def test_a_run_without_weights_shows_all_that_needs_none(one_of_two: Path):
     shutil.rmtree(one_of_two / "checkpoints" / "std-nano")
     assert len(charts(follow_link(""))) == 3
-    clusters = follow_link(CLUSTERS)
-    assert len(charts(clusters)) == 3
-    assert "There is no checkpoint of Standard MoE here" in words(clusters)  # the reader needs one
+    document = follow_link(CLUSTERS).dataframe[0].value["document"].iloc[0]
+    clusters = follow_link(CLUSTERS, cluster_document=document)
+    assert panels(clusters) == ["Standard MoE"]
+    assert "There is no checkpoint of Standard MoE here" in texts(clusters)  # the reader needs one
     routing = follow_link(ROUTING)  # what the trace knows of each document
     assert len(charts(routing)) == 1 and "std\\-nano" in words(routing)
     at = follow_link(ABLATION)
@@ -158,8 +167,8 @@ def test_a_run_without_a_trace_is_left_out_of_the_clusters(
     monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(tmp_path / "assets"))
     at = follow_link(CLUSTERS, cluster_level="Documents")
     assert "There is no trace of EMO here" in words(at)
-    assert len(charts(at)) == 2 and "in Standard MoE" in words(at)
-    assert len(charts(follow_link(ROUTING))) == 3
+    assert panels(at) == ["Standard MoE"] and "in Standard MoE" in words(at)
+    assert len(heatmaps(follow_link(ROUTING))[0]["sides"]) == 2
 
 
 def other_tokenizer(checkpoint: Path) -> None:
@@ -186,8 +195,9 @@ def test_runs_of_different_tokenizers_are_read_one_at_a_time(
         assert "in EMO" in words(at) and "in Standard MoE" not in words(at)
         at = follow_link(page, run="std-nano")
         assert "in Standard MoE" in words(at) and "in EMO" not in words(at)
-    documents = follow_link(CLUSTERS, cluster_level="Documents")
-    assert len(charts(documents)) == 3  # documents compare; their tokens do not
+    first = follow_link(CLUSTERS, cluster_level="Documents").dataframe[0].value["id"].iloc[0]
+    documents = follow_link(CLUSTERS, cluster_level="Documents", cluster_document=first)
+    assert len(panels(documents)) == 2  # documents compare; their tokens do not
     assert len(strips(documents)) == 1
 
 
@@ -221,11 +231,10 @@ def test_runs_of_different_layers_and_experts_are_compared_where_that_makes_sens
         clusters = follow_link(CLUSTERS, cluster_level="Documents")
         assert "a\\-wide has 1 layer and b\\-deep 2, so they do not" in words(clusters)
         assert clusters.selectbox(key="cluster_layer").options == ["All layers"]
-        assert len(charts(clusters)) == 3
-        assert len(charts(follow_link(CLUSTERS))) == 4
+        assert panels(clusters) == panels(follow_link(CLUSTERS)) == ["a-wide", "b-deep"]
         ablation = follow_link(ABLATION, k="12")
-        assert "**12 of 24** in a\\-wide, **8 of 16** in b\\-deep" in words(ablation)
-        axis = charts(ablation)[0]["layout"]["xaxis"]["title"]["text"]
+        assert "with 12 of 24 in a-wide, 8 of 16 in b-deep experts" in lines(ablation)["all"]
+        axis = slider(ablation)["x_title"]
         assert axis == "Share of the experts kept in every layer (log scale)"
 
 
@@ -249,4 +258,5 @@ def test_a_checkpoint_that_cannot_be_opened_is_named_and_the_other_shown(
     for page in (ROUTING, ABLATION):
         at = follow_link(page)
         said = words(at).replace("\\", "")
-        assert "gpt2" in said and "in EMO" in said and charts(at)
+        assert "gpt2" in said and "in EMO" in said
+        assert charts(at) if page == ROUTING else slider(at)["runs"][0]["points"]

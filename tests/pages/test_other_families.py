@@ -25,8 +25,8 @@ from emo_viz.trace import Trace
 from emo_viz.ui.shell import routes
 from model.run.live import open_live
 from tests.families.tiny import save_tiny
-from tests.pages.ablation_page import table, words
-from tests.pages.opened import charts, follow_link, run, strips
+from tests.pages.ablation_page import lines, slider, table, words, written
+from tests.pages.opened import cards, charts, follow_link, heatmaps, losses, run, strips
 from tests.uneven import emo_viz, pca_map
 
 ROUTING, ABLATION = "pages/1_Token_routing.py", "pages/3_Subset_ablation.py"
@@ -141,18 +141,18 @@ def test_a_text_is_routed_live(assets: Path, family: str) -> None:
     ids = ids_of(texts(assets, "documents", "letters")[0])
     logits = logits_of(made, ids)
     loss = nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="none")
-    assert f"of this token: **{loss[2]:.2f} nats**" in words(at)
+    assert losses(at)[0].startswith(f"{loss[2]:.2f} nats (")
     assert f"Loss in nats a token: {loss.mean():.2f} in mine" in words(at)
-    assert len(charts(at)) == 3 and len(strips(at)) == 1
+    assert len(heatmaps(at)) == 1 and len(strips(at)) == 1
     likeliest = logits[3].softmax(-1).topk(5)
-    shown = next(each.value for each in at.dataframe if "Next in mine" in each.value)
-    np.testing.assert_allclose(shown["mine"], 100 * likeliest.values, rtol=1e-4)
+    (shown,) = cards(at)[0]["parts"]
+    np.testing.assert_allclose([share for _, share in shown["next"]], likeliest.values, atol=1e-4)
     names = [f"w{number}" for number in likeliest.indices.tolist() if number > 3]
-    assert set(names) <= set(shown["Next in mine"])
+    assert set(names) <= {token for token, _ in shown["next"]}
     first_is_dense = family == "qwen3_moe"
     assert ("the model's own layers 1, 2" in words(at)) == first_is_dense
     at.number_input(key="routing_token").set_value(7)
-    assert f"of this token: **{loss[6]:.2f} nats**" in words(run(at))
+    assert losses(run(at))[0].startswith(f"{loss[6]:.2f} nats (")
 
 
 def test_a_page_says_of_a_text_what_its_trace_says(assets: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_page_says_of_a_text_what_its_trace_says(assets: Path) -> None:
     record(assets, "--level", "tokens")
     recorded = Trace.open(assets / "traces" / "mine").recorded(0)
     at = follow_link(ROUTING, routing_token="5")
-    assert f"of this token: **{recorded.loss[5]:.2f} nats**" in words(at)
+    assert losses(at)[0].startswith(f"{recorded.loss[5]:.2f} nats (")
     assert f"Loss in nats a token: {np.nanmean(recorded.loss):.2f} in mine" in words(at)
 
 
@@ -182,7 +182,7 @@ def test_a_cut_costs_what_a_model_without_the_experts_loses(assets: Path, family
     full = loss_of(made, ids)
     at = follow_link(ABLATION, subset_domain="numbers", k="5")
     for keep in (5, 4):
-        at.slider(key="k").set_value(keep)
+        at.session_state["k"] = keep
         cut = without(made, favourites(made, calibration, keep))
         loss = loss_of(cut, ids)
         assert abs(loss - full) > 1e-3
@@ -190,11 +190,26 @@ def test_a_cut_costs_what_a_model_without_the_experts_loses(assets: Path, family
         assert table(at)["mine"][:3] == [f"{full:.3f}", f"{loss:.3f}", f"{loss - full:+.3f}"]
     assert "No curves over many documents have been measured here" in words(at)
     prompt = torch.tensor([ids[: len(ids) // 2]])
-    greedy = {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 0}
-    for model in (made, cut):
-        written = model.generate(prompt, attention_mask=torch.ones_like(prompt), **greedy)[0]
-        numbers = [f"w{n}" for n in written[prompt.shape[1] :].tolist() if n > 3]
-        assert any(each.value.split() == numbers for each in at.get("text"))
+    drawn = {"max_new_tokens": 40, "do_sample": True, "temperature": 0.7, "pad_token_id": 0}
+    for keep, model in ((8, made), (4, cut)):
+        torch.manual_seed(0)
+        out = model.generate(prompt, attention_mask=torch.ones_like(prompt), **drawn)[0]
+        numbers = [f"w{n}" for n in out[prompt.shape[1] :].tolist() if n > 3]
+        shown = written(at, keep)["mine"].split()
+        assert [word for word in shown if word.startswith("w")] == numbers
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_single_experts_are_switched_off_by_hand(assets: Path, family: str) -> None:
+    made = add(assets, family)
+    ids = ids_of(texts(assets, "documents", "numbers")[0])
+    kept = [[0, *range(2, 8)] for _ in favourites(made, [ids], 8)]
+    own = open_live(assets / "checkpoints" / "mine").own_layers
+    switched = ".".join(f"a{layer}x1" for layer in own)
+    at = follow_link(ABLATION, subset_domain="numbers", k="8", subset_switched=switched)
+    assert table(at)["mine"][:2] == [
+        f"{loss_of(each, ids):.3f}" for each in (made, without(made, kept))
+    ]
 
 
 def test_other_ways_to_choose_experts_work_live(assets: Path) -> None:
@@ -237,7 +252,7 @@ def test_what_a_family_cannot_do_is_one_line(assets: Path, family: str, why: str
     at = follow_link(ROUTING, routing_token="3")
     said = words(at).replace("\\", "")
     assert "mine gives no losses and no next tokens, because" in said
-    assert "nan" not in said.replace("nano", "") and len(charts(at)) == 3
+    assert "nan" not in said.replace("nano", "") and losses(at) == [""]
     assert "Loss, mine" not in at.selectbox(key="routing_colour").options
     said = words(follow_link(ABLATION)).replace("\\", "")
     assert said.count(why) == 1
@@ -277,7 +292,8 @@ def test_clusters_of_tokens_are_those_of_the_text_that_is_read(assets: Path) -> 
     documents = assets / "documents" / "documents.parquet"
     emo_viz("clusters", *source, "--documents", documents, "--out", assets / CLUSTERS)
     stored = load_token_clusters(assets / CLUSTERS)
-    at = follow_link("pages/2_Document_clusters.py")
+    first = Trace.open(assets / "traces" / "mine").documents["id"][0]
+    at = follow_link("pages/2_Document_clusters.py", cluster_document=first)
     live = open_live(assets / "checkpoints" / "mine")
     text = texts(assets, "documents", "letters")[0]
     found = stored.assign(live.record(np.array(ids_of(text))).router_probs[:, 1:])
@@ -296,7 +312,9 @@ def test_a_token_that_no_expert_served_is_called_so(assets: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(projection, "umap_map", pca_map)
         emo_viz("map", "--traces", assets / "traces" / "mine", "--out", assets / MAPS)
-    at = follow_link("pages/2_Document_clusters.py", cluster_level="Documents")
+    first = Trace.open(assets / "traces" / "mine").documents["id"][0]
+    shown = {"cluster_level": "Documents", "cluster_document": first}
+    at = follow_link("pages/2_Document_clusters.py", **shown)
     assert any("no expert" in each["title"] for each in strips(at)[0]["tokens"])
 
 
@@ -314,8 +332,9 @@ def test_curves_are_measured_and_shown(assets: Path) -> None:
     increase = np.mean([loss_of(cut, each) - loss_of(made, each) for each in ids])
     at = follow_link(ABLATION, subset_domain="letters", k="5")
     assert f"nats a token, 95 % interval over documents: {increase:+.3f} (" in words(at)
-    assert len(charts(at)) == 1 and "takes EMO's own format alone" in words(at)
-    assert len(charts(follow_link(ABLATION, k="4"))) == 1  # a point that was not measured
+    assert [stop["keep"] for stop in slider(at)["stops"]] == [3, 5, 8]
+    assert "takes EMO's own format alone" in words(at)
+    assert "not measured; " in lines(follow_link(ABLATION, k="4"))["all"]
 
 
 def test_curves_of_what_cannot_be_cut_are_one_sentence(assets: Path) -> None:

@@ -8,7 +8,16 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.runs.import_trace import Known, import_trace
-from tests.pages.opened import charts, follow_link, numbers, run, strips, texts
+from tests.pages.opened import (
+    charts,
+    follow_link,
+    heatmaps,
+    numbers,
+    run,
+    sent_maps,
+    strips,
+    texts,
+)
 
 PAGE = "pages/1_Token_routing.py"
 PAGES = (PAGE, "pages/2_Document_clusters.py", "pages/3_Subset_ablation.py", "pages/4_Kernel.py")
@@ -130,7 +139,7 @@ def test_a_run_with_a_checkpoint_beside_such_a_trace(answers, tiny_assets, asset
         shutil.copytree(tiny_assets / part / "emo-nano", assets / part / "emo-nano")
     shutil.copytree(tiny_assets / "documents", assets / "documents")
     clusters = follow_link("pages/2_Document_clusters.py", cluster_level="Documents")
-    assert "in EMO" in texts(clusters) and len(charts(clusters)) == 2
+    assert "in EMO" in texts(clusters) and len(sent_maps(clusters)["panels"]) == 1
     (assets / "checkpoints" / "emo-nano").rename(assets / "checkpoints" / "a-model")
     (assets / "traces" / "emo-nano").rename(assets / "traces" / "a-model")
     clusters = follow_link("pages/2_Document_clusters.py", cluster_level="Documents")
@@ -138,7 +147,7 @@ def test_a_run_with_a_checkpoint_beside_such_a_trace(answers, tiny_assets, asset
     assert "in a-model" in said and "The trace qwen holds no domains" in said
     routing = follow_link(PAGE)
     assert "There is no checkpoint of qwen here." in texts(routing).replace("\\", "")
-    assert len(charts(routing)) == 3
+    assert [side["label"] for side in heatmaps(routing)[0]["sides"]] == ["a-model"]
 
 
 # The other pages
@@ -159,7 +168,8 @@ def many(assets, tmp_path):
 
 
 def test_answers_of_a_server_are_clustered_on_the_page(many):
-    at = follow_link("pages/2_Document_clusters.py", cluster_level="Documents", cluster_k="3")
+    shown = {"cluster_level": "Documents", "cluster_k": "3", "cluster_part": "Clusters"}
+    at = follow_link("pages/2_Document_clusters.py", **shown)
     said = texts(at).replace("\\", "")
     assert "The trace many holds no domains; record" in said
     assert "The trace many holds no texts; import its file again with --text" in said

@@ -1,5 +1,6 @@
 """Files replaced under a running server: pages show the new ones, or say what is of the old."""
 
+import base64
 import json
 import os
 import shutil
@@ -17,7 +18,8 @@ from model.run.cut import cut_checkpoint
 from model.run.inference import encode, record
 from model.run.loading import load_model, load_tokenizer
 from model.run.subset import ExpertSubset, random_subset
-from tests.pages.opened import charts, follow_link
+from tests.pages.ablation_page import written
+from tests.pages.opened import charts, follow_link, heatmaps, losses
 from tests.uneven import measure
 
 ROUTING, CLUSTERS, ABLATION, KERNEL = (
@@ -95,14 +97,14 @@ def test_a_replaced_checkpoint_makes_old_findings_old(folder: Path):
 def test_a_replaced_checkpoint_is_the_one_that_routes(folder: Path):
     text = "the anchor and a rope"
     link = {"routing_source": "Your own text", "routing_text": text, "routing_token": "3"}
-    before = words(follow_link(ROUTING, **link))
+    before = losses(follow_link(ROUTING, **link))
     replace_emo(folder)
-    after = words(follow_link(ROUTING, **link))
+    after = losses(follow_link(ROUTING, **link))
     checkpoint = folder / "checkpoints" / "emo-nano"
     token_ids = encode(load_tokenizer(checkpoint), text, 512).token_ids
     loss = record(load_model(checkpoint), token_ids).loss[3]
-    said = f"probability) of this token: **{loss:.2f} nats**"
-    assert said in after and said not in before
+    said = f"{loss:.2f} nats ("
+    assert after[0].startswith(said) and not before[0].startswith(said)
 
 
 def test_replaced_token_clusters_are_read_again(folder: Path):
@@ -169,11 +171,12 @@ def test_models_of_different_numbers_of_experts_say_what_does_not_compare(
         put_cut(folder, name, experts)
     at = follow_link(ROUTING)
     assert f"{sentence}, so numbers of experts do not compare" in words(at)
-    half, experts_map = charts(at)[:2]
+    (half,), (picture,) = charts(at), heatmaps(at)
     assert [trace["name"] for trace in half["data"]] == ["EMO", "Standard MoE"]  # no even use
-    widths = [trace["z"]["shape"] for trace in experts_map["data"] if trace["type"] == "heatmap"]
+    orders = [base64.b64decode(side["layers"][0]["order"]) for side in picture["sides"]]
     first = [cuts.get(name, [16, 16])[0] - 1 for name in ("emo-nano", "std-nano")]
-    assert [int(shape.split(",")[1]) for shape in widths] == first
+    assert [len(order) // 2 for order in orders] == first
+    assert sentence in words(follow_link(ROUTING, routing_picture="Difference"))
     for page in ("", CLUSTERS, ABLATION, KERNEL):
         at = follow_link(page)
         assert "the likelihood kept" not in words(at) and not charts(at)
@@ -187,7 +190,7 @@ def test_two_models_cut_alike_are_a_pair(folder: Path):
     for name in ("emo-nano", "std-nano"):
         put_cut(folder, name, [8, 8])
     at = follow_link(ROUTING)
-    assert "of 7 experts in EMO" in words(at) and len(charts(at)) == 3
+    assert "of 7 experts in EMO" in words(at) and len(heatmaps(at)[0]["sides"]) == 2
     for page in ("", CLUSTERS, ABLATION):
         assert "made with another EMO checkpoint" in words(follow_link(page))
 
@@ -202,15 +205,15 @@ def exchange(path: Path, new: Path) -> None:
 def test_a_file_of_the_same_name_size_and_time_is_another_file(folder: Path):
     """As an archive unpacked over the old files, or `rsync --times`, leaves them."""
     text = {"routing_source": "Your own text", "routing_text": "the anchor and a rope"}
-    before = words(follow_link(ROUTING, routing_token="3", **text))
+    before = losses(follow_link(ROUTING, routing_token="3", **text))
     old, new = (folder / "checkpoints" / name for name in ("emo-nano", "std-nano"))
     size = weights(folder).stat().st_size
     exchange(old / "model.safetensors", new / "model.safetensors")
     assert weights(folder).stat().st_size == size
-    after = words(follow_link(ROUTING, routing_token="3", **text))
+    after = losses(follow_link(ROUTING, routing_token="3", **text))
     loss = record(load_model(old), encode(load_tokenizer(old), text["routing_text"], 512).token_ids)
-    said = f"probability) of this token: **{loss.loss[3]:.2f} nats**"
-    assert said in after and said not in before
+    said = f"{loss.loss[3]:.2f} nats ("
+    assert after[0].startswith(said) and not before[0].startswith(said)
     assert "made with another EMO checkpoint" in words(follow_link(ABLATION))
 
 
@@ -218,7 +221,7 @@ def test_everything_made_again_under_a_running_server_is_shown(folder: Path, tmp
     """Every page, and what each model writes, which the path alone once named in a cache."""
     pages = ("", ROUTING, CLUSTERS, ABLATION)
     before = {page: words(follow_link(page)) for page in pages}
-    written = [text.value for text in follow_link(ABLATION).text]
+    old_text = written(follow_link(ABLATION), 16)
     new = tmp_path / "new" / "assets"
     (new / "checkpoints").mkdir(parents=True)
     for name, other in (("emo-nano", "std-nano"), ("std-nano", "emo-nano")):
@@ -232,7 +235,7 @@ def test_everything_made_again_under_a_running_server_is_shown(folder: Path, tmp
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EMO_VIZ_ASSETS", os.fspath(new))
         fresh = {page: words(follow_link(page)) for page in pages}
-        new_text = [text.value for text in follow_link(ABLATION).text]
+        new_text = written(follow_link(ABLATION), 16)
     assert after == fresh
     assert all(after[page] != before[page] for page in pages)
-    assert [text.value for text in follow_link(ABLATION).text] == new_text != written
+    assert written(follow_link(ABLATION), 16) == new_text != old_text

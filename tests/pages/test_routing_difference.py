@@ -22,12 +22,14 @@ from emo_viz.analysis.difference import (
     matched,
 )
 from emo_viz.analysis.matching import matched_by_use
+from emo_viz.figures import theme
 from emo_viz.runs.import_trace import Known, import_trace
 from emo_viz.trace import Trace
 from emo_viz.ui.difference import page, view
+from emo_viz.ui.parts import export
 from model.run.inference import encode, record
 from model.run.loading import load_model, load_tokenizer
-from tests.pages.opened import charts, follow_link, numbers, run, strips
+from tests.pages.opened import cards, charts, follow_link, looks, numbers, run, strips
 from tests.uneven import emo_viz, shown
 
 PAGE = "pages/7_Routing_difference.py"
@@ -46,6 +48,11 @@ def documents(tiny_assets: Path) -> pd.DataFrame:
 
 def opened(**params: str) -> AppTest:
     return follow_link(PAGE, **params)
+
+
+def by_id(**params: str) -> AppTest:
+    """The page with experts that go by their ids, which is not its default for two models."""
+    return opened(difference_experts="By id", **params)
 
 
 def words(at: AppTest) -> str:
@@ -94,7 +101,7 @@ def agrees(at: AppTest, found: Difference) -> None:
 
 
 def test_first_line_and_figures_say_how_far_two_runs_agree(pair: Difference):
-    at = opened()
+    at = by_id()
     agrees(at, pair)
     shared = np.mean([one.shared.mean for one in pair.layers])
     chance = np.mean([one.chance_shared for one in pair.layers])
@@ -125,15 +132,25 @@ def test_the_same_model_in_another_precision(pair: Difference, precisions: Diffe
 def test_experts_are_matched_by_their_use(tiny_assets: Path, documents: pd.DataFrame):
     both = [routed(tiny_assets, documents, name) for name in ("emo-nano", "std-nano")]
     found = compare_pairs(matched_by_use(matched(*both)[0]))
-    at = opened(difference_experts="Matched by use")
+    at = opened()  # so it is for two models, unless asked otherwise
     agrees(at, found)
+    assert "difference_experts" not in at.query_params
     assert "matched one to one with those of EMO" in words(at)
+
+
+def test_another_comparison_has_its_own_way_to_tell_experts():
+    at = opened()
+    assert at.segmented_control(key="difference_experts").value == "Matched by use"
+    at.selectbox(key="difference_of").select(PRECISIONS).run()
+    assert at.segmented_control(key="difference_experts").value == "By id"
+    at.selectbox(key="difference_of").select(PAIR).run()
+    assert at.segmented_control(key="difference_experts").value == "Matched by use"
 
 
 def test_a_domain_narrows_the_documents(tiny_assets: Path, documents: pd.DataFrame):
     harbour = documents[documents["domain"] == "harbour"]
     both = [routed(tiny_assets, harbour, name) for name in ("emo-nano", "std-nano")]
-    at = opened(difference_domain="harbour")
+    at = by_id(difference_domain="harbour")
     agrees(at, compare(*both))
     assert f"of {len(harbour)} documents" in words(at)
     assert (
@@ -146,7 +163,7 @@ def test_a_domain_narrows_the_documents(tiny_assets: Path, documents: pd.DataFra
 def test_a_link_opens_a_document_at_a_token(tiny_assets: Path, documents: pd.DataFrame):
     row = documents.iloc[[5]]
     one, other = (routed(tiny_assets, row, name)[0] for name in ("emo-nano", "std-nano"))
-    at = opened(difference_document=row["id"].iloc[0], difference_token="7")
+    at = by_id(difference_document=row["id"].iloc[0], difference_token="7")
     said = words(at)
     assert "**Token 7 of " in said
     assert one.loss is not None and other.loss is not None
@@ -159,7 +176,7 @@ def test_a_link_opens_a_document_at_a_token(tiny_assets: Path, documents: pd.Dat
         alone = {int(each) for each in re.findall(r"(\d+) \(", table["Only EMO"][layer])}
         assert alone == ours - theirs
         assert table["Overlap"][layer] == pytest.approx(len(both) / len(ours | theirs), abs=1e-3)
-    assert strips(at)[0]["selected"] == 7
+    assert looks(at)[0]["selected"] == 7
     overlap = charts(at)[-1]["data"][0]
     assert overlap["z"]["shape"] == f"{len(one.expert_ids)}, 2"
 
@@ -176,14 +193,14 @@ def test_the_table_lists_what_differs_most_and_leads_to_the_routing_page(pair: D
     link = follow_link("pages/1_Token_routing.py", **dict(parse_qsl(address.query)))
     number = int(first["Document"].split(".")[0])
     assert link.selectbox(key="routing_choice").value == pair.documents[number - 1]
-    assert f"Token {first['Token']} of " in words(link)
+    assert cards(link)[0]["title"].startswith(f"Token {first['Token']} of ")
 
 
 def test_own_text_comes_from_the_link(tiny_assets: Path):
     text = "soil and seeds, then <b>rain</b>"
     own = pd.DataFrame({"id": ["own"], "text": [text]})
     both = [routed(tiny_assets, own, name) for name in ("emo-nano", "std-nano")]
-    at = opened(difference_source="Your own text", difference_text=text)
+    at = by_id(difference_source="Your own text", difference_text=text)
     agrees(at, compare(*both))
     assert "of 1 document, " in words(at) and "so there is no interval" in words(at)
     assert not [each for each in at.selectbox if each.key == "difference_document"]
@@ -200,14 +217,27 @@ def test_no_text_yet_is_a_hint():
 def test_every_token_as_csv(pair: Difference, monkeypatch: pytest.MonkeyPatch):
     seen: list[page.Found] = []
     monkeypatch.setattr(view, "export", seen.append)
-    opened()
-    table = pd.read_csv(io.StringIO(view.as_csv(seen[0])))
+    by_id()
+    table = pd.read_csv(io.BytesIO(export.csv(view.every_token(seen[0]))))
     assert len(table) == pair.tokens
     overlap = np.mean([one.overlap.mean for one in pair.layers])
     assert table["overlap"].mean() == pytest.approx(overlap)
     assert len(table["experts_0_emo-nano"][0].split()) == 3
     # Tokens as JSON strings, so that no spreadsheet takes one for a formula.
     assert json.loads(table["token"][0]) == "<"
+
+
+def test_which_run_predicts_a_token_better_has_a_second_mark():
+    at = opened(difference_of=PAIR, difference_colour=view.LOSS)
+    tokens, said = strips(at)[0]["tokens"], words(at)
+    for lean, end, name in ((1, "above", "EMO"), (-1, "below", "Standard MoE")):
+        assert any(token["lean"] == lean for token in tokens)
+        colour = theme.BETTER_NAME if lean > 0 else theme.WORSE_NAME
+        assert f"{colour}, line {end}, {name}" in said
+    deepest = max(tokens, key=lambda token: float(token["colour"].split(",")[-1][:-1]))
+    best = deepest["colour"].startswith(theme.DIVERGING[-1][1][:19])
+    assert deepest["lean"] == (1 if best else -1)
+    assert not any(token["lean"] for token in strips(opened())[0]["tokens"])
 
 
 @pytest.mark.parametrize(
@@ -305,7 +335,7 @@ def test_a_damaged_trace_is_a_sentence_where_there_is_nothing_else(recorded: Pat
 
 
 def test_traces_agree_with_the_models_that_they_are_of(recorded: Path, pair: Difference):
-    at = opened(difference_of=f"{PAIR}, recorded")
+    at = by_id(difference_of=f"{PAIR}, recorded")
     agrees(at, pair)
     at = opened(difference_of="EMO, recorded and live")
     assert "choose **100 %** of the same experts in every layer" in words(at)

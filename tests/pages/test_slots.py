@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from streamlit.runtime import Runtime
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.server import assets, home
@@ -119,7 +120,9 @@ def test_a_visitor_who_comes_in_between_changes_nothing(monkeypatch: pytest.Monk
     def with_another() -> None:
         loaded()
         if between:
+            runtime = Runtime._instance  # AppTest lets go of it at the end of every run
             between.pop()()
+            Runtime._instance = runtime
 
     monkeypatch.setattr(chrome, "_loaded", with_another)
     run(one)
@@ -131,3 +134,9 @@ def test_a_visitor_who_comes_in_between_changes_nothing(monkeypatch: pytest.Monk
 def test_the_runs_of_the_app_are_the_bundled_ones_and_those_that_were_added(mine: str):
     assert [each.id for each in assets.runs()] == ["emo-nano", "std-nano", mine]
     assert assets.trace_path(mine) == home.trace_path(mine)
+
+
+def test_a_link_that_asks_for_one_run_twice_says_so():
+    at = follow_link(HOME, a="emo-nano", b="emo-nano")
+    (said,) = [warning.value for warning in at.warning]
+    assert "in both slots" in said and "is not here" not in said

@@ -1,26 +1,31 @@
 """The subset ablation page: every number is what the models give, whatever the visitor asks."""
 
-import json
-import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
-from streamlit.testing.v1 import AppTest
 
-from emo_viz.__main__ import main
-from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import ROUTER_PROBABILITY, Measured, read_curves
-from emo_viz.server import jobs, library
-from emo_viz.ui.shell.words import share
+from emo_viz.figures import theme
+from emo_viz.server import library
+from emo_viz.ui.ablation import live, tokens, writing
+from emo_viz.ui.shell.words import compact, share
 from model.run.inference import continue_text, encode
 from model.run.loading import load_tokenizer
 from model.run.selection import select_experts
 from model.run.subset import apply_subset, random_subset
-from tests.pages.ablation_page import losses, opened, table, words
+from tests.pages.ablation_page import (
+    given,
+    lines,
+    losses,
+    move,
+    opened,
+    slider,
+    table,
+    words,
+    written,
+)
 from tests.pages.opened import run, strips
 
 SECONDS = 600
@@ -29,10 +34,6 @@ SECONDS = 600
 @pytest.fixture(autouse=True)
 def _assets(tiny_assets: Path) -> None:
     """Every test here reads the tiny assets."""
-
-
-def first_line(at: AppTest) -> str:
-    return next(part.value for part in at.markdown if part.value.startswith("#### "))
 
 
 def tokens_of(assets: Path, name: str, folder: str = "emo-nano") -> list[np.ndarray]:
@@ -45,15 +46,19 @@ def tokens_of(assets: Path, name: str, folder: str = "emo-nano") -> list[np.ndar
     return [encode(tokenizer, text, 256).token_ids for text in texts]
 
 
+def kept(increase: float) -> str:
+    return share(np.exp(-increase)).replace(" ", "\u00a0")
+
+
 def test_the_first_line_is_the_measured_curve(curves):
     at = opened(subset_domain="garden", k="8")
     found = Measured.of(curves.of_domain("garden"))
     emo, standard = (found.increase(m, ROUTER_PROBABILITY, 8) for m in ("emo-nano", "std-nano"))
-    line = first_line(at)
-    assert f"On 6 held-out documents of garden ({found.tokens:,} tokens)" in line
-    assert "**8 of 16** experts" in line
-    kept = [f"{100 * np.exp(-one.mean):.0f}\u00a0%" for one in (emo, standard)]
-    assert f"**{kept[0]}** in EMO, **{kept[1]}** in Standard MoE" in line
+    assert lines(at)["all"] == (
+        "All documents: with 8 of 16 experts, likelihood kept: "
+        f"EMO {kept(emo.mean)}, Standard MoE {kept(standard.mean)}. "
+        f"6 held-out documents of garden, {found.tokens:,} tokens."
+    )
     assert f"{emo.mean:+.3f} ({emo.low:+.3f} to {emo.high:+.3f}) in EMO" in words(at)
     said = f"With all experts, in nats a token: {found.full_loss('emo-nano').mean:.3f} in EMO, "
     assert said in words(at)
@@ -62,53 +67,75 @@ def test_the_first_line_is_the_measured_curve(curves):
 def test_all_domains_are_the_default_and_averaged(curves):
     at = opened(k="4")
     found = Measured.of(curves.rows)
-    assert f"On 24 held-out documents of 4 domains ({found.tokens:,} tokens)" in first_line(at)
-    (figure,) = [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
-    title = figure["layout"]["title"]
-    assert title["text"] == "Loss increase by the number of experts kept"
-    assert title["subtitle"]["text"].endswith(f"24 held-out documents, {found.tokens:,} tokens")
+    said = f"24 held-out documents of 4 domains, {found.tokens:,} tokens."
+    assert lines(at)["all"].endswith(said)
 
 
-def test_moving_the_slider_shows_the_loss_of_that_subset(tiny_assets, models):
+def test_the_curve_is_what_was_measured_with_its_intervals(curves):
+    found, given = Measured.of(curves.rows), slider(opened(k="8"))
+    assert [stop["keep"] for stop in given["stops"]] == [4, 8, 16]
+    for own, name in zip(given["runs"], ("emo-nano", "std-nano"), strict=True):
+        for keep_k, point in zip((4, 8), own["points"], strict=False):
+            span = found.increase(name, ROUTER_PROBABILITY, keep_k)
+            assert point[0] == keep_k
+            assert point[1:4] == pytest.approx([span.mean, span.low, span.high], abs=1e-4)
+        assert own["points"][-1][:2] == [16, 0]
+        low, high = given["range"]
+        assert all(low <= value <= high for each in own["random"] for value in each[1:4])
+
+
+def test_every_notch_has_the_loss_of_its_subset_without_another_run(tiny_assets, models):
     at = opened(subset_domain="harbour", k="8")
-    before = table(at)
-    at.slider(key="k").set_value(6)
-    after = table(run(at))
     own = tokens_of(tiny_assets, "calibration-harbour")
     document = tokens_of(tiny_assets, "heldout-harbour")[0]
-    for name, label in (("emo-nano", "EMO"), ("std-nano", "Standard MoE")):
-        full = losses(models[name], document)
-        cut = losses(models[name], document, select_experts(models[name], own, 6))
-        change, worse = cut - full, int((cut - full > 0.1).sum())
-        assert after[label][0] == f"{full.mean():.3f}"
-        assert after[label][1] == f"{cut.mean():.3f}"
-        assert after[label][2] == f"{change.mean():+.3f}"
-        assert after[label][3] == share(worse / len(full))
-        assert after[label] != before[label]
+    for keep_k in (4, 8):
+        for name, label in (("emo-nano", "EMO"), ("std-nano", "Standard MoE")):
+            full = losses(models[name], document)
+            cut = losses(models[name], document, select_experts(models[name], own, keep_k))
+            change, worse = cut - full, int((cut - full > 0.1).sum())
+            assert table(at, keep_k)[label] == [
+                f"{full.mean():.3f}",
+                f"{cut.mean():.3f}",
+                f"{change.mean():+.3f}",
+                share(worse / len(full)),
+            ]
+            assert f"{label} {kept(change.mean())}" in lines(at, keep_k)["document"]
 
 
-def test_between_the_points_the_nearest_measured_ones_are_given(curves):
-    found = Measured.of(curves.of_domain("harbour"))
-    kept = {
-        k: 100 * np.exp(-found.increase("emo-nano", ROUTER_PROBABILITY, k).mean) for k in (4, 8)
-    }
-    said = words(opened(subset_domain="harbour", k="6"))
-    assert "The curve's 6 documents keep" in said
-    for k, percent in kept.items():
-        assert re.search(
-            rf"{percent:.0f}\u00a0% in EMO, \d+\u00a0% in Standard MoE with {k}[;.]", said
-        )
+def test_the_two_lines_never_change_what_they_are_of(curves):
+    at = move(opened(subset_domain="harbour", k="8"), 6)
+    for stop in (4, 6, 8, 16):
+        said = lines(at, stop)
+        assert said["all"].startswith(f"All documents: with {stop} of 16 experts")
+        assert said["document"].startswith("This document: likelihood kept:")
 
 
-def test_between_the_points_the_first_line_speaks_of_the_document_alone(tiny_assets, models):
+def test_between_the_notches_the_document_is_run_and_the_nearest_points_are_given(
+    tiny_assets, models, curves
+):
     at = opened(subset_domain="harbour", k="6")
+    found = Measured.of(curves.of_domain("harbour"))
+    near = [
+        f"with {k}: EMO {kept(found.increase('emo-nano', ROUTER_PROBABILITY, k).mean)}"
+        for k in (4, 8)
+    ]
+    said = lines(at)["all"]
+    assert "not measured; " in said and all(each in said for each in near)
     own = tokens_of(tiny_assets, "calibration-harbour")
     document = tokens_of(tiny_assets, "heldout-harbour")[0]
-    full = losses(models["emo-nano"], document)
     cut = losses(models["emo-nano"], document, select_experts(models["emo-nano"], own, 6))
-    assert f"On the document below ({len(full)} tokens)" in first_line(at)
-    assert f"{(cut - full).mean():+.3f} in EMO, " in words(at)
+    assert table(at)["EMO"][1] == f"{cut.mean():.3f}"
     assert "no measured point at 6" in words(at)
+
+
+def test_the_table_below_the_slider_counts_what_is_kept(models):
+    rows = slider(opened(k="8"))["facts"]
+    model = models["emo-nano"]
+    config, whole = model.config, sum(weight.numel() for weight in model.parameters())
+    expert = 3 * config.hidden_size * config.intermediate_size + config.hidden_size
+    kept_8 = whole - config.num_hidden_layers * 8 * expert
+    assert rows["8"][0][:2] == ["Each run", f"{compact(kept_8)} of {compact(whole)}"]
+    assert rows["16"][0][3] == "1.00 times"
 
 
 def test_the_method_decides_which_experts_stay(tiny_assets, models):
@@ -142,8 +169,9 @@ def test_with_all_experts_nothing_changes():
     at = opened(k="16")
     for cells in table(at).values():
         assert cells[2] == "+0.000" and cells[3] == "0.0 %"
-    assert "**100\u00a0%** in EMO" in first_line(at)
-    assert words(at).count("all 16 experts") == 2  # what each model writes, not once more as a cut
+    assert "EMO 100\u00a0%" in lines(at)["all"]
+    for shown in given(at, "prompt")["runs"]:
+        assert list(shown["said"].values()) == ["writes with all 16 experts"]
 
 
 @pytest.mark.parametrize("asked", ["3", "17", "-8", "many", "8.5"])
@@ -151,7 +179,7 @@ def test_an_impossible_keep_k_is_one_clear_sentence(asked):
     at = opened(k=asked)
     (warning,) = at.warning
     assert "a subset keeps 4 (what each token uses) to 16 of them" in warning.value
-    assert 4 <= at.slider(key="k").value <= 16
+    assert 4 <= slider(at)["position"] <= 16
 
 
 def test_a_possible_keep_k_is_not_warned_of():
@@ -182,16 +210,16 @@ def test_a_domain_or_method_that_is_not_there_is_named():
 
 def test_the_token_of_a_link_is_shown_until_another_document_is_opened():
     at = opened(subset_token="3")
-    assert "Token 3 of" in words(at) and at.query_params["subset_token"] == "3"
+    assert given(at, "palette")["selected"] == 3 and at.query_params["subset_token"] == "3"
     at.button(key="subset_next").click()
     run(at)
-    assert "Token 3 of" not in words(at) and "subset_token" not in at.query_params
+    assert given(at, "palette")["selected"] is None and "subset_token" not in at.query_params
 
 
 @pytest.mark.parametrize("asked", ["0", "100000", "-1", "²", "x"])
 def test_a_token_beyond_the_text_is_named_and_ignored(asked):
-    said = words(opened(subset_token=asked))
-    assert "Click a token" in said and "asks for the token" in said
+    at = opened(subset_token=asked)
+    assert given(at, "palette")["selected"] is None and "asks for the token" in words(at)
 
 
 def test_grey_is_explained_only_where_it_is_drawn():
@@ -199,20 +227,43 @@ def test_grey_is_explained_only_where_it_is_drawn():
     assert "Grey:" not in words(opened(subset_method="Random"))
 
 
-def test_tokens_are_coloured_by_their_loss_change(tiny_assets, models):
+def test_each_token_has_its_losses_at_every_notch(tiny_assets, models):
     document = tokens_of(tiny_assets, "heldout-garden")[0]
     own = tokens_of(tiny_assets, "calibration-garden")
-    for strip, model in zip(
-        strips(opened(subset_domain="garden", k="6")), models.values(), strict=True
-    ):
-        full = losses(model, document)
-        change = losses(model, document, select_experts(model, own, 6)) - full
-        tokens = strip["tokens"]
-        assert len(tokens) == len(change)
-        worst, best = tokens[int(change.argmax())], tokens[int(change.argmin())]
-        assert f"({change.max():+.2f})" in worst["title"]
-        assert f"({change.min():+.2f})" in best["title"]
-        assert worst["colour"].startswith("rgba(2") and "(47, 111, 214" in best["colour"]
+    runs = given(opened(subset_domain="garden", k="6"), "palette")["runs"]
+    for shown, model in zip(runs, models.values(), strict=True):
+        assert shown["full"] == pytest.approx(losses(model, document).tolist(), abs=0.006)
+        for keep_k in (4, 6, 8):
+            cut = losses(model, document, select_experts(model, own, keep_k))
+            assert shown["cut"][str(keep_k)] == pytest.approx(cut.tolist(), abs=0.006)
+
+
+def test_colours_go_from_better_to_worse_and_leave_the_text_readable():
+    palette = [tuple(map(float, colour[5:-1].split(","))) for colour in tokens.palette()]
+    for end, colour in ((palette[0], theme.BETTER), (palette[-1], theme.WORSE)):
+        assert end[:3] == tuple(int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    assert palette[len(palette) // 2][3] < 0.1
+    for page, text in ((255, 0x13), (0x17, 0xE7)):  # of config.toml, rounded to the worse
+        for red, green, blue, alpha in palette:
+            fill = [alpha * c + (1 - alpha) * page for c in (red, green, blue)]
+            assert contrast(fill, [text] * 3) >= 4.5
+
+
+def test_the_legend_names_the_colours_that_are_drawn():
+    hint = given(opened(), "palette")["hint"].lower()
+    assert f"{theme.WORSE_NAME}, underlined" in hint and f"{theme.BETTER_NAME}, dotted" in hint
+
+
+def contrast(one: list[float], other: list[float]) -> float:
+    """Of two colours, as WCAG counts it."""
+
+    def luminance(colour: list[float]) -> float:
+        shares = [c / 255 for c in colour]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
 
 
 def test_markup_in_a_document_stays_text():
@@ -228,15 +279,28 @@ def test_each_model_goes_on_with_and_without_the_cut(tiny_assets, models):
     at = opened(subset_domain="kitchen", k="5")
     document = tokens_of(tiny_assets, "heldout-kitchen")[0]
     prompt = document[: len(document) // 2]
-    shown = {text.value for text in at.text}
     assert f"first {len(prompt) - 1} tokens" in words(at)
-    for name in models:
+    for name, label in (("emo-nano", "EMO"), ("std-nano", "Standard MoE")):
         own = tokens_of(tiny_assets, "calibration-kitchen", name)
         tokenizer = load_tokenizer(tiny_assets / "checkpoints" / name)
+        drawn = (prompt, live.NEW_TOKENS, live.TEMPERATURE, live.SEED)
         with apply_subset(models[name], select_experts(models[name], own, 5)):
-            written = continue_text(models[name], tokenizer, prompt, 40)
-        assert written in shown
-        assert continue_text(models[name], tokenizer, prompt, 40) in shown
+            text = continue_text(models[name], tokenizer, *drawn)
+        assert written(at, 5)[label] == writing.visible_lines(text)
+        whole = continue_text(models[name], tokenizer, *drawn)
+        assert written(at, 16)[label] == writing.visible_lines(whole)
+
+
+def test_the_other_notches_are_written_once_the_slider_plays():
+    at = opened(subset_domain="kitchen", k="8")
+    assert not written(at, 4)["EMO"]
+    at.session_state["subset_played"] = True
+    assert written(run(at), 4)["EMO"]
+
+
+def test_words_that_all_experts_did_not_write_are_marked():
+    parts = writing.marked("add the salt and stir", "add the sugar and stir")
+    assert parts == [("add the ", False), ("salt", True), (" and stir", False)]
 
 
 def test_the_other_domain_is_named(curves):
@@ -245,152 +309,14 @@ def test_the_other_domain_is_named(curves):
     assert f"calibration documents of another domain ({other})" in said
 
 
-def test_loss_and_its_increase_are_two_views():
-    at = opened(k="8", subset_view="Loss")
-    figure = json.loads(at.get("plotly_chart")[0].proto.spec)
-    assert "Held-out loss" in figure["layout"]["yaxis"]["title"]["text"]
-
-
-def copied(assets: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(assets, to)
-    monkeypatch.setenv("EMO_VIZ_ASSETS", str(to))
-    return to
-
-
-def test_without_curves_the_page_says_how_to_make_them(tiny_assets, tmp_path, monkeypatch):
-    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
-    (folder / "analysis" / "curves.parquet").unlink()
-    at = opened()
-    assert "No subset curves have been measured yet" in words(at)
-    assert at.code[0].value.startswith("python -m emo_viz curves --models")
-    assert not at.get("plotly_chart")
-
-
-def test_curves_of_other_weights_are_not_shown(tiny_assets, tmp_path, monkeypatch):
-    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
-    checkpoints = folder / "checkpoints"
-    shutil.copy(
-        checkpoints / "std-nano" / "model.safetensors",
-        checkpoints / "emo-nano" / "model.safetensors",
+def test_loss_and_its_increase_are_two_views(curves):
+    found = Measured.of(curves.rows)
+    given = slider(opened(k="8", subset_view="Loss"))
+    assert "Held-out loss" in given["y_title"]
+    assert given["runs"][0]["points"][-1][1] == pytest.approx(
+        found.full_loss("emo-nano").mean, abs=1e-4
     )
-    at = opened()
-    assert "made with another EMO checkpoint" in words(at)
-    assert not at.get("plotly_chart")
-
-
-def test_curves_of_other_documents_are_not_shown(tiny_assets, tmp_path, monkeypatch):
-    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
-    file = folder / "documents" / "documents.parquet"
-    pd.read_parquet(file).iloc[1:].to_parquet(file)
-    assert "made with other documents" in words(opened())
-
-
-def test_more_points_are_measured_in_the_background(tiny_assets, models):
-    at = opened(subset_domain="garden", k="10")
-    assert "no measured point at 10" in words(at)
-    next(b for b in at.button if b.label == "Measure more points").click()
-    run(at)
-    (job,) = jobs.registry()._jobs.values()
-    job.wait(SECONDS)
-    run(at)
-    assert "On 6 held-out documents of garden" in first_line(at)
-    model = models["emo-nano"]
-    subset = select_experts(model, tokens_of(tiny_assets, "calibration-garden"), 10)
-    documents = tokens_of(tiny_assets, "heldout-garden")
-    rise = [losses(model, one, subset).sum() - losses(model, one).sum() for one in documents]
-    increase = sum(rise) / sum(len(one) - 1 for one in documents)
-    assert f"{increase:+.3f} (" in words(at)
-
-
-def test_a_failed_measurement_is_said_and_can_be_tried_again(monkeypatch):
-    def broken(*arguments, **named):
-        raise ValueError("The disk is full.")
-
-    monkeypatch.setattr(measuring, "measure", broken)
-    at = opened(subset_domain="kitchen", k="10")
-    next(b for b in at.button if b.label == "Measure more points").click()
-    run(at)
-    list(jobs.registry()._jobs.values())[-1].wait(SECONDS)
-    run(at)
-    assert "The measurement failed: The disk is full" in words(at)
-    assert not next(b for b in at.button if b.label == "Measure more points").disabled
-
-
-def click(at: AppTest, label: str) -> None:
-    next(b for b in at.button if b.label == label).click()
-    run(at)
-
-
-def measured_again(at: AppTest, label: str) -> None:
-    click(at, label)
-    list(jobs.registry()._jobs.values())[-1].wait(SECONDS)
-    run(at)
-
-
-def test_missing_curves_are_measured_from_the_page(tiny_assets, tmp_path, monkeypatch, curves):
-    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
-    file = folder / "analysis" / "curves.parquet"
-    file.unlink()
-    at = opened(k="4")
-    measured_again(at, "Measure all curves")
-    assert "On 24 held-out documents of 4 domains" in first_line(at)
-    again, found = (Measured.of(one.rows) for one in (read_curves(file), curves))
-    increases = [one.increase("emo-nano", "greedy", 4).mean for one in (again, found)]
-    assert increases[0] == pytest.approx(increases[1], abs=1e-5)
-
-
-def test_a_stopped_measurement_leaves_the_file_and_goes_on_later(
-    tiny_assets, tmp_path, monkeypatch
-):
-    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
-    file = folder / "analysis" / "curves.parquet"
-    before, measure, calls = file.read_bytes(), measuring.measure, []
-
-    def stopped_at_the_third(*arguments):
-        calls.append(arguments[1].held_out.domain)
-        if len(calls) == 3:
-            list(jobs.registry()._jobs.values())[-1].cancel()
-        return measure(*arguments)
-
-    monkeypatch.setattr(measuring, "measure", stopped_at_the_third)
-    at = opened()
-    measured_again(at, "Measure all domains again")
-    assert "Stopped; 2 finished parts kept" in words(at)
-    assert file.read_bytes() == before
-    measured_again(at, "Measure all domains again")
-    assert len(calls) == 3 + 6  # of 8 parts, the two finished ones were not measured again
-
-
-def test_the_page_goes_on_where_the_command_was_stopped(tiny_assets, tmp_path, monkeypatch):
-    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
-    measure, calls = measuring.measure, []
-
-    def stopped_at_the_fourth(*arguments):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return measure(*arguments)
-
-    monkeypatch.setattr(measuring, "measure", stopped_at_the_fourth)
-    models = [folder / "checkpoints" / name for name in ("emo-nano", "std-nano")]
-    documents, out = folder / "documents", folder / "analysis" / "curves.parquet"
-    command = ["curves", "--models", *models, "--documents", documents / "documents.parquet"]
-    command += ["--calibration", documents / "calibration.parquet", "--out", out, "--keep", "4,8"]
-    assert CliRunner().invoke(main, [str(each) for each in command]).exit_code == 1
-    at = opened()
-    assert "3 finished parts kept to go on from" in words(at)
-    measured_again(at, "Measure all domains again")
-    assert len(calls) == 4 + 5
-    assert not out.with_suffix(".parts").exists()
-    assert "finished part" not in words(run(at))
-
-
-def test_calibration_documents_that_are_not_there_are_said(tiny_assets, tmp_path, monkeypatch):
-    folder = copied(tiny_assets, tmp_path / "assets", monkeypatch)
-    (folder / "documents" / "calibration.parquet").unlink()
-    at = opened()
-    click(at, "Measure all domains again")
-    assert "The calibration documents are not here" in words(at)
+    assert "asks for the curve By magic" in words(opened(subset_view="By magic"))
 
 
 def test_the_command_that_cuts_names_the_file_of_the_subset_in_view():

@@ -1,6 +1,6 @@
 """The document clusters page, tokens: what it says and draws is that of the stored token map."""
 
-import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,8 +13,19 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.__main__ import main
 from emo_viz.analysis.token_map import load_token_map
 from emo_viz.analysis.tokens import headline, load_token_clusters
-from emo_viz.figures.clusters import DIMMED
-from tests.pages.opened import charts, follow_link, legends, numbers, run, strips, texts
+from emo_viz.ui.shell.words import visible
+from tests.pages.opened import (
+    charts,
+    drawn_points,
+    follow_link,
+    looks,
+    marked,
+    numbers,
+    run,
+    sent_maps,
+    strips,
+    texts,
+)
 
 RUNS = ("emo-nano", "std-nano")
 
@@ -54,16 +65,10 @@ def test_tokens_come_first_and_the_answer_is_measured(tiny_assets: Path):
 
 def test_both_maps_draw_every_sampled_token_where_it_is_stored(tiny_assets: Path):
     token_map, documents = stored(tiny_assets)
-    for name, figure in zip(RUNS, charts(opened()), strict=False):
-        drawn = {}
-        for trace in figure["data"]:
-            places = zip(numbers(trace["x"]), numbers(trace["y"]), strict=True)
-            for row, place in zip(numbers(trace["customdata"]), places, strict=True):
-                drawn[row] = (trace["name"], place)
-        assert len(drawn) == len(token_map.sample.documents)
-        for row, (domain, place) in drawn.items():
-            assert domain == documents["domain"][token_map.sample.documents[row]]
-            assert place == pytest.approx(token_map.places[name][row].tolist())
+    for name, panel in zip(RUNS, sent_maps(opened())["panels"], strict=True):
+        groups, places = zip(*drawn_points(panel), strict=True)
+        assert list(groups) == documents["domain"][token_map.sample.documents].tolist()
+        assert np.allclose(places, token_map.places[name], atol=1e-3)
 
 
 def test_the_table_shows_a_token_in_its_context_and_its_clusters(tiny_assets: Path):
@@ -89,54 +94,42 @@ def test_a_stored_cluster_is_the_one_that_the_reader_finds(tiny_assets: Path):
 
 
 def test_colour_by_token_has_the_tokens_in_the_legend():
-    at = opened()
-    at.get("button_group")
-    at = opened(cluster_token_colour="Token")
-    names = [trace["name"] for trace in charts(at)[0]["data"]]
+    groups = sent_maps(opened(cluster_token_colour="Token"))["panels"][0]["groups"]
+    names = [group["name"] for group in groups]
     assert any("␣" in name for name in names) and any("others" in name for name in names)
-    assert all(name.replace("'", "&#x27;") in legends(at)[0] for name in names)
 
 
 def test_highlighting_a_token_leaves_only_its_points():
     at = opened()
-    options = at.multiselect(key="cluster_highlight").options
+    before, options = sent_maps(at), at.multiselect(key="cluster_highlight").options
     at.multiselect(key="cluster_highlight").set_value([options[0]])
-    run(at)
-    bright = sum(
-        float(value) > DIMMED
-        for trace in charts(at)[0]["data"]
-        for value in numbers(trace["marker"]["opacity"])
-    )
-    assert bright == (listed(at)["token"] == options[0]).sum() > 0
-    assert "recede" in texts(at)
+    found = marked(run(at), "highlight")
+    assert found == np.flatnonzero(listed(at)["token"] == options[0]).tolist() and found
+    assert "recede" in texts(at) and sent_maps(at) == before
 
 
 def test_selected_tokens_of_a_link_are_listed_drawn_and_read():
-    table = listed(opened())
-    ids = [f"{table['document'][row]}:{p}" for row, p in positions(opened(), (3, 90))]
-    at = opened(cluster_tokens=",".join(ids))
+    at = opened(cluster_tokens=",".join(tokens_at(3, 90)))
     assert len(listed(at)) == 2 and "2 tokens selected" in texts(at)
-    for figure in charts(at)[:2]:
-        assert sum(len(numbers(trace["selectedpoints"])) for trace in figure["data"]) == 2
+    assert marked(at, "selected") == [3, 90] and not strips(at)
+    at.button(key="cluster_tokens_read").click()
+    document, position = tokens_at(3)[0].split(":")
+    assert [look["selected"] for look in looks(run(at))] == [int(position)] * 2
+    assert at.query_params["cluster_document"] == document
     at.button(key="cluster_tokens_clear").click()
     assert len(listed(run(at))) == 120
     assert "cluster_tokens" not in at.query_params
 
 
-def positions(at: AppTest, rows: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Row and position of tokens, from the hover text of the map."""
-    found = {}
-    for trace in charts(at)[0]["data"]:
-        for row, text in zip(numbers(trace["customdata"]), trace["hovertext"], strict=True):
-            found[row] = int(text.rsplit("token ", 1)[1])
-    return [(row, found[row]) for row in rows]
+def tokens_at(*rows: int) -> list[str]:
+    """The ids of tokens as the address has them, from what the maps say of their places."""
+    ids = sent_maps(opened())["ids"]
+    return [ids[row].replace(", token ", ":") for row in rows]
 
 
 def test_one_token_is_named():
-    table = listed(opened())
-    ((row, position),) = positions(opened(), (5,))
-    at = opened(cluster_tokens=f"{table['document'][row]}:{position}")
-    assert "1 token selected" in texts(at) and table["domain"][row] in texts(at)
+    at = opened(cluster_tokens=tokens_at(5)[0])
+    assert "1 token selected" in texts(at) and listed(at)["domain"].iloc[0] in texts(at)
 
 
 def test_what_a_link_asks_for_in_vain_is_named():
@@ -148,7 +141,7 @@ def test_what_a_link_asks_for_in_vain_is_named():
 
 def test_heatmaps_count_the_sampled_tokens(tiny_assets: Path):
     token_map, documents = stored(tiny_assets)
-    by_domain = charts(opened())[2]
+    (by_domain,) = charts(opened(cluster_part="Domains"))
     emo = by_domain["data"][0]
     row, column = emo["y"].index("court"), 0
     own = documents["domain"].to_numpy()[token_map.sample.documents] == "court"
@@ -156,15 +149,60 @@ def test_heatmaps_count_the_sampled_tokens(tiny_assets: Path):
     assert np.reshape(numbers(emo["customdata"]), (4, -1))[row, column] == expected
 
 
+def test_clusters_are_listed_by_their_share_of_all_tokens(tiny_assets: Path):
+    token_map, _ = stored(tiny_assets)
+    at = opened(cluster_part="Clusters")
+    for name, path, frame in zip(RUNS, clusters_paths(tiny_assets), at.dataframe, strict=True):
+        shares, table = load_token_clusters(path).shares, frame.value
+        assert table["share"].is_monotonic_decreasing
+        for row in table.itertuples():
+            assert row.share == pytest.approx(100 * shares[row.cluster])
+            assert row.sampled == (token_map.clusters[name] == row.cluster).sum()
+
+
+def test_documents_are_ranked_by_the_share_of_their_tokens_selected(tiny_assets: Path):
+    token_map, documents = stored(tiny_assets)
+    own = token_map.sample.documents
+    first = int(own[0])
+    chosen = [*np.flatnonzero(own == first), int(np.flatnonzero(own != first)[0])]
+    ids = ",".join(tokens_at(*map(int, chosen)))
+    at = opened(cluster_part="Documents", cluster_tokens=ids)
+    table = at.dataframe[0].value
+    assert table["document"].iloc[0] == documents["id"][first]
+    assert table["share"].tolist() == pytest.approx([100, 100 / (own == own[chosen[-1]]).sum()])
+    assert "Select tokens" in texts(opened(cluster_part="Documents"))
+
+
+def test_the_quality_says_what_was_measured_and_what_is_not_stored(tiny_assets: Path):
+    at = opened(cluster_part="Quality")
+    table = at.dataframe[0].value.set_index("Measure")
+    for name, each in headline(*clusters_paths(tiny_assets)).runs.items():
+        assert table.loc["NMI with the token itself", name].startswith(f"{each.token.mean:.2f} [")
+    assert "which is not stored" in texts(at)
+
+
+def test_tokens_by_the_clusters_of_both_runs(tiny_assets: Path):
+    token_map, _ = stored(tiny_assets)
+    (chart,) = charts(opened(cluster_part="Confusion"))
+    (drawn,) = chart["data"]
+    counts = np.reshape(numbers(drawn["customdata"]), (len(drawn["y"]), len(drawn["x"])))
+    first, second = (token_map.clusters[name] for name in RUNS)
+    both = (first == int(drawn["y"][0])) & (second == int(drawn["x"][0]))
+    assert counts[0, 0] == both.sum() and counts.sum() == 120
+
+
 def test_documents_are_one_switch_away():
     at = opened(cluster_level="Documents")
-    assert "Document clusters agree with" in texts(at)
+    assert "12 clusters agree with the domain" in texts(at)
 
 
-def test_markup_in_a_token_stays_text():
-    hover = json.dumps(charts(opened())[0])
-    assert "<b onclick" not in hover
-    assert "&quot;" not in hover and "&#" not in hover
+def test_what_the_maps_tell_of_a_token_is_its_context_as_data(tiny_assets: Path):
+    token_map, documents = stored(tiny_assets)
+    told, sample = sent_maps(opened())["texts"], token_map.sample
+    for row, (start, end) in enumerate(zip(sample.starts, sample.ends, strict=True)):
+        text = documents["text"][sample.documents[row]]
+        around = f"{text[max(0, start - 28) : start]}[{text[start:end]}]{text[end : end + 28]}"
+        assert told[row] == re.sub(" {2,}", " ", visible(around))
 
 
 def without(tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -176,7 +214,7 @@ def without(tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_without_a_token_map_the_answer_and_the_reader_stay(tiny_assets, tmp_path, monkeypatch):
     (without(tiny_assets, tmp_path, monkeypatch) / "token_map.npz").unlink()
-    at = opened()
+    at = opened(cluster_document="heldout-garden-0")
     assert "There is no file token\\_map" in texts(at) and "Clusters of single" in texts(at)
     assert "python -m emo_viz token-map" in at.code[0].value
     assert len(strips(at)) == 2

@@ -13,10 +13,19 @@ from streamlit.testing.v1 import AppTest
 
 from model.run.inference import Recording, encode, record
 from model.run.loading import load_model, load_tokenizer
-from tests.pages.opened import charts, follow_link
+from tests.pages.opened import (
+    cards,
+    cells,
+    charts,
+    follow_link,
+    heatmaps,
+    looks,
+    run,
+    strips,
+    texts,
+)
 
 PAGE = "pages/1_Token_routing.py"
-MAP = 1  # the second figure: the first one is in the panel beside the text
 SECONDS = 600
 
 
@@ -41,14 +50,6 @@ def opened(**params: str) -> AppTest:
     return follow_link(PAGE, **params)
 
 
-def array(packed: dict) -> np.ndarray:
-    """A typed array of a figure."""
-    values = np.frombuffer(base64.b64decode(packed["bdata"]), packed["dtype"])
-    if "shape" in packed:
-        values = values.reshape([int(size) for size in packed["shape"].split(",")])
-    return values
-
-
 def words(at: AppTest) -> str:
     """All that the page says in words."""
     parts = [*at.markdown, *at.caption, *at.info, *at.warning]
@@ -57,7 +58,7 @@ def words(at: AppTest) -> str:
 
 def emo_cells(at: AppTest) -> set[tuple[int, int]]:
     """(position, expert) of the cells of EMO's map."""
-    return {(int(p), int(e)) for p, e, *_ in array(charts(at)[MAP]["data"][1]["customdata"])}
+    return set(cells(heatmaps(at)[0]["sides"][0]["layers"][0]))
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -84,19 +85,19 @@ def test_first_line_counts_the_experts_that_carry_half(tiny_assets: Path, docume
 
 def test_token_of_a_link_shows_its_loss(tiny_assets: Path, documents: pd.DataFrame):
     loss = recorded(tiny_assets, documents["text"][1]).loss
-    said = words(opened(routing_doc=documents["id"][1], routing_token="7"))
-    assert f"**{loss[7]:.2f} nats** (" in said
-    assert "Token 7 of " in said
+    (card,) = cards(opened(routing_doc=documents["id"][1], routing_token="7"))
+    assert card["parts"][0]["loss"].startswith(f"{loss[7]:.2f} nats (")
+    assert card["title"].startswith("Token 7 of ")
 
 
 def test_choosing_a_token_changes_the_panel_only(documents: pd.DataFrame):
     at = opened()
     before = emo_cells(at)
     at.number_input(key="routing_token").set_value(3).run()
-    assert "Token 3 of " in words(at)
-    assert "of its routed experts" in charts(at)[0]["layout"]["title"]["text"]
-    at.number_input(key="routing_token").set_value(None).run()
+    assert cards(at)[0]["title"].startswith("Token 3 of ") and looks(at)[0]["selected"] == 3
     assert emo_cells(at) == before
+    at.number_input(key="routing_token").set_value(None).run()
+    assert emo_cells(at) == before and not cards(at)
 
 
 def test_next_document_is_in_the_address_and_forgets_the_token(documents: pd.DataFrame):
@@ -158,9 +159,11 @@ def test_long_text_says_what_was_cut():
 def test_markup_stays_text():
     text = "<script>alert(1)</script> & <b>bold</b>"
     at = opened(routing_source="Your own text", routing_text=text)
-    hovers = json.dumps(charts(at)[MAP], ensure_ascii=False)
-    assert "<script" not in hovers
-    assert "<b>bold" not in hovers
+    assert "".join(token["text"] for token in strips(at)[0]["tokens"]) == text
+    assert "<script" in "".join(heatmaps(at)[0]["tokens"])  # data, written as text
+    at.session_state["routing_along_open"] = True
+    hovers = json.dumps(charts(run(at))[0], ensure_ascii=False)
+    assert "<script" not in hovers and "<b>bold" not in hovers
     assert "&lt;" in hovers
 
 
@@ -169,9 +172,10 @@ def test_odd_characters_are_shown(text: str):
     at = opened(routing_source="Your own text")
     at.text_area(key="routing_draft").set_value(text).run()
     assert not at.exception
-    drawn = json.dumps(charts(at), ensure_ascii=False)
+    at.session_state["routing_along_open"] = True
+    drawn = json.dumps([*charts(run(at)), *heatmaps(at), *strips(at)], ensure_ascii=False)
     assert not set("\u202e\u2066\x07\x00") & set(drawn)
-    assert len(at.get("plotly_chart")) == 3
+    assert len(heatmaps(at)) == 1 and len(charts(at)) == 2
 
 
 def test_unknown_document_is_said(documents: pd.DataFrame):
@@ -211,7 +215,10 @@ def test_a_token_or_expert_that_is_not_there_is_named(param: str, asked: str, wh
 def test_the_experts_of_a_token_are_there_as_a_table(tiny_assets: Path, documents: pd.DataFrame):
     found = recorded(tiny_assets, documents["text"][0])
     at = opened(routing_token="5")
-    table = next(one.value for one in at.dataframe if "Choice" in one.value)
+    bars = cards(at)[0]["parts"][0]["bars"]
+    assert [bar["experts"] for bar in bars] == found.expert_ids[:, 5].tolist()
+    at.session_state["routing_table_open"] = True
+    table = next(one.value for one in run(at).dataframe if "Choice" in one.value)
     assert table["EMO expert"].tolist() == found.expert_ids[:, 5].ravel().tolist()
     weights = found.gate_weights[:, 5].ravel()
     np.testing.assert_allclose(table["EMO gate weight"], weights, atol=1e-4)
@@ -237,8 +244,139 @@ def test_a_file_is_read_like_a_typed_text(tiny_assets: Path):
     assert f"Your own text, {tokens} tokens" in words(at)
 
 
-def test_a_file_that_is_no_text_is_said_and_changes_nothing():
-    at = opened(routing_source="Your own text", routing_text="soil")
-    at.file_uploader(key="routing_file").set_value(("a.png", b"\x89PNG\xff\xfe", "image/png")).run()
-    assert "not text in UTF-8" in "\n".join(part.value for part in at.warning)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"\x89PNG\xff\xfe", "not text in UTF-8"), (b"", "empty"), (b"a\x00b", "not text in UTF-8")],
+)
+def test_a_file_that_is_no_text_is_said_and_changes_nothing(content: bytes, said: str):
+    at = opened(routing_source="Your own text", routing_text="soil", routing_token="1")
+    at.file_uploader(key="routing_file").set_value(("a.png", content, "image/png")).run()
+    assert said in "\n".join(part.value for part in at.warning)
     assert at.text_area(key="routing_draft").value == "soil"
+    assert at.number_input(key="routing_token").value == 1
+
+
+def test_a_file_in_another_encoding_is_read_and_it_is_said():
+    at = opened(routing_source="Your own text")
+    content = "Grüße und Wasser".encode("latin-1")
+    at.file_uploader(key="routing_file").set_value(("a.txt", content, "text/plain")).run()
+    assert at.text_area(key="routing_draft").value == "Grüße und Wasser"
+    assert "read as Latin-1" in texts(at)
+
+
+def test_an_example_fills_the_field_and_is_read():
+    at = opened(routing_source="Your own text")
+    at.button(key="routing_example_recipe").click()
+    run(at)
+    assert at.text_area(key="routing_draft").value.startswith("Lentil soup")
+    assert "".join(token["text"] for token in strips(at)[0]["tokens"]).startswith("Lentil soup")
+    assert not strips(at)[0]["code"]
+    at.button(key="routing_example_python_code").click()
+    assert strips(run(at))[0]["code"]
+
+
+def test_what_is_said_of_a_text_and_its_link_is_true():
+    said = texts(opened(routing_source="Your own text"))
+    assert "address carries the text" in said and "stays on this machine" not in said
+
+
+def test_experts_are_ordered_by_use_and_on_request_by_id(
+    tiny_assets: Path, documents: pd.DataFrame
+):
+    def order(at: AppTest) -> list[int]:
+        layer = heatmaps(at)[0]["sides"][0]["layers"][0]
+        return np.frombuffer(base64.b64decode(layer["order"]), "<u2").tolist()
+
+    found = recorded(tiny_assets, documents["text"][0])
+    ids, weights = found.expert_ids[0, 1:].ravel(), found.gate_weights[0, 1:].ravel()
+    mass = np.bincount(ids, weights, minlength=max(order(opened())) + 1)
+    assert order(opened()) == np.argsort(-mass, kind="stable").tolist()
+    assert order(opened(routing_order="By id")) == sorted(order(opened()))
+
+
+def test_all_layers_are_small_pictures(tiny_assets: Path, documents: pd.DataFrame):
+    found = recorded(tiny_assets, documents["text"][0], "std-nano").expert_ids
+    side = heatmaps(opened(routing_picture="All layers"))[0]["sides"][1]
+    assert [layer["number"] for layer in side["layers"]] == list(range(len(found)))
+    for layer, ids in zip(side["layers"], found, strict=True):
+        assert set(cells(layer)) == {(t, int(e)) for t in range(1, len(ids)) for e in ids[t]}
+
+
+def test_a_difference_is_the_first_less_the_second(tiny_assets: Path, documents: pd.DataFrame):
+    given = heatmaps(opened(routing_picture="Difference"))[0]
+    emo, std = (
+        recorded(tiny_assets, documents["text"][0], name) for name in ("emo-nano", "std-nano")
+    )
+    dense = np.zeros((2, emo.expert_ids.shape[1], 256))
+    for weights, one in zip(dense, (emo, std), strict=True):
+        np.put_along_axis(weights, one.expert_ids[0].astype(int), one.gate_weights[0], axis=1)
+    expected = dense[0] - dense[1]
+    shown = cells(given["sides"][0]["layers"][0])
+    assert set(shown) == {(t, e) for t, e in np.argwhere(expected != 0).tolist() if t}
+    for (token, expert), level in shown.items():
+        root = (level - 128) / 127
+        assert given["top"] * root * abs(root) == pytest.approx(expected[token, expert], abs=0.01)
+
+
+def test_one_run_has_no_difference_and_a_sentence_says_so():
+    at = opened(routing_picture="Difference", b="none")
+    assert "A difference is of two runs" in texts(at)
+    assert [side["label"] for side in heatmaps(at)[0]["sides"]] == ["EMO"]
+
+
+def test_a_followed_expert_is_of_one_layer_and_says_so_in_another(
+    tiny_assets: Path, documents: pd.DataFrame
+):
+    experts = recorded(tiny_assets, documents["text"][0]).expert_ids
+    expert = int(experts[0, 5, 0])
+    at = opened(routing_expert=f"EMO {expert}")  # as links were before
+    marked = [token["marked"] for token in strips(at)[0]["tokens"]]
+    assert marked == (experts[0, 1:] == expert).any(axis=1).tolist()
+    assert at.query_params["routing_expert"] == f"EMO L0 E{expert}"
+    at.segmented_control(key="routing_layer").set_value(1)
+    run(at)
+    assert [token["marked"] for token in strips(at)[0]["tokens"]] == marked
+    assert looks(at)[0]["followed"] == {"run": "emo-nano", "layer": 0, "expert": expert}
+    assert f"Layer 1 is shown, and EMO L0 E{expert} is still followed" in texts(at)
+
+
+@pytest.mark.parametrize(
+    ("param", "asked"),
+    [
+        ("routing_source", "A book"),
+        ("routing_domain", "nowhere"),
+        ("routing_doc", ""),
+        ("routing_layer", "99"),
+        ("routing_order", "By size"),
+        ("routing_colour", "Taste"),
+        ("routing_picture", "A film"),
+        ("routing_token", "0"),
+        ("routing_expert", "EMO L0 E999"),
+        ("routing_expert", "EMO L9 E1"),
+        ("routing_expert", "Nobody 3"),
+    ],
+)
+def test_what_a_link_asks_for_in_vain_is_named(param: str, asked: str):
+    at = opened(**{param: asked})
+    (said,) = [part.value.replace("\\", "") for part in at.warning]
+    assert (asked or "(nothing)") in said and "which is not" in said
+    if param in ("routing_token", "routing_expert"):
+        assert "none is chosen" in said and not cards(at)
+
+
+def test_the_way_to_the_cut_carries_the_token(documents: pd.DataFrame):
+    at = opened(routing_token="5")
+    links = [part.proto for part in at.get("page_link")]
+    (cut,) = [link for link in links if link.label.startswith("Cut the models on")]
+    assert "subset_token=5" in cut.query_string
+    assert f"subset_document={documents['id'][0]}" in cut.query_string
+
+
+def test_colours_of_better_and_worse_have_a_second_mark(tiny_assets: Path, documents: pd.DataFrame):
+    emo, std = (
+        recorded(tiny_assets, documents["text"][0], name).loss[1:]
+        for name in ("emo-nano", "std-nano")
+    )
+    leans = np.array([token["lean"] for token in strips(opened())[0]["tokens"]])
+    assert set(leans[std > emo]) <= {0, 1} and set(leans[std < emo]) <= {0, -1}
+    assert leans[np.argmax(std - emo)] == 1 and leans[np.argmin(std - emo)] == -1

@@ -3,6 +3,7 @@
 Numbers are compared with what is worked out here, layer by layer, without the widest layer's room.
 """
 
+import base64
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -20,18 +21,17 @@ from emo_viz.analysis.projection import load_maps, pca_map
 from emo_viz.analysis.tokens import TokenTable, fit_token_clusters, load_token_clusters
 from emo_viz.analysis.vectors import routing_vectors
 from emo_viz.trace import Trace
-from emo_viz.ui.ablation import view
+from emo_viz.ui.ablation import chosen
 from model.run.inference import Recording, document_losses, encode, record
 from model.run.loading import load_model, load_tokenizer
 from model.run.subset import ExpertSubset, apply_subset
-from tests.pages.ablation_page import table, words
-from tests.pages.opened import charts, follow_link, numbers
+from tests.pages.ablation_page import given, lines, slider, table, words
+from tests.pages.opened import cards, cells, charts, follow_link, heatmaps, numbers, run, sent_maps
 from tests.uneven import RUNS, TWELVE_AND_SIXTEEN, cut_pair, emo_viz, measure, new_pair, shown
 
 ROUTING = "pages/1_Token_routing.py"
 CLUSTERS = "pages/2_Document_clusters.py"
 ABLATION = "pages/3_Subset_ablation.py"
-MAP = 1  # of the figures of the routing page
 ROUTED = (11, 15)
 
 
@@ -144,10 +144,10 @@ def test_models_that_differ_in_a_layer_stand_side_by_side(
         assert "of 11 to 15 experts in EMO" in home and "of 15 experts in Standard MoE" in home
         assert "With all experts, the loss in nats a token" in home
         clusters = follow_link(CLUSTERS, cluster_level="Documents")
-        assert len(charts(clusters)) == 3 and "in EMO" in words(clusters)
+        assert len(sent_maps(clusters)["panels"]) == 2 and "in EMO" in words(clusters)
         assert sentence in words(follow_link(ROUTING))
         at = follow_link(ABLATION, k="14")
-        assert "**up to 14 of 12 to 16** in EMO, **14 of 16** in Standard MoE" in words(at)
+        assert "up to 14 of 12 to 16 in EMO, 14 of 16 in Standard MoE" in lines(at)["all"]
         assert len(table(at)) == 2
 
 
@@ -165,24 +165,22 @@ def test_the_routing_of_a_text_is_that_of_each_layers_experts(uneven: Path):
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_the_map_of_a_layer_is_as_wide_as_the_layer(uneven: Path, layer: int):
-    chart = charts(follow_link(ROUTING, routing_layer=str(layer)))[MAP]
-    assert value(chart, 0, "z").shape[1] == ROUTED[layer]
+    shown = heatmaps(follow_link(ROUTING, routing_layer=str(layer)))[0]["sides"][0]["layers"][0]
+    assert len(base64.b64decode(shown["order"])) == 2 * ROUTED[layer]
     ids = recorded(uneven).expert_ids[layer, 1:]
-    cells = {(token + 1, int(e)) for token, own in enumerate(ids) for e in own}
-    assert {(int(p), int(e)) for p, e, *_ in value(chart, 1, "customdata")} == cells
-    assert chart["layout"]["xaxis"]["range"] == [-0.5, ROUTED[layer] - 0.5]
+    assert set(cells(shown)) == {(token + 1, int(e)) for token, own in enumerate(ids) for e in own}
 
 
 def test_only_experts_of_the_layer_are_offered(uneven: Path):
     at = follow_link(ROUTING, routing_layer="1", routing_expert="EMO 14")
     expert = at.selectbox(key="routing_expert")
-    assert (expert.value, len(expert.options)) == ("EMO 14", 30)
+    assert (expert.value, len(expert.options)) == ("EMO L1 E14", 30)
     at.button(key="routing_previous_layer").click().run()
     assert not at.exception
     expert = at.selectbox(key="routing_expert")
-    assert expert.value is None and len(expert.options) == 22
-    assert "EMO 10" in expert.options and "EMO 11" not in expert.options
-    assert "EMO 14" not in words(at)
+    assert expert.value == "EMO L1 E14" and len(expert.options) == 22 + 1
+    assert "EMO L0 E10" in expert.options and "EMO L0 E11" not in expert.options
+    assert "EMO L1 E14 is still followed" in words(at)
 
 
 def test_a_link_to_an_expert_that_the_layer_lacks_is_said(uneven: Path):
@@ -193,14 +191,12 @@ def test_a_link_to_an_expert_that_the_layer_lacks_is_said(uneven: Path):
 
 def test_a_token_has_no_more_experts_than_its_layer(small: Path):
     at = follow_link(ROUTING, routing_token="5")
-    bars = [trace for trace in charts(at)[0]["data"] if trace["type"] == "bar"]
     ids = recorded(small).expert_ids[:, 5]
     assert ids[0, 2] == -1 and (ids[1] >= 0).all()
-    assert [bar["text"] for bar in bars[:3]] == [
-        [str(ids[0, 0]), str(ids[1, 0])],
-        [str(ids[0, 1]), str(ids[1, 1])],
-        ["", str(ids[1, 2])],
-    ]
+    bars = cards(at)[0]["parts"][0]["bars"]
+    assert [bar["experts"] for bar in bars] == [ids[0, :2].tolist(), ids[1].tolist()]
+    at.session_state["routing_table_open"] = True
+    run(at)
     rows = next(frame.value for frame in at.dataframe if "Choice" in frame.value)
     assert rows["Layer"].tolist() == [0, 0, 1, 1, 1]
     assert rows["EMO expert"].tolist() == ids[ids >= 0].tolist()
@@ -234,12 +230,13 @@ def test_no_expert_that_a_layer_lacks_is_named(uneven: Path):
             cluster_level="Documents",
             cluster_layer=str(layer),
             cluster_colour="Top expert",
+            cluster_part="Clusters",
         )
         usage = Trace.open(uneven / "traces" / "emo-nano").usage[:, layer, :routed]
         best = Counter(np.asarray(usage).argmax(axis=1).tolist()).most_common(1)[0][0]
-        names = {trace["name"] for trace in charts(at)[0]["data"] if trace.get("name")}
+        names = {group["name"] for group in sent_maps(at)["panels"][0]["groups"]}
         assert any(name.startswith(f"L{layer} E{best}") for name in names), names
-        named = re.findall(r"L(\d) E(\d+)", f"{names} {at.dataframe[1].value.to_string()}")
+        named = re.findall(r"L(\d) E(\d+)", f"{names} {at.dataframe[0].value.to_string()}")
         assert all(int(expert) < ROUTED[int(at_layer)] for at_layer, expert in named)
 
 
@@ -268,7 +265,7 @@ def test_token_clusters_are_those_of_the_experts_that_there_are(uneven: Path):
     )
     stored = load_token_clusters(uneven / "analysis" / "clusters-emo-nano.npz")
     np.testing.assert_allclose(stored.shares, own.shares, atol=0.002)
-    said = words(follow_link(CLUSTERS))
+    said = words(follow_link(CLUSTERS, cluster_document=documents["id"][0]))
     assert f"**{own.agreements['domain'].nmi.mean:.2f} [" in said
     components = stored.pca.components.reshape(-1, 2, 15)
     assert np.abs(components[:, 0, 11:]).max() < 1e-6
@@ -326,17 +323,19 @@ def test_the_cut_is_that_of_each_layers_experts(uneven: Path, keep_k: int):
             cut_loss = np.nanmean(document_losses(model, [token_ids])[0])
         assert table(at)[label][1] == f"{cut_loss:.3f}"
     up_to = "" if keep_k == 8 else "up to "
-    assert f"**{up_to}{keep_k} of 12 to 16** experts" in words(at)
+    assert f"with {up_to}{keep_k} of 12 to 16 experts" in lines(at)["all"]
     low = min(keep_k, 12)
-    assert f"**EMO**, {'8' if keep_k == low else f'{low} to {keep_k}'} experts" in words(at)
-    assert (at.slider(key="k").min, at.slider(key="k").max) == (4, 16)
+    kept = "8" if keep_k == low else f"{low} to {keep_k}"
+    said = [run["said"][str(keep_k)] for run in given(at, "prompt")["runs"]]
+    assert said[0] == f"writes with {kept} experts"
+    assert [slider(at)["stops"][i]["keep"] for i in (0, -1)] == [4, 16]
 
 
 def test_the_kept_experts_are_drawn_as_far_as_a_layer_goes(
     uneven: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    popover = view.st.popover
-    monkeypatch.setattr(view.st, "popover", lambda *a, **how: _Open(popover(*a, **how)))
+    popover = chosen.st.popover
+    monkeypatch.setattr(chosen.st, "popover", lambda *a, **how: _Open(popover(*a, **how)))
     drawn = [charts(follow_link(ABLATION, k=k))[:2] for k in ("8", "14")]
     for keep_k, (kept_map, overlap) in zip((8, 14), drawn, strict=True):
         kept = value(kept_map, 0, "z")
@@ -385,4 +384,4 @@ def test_every_page_shows_layers_narrower_than_top_k(small: Path):
     assert "Clusters of single tokens agree" in words(follow_link(CLUSTERS))
     own = {"subset_document": "own", "subset_text": "the anchor and a rope"}
     at = follow_link(ABLATION, k="4", **own)
-    assert "**up to 4 of 3 to 16** experts" in words(at) and table(at)
+    assert "with up to 4 of 3 to 16 experts" in lines(at)["all"] and table(at)

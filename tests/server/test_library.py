@@ -73,3 +73,14 @@ def test_a_run_is_what_has_a_checkpoint_or_a_trace(tiny_assets: Path, monkeypatc
     assert models.comparison.why_not("tokens") == models.comparison.why_not("experts") == ""
     assert recorded.comparison.why_not("documents") == "" and not recorded.left_out
     assert models.first.routed == recorded.traces["emo-nano"].manifest.model.routed == (15, 15)
+
+
+def test_a_large_file_is_known_by_its_state_and_never_read(empty: Path, monkeypatch):
+    monkeypatch.setattr(assets, "LARGE", 10)
+    file = empty / "tokens.parquet"
+    file.write_bytes(b"a" * 20)
+    key = assets.content(file)
+    assert assets.content(file) == key
+    state = file.stat()
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns + 1_000_000_000))
+    assert assets.content(file) != key  # a small file that is only touched stays the same

@@ -1,9 +1,12 @@
 """Selections: which documents a region holds, and how an address carries them."""
 
+import base64
+
 import numpy as np
 import pytest
 import streamlit as st
 
+from emo_viz.ui.parts.point_maps import Event, read_event
 from emo_viz.ui.parts.selection import (
     BITS,
     EMPTY_REGION,
@@ -11,45 +14,9 @@ from emo_viz.ui.parts.selection import (
     Selection,
     decode,
     encode,
-    rows_inside,
 )
 
 IDS = [f"doc-{i:04}" for i in range(500)]
-POINTS = np.array([[0, 0], [1, 1], [2, 2], [3, 0], [1.5, -1]], np.float32)
-
-
-def region(box=(), lasso=()):
-    return {"box": list(box), "lasso": list(lasso)}
-
-
-def test_box_in_any_direction_of_the_gesture():
-    box = {"x": [2.5, -0.5], "y": [1.5, -0.5], "xref": "x", "yref": "y"}
-    assert rows_inside(region(box=[box]), POINTS).tolist() == [0, 1]
-
-
-def test_lasso_that_is_not_convex():
-    # A "U" open to the top: the point (1, 1) lies between its arms.
-    u = {"x": [-1, -1, 4, 4, 1.6, 1.6, 0.5, 0.5], "y": [3, -2, -2, 3, 3, -0.5, -0.5, 3]}
-    assert rows_inside(region(lasso=[u]), POINTS).tolist() == [0, 2, 3, 4]
-
-
-def test_several_regions_add_up():
-    boxes = [{"x": [-0.1, 0.1], "y": [-0.1, 0.1]}, {"x": [2.9, 3.1], "y": [-0.1, 0.1]}]
-    assert rows_inside(region(box=boxes), POINTS).tolist() == [0, 3]
-
-
-def test_lasso_around_a_circle():
-    angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
-    circle = {"x": (2 + np.cos(angles)).tolist(), "y": (1 + np.sin(angles)).tolist()}
-    points = np.random.default_rng(0).uniform(-1, 4, size=(2000, 2)).astype(np.float32)
-    distance = np.linalg.norm(points - [2, 1], axis=1)
-    clear = np.abs(distance - 1) > 0.01  # the polygon lies just inside the circle
-    found = np.isin(np.arange(2000), rows_inside(region(lasso=[circle]), points))
-    assert (found[clear] == (distance < 1)[clear]).all() and found.any()
-
-
-def test_no_region_holds_nothing():
-    assert rows_inside(region(), POINTS).tolist() == []
 
 
 @pytest.mark.parametrize("size", [0, 1, MOST_IDS, MOST_IDS + 1, 499, 500])
@@ -84,25 +51,29 @@ def test_a_link_of_other_documents_is_not_followed():
     assert decode(BITS + "zz", IDS) is None
 
 
-def taken(monkeypatch, selection):
-    """The selection of the address after this was drawn on EMO's map, and its rows."""
-    monkeypatch.setattr(st, "session_state", {"chart": {"selection": selection}})
-    rows = Selection("some").take("emo", "chart", POINTS, IDS[:5])
-    return Selection("some").current(), rows.tolist()
+def taken(monkeypatch: pytest.MonkeyPatch, rows: list[int], region: bool) -> tuple[str, int]:
+    """The selection of the address after a gesture, the 4th, and how many have been taken."""
+    monkeypatch.setattr(st, "session_state", {})
+    some = Selection("some")
+    some.take(Event(np.array(rows, np.int64), 4, region), IDS[:5])
+    return some.current(), some.gesture
 
 
-def test_a_click_selects_the_point_by_its_own_row(monkeypatch):
-    point = {"curve_number": 2, "point_index": 0, "customdata": 3}
-    assert taken(monkeypatch, region() | {"points": [point]}) == ("doc-0003", [3])
-    as_list = point | {"customdata": [3]}
-    assert taken(monkeypatch, region() | {"points": [as_list]}) == ("doc-0003", [3])
+def test_what_a_gesture_holds_is_selected(monkeypatch):
+    assert taken(monkeypatch, [3], region=False) == ("doc-0003", 4)
+    assert taken(monkeypatch, [0, 2], region=True) == ("doc-0000,doc-0002", 4)
 
 
-def test_a_region_counts_and_not_the_points_that_the_browser_saw(monkeypatch):
-    box = {"x": [5, 6], "y": [5, 6]}
-    drawn = region(box=[box]) | {"points": [{"customdata": 3}]}
-    assert taken(monkeypatch, drawn) == (EMPTY_REGION, [])
+def test_an_empty_region_is_one_and_a_click_on_nothing_is_none(monkeypatch):
+    assert taken(monkeypatch, [], region=True) == (EMPTY_REGION, 4)
+    assert taken(monkeypatch, [], region=False) == ("", 4)
 
 
-def test_nothing_clicked_is_nothing_selected(monkeypatch):
-    assert taken(monkeypatch, region() | {"points": []}) == ("", [])
+@pytest.mark.parametrize("count", [1, 8, 9, 500])
+def test_rows_come_as_a_bit_each(count: int):
+    chosen = np.random.default_rng(count).random(count) < 0.5
+    sent = {"rows": base64.b64encode(np.packbits(chosen)).decode(), "n": 2, "region": True}
+    event = read_event(sent, count)
+    assert event.rows.tolist() == np.flatnonzero(chosen).tolist() and event.gesture == 2
+    with pytest.raises(ValueError, match="does not fit"):
+        read_event(sent, count + 8)

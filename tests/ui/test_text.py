@@ -66,9 +66,8 @@ def test_plotly_shows_what_is_escaped_for_it(shown: str, escaped: str):
 )
 def test_markdown_of_others_stays_text(shown: str):
     signs = "&:[]()*$~"
-    assert words.escape_markdown(shown) == "".join(
-        f"\\{letter}" if letter in signs else letter for letter in shown
-    )
+    escaped = words.escape_markdown(shown).replace(words.WORD_JOINER, "")
+    assert escaped == "".join(f"\\{letter}" if letter in signs else letter for letter in shown)
 
 
 def test_text_from_right_to_left_keeps_to_itself():
@@ -81,3 +80,8 @@ def test_text_from_right_to_left_keeps_to_itself():
 def test_a_mark_without_its_letter_stands_on_a_circle():
     assert words.token_label("\u0301a") == "◌\u0301a"
     assert words.token_label("ั") == "◌ั"
+
+
+def test_no_icon_is_made_of_a_text():
+    shown = words.escape_markdown("at :material/home: 12:30 :e:").replace("\\", "")
+    assert shown == f"at :{words.WORD_JOINER}material/home: 12:30 :e:"

@@ -1,6 +1,4 @@
-"""Subset ablation page: its first line, and the row of controls under it."""
-
-from collections.abc import Iterator, Sequence
+"""Subset ablation page: the row of controls, and what it stands for in the address."""
 
 import pandas as pd
 import streamlit as st
@@ -10,36 +8,33 @@ from emo_viz.analysis.curves import (
     OTHER_DOMAIN,
     RANDOM,
     ROUTER_PROBABILITY,
-    Measured,
-    likelihood_kept,
 )
-from emo_viz.analysis.widths import in_words, kept_of
+from emo_viz.analysis.widths import in_words
+from emo_viz.figures.ablation import Measure
 from emo_viz.server import assets
-from emo_viz.ui.ablation.page import ALL_DOMAINS, OWN, Choice, Live, Study
+from emo_viz.ui.ablation import grid
+from emo_viz.ui.ablation.page import ALL_DOMAINS, OWN, WORTH, WORTH_HERE, Choice, Study
 from emo_viz.ui.parts.own_text import OwnText
-from emo_viz.ui.parts.reading import absent_of, say_absent
-from emo_viz.ui.parts.together import in_each, name
+from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, routes
-from emo_viz.ui.shell.address import one_of
-from emo_viz.ui.shell.words import count, escape_markdown, isolated, share, shorten, visible
+from emo_viz.ui.shell.address import one_of, whole_number
+from emo_viz.ui.shell.words import isolated, shorten, visible
 
 DOMAIN, METHOD, KEEP = routes.SUBSET_DOMAIN, routes.SUBSET_METHOD, routes.SUBSET_KEEP
-DOCUMENT, TOKEN = routes.SUBSET_DOCUMENT, routes.SUBSET_TOKEN
+DOCUMENT, TOKEN, VIEW = routes.SUBSET_DOCUMENT, routes.SUBSET_TOKEN, routes.SUBSET_VIEW
 DEFAULT_KEEP = 16
 OWN_LABEL = "Your own text …"
 NO_CURVES = "No curves over many documents have been measured here of these models"
+MEASURES: dict[str, Measure] = {"Loss increase": "increase", "Loss": "loss"}
+READS_WELL = "recipes"  # a domain whose texts the small models go on with in whole sentences
 LOW_FIELD = 80  # pixels: the text and the curve below it stay in sight
 METHOD_LABELS = {
     ROUTER_PROBABILITY: "Router probability",
     GREEDY: "Greedy, layer by layer",
     OTHER_DOMAIN: "Another domain's experts",
     RANDOM: "Random",
-}
-SUFFIXES = {
-    ROUTER_PROBABILITY: "",
-    GREEDY: " chosen layer by layer",
-    OTHER_DOMAIN: " chosen for another domain",
-    RANDOM: " drawn at random",
+    WORTH: "Importance (first-order)",
+    WORTH_HERE: "Importance on this document",
 }
 
 
@@ -50,120 +45,10 @@ def _forget_token() -> None:
 FIELD = OwnText("subset", routes.SUBSET_TEXT, _forget_token)
 
 
-def answer(study: Study, choice: Choice, found: Measured | None, live: Live) -> None:
-    """The first line: what the models keep at this keep-k, measured where it can be."""
-    keep = f"{_keep(study, choice)} experts{SUFFIXES[choice.method]}"
-    if found is None:
-        _answer_live(study, live, keep, NO_CURVES)
-        return
-    try:
-        spans = {
-            run: found.increase(run, choice.method, study.keep_of(run, choice.keep_k))
-            for run in study.runs.ids
-        }
-    except ValueError:
-        why = f"The curve has no measured point at {choice.keep_k}"
-        _answer_live(study, live, keep, why, f" {_neighbours(study, choice, found)}")
-        return
-    where = f"{count(len(study.domains), 'domain')}" if choice.domain is None else choice.domain
-    kept = in_each(study.runs, lambda run: f"**{_kept(spans[run].mean)}**")
-    st.markdown(
-        f"#### On {count(found.documents, 'held-out document')} of {escape_markdown(where)} "
-        f"({count(found.tokens, 'token')}), the likelihood kept a token with {keep} is {kept}."
-    )
-    increases = in_each(
-        study.runs,
-        lambda run: f"{spans[run].mean:+.3f} ({spans[run].low:+.3f} to {spans[run].high:+.3f})",
-    )
-    better = _better(*(one.mean for one in spans.values()))
-    st.caption(
-        f"Loss increase over all experts in nats a token, 95 % interval over documents: "
-        f"{increases}. Likelihood kept is e to the minus that{better}. {_full_losses(study, found)}"
-    )
-
-
-def _keep(study: Study, choice: Choice) -> str:
-    """ "**16 of 128**", of each run where they have different numbers."""
-
-    def own(run: str) -> str:
-        return f"**{kept_of(study.keep_of(run, choice.keep_k), study.experts[run])}**"
-
-    return own(study.runs.first.id) if study.even else in_each(study.runs, own)
-
-
-def _full_losses(study: Study, found: Measured) -> str:
-    """Where each model starts: what is kept is a share of this."""
-    losses = in_each(study.runs, lambda run: f"{found.full_loss(run).mean:.3f}")
-    return f"With all experts, in nats a token: {losses}."
-
-
-def _better(*increases: float) -> str:
-    """Why a share can exceed 100 %, where one does."""
-    above = min(increases) < -0.0005
-    return "; over 100 %, the subset predicts better than all experts" if above else ""
-
-
-def _answer_live(study: Study, live: Live, keep: str, why: str, beside: str = "") -> None:
-    """Of one document. why: it is not many; beside: what is known of many."""
-    increases = {run: live.increase(run) for run in study.runs.ids}
-    kept = in_each(study.runs, lambda run: f"**{_kept(increases[run])}**")
-    st.markdown(
-        f"#### On the document below ({count(live.num_tokens, 'token')}), the likelihood kept a "
-        f"token with {keep} is {kept}."
-    )
-    lost = in_each(study.runs, lambda run: f"{increases[run]:+.3f}")
-    st.caption(
-        f"{why}, so this is the chosen document alone, computed now, in nats a token: "
-        f"{lost}{_better(*increases.values())}.{beside}"
-    )
-    for loaded in study.models:
-        say_absent(tuple(absent_of(loaded)))
-
-
-def _neighbours(study: Study, choice: Choice, found: Measured) -> str:
-    """What all the documents keep at the nearest measured keep-ks: one document is not all."""
-    points = {run: found.kept(run, choice.method) for run in study.runs.ids}
-    parts = list[str]()
-    for below in (True, False):
-        nearest = {
-            run: _beside(own, study.keep_of(run, choice.keep_k), below)
-            for run, own in points.items()
-        }
-        parts += _kept_at(study, choice, found, nearest)
-    return f"The curve's {count(found.documents, 'document')} keep: {'; '.join(parts)}."
-
-
-def _beside(measured: Sequence[int], keep_k: int, below: bool) -> int | None:
-    """The nearest measured keep-k under, or over, another."""
-    if below:
-        return max((k for k in measured if k < keep_k), default=None)
-    return min((k for k in measured if k > keep_k), default=None)
-
-
-def _kept_at(
-    study: Study, choice: Choice, found: Measured, at: dict[str, int | None]
-) -> Iterator[str]:
-    """What the runs keep at a keep-k each; nothing where one has none."""
-    known = {run: k for run, k in at.items() if k is not None}
-    if len(known) < len(at):
-        return
-    numbers = " and ".join(map(str, dict.fromkeys(known.values())))
-    kept = in_each(
-        study.runs, lambda run: _kept(found.increase(run, choice.method, known[run]).mean)
-    )
-    yield f"{kept} with {numbers}"
-
-
-def _kept(increase: float) -> str:
-    return share(likelihood_kept(increase)).replace(" ", "\u00a0")
-
-
 def controls(study: Study) -> Choice:
     """The row of controls. A link's impossible keep-k is named in one sentence and not used."""
-    least, most = study.fewest_kept, study.num_experts
-    first = study.experts[study.runs.first.id]
-    uneven = len(set(first)) > 1
     domains = [ALL_DOMAINS, *study.domains]
+    keep_k = _keep_k(study)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         domain = links.select(st, "Domain", domains, DOMAIN, on_change=_forget_token, width=180)
         method = links.select(
@@ -175,43 +60,54 @@ def controls(study: Study) -> Choice:
             format_func=METHOD_LABELS.__getitem__,
             width=200,
         )
-        keep_k = links.slider(
-            st,
-            "Experts kept a layer (keep-k)",
-            least,
-            most,
-            max(least, min(DEFAULT_KEEP, most)),
-            KEEP,
-            sentence=f"The link asks for {{asked}} experts a layer; a subset keeps "
-            f"{least} (what each token uses) to {most} of "
-            "them, so this shows another number.",
-            help=_counts(study)
-            + f"Fewer than {least} cannot be kept: each token uses as many."
-            + f" The layers have {in_words(first)}; one with fewer keeps all its." * uneven
-            + _of_other(study),
-            width=230,
-        )
         chosen = None if domain == ALL_DOMAINS else domain
         document = _choose_document(study, chosen)
+        links.choice(st, "Curve of", list(MEASURES), VIEW, what="curve")
     text = _own_text() if document == OWN else None
     if document == OWN and text is None:
         st.stop()
-    return Choice(chosen, method, keep_k, document, text or "")
+    switched = links.value(routes.SUBSET_SWITCHED, grid.kind_of(study), ())
+    return Choice(chosen, method, keep_k, document, text or "", switched)
 
 
-def _counts(study: Study) -> str:
-    """Whether the number kept holds an expert that is never cut."""
-    if study.config(study.runs.first.id).num_shared_experts:
-        return "Counts the shared expert, which always stays. "
-    return "Counts the experts that routers choose among. "
+def measure() -> Measure:
+    """What the curve is of, as chosen in the row of controls."""
+    return MEASURES[str(st.session_state[VIEW])]
 
 
-def _of_other(study: Study) -> str:
-    """What the slider means for a run with another number of experts."""
-    if study.even:
-        return ""
-    first = name(study.runs.first)
-    return f" Counted in experts of {first}; the other run keeps the same share of its own."
+def _keep_k(study: Study) -> int:
+    """Where the slider below stands: the browser says so once it is let go."""
+    least, most = study.fewest_kept, study.num_experts
+    kind = whole_number(
+        "experts kept",
+        least,
+        most,
+        sentence=f"The link asks for {{asked}} experts a layer; a subset keeps "
+        f"{least} (what each token uses) to {most} of them, so this shows another number.",
+    )
+    keep_k: int = links.value(KEEP, kind, max(least, min(DEFAULT_KEEP, most)))
+    return keep_k
+
+
+def about_keep(study: Study) -> str:
+    """What the slider's number counts, and how far it goes."""
+    least = study.fewest_kept
+    first = study.runs.first
+    own = study.experts[first.id]
+    shared = study.config(first.id).num_shared_experts
+    parts = [
+        "The number kept counts the shared expert, which always stays."
+        if shared
+        else "The number kept counts the experts that routers choose among.",
+        f"Fewer than {least} cannot be kept: each token uses as many.",
+    ]
+    if len(set(own)) > 1:
+        parts.append(f"The layers have {in_words(own)}; one with fewer keeps all its.")
+    if not study.even:
+        parts.append(
+            f"It is counted in experts of {name(first)}; the other run keeps the same share."
+        )
+    return " ".join(parts)
 
 
 def _own_text() -> str | None:
@@ -227,7 +123,8 @@ def _choose_document(study: Study, domain: str | None) -> str:
     labels = _document_labels(study.documents, key, domain)
     ids = list(labels)
     kind = one_of("document", [OWN, *ids], always=True)
-    links.enter(DOCUMENT, kind, ids[0])
+    usual = _reads_well(study, ids)
+    links.enter(DOCUMENT, kind, usual)
     # One container, so that a narrow page keeps the buttons beside the document.
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small", width=370):
         chosen: str = st.selectbox(
@@ -238,10 +135,18 @@ def _choose_document(study: Study, domain: str | None) -> str:
             on_change=_forget_token,
             width=215,
         )
-        links.leave(DOCUMENT, kind, chosen, ids[0])
+        links.leave(DOCUMENT, kind, chosen, usual)
         _step_button(ids, -1)
         _step_button(ids, +1)
     return chosen
+
+
+def _reads_well(study: Study, ids: list[str]) -> str:
+    """The document that is shown first."""
+    documents = study.documents
+    fitting = documents.loc[documents["domain"] == READS_WELL, "id"]
+    known = set(ids)
+    return next((str(each) for each in fitting if each in known), ids[0])
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)

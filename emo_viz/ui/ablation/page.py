@@ -1,17 +1,14 @@
-"""Subset ablation page: what was measured, and what is measured live.
+"""Subset ablation page: what there is to show, and what of it was measured.
 
-Opens the curves and the models, runs these on one document with a subset of their experts, and
-measures more points of a curve in the background. Nothing here draws, but for an empty state.
+Opens the curves and the models. Nothing here draws, but for an empty state.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
 import pandas as pd
 import streamlit as st
-from numpy.typing import NDArray
 
 from emo_viz.analysis import ablation
 from emo_viz.analysis.curves import (
@@ -28,23 +25,19 @@ from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.widths import experts_by_layer, in_words
 from emo_viz.server import assets, commands, library, measurements
 from emo_viz.server.jobs import Job
-from emo_viz.server.library import LoadedModel, Models
-from emo_viz.server.measurements import documents_key
+from emo_viz.server.library import Models
+from emo_viz.ui.ablation.by_hand import Switches
 from emo_viz.ui.parts import freshness, measuring, together
-from emo_viz.ui.parts.reading import tokens_of
-from emo_viz.ui.parts.token_text import text_labels
-from emo_viz.ui.parts.work import run_exclusive
 from emo_viz.ui.shell import missing, routes
 from emo_viz.ui.shell.words import escape_markdown
 
 if TYPE_CHECKING:
-    from model.run.subset import ExpertSubset
+    pass
 
 ALL_DOMAINS = "All domains"
 OWN = routes.OWN_DOCUMENT
-FINE_KEEP = (8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 112)
-NEW_TOKENS = 40
-WORSE = 0.1  # nats: a token counts as worse only beyond what rounding could do
+WORTH, WORTH_HERE = "importance", "importance_document"
+BY_WORTH = (WORTH, WORTH_HERE)  # chosen now: no curves are measured of them
 METHOD_WORDS = {
     ROUTER_PROBABILITY: "the experts with the highest mean router probability on the calibration "
     "documents, in one pass of the full model",
@@ -53,6 +46,10 @@ METHOD_WORDS = {
     OTHER_DOMAIN: "the experts with the highest mean router probability on the calibration "
     "documents of another domain",
     RANDOM: "experts drawn at random in every layer",
+    WORTH: "the experts of the highest importance on the calibration documents, a first-order "
+    "estimate from one backward pass of each",
+    WORTH_HERE: "the experts of the highest importance on the document shown, a first-order "
+    "estimate from one backward pass: they have seen what they are tried on",
 }
 
 
@@ -118,9 +115,9 @@ class Study:
     @property
     def methods(self) -> list[str]:
         if self.curves is None:
-            return list(ablation.default_methods(len(self.domains)))
+            return [*ablation.default_methods(len(self.domains)), *BY_WORTH]
         measured = set(self.curves.rows["method"].unique())
-        return [method for method in METHODS if method in measured]
+        return [*(method for method in METHODS if method in measured), *BY_WORTH]
 
     def other(self, domain: str) -> str | None:
         """The domain whose experts stand for another one's."""
@@ -132,74 +129,27 @@ class Study:
     def calibration_ids(self, domain: str) -> tuple[str, ...]:
         """The documents that the experts of a domain are chosen on."""
         if self.curves is None:
-            first = self.models.first
-            return _calibration(first, first.key, documents_key())[domain].ids
+            table = library.calibration_documents()
+            ids = table.loc[table["domain"] == domain, "id"].astype(str)
+            return tuple(ids[: ablation.MAX_CALIBRATION])
         return tuple(self.curves.info["domains"][domain]["calibration"])
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the visitor looks at; domain None means all. `document` is an id, or OWN with `text`."""
+    """What the visitor looks at; domain None means all. `document` is an id, or OWN with `text`.
+    switched: single experts, by hand."""
 
     domain: str | None
     method: str
     keep_k: int
     document: str
     text: str = ""
+    switched: Switches = ()
 
     @property
     def is_own(self) -> bool:
         return self.document == OWN
-
-
-@dataclass(frozen=True)
-class Document:
-    """The text shown: title and origin are plain text, `domain` is None for a text of one's own.
-
-    cut_tokens: how many tokens of it were left out before it came here.
-    """
-
-    title: str
-    text: str
-    domain: str | None
-    origin: str
-    cut_tokens: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Live:
-    """One document under the chosen subset of each run, computed now.
-
-    pieces: texts of its T tokens, "" for EOS. labels: what each is called. dropped: tokens beyond
-    the context. domain: whose calibration chose the experts. subsets, full and cut (losses [T],
-    NaN at EOS) are by run id.
-    """
-
-    runs: Comparison
-    shown: Document
-    token_ids: NDArray[np.int64]
-    pieces: list[str]
-    labels: list[str]
-    dropped: int
-    domain: str
-    subsets: "dict[str, ExpertSubset]"
-    full: dict[str, NDArray[np.float32]]
-    cut: dict[str, NDArray[np.float32]]
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.pieces) - 1
-
-    def change(self, run: str) -> NDArray[np.float32]:
-        """Loss with the subset less the loss with all experts, by token [T]."""
-        return self.cut[run] - self.full[run]
-
-    def increase(self, run: str) -> float:
-        return float(np.nanmean(self.change(run)))
-
-    def worse(self, run: str) -> int:
-        """Tokens whose loss rose by more than WORSE."""
-        return int((self.change(run) > WORSE).sum())
 
 
 def open_study() -> Study:
@@ -242,6 +192,9 @@ def _measured_or_live(models: Models) -> Study:
     try:
         curves = _curves(paths, _key(paths)).of_runs(models.comparison.ids)
         freshness.check("The subset curves", curves.origins)
+    except freshness.Stale as error:
+        st.warning(f"{error} They are not shown.", icon=":material/update:")
+        return _unmeasured(models, documents)
     except ValueError:
         return _unmeasured(models, documents)
     if not set(curves.rows["document"].unique()) <= set(documents["id"]):
@@ -297,9 +250,9 @@ def _curves(paths: tuple[Path, ...], key: str) -> Curves:
 def measured(study: Study, choice: Choice) -> Measured | None:
     """The curves of the chosen domain: finer ones, if they have been measured on this server.
 
-    None where there are no curves.
+    None where there are none of these runs, or of experts chosen this way.
     """
-    if study.curves is None:
+    if study.curves is None or choice.method in BY_WORTH:
         return None
     job = fine_job(study, choice)
     if job is not None and isinstance(job.result, Measured):
@@ -313,181 +266,8 @@ def _measured(_curves: Curves, key: str, runs: tuple[str, ...], domain: str | No
     return Measured.of(_curves.of_domain(domain))
 
 
-def _chosen_document(study: Study, choice: Choice) -> Document:
-    """The chosen document, or the visitor's own text as one."""
-    if choice.is_own:
-        return Document("Your own text", choice.text, None, "It stays on this machine.")
-    row = study.documents[study.documents["id"] == choice.document].iloc[0]
-    return Document(
-        title=row["parent"] or row["id"],
-        text=row["text"],
-        domain=row["domain"],
-        origin=" · ".join((row["domain"], row["source"], row["licence"], f"id {row['id']}")),
-        cut_tokens=int(row.get("cut_tokens", 0)),
-    )
-
-
-def compute_live(study: Study, choice: Choice) -> Live:
-    """Every model on the chosen document, whole and cut: a few forward passes, done now."""
-    shown, models = _chosen_document(study, choice), study.models
-    most = min(one.live.most_tokens(ablation.MAX_TOKENS) for one in models)
-    encoded = tokens_of(models.first, shown.text, most)
-    token_ids, pieces = encoded.token_ids, encoded.texts
-    domain = shown.domain or choice.domain or _nearest(study, token_ids)
-    try:
-        subsets = {one.run: choose_subset(study, one, domain, choice) for one in models}
-    except ValueError as error:  # greedy at a new keep-k needs the calibration documents
-        missing.empty_state(escape_markdown(str(error)), commands.DOCUMENTS)
-        st.stop()
-    return Live(
-        runs=study.runs,
-        shown=shown,
-        token_ids=token_ids,
-        pieces=pieces,
-        labels=text_labels(models.first.tokenizer, token_ids.tolist(), pieces),
-        dropped=encoded.dropped,
-        domain=domain,
-        subsets=subsets,
-        full={one.run: _losses(one, one.key, token_ids, ()) for one in models},
-        cut={one.run: _losses(one, one.key, token_ids, subsets[one.run].experts) for one in models},
-    )
-
-
-def _nearest(study: Study, token_ids: NDArray[np.int64]) -> str:
-    """The domain whose favourite experts the first run uses most on a text, as many as a token."""
-    first = study.models.first
-    scores = _expert_scores(first, first.key, token_ids)
-    rankings = {domain: ranking(study, first.run, domain) for domain in study.domains}
-    return ablation.nearest_domain(scores, rankings, first.live.geometry.num_routed_per_tok)
-
-
-@st.cache_resource(max_entries=256, show_spinner=False)
-def _expert_scores(
-    _loaded: LoadedModel, key: str, token_ids: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    with run_exclusive(_loaded):
-        return _loaded.live.scores([token_ids])
-
-
-def choose_subset(study: Study, loaded: LoadedModel, domain: str, choice: Choice) -> "ExpertSubset":
-    """The subset of one model for a domain; only a greedy one at a new keep-k asks the model."""
-    from model.run.subset import ExpertSubset, full_subset, random_subset
-
-    config = loaded.live.geometry
-    keep_k = study.keep_of(loaded.run, choice.keep_k)
-    if keep_k == max(study.experts[loaded.run]):
-        return full_subset(config)
-    if choice.method == RANDOM:
-        return random_subset(config, keep_k, seed=0)
-    if choice.method == GREEDY:
-        greedy = study.curves.info["greedy"][loaded.run][domain] if study.curves else {}
-        known = greedy.get(str(keep_k))
-        if known is None:
-            return _greedy(loaded, loaded.key, documents_key(), domain, keep_k)
-        return ExpertSubset(tuple(map(tuple, known)), GREEDY, study.calibration_ids(domain), keep_k)
-    source = (study.other(domain) or domain) if choice.method == OTHER_DOMAIN else domain
-    return ablation.ranked_subset(
-        ranking(study, loaded.run, source), keep_k, config, study.calibration_ids(source)
-    )
-
-
-def ranking(study: Study, run: str, domain: str) -> NDArray[np.int64]:
-    """Routed experts of every layer by falling router probability on a domain: [L, R].
-
-    -1 where a layer has fewer.
-    """
-    if study.curves is None:
-        loaded = study.models[run]
-        return _ranking(loaded, loaded.key, documents_key(), domain)
-    return np.asarray(study.curves.info["ranking"][run][domain])
-
-
-@st.cache_resource(max_entries=256, show_spinner="Reading the calibration documents …")
-def _ranking(_loaded: LoadedModel, key: str, documents: str, domain: str) -> NDArray[np.int64]:
-    texts = _calibration(_loaded, key, documents)[domain]
-    with run_exclusive(_loaded):
-        scores = _loaded.live.scores(texts.documents)
-    return ablation.ranked(scores, _loaded.live.geometry)
-
-
-@st.cache_resource(max_entries=64, show_spinner="Choosing experts layer by layer …")
-def _greedy(
-    _loaded: LoadedModel, key: str, documents: str, domain: str, keep_k: int
-) -> "ExpertSubset":
-    texts = _calibration(_loaded, key, documents)[domain]
-    with run_exclusive(_loaded):
-        return _loaded.live.select(texts.documents, keep_k, "greedy", texts.ids)
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _calibration(_loaded: LoadedModel, key: str, documents: str) -> dict[str, ablation.Texts]:
-    """The calibration documents of every domain, tokenised."""
-    texts = ablation.tokenise(library.calibration_documents(), _encode(_loaded))
-    return {domain: ablation.first_texts(some) for domain, some in texts.items()}
-
-
-def _encode(loaded: LoadedModel) -> ablation.Encode:
-    most = loaded.live.most_tokens(ablation.MAX_TOKENS)
-    return lambda text: loaded.live.encode(text, most)
-
-
-@st.cache_resource(max_entries=512, show_spinner=False)
-def _losses(
-    _loaded: LoadedModel,
-    key: str,
-    token_ids: NDArray[np.int64],
-    experts: tuple[tuple[int, ...], ...],
-) -> NDArray[np.float32]:
-    """Losses of one document [T]; `experts` are those kept in each layer, () for all."""
-    with run_exclusive(_loaded):
-        losses = _loaded.live.losses(token_ids, experts)
-    losses.flags.writeable = False
-    return losses
-
-
-@st.cache_resource(max_entries=256, show_spinner=False)
-def continuation(
-    _loaded: LoadedModel,
-    key: str,
-    prompt_ids: NDArray[np.int64],
-    experts: tuple[tuple[int, ...], ...],
-) -> str:
-    """The likeliest NEW_TOKENS tokens after a prompt; `experts` as in `_losses`."""
-    with run_exclusive(_loaded):
-        return _loaded.live.go_on(prompt_ids, NEW_TOKENS, experts)
-
-
-def fine_tasks(study: Study, domain: str, method: str) -> dict[str, ablation.Task]:
-    """What "more points" measures in each run: one method and random subsets at `fine_keep`."""
-    return {one.run: _fine_task(study, one, domain, method) for one in study.models}
-
-
-def fine_keep(study: Study, run: str) -> list[int]:
-    """The keep-ks of more points that a run can have, each once."""
-    least, most = int(study.config(run).num_experts_per_tok), max(study.experts[run])
-    asked = [study.keep_of(run, k) for k in FINE_KEEP if k <= study.num_experts]
-    return sorted({k for k in asked if least <= k < most})
-
-
-def _fine_task(study: Study, loaded: LoadedModel, domain: str, method: str) -> ablation.Task:
-    calibration = _calibration(loaded, loaded.key, documents_key())
-    rows = study.documents[study.documents["domain"] == domain]
-    held_out = ablation.tokenise(rows, _encode(loaded))[domain]
-    keep, methods = fine_keep(study, loaded.run), list(dict.fromkeys([method, RANDOM]))
-    cuts = ablation.plan_cuts(loaded.live.geometry, keep, methods, ablation.RANDOM_SEEDS)
-    other = study.other(domain)
-    return ablation.Task(calibration[domain], held_out, calibration[other] if other else None, cuts)
-
-
 def fine_job(study: Study, choice: Choice) -> Job | None:
     """The finer measurement of the chosen domain and method, if anybody has asked for it."""
-    if choice.domain is None or study.curves is None:
+    if choice.domain is None or study.curves is None or choice.method in BY_WORTH:
         return None
     return measurements.find_points(study.models, choice.domain, choice.method)
-
-
-def start_fine_job(study: Study, domain: str, method: str) -> None:
-    """Measure the domain at more keep-ks, in the background; one model after the other."""
-    measurements.start_points(
-        study.models, domain, method, lambda: fine_tasks(study, domain, method)
-    )

@@ -1,39 +1,50 @@
-"""Document clusters page, documents: their maps, those selected, the clusters as tables."""
+"""Clusters page, documents: their maps, those selected, and what lies below."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
+from numpy.typing import NDArray
 
 from emo_viz.analysis.alignment import contingency
-from emo_viz.analysis.runs import Comparison
+from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.figures.clusters import (
-    MARKER_SIZE,
+    Group,
     Shown,
     colour_groups,
     concentration,
+    scale_groups,
     share_heatmap,
 )
-from emo_viz.figures.theme import chart_config
-from emo_viz.ui.clusters.page import (
+from emo_viz.figures.theme import chart_config, colour_of
+from emo_viz.ui.clusters import quality
+from emo_viz.ui.clusters.data import Data
+from emo_viz.ui.clusters.documents import (
     CLUSTER,
     DOMAIN,
+    ENTROPY,
     EXPERT,
+    SOURCE,
+    SPREAD,
     UMAP,
     Clustered,
-    Data,
     View,
     answer,
-    colour_names,
     controls,
+    details,
+    experts_of,
     find_clusters,
     map_points,
+    number_of,
+    reduction,
 )
-from emo_viz.ui.parts import maps, reader
-from emo_viz.ui.parts.maps import MOST_DOMAINS, MOST_GROUPS
+from emo_viz.ui.parts import export, maps, reader
+from emo_viz.ui.parts.lazy_tabs import Tab, lazy_tabs
+from emo_viz.ui.parts.point_maps import Fact, Panel, payload
 from emo_viz.ui.parts.reader import loss_column
 from emo_viz.ui.parts.selection import Rows, Selection
 from emo_viz.ui.parts.together import in_each, name
@@ -41,79 +52,154 @@ from emo_viz.ui.shell import routes
 from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, share, shorten, visible
 
 SELECTION = Selection(routes.CLUSTER_SELECTION)
+MARKER_SIZE = 7
+ABOVE = "34.5rem"  # what stands above and below the maps' plots on the first screen
 FIRST_WORDS = 60
-TABLE_HEIGHT = 248
+TABLE_HEIGHT = 320
 USAGE_OF = {"probabilities": "mean router probabilities", "choices": "experts' shares of choices"}
-COLOURED_BY = {DOMAIN: "domain", CLUSTER: "its own clusters", EXPERT: "top expert"}
+COLOURED_BY = {
+    DOMAIN: "domain",
+    CLUSTER: "its own clusters",
+    SOURCE: "source",
+    EXPERT: "top expert",
+    ENTROPY: "the entropy of its routing",
+    SPREAD: "the number of experts that hold half of its routing",
+}
 
 
-def show(data: Data, headline: DeltaGenerator, row: DeltaGenerator) -> None:
-    """The whole view: the answer into `headline`, the controls into `row`, the rest below."""
-    view = controls(data, row)
+def show(data: Data) -> None:
+    """The whole view, from its controls down."""
+    view = controls(data, st.container(horizontal=True, vertical_alignment="bottom", gap="small"))
     found = find_clusters(data, view)
-    with headline:
-        answer(data, view, found)
-    listed = _documents_table(data, _maps(data, view, found), found)
-    reading = st.container(border=True)
-    _cluster_tables(data, found)
-    _coverage(data, found)
-    with reading:  # last: the only part that needs the models
-        reader.reader(data.runs, data.documents, listed)
-
-
-def _maps(data: Data, view: View, found: Mapping[str, Clustered]) -> Rows | None:
-    """The maps with their legends; returns the rows selected on them, None for no selection."""
-    points, method = map_points(data, view)
-    names = colour_names(data, view, found)
+    answer(data, view, found)
     ids = data.documents["id"].tolist()
-    most = MOST_DOMAINS if view.colour == DOMAIN else MOST_GROUPS
-    drawn = {
-        run: maps.Map(
-            points[run],
-            colour_groups(names[run], _first(data, run, view, found), most),
-            _hover(data.version, run, view.k, view.layer, data, found[run]),
-        )
-        for run in data.runs.ids
-    }
+    SELECTION.follow_address(ids, "documents")
+    rows = SELECTION.rows(ids)
+    listed = ids if rows is None else [ids[row] for row in rows]
+    maps.summary(SELECTION, rows, "document", _said(data, rows, found), lambda: _read(listed))
+    method = _maps(data, view, found)
+    _below(data, view, found, rows)
+    _explanation(data, view, found, method)
+    reader.drawer(data.runs, data.documents, listed or ids)
+
+
+def _maps(data: Data, view: View, found: Mapping[str, Clustered]) -> str:
+    """The maps with their legends; returns how their places were found."""
+    points, method = map_points(data, view)
     maps.draw(
-        maps.Maps(
-            data.runs,
-            drawn,
-            ids,
-            "documents",
-            content=f"{data.version} {view} {method}",
-            method=method,
-            drawn=f"{data.size}, coloured by {COLOURED_BY[view.colour]},",
-            domains=data.domains,
-            only=view.domains,
-            highlighted=np.isin(data.domains, view.domains) if view.domains else None,
-            one_legend=view.colour == DOMAIN,
-            marker_size=MARKER_SIZE,
-            selection=SELECTION,
-            opened=lambda rows: _opened([ids[row] for row in rows]),
+        maps.Shown(
+            data.documents["id"].tolist(),
+            f"{data.version} {view.colour} {view.k} {view.layer} {method}",
+            partial(_sent, data, view, found, points, method),
+            np.isin(data.domains, view.domains) if view.domains else None,
+            SELECTION,
         )
     )
-    _map_caption(data, view, method)
-    return maps.selected_rows(SELECTION, ids)
+    return method
 
 
-def _opened(selected: Sequence[str]) -> None:
-    """The reader goes to the first document selected, unless it is in one of them."""
-    if selected and st.session_state.get(reader.DOCUMENT) not in selected:
-        reader.open_document(selected[0])
+def _sent(
+    data: Data,
+    view: View,
+    found: Mapping[str, Clustered],
+    points: Mapping[str, NDArray[np.float32]],
+    method: str,
+) -> dict[str, Any]:
+    """What the browser is sent of the maps."""
+    names, codes = np.unique(data.domains, return_inverse=True)
+    one_legend = view.colour in (DOMAIN, SOURCE)
+    return payload(
+        maps.channel(SELECTION),
+        [_panel(data, view, found, run, points[run.id], method) for run in data.runs],
+        [Fact("Domain", codes, [str(each) for each in names])],
+        [opening(text) for text in data.documents["text"]],
+        data.documents["id"].tolist(),
+        "documents",
+        method,
+        MARKER_SIZE,
+        one_legend,
+        ABOVE if one_legend else f"calc({ABOVE} + 1rem)",
+        f"{data.provenance} · coloured by {COLOURED_BY[view.colour]}",
+    )
 
 
-def _documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustered]) -> list[str]:
-    """The selected documents, or all of them; choosing one opens it. Returns the ids listed."""
+def _panel(
+    data: Data,
+    view: View,
+    found: Mapping[str, Clustered],
+    run: Run,
+    points: NDArray[np.float32],
+    method: str,
+) -> Panel:
+    one, first = found[run.id], found[data.runs.first.id]
+    named = one.labels if view.colour == CLUSTER else data.domains
+    return Panel(
+        run=run.id,
+        name=run.label,
+        colour=colour_of(run),
+        alt=f"{method} map of {data.size}, coloured by {COLOURED_BY[view.colour]}, in {run.label}",
+        points=points,
+        groups=_groups(data, view, one, first, run.id),
+        names=maps.names_of(points, named, view.colour in (CLUSTER, DOMAIN)),
+        own=Fact("Cluster", one.clustering.labels, one.names),
+    )
+
+
+def _groups(data: Data, view: View, one: Clustered, first: Clustered, run: str) -> list[Group]:
+    """What the documents of a run are coloured by."""
+    if view.colour in (ENTROPY, SPREAD):
+        look = (".2f", "nats") if view.colour == ENTROPY else (".1f", "experts")
+        return scale_groups(number_of(data, run, view), *look)
+    if view.colour == EXPERT:
+        return colour_groups(experts_of(data, run, view))
+    if view.colour == CLUSTER:
+        return _matched(data, one, first)
+    source = view.colour == SOURCE
+    return data.groups(data.documents["source"].tolist() if source else data.domains, data.domains)
+
+
+def _matched(data: Data, one: Clustered, first: Clustered) -> list[Group]:
+    """The clusters of a run; one that matches a cluster of the first run looks as that one does."""
+    labels, others = one.clustering.labels, first.clustering.labels
+    if not data.has_domains or set(labels) - set(others):
+        return data.groups(one.labels, data.domains)
+    of_first = data.groups([f"{cluster:04}" for cluster in others], data.domains)
+    return [
+        replace(
+            group, name=one.names[int(group.name)], rows=np.flatnonzero(labels == int(group.name))
+        )
+        for group in of_first
+    ]
+
+
+def _read(listed: Sequence[str]) -> None:
+    if listed:
+        reader.open_document(listed[0])
+
+
+def _below(data: Data, view: View, found: Mapping[str, Clustered], rows: Rows | None) -> None:
+    """What lies below the maps, each part made only while it is looked at."""
+    lazy_tabs(
+        routes.CLUSTER_PART,
+        [
+            Tab("Documents", lambda: _documents_table(data, rows, found)),
+            Tab("Clusters", lambda: _cluster_tables(data, found)),
+            Tab("Quality", lambda: quality.of_documents(data, view, found)),
+            Tab("Domains", lambda: _coverage(data, found)),
+            Tab("Both runs' clusters", lambda: _confusion(data, found), "Confusion"),
+        ],
+        "part",
+    )
+
+
+def _documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustered]) -> None:
+    """The selected documents, or all of them; choosing one opens it."""
     listed = np.arange(len(data.documents)) if rows is None else rows
-    if rows is None:
-        st.markdown(f"##### All {count(len(listed), 'document')}")
-        st.caption(f"Draw around points on a map to list their documents. {maps.CLICK}")
-    else:
-        _selection_summary(data, rows, found)
-        if len(rows) == 0:
-            st.caption("Draw around points on a map, or clear the selection.")
-            return []
+    if len(listed) == 0:
+        st.caption("Draw around points on a map, or clear the selection.")
+        return
+    what = "All" if rows is None else "The selected"
+    st.caption(f"{what} {count(len(listed), 'document')}; choose a row to read it.")
     table = data.documents.iloc[listed]
     ids = table["id"].tolist()
     key = f"cluster_rows_{SELECTION.current()}_{len(ids)}"
@@ -127,12 +213,14 @@ def _documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustere
         column_config=_columns(data.runs),
         alt="Documents with their domain, clusters, length and losses",
     )
-    return ids
 
 
 def _cluster_tables(data: Data, found: Mapping[str, Clustered]) -> None:
     """What each cluster holds, as a table for each model, to be exported."""
-    st.markdown("##### What the clusters hold")
+    tables: dict[str, export.Table] = {
+        f"Clusters of {run.label}": partial(_table_of, found[run.id]) for run in data.runs
+    }
+    _export(data, "clusters", tables | {"Cluster of every document": lambda: _members(data, found)})
     tabs = st.tabs([escape_markdown(run.label) for run in data.runs])
     for tab, run in zip(tabs, data.runs, strict=True):
         one = found[run.id]
@@ -143,7 +231,15 @@ def _cluster_tables(data: Data, found: Mapping[str, Clustered]) -> None:
                 column_config=_CLUSTER_COLUMNS,
                 alt=f"Clusters of {run.label} with their size, domains, words and experts",
             )
-            _export(data, run.id, one)
+
+
+def _table_of(one: Clustered) -> pd.DataFrame:
+    return one.table
+
+
+def _confusion(data: Data, found: Mapping[str, Clustered]) -> None:
+    labels = [one.clustering.labels for one in found.values()]
+    quality.confusion(data.runs, labels, "document", data.documents["id"].tolist())
 
 
 def _coverage(data: Data, found: Mapping[str, Clustered]) -> None:
@@ -169,23 +265,21 @@ def _coverage(data: Data, found: Mapping[str, Clustered]) -> None:
         f"A row sums to 100 %. In the largest cluster of a domain lie {held} of its documents, "
         "mean over domains. The order of the clusters brings large shares to the diagonal."
     )
+    named = {run.label: partial(_by_domain, data, found[run.id]) for run in data.runs}
+    _export(data, "domains", named, {"Where each domain's documents lie": "cluster_heatmap"})
 
 
-def _first(data: Data, run: str, view: View, found: Mapping[str, Clustered]) -> list[str]:
-    """What gets the first colours: the highlighted domains; of clusters those that are the largest
-    in the first run, so that matching clusters have the same colour in both maps."""
-    if view.colour == DOMAIN:
-        return list(view.domains)
-    if view.colour == CLUSTER:
-        largest = np.argsort(-found[data.runs.first.id].clustering.sizes, kind="stable")
-        return [found[run].names[cluster] for cluster in largest]
-    return []
+def _by_domain(data: Data, one: Clustered) -> pd.DataFrame:
+    """Documents by domain and cluster, the names as they are."""
+    domains, clusters, counts = contingency(data.domains, one.clustering.labels)
+    return pd.DataFrame(counts, domains, clusters).rename_axis("domain").reset_index()
 
 
-def _map_caption(data: Data, view: View, method: str) -> None:
+def _explanation(data: Data, view: View, found: Mapping[str, Clustered], method: str) -> None:
+    """How what is shown was measured and laid out."""
     where = "all layers" if view.layer is None else f"layer {view.layer}"
     matched = (
-        " Clusters are matched by the documents they share: the same number and colour in both."
+        " Clusters are matched by the documents they share: the same number and look in both."
         if view.colour == CLUSTER and len(data.runs) > 1
         else ""
     )
@@ -194,22 +288,26 @@ def _map_caption(data: Data, view: View, method: str) -> None:
     distances = " UMAP distances far apart mean little." if method == UMAP else ""
     kinds = dict.fromkeys(trace.manifest.usage_of for trace in data.traces.values())
     place = " and the ".join(USAGE_OF[kind] for kind in kinds)
-    st.caption(
-        f"{data.size}; a point is a document, its place the {place} of {where}."
-        f"{maps.turned(data.runs, 'document')}{distances}{matched}{highlight}"
-    )
+    with st.expander("How it was measured"):
+        st.caption(
+            f"{data.size}; a point is a document, its place the {place} of {where}."
+            f"{maps.turned(data.runs, 'document')}{distances}{matched}{highlight}"
+        )
+        if reduced := reduction(data, view):
+            st.caption(reduced)
+        details(data, view, found)
 
 
-def _selection_summary(data: Data, rows: Rows, found: Mapping[str, Clustered]) -> None:
-    text = ""
-    if len(rows):
-        domains = pd.Series(data.domains).iloc[rows].value_counts(normalize=True)
-        parts = [f"{share(domains.iloc[0])} {escape_markdown(str(domains.index[0]))}"]
-        for run in data.runs:
-            largest = np.bincount(found[run.id].clustering.labels[rows]).max() / len(rows)
-            parts.append(f"{share(largest)} in one cluster of {name(run)}")
-        text = f"{count(len(rows), 'document')} selected: {', '.join(parts)}"
-    maps.summary(SELECTION, rows, "document", text)
+def _said(data: Data, rows: Rows | None, found: Mapping[str, Clustered]) -> str:
+    """ "57 documents: 97 % chess, 80 % in one cluster of EMO, ..." """
+    if rows is None or len(rows) == 0:
+        return ""
+    domains = pd.Series(data.domains).iloc[rows].value_counts(normalize=True)
+    parts = [f"{share(domains.iloc[0])} {escape_markdown(str(domains.index[0]))}"]
+    for run in data.runs:
+        largest = np.bincount(found[run.id].clustering.labels[rows]).max() / len(rows)
+        parts.append(f"{share(largest)} in one cluster of {name(run)}")
+    return f"{count(len(rows), 'document')} selected: {', '.join(parts)}"
 
 
 def _open_row(key: str, ids: Sequence[str]) -> None:
@@ -256,42 +354,26 @@ def opening(text: str) -> str:
     return shorten(" ".join(visible(text[:240]).replace("↵", " ").split()), FIRST_WORDS)
 
 
-def _export(data: Data, name: str, one: Clustered) -> None:
-    row = st.container(horizontal=True)
-    documents = pd.DataFrame(
-        {
-            "id": data.documents["id"],
-            "domain": data.documents["domain"],
-            "cluster": one.clustering.labels,
-        }
+def _export(
+    data: Data,
+    name: str,
+    tables: Mapping[str, export.Table],
+    charts: Mapping[str, str] | None = None,
+) -> None:
+    """What a part below the maps shows; the maps have a button of their own for it."""
+    export.offer(
+        f"document {name}",
+        data.runs,
+        charts=charts,
+        tables=tables,
+        shown=data.size,
     )
-    k = len(one.clustering.centroids)
-    for label, table in (("clusters", one.table), ("documents", documents)):
-        row.download_button(
-            f"Export {label} (CSV)",
-            table.to_csv(index=False).encode(),
-            f"{label}-{name}-{k}.csv",
-            "text/csv",
-            icon=":material/download:",
-            key=f"cluster_export_{label}_{name}",
-            on_click="ignore",
-        )
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
-def _hover(
-    key: str, name: str, k: int, layer: int | None, _data: Data, _clustered: Clustered
-) -> list[str]:
-    """Domain, opening, cluster and id of every document, as HTML for Plotly."""
-    table = _data.documents
-    labels = [escape_plotly(each) for each in _clustered.names]
-    return [
-        f"<b>{escape_plotly(domain)}</b><br>{escape_plotly(opening(text))}<br>"
-        f"Cluster {labels[cluster]}<br>{escape_plotly(document)}"
-        for domain, text, cluster, document in zip(
-            table["domain"], table["text"], _clustered.clustering.labels, table["id"], strict=True
-        )
-    ]
+def _members(data: Data, found: Mapping[str, Clustered]) -> pd.DataFrame:
+    """The cluster of every document in each run."""
+    clusters = {maps.cluster_column(run): one.clustering.labels for run, one in found.items()}
+    return data.documents[["id", "domain"]].assign(**clusters)
 
 
 _COLUMNS = {

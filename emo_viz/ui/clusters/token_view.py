@@ -1,22 +1,26 @@
-"""Document clusters page, tokens: their maps, those selected, where domains and tokens lie."""
+"""Clusters page, tokens: their maps, those selected, and what lies below."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.alignment import contingency
-from emo_viz.analysis.runs import Comparison
-from emo_viz.figures.clusters import Shown, colour_groups, concentration, share_heatmap
-from emo_viz.figures.theme import chart_config
-from emo_viz.ui.clusters import tokens
-from emo_viz.ui.clusters.page import UMAP, Data
-from emo_viz.ui.clusters.tokens import CLUSTER, DOMAIN, TOKEN, Tokens, View
-from emo_viz.ui.parts import maps, reader
-from emo_viz.ui.parts.maps import MOST_DOMAINS, MOST_GROUPS
+from emo_viz.analysis.runs import Comparison, Run
+from emo_viz.analysis.tokens import Headline
+from emo_viz.figures.clusters import Group, Shown, colour_groups, concentration, share_heatmap
+from emo_viz.figures.theme import chart_config, colour_of
+from emo_viz.ui.clusters import quality, tokens
+from emo_viz.ui.clusters.data import Data
+from emo_viz.ui.clusters.documents import UMAP
+from emo_viz.ui.clusters.tokens import CLUSTER, DOMAIN, SOURCE, TOKEN, Tokens, View
+from emo_viz.ui.parts import export, maps, reader
+from emo_viz.ui.parts.lazy_tabs import Tab, lazy_tabs
+from emo_viz.ui.parts.point_maps import Fact, Panel, payload
 from emo_viz.ui.parts.selection import Rows, Selection
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import routes
@@ -24,71 +28,113 @@ from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, share,
 
 SELECTION = Selection(routes.CLUSTER_TOKENS)
 MARKER_SIZE = 5
-TABLE_HEIGHT = 248
+ABOVE = "32rem"  # what stands above and below the maps' plots on the first screen
+TABLE_HEIGHT = 320
 MOST_ROWS = 24  # of the tokens' heatmap
-COLOURED_BY = {DOMAIN: "domain", CLUSTER: "its own clusters", TOKEN: "token"}
+MOST_LISTED = 300  # tokens in the table; the rest are on the maps
+HOVER_CONTEXT = 28  # characters before and after a token
+COLOURED_BY = {
+    DOMAIN: "domain",
+    CLUSTER: "its own clusters",
+    TOKEN: "token",
+    SOURCE: "the source of its document",
+}
 
 
-def show(data: Data, headline: DeltaGenerator, row: DeltaGenerator) -> None:
-    """The whole view: the answer into `headline`, the controls into `row`, the rest below."""
-    with headline:
-        said = tokens.measured(data)
-        found = tokens.load(data) if said else None
+def show(data: Data, said: Headline | None) -> None:
+    """The whole view, from its controls down. said: what was measured of the token clusters."""
+    found = tokens.load(data) if said else None
+    documents = data.documents["id"].tolist()
+    listed, view = documents, None
+    if found:
+        row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
+        view = tokens.controls(row, found)
+        ids = found.table["id"].tolist()
+        SELECTION.follow_address(ids, "tokens")
+        rows = SELECTION.rows(ids)
+        chosen = found.table if rows is None else found.table.iloc[rows]
+        listed = list(dict.fromkeys(chosen["document"]))
+        maps.summary(SELECTION, rows, "token", _selected(found, rows), partial(_read, found, rows))
+        _maps(data, found, view)
         if said:
-            tokens.answer(data.runs, said, found, len(set(data.domains)))
-    listed = data.documents["id"].tolist()
-    if found:
-        rows = _maps(found, tokens.controls(row, found))
-        listed = _table(found, rows)
-    reading = st.container(border=True)
-    if found:
-        _where(found, "domain", sorted(set(found.table["domain"])))
-        _where(found, "token", found.frequent[:MOST_ROWS])
-    with reading:  # last: the only part that needs the models
-        reader.reader(data.runs, data.documents, listed)
+            _below(found, rows, said)
+    _explanation(data, said, found, view)
+    reader.drawer(data.runs, data.documents, listed or documents)
 
 
-def _maps(found: Tokens, view: View) -> Rows | None:
-    """The maps with their legends; returns the rows selected on them, None for no selection."""
-    names = tokens.colour_names(found, view)
-    first = {DOMAIN: view.domains, TOKEN: view.tokens}.get(view.colour, ())
-    most = MOST_DOMAINS if view.colour == DOMAIN else MOST_GROUPS
-    ids = found.table["id"].tolist()
+def _maps(data: Data, found: Tokens, view: View) -> None:
+    """The maps with their legends."""
     maps.draw(
-        maps.Maps(
-            found.runs,
-            {
-                run: maps.Map(
-                    found.token_map.places[run],
-                    colour_groups(names[run], first, most),
-                    _hover(found.version, run, found),
-                )
-                for run in found.runs.ids
-            },
-            ids,
-            "tokens",
-            content=f"{found.version} {view}",
-            method=UMAP,
-            drawn=f"{found.size}, coloured by {COLOURED_BY[view.colour]},",
-            domains=found.table["domain"].tolist(),
-            only=view.domains,
-            highlighted=found.highlighted(view),
-            one_legend=view.colour != CLUSTER,
-            marker_size=MARKER_SIZE,
-            selection=SELECTION,
-            opened=lambda rows: _opened(found, rows),
+        maps.Shown(
+            found.table["id"].tolist(),
+            f"{found.version} {view.colour}",
+            partial(_sent, data, found, view),
+            found.highlighted(view),
+            SELECTION,
         )
     )
-    _map_caption(found, view)
-    return maps.selected_rows(SELECTION, ids)
 
 
-def _opened(found: Tokens, rows: Rows) -> None:
-    """The reader goes to the first token selected, unless it is at one of them."""
-    if len(rows) == 0:
-        return
-    now = f"{st.session_state.get(reader.DOCUMENT)}:{st.session_state.get(reader.TOKEN)}"
-    if now not in set(found.table["id"].iloc[rows]):
+def _sent(data: Data, found: Tokens, view: View) -> dict[str, Any]:
+    """What the browser is sent of the maps."""
+    table = found.table
+    names, codes = np.unique(table["domain"].to_numpy(str), return_inverse=True)
+    one_legend = view.colour != CLUSTER
+    return payload(
+        maps.channel(SELECTION),
+        [_panel(data, found, view, run) for run in found.runs],
+        [Fact("Domain", codes, [str(each) for each in names])],
+        [
+            on_one_line(f"{before[-HOVER_CONTEXT:]}[{text}]{after[:HOVER_CONTEXT]}")
+            for before, text, after in zip(
+                table["before"], table["text"], table["after"], strict=True
+            )
+        ],
+        [
+            f"{document}, token {position}"
+            for document, position in zip(table["document"], table["position"], strict=True)
+        ],
+        "tokens",
+        UMAP,
+        MARKER_SIZE,
+        one_legend,
+        ABOVE if one_legend else f"calc({ABOVE} + 1rem)",
+        f"{data.provenance} · {found.size} · coloured by {COLOURED_BY[view.colour]}",
+    )
+
+
+def on_one_line(text: str) -> str:
+    """A text with every run of spaces as one."""
+    return re.sub(" {2,}", " ", visible(text))
+
+
+def _panel(data: Data, found: Tokens, view: View, run: Run) -> Panel:
+    points, own = found.token_map.places[run.id], found.table[maps.cluster_column(run.id)].tolist()
+    domains = found.table["domain"].tolist()
+    labels, codes = np.unique(own, return_inverse=True)
+    named = own if view.colour == CLUSTER else domains
+    return Panel(
+        run=run.id,
+        name=run.label,
+        colour=colour_of(run),
+        alt=f"{UMAP} map of {found.size}, coloured by {COLOURED_BY[view.colour]}, in {run.label}",
+        points=points,
+        groups=_groups(data, found, view, run.id),
+        names=maps.names_of(points, named, view.colour in (CLUSTER, DOMAIN)),
+        own=Fact("Cluster", codes, [str(label) for label in labels]),
+    )
+
+
+def _groups(data: Data, found: Tokens, view: View, run: str) -> list[Group]:
+    """What the tokens of a run are coloured by."""
+    names = tokens.colour_names(found, view, run)
+    if view.colour == TOKEN:
+        return colour_groups(names)
+    return data.groups(names, found.table["domain"].tolist())
+
+
+def _read(found: Tokens, rows: Rows | None) -> None:
+    if rows is not None and len(rows):
         _open(found, int(rows[0]))
 
 
@@ -97,32 +143,152 @@ def _open(found: Tokens, row: int) -> None:
     reader.open_document(one["document"], int(one["position"]))
 
 
+def _below(found: Tokens, rows: Rows | None, said: Headline) -> None:
+    """What lies below the maps, each part made only while it is looked at."""
+    domains = sorted(set(found.table["domain"]))
+    lazy_tabs(
+        routes.CLUSTER_PART,
+        [
+            Tab("Tokens", lambda: _table(found, rows)),
+            Tab("Documents", lambda: _ranked(found, rows)),
+            Tab("Clusters", lambda: _clusters(found)),
+            Tab("Quality", lambda: quality.of_tokens(found.runs, said)),
+            Tab("Domains", lambda: _where(found, "domain", domains)),
+            Tab("Frequent tokens", lambda: _where(found, "token", found.frequent[:MOST_ROWS])),
+            Tab("Both runs' clusters", lambda: _confusion(found), "Confusion"),
+        ],
+        "part",
+    )
+
+
+def _ranked(found: Tokens, rows: Rows | None) -> None:
+    """The documents of the selected tokens, by the share of their sampled tokens selected."""
+    if rows is None or len(rows) == 0:
+        st.caption(
+            "Select tokens, such as a cluster by its name in the legend: the documents that hold "
+            "them are ranked here by the share of their tokens."
+        )
+        return
+    ranked = ranking(found.table, rows)
+    key = f"cluster_ranked_{SELECTION.current()}"
+    st.caption(
+        f"{count(len(ranked), 'document')}, by the share of their sampled tokens selected; "
+        f"choose a row to read it. {found.size} are sampled."
+    )
+    st.dataframe(
+        ranked,
+        hide_index=True,
+        height=TABLE_HEIGHT,
+        key=key,
+        on_select=lambda: _open_ranked(key, ranked["document"].tolist()),
+        selection_mode="single-row",
+        column_config=_RANKED_COLUMNS,
+        alt="Documents by the share of their sampled tokens that are selected",
+    )
+
+
+def ranking(table: pd.DataFrame, rows: Rows) -> pd.DataFrame:
+    """Documents of the selected rows of a table of tokens: document, domain, selected, sampled and
+    share in %, largest share first, then most selected."""
+    sampled = table["document"].value_counts()
+    chosen = table.iloc[rows].groupby("document", sort=False)["domain"].agg(["first", "size"])
+    ranked = pd.DataFrame(
+        {
+            "document": chosen.index,
+            "domain": chosen["first"].to_numpy(),
+            "selected": chosen["size"].to_numpy(),
+            "sampled": sampled[chosen.index].to_numpy(),
+        }
+    )
+    ranked["share"] = 100 * ranked["selected"] / ranked["sampled"]
+    by = ["share", "selected"]
+    return ranked.sort_values(by, ascending=False, kind="stable", ignore_index=True)
+
+
+def _open_ranked(key: str, documents: Sequence[str]) -> None:
+    picked = st.session_state[key]["selection"]["rows"]
+    if picked:
+        reader.open_document(documents[picked[0]])
+
+
+def _clusters(found: Tokens) -> None:
+    """What each cluster holds, as a table for each run; a cluster is named by what is enriched."""
+    _export(
+        found,
+        "Clusters",
+        {run.label: partial(clusters_table, found, run.id) for run in found.runs},
+    )
+    tabs = st.tabs([escape_markdown(run.label) for run in found.runs])
+    for tab, run in zip(tabs, found.runs, strict=True):
+        tab.dataframe(
+            clusters_table(found, run.id),
+            hide_index=True,
+            column_config=_CLUSTER_COLUMNS,
+            alt=f"Clusters of {run.label} with their share of the tokens, domains and tokens",
+        )
+
+
+def clusters_table(found: Tokens, run: str) -> pd.DataFrame:
+    """The clusters of a run that hold sampled tokens, largest share of all tokens first."""
+    rows = []
+    for label, own in found.table.groupby(maps.cluster_column(run)):
+        number, _, named = str(label).partition(": ")
+        domains, _, tokens_of = named.partition(maps.NAME_ENDS)
+        rows.append(
+            {
+                "cluster": int(number),
+                "tokens": tokens_of,
+                "domains": domains,
+                "share": 100 * float(found.shares[run][int(number)]),
+                "sampled": len(own),
+                "documents": own["document"].nunique(),
+            }
+        )
+    table = pd.DataFrame(rows)
+    return table.sort_values("share", ascending=False, kind="stable", ignore_index=True)
+
+
+def _confusion(found: Tokens) -> None:
+    labels = [found.token_map.clusters[run.id] for run in found.runs]
+    quality.confusion(found.runs, labels, "token", found.table["document"].tolist())
+
+
+def _explanation(
+    data: Data, said: Headline | None, found: Tokens | None, view: View | None
+) -> None:
+    """How what is shown was measured and laid out."""
+    if said is None:
+        return
+    with st.expander("How it was measured"):
+        tokens.details(data.runs, said, found, len(set(data.domains)))
+        if found and view:
+            _map_caption(found, view)
+
+
 def _map_caption(found: Tokens, view: View) -> None:
     named = " and ".join(
         escape_markdown(", ".join(each)) for each in (view.domains, view.tokens) if each
     )
     highlight = f" All but {named} recede." if named else ""
     several = len(found.runs) > 1 and view.colour == CLUSTER
-    own = " Numbers and colours are each model's own." if several else ""
+    own = " Numbers are each model's own." if several else ""
     st.caption(
         f"{found.size}, drawn at random; a point is a token, its place its router probabilities of "
-        f"all layers.{maps.turned(found.runs, 'token')} A name stands where the "
-        f"tokens of a domain lie together. UMAP distances far apart mean little.{own}"
-        f"{highlight}"
+        f"all layers.{maps.turned(found.runs, 'token')} A name stands where most of its tokens lie "
+        f"together. UMAP distances far apart mean little.{own}{highlight}"
     )
 
 
-def _table(found: Tokens, rows: Rows | None) -> list[str]:
-    """The selected tokens, or all of them; choosing one opens it. Returns their documents."""
-    listed = np.arange(len(found.table)) if rows is None else rows
-    if rows is None:
-        st.markdown(f"##### All {found.size}")
-        st.caption(f"Draw around tokens on a map to list and read them. {maps.CLICK}")
-    else:
-        maps.summary(SELECTION, rows, "token", _selected(found, rows))
-        if len(rows) == 0:
-            st.caption("Draw around tokens on a map, or clear the selection.")
-            return []
+def _table(found: Tokens, rows: Rows | None) -> None:
+    """The selected tokens, or the first of all; choosing one opens it."""
+    every = np.arange(len(found.table)) if rows is None else rows
+    if len(every) == 0:
+        st.caption("Draw around tokens on a map, or clear the selection.")
+        return
+    listed = every[:MOST_LISTED]
+    first = f"The first {len(listed):,} of" if len(every) > len(listed) else "All"
+    what = found.size if rows is None else count(len(every), "selected token")
+    st.caption(f"{first} {what}; choose a row to read it in its document.")
     key = f"cluster_token_rows_{SELECTION.current()}_{len(listed)}"
     st.dataframe(
         _listing(found.runs, found.table.iloc[listed]),
@@ -134,12 +300,11 @@ def _table(found: Tokens, rows: Rows | None) -> list[str]:
         column_config=_columns(found.runs),
         alt="Tokens in their context with their domain and clusters",
     )
-    return list(dict.fromkeys(found.table["document"].iloc[listed]))
 
 
-def _selected(found: Tokens, rows: Rows) -> str:
+def _selected(found: Tokens, rows: Rows | None) -> str:
     """ "57 tokens selected: 63 % chess, 9 % ␣the, 80 % in one cluster of EMO, ..." """
-    if len(rows) == 0:
+    if rows is None or len(rows) == 0:
         return ""
     chosen = found.table.iloc[rows]
     if len(rows) == 1:
@@ -201,29 +366,37 @@ def _where(found: Tokens, column: str, names: Sequence[str]) -> None:
         f"A row sums to 100 %; {said}. The tokens are those of the maps. The order of the clusters "
         "brings large shares to the diagonal; their numbers are each model's own."
     )
+    named = {run.label: partial(_plain, chosen, column, run.id) for run in found.runs}
+    _export(found, f"{column}s", named, {f"Where {what}": f"cluster_{column}_heatmap"})
+
+
+def _plain(table: pd.DataFrame, column: str, run: str) -> pd.DataFrame:
+    """The same counts with the names as they are."""
+    clusters = [each.split(":")[0] for each in table[maps.cluster_column(run)]]
+    rows, columns, counts = contingency(table[column].to_numpy(str), clusters)
+    return pd.DataFrame(counts, rows, columns).rename_axis(column).reset_index()
+
+
+def _export(
+    found: Tokens,
+    name: str,
+    tables: Mapping[str, export.Table],
+    charts: Mapping[str, str] | None = None,
+) -> None:
+    """What a part below the maps shows; the maps have a button of their own for it."""
+    export.offer(
+        f"token {name}",
+        found.runs,
+        charts=charts,
+        tables=tables,
+        shown=found.size,
+    )
 
 
 def _counts(table: pd.DataFrame, column: str, run: str) -> pd.DataFrame:
     """Tokens by what they are in `column` and by their cluster in a run."""
-    clusters = [each.split(":")[0] for each in table[maps.cluster_column(run)]]
-    rows, columns, counts = contingency(table[column].to_numpy(str), clusters)
-    return pd.DataFrame(counts, index=[escape_plotly(str(row)) for row in rows], columns=columns)
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _hover(key: str, run: str, _found: Tokens) -> list[str]:
-    """Domain, token in its context, cluster and place of every token, as HTML for Plotly."""
-    table = _found.table
-    own = maps.cluster_column(run)
-    columns = ("domain", "before", "text", "after", own, "document", "position")
-    return [
-        f"<b>{escape_plotly(domain)}</b><br>{escape_plotly(before)}<b>[{escape_plotly(text)}]</b>"
-        f"{escape_plotly(after)}<br>Cluster {escape_plotly(cluster)}<br>"
-        f"{escape_plotly(document)}, token {position}"
-        for domain, before, text, after, cluster, document, position in zip(
-            *(table[column] for column in columns), strict=True
-        )
-    ]
+    plain = _plain(table, column, run).set_index(column)
+    return plain.set_axis([escape_plotly(str(row)) for row in plain.index])
 
 
 def _columns(runs: Comparison) -> dict[str, Any]:
@@ -240,4 +413,21 @@ _COLUMNS = {
     "context": st.column_config.TextColumn("In its context", width=420),
     "domain": st.column_config.TextColumn("Domain", width=110),
     "document": st.column_config.TextColumn("Document", width="small"),
+}
+_RANKED_COLUMNS = {
+    "document": st.column_config.TextColumn("Document", width="small"),
+    "domain": st.column_config.TextColumn("Domain", width="small"),
+    "selected": st.column_config.NumberColumn("Selected tokens"),
+    "sampled": st.column_config.NumberColumn("Sampled tokens"),
+    "share": st.column_config.ProgressColumn(
+        "Share selected", format="%.0f %%", min_value=0, max_value=100
+    ),
+}
+_CLUSTER_COLUMNS = {
+    "cluster": st.column_config.NumberColumn("Cluster", width=60),
+    "tokens": st.column_config.TextColumn("Enriched tokens", width=260),
+    "domains": st.column_config.TextColumn("Largest domains", width=260),
+    "share": st.column_config.NumberColumn("% of all tokens", format="%.1f"),
+    "sampled": st.column_config.NumberColumn("Tokens on the map"),
+    "documents": st.column_config.NumberColumn("Their documents"),
 }

@@ -1,6 +1,6 @@
-"""Document clusters page, tokens: the sampled tokens, how they are asked for, what they say."""
+"""Clusters page, tokens: the sampled tokens, how they are asked for, what they say."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +15,15 @@ from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.token_map import Sample, TokenMap, load_token_map
 from emo_viz.analysis.tokens import Headline, TokenClusters, headline, load_token_clusters
 from emo_viz.server import assets, commands
-from emo_viz.ui.clusters.page import ALL_DOMAINS, Data, highlight
+from emo_viz.ui.clusters.data import Data
+from emo_viz.ui.clusters.highlighting import ALL_DOMAINS, highlight
 from emo_viz.ui.parts import freshness
 from emo_viz.ui.parts.maps import cluster_column
 from emo_viz.ui.parts.together import in_each, less
 from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.words import count, escape_markdown, interval, token_label
 
-DOMAIN, CLUSTER, TOKEN = "Domain", "Cluster", "Token"
+DOMAIN, CLUSTER, TOKEN, SOURCE = "Domain", "Cluster", "Token", "Source"
 ALL_TOKENS = "All tokens"
 CONTEXT = 48  # characters before and after a token
 FREQUENT = 8  # a token that occurs so often in the sample can be highlighted
@@ -43,13 +44,14 @@ class Tokens:
 
     table: a row for each, with the columns id, document, position, before, text, after (its place
     in the document's text), token (its label), domain and, for each run, the name of its cluster
-    (`maps.cluster_column`).
+    (`maps.cluster_column`). shares: by run id, the share of all tokens that each cluster holds [K].
     """
 
     runs: Comparison
     version: str
     token_map: TokenMap
     table: pd.DataFrame
+    shares: Mapping[str, NDArray[np.float32]]
 
     @cached_property
     def frequent(self) -> list[str]:
@@ -114,20 +116,25 @@ def controls(row: DeltaGenerator, found: Tokens) -> View:
     """The controls of this view, put into `row`."""
     domains = sorted(set(found.table["domain"]))
     colour = links.choice(
-        row, "Colour by", [DOMAIN, CLUSTER, TOKEN], routes.CLUSTER_TOKEN_COLOUR, what="colouring"
+        row,
+        "Colour by",
+        [DOMAIN, CLUSTER, TOKEN, SOURCE],
+        routes.CLUSTER_TOKEN_COLOUR,
+        what="colouring",
     )
+    more = row.popover("Highlight", icon=":material/flare:")
     return View(
         colour,
-        highlight(row, "Highlight domains", domains, ALL_DOMAINS, routes.CLUSTER_DOMAIN),
-        highlight(row, "Highlight tokens", found.frequent, ALL_TOKENS, routes.CLUSTER_HIGHLIGHT),
+        highlight(more, "Highlight domains", domains, ALL_DOMAINS, routes.CLUSTER_DOMAIN),
+        highlight(more, "Highlight tokens", found.frequent, ALL_TOKENS, routes.CLUSTER_HIGHLIGHT),
     )
 
 
-def answer(runs: Comparison, said: Headline, found: Tokens | None, domains: int) -> None:
-    """The first line of the page: whose token clusters follow the domains, in numbers."""
+def details(runs: Comparison, said: Headline, found: Tokens | None, domains: int) -> None:
+    """Whose token clusters follow the domains, in numbers, and how that was measured."""
     agreed = in_each(runs, lambda run: f"**{interval(said.runs[run].domain)}**")
     of_token = in_each(runs, lambda run: f"**{interval(said.runs[run].token)}**")
-    st.markdown(f"#### Clusters of single tokens agree with the domain (NMI, 0 to 1) by {agreed}.")
+    st.markdown(f"Clusters of single tokens agree with the domain (NMI, 0 to 1) by {agreed}.")
     st.markdown(f"{_gap(runs, said)}With the token itself they agree by {of_token}.")
     drawn = "" if found is None else f" The maps show {found.size}{_per_domain(found)}."
     first = said.runs[runs.first.id]
@@ -153,13 +160,11 @@ def _gap(runs: Comparison, said: Headline) -> str:
     )
 
 
-def colour_names(found: Tokens, view: View) -> dict[str, list[str]]:
-    """What each token is coloured by, for every run."""
-    by_cluster = view.colour == CLUSTER
-    return {
-        run: found.table[cluster_column(run) if by_cluster else view.colour.lower()].tolist()
-        for run in found.runs.ids
-    }
+def colour_names(found: Tokens, view: View, run: str) -> list[str]:
+    """What each token of a run is coloured by."""
+    column = cluster_column(run) if view.colour == CLUSTER else view.colour.lower()
+    names: list[str] = found.table[column].tolist()
+    return names
 
 
 def _per_domain(found: Tokens) -> str:
@@ -190,7 +195,8 @@ def _tokens(version: str, path: Path, paths: tuple[Path, ...], key: str, _data: 
         raise ValueError(f"{path.name} is of other documents or other token clusters.")
     table = _sampled(token_map.sample, _data.documents)
     names = _cluster_names(token_map, clusters)
-    return Tokens(runs, f"{version} {key}", token_map, table.assign(**names))
+    shares = {run: one.shares for run, one in clusters.items()}
+    return Tokens(runs, f"{version} {key}", token_map, table.assign(**names), shares)
 
 
 def _all_clusters(
@@ -225,6 +231,7 @@ def _sampled(sample: Sample, documents: pd.DataFrame) -> pd.DataFrame:
             "after": [text[end : end + CONTEXT] for text, _, end in spans],
             "token": [_name(*each) for each in zip(pieces, sample.token_ids, strict=True)],
             "domain": own["domain"],
+            "source": own["source"],
         }
     )
 

@@ -1,7 +1,7 @@
 """Routing difference page: which runs and documents, and what comes of it in one sentence."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,11 +9,17 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from emo_viz.analysis.difference import Difference, Pair, RoutedDocument, compare_pairs, matched
+from emo_viz.analysis.difference import (
+    Difference,
+    Documents,
+    Pair,
+    RoutedDocument,
+    compare_pairs,
+)
+from emo_viz.analysis.difference_stream import Head, Pairs, paired
 from emo_viz.analysis.matching import matched_by_use
 from emo_viz.analysis.routed import Layers, common_layers
 from emo_viz.analysis.runs import Comparison, compare
-from emo_viz.analysis.shift import realigned
 from emo_viz.server import assets, commands, library
 from emo_viz.trace.absent import Absent
 from emo_viz.ui.difference import sources
@@ -35,6 +41,7 @@ BY_ID, BY_USE = "By id", "Matched by use"
 BUNDLED, OWN = "Bundled documents", routes.OWN_SOURCE
 ALL_DOMAINS = "All domains"
 COUNTS = (24, 96, 384)
+MOST_KEPT = 4  # comparisons whose documents stay on disk
 OPENING = 60  # characters of a document's title
 TOKEN, DOCUMENT = routes.DIFFERENCE_TOKEN, routes.DIFFERENCE_DOCUMENT
 QUICK = 0.5  # seconds: what takes no longer shows no progress
@@ -49,15 +56,16 @@ class Found:
     """Two runs over the same tokens.
 
     by_use: whether the second run's experts go by the ids of those of the first that they match.
-    words: of a document. titles: what each document is called, a number and its opening. own: the
-    text of the visitor, where it is one. linked: whether the token routing page knows the
-    documents.
+    pairs: read as they are asked for; heads: what is known of them without. words: of a document.
+    titles: what each document is called, a number and its opening. own: the text of the visitor,
+    where it is one. linked: whether the token routing page knows the documents.
     """
 
     choice: Choice
     runs: Comparison
     layers: Layers
-    pairs: list[Pair]
+    pairs: Sequence[Pair]
+    heads: Sequence[Head]
     difference: Difference
     by_use: bool
     words: Callable[[str], Words]
@@ -79,6 +87,12 @@ def forget_selection() -> None:
     st.session_state[TOKEN] = None
 
 
+def _another() -> None:
+    """Another comparison has other tokens, and its own way to tell its experts."""
+    forget_selection()
+    st.session_state[routes.DIFFERENCE_EXPERTS] = None
+
+
 FIELD = OwnText("difference", routes.DIFFERENCE_TEXT, forget_selection)
 
 
@@ -97,7 +111,7 @@ def found() -> Found:
         list(by_label),
         routes.DIFFERENCE_OF,
         "comparison",
-        on_change=forget_selection,
+        on_change=_another,
         width=330,
     )
     choice = by_label[label]
@@ -127,7 +141,7 @@ def answer(found: Found) -> None:
         else " in every layer"
     )
     st.markdown(
-        f"#### On {count(difference.tokens, 'token')} of "
+        f"## On {count(difference.tokens, 'token')} of "
         f"{count(len(difference.documents), 'document')}, {name(first)} and {name(second)} choose "
         f"**{_exact(float(np.mean(shared)))}** of the same experts{where}; by chance it would be "
         f"**{_exact(chance)}**. {_first_difference(found)}"
@@ -147,7 +161,7 @@ def answer(found: Found) -> None:
 def _first_difference(found: Found) -> str:
     """Where the two first differ: in the first document that does, its first such token."""
     for pair, at, summary in zip(
-        found.pairs, found.difference.parts_at, found.difference.summaries, strict=True
+        found.heads, found.difference.parts_at, found.difference.summaries, strict=True
     ):
         if at >= 0:
             layer = found.names[int(summary.first[np.flatnonzero(pair.places == at)[0]])]
@@ -246,15 +260,13 @@ def _live(choice: Choice, sides: Sides, layers: Layers, row: Any) -> Found:
     def routed(side: Opened, places: Sequence[int]) -> Callable[[str], RoutedDocument]:
         return lambda document: sources.of_text(side, document, texts[document], most, places)
 
-    first, second = _run(
-        list(texts), routed(sides[0], layers.first), routed(sides[1], layers.second)
-    )
+    first, second = routed(sides[0], layers.first), routed(sides[1], layers.second)
     return _found(
         row,
         choice,
         sides,
         layers,
-        (first, second),
+        (list(texts), lambda document: (first(document), second(document))),
         lambda document: sources.words_of_text(sides[0], texts[document], most),
         repr((list(texts.items()), most)),
         _titles(texts),
@@ -284,19 +296,13 @@ def _recorded(choice: Choice, sides: Sides, layers: Layers, row: Any) -> Found:
 
         return read
 
-    try:
-        first, second = _run(
-            list(places), routed(sides[0], layers.first), routed(sides[1], layers.second)
-        )
-    except Absent as error:
-        st.info(escape_markdown(str(error)), icon=":material/visibility_off:")
-        st.stop()
+    first, second = routed(sides[0], layers.first), routed(sides[1], layers.second)
     return _found(
         row,
         choice,
         sides,
         layers,
-        (first, second),
+        (list(places), lambda document: (first(document), second(document))),
         lambda document: sources.words_of_row(sides, traces[0], places[document]),
         repr(list(places.items())),
         _titles(sources.openings(traces[0], places)),
@@ -331,8 +337,7 @@ def _some(row: Any, documents: pd.DataFrame) -> pd.DataFrame:
         )
         if domain != ALL_DOMAINS:
             documents = documents[documents["domain"] == domain]
-    counts = [number for number in COUNTS if number < len(documents)]
-    counts = counts if len(counts) == len(COUNTS) else [*counts, len(documents)]
+    counts = [*(number for number in COUNTS if number < len(documents)), len(documents)]
     number = links.choice(
         row,
         "Documents",
@@ -345,24 +350,19 @@ def _some(row: Any, documents: pd.DataFrame) -> pd.DataFrame:
 
 
 def _run(
-    documents: Sequence[str],
-    first: Callable[[str], RoutedDocument],
-    second: Callable[[str], RoutedDocument],
-) -> tuple[list[RoutedDocument], list[RoutedDocument]]:
-    """Both sides of every document, with progress where it takes a while.
+    documents: Sequence[str], routed: Callable[[str], Documents], place: Any
+) -> Iterator[Documents]:
+    """Both sides of every document, one after the other, with progress where it takes a while.
 
     A visitor who chooses something else in the meantime ends it at the next document.
     """
-    both: tuple[list[RoutedDocument], list[RoutedDocument]] = ([], [])
-    place, began = st.empty(), time.monotonic()
+    began = time.monotonic()
     for number, document in enumerate(documents):
         if time.monotonic() - began > QUICK:
             said = f"Document {number + 1:,} of {len(documents):,} in both runs …"
             place.progress(number / len(documents), said)
-        both[0].append(first(document))
-        both[1].append(second(document))
+        yield routed(document)
     place.empty()
-    return both
 
 
 def _found(
@@ -370,24 +370,54 @@ def _found(
     choice: Choice,
     sides: Sides,
     layers: Layers,
-    read: tuple[list[RoutedDocument], list[RoutedDocument]],
+    documents: tuple[list[str], Callable[[str], Documents]],
     words: Callable[[str], Words],
-    documents: str,
+    texts: str,
     titles: dict[str, str],
     own: str | None,
     linked: bool,
 ) -> Found:
-    by_use = _experts(row) == BY_USE
-    key = repr(([one.key for one in sides], layers, documents))
-    pairs, difference = _compared(*read, by_use, key)
-    return Found(choice, choice.runs, layers, pairs, difference, by_use, words, titles, own, linked)
+    by_use = _experts(row, sides) == BY_USE
+    key = repr(([one.key for one in sides], layers, texts))
+    try:
+        pairs, notes = _paired(key, documents)
+    except Absent as error:
+        st.info(escape_markdown(str(error)), icon=":material/visibility_off:")
+        st.stop()
+    named, difference = _compared(pairs, notes, by_use, key)
+    heads = pairs.heads
+    runs = choice.runs
+    return Found(choice, runs, layers, named, heads, difference, by_use, words, titles, own, linked)
 
 
-def _experts(row: Any) -> str:
+def _paired(
+    key: str, documents: tuple[list[str], Callable[[str], Documents]]
+) -> tuple[Pairs, list[str]]:
+    """Both runs over the documents, once for all visitors; the last few stay on disk."""
+    kept = _kept()
+    found = kept.get(key)
+    if found is None:
+        names, routed = documents
+        found = paired(_run(names, routed, st.empty()))
+        kept[key] = found
+        for old in list(kept)[:-MOST_KEPT]:
+            kept.pop(old, None)
+    return found
+
+
+@st.cache_resource(max_entries=1, show_spinner=False)
+def _kept() -> dict[str, tuple[Pairs, list[str]]]:
+    return {}
+
+
+def _experts(row: Any, sides: Sides) -> str:
+    """An id means the same in one model run in two ways; in two models it need not."""
+    apart = sources.trained_apart(*sides)
+    options = [BY_USE, BY_ID] if apart else [BY_ID, BY_USE]
     how: str = links.choice(
         row,
         "Experts",
-        [BY_ID, BY_USE],
+        options,
         routes.DIFFERENCE_EXPERTS,
         what="matching of experts",
         help="By id for one model in two ways. Matched by use where an id need not mean the same: "
@@ -398,11 +428,7 @@ def _experts(row: Any) -> str:
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _compared(
-    _first: list[RoutedDocument], _second: list[RoutedDocument], by_use: bool, key: str
-) -> tuple[list[Pair], Difference]:
-    second, shifted = realigned(_first, _second)
-    pairs, notes = matched(_first, second)
-    notes += [shifted] if shifted else []
-    if by_use and pairs:
-        pairs = matched_by_use(pairs)
-    return pairs, compare_pairs(pairs, notes)
+    _pairs: Pairs, _notes: list[str], by_use: bool, key: str
+) -> tuple[Sequence[Pair], Difference]:
+    named = matched_by_use(_pairs) if by_use and len(_pairs) else _pairs
+    return named, compare_pairs(named, _notes)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
@@ -17,8 +16,7 @@ from emo_viz.analysis.routed import Numbered, of_recording, of_trace
 from emo_viz.analysis.runs import Comparison, Run, compare
 from emo_viz.server import assets, catalogue, library
 from emo_viz.server.library import LoadedModel, Missing
-from emo_viz.trace.absent import Absent
-from emo_viz.ui.parts.token_text import text_labels
+from emo_viz.ui.parts.token_text import recorded_pieces, text_labels
 from emo_viz.ui.parts.work import run_exclusive
 from emo_viz.ui.shell.words import token_label
 
@@ -174,17 +172,35 @@ def opened(side: Side) -> Opened:
     return Opened(side, library.trace_key(side.run.id), library.trace(side.run.id))
 
 
+def trained_apart(one: Opened, other: Opened) -> bool:
+    """Whether the sides are known to be of two models: by the digests of their weights or, where
+    these are too large to be read for it, by their being two checkpoints."""
+    if one.side.run.id == other.side.run.id:
+        return False
+    digests = [_digest(each) for each in (one, other)]
+    if all(digests):
+        return digests[0] != digests[1]
+    return one.side.live and other.side.live
+
+
+def _digest(one: Opened) -> str:
+    if not one.side.live:
+        return one.trace.manifest.model.checkpoint_sha256
+    found = assets.origins([one.side.run.id]).models.get(one.side.run.id)
+    return found.sha256 if found else ""
+
+
 def of_text(
     one: Opened, document: str, text: str, most: int, layers: Sequence[int]
 ) -> RoutedDocument:
     """What a live side does with a text. Raises ValueError for a text without tokens."""
     ids = library.encoded(one.model, text, most).token_ids
-    return _routed(one.model, one.key, document, ids, tuple(layers), 1)
+    return _routed(one.model, document, ids, layers, 1)
 
 
 def of_row(one: Opened, row: int, layers: Sequence[int]) -> RoutedDocument:
     """A document of a recorded side. Raises ValueError where it cannot be read."""
-    return _recorded(one.trace, one.key, row, tuple(layers))
+    return of_trace(one.trace, row, layers)
 
 
 def of_row_live(one: Opened, source: Opened, row: int, layers: Sequence[int]) -> RoutedDocument:
@@ -199,27 +215,19 @@ def of_row_live(one: Opened, source: Opened, row: int, layers: Sequence[int]) ->
         return of_text(one, document, trace.text(row), one.context, layers)
     opening = int(trace.manifest.opening_eos)
     ids = trace.recorded(row).token_ids[1 - opening :]
-    return _routed(one.model, one.key, document, ids, tuple(layers), opening)
+    return _routed(one.model, document, ids, layers, opening)
 
 
-@st.cache_resource(max_entries=1024, show_spinner=False)
 def _routed(
-    _loaded: LoadedModel,
-    key: str,
+    loaded: LoadedModel,
     document: str,
     token_ids: NDArray[Any],
-    layers: tuple[int, ...],
+    layers: Sequence[int],
     opening: int,
 ) -> RoutedDocument:
-
-    with run_exclusive(_loaded):
-        recording = _loaded.live.record(token_ids)
+    with run_exclusive(loaded):
+        recording = loaded.live.record(token_ids)
     return of_recording(document, recording, layers, opening)
-
-
-@st.cache_resource(max_entries=1024, show_spinner=False)
-def _recorded(_trace: "Trace", key: str, row: int, layers: tuple[int, ...]) -> RoutedDocument:
-    return of_trace(_trace, row, layers)
 
 
 def words_of_text(one: Opened, text: str, most: int) -> Words:
@@ -246,16 +254,9 @@ def words_of_row(sides: Sequence[Opened], one: Opened, row: int) -> Words:
 
 @st.cache_resource(max_entries=512, show_spinner=False)
 def _words_of_row(_one: Opened, key: str, row: int) -> Words:
-    recorded = _one.trace.recorded(row)
-    for part in ("token_texts", "token_ids"):
-        try:
-            found = getattr(recorded, part)[1:]
-        except Absent:
-            continue
-        pieces = [each if isinstance(each, str) else f"{each} " for each in found]
-        return Words(pieces, [token_label(piece) for piece in pieces])
-    pieces = [f"{place} " for place in np.arange(1, recorded.expert_ids.shape[1])]
-    return Words(pieces, [piece.strip() for piece in pieces])
+    pieces = recorded_pieces(_one.trace.recorded(row))[1:]
+    written = _one.trace.has("token_texts")  # ids and places have a space that is not theirs
+    return Words(pieces, [token_label(piece if written else piece.strip()) for piece in pieces])
 
 
 def openings(one: Opened, rows: Mapping[str, int]) -> dict[str, str]:

@@ -14,15 +14,18 @@ from emo_viz.analysis.difference import DocumentSummary, Pair, loss_by_overlap, 
 from emo_viz.analysis.difference_table import all_tokens, most_different
 from emo_viz.figures import difference as figures
 from emo_viz.figures.theme import (
+    BETTER_NAME,
     DIVERGING,
     SELECTION_COLOUR,
     SEQUENTIAL,
+    WORSE_NAME,
     chart_config,
     colour_at,
 )
 from emo_viz.ui.difference import panel
 from emo_viz.ui.difference.page import DOCUMENT, FIELD, TOKEN, Found
 from emo_viz.ui.difference.sources import Words
+from emo_viz.ui.parts.export import offer
 from emo_viz.ui.parts.strip import StripToken, token_strip
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, routes, slots
@@ -36,6 +39,7 @@ MOST_ROWS = 200
 MOST_MARKS = 1_500
 DEEPEST = 0.75  # letters stay legible on the colour
 NO_VALUE = "rgba(0, 0, 0, 0)"
+LEANS = 0.15  # of the scale: a line beside the colour from here on
 
 
 def overview(found: Found) -> None:
@@ -117,36 +121,32 @@ def _losses(found: Found) -> None:
 def _some_tokens(found: Found) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
     """Overlap, loss difference and a name of up to MOST_MARKS tokens of all documents."""
     known = [
-        (pair, each, np.flatnonzero(np.isfinite(each.loss)))
-        for pair, each in zip(found.pairs, found.difference.summaries, strict=True)
+        (head, each, np.flatnonzero(np.isfinite(each.loss)))
+        for head, each in zip(found.heads, found.difference.summaries, strict=True)
         if each.loss is not None
     ]
     overlap = np.concatenate([each.overlap[at] for _, each, at in known])
     change = np.concatenate([np.asarray(each.loss)[at] for _, each, at in known])
+    some = np.arange(len(overlap))
+    if len(some) > MOST_MARKS:
+        some = np.sort(np.random.default_rng(0).choice(len(some), MOST_MARKS, replace=False))
+    document = np.concatenate([np.full(len(at), n) for n, (*_, at) in enumerate(known)])
+    token = np.concatenate([head.places[at] + 1 for head, _, at in known])
     names = [
-        f"{found.titles[pair.id]}, token {pair.places[place] + 1}"
-        for pair, _, at in known
-        for place in at
+        f"{found.titles[known[n][0].id]}, token {position}"
+        for n, position in zip(document[some].tolist(), token[some].tolist(), strict=True)
     ]
-    if len(names) > MOST_MARKS:
-        rng = np.random.default_rng(0)
-        some = np.sort(rng.choice(len(names), MOST_MARKS, replace=False))
-        return overlap[some], change[some], [names[place] for place in some]
-    return overlap, change, names
+    return overlap[some], change[some], names
 
 
 def _needs(what: str, found: Found) -> None:
     """In place of a figure: what it would need."""
+    kind = "weights" if what == "gate weights" else "losses"
+    sides = (found.choice.first, found.choice.second)
     lacking = [
         name(side.shown)
-        for side, documents in (
-            (found.choice.first, [pair.first for pair in found.pairs]),
-            (found.choice.second, [pair.second for pair in found.pairs]),
-        )
-        if any(
-            (each.gate_weights if what == "gate weights" else each.loss) is None
-            for each in documents
-        )
+        for number, side in enumerate(sides)
+        if any(not getattr(head, kind)[number] for head in found.heads)
     ]
     of = " and ".join(lacking) or "one of the runs"
     st.info(
@@ -175,7 +175,7 @@ def explore(found: Found) -> None:
 
 def _controls(found: Found) -> tuple[Pair, DocumentSummary, int | None, str]:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        ids = [pair.id for pair in found.pairs]
+        ids = [head.id for head in found.heads]
         place = 0
         if len(ids) > 1:
             kind = one_of("document", ids)
@@ -240,7 +240,7 @@ def _text(
     token: int | None,
     colour: str,
 ) -> None:
-    colours, legend = _colours(found, summary, colour)
+    colours, leans, legend = _colours(found, summary, colour)
     by_place = dict(zip(pair.places.tolist(), range(len(pair.places)), strict=True))
     differs = summary.first < len(found.names)
     shown = min(len(words.pieces), MOST_TOKENS)
@@ -255,6 +255,7 @@ def _text(
             marked=at is not None and bool(differs[at]),
             sign=piece.isspace() and "\n" in piece,
             breaks=piece.count("\n"),
+            lean=0 if at is None else leans[at],
         )
 
     token_strip(
@@ -273,11 +274,16 @@ def _text(
     )
 
 
-def _colours(found: Found, summary: DocumentSummary, colour: str) -> tuple[list[str], str]:
-    """A colour for each compared token, and the scale in words."""
+def _colours(
+    found: Found, summary: DocumentSummary, colour: str
+) -> tuple[list[str], list[int], str]:
+    """A colour for each compared token, the end of the scale that it leans to (1, -1; 0: neither),
+    and the scale in words."""
+    none = [0] * len(summary.overlap)
     if colour == AGREEMENT:
         return (
             [colour_at(SEQUENTIAL, DEEPEST * (1 - float(value))) for value in summary.overlap],
+            none,
             "Colour: overlap of the experts, mean over the layers, from 1 (pale) to 0 (deep).",
         )
     if colour == LOSS and summary.loss is not None and np.isfinite(summary.loss).any():
@@ -288,10 +294,17 @@ def _colours(found: Found, summary: DocumentSummary, colour: str) -> tuple[list[
                 NO_VALUE if np.isnan(value) else colour_at(DIVERGING, (value / reach + 1) / 2)
                 for value in summary.loss
             ],
-            f"Colour: which run predicts the token better, blue {name(first)}, orange "
-            f"{name(second)}; the full colour is a loss lower by {reach:.2g} nats.",
+            [_lean(float(value) / reach) for value in summary.loss],
+            f"Which predicts the token better: {BETTER_NAME}, line above, {name(first)}; "
+            f"{WORSE_NAME}, line below, {name(second)}. Full colour: a loss lower by {reach:.2g} "
+            "nats.",
         )
-    return [NO_VALUE] * len(summary.overlap), ""
+    return [NO_VALUE] * len(summary.overlap), none, ""
+
+
+def _lean(value: float) -> int:
+    """To which end of -1..1 a value leans clearly: 1, -1, or 0 for neither and for NaN."""
+    return 1 if value >= LEANS else -1 if value <= -LEANS else 0
 
 
 def _map(found: Found, pair: Pair, words: Words, token: int | None) -> None:
@@ -323,7 +336,7 @@ def _pick_point() -> None:
 
 def _most_different(found: Found) -> None:
     st.subheader("Tokens that differ most")
-    table = most_different(found.difference, found.pairs, MOST_ROWS)
+    table = most_different(found.difference, found.heads, MOST_ROWS)
     if table.empty:
         st.caption("No token differs in any layer.")
         return
@@ -400,24 +413,31 @@ def _pick_row(table: pd.DataFrame) -> Callable[[], None]:
 
 
 def export(found: Found) -> None:
-    """A button that hands out every token as a table."""
-    st.download_button(
-        "Every token as CSV",
-        data=lambda: as_csv(found),
-        file_name="routing_difference.csv",
-        mime="text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-        help="Every token: both choices of experts in every layer, overlap, gate weight moved, "
-        "losses. The figures have a camera button of their own.",
+    """Every picture, and every token as a table."""
+    weighed = all(layer.weight is not None for layer in found.difference.layers)
+    charts = {
+        "Experts in common": "difference_agreement",
+        "Where they part": "difference_divergence",
+        "Weight moved": "difference_weight" if weighed else "",
+        "Loss difference": "difference_loss" if loss_by_overlap(found.difference.summaries) else "",
+        "One document": "difference_map",
+    }
+    offer(
+        "routing difference",
+        found.runs,
+        charts={title: key for title, key in charts.items() if key},
+        tables={"Every token": lambda: every_token(found)},
+        shown=f"{count(len(found.pairs), 'document')}, {count(found.difference.tokens, 'token')}",
     )
 
 
-def as_csv(found: Found) -> str:
-    """Tokens as JSON strings, so that no spreadsheet takes one for a formula."""
-    texts = {
-        pair.id: [json.dumps(piece, ensure_ascii=False) for piece in found.words(pair.id).pieces]
-        for pair in found.pairs
-    }
+def every_token(found: Found) -> pd.DataFrame:
+    """Both choices of experts in every layer, overlap, gate weight moved, losses; tokens as JSON
+    strings, so that none is taken for something else."""
+
+    def texts(document: str) -> list[str]:
+        return [json.dumps(piece, ensure_ascii=False) for piece in found.words(document).pieces]
+
     first, second = found.runs.ids
-    return all_tokens(found.pairs, found.names, (first, second), texts).to_csv(index=False)
+    tables = all_tokens(found.pairs, found.names, (first, second), texts)
+    return pd.concat(tables, ignore_index=True)

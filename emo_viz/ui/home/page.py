@@ -1,30 +1,35 @@
 """Home page: what the models show, in computed sentences, and what is loaded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from emo_viz.analysis import curves, tokens
 from emo_viz.analysis.bootstrap import Interval
+from emo_viz.analysis.glance import KEEP_K, Glances
 from emo_viz.analysis.origins import Origins, of_trace
 from emo_viz.analysis.routing import Coverage, coverage
 from emo_viz.analysis.runs import BUNDLED, Comparison, Run
 from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.figures.comparison import Compared, by_run
-from emo_viz.figures.theme import chart_config
+from emo_viz.figures.theme import chart_config, colour_of
 from emo_viz.server import assets, catalogue, commands, library
 from emo_viz.trace import Trace
-from emo_viz.ui.parts import freshness
+from emo_viz.ui.home import first, look, stories
+from emo_viz.ui.parts import export, freshness
 from emo_viz.ui.parts.together import in_each, less, name
 from emo_viz.ui.shell import missing, routes, slots
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
-KEEP_K = 16
+FIRST_PIXELS = 640
+LOAD = "home_load"  # in the session: this visitor wants large models loaded
 
 
 @dataclass(frozen=True)
@@ -52,21 +57,113 @@ class Card:
 
 def show() -> None:
     """Draw the page."""
-    runs = library.comparison()
-    st.markdown("Watch a mixture-of-experts language model route tokens. " + _who(runs))
+    try:
+        runs = library.comparison()
+    except library.Missing as error:
+        _nothing(error)
+        return
+    st.caption(_who(runs))
+    top = st.empty()
+    known = look.stored(runs)
+    if not known:
+        top.skeleton(height=FIRST_PIXELS)
+    else:
+        with top.container():
+            first.draw(runs, *known)
+    stories.draw(runs)
+    how = st.container()
+    _findings(runs)
+    st.subheader("What is loaded")
+    _models(runs)
+    _documents(runs)
+    if known:
+        _how(how, runs, known[0])
+        return
+    with top.container():  # last: a model may have to be loaded, and the rest need not wait for it
+        _make_first(runs, how)
+
+
+def _nothing(error: library.Missing) -> None:
+    """Where no run is here: what the app is for, and the two ways to one."""
+    st.markdown(
+        "EMO Viz shows how a mixture-of-experts model routes a text, token by token, which "
+        "documents share experts, and what is lost when only some of the experts stay."
+    )
+    missing.empty_state(escape_markdown(error.sentence), error.command)
+    st.markdown("Or add a checkpoint, a model of the Hugging Face hub or a routing file:")
+    st.page_link(routes.LIBRARY, label="Add a run", icon=":material/inventory_2:")
+
+
+def _make_first(runs: Comparison, how: Any) -> None:
+    """The first screen where no file of it is here."""
+    load = not look.is_heavy(runs) or st.session_state.get(LOAD, False)
+    try:
+        found, key, left_out = look.made(runs, load)
+    except (ValueError, library.Missing) as error:
+        if not load:
+            _offer()
+            return
+        said = escape_markdown(error.sentence) if isinstance(error, library.Missing) else error
+        missing.empty_state(str(said), "", "No document to show")
+        return
+    shown = Comparison(tuple(run for run in runs if run.id in found.runs))
+    first.draw(shown, found, key)
+    for sentence in left_out:
+        st.info(sentence, icon=":material/visibility_off:")
+    _how(how, shown, found)
+
+
+def _offer() -> None:
+    """In place of the first screen of large models: to load them."""
+    st.markdown("A document is shown here once the models have read it; they are large.")
+    if st.button("Load the models", icon=":material/memory:", key="home_load_models"):
+        st.session_state[LOAD] = True
+        st.rerun()
+
+
+def _how(place: Any, runs: Comparison, found: Glances) -> None:
+    place.expander("How it was measured").markdown(first.measured(runs, found))
+
+
+def _findings(runs: Comparison) -> None:
     st.subheader("What the pair shows" if len(runs) > 1 else "What the model shows")
+    found = {}
     with st.grid(3, min_column_width=300, border=True) as grid:
-        for card in CARDS:
+        for number, card in enumerate(CARDS):
             with grid.cell():
-                _draw(card, runs)
+                finding = _draw(card, runs, f"home_finding_{number}")
+            if finding is not None:
+                found[f"home_finding_{number}"] = finding
     st.caption(
         "In brackets, and as bars where they are wider than the mark: 95 % intervals, by "
         "resampling the documents. They do not say what another training run would give."
     )
     _price(runs)
-    st.subheader("What is loaded")
-    _models(runs)
-    _documents(runs)
+    export.offer(
+        "findings",
+        runs,
+        charts={"One document": first.KEY} | {one.title: key for key, one in found.items()},
+        tables={"Findings": lambda: findings_table(runs, found.values())},
+        legend=[export.Entry(colour_of(run), run.label) for run in runs],
+    )
+
+
+def findings_table(runs: Comparison, found: Iterable[Finding]) -> pd.DataFrame:
+    """A row for each finding and run: its number with the 95 % interval, and chance if known."""
+    rows = [
+        {
+            "finding": one.title,
+            "run": run.label,
+            "mean": one.compared.values[run.id].mean,
+            "low": one.compared.values[run.id].low,
+            "high": one.compared.values[run.id].high,
+            "unit": one.compared.unit,
+            "chance": one.compared.chance,
+        }
+        for one in found
+        for run in runs
+    ]
+    return pd.DataFrame(rows)
 
 
 def _who(runs: Comparison) -> str:
@@ -80,7 +177,9 @@ def _who(runs: Comparison) -> str:
     return f"{' stands beside '.join(names)}." if len(runs) > 1 else f"This is {names[0]}."
 
 
-def _draw(card: Card, runs: Comparison) -> None:
+def _draw(card: Card, runs: Comparison, key: str) -> Finding | None:
+    """Draw one card; its finding, or None where that is not known."""
+    finding = None
     st.markdown(f"**{card.question}**")
     try:
         finding = card.find(runs)
@@ -92,13 +191,26 @@ def _draw(card: Card, runs: Comparison) -> None:
         missing.mend(card.command(runs.ids))
     else:
         st.plotly_chart(
-            by_run(runs, finding.compared, finding.title),
+            chart(runs, finding),
             config=chart_config(finding.title),
+            key=key,
             alt=finding.sentence,
         )
         st.markdown(finding.sentence)  # below: charts line up whatever the sentences' lengths
     way = slots.params()
     st.page_link(card.page, label=card.link, icon=":material/arrow_forward:", query_params=way)
+    return finding
+
+
+def chart(runs: Comparison, finding: Finding) -> go.Figure:
+    """The chart of a finding, drawn once for all visitors."""
+    return _chart(repr((runs.labels, finding)), runs, finding)
+
+
+@st.cache_resource(max_entries=24, show_spinner=False)
+def _chart(key: str, _runs: Comparison, _finding: Finding) -> go.Figure:
+    """The chart of a finding; the key says all that it shows."""
+    return by_run(_runs, _finding.compared, _finding.title)
 
 
 def _price(runs: Comparison) -> None:

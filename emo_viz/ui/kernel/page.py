@@ -9,6 +9,7 @@ import streamlit as st
 from emo_viz.figures import kernel as figures
 from emo_viz.figures.theme import chart_config
 from emo_viz.server import assets, commands
+from emo_viz.ui.parts import export
 from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.words import count, escape_markdown
 from model.files import read_json
@@ -97,7 +98,7 @@ def answer(report: dict[str, Any], check: dict[str, Any] | None) -> None:
     verdict = "every one meets its static bars" if not missed else f"{missed} miss a static bar"
     timed = "None was timed on a GPU." if check is None else _verdict(check) + _speed(check)
     st.markdown(
-        f"#### Compiled without a GPU: {count(len(rows), 'kernel')} for {archs} architectures, "
+        f"## Compiled without a GPU: {count(len(rows), 'kernel')} for {archs} architectures, "
         f"{verdict}. {timed}"
     )
 
@@ -166,6 +167,12 @@ def roofline(report: dict[str, Any], arch: str) -> None:
         config=chart_config("kernel roofline"),
         alt=f"FLOP a byte of each kernel at {tokens:,} tokens: {words}.",
     )
+    export.offer(
+        "kernel roofline",
+        charts={"Roofline": "kernel_roofline"},
+        tables={"Kernels of the 1B/14B layer": lambda: pd.DataFrame(rows)},
+        shown=f"{machine['name']}, {tokens:,} tokens",
+    )
     costs = report["costs"]
     st.caption(
         f"1B/14B layer (hidden 2048, width 1024, 8 of 128 experts), {tokens:,} tokens, even "
@@ -189,6 +196,12 @@ def mask(report: dict[str, Any], arch: str) -> None:
             f"The greatest saving is {most['times']:.1f} times, with {most['kept']} experts at "
             f"{most['tokens']:,} tokens; at one token there is none."
         ),
+    )
+    export.offer(
+        "kernel mask savings",
+        charts={"What a mask saves": "kernel_mask"},
+        tables={"What a mask saves": lambda: pd.DataFrame(savings)},
+        shown=name,
     )
     st.caption(
         "One token reads its 8 experts with a mask or without: at batch one a subset saves memory, "
@@ -220,6 +233,9 @@ def table(report: dict[str, Any], arch: str, size: str) -> None:
         key="kernel_table",
         alt=f"Registers, shared memory, occupancy and roofline of {len(rows)} kernels",
     )
+    export.offer(
+        "kernels", tables={"Kernels": lambda: shown[list(COLUMNS)].rename(columns=COLUMNS)}
+    )
 
 
 def measured(check: dict[str, Any] | None) -> None:
@@ -241,6 +257,15 @@ def measured(check: dict[str, Any] | None) -> None:
         if len(shown):
             alt = f"Milliseconds and TFLOP/s of each {what} by number of tokens and routing"
             st.dataframe(shown, hide_index=True, key=key, alt=alt)
+    export.offer(
+        "measured kernels",
+        charts={"Times as fast": "kernel_speeds"} if figures.speedups(_timings(check)) else {},
+        tables={
+            "Kernels": lambda: tables["kernel_times"],
+            "Layers": lambda: tables["kernel_timing"],
+        },
+        shown=str(check["environment"].get("device", "an unknown GPU")),
+    )
     facts = check["environment"]
     versions = ", ".join(f"{name} {facts[name]}" for name in VERSIONS if facts.get(name))
     st.caption(
@@ -354,4 +379,4 @@ def not_measured(report: dict[str, Any], check: dict[str, Any] | None) -> None:
         st.markdown("On a machine with a GPU, one command answers these:")
     else:
         st.markdown("The section above answers these for its GPU; for another one:")
-    st.code(commands.KERNEL_CHECK, language="bash", wrap_lines=True)
+    st.code(commands.KERNEL_CHECK, language=None, wrap_lines=True)

@@ -19,7 +19,7 @@ def show() -> None:
     if not assets.runs():
         return
     runs = library.comparison()
-    st.subheader("Record and measure")
+    st.header("Record and measure")
     if all(assets.is_bundled(run.id) for run in runs):
         st.markdown(
             f"{escape_markdown(runs.names)}: bundled, and only read here. Put a run that was added "

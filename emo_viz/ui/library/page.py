@@ -13,6 +13,7 @@ import streamlit as st
 from emo_viz.server import catalogue, home, making
 from emo_viz.server.catalogue import Entry
 from emo_viz.ui.library import add, make
+from emo_viz.ui.parts import export
 from emo_viz.ui.shell import slots
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
@@ -33,6 +34,7 @@ def show() -> None:
     add.watch()
     if found:
         st.dataframe(table(found), hide_index=True, placeholder="\u2013", column_config=_columns())
+        export.offer("library", tables={"Runs": lambda: table(found)})
     for entry in found:
         for fault in entry.faults:
             st.error(escape_markdown(fault), icon=":material/error:")

@@ -1,70 +1,85 @@
-"""A map of each run, of documents or of tokens, on which a region or a point is selected."""
+"""A map of each run, of documents or of tokens, on which points are selected, and what they say."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
+from emo_viz.analysis.profiles import label
 from emo_viz.analysis.projection import place_labels
-from emo_viz.analysis.runs import Comparison, Run
-from emo_viz.figures.clusters import Group, map_config, point_map
+from emo_viz.analysis.runs import Comparison
+from emo_viz.ui.parts import point_maps
+from emo_viz.ui.parts.point_maps import PlacedName
 from emo_viz.ui.parts.selection import EMPTY_REGION, Rows, Selection
-from emo_viz.ui.shell.words import escape_html, escape_markdown, escape_plotly, shorten
+from emo_viz.ui.shell.words import escape_markdown
 
-NARROWEST_MAP = 340
-# Streamlit takes clicks only while the mouse does not draw.
-CLICK = "To click on a single one, choose Pan in the map's toolbar."
-MOST_GROUPS, MOST_DOMAINS = 10, 30  # domains are few and named on the map: none is left grey
-
-
-@dataclass(frozen=True, eq=False)
-class Map:
-    """One run's map: places [N, 2], their groups, the hover text (HTML) of each."""
-
-    points: NDArray[np.float32]
-    groups: Sequence[Group]
-    hover: Sequence[str]
+MIXED = label([], [])  # the name of a cluster without a large domain
+NAME_ENDS = " · "  # of a cluster: its domains; then come its words
+HOW = "Click a point, draw around several, or click a name in the legend to select its group."
 
 
 @dataclass(frozen=True, eq=False)
-class Maps:
-    """The maps of the runs, by run id, of the same items.
+class Shown:
+    """The maps of the same items as they are shown now.
 
-    ids [N]: what a selection names, of `items` ("documents"); must not change unless `content`
-    does. domains [N] name the places, all or `only` some of them. drawn: what the alternative text
-    says of the maps. highlighted [N]: the rest recedes. one_legend: all maps have the same
-    groups. opened: called with the rows that were just selected.
+    content: another one for any other content of `build`, which makes what the browser is sent
+    (`point_maps.payload`). highlighted [N]: the rest recedes.
     """
 
-    runs: Comparison
-    maps: Mapping[str, Map]
     ids: Sequence[str]
-    items: str
     content: str
-    method: str
-    drawn: str
-    domains: Sequence[str]
-    only: Sequence[str]
+    build: Callable[[], dict[str, Any]]
     highlighted: NDArray[np.bool_] | None
-    one_legend: bool
-    marker_size: int
     selection: Selection
-    opened: Callable[[Rows], None]
 
 
-def draw(maps: Maps) -> None:
-    """The maps with their legends."""
-    maps.selection.follow_address(maps.content, maps.ids, maps.items, maps.runs.ids)
-    side_by_side = st.grid(len(maps.runs), min_column_width=NARROWEST_MAP)
-    for run in maps.runs:
-        with side_by_side.cell():
-            _map(maps, run)
-            if not maps.one_legend:
-                _legend(maps.maps[run.id].groups, maps.highlighted)
-    if maps.one_legend:
-        _legend(maps.maps[maps.runs.first.id].groups, maps.highlighted)
+def draw(shown: Shown) -> None:
+    """The maps with their legends, and what is selected on them."""
+    selection, ids = shown.selection, shown.ids
+    with st.container(gap=None):
+        point_maps.draw(
+            _payload(shown.content, shown.build),
+            f"{selection.param}_maps",
+            lambda event: selection.take(event, ids),
+        )
+        point_maps.tell(
+            channel(selection),
+            len(ids),
+            selection.gesture,
+            None if selection.current() == EMPTY_REGION else selection.rows(ids),
+            shown.highlighted,
+        )
+
+
+def channel(selection: Selection) -> str:
+    """The name under which the two halves of the maps find each other."""
+    return f"{selection.param}_maps"
+
+
+@st.cache_resource(max_entries=24, show_spinner=False)
+def _payload(content: str, _build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    return _build()
+
+
+def names_of(
+    points: NDArray[np.float32], groups: Sequence[str], are_groups: bool
+) -> list[PlacedName]:
+    """The names of groups [N] where they lie on a map; are_groups: they are those of the map."""
+    return [
+        PlacedName(short_name(one.text), one.x, one.y, one.text if are_groups else None)
+        for one in place_labels(points, groups)
+    ]
+
+
+def short_name(name: str) -> str:
+    """A cluster by its number and domains ("3: chess 97 %"), or by its words if it has no large
+    domain; any other name as it is."""
+    domains, _, words = name.partition(NAME_ENDS)
+    number, _, domain = domains.partition(": ")
+    return f"{number}: {words}" if domain == MIXED and words else domains
 
 
 def turned(runs: Comparison, item: str) -> str:
@@ -83,69 +98,33 @@ def cluster_column(run: str) -> str:
     return f"cluster_{run}"
 
 
-def selected_rows(selection: Selection, ids: Sequence[str]) -> Rows | None:
-    """The rows selected on the maps, None for no selection."""
-    return selection.rows(ids) if selection.current() else None
+def summary(
+    selection: Selection, rows: Rows | None, item: str, text: str, read: Callable[[], None]
+) -> None:
+    """What is selected, in `text`, with the buttons that read and clear it; else how to select.
 
-
-def summary(selection: Selection, rows: Rows, item: str, text: str) -> None:
-    """What is selected, `text` if there is anything, and the button that clears it."""
-    line = st.container(horizontal=True, vertical_alignment="center")
-    if len(rows) == 0:
-        empty = selection.current() == EMPTY_REGION
-        text = f"No {item} lies in this region" if empty else "Nothing is selected"
-    line.markdown(f"##### {text}")
+    The line is there in any case, so that nothing moves when something is selected.
+    """
+    line = st.container(horizontal=True, vertical_alignment="center", gap="small")
+    if rows is None:
+        line.markdown(f"{HOW}", width="stretch")
+    elif len(rows) == 0:
+        line.markdown(f"**No {item} lies in this region.**", width="stretch")
+    else:
+        line.markdown(f"**{text}**", width="stretch")
     line.button(
-        "Clear selection",
+        "Read",
+        icon=":material/menu_book:",
+        help=f"Read the selected {item}s in their text, in both models side by side",
+        disabled=rows is None or len(rows) == 0,
+        on_click=read,
+        key=f"{selection.param}_read",
+    )
+    line.button(
+        "Clear",
         icon=":material/close:",
-        help="Or press Escape",
+        help="Select nothing; or press Escape",
+        disabled=rows is None,
         on_click=selection.clear,
         key=f"{selection.param}_clear",
-    )
-
-
-def _map(maps: Maps, run: Run) -> None:
-    one, selection = maps.maps[run.id], maps.selection
-    code, generation = selection.drawn(run.id)
-    labels = [
-        (escape_plotly(label.text), label.x, label.y)
-        for label in place_labels(one.points, maps.domains)
-        if not maps.only or label.text in maps.only
-    ]
-    key = f"{selection.param}_chart_{run.id}_{generation}"
-    st.plotly_chart(
-        point_map(
-            one.points,
-            one.groups,
-            one.hover,
-            f"{escape_plotly(run.label)}: {maps.method} of routing",
-            maps.method,
-            labels,
-            maps.highlighted,
-            selection.rows(maps.ids, code) if code else None,
-            maps.marker_size,
-        ),
-        config=map_config(f"{maps.method} {run.id}"),
-        width="stretch",
-        key=key,
-        on_select=lambda: maps.opened(selection.take(run.id, key, one.points, maps.ids)),
-        selection_mode=("points", "box", "lasso"),
-        alt=f"{maps.method} map of {maps.drawn} in {run.label}",
-    )
-
-
-def _legend(groups: Sequence[Group], highlighted: NDArray[np.bool_] | None) -> None:
-    """Marker, name and number of points of every group."""
-    items = []
-    for group in groups:
-        faded = highlighted is not None and not highlighted[group.rows].any()
-        items.append(
-            f'<span style="white-space:nowrap;opacity:{0.4 if faded else 1}">'
-            f'<span aria-hidden="true" style="color:{group.colour}">{group.sign}</span> '
-            f"{escape_html(shorten(group.name, 60))} "
-            f'<span style="opacity:.65">({len(group.rows):,})</span></span>'
-        )
-    st.html(
-        '<div style="display:flex;flex-wrap:wrap;gap:.1rem 1rem;font-size:.82rem;'
-        f'line-height:1.5">{"".join(items)}</div>'
     )

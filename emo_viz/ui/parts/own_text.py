@@ -6,14 +6,18 @@ from typing import Any
 
 import streamlit as st
 
-from emo_viz.ui.parts import text_links
+from emo_viz.ui.parts import text_files, text_links
+from emo_viz.ui.parts.examples import EXAMPLES
+from emo_viz.ui.parts.token_text import looks_like_code
 from emo_viz.ui.shell import links
 from emo_viz.ui.shell.address import Kind
 from emo_viz.ui.shell.words import count
 
 # Far more than a model reads: what is kept is sent to the server with every click.
 MOST_CHARACTERS = 100_000
-MAX_FILE_MEGABYTES = 1
+# More than is opened: a larger file gets a sentence from here instead of the browser's silence.
+MAX_FILE_MEGABYTES = 200
+MONOSPACE = "<style>.st-key-{key} textarea {{ font-family: monospace; }}</style>"
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,20 @@ class OwnText:
         """A text file instead of typing, in `place`: it fills the field."""
         with place.popover("Open a file", icon=":material/upload_file:"):
             st.file_uploader(
-                "A text file in UTF-8",
+                "A text file (UTF-8, UTF-16 or Latin-1)",
                 max_upload_size=MAX_FILE_MEGABYTES,
                 key=self._file,
                 on_change=self._take_file,
+            )
+
+    def examples(self, place: Any) -> None:
+        """Texts to begin with, as buttons in `place`."""
+        for name, text in EXAMPLES.items():
+            place.button(
+                name,
+                key=f"{self.page}_example_{name.lower().replace(' ', '_')}",
+                on_click=self._take,
+                args=(text,),
             )
 
     def ask(self, shows: str, place: Any = st, height: int = 140) -> str | None:
@@ -61,9 +75,13 @@ class OwnText:
             "Text for the models",
             key=self.draft,
             height=height,
-            placeholder="Type or paste a text, then press Ctrl+Enter.",
+            placeholder="Type or paste a text, then press Run or Ctrl+Enter.",
             on_change=self._changed,
         )
+        # Leaving the field sends the text; the button is where one goes to.
+        place.button("Run", icon=":material/play_arrow:", type="primary", key=f"{self.page}_run")
+        if looks_like_code(text):
+            st.html(MONOSPACE.format(key=self.draft))
         links.leave(self.draft, kind, text, "", self.param)
         for sentence in st.session_state.pop(self._said, []):
             st.warning(sentence)
@@ -94,9 +112,13 @@ class OwnText:
         if file is None:
             return
         try:
-            self._take(file.getvalue().decode("utf-8-sig"))
-        except UnicodeDecodeError:
-            self._say("That file is not text in UTF-8, so it was not opened; save it as UTF-8.")
+            text, said = text_files.decoded(file.getvalue())
+        except ValueError as error:
+            self._say(f"{error}, so it was not opened and the text is as it was.")
+            return
+        self._take(text)
+        if said:
+            self._say(said)
 
     def _take(self, text: str) -> None:
         """Another text: what of it can be read goes into the field."""
@@ -127,6 +149,7 @@ def _hint(blank: str, shows: str) -> None:
     with st.container(border=True):
         st.markdown(f":material/edit_note: **{blank}**")
         st.write(
-            f"Both models will read what you type or open above, and this page shows {shows}. It "
-            "stays on this machine; the page's address carries it, so that a link shows the same."
+            f"The models read what you type or open above, and this page shows {shows}. They run "
+            "on this machine and send it nowhere. But the page's address carries the text: whoever "
+            "gets the link, or sees the browser's history, can read it."
         )

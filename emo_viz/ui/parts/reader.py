@@ -6,7 +6,7 @@ in the other pane.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +23,7 @@ from emo_viz.ui.parts.reading import Chosen, Reading, cut_notice, read
 from emo_viz.ui.parts.strip import StripToken, token_strip
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell import links, missing, routes, slots
-from emo_viz.ui.shell.address import one_of
+from emo_viz.ui.shell.address import checked, one_of
 from emo_viz.ui.shell.words import count, escape_html, escape_markdown, share, shorten, visible
 
 DOCUMENT, TOKEN, COLOUR, LAYER = (
@@ -36,7 +36,8 @@ NO_EXPERT = "no expert"  # of a token that found its own full, as in Switch
 BY_CLUSTER, BY_EXPERT = "Token cluster", "Top expert"
 TINT = 0.38
 FADED_TINT = 0.06
-STRIP_PIXELS = 300
+STRIP_PIXELS = 420
+DRAWER_PIXELS = 980
 
 
 @dataclass(frozen=True)
@@ -48,22 +49,53 @@ class Coloured:
     names: list[str]
 
 
-def _chosen(documents: pd.DataFrame, listed: Sequence[str]) -> pd.Series:
-    """The document to read: the one in the address, or the first listed one."""
-    known = documents["id"].tolist()
-    kind = one_of("document", known, always=True)
-    chosen: str = links.value(DOCUMENT, kind, (listed or known)[0])
-    return documents.iloc[known.index(chosen)]
+def drawer(runs: Comparison, documents: pd.DataFrame, listed: Sequence[str]) -> None:
+    """The chosen document in the models, in a drawer; nothing where none is chosen.
 
-
-@st.fragment
-def reader(runs: Comparison, documents: pd.DataFrame, listed: Sequence[str]) -> None:
-    """The chosen document in the models, and the way to the next one among the `listed` ids.
-
-    documents: columns id, domain, parent, source, text and, for each run, `loss_column`.
+    listed: the ids among which the reader goes to the next one. documents: columns id, domain,
+    parent, source, text and, for each run, `loss_column`.
     """
+    if _chosen(documents) is None:
+        _nothing_open()
+    else:
+        opened = st.dialog(
+            "Read in both models" if len(runs) > 1 else "Read in the model",
+            width=DRAWER_PIXELS,
+            position="right",
+            on_dismiss=close,
+        )
+        opened(_in_drawer)(runs, documents, listed)
+
+
+def close() -> None:
+    """Read no document."""
+    st.session_state[DOCUMENT] = st.session_state[TOKEN] = None
+
+
+def _nothing_open() -> None:
+    """Read what a link says of how to read, for when a document is opened."""
+    token = checked("The link asks for the token {asked} of no document; none is opened.", _refused)
+    links.value(TOKEN, replace(token, fits=lambda chosen: False), None)
+    links.value(COLOUR, one_of("colouring", [BY_CLUSTER, BY_EXPERT]), BY_CLUSTER)
+
+
+def _refused(text: str) -> str:
+    raise ValueError(text)
+
+
+def _in_drawer(runs: Comparison, documents: pd.DataFrame, listed: Sequence[str]) -> None:
     with links.fragment():
-        _reader(runs, documents, listed)
+        document = _chosen(documents)
+        if document is not None:
+            _reader(runs, document, listed)
+
+
+def _chosen(documents: pd.DataFrame) -> pd.Series | None:
+    """The document to read: the one in the address; None for none."""
+    known = documents["id"].tolist()
+    kind = one_of("document", known, instead="none is opened")
+    chosen: str | None = links.value(DOCUMENT, kind, None)
+    return None if chosen is None else documents.iloc[known.index(chosen)]
 
 
 def loss_column(run: str) -> str:
@@ -71,8 +103,7 @@ def loss_column(run: str) -> str:
     return f"loss_{run}"
 
 
-def _reader(runs: Comparison, documents: pd.DataFrame, listed: Sequence[str]) -> None:
-    document = _chosen(documents, listed)
+def _reader(runs: Comparison, document: pd.Series, listed: Sequence[str]) -> None:
     models = library.models()
     own = [run for run in models.comparison if run.id in runs.ids]
     if not own:
@@ -97,7 +128,7 @@ def _head(document: pd.Series, listed: Sequence[str], reading: Reading) -> None:
     below = st.container(horizontal=True, vertical_alignment="center", gap="medium")
     parts = (document["domain"], document["parent"] or document["id"], document["source"])
     known = [escape_markdown(shorten(str(part), 60)) for part in parts if part]
-    row.markdown(f"##### {' · '.join(known)}", width="stretch")
+    row.markdown(f"### {' · '.join(known)}", width="stretch")
     for step in (-1, 1):
         _step(row, document["id"], listed, step)
     losses = in_each(reading.runs, lambda run: f"{document[loss_column(run)]:.2f}")

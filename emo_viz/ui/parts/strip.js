@@ -19,12 +19,17 @@ function build(strip, tokens) {
 function paint(strip, data) {
   strip.style.setProperty("--mark", data.mark_colour);
   strip.style.setProperty("--selection", data.selection_colour);
+  const inks = new Map(); // a text has far more tokens than colours
   [...strip.querySelectorAll(".token")].forEach((node, index) => {
     const token = data.tokens[index];
     node.style.setProperty("--fill", token.colour);
+    if (!inks.has(token.colour)) inks.set(token.colour, readable(token.colour, strip));
+    node.style.color = token.text ? inks.get(token.colour) : "";
     node.style.setProperty("--after", token.after);
     node.title = token.title;
     node.classList.toggle("marked", token.marked);
+    node.classList.toggle("above", token.lean > 0);
+    node.classList.toggle("below", token.lean < 0);
   });
 }
 
@@ -73,8 +78,42 @@ function target(strip, key, count) {
   return key in moves ? moves[key]() : undefined;
 }
 
+const lookOf = (group) => (window.emoVizLooks ??= {})[group] ??= {};
+
+const tell = (name, detail) => document.dispatchEvent(new CustomEvent(name, { detail }));
+
+// What others of the group choose and point at is shown here too.
+function hear(strip) {
+  const on = (name, act) => {
+    const heard = ({ detail }) => {
+      if (!strip.isConnected) document.removeEventListener(name, heard);
+      else if (detail.group === strip.dataset.group) act(detail);
+    };
+    document.addEventListener(name, heard);
+  };
+  on("emo-viz-look", () => select(strip, lookOf(strip.dataset.group).selected));
+  on("emo-viz-hover", ({ from, token }) => {
+    strip.querySelector(".pointed")?.classList.remove("pointed");
+    if (from !== strip && token) strip.querySelector(`#token-${token}`)?.classList.add("pointed");
+  });
+  const point = (token) => {
+    if (token !== strip.pointing) {
+      strip.pointing = token;
+      tell("emo-viz-hover", { group: strip.dataset.group, from: strip, token });
+    }
+  };
+  strip.onpointermove = (event) => {
+    const node = event.target.closest(".token");
+    point(node ? Number(node.id.slice("token-".length)) : null);
+  };
+  strip.onpointerleave = () => point(null);
+}
+
 export default function ({ data, parentElement, setTriggerValue }) {
   const strip = parentElement.querySelector(".strip");
+  const first = strip.dataset.group === undefined;
+  strip.dataset.group = data.group;
+  if (first) hear(strip);
   const texts = JSON.stringify(data.tokens.map((token) => [token.text, token.breaks]));
   if (strip.dataset.texts !== texts) {
     build(strip, data.tokens);
@@ -83,21 +122,25 @@ export default function ({ data, parentElement, setTriggerValue }) {
   }
   strip.dir = "auto";
   strip.style.maxHeight = `${data.pixels}px`;
+  strip.classList.toggle("code", data.code);
   paint(strip, data);
-  // A server answer may arrive while the visitor has already moved on: theirs is the newer one.
-  if (!strip.pending) select(strip, data.selected);
+  const look = lookOf(data.group);
+  select(strip, look.selected);
 
-  const send = (position, wait) => {
-    select(strip, position);
-    clearTimeout(strip.pending);
-    strip.pending = setTimeout(() => {
-      strip.pending = null;
+  // A server answer may arrive while the visitor has already moved on: theirs is the newer one.
+  const send = (position, wait, walking) => {
+    look.selected = position;
+    tell("emo-viz-look", { group: data.group });
+    clearTimeout(look.pending);
+    look.pending = setTimeout(() => {
+      look.pending = null;
+      if (walking && window.emoVizWalk) window.emoVizWalk.steps += 1;
       setTriggerValue("picked", { token: position });
     }, wait);
   };
   strip.onclick = (event) => {
     const node = event.target.closest(".token");
-    if (node) send(Number(node.id.slice("token-".length)), 0);
+    if (node) send(Number(node.id.slice("token-".length)), 0, false);
   };
   strip.onkeydown = (event) => {
     // Shift with an arrow key belongs to the page: it goes to another layer.
@@ -106,6 +149,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (position === undefined) return;
     event.preventDefault();
     event.stopPropagation();
-    send(position, SEND_AFTER_MS);
+    const walking = position !== null && window.emoVizWalk;
+    if (walking) window.emoVizWalk.steps = window.emoVizWalk.before;
+    send(position, SEND_AFTER_MS, walking);
   };
 }

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import streamlit as st
 
+from emo_viz.ui.parts import look
+from emo_viz.ui.parts.readable import READABLE_JS
+
 _HTML = '<div class="strip" tabindex="0" role="listbox" aria-label="Tokens of the text"></div>'
 
 _CSS = Path(__file__).with_name("strip.css").read_text(encoding="utf-8")
-_JS = Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
+_JS = READABLE_JS + Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
 _COMPONENT = st.components.v2.component("emo_viz_token_strip", html=_HTML, css=_CSS, js=_JS)
 
 
@@ -23,7 +26,8 @@ class StripToken:
 
     text: "" for a token that only continues the character before; after: of how many more of its
     tokens it is followed. sign: the text is a stand-in (a line break). breaks: line breaks after
-    it.
+    it. lean: 1 or -1 draws a line above or below it, so that the two ends of a colour scale differ
+    without their colours too.
     """
 
     text: str
@@ -33,6 +37,7 @@ class StripToken:
     sign: bool = False
     breaks: int = 0
     after: int = 0
+    lean: int = 0
 
 
 def token_strip(
@@ -43,10 +48,14 @@ def token_strip(
     pixels: int,
     key: str,
     on_pick: Callable[[int | None], None],
+    group: str = "",
+    code: bool = False,
 ) -> None:
     """Draw the tokens; `on_pick` gets the position chosen (the first token is 1), or None.
 
-    pixels: the height from which on the text scrolls.
+    The choice travels in a message of its own, so that a pick does not send the text again.
+    pixels: the height from which on the text scrolls. group: what shows the same hover and choice,
+    told by the page (`look.tell`); by default the text is alone. code: in letters of one width.
     """
 
     def picked() -> None:
@@ -54,17 +63,21 @@ def token_strip(
         if event is not None:
             on_pick(event["token"])
 
-    _COMPONENT(
-        key=key,
-        data={
-            "tokens": [asdict(token) for token in _counted(tokens)],
-            "selected": selected,
-            "mark_colour": mark_colour,
-            "selection_colour": selection_colour,
-            "pixels": pixels,
-        },
-        on_picked_change=picked,
-    )
+    with st.container(gap=None):
+        if not group:
+            look.tell(key, selected, None, key=f"{key}_look")
+        _COMPONENT(
+            key=key,
+            data={
+                "group": group or key,
+                "tokens": [asdict(token) for token in _counted(tokens)],
+                "mark_colour": mark_colour,
+                "selection_colour": selection_colour,
+                "pixels": pixels,
+                "code": code,
+            },
+            on_picked_change=picked,
+        )
 
 
 def _counted(tokens: Sequence[StripToken]) -> list[StripToken]:

@@ -5,12 +5,21 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
+from emo_viz.trace.absent import Absent
 from emo_viz.ui.shell.words import token_label
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from emo_viz.trace.recorded import RecordedDocument
+
 REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are no character
+CODE_LINES = 0.3
+# Ends as statements and blocks end, begins as they begin, calls, assigns, or is a comment of code.
+_CODE = re.compile(
+    r"[;{}]\s*$|^\s*[})\]]|\)\s*:\s*$|^\s*(def|class|import|from|return|func|var|let|const|if \()\b"
+    r"|\w\([^) ]*\)|\w\s*[:+-]?=\s*\S|^\s*(//|/\*|#include|\(def|;;)|^\s*\("
+)
 _HEX = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -38,6 +47,30 @@ def text_labels(
         label = vocabulary_label(tokenizer, int(token_id)) if part else token_label(piece)
         labels.append(f"{label} of {token_label(piece)}" if part and piece else label)
     return labels
+
+
+def recorded_pieces(recorded: "RecordedDocument") -> list[str]:
+    """What stands for each position [T] of a recorded text: its text, else its id, else its place.
+
+    The opening token, of no text, is the first.
+    """
+    for part in ("token_texts", "token_ids"):
+        try:
+            found = getattr(recorded, part)
+        except Absent:
+            continue
+        return [piece if isinstance(piece, str) else f"{piece} " for piece in found]
+    return [f"{place} " for place in range(recorded.expert_ids.shape[1])]
+
+
+def looks_like_code(text: str) -> bool:
+    """Whether a text reads better in letters of one width: many of its lines look like code's."""
+    lines = [line for line in text.splitlines() if line.strip()][:200]
+    return len(lines) > 1 and sum(map(_is_code, lines)) >= len(lines) * CODE_LINES
+
+
+def _is_code(line: str) -> bool:
+    return bool(_CODE.search(line))
 
 
 def _bytes_label(found: bytes) -> str:

@@ -16,15 +16,24 @@ from emo_viz.ui.shell.words import count, escape_markdown, isolated, rest_cut, s
 BUNDLED, OWN = "Bundled document", routes.OWN_SOURCE
 ALL_DOMAINS = "All domains"
 SOURCE, DOMAIN = routes.ROUTING_SOURCE, routes.ROUTING_DOMAIN
+LOW_FIELD = 80  # pixels: the pictures below it stay in sight
 DOCUMENT, TOKEN, EXPERT = "routing_choice", routes.ROUTING_TOKEN, routes.ROUTING_EXPERT
 
 
 def choose_text(documents: pd.DataFrame) -> Chosen | None:
     """The row of controls that picks a text; None (and a hint) as long as there is none."""
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
-    source = links.choice(row, "Text", [BUNDLED, OWN], SOURCE, on_change=forget_selection)
+    source = links.choice(
+        row,
+        "Text",
+        [BUNDLED, OWN],
+        SOURCE,
+        on_change=forget_selection,
+        label_visibility="collapsed",
+    )
     if source != OWN:
         return _bundled_text(documents, row)
+    FIELD.examples(row)
     FIELD.file_picker(row)
     return _own_text()
 
@@ -39,7 +48,15 @@ def answer(reading: Reading) -> None:
         said = own if not even or run == runs.first.id else ""
         return f"**{routing[run].half.mean():.1f}**{said}"
 
-    st.markdown(f"#### In a layer, half of this text's routing goes to {in_each(runs, half)}.")
+    st.markdown(f"## In a layer, half of this text's routing goes to {in_each(runs, half)}.")
+    if said := runs.why_not("experts"):
+        st.caption(escape_markdown(said))
+    say_absent(reading.absent)
+
+
+def measured(reading: Reading) -> None:
+    """Where the text is from, over what the first line is a mean, and more numbers."""
+    runs, routing = reading.runs, reading.routing
     distinct = in_each(runs, lambda run: f"{routing[run].distinct.mean():.1f}")
     entropy = in_each(runs, lambda run: or_none(routing[run].entropy.mean()))
     loss = in_each(runs, lambda run: or_none(routing[run].mean_loss))
@@ -48,9 +65,6 @@ def answer(reading: Reading) -> None:
         f"over {count(reading.num_layers, 'layer')}. Distinct routed experts: {distinct}. Router "
         f"entropy in nats: {entropy}. Loss in nats a token: {loss}."
     )
-    if said := runs.why_not("experts"):
-        st.caption(escape_markdown(said))
-    say_absent(reading.absent)
 
 
 def or_none(value: float) -> str:
@@ -68,13 +82,22 @@ FIELD = OwnText("routing", routes.ROUTING_TEXT, forget_selection)
 
 
 def _own_text() -> Chosen | None:
-    text = FIELD.ask("which experts each of its tokens uses")
+    row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
+    text = FIELD.ask("which experts each of its tokens uses", row, LOW_FIELD)
     return None if text is None else Chosen(text, "Your own text")
 
 
 def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
     domains = [ALL_DOMAINS, *sorted(documents["domain"].unique())]
-    domain = links.select(row, "Domain", domains, DOMAIN, on_change=forget_selection, width=210)
+    domain = links.select(
+        row,
+        "Domain",
+        domains,
+        DOMAIN,
+        on_change=forget_selection,
+        width=210,
+        label_visibility="collapsed",
+    )
     shown = documents if domain == ALL_DOMAINS else documents[documents["domain"] == domain]
     ids = shown["id"].tolist()
     kind = one_of("document", ids, always=True)
@@ -86,6 +109,7 @@ def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
         format_func=labels.__getitem__,
         key=DOCUMENT,
         on_change=forget_selection,
+        label_visibility="collapsed",
     )
     links.leave(DOCUMENT, kind, chosen, ids[0], routes.ROUTING_DOCUMENT)
     steps = row.container(horizontal=True, width="content", gap="small")

@@ -10,58 +10,72 @@ from numpy.typing import NDArray
 
 from emo_viz.analysis.runs import Run
 from emo_viz.figures import routing as figures
-from emo_viz.figures.theme import chart_config
+from emo_viz.figures.theme import chart_config, colour_of
+from emo_viz.ui.parts.heatmap import Follow
 from emo_viz.ui.parts.reading import Reading
-from emo_viz.ui.parts.together import in_each, name
+from emo_viz.ui.parts.together import name
 from emo_viz.ui.parts.token_text import vocabulary_label
-from emo_viz.ui.shell.words import count, escape_markdown, share
+from emo_viz.ui.routing.card import Bar, Part, token_card
+from emo_viz.ui.shell.words import count, share
 
 if TYPE_CHECKING:
     from model.run.inference import Recording
 
+PIXELS = 378
 
-def of_token(reading: Reading, token: int) -> None:
+
+def draw(reading: Reading, token: int | None, on_follow: Callable[[Follow], None]) -> None:
+    """The chosen token's panel, or the whole text's; of one height either way."""
+    with st.container(border=True, height=PIXELS):
+        if token is None:
+            of_text(reading)
+        else:
+            of_token(reading, token, on_follow)
+
+
+def of_token(reading: Reading, token: int, on_follow: Callable[[Follow], None]) -> None:
     """A token's experts and gate weights in every layer, its loss and what could follow it."""
-    label = reading.labels[token]
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(
-            f"**Token {token} of {reading.num_tokens:,}: “{escape_markdown(label)}”**",
-            width="stretch",
-        )
-        _experts_as_table(reading, token)
-    loss = {run: float(one.loss[token]) for run, one in reading.recordings.items()}
-    losses = in_each(
-        reading.runs, lambda run: f"**{loss[run]:.2f} nats** ({share(float(np.exp(-loss[run])))})"
+    token_card(
+        f"Token {token} of {reading.num_tokens:,}: “{reading.labels[token]}”",
+        [_part(reading, run, token) for run in reading.runs],
+        key="routing_card",
+        on_follow=on_follow,
     )
-    if reading.knows_losses:
-        st.caption(f"Loss (probability) of this token: {losses}.{_shared(reading)}")
-    st.plotly_chart(
-        figures.token_experts(
-            reading.runs,
-            {
-                run: figures.TokenExperts(
-                    one.expert_ids[:, token], one.gate_weights[:, token], one.entropy[:, token]
-                )
-                for run, one in reading.recordings.items()
-            },
-        ),
-        key="routing_token_experts",
-        config=chart_config("routing token experts"),
-        alt=f"Gate weights of the routed experts of token {token}, a bar of {reading.runs.names} "
-        f"for each of {count(reading.num_layers, 'layer')}.",
+
+
+def _part(reading: Reading, run: Run, token: int) -> Part:
+    one, loss = reading.recordings[run.id], float(reading.recordings[run.id].loss[token])
+    return Part(
+        run.id,
+        run.label,
+        colour_of(run),
+        [_bar(one, layer, token) for layer in range(reading.num_layers)],
+        f"{loss:.2f} nats ({share(float(np.exp(-loss)))})" if reading.knows_losses else "",
+        _next_tokens(reading, one, token) if reading.knows_losses else [],
     )
-    if not reading.knows_losses:
-        return
+
+
+def _bar(one: "Recording", layer: int, token: int) -> Bar:
+    ids, entropy = one.expert_ids[layer, token], float(one.entropy[layer, token])
+    weights = one.gate_weights[layer, token][ids >= 0]
+    return Bar(
+        layer,
+        ids[ids >= 0].tolist(),
+        [round(float(weight), 4) for weight in weights],
+        None if np.isnan(entropy) else round(entropy, 3),
+    )
+
+
+def table(reading: Reading, token: int) -> None:
+    """All ids and weights: the narrow pieces of the bars have no room for theirs."""
     st.dataframe(
-        _next_tokens(reading, token),
+        _chosen_experts(reading, token),
         hide_index=True,
-        key="routing_next",
-        column_config={
-            run: st.column_config.NumberColumn("Probability", format="%.1f %%", width="small")
-            for run in reading.runs.ids
-        },
-        alt=f"The five likeliest tokens after token {token} in {reading.runs.names}.",
+        key="routing_token_table",
+        alt=f"The routed experts of token {token} in every layer by falling gate weight.",
     )
+    if said := _shared(reading):
+        st.caption(said.strip())
 
 
 def _shared(reading: Reading) -> str:
@@ -71,17 +85,6 @@ def _shared(reading: Reading) -> str:
     even = reading.even_routed
     which = str(even[0]) if even and len(set(even)) == 1 else "a layer's last"
     return f" The shared expert, {which}, has weight 1 in every layer."
-
-
-def _experts_as_table(reading: Reading, token: int) -> None:
-    """All ids and weights: the narrow pieces of the bars have no room for theirs."""
-    with st.popover("Table", icon=":material/table:", help="Its experts and gate weights"):
-        st.dataframe(
-            _chosen_experts(reading, token),
-            hide_index=True,
-            key="routing_token_table",
-            alt=f"The routed experts of token {token} in every layer by falling gate weight.",
-        )
 
 
 def _chosen_experts(reading: Reading, token: int) -> pd.DataFrame:
@@ -107,22 +110,17 @@ def _experts_of(run: Run, one: "Recording", token: int) -> pd.DataFrame:
     return table[ids.ravel() >= 0]
 
 
-def _next_tokens(reading: Reading, token: int) -> pd.DataFrame:
-    columns: dict[str, Any] = {}
-    for run in reading.runs:
-        one = reading.recordings[run.id]
-        texts = [vocabulary_label(reading.tokenizer, int(i)) for i in one.next_ids[token]]
-        columns[f"Next in {run.label}"] = texts
-        columns[run.id] = 100 * one.next_probs[token]
-    return pd.DataFrame(columns)
+def _next_tokens(reading: Reading, one: "Recording", token: int) -> list[tuple[str, float]]:
+    shares = [round(float(each), 4) for each in one.next_probs[token]]
+    texts = [vocabulary_label(reading.tokenizer, int(each)) for each in one.next_ids[token]]
+    return list(zip(texts, shares, strict=True))
 
 
 def of_text(reading: Reading) -> None:
     """What stands where a token would: the whole text, layer by layer."""
     st.markdown("**The whole text, layer by layer**")
     st.caption(
-        ":material/touch_app: Choose a token, in the text or in a map below, to see its experts "
-        "here."
+        ":material/touch_app: Choose a token, in the text or in a picture, to see its experts here."
     )
     st.plotly_chart(
         figures.by_layer(

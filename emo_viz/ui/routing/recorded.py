@@ -19,6 +19,7 @@ from emo_viz.figures.theme import SELECTION_COLOUR, SEQUENTIAL, chart_config, co
 from emo_viz.server import recordings
 from emo_viz.trace import absent
 from emo_viz.ui.parts.strip import StripToken, token_strip
+from emo_viz.ui.parts.token_text import recorded_pieces
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import count, escape_markdown, shorten, token_label, visible
@@ -80,7 +81,7 @@ def _answer(trace: "Trace", document: int) -> None:
     used = used[own]
     known = "" if trace.has("num_experts") else "at least "
     st.markdown(
-        "#### In a layer, half of this text's routing goes to "
+        "## In a layer, half of this text's routing goes to "
         f"**{half_load(used).mean():.1f}** of {known}"
         f"{in_words([model.routed[layer] for layer in own])} experts."
     )
@@ -149,7 +150,7 @@ def _strip(
     expert: int | None,
     colour: str,
 ) -> None:
-    pieces, values = _pieces(trace, recorded), _values(recorded, layer, colour)
+    pieces, values = recorded_pieces(recorded), _values(recorded, layer, colour)
     marked = (recorded.expert_ids[layer] == expert).any(axis=1) if expert is not None else None
     shown = range(1, min(len(pieces), MOST_TOKENS + 1))
     token_strip(
@@ -185,17 +186,6 @@ def _strip(
 
 def _pick(position: int | None) -> None:
     st.session_state[TOKEN] = position
-
-
-def _pieces(trace: "Trace", recorded: "RecordedDocument") -> list[str]:
-    """What stands for each position: its text, else its id, else its place."""
-    for part in ("token_texts", "token_ids"):
-        try:
-            found = getattr(recorded, part)
-        except absent.Absent:
-            continue
-        return [piece if isinstance(piece, str) else f"{piece} " for piece in found]
-    return [f"{place} " for place in range(recorded.expert_ids.shape[1])]
 
 
 def _values(recorded: "RecordedDocument", layer: int, colour: str) -> NDArray[np.float64]:

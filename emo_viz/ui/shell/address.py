@@ -59,7 +59,7 @@ class Kind(Generic[Value]):
 
     def problem(self, texts: Sequence[str]) -> str:
         """The sentence on texts that cannot be used."""
-        shown = " and ".join(_quoted(text) for text in texts[:3])
+        shown = " and ".join(quoted(text) for text in texts[:3])
         return self.sentence.format(asked=shown)
 
 
@@ -148,5 +148,6 @@ def _look_up(by_text: dict[str, Option], text: str) -> Option:
     return by_text[text]
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text of the address inside a sentence: Markdown, short, "(nothing)" if it is blank."""
     return escape_markdown(shorten(text, SHOWN)) if text.strip() else "(nothing)"

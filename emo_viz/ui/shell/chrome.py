@@ -6,8 +6,19 @@ from pathlib import Path
 
 import streamlit as st
 
-from emo_viz.server import catalogue, library
-from emo_viz.ui.shell import glossary, keys, links, missing, routes, slots
+from emo_viz.server import catalogue, library, warm
+from emo_viz.ui.shell import (
+    frame,
+    glossary,
+    keys,
+    links,
+    missing,
+    report,
+    routes,
+    session_file,
+    slots,
+    tour,
+)
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
 PAGES = (
@@ -15,15 +26,17 @@ PAGES = (
     (routes.ROUTING, "Token routing", ":material/alt_route:"),
     (routes.CLUSTERS, "Document clusters", ":material/bubble_chart:"),
     (routes.ABLATION, "Subset ablation", ":material/content_cut:"),
-    (routes.KERNEL, "Kernel", ":material/memory:"),
+    (routes.EXPERTS, "Experts", ":material/hub:"),
+    (routes.DOMAINS, "Domains", ":material/category:"),
+    (routes.SEARCH, "Search", ":material/search:"),
     (routes.DIFFERENCE, "Routing difference", ":material/difference:"),
+    (routes.KERNEL, "Kernel", ":material/memory:"),
     (routes.LIBRARY, "Library", ":material/inventory_2:"),
 )
 SIDEBAR_PIXELS = 230
 # Every line of a visitor's or a model's text has the direction of its own script.
 BOTH_DIRECTIONS = (
-    '<style>textarea, [data-testid="stText"] * { unicode-bidi: plaintext; text-align: start; }'
-    "</style>"
+    'textarea, [data-testid="stText"] * { unicode-bidi: plaintext; text-align: start; }'
 )
 ICON = Path(__file__).with_name("icon.png")
 
@@ -48,16 +61,22 @@ def page(title: str) -> Iterator[None]:
         glossary.popover()
         loaded = st.container()
         keys.listen()
-    st.html(BOTH_DIRECTIONS)
-    st.title(title)
-    with links.page(title), missing.said():
+    st.html(f"<style>{BOTH_DIRECTIONS}{frame.TIGHT}</style>")
+    first_line = st.container()
+    with warm.drawing(), links.page(title), missing.said():
+        frame.read()
+        session_file.follow({"EMO Viz": routes.HOME} | {label: path for path, label, _ in PAGES})
+        with first_line:
+            reported = frame.title(title)
         slots.choose(chosen)
+        way = slots.params() | frame.params()
         for path, label, page_icon in PAGES:
-            way = slots.params()
             pages.page_link(path, label=label, icon=page_icon, width="stretch", query_params=way)
         with loaded:
             _loaded()
-        yield
+        tour.show()
+        with report.made(title, reported), missing.said():
+            yield
 
 
 def _loaded() -> None:

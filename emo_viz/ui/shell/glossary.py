@@ -7,12 +7,14 @@ TERMS = {
     "in the checkpoint; expert ids start at 0 in every layer.",
     "Routed expert": "One of the small feed-forward networks of a layer among which the router "
     "chooses for every token.",
-    "Shared expert": "The one expert of a layer that every token passes, with weight 1.",
+    "Shared expert": "An expert of a layer that every token passes, whatever the router "
+    "says. A layer has none, one or several: the pair shown at first has one, with weight 1; "
+    "several share their weight as the model says.",
     "Router logits": "The router's raw scores, one for each routed expert; a softmax turns them "
     "into router probabilities.",
     "Gate weight": "The router probability of a chosen expert: how much of its output is used. "
-    "The weights are not rescaled, so they sum to less than 1.",
-    "Top-k": "How many experts work on one token, the shared expert included.",
+    "EMO does not rescale the weights, so they sum to less than 1; some families do.",
+    "Top-k": "How many experts work on one token, shared experts included.",
     "Router entropy": "How undecided the router is, in nats: 0 when one expert takes all, the "
     "logarithm of the number of routed experts when all are equally likely.",
     "Loss": "How surprised the model is by a token given those before it, in nats a token. "
@@ -20,7 +22,7 @@ TERMS = {
     "Document pool": "In EMO's training, the set of experts that all tokens of one document must "
     "share.",
     "Expert subset": "The experts that stay when the others of a layer are switched off.",
-    "Keep-k": "The size of an expert subset in each layer, the shared expert included.",
+    "Keep-k": "The size of an expert subset in each layer, shared experts included.",
     "Calibration documents": "The documents from which an expert subset is chosen.",
     "Held-out documents": "Documents that neither training nor calibration has seen.",
     "Domain": "Where a document comes from, as its source says: chess, medicine, code_go, ...",

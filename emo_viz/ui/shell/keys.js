@@ -5,24 +5,98 @@ const KNOWS_KEYS = [
       "tab", "menu", "menuitem", "tree", "dialog"].map((role) => `[role="${role}"]`),
 ].join(",");
 const OPEN = '[role="dialog"], [data-baseweb="popover"], [data-testid="stPopoverBody"]';
+const CHOSEN = '[role="listbox"] [role="option"][aria-selected="true"]';
 const LINKS = '[data-testid="stPageLink"] a, [data-testid="stPageLink-NavLink"]';
 
-function isWanted(event) {
-  return event.composedPath().some((node) => node instanceof Element && node.matches(KNOWS_KEYS));
+// Whether what has the focus knows the key too. Escape is the page's unless something is open, and
+// a drawer leaves its own buttons' keys to the page.
+function isWanted(event, button) {
+  if (event.key === "Escape") return document.querySelector(OPEN) !== null;
+  return event.composedPath().some(
+    (node) => node instanceof Element && node.matches(KNOWS_KEYS) && !isAround(node, button));
+}
+
+const isIn = (event, selector) => event.composedPath().some(
+  (node) => node instanceof Element && node.matches(selector));
+const isAround = (node, button) => node.matches('[role="dialog"]') && node.contains(button);
+
+const TYPING = [
+  "input:not([type=radio]):not([type=checkbox])", "textarea", "select",
+  '[contenteditable=""]', '[contenteditable="true"]',
+  ...["textbox", "searchbox", "combobox", "dialog"].map((role) => `[role="${role}"]`),
+].join(",");
+// Until when a page that was opened to search in gets the focus into its field.
+let searchUntil = 0;
+
+function isTyping(event) {
+  return event.composedPath().some((node) => node instanceof Element && node.matches(TYPING));
+}
+
+function focusSearch(field) {
+  const found = document.querySelector(`.st-key-${field} input`);
+  found?.focus();
+  found?.select();
+  return Boolean(found);
+}
+
+// The field of the search page, or that page where this is another one.
+function search({ field, page }) {
+  if (focusSearch(field)) return;
+  searchUntil = performance.now() + 20000;
+  [...document.querySelectorAll(LINKS)]
+    .find((link) => new URL(link.href).pathname.endsWith(`/${page}`))
+    ?.click();
+}
+
+function focusOnceThere(field) {
+  const watcher = new MutationObserver(() => {
+    if (performance.now() < searchUntil && !focusSearch(field)) return;
+    searchUntil = 0;
+    watcher.disconnect();
+  });
+  if (performance.now() < searchUntil) {
+    watcher.observe(document.body, { childList: true, subtree: true });
+  }
+  return watcher;
+}
+
+// A list of tokens of which one is chosen; components keep theirs in a tree of their own.
+function chosenList() {
+  const main = document.querySelector('[data-testid="stMain"]');
+  const trees = [...(main?.querySelectorAll("*") ?? [])].map((node) => node.shadowRoot);
+  const chosen = [main, ...trees].map((tree) => tree?.querySelector(CHOSEN)).find(Boolean);
+  return chosen?.closest('[role="listbox"]') ?? null;
+}
+
+// As if the list had the focus: it alone knows how to let go.
+function letGo(event) {
+  const list = event.key === "Escape" && !event.shiftKey && !isWanted(event) && chosenList();
+  if (!list) return;
+  event.preventDefault();
+  list.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
 }
 
 export default function ({ data }) {
+  const watcher = focusOnceThere(data.search.field);
   const onKey = (event) => {
     if (event.defaultPrevented || event.isComposing) return;
     if (event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.key === "/" && !isTyping(event) && !document.querySelector(OPEN)) {
+      event.preventDefault();
+      search(data.search);
+      return;
+    }
     const found = data.shortcuts.find(
       (one) => one.key === event.key && one.shift === event.shiftKey);
-    if (!found || isWanted(event)) return;
-    if (event.key === "Escape" && document.querySelector(OPEN)) return;
+    if (!found) return;
     const button = found.buttons
       .map((name) => document.querySelector(`.st-key-${name} button`))
       .find((one) => one && !one.disabled);
-    if (!button) return;
+    if (!button) {
+      letGo(event);
+      return;
+    }
+    if (isWanted(event, button)) return;
     event.preventDefault();
     button.click();
   };
@@ -38,10 +112,17 @@ export default function ({ data }) {
     set.call(field, field.value.toWellFormed());
   };
   document.addEventListener("input", onInput, true);
+  // A table keeps its Escape to itself.
+  const onEscape = (event) => {
+    if (event.key === "Escape" && isIn(event, '[data-testid="stDataFrame"]')) onKey(event);
+  };
+  document.addEventListener("keydown", onEscape, true);
   document.addEventListener("keydown", onKey);
   document.addEventListener("mousedown", onPress, true);
   return () => {
+    watcher.disconnect();
     document.removeEventListener("input", onInput, true);
+    document.removeEventListener("keydown", onEscape, true);
     document.removeEventListener("keydown", onKey);
     document.removeEventListener("mousedown", onPress, true);
   };

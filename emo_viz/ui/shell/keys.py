@@ -1,7 +1,9 @@
-"""What a page does with keys and typing: turns documents, and leaves the rest to whose it is.
+"""What a page does with keys and typing: turns documents, opens the search, leaves the rest.
 
 A Streamlit button's own shortcut also fires while the arrow keys walk through a table, a list or a
 slider. The keys here press a button by its key, unless whatever has the focus knows the key too.
+
+A "/" outside of a field goes into the field of the search page, from any page.
 
 The same component sees to it that a click on a link counts while a text is being typed (leaving the
 field would run the page with the draft, and that run would overtake the click), and that no half
@@ -12,13 +14,22 @@ from pathlib import Path
 
 import streamlit as st
 
+from emo_viz.ui.shell import routes
+
 # (key, with shift): the buttons it presses, of which a page has one at most.
 SHORTCUTS = {
-    ("ArrowLeft", False): ("routing_previous", "cluster_previous", "subset_previous"),
-    ("ArrowRight", False): ("routing_next", "cluster_next", "subset_next"),
+    ("ArrowLeft", False): (
+        "routing_previous",
+        "cluster_previous",
+        "subset_previous",
+        "experts_previous",
+    ),
+    ("ArrowRight", False): ("routing_next", "cluster_next", "subset_next", "experts_next"),
     ("ArrowUp", True): ("routing_previous_layer",),
     ("ArrowDown", True): ("routing_next_layer",),
-    ("Escape", False): ("cluster_selection_clear", "cluster_tokens_clear"),
+    ("ArrowLeft", True): ("tour_previous",),
+    ("ArrowRight", True): ("tour_next",),
+    ("Escape", False): ("cluster_selection_clear", "cluster_tokens_clear", "tour_end"),
 }
 
 _JS = Path(__file__).with_name("keys.js").read_text(encoding="utf-8")
@@ -31,4 +42,5 @@ def listen() -> None:
         {"key": key, "shift": shift, "buttons": list(buttons)}
         for (key, shift), buttons in SHORTCUTS.items()
     ]
-    _COMPONENT(key="keys", data={"shortcuts": shortcuts})
+    search = {"field": routes.SEARCH_TEXT, "page": routes.address(routes.SEARCH)}
+    _COMPONENT(key="keys", data={"shortcuts": shortcuts, "search": search})

@@ -15,7 +15,7 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import StopException, get_script_run_ctx
 
 from emo_viz.ui.shell import missing, routes
-from emo_viz.ui.shell.address import Kind, one_of, several_of, whole_number
+from emo_viz.ui.shell.address import Kind, one_of, quoted, several_of, whole_number
 
 Value = TypeVar("Value")
 Option = TypeVar("Option", bound=Hashable)
@@ -23,7 +23,9 @@ Option = TypeVar("Option", bound=Hashable)
 _PAGE, _VISIT, _LINKED = "address_page", "address_visit", "address_linked"
 _OPEN, _PENDING, _WRITTEN = "address_open", "address_pending", "address_written"
 _DRAWN, _BEFORE = "address_drawn", "address_drawn_before"
+_VISITED, _AWAITED = "address_visited", "address_awaited"  # by page: an address
 NONE_CHOSEN = "none is chosen"
+MOST_UNREAD = 3  # parameters that one sentence names
 # Where this run says what a link asks for in vain: above the page's rows of controls, not in them.
 _problems: ContextVar[Any] = ContextVar("address_problems", default=st)
 
@@ -33,10 +35,12 @@ def page(name: str) -> Iterator[None]:
     """Around all of a page: reads the address at its beginning, writes it at its end."""
     state = st.session_state
     if state.get(_PAGE) != name or went_back():
+        _open_awaited(name)
         linked = any(map(_is_of_page, st.query_params)) or state.get(_PAGE) == name
         state[_VISIT] = state.get(_VISIT, 0) + 1
         state[_PAGE], state[_LINKED], state[_WRITTEN] = name, linked, set()
     state[_OPEN], state[_PENDING] = True, {}
+    arriving = not state[_WRITTEN]
     _problems.set(st.container())
     state[_BEFORE], state[_DRAWN] = state.get(_DRAWN, set()), set()
     try:
@@ -45,9 +49,30 @@ def page(name: str) -> Iterator[None]:
         _write(whole=True)
         raise
     else:
+        if arriving:
+            _say_unread()
         _write(whole=True)
     finally:
         state[_OPEN] = False
+
+
+def visited() -> dict[str, dict[str, list[str]]]:
+    """The last address of every page of this visit; goes on changing with it."""
+    found: dict[str, dict[str, list[str]]] = st.session_state.setdefault(_VISITED, {})
+    return found
+
+
+def await_visits(addresses: dict[str, dict[str, list[str]]]) -> None:
+    """Have pages open as by these links, whenever they are next opened without one; the next run
+    of the script is a visit of its own, wherever it leads."""
+    st.session_state[_AWAITED] = addresses
+    st.session_state.pop(_PAGE, None)
+
+
+def _open_awaited(name: str) -> None:
+    awaited = st.session_state.get(_AWAITED, {}).pop(name, None)
+    if awaited and not any(map(_is_of_page, st.query_params)):
+        st.query_params.from_dict(awaited)
 
 
 @contextmanager
@@ -219,13 +244,27 @@ def _write(whole: bool) -> None:
     gone = state.get(_WRITTEN, set()) - pending.keys() if whole else set()
     then = {name: texts for name, texts in (now | pending).items() if texts and name not in gone}
     state[_WRITTEN] = state.get(_WRITTEN, set()) | pending.keys()
+    state.setdefault(_VISITED, {})[state.get(_PAGE, "")] = then
     if then != now:
         st.query_params.from_dict(then)
 
 
+def _say_unread() -> None:
+    """What a link asks for that nothing in the view reads: it stays in the address, for a view
+    of the page that does."""
+    unread = [name for name in st.query_params if name not in st.session_state[_PENDING]]
+    if unread:
+        asked = " and ".join(
+            f"{quoted(name)} ({', '.join(map(quoted, st.query_params.get_all(name)))})"
+            for name in unread[:MOST_UNREAD]
+        )
+        more = f" and {len(unread) - MOST_UNREAD:,} more" if unread[MOST_UNREAD:] else ""
+        warn(f"The link also asks for {asked}{more}, which this view does not use.")
+
+
 def _is_of_page(name: str) -> bool:
-    """Whether a parameter is a page's own: the runs are of all pages."""
-    return name not in (routes.SLOT_A, routes.SLOT_B)
+    """Whether a parameter is a page's own: the runs and the large type are of all pages."""
+    return name not in (routes.SLOT_A, routes.SLOT_B, routes.PRESENT)
 
 
 def went_back() -> bool:

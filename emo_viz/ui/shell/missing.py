@@ -24,7 +24,8 @@ def empty_state(sentence: str, command: str, headline: str = "Nothing to show ye
 def mend(command: str) -> None:
     """The command that makes what is missing; "" is the way to the page that makes it."""
     if command:
-        st.code(command, language="bash", wrap_lines=True)
+        # No language: the colours that Streamlit gives its words are too faint to read.
+        st.code(command, language=None, wrap_lines=True)
     else:
         st.page_link(routes.LIBRARY, label="Record and measure it", icon=":material/inventory_2:")
 

@@ -10,19 +10,26 @@ ABLATION = "pages/3_Subset_ablation.py"
 KERNEL = "pages/4_Kernel.py"
 LIBRARY = "pages/6_Library.py"
 DIFFERENCE = "pages/7_Routing_difference.py"
+SEARCH = "pages/10_Search.py"
+EXPERTS = "pages/8_Experts.py"
+DOMAINS = "pages/9_Domains.py"
 
 SLOT_A, SLOT_B = "a", "b"  # the runs that all pages show
 NO_RUN = "none"  # in place of the second one
 
+TOUR = "tour"  # the step of the guided tour
+PRESENT = "present"  # large type, on all pages
 RUN = "run"  # the one that is shown where two do not compare
 
 ROUTING_SOURCE, ROUTING_DOMAIN = "routing_source", "routing_domain"
 ROUTING_DOCUMENT, ROUTING_TEXT = "routing_doc", "routing_text"
 ROUTING_LAYER, ROUTING_TOKEN, ROUTING_EXPERT = "routing_layer", "routing_token", "routing_expert"
 ROUTING_ORDER, ROUTING_COLOUR = "routing_order", "routing_colour"
+ROUTING_PICTURE = "routing_picture"
 
 CLUSTER_LEVEL, CLUSTER_K, CLUSTER_LAYER = "cluster_level", "cluster_k", "cluster_layer"
 CLUSTER_MAP, CLUSTER_COLOUR = "cluster_map", "cluster_colour"
+CLUSTER_PART = "cluster_part"
 CLUSTER_TOKEN_COLOUR = "cluster_token_colour"
 CLUSTER_DOMAIN, CLUSTER_HIGHLIGHT = "cluster_domain", "cluster_highlight"
 CLUSTER_SELECTION, CLUSTER_TOKENS = "cluster_selection", "cluster_tokens"
@@ -32,6 +39,7 @@ CLUSTER_READER, CLUSTER_READER_LAYER = "cluster_reader", "cluster_reader_layer"
 SUBSET_DOMAIN, SUBSET_METHOD, SUBSET_KEEP = "subset_domain", "subset_method", "k"
 SUBSET_DOCUMENT, SUBSET_TEXT = "subset_document", "subset_text"
 SUBSET_TOKEN, SUBSET_VIEW = "subset_token", "subset_view"
+SUBSET_SWITCHED = "subset_switched"  # single experts: a2x17.b0o3, run, layer, out or on, expert
 
 KERNEL_ARCH, KERNEL_SIZE = "kernel_arch", "kernel_size"
 
@@ -41,13 +49,27 @@ DIFFERENCE_TEXT, DIFFERENCE_DOCUMENT = "difference_text", "difference_document"
 DIFFERENCE_TOKEN, DIFFERENCE_COLOUR = "difference_token", "difference_colour"
 DIFFERENCE_EXPERTS = "difference_experts"
 
+SEARCH_VIEW, SEARCH_TEXT, SEARCH_FOR = "search_view", "search_text", "search_for"
+SEARCH_MATCH, SEARCH_DOMAIN = "search_match", "search_domain"
+SEARCH_RUN, SEARCH_PAGE = "search_run", "search_page"
+PINS, PIN_LEFT, PIN_RIGHT = "pins", "pin_left", "pin_right"
+FINDING, COMPARING = "Find", "Compare pins"  # what the page shows
+# An expert is written LAYER.ID, the layer by the model's own number.
+EXPERT, EXPERT_RUN = "expert", "expert_run"
+EXPERT_OTHER, EXPERT_OTHER_RUN = "expert_other", "expert_other_run"
+EXPERTS_SHOWN, EXPERTS_LAYER, EXPERTS_DOMAIN = "experts_shown", "experts_layer", "experts_domain"
+
+DOMAINS_VIEW, DOMAINS_LAYER, DOMAINS_KEEP = "domains_view", "domains_layer", "domains_k"
+DOMAINS_FROM, DOMAINS_SHOWN = "domains_from", "domains_nodes"
+
 # What stands for a text of the visitor's own: as the source of a text, in place of a document's id.
 OWN_SOURCE, OWN_DOCUMENT = "Your own text", "own"
 
 
-def routing_of_document(document: str) -> dict[str, str]:
-    """The parameters of the routing page that open a bundled document."""
-    return {ROUTING_DOCUMENT: document}
+def routing_of_document(document: str, token: int | None = None) -> dict[str, str]:
+    """The parameters of the routing page that open a bundled document, at one of its tokens."""
+    found = {ROUTING_DOCUMENT: document}
+    return found if token is None else found | {ROUTING_TOKEN: str(token)}
 
 
 def routing_of_text(code: str) -> dict[str, str]:
@@ -63,3 +85,24 @@ def ablation_of_document(document: str) -> dict[str, str]:
 def ablation_of_text(code: str) -> dict[str, str]:
     """Those that open a text of the visitor's own, as a link carries it."""
     return {SUBSET_DOCUMENT: OWN_DOCUMENT, SUBSET_TEXT: code}
+
+
+def clusters_of_document(document: str, token: int | None = None) -> dict[str, str]:
+    """Those of the clusters page that read a document, with one of its tokens picked or none."""
+    found = {CLUSTER_DOCUMENT: document}
+    return found if token is None else found | {CLUSTER_TOKEN: str(token)}
+
+
+def compared() -> dict[str, str]:
+    """Those of the search page that compare what the visitor has pinned."""
+    return {SEARCH_VIEW: COMPARING}
+
+
+def address(page: str) -> str:
+    """The path of a page, as it stands beside that of any other: "Token_routing"."""
+    return page.removeprefix("pages/").removesuffix(".py").split("_", 1)[1]
+
+
+def expert_page(run: str, layer: int, expert: int) -> dict[str, str]:
+    """The parameters of the experts page that open one expert. layer: the model's own number."""
+    return {EXPERT_RUN: run, EXPERT: f"{layer}.{expert}"}

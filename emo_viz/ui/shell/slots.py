@@ -17,6 +17,7 @@ from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import escape_markdown
 
 A, B, NONE = routes.SLOT_A, routes.SLOT_B, routes.NO_RUN
+_TWICE = "The link asks for the run {{asked}} in both slots; beside it, {} is shown."
 _WANTED, _PARAMS = "slots_wanted", "slots_params"
 
 
@@ -65,6 +66,8 @@ def _select(
     kind = one_of("run", options, instead=f"{escape_markdown(name(usual))} is shown")
     # A link without it leaves the run as it is; a step back to before it was chosen does not.
     kind = replace(kind, lasting=not links.went_back())
+    if key == B and st.query_params.get(B) in runs.keys() - options:
+        kind = replace(kind, sentence=_TWICE.format(escape_markdown(name(usual))))
     _say_gone(key, runs, name(usual))
     links.enter(key, kind, usual)
     chosen: str = place.selectbox(label, options, format_func=name, key=key)

@@ -13,12 +13,15 @@ from emo_viz.analysis.bootstrap import Interval
 _NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u200b": "∅", "\ufeff": "∅"}
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
 DOTTED_CIRCLE = "\u25cc"
+# Streamlit makes an icon of :material/home: even where its colons are escaped.
+_ICON = re.compile(r":(?=material/)")
+WORD_JOINER = "\u2060"  # takes no room and breaks no line
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=&])")
 
 
 def visible(text: str) -> str:
     """`text` with every control or direction-changing character as a visible sign."""
-    return "".join(_sign(character) for character in text)
+    return text.translate(_SIGNS)
 
 
 def token_label(text: str, limit: int = 24) -> str:
@@ -38,7 +41,8 @@ def token_label(text: str, limit: int = 24) -> str:
 
 def escape_markdown(text: str) -> str:
     """`text` such that Markdown renders it literally, on one line."""
-    return isolated(_MARKDOWN.sub(r"\\\1", visible(text)))
+    shown = _ICON.sub(f":{WORD_JOINER}", visible(text))
+    return isolated(_MARKDOWN.sub(r"\\\1", shown))
 
 
 def escape_html(text: str) -> str:
@@ -53,7 +57,9 @@ def escape_plotly(text: str) -> str:
 
 def isolated(text: str) -> str:
     """`text` such that its writing direction does not reach what stands beside it."""
-    turns = any(unicodedata.bidirectional(character) in _RIGHT_TO_LEFT for character in text)
+    if text.isascii():
+        return text
+    turns = any(unicodedata.bidirectional(each) in _RIGHT_TO_LEFT for each in set(text))
     return f"\u2068{text}\u2069" if turns else text
 
 
@@ -103,3 +109,14 @@ def _sign(character: str) -> str:
     if category in ("Cf", "Cs", "Co", "Cn") and character not in "\u200c\u200d":
         return "�"
     return character
+
+
+class _Signs(dict[int, str]):
+    """`_sign` by code point, each asked for once: pages show a million characters."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = _sign(chr(code))
+        return self[code]
+
+
+_SIGNS = _Signs()

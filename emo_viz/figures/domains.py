@@ -1,0 +1,281 @@
+"""Pictures of domains and of how experts are used together; both runs side by side on one scale."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from emo_viz.analysis.domains import Coverage
+from emo_viz.analysis.flow import Stream
+from emo_viz.analysis.runs import Comparison, Run
+from emo_viz.figures.theme import (
+    DIVERGING,
+    NEUTRAL_COLOUR,
+    REFERENCE_COLOUR,
+    SEQUENTIAL,
+    colour_of,
+    coloured,
+    label_of,
+    legend_below,
+    style,
+    symbol_of,
+    with_alpha,
+)
+
+Floats = NDArray[np.float64]
+HEIGHT = 450
+STRONG = 2.0  # times independence
+MOST_DOUBLINGS = 3.0  # the ends of the co-activation scale: 8 times, and an eighth
+
+
+def matrices(
+    runs: Comparison,
+    found: Mapping[str, Floats],
+    names: Sequence[str],
+    title: str,
+    what: str,
+) -> go.Figure:
+    """A square a run, rows and columns in the same order, on one scale from 0 to 1.
+
+    found: [G, G] by run id, in the order of `names`. what: a cell's value in words.
+    """
+    fig = _side_by_side(runs)
+    for column, run in enumerate(runs, start=1):
+        values = found[run.id].astype(np.float32)
+        fig.add_heatmap(
+            z=values,
+            x=list(names),
+            y=list(names),
+            coloraxis="coloraxis",
+            hovertemplate=f"{label_of(run)}<br>%{{y}} and %{{x}}<br>%{{z:.3f}} {what}"
+            "<extra></extra>",
+            row=1,
+            col=column,
+        )
+    style(fig, title)
+    bar = {"title": {"text": what, "side": "right"}, "thickness": 12, "len": 0.9}
+    fig.update_layout(
+        height=HEIGHT,
+        coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": bar},
+        margin={"l": 8, "b": 40},
+    )
+    fig.update_xaxes(showticklabels=False, title_text="same order", title_standoff=4)
+    fig.update_yaxes(autorange="reversed", tickfont={"size": 10}, dtick=1)
+    return fig
+
+
+def _side_by_side(runs: Comparison) -> go.Figure:
+    return make_subplots(
+        cols=len(runs),
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+        subplot_titles=[coloured(run) for run in runs],
+    )
+
+
+def coverage(
+    runs: Comparison, found: Mapping[str, Coverage], names: Sequence[str], places: Sequence[int]
+) -> go.Figure:
+    """For each domain, in the order of `places`, the experts that carry half of its routing, and
+    the entropy of its routing; dotted: of all documents together."""
+    fig = make_subplots(
+        cols=2,
+        shared_yaxes=True,
+        horizontal_spacing=0.04,
+        subplot_titles=("Experts that carry half of it", "Entropy of its routing"),
+    )
+    shown = [names[place] for place in places]
+    for run in runs:
+        own = found[run.id]
+        for column, values, whole, unit in (
+            (1, own.half, own.all_half, "experts"),
+            (2, own.entropy, own.all_entropy, "nats"),
+        ):
+            fig.add_scatter(
+                x=values[list(places)],
+                y=shown,
+                mode="markers",
+                name=label_of(run),
+                legendgroup=run.id,
+                showlegend=column == 1,
+                marker={"color": colour_of(run), "symbol": symbol_of(run), "size": 8},
+                hovertemplate=f"{label_of(run)}, %{{y}}: %{{x:.2f}} {unit}<extra></extra>",
+                row=1,
+                col=column,
+            )
+            line = {"dash": "dot", "color": colour_of(run), "width": 1.5}
+            fig.add_vline(x=whole, line=line, row=1, col=column)
+    style(fig, "How widely each domain is spread (dotted: all documents together)")
+    fig.update_annotations(font_size=12)
+    fig.update_layout(height=HEIGHT, margin={"l": 8})
+    legend_below(fig)
+    fig.update_xaxes(rangemode="tozero")
+    fig.update_xaxes(title_text="routed experts of a layer, mean over layers", col=1)
+    fig.update_xaxes(title_text="nats, mean over layers", col=2)
+    fig.update_yaxes(autorange="reversed", tickfont={"size": 10}, dtick=1)
+    return fig
+
+
+def together(runs: Comparison, times: Mapping[str, Floats], orders: Mapping[str, Any]) -> go.Figure:
+    """How much more often than by independent choices two experts of a layer serve one token.
+
+    times: [R, R] by run id, NaN on the diagonal; orders: the ids in the order of rows and columns.
+    """
+    fig = _side_by_side(runs)
+    for column, run in enumerate(runs, start=1):
+        if run.id not in times:
+            continue
+        order = np.asarray(orders[run.id])
+        with np.errstate(divide="ignore"):
+            doublings = np.log2(times[run.id][np.ix_(order, order)])
+        limited = np.clip(doublings, -MOST_DOUBLINGS, MOST_DOUBLINGS)
+        fig.add_heatmap(
+            z=np.round(limited, 2).astype(np.float16).astype(np.float32),
+            x=[f"{e}" for e in order],
+            y=[f"{e}" for e in order],
+            coloraxis="coloraxis",
+            hovertemplate=f"{label_of(run)}<br>experts %{{y}} and %{{x}}: 2^%{{z:.1f}} times "
+            "independence<extra></extra>",
+            row=1,
+            col=column,
+        )
+    style(fig, "Pairs of experts in one layer, beside independent choices")
+    ticks = [-3, -2, -1, 0, 1, 2, 3]
+    bar = {
+        "title": {"text": "times independence", "side": "right"},
+        "tickvals": ticks,
+        "ticktext": ["\u2264 1/8", "1/4", "1/2", "1", "2", "4", "\u2265 8"],
+        "thickness": 12,
+        "len": 0.9,
+    }
+    fig.update_layout(
+        height=HEIGHT,
+        coloraxis={
+            "colorscale": DIVERGING,
+            "cmin": -MOST_DOUBLINGS,
+            "cmax": MOST_DOUBLINGS,
+            "colorbar": bar,
+        },
+        margin={"l": 8, "b": 40},
+    )
+    fig.update_xaxes(showticklabels=False, type="category", title_text="experts, alike together")
+    fig.update_yaxes(showticklabels=False, type="category", autorange="reversed", matches=None)
+    return fig
+
+
+def flow(run: Run, stream: Stream, numbers: Sequence[int], labels: Mapping[int, str]) -> go.Figure:
+    """Where the tokens of some experts go from layer to layer; grey: all other experts together.
+
+    Strong: streams of at least STRONG times what independence gives. numbers: the layers' own.
+    labels: by a node's running number, what its expert is for.
+    """
+    starts, links = np.cumsum([0, *map(len, stream.nodes)]), stream.links
+    at = links["layer"].to_numpy(int)
+    source = starts[at] + links["source"].to_numpy(int)
+    target = starts[at + 1] + links["target"].to_numpy(int)
+    shares, times = links["share"].to_numpy(float), links["times"].to_numpy(float)
+    ids = [expert for own in stream.nodes for expert in own]
+    other = [ids[a] < 0 or ids[b] < 0 for a, b in zip(source, target, strict=True)]
+    x, y = _places(stream, source, target, shares)
+    grey, colour = with_alpha(NEUTRAL_COLOUR, 0.12), colour_of(run)
+    node = {
+        "label": ["other" if expert < 0 else f"{expert}" for expert in ids],
+        "color": [with_alpha(NEUTRAL_COLOUR if e < 0 else colour, 0.8) for e in ids],
+        "x": x,
+        "y": y,
+        "pad": 5,
+        "thickness": 14,
+        "line": {"width": 0},
+        "customdata": _purposes(stream, labels),
+        "hovertemplate": "%{customdata}<br>%{value:.2%} of all gate weight drawn<extra></extra>",
+    }
+    link = {
+        "source": source,
+        "target": target,
+        "value": shares,
+        "customdata": times,
+        "color": [
+            grey if rest else with_alpha(colour, 0.6 if much >= STRONG else 0.15)
+            for rest, much in zip(other, times, strict=True)
+        ],
+        "hovertemplate": "%{source.label} to %{target.label}: %{value:.2%} of all gate weight, "
+        "%{customdata:.1f} times independence<extra></extra>",
+    }
+    sankey = go.Sankey(arrangement="fixed", node=node, link=link, textfont={"size": 11})
+    fig = style(go.Figure(sankey), f"{label_of(run)}: layer {' to '.join(map(str, numbers))}")
+    fig.update_layout(height=HEIGHT, margin={"l": 8, "r": 8, "b": 16})
+    return fig
+
+
+def _places(
+    stream: Stream, source: NDArray[Any], target: NDArray[Any], shares: Floats
+) -> tuple[list[float], list[float]]:
+    """Middles of the nodes, one column a layer, one below the other by what is drawn of them."""
+    total = sum(map(len, stream.nodes))
+    sizes = np.maximum(
+        np.bincount(source, shares, total), np.bincount(target, shares, total)
+    )  # of a node: what comes in or goes out, whichever is more
+    x, y = list[float](), list[float]()
+    columns = [sizes[n : n + len(own)] for n, own in _starts(stream)]
+    tallest = max(column.sum() for column in columns)
+    for layer, own in enumerate(stream.nodes):
+        heights = columns[layer] / max(tallest, 1e-12)
+        gap = (1 - heights.sum()) / max(1, len(own))
+        middles = np.cumsum(heights + gap) - heights / 2 - gap / 2
+        x += [0.001 + 0.998 * layer / max(1, len(stream.nodes) - 1)] * len(own)
+        y += [float(each) for each in np.clip(middles, 0.001, 0.999)]
+    return x, y
+
+
+def _starts(stream: Stream) -> list[tuple[int, tuple[int, ...]]]:
+    starts = np.cumsum([0, *map(len, stream.nodes)])
+    return [(int(start), own) for start, own in zip(starts[:-1], stream.nodes, strict=True)]
+
+
+def _purposes(stream: Stream, labels: Mapping[int, str]) -> list[str]:
+    """What each node is, for its hover."""
+    numbers = range(sum(map(len, stream.nodes)))
+    return [labels.get(number, "") for number in numbers]
+
+
+def balance(runs: Comparison, tables: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """The spread of the loads of each layer's experts: boxes of the middle half, whiskers from the
+    5th to the 95th percentile, crosses at the least and most used."""
+    fig = go.Figure()
+    for run in runs:
+        rows = tables[run.id]
+        layers = [f"layer {number}" for number in rows["layer"]]
+        fig.add_box(
+            x=layers,
+            lowerfence=rows["p5"],
+            q1=rows["p25"],
+            median=rows["p50"],
+            q3=rows["p75"],
+            upperfence=rows["p95"],
+            name=label_of(run),
+            offsetgroup=run.id,
+            line={"color": colour_of(run), "width": 1.5},
+            fillcolor=with_alpha(colour_of(run), 0.25),
+        )
+        for extreme in ("min", "max"):
+            fig.add_scatter(
+                x=layers,
+                y=rows[extreme],
+                mode="markers",
+                name=f"{label_of(run)}, {extreme}",
+                offsetgroup=run.id,
+                showlegend=False,
+                marker={"symbol": "x-thin-open", "color": colour_of(run), "size": 8},
+                hovertemplate=f"{label_of(run)}, %{{x}}: {extreme} %{{y:.2f}} of even use"
+                "<extra></extra>",
+            )
+    fig.add_hline(y=1, line={"dash": "dot", "color": REFERENCE_COLOUR})
+    style(fig, "Load of the experts of each layer (1 = even)")
+    fig.update_layout(height=320, boxmode="group", scattermode="group")
+    legend_below(fig)
+    fig.update_yaxes(title_text="Load over that of even use", rangemode="tozero")
+    return fig

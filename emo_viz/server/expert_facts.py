@@ -1,0 +1,160 @@
+"""What is known of the experts of a run: its recording by document, and what its tokens say.
+
+The latter is a file beside the run's analyses, or is gathered in the background on request and kept
+by the server; of added runs it is written into the user's folder.
+"""
+
+from pathlib import Path
+
+import streamlit as st
+
+from emo_viz.analysis import expert_effects
+from emo_viz.analysis.expert_effects import Effects
+from emo_viz.analysis.expert_tokens import ExpertTokens, load, save
+from emo_viz.analysis.experts import ExpertUse, use_of
+from emo_viz.analysis.origins import Weights
+from emo_viz.analysis.runs import Run
+from emo_viz.runs import ablate_experts, experts
+from emo_viz.runs.progress import Report
+from emo_viz.server import assets, home, library
+from emo_viz.server.jobs import Job, in_turn, politely, registry
+from model.files import weights_digest
+
+FILE, EFFECTS = "experts.npz", "expert-effects.npz"
+PER_DOMAIN = 4  # documents that are read without an expert on request
+
+
+def path(run: str) -> Path:
+    """Where what tokens say of a run's experts lies, or belongs."""
+    if assets.is_added(run):
+        return home.analysis_path(FILE, [run])
+    return assets.analysis_path(f"experts-{run}.npz")
+
+
+def use(run: str) -> ExpertUse:
+    """How a run's experts are used, by its trace. Raises Missing, or Absent if it has no usage."""
+    return _use(library.trace(run), library.trace_key(run))
+
+
+def tokens(run: Run) -> ExpertTokens | None:
+    """What tokens say of its experts; None where nobody has gathered it.
+
+    Raises ValueError for a file that cannot be read.
+    """
+    job = find(run)
+    if job is not None and job.result is not None:
+        found: ExpertTokens = job.result
+        return found
+    file = path(run.id)
+    if not file.exists():
+        return None
+    read = _load(file, assets.content(file))
+    _check_run(file, read.run, run)
+    return read
+
+
+def find(run: Run) -> Job | None:
+    """The gathering of a run's tokens, if anybody asked for it."""
+    return registry().find(_key(run))
+
+
+def can_gather(run: Run) -> bool:
+    """Whether it can be gathered: the trace has tokens, or the model is here to read them."""
+    return library.can_run(run.id) or library.trace(run.id).has_tokens
+
+
+def gather(run: Run) -> None:
+    """Gather in the background what tokens say of a run's experts. Raises Missing."""
+    trace, out = library.trace(run.id), path(run.id)
+
+    def keep(found: ExpertTokens) -> ExpertTokens:
+        if assets.is_added(run.id):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            save(out, found)
+        return found
+
+    if trace.has_tokens:
+        work = in_turn(lambda report: keep(experts.by_trace(trace, run.id, report)))
+        registry().start(_key(run), work)
+        return
+    loaded, documents = library.model(run), library.documents()
+    weights = Weights(loaded.path.name, weights_digest(loaded.path))
+
+    def read(report: Report) -> ExpertTokens:
+        hold = politely(loaded.lock)
+        return keep(experts.by_model(loaded.live, documents, run.id, weights, report, hold))
+
+    registry().start(_key(run), in_turn(read))
+
+
+def all_effects(run: Run) -> Effects | None:
+    """What the run loses without each of its experts; None where nobody has measured it.
+
+    Raises ValueError for a file that cannot be read.
+    """
+    added = assets.is_added(run.id)
+    named = f"expert-effects-{run.id}.npz"
+    file = home.analysis_path(EFFECTS, [run.id]) if added else assets.analysis_path(named)
+    if not file.exists():
+        return None
+    read = _load_effects(file, assets.content(file))
+    _check_run(file, read.run, run)
+    return read
+
+
+def _check_run(file: Path, of: str, run: Run) -> None:
+    if of != run.id:
+        raise ValueError(f"{file.name} is of the run {of}, not of {run.id}; it is not shown.")
+
+
+def find_effect(run: Run, number: int, expert: int) -> Job | None:
+    """The measurement of one expert, if anybody asked for it; its result is an `Effects`."""
+    return registry().find(_effect_key(run, number, expert))
+
+
+def measure_effect(run: Run, number: int, expert: int) -> None:
+    """Read PER_DOMAIN documents of every domain with and without one expert, in the background.
+
+    number: the layer's own. Raises Missing where the model or the documents are not here.
+    """
+    loaded, documents = library.model(run), library.documents()
+    weights = Weights(loaded.path.name, weights_digest(loaded.path))
+
+    def work(report: Report) -> Effects:
+        return ablate_experts.effects(
+            loaded.live,
+            documents,
+            run.id,
+            weights,
+            [(loaded.live.own_layers.index(number), expert)],
+            PER_DOMAIN,
+            experts.MAX_TOKENS,
+            report,
+            politely(loaded.lock),
+        )
+
+    registry().start(_effect_key(run, number, expert), work)
+
+
+def _effect_key(run: Run, number: int, expert: int) -> str:
+    documents = assets.content(assets.documents_path())
+    return f"expert effect|{run.id}|{run.digest}|{documents}|{number}|{expert}"
+
+
+def _key(run: Run) -> str:
+    return f"expert tokens|{run.id}|{library.trace_key(run.id)}|{run.digest}"
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _use(_trace: object, key: str) -> ExpertUse:
+    return use_of(_trace)  # type: ignore[arg-type]
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _load(file: Path, key: str) -> ExpertTokens:
+    return load(file)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _load_effects(file: Path, key: str) -> Effects:
+    return expert_effects.load(file)

@@ -1,0 +1,43 @@
+"""The document that stands for the others: on the first screen, in the tour, in the stories."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+import pandas as pd
+import streamlit as st
+
+from emo_viz.analysis.curves import read_together
+from emo_viz.analysis.glance import load_glances
+from emo_viz.analysis.runs import Comparison
+from emo_viz.runs.glance import choose
+from emo_viz.server import assets, library
+
+GLANCE = "glance.npz"
+
+
+def document(runs: Comparison) -> pd.Series:
+    """Its row in the documents. Raises Missing where there are none."""
+    documents = library.documents()
+    chosen = _chosen(runs.ids, key(runs.ids))
+    return documents[documents["id"] == chosen].iloc[0]
+
+
+def key(runs: Iterable[str]) -> str:
+    """Of all that decides which document of some runs it is, and on what experts are chosen."""
+    path = assets.documents_path()
+    curves = assets.curves_paths(runs)
+    beside = (path.with_name("calibration.parquet"), assets.analysis_path(GLANCE))
+    return assets.content(path, *beside, *curves, *(each.with_suffix(".json") for each in curves))
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _chosen(runs: tuple[str, ...], key: str) -> str:
+    documents = library.documents()
+    with suppress(ValueError):
+        stored = load_glances(assets.analysis_path(GLANCE)).of(runs).text.id
+        if stored in set(documents["id"]):
+            return stored
+    rows = None
+    with suppress(ValueError):  # of no curves: the shortest will do
+        rows = read_together(assets.curves_paths(runs)).of_runs(runs).rows
+    return choose(documents, rows)

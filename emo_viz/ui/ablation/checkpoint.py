@@ -1,0 +1,111 @@
+"""Subset ablation page: the cut model itself, made in the background as one file to take along."""
+
+import hashlib
+import shutil
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from emo_viz.runs.progress import Report
+from emo_viz.server.jobs import Job, registry
+from emo_viz.server.library import LoadedModel
+from emo_viz.ui.ablation import sizes
+from emo_viz.ui.ablation.live import Live
+from emo_viz.ui.ablation.page import Study
+from emo_viz.ui.parts import progress
+from emo_viz.ui.parts.together import name
+from model.files import weight_files, weights_digest
+
+if TYPE_CHECKING:
+    from model.run.subset import ExpertSubset
+
+MOST = 2_000_000_000  # bytes: a browser takes a larger file badly, and the command writes it too
+
+
+@dataclass(frozen=True)
+class Zipped:
+    """The file, and the folder that holds it as long as the server remembers the job."""
+
+    path: Path
+    folder: "TemporaryDirectory[str]"
+
+
+def offer(study: Study, live: Live, loaded: LoadedModel, stem: str) -> None:
+    """One run's cut checkpoint: its size first, then a job with progress, then the file."""
+    run = study.runs[loaded.run]
+    size = estimate(study, loaded, live.keep_k)
+    if size > MOST:
+        st.caption(
+            f"The cut checkpoint of {name(run)} would have about {_size(size)}, too much for a "
+            "browser; the command above writes it."
+        )
+        return
+    job = registry().find(_key(loaded, live))
+    if job is not None and job.running:
+        progress.watch(job, f"Cutting {run.label}", "files")
+        return
+    progress.failure(job, "The cut")
+    if job is not None and isinstance(job.result, Zipped):
+        _download(job.result, run.label)
+        return
+    label = f"Make the cut checkpoint of {name(run)}, about {_size(size)}"
+    if st.button(label, key=f"subset_cut_{loaded.run}", width="stretch"):
+        start(loaded, live, stem)
+        st.rerun()
+
+
+def _download(made: Zipped, label: str) -> None:
+    st.download_button(
+        f"Cut checkpoint of {label}, {_size(made.path.stat().st_size)}",
+        lambda: made.path.read_bytes(),
+        file_name=made.path.name,
+        mime="application/zip",
+        on_click="ignore",
+        width="stretch",
+    )
+
+
+def estimate(study: Study, loaded: LoadedModel, keep_k: int) -> int:
+    """Bytes of the file: the kept share of the checkpoint's weights as they are stored."""
+    stored = sum(file.stat().st_size for file in weight_files(loaded.path))
+    own = sizes.weights(loaded, loaded.key)
+    if own is None:
+        return stored
+    return round(stored * own.kept(study.keep_of(loaded.run, keep_k)) / own.parameters)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(0.1, count / 1e6):.1f} MB"
+
+
+def _key(loaded: LoadedModel, live: Live) -> str:
+    subset = live.subsets[loaded.run]
+    experts = hashlib.sha256(repr(subset.experts).encode()).hexdigest()
+    return "|".join(["cut checkpoint", loaded.run, weights_digest(loaded.path), experts])
+
+
+def start(loaded: LoadedModel, live: Live, stem: str) -> Job:
+    """Cut the checkpoint as `python -m emo_viz cut` does, into one zip file."""
+    parent, subset = loaded.path, live.subsets[loaded.run]
+    return registry().start(
+        _key(loaded, live), lambda report: _zipped(parent, subset, stem, report)
+    )
+
+
+def _zipped(parent: Path, subset: "ExpertSubset", stem: str, report: Report) -> Zipped:
+    from model.run.cut import cut_checkpoint
+
+    folder = TemporaryDirectory(prefix="emo-viz-cut-")
+    out = Path(folder.name) / stem
+    cut_checkpoint(parent, subset, out, report)
+    path = out.with_name(f"{stem}.zip")
+    # Weights do not become smaller by compression worth its time.
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        for each in sorted(out.iterdir()):
+            file.write(each, f"{stem}/{each.name}")
+    shutil.rmtree(out)
+    return Zipped(path, folder)

@@ -1,0 +1,115 @@
+"""Subset ablation page: which experts stay, how they were chosen and on what."""
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from emo_viz.analysis.ablation import shared_share
+from emo_viz.analysis.curves import OTHER_DOMAIN, RANDOM
+from emo_viz.figures import ablation as figures
+from emo_viz.figures.theme import chart_config
+from emo_viz.server import library
+from emo_viz.ui.ablation.live import Live, ranking
+from emo_viz.ui.ablation.page import METHOD_WORDS, WORTH_HERE, Choice, Study
+from emo_viz.ui.parts.together import in_each
+from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, share
+
+
+def offer(study: Study, choice: Choice, live: Live) -> None:
+    """Behind one button; nothing is computed before it is opened."""
+    place = st.popover(
+        "How the experts were chosen",
+        icon=":material/help:",
+        key="subset_how",
+        on_change="rerun",
+    )
+    if place.open:
+        with place:
+            _kept(study, choice, live)
+
+
+def _kept(study: Study, choice: Choice, live: Live) -> None:
+    """The kept experts, how they were chosen and on what."""
+    shared = [study.config(run).num_shared_experts for run in study.runs.ids]
+    st.markdown(
+        f"**{escape_markdown(live.domain)}**, keep-k {choice.keep_k}: "
+        f"{METHOD_WORDS[choice.method]}{', and the shared experts' * any(shared)}."
+        f"{_by_hand(study, live)}"
+    )
+    st.plotly_chart(
+        figures.kept_map(
+            study.runs,
+            {run: subset.experts for run, subset in live.subsets.items()},
+            study.experts,
+            shared=set(shared) == {1},
+        ),
+        key="subset_kept",
+        config=chart_config("subset kept"),
+        alt="The kept experts of each layer by expert id, from above: "
+        f"{in_each(study.runs, lambda run: study.kept_in_words(run, choice.keep_k))}.",
+    )
+    _overlap(study, choice, live)
+    _calibration_documents(study, choice, live)
+
+
+def _by_hand(study: Study, live: Live) -> str:
+    if not any(live.switched.values()):
+        return ""
+    numbers = in_each(study.runs, lambda run: str(live.switched[run]))
+    return f" Single experts are switched by hand: {numbers}."
+
+
+def _overlap(study: Study, choice: Choice, live: Live) -> None:
+    """How much of the subset the other domains would keep too."""
+    routed = {one.run: one.routed for one in study.models}
+    others = [domain for domain in study.domains if domain != live.domain]
+    if not others or choice.keep_k == study.num_experts:
+        return
+    shares = pd.DataFrame(
+        {
+            run: [
+                shared_share(subset.experts, ranking(study, run, domain), routed[run])
+                for domain in others
+            ]
+            for run, subset in live.subsets.items()
+        },
+        index=[escape_plotly(domain) for domain in others],
+    ).sort_values(study.runs.first.id, ascending=False)
+    first = study.runs.first.id
+    kept = choice.keep_k - study.config(first).num_shared_experts
+    chance = float(np.mean([min(kept, experts) / experts for experts in routed[first]]))
+    means = in_each(study.runs, lambda run: share(shares[run].mean()))
+    st.plotly_chart(
+        figures.overlap_bars(study.runs, shares, chance),
+        key="subset_overlap",
+        config=chart_config("subset overlap"),
+        alt=f"Kept routed experts shared with each of {len(others)} other domains: mean {means}, "
+        f"{share(chance)} by chance.",
+    )
+    st.caption("The other domains' subsets are chosen by router probability at the same keep-k.")
+
+
+def _calibration_documents(study: Study, choice: Choice, live: Live) -> None:
+    if choice.method == RANDOM:
+        st.caption("A random subset needs no calibration documents; this one is of seed 0.")
+        return
+    if choice.method == WORTH_HERE:
+        st.caption("No calibration documents: the experts are chosen on the document shown.")
+        return
+    other = study.other(live.domain) if choice.method == OTHER_DOMAIN else None
+    source = other or live.domain
+    ids = study.calibration_ids(source)
+    st.markdown(f"**{count(len(ids), 'calibration document')}** of {escape_markdown(source)}:")
+    try:
+        every = library.calibration_documents().set_index("id")
+    except ValueError as error:
+        st.markdown(escape_markdown(str(error)))
+        return
+    rows = every.reindex(list(ids))[["parent", "source"]]
+    st.dataframe(
+        rows.reset_index().rename(columns={"id": "Id", "parent": "Document", "source": "Source"}),
+        hide_index=True,
+        height=180,
+        key="subset_calibration",
+        alt=f"The {len(ids)} calibration documents of {source}.",
+    )

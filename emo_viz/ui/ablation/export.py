@@ -1,0 +1,95 @@
+"""Subset ablation page: what can be taken along, the curve, the losses and the subset."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+
+from emo_viz.analysis.curves import Measured
+from emo_viz.server import commands
+from emo_viz.ui.ablation import checkpoint, slider
+from emo_viz.ui.ablation.live import Live
+from emo_viz.ui.ablation.page import Choice, Study
+from emo_viz.ui.parts import export
+from emo_viz.ui.parts.together import name
+from model.files import weights_digest
+
+if TYPE_CHECKING:
+    from model.run.subset import ExpertSubset
+
+
+def offer(study: Study, choice: Choice, found: Measured | None, live: Live) -> None:
+    """What the page shows behind one button, the subset and what is cut by it behind another."""
+    tables = {"Losses of every token": lambda: token_losses(live)}
+    if found is not None:
+        tables = {"Curve": lambda: found.table, **tables}
+    export.offer(
+        "subset ablation",
+        study.runs,
+        charts={"Curve": slider.KEY},
+        tables=tables,
+        shown=f"{choice.domain or 'all domains'}, {choice.method}, keep-k {_number(choice)}; "
+        f"losses of document {choice.document}",
+    )
+    with st.popover("Subset and checkpoint", icon=":material/content_cut:", key="subset_export"):
+        _subsets(study, choice, live)
+
+
+def _subsets(study: Study, choice: Choice, live: Live) -> None:
+    if not all(one.live.is_emo for one in study.models):
+        st.caption(
+            "Subset files are for `cut`, which takes EMO's own format alone, so there is no cut "
+            "checkpoint of these models either."
+        )
+        return
+    for run in study.runs:
+        text = subset_json(study, run.id, live.subsets[run.id])
+        file = subset_file(run.id, choice, live)
+        st.download_button(
+            f"{name(run)} subset as JSON",
+            text,
+            file_name=file,
+            mime="application/json",
+            on_click="ignore",
+            width="stretch",
+        )
+    st.caption(
+        "A subset lists the kept expert ids of every layer and how they were chosen. With its "
+        "file, this writes a checkpoint that has these experts alone:"
+    )
+    first = study.runs.first.id
+    file = subset_file(first, choice, live)
+    st.code(commands.cut(first, file, Path(file).stem), language="bash", wrap_lines=True)
+    if choice.keep_k == study.num_experts and not choice.switched:
+        st.caption("All experts are kept, so there is nothing to cut.")
+        return
+    for loaded in study.models:
+        checkpoint.offer(study, live, loaded, Path(subset_file(loaded.run, choice, live)).stem)
+
+
+def subset_file(run: str, choice: Choice, live: Live) -> str:
+    """What the file of the subset in view is called."""
+    domain = live.domain.replace("/", "-")
+    return f"{run}-{domain}-{choice.method}-{_number(choice)}.json"
+
+
+def _number(choice: Choice) -> str:
+    return f"{choice.keep_k}{'-by-hand' * bool(choice.switched)}"
+
+
+def subset_json(study: Study, run: str, subset: "ExpertSubset") -> str:
+    """With whose experts these are: `cut` takes no others'."""
+    folder = study.models[run].path
+    return replace(subset, model=folder.name, weights_sha256=weights_digest(folder)).to_json()
+
+
+def token_losses(live: Live) -> pd.DataFrame:
+    """A row a token, in nats; its text as JSON, so that none is taken for something else."""
+    texts = [json.dumps(piece, ensure_ascii=False) for piece in live.pieces[1:]]
+    columns: dict[str, Any] = {"token": range(1, len(live.pieces)), "text": texts}
+    for run in live.runs.ids:
+        columns |= {f"{run}_full": live.full[run][1:], f"{run}_cut": live.cut[run][1:]}
+    return pd.DataFrame(columns)

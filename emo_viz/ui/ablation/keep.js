@@ -1,0 +1,32 @@
+// Put before each script of this page: where the slider stands, for every view that follows it.
+const bus = (window.emoVizCut ??= Object.assign(new EventTarget(), { keep: null }));
+
+function announce(keep) {
+  bus.keep = keep;
+  bus.dispatchEvent(new Event("keep"));
+}
+
+function follow(element, paint) {
+  if (element.follows) bus.removeEventListener("keep", element.follows);
+  element.follows = () => paint(bus.keep);
+  bus.addEventListener("keep", element.follows);
+  if (bus.keep !== null) paint(bus.keep);
+  return () => bus.removeEventListener("keep", element.follows);
+}
+
+function make(tag, name, text) {
+  const node = document.createElement(tag);
+  if (name) node.className = name;
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+// "●" or "◆" in the run's colour, then its name: the colour alone never tells a run.
+function runName(run) {
+  const name = make("span", "run");
+  const mark = make("span", "mark", run.mark);
+  mark.style.color = run.colour;
+  mark.setAttribute("aria-hidden", "true");
+  name.append(mark, ` ${run.label}`);
+  return name;
+}

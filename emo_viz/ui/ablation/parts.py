@@ -1,0 +1,35 @@
+"""Subset ablation page: what its views in the browser share.
+
+The slider tells them where it stands without the server (keep.js); each was given, once, what it
+shows at every stop.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from emo_viz.analysis.runs import Comparison
+from emo_viz.figures.theme import colour_of
+
+MARKS = ("●", "◆")  # by slot, as the symbols of all figures
+_FOLDER = Path(__file__).parent
+
+
+def view(name: str, html: str) -> Any:
+    """A view of this page: the script NAME.js, and the page's own style."""
+    scripts = [_FOLDER / "keep.js", _FOLDER / f"{name}.js"]
+    return st.components.v2.component(
+        f"emo_viz_cut_{name}",
+        html=html,
+        css=(_FOLDER / "ablation.css").read_text(encoding="utf-8"),
+        js="\n".join(script.read_text(encoding="utf-8") for script in scripts),
+    )
+
+
+def runs_data(runs: Comparison) -> list[dict[str, str]]:
+    """How the views call and mark the runs, in their order."""
+    return [
+        {"id": run.id, "label": run.label, "colour": colour_of(run), "mark": MARKS[run.slot]}
+        for run in runs
+    ]

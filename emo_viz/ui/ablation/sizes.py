@@ -1,0 +1,63 @@
+"""Subset ablation page: parameters, memory and modelled speed at each stop of the slider."""
+
+import streamlit as st
+
+from emo_viz.analysis.cut_size import STEP_TEXTS, Weights, uniform_weights
+from emo_viz.server.library import LoadedModel
+from emo_viz.ui.ablation.page import Study
+from emo_viz.ui.shell.words import compact
+
+BYTES = 4  # of a parameter, in float32: what the pages run
+HEAD = ("Run", "Parameters", "Memory (float32)", "Modelled speed")
+MODELLED = (
+    f"Modelled speed is no measurement: a step that writes one token for each of {STEP_TEXTS} "
+    "texts is taken to read each weight that it uses once, to be bound by that alone, and to "
+    "spread its tokens evenly over the experts."
+)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def weights(_loaded: LoadedModel, key: str) -> Weights | None:
+    """What the model is made of; None where its experts were not found."""
+    from model.families.blocks import moe_blocks
+
+    model, geometry = _loaded.live.model, _loaded.live.geometry
+    blocks = list(moe_blocks(model))
+    layers = range(geometry.num_hidden_layers)
+    experts = tuple(map(geometry.experts_in_layer, layers))
+    own = [
+        sum(part.numel() for each in (block.experts, block.router) for part in each.parameters())
+        // max(1, number)
+        for block, number in zip(blocks, [n for n in experts if n], strict=False)
+    ]
+    total = sum(part.numel() for part in model.parameters())
+    shared = geometry.num_shared_experts
+    return uniform_weights(total, own, experts, geometry.num_experts_per_tok, shared)
+
+
+def facts(study: Study, stops: list[int]) -> dict[int, list[list[str]]]:
+    """Rows of the table below the slider, by stop: one a run, or one where both are alike."""
+    found = [(one.run, weights(one, one.key)) for one in study.models]
+    known = [(study.runs[run].label, run, own) for run, own in found if own is not None]
+    alike = len({own for _, _, own in known}) == 1 and len(known) > 1
+    shown = [("Each run", *known[0][1:])] if alike else known
+    if not shown:
+        return {}
+    return {
+        stop: [[label, *_row(own, study.keep_of(run, stop))] for label, run, own in shown]
+        for stop in stops
+    }
+
+
+def _row(own: Weights, keep_k: int) -> list[str]:
+    kept = own.kept(keep_k)
+    return [
+        f"{compact(kept)} of {compact(own.parameters)}",
+        f"{_megabytes(kept)} of {_megabytes(own.parameters)}",
+        f"{own.speed(keep_k):.2f} times",
+    ]
+
+
+def _megabytes(parameters: int) -> str:
+    size = parameters * BYTES
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,132 @@
+"""Subset ablation page: what the models write after the document's first half, whole and cut.
+
+Written for the slider's place and for all experts, and for the other notches once the slider is
+played: each text takes a model a moment.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import streamlit as st
+
+from emo_viz.server.library import LoadedModel
+from emo_viz.ui.ablation import live as running
+from emo_viz.ui.ablation.live import NEW_TOKENS, SEED, TEMPERATURE, Live
+from emo_viz.ui.ablation.page import Choice, Study
+from emo_viz.ui.ablation.parts import runs_data, view
+from emo_viz.ui.ablation.slider import PLAYED
+from emo_viz.ui.shell import missing
+from emo_viz.ui.shell.words import count, visible
+
+SHOWN_PROMPT = 90  # characters
+WHOLE = 0  # in place of a stop: all experts, nothing switched by hand
+NOTHING = "(it ends the text at once)"
+_WORDS = re.compile(r"\s+|[^\s]+")
+_VIEW = view("writing", '<div class="writing"></div>')
+Parts = list[tuple[str, bool]]
+
+
+@st.fragment
+def draw(study: Study, choice: Choice, live: Live, notches: tuple[int, ...]) -> None:
+    """What each model writes next; words that differ from those of all experts are marked."""
+    with missing.said():
+        prompt = live.token_ids[: max(1, len(live.token_ids) // 2)]
+        place = st.empty()
+        written = {run: dict[int, str]() for run in study.runs.ids}
+        _show(place, study, live, written)
+        for stop in _stops(live, choice.keep_k, notches):
+            for loaded in study.models:
+                experts = _experts(study, choice, live, loaded, stop)
+                written[loaded.run][stop] = running.continuation(loaded, prompt, experts)
+            _show(place, study, live, written)
+
+
+def _stops(live: Live, keep_k: int, notches: tuple[int, ...]) -> Iterable[int]:
+    played = st.session_state.get(PLAYED, False)
+    others = sorted(notches, reverse=True) if played else []
+    return dict.fromkeys([WHOLE, keep_k, *others])
+
+
+def _experts(
+    study: Study, choice: Choice, live: Live, loaded: LoadedModel, stop: int
+) -> running.Experts:
+    if stop == WHOLE:
+        return ()
+    if stop == live.keep_k:
+        return running.experts_of(live.subsets[loaded.run])
+    return running.experts_of(running.subset_at(study, loaded, live.domain, choice, stop))
+
+
+def _show(place: Any, study: Study, live: Live, written: dict[str, dict[int, str]]) -> None:
+    stops = sorted({live.most, *(stop for own in written.values() for stop in own)} - {WHOLE})
+    with place.container():
+        _VIEW(
+            key=f"subset_writing_{sum(map(len, written.values()))}",  # a key is drawn once a run
+            data={
+                "runs": [
+                    named
+                    | {
+                        "texts": _texts(written[named["id"]], live),
+                        "said": {
+                            str(stop): _said(study, live, named["id"], stop) for stop in stops
+                        },
+                    }
+                    for named in runs_data(study.runs)
+                ],
+                "waiting": "writes once the slider is let go …",
+                "prompt": _prompt(live),
+            },
+        )
+
+
+def _prompt(live: Live) -> str:
+    """The end of what was given to the models."""
+    text = visible_lines("".join(live.pieces[: max(1, len(live.pieces) // 2)]))
+    return text if len(text) <= SHOWN_PROMPT else "… " + text[-SHOWN_PROMPT:]
+
+
+def _said(study: Study, live: Live, run: str, stop: int) -> str:
+    words = study.kept_in_words(run, stop)
+    every = "all " * (stop == live.most)
+    switched = f", {live.switched[run]} switched by hand" if live.switched[run] else ""
+    return f"writes with {every}{words} experts{switched}"
+
+
+def _texts(own: dict[int, str], live: Live) -> dict[str, Parts]:
+    """By stop; at all experts, what is written with all of them unless some are switched."""
+    whole = own.get(WHOLE, "")
+    unswitched = {live.most: whole} if WHOLE in own and not any(live.switched.values()) else {}
+    known = {stop: text for stop, text in own.items() if stop != WHOLE} | unswitched
+    return {
+        str(stop): marked(visible_lines(text) or NOTHING, visible_lines(whole) or NOTHING)
+        for stop, text in known.items()
+    }
+
+
+def visible_lines(text: str) -> str:
+    """A text whose lines stay lines, and whose other controls are signs."""
+    return "\n".join(visible(line) for line in text.strip().splitlines())
+
+
+def marked(text: str, whole: str) -> Parts:
+    """The text in pieces, and of each whether it differs from what all experts wrote."""
+    words, others = _WORDS.findall(text), _WORDS.findall(whole)
+    parts = Parts()
+    matcher = difflib.SequenceMatcher(None, others, words, autojunk=False)
+    for kind, _, _, start, end in matcher.get_opcodes():
+        piece = "".join(words[start:end])
+        if piece:
+            parts.append((piece, kind != "equal" and bool(piece.strip())))
+    return parts
+
+
+def in_words(live: Live) -> str:
+    """What was given to the models, and how they go on."""
+    prompt = live.pieces[: max(1, len(live.pieces) // 2)]
+    return (
+        f"What the models write: {NEW_TOKENS} tokens after the first "
+        f"{count(len(prompt) - 1, 'token')} of the document, drawn at temperature {TEMPERATURE} "
+        f"with the fixed seed {SEED}, the same with and without the cut."
+    )

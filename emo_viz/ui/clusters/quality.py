@@ -1,0 +1,136 @@
+"""Clusters page: how good the clusters are, and how those of the two runs go together."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from numpy.typing import NDArray
+
+from emo_viz.analysis.alignment import Alignment, alignment, contingency
+from emo_viz.analysis.quality import Quality, quality
+from emo_viz.analysis.runs import Comparison
+from emo_viz.analysis.tokens import Headline
+from emo_viz.figures.clusters import confusion_heatmap
+from emo_viz.figures.theme import chart_config
+from emo_viz.ui.clusters.data import Data
+from emo_viz.ui.clusters.documents import Clustered, View, vectors
+from emo_viz.ui.parts import export
+from emo_viz.ui.parts.together import name
+from emo_viz.ui.shell.words import count, escape_plotly, interval
+
+NO_VECTORS = (
+    "Silhouette and stability over seeds need the routing of every token, which is not stored; "
+    "whole documents have them."
+)
+
+
+def of_documents(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
+    """The quality of the documents' clusters, a column a run."""
+    rows = []
+    known = data.has_domains
+    made = {run: _quality(data.version, run, view.k, view.layer, data, found) for run in found}
+    seeds = next(iter(made.values())).seeds
+    if known:
+        rows += [
+            _row("NMI with the domain", found, lambda one: interval(found[one].measured.nmi)),
+            _row("NMI by chance", found, lambda one: f"{found[one].measured.chance_nmi:.2f}"),
+            _row("ARI with the domain", found, lambda one: interval(found[one].measured.ari)),
+        ]
+    rows += [
+        _row("Silhouette", found, lambda one: f"{made[one].silhouette:.2f}"),
+        _row(f"Stability over {seeds} seeds", found, lambda one: f"{made[one].stability:.2f}"),
+        _row("Largest cluster", found, lambda one: f"{found[one].clustering.sizes.max():,}"),
+        _row("Smallest cluster", found, lambda one: f"{found[one].clustering.sizes.min():,}"),
+    ]
+    _table(data.runs, rows)
+    where = "all layers" if view.layer is None else f"layer {view.layer}"
+    st.caption(
+        f"{view.k} clusters of {data.size}, routing of {where}. In brackets the 95 % interval over "
+        "documents. NMI: 0 to 1; ARI (adjusted Rand index): 0 by chance, 1 for the same groups. "
+        "Silhouette, by cosine distance: 1 where clusters lie far apart, 0 where they touch. "
+        "Stability: mean ARI of every two clusterings that differ in their seed alone."
+    )
+
+
+def of_tokens(runs: Comparison, said: Headline) -> None:
+    """The quality of the tokens' clusters, a column a run."""
+    measured = said.runs
+    _table(
+        runs,
+        [
+            _row("NMI with the domain", measured, lambda one: interval(measured[one].domain)),
+            _row("NMI with the domain by chance", measured, lambda o: f"{measured[o].chance:.2f}"),
+            _row("NMI with the token itself", measured, lambda o: interval(measured[o].token)),
+            _row("Clusters", measured, lambda one: str(measured[one].clusters)),
+        ],
+    )
+    first = measured[runs.first.id]
+    st.caption(
+        f"{count(first.tokens, 'token')} of {count(said.documents, 'document')}. In brackets the "
+        f"95 % interval over documents. {NO_VECTORS}"
+    )
+
+
+def confusion(
+    runs: Comparison, labels: Sequence[NDArray[np.int64]], item: str, documents: Sequence[str]
+) -> None:
+    """How the clusters of the first run and of the second go together.
+
+    labels: of each run [N], of the same items, which lie in `documents` [N].
+    """
+    if runs.second is None:
+        st.caption("Two runs are needed to set their clusters side by side: choose a run B.")
+        return
+    rows, columns, counts = contingency(labels[0], labels[1])
+    table = pd.DataFrame(counts, index=[str(r) for r in rows], columns=[str(c) for c in columns])
+    agreed = _agreement(tuple(map(bytes, labels)), labels, documents)
+    size = count(len(labels[0]), item)
+    st.plotly_chart(
+        confusion_heatmap(runs, table, f"{size}: share of each cluster's {item}s", item),
+        config=chart_config("confusion"),
+        width="stretch",
+        key="cluster_confusion",
+        alt=f"Share of the {item}s of each cluster of {runs.first.label} that lie in each cluster "
+        f"of {runs.second.label}; their normalised mutual information is {interval(agreed.nmi)}",
+    )
+    st.caption(
+        f"A row is a cluster of {name(runs.first)} and sums to 100 %; a column is one of "
+        f"{name(runs.second)}. The clusters of the two agree with each other by NMI "
+        f"{interval(agreed.nmi)}, by chance {agreed.chance_nmi:.2f} ({size})."
+    )
+    export.offer(
+        f"clusters of both runs {item}s",
+        runs,
+        charts={"Both runs' clusters": "cluster_confusion"},
+        tables={"Both runs' clusters": lambda: table.rename_axis(runs.first.label).reset_index()},
+        shown=size,
+    )
+
+
+def _row(measure: str, runs: Iterable[str], value: Callable[[str], str]) -> dict[str, str]:
+    return {"Measure": measure} | {run: value(run) for run in runs}
+
+
+def _table(runs: Comparison, rows: Sequence[dict[str, str]]) -> None:
+    columns = {run.id: st.column_config.TextColumn(escape_plotly(run.label)) for run in runs}
+    st.dataframe(
+        pd.DataFrame(list(rows)),
+        hide_index=True,
+        column_config=columns,
+        alt="Measures of the clusters' quality, a column a run",
+    )
+
+
+@st.cache_resource(max_entries=32, show_spinner="Clustering again with other seeds …")
+def _quality(
+    key: str, run: str, k: int, layer: int | None, _data: Data, _found: Mapping[str, Clustered]
+) -> Quality:
+    return quality(vectors(key, run, layer, _data), _found[run].clustering)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _agreement(
+    key: tuple[bytes, ...], _labels: Sequence[NDArray[np.int64]], _documents: Sequence[str]
+) -> Alignment:
+    return alignment(_labels[0], _labels[1], list(_documents), "items")

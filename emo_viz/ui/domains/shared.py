@@ -1,0 +1,180 @@
+"""Domains page: what domains share, how widely they spread, and which experts they would keep."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from emo_viz.analysis import domains
+from emo_viz.analysis.experts import ExpertUse
+from emo_viz.figures import domains as figures
+from emo_viz.figures.theme import chart_config
+from emo_viz.server import library
+from emo_viz.ui.domains.view import View, where
+from emo_viz.ui.parts.together import in_each
+from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell.words import share
+
+USUAL_KEPT = 16
+
+
+def similarity(view: View) -> None:
+    """How much of their routing every two domains have in common."""
+    layer = view.layer()
+    found = {
+        run: _similarity(known.use, view.keys[run], view.place(run, layer))
+        for run, known in view.known.items()
+    }
+    halves = in_each(view.runs, lambda run: share(found[run].halves))
+    dealt = in_each(view.runs, lambda run: share(found[run].shuffled))
+    view.say(
+        "Of their routing, two domains have in common "
+        f"{in_each(view.runs, lambda run: f'**{share(found[run].between)}**')}.",
+        f"Mean over pairs, {where(layer)}. Two random halves of one domain: {halves}; random "
+        f"groups of documents: {dealt}.",
+    )
+    matrices = {run: one.matrix for run, one in found.items()}
+    _matrices(view, matrices, "What domains have in common of their routing", "of the routing")
+    _nearest(view, matrices, "Routing in common")
+    _export(view, "similarity", matrices)
+    with st.expander("How it was measured"):
+        st.markdown(
+            "For each domain the share of its expert choices that goes to each expert of a layer; "
+            "two domains have in common the sum of the smaller of both shares, 1 if they are "
+            "alike. The order of the domains, one for both runs, puts alike ones together "
+            "(average linkage on the mean of the runs)."
+        )
+
+
+def _matrices(
+    view: View, matrices: dict[str, np.ndarray], title: str, what: str, key: str = "domains_square"
+) -> None:
+    names = next(iter(view.known.values())).use.domains
+    order = domains.order(list(matrices.values()))
+    ordered = {run: matrix[np.ix_(order, order)] for run, matrix in matrices.items()}
+    st.plotly_chart(
+        figures.matrices(view.runs, ordered, [names[place] for place in order], title, what),
+        key=key,
+        config=chart_config(title),
+        alt=f"{title}, for every two of {len(names)} domains; the table below has the nearest "
+        "domain of each.",
+    )
+
+
+def _export(view: View, what: str, matrices: dict[str, np.ndarray]) -> None:
+    names = next(iter(view.known.values())).use.domains
+    tables = {
+        run.label: partial(pd.DataFrame, matrices[run.id], names, list(names)) for run in view.runs
+    }
+    named = {label: partial(_with_names, table) for label, table in tables.items()}
+    view.export(what, {"Domains by domains": "domains_square"}, named)
+
+
+def _with_names(table: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    return table().rename_axis("domain").reset_index()
+
+
+def _nearest(view: View, matrices: dict[str, np.ndarray], column: str) -> None:
+    """For each domain the one that it has most in common with, in every run."""
+    names = next(iter(view.known.values())).use.domains
+    if len(names) < 2:
+        return
+    table = pd.DataFrame({"Domain": names})
+    for run in view.runs:
+        others = np.where(np.eye(len(names), dtype=bool), -1, matrices[run.id])
+        best = others.argmax(axis=1)
+        table[f"Nearest in {run.label}"] = [names[place] for place in best]
+        table[f"{column}, {run.label}"] = 100 * others.max(axis=1)
+    percent = st.column_config.NumberColumn(format="%.1f %%")
+    st.dataframe(
+        table,
+        key="domains_nearest",
+        hide_index=True,
+        row_height=28,
+        column_config={name: percent for name in map(str, table) if name.startswith(column)},
+    )
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _similarity(_use: ExpertUse, key: str, layer: int | None) -> domains.Similarity:
+    return domains.similarity(_use, layer)
+
+
+def coverage(view: View) -> None:
+    """How many experts each domain needs."""
+    layer = view.layer()
+    found = {
+        run: domains.coverage(known.use, view.place(run, layer))
+        for run, known in view.known.items()
+    }
+    names = next(iter(view.known.values())).use.domains
+    together = in_each(view.runs, lambda run: f"{found[run].all_half:.1f}")
+    nats = in_each(view.runs, lambda run: f"{found[run].entropy.mean():.2f}")
+    most = {f"{found[run].most:.2f}" for run in view.known}
+    even = most.pop() if len(most) == 1 else in_each(view.runs, lambda r: f"{found[r].most:.2f}")
+    view.say(
+        "Half of a domain's routing goes to "
+        f"{in_each(view.runs, lambda run: f'**{found[run].half.mean():.1f}** experts')}.",
+        f"Mean over domains, {where(layer)}. All documents together: {together}. Entropy in nats: "
+        f"{nats}; even use has {even}.",
+    )
+    order = list(np.argsort(found[view.runs.first.id].half, kind="stable"))
+    st.plotly_chart(
+        figures.coverage(view.runs, found, names, order),
+        key="domains_coverage",
+        config=chart_config("coverage"),
+        alt="For every domain the number of experts that carry half of its routing, and its "
+        "entropy; the table below has the numbers.",
+    )
+    table = pd.DataFrame({"Domain": names})
+    for run in view.runs:
+        table[f"Experts for half, {run.label}"] = found[run.id].half
+        table[f"Entropy (nats), {run.label}"] = found[run.id].entropy
+    st.dataframe(table, key="domains_coverage_table", hide_index=True, row_height=28)
+    view.export("coverage", {"Coverage": "domains_coverage"}, {"Coverage": lambda: table})
+
+
+def kept(view: View) -> None:
+    """How far the experts that domains would keep are the same."""
+    layer = view.layer()
+    shared = {run: _shared_experts(run) for run in view.known}
+    routed = [max(known.use.routed) for known in view.known.values()]
+    counted = max(shared.values())
+    most = min(routed) + counted
+    keep = links.slider(
+        view.controls,
+        "Experts kept in every layer",
+        1 + counted,
+        most,
+        min(USUAL_KEPT, most),
+        routes.DOMAINS_KEEP,
+        width=260,
+    )
+    found = {
+        run: domains.kept_sets(known.use, keep - shared[run], view.place(run, layer))
+        for run, known in view.known.items()
+    }
+    chance = in_each(view.runs, lambda run: share(found[run].by_chance))
+    view.say(
+        f"The sets of {keep} experts that two domains would keep overlap by "
+        f"{in_each(view.runs, lambda run: f'**{share(found[run].between)}**')}.",
+        f"Jaccard (in both, of those in either), routed experts alone, mean over pairs, "
+        f"{where(layer)}. Random sets of as many: {chance}.",
+    )
+    matrices = {run: one.matrix for run, one in found.items()}
+    _matrices(view, matrices, f"The {keep} experts that domains would keep", "Jaccard")
+    _nearest(view, matrices, "Kept by both")
+    _export(view, "kept", matrices)
+    with st.expander("How it was measured"):
+        st.markdown(
+            "A domain keeps the experts with the largest share of its choices in each layer, here "
+            "of the recorded documents; the page Subset ablation chooses them from calibration "
+            "documents apart from these. Shared experts are always kept: they count among the "
+            "number and not in the Jaccard."
+        )
+
+
+def _shared_experts(run: str) -> int:
+    return library.trace(run).manifest.model.num_shared_experts

@@ -1,0 +1,1 @@
+"""The experts page: all experts of the runs, and one by one."""

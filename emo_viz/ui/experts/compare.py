@@ -1,0 +1,150 @@
+"""Experts page: another expert, of either run, beside the one that is shown."""
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from emo_viz.analysis.experts import profile_overlap
+from emo_viz.analysis.flow import expected_pairs
+from emo_viz.figures import experts as figures
+from emo_viz.figures.theme import chart_config, colour_of
+from emo_viz.ui.experts import effects
+from emo_viz.ui.experts.state import form, kind, opener
+from emo_viz.ui.parts.known import Data, Known, Place
+from emo_viz.ui.parts.together import name
+from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell.address import one_of
+from emo_viz.ui.shell.words import share, token_label
+
+NARROWEST, TOKENS = 400, 12
+
+
+def show(data: Data, known: Known, place: Place) -> None:
+    """Choose the other expert, and what both have in common."""
+    st.subheader("Beside another expert")
+    row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
+    ids = list(data.known)
+    run = known.run.id
+    if len(ids) > 1:
+        labels = {each: data.known[each].run.label for each in ids}
+        links.enter(routes.EXPERT_OTHER_RUN, one_of("run", ids), run)
+        picked = row.segmented_control(
+            "Of", ids, format_func=labels.__getitem__, required=True, key=routes.EXPERT_OTHER_RUN
+        )
+        run = links.leave(routes.EXPERT_OTHER_RUN, one_of("run", ids), str(picked), run)
+    other = data.known[run]
+    which = kind(other, "none is beside it")
+    links.enter(routes.EXPERT_OTHER, which, None)
+    chosen: Place | None = row.selectbox(
+        "Expert (layer.id)",
+        other.places,
+        index=None,
+        format_func=form,
+        placeholder="none",
+        key=routes.EXPERT_OTHER,
+        width=190,
+    )
+    links.leave(routes.EXPERT_OTHER, which, chosen, None)
+    if chosen is None:
+        st.caption("Choose one by its layer and id to see where they agree.")
+        return
+    row.button(
+        "Open it",
+        icon=":material/open_in_new:",
+        key="experts_open_other",
+        on_click=opener(run, chosen),
+    )
+    _beside(known, place, other, chosen)
+
+
+def _beside(known: Known, place: Place, other: Known, chosen: Place) -> None:
+    both = ((known, place), (other, chosen))
+    names = tuple(f"{one.run.label} {form(at)}" for one, at in both)
+    if names[0] == names[1]:
+        st.info("This is the same expert; choose another one.", icon=":material/compare_arrows:")
+        return
+    st.markdown(" ".join(_said(known, place, other, chosen)))
+    with st.grid(2, min_column_width=NARROWEST) as grid:
+        with grid.cell():
+            _profiles(known, place, other, chosen)
+        with grid.cell():
+            st.dataframe(
+                pd.DataFrame({label: _facts(*one) for label, one in zip(names, both, strict=True)}),
+                height="content",
+                row_height=28,
+            )
+
+
+def _said(known: Known, place: Place, other: Known, chosen: Place) -> list[str]:
+    """What both have in common, in sentences."""
+    said = []
+    if known.use.domains and known.use.domains == other.use.domains:
+        mine = known.use.domain_shares[:, known.use.place(place[0]), place[1]]
+        shares = other.use.domain_shares
+        theirs = shares[:, other.use.place(chosen[0]), chosen[1]]
+        everyone = profile_overlap(mine, shares)[other.use.there]
+        said.append(
+            f"Their domains overlap by **{share(float(np.minimum(mine, theirs).sum()))}**; with "
+            f"the median expert of {name(other.run)} it is {share(float(np.median(everyone)))}."
+        )
+    found = known.tokens
+    if found is not None and other.tokens is found:
+        one, two = found.place(place[0]), found.place(chosen[0])
+        if one is not None and one == two:
+            together = found.pairs[one][place[1], chosen[1]] / max(1, found.tokens)
+            usual = expected_pairs(found.pairs[one])[place[1], chosen[1]] / max(1, found.tokens)
+            said.append(
+                f"**{share(float(together))}** of the tokens choose both; {share(float(usual))} "
+                "if choices were independent."
+            )
+        elif one is not None and two is not None and abs(one - two) == 1:
+            (first, source), (_, target) = sorted([(one, place[1]), (two, chosen[1])])
+            mass = found.flow[first]
+            flowing = float(mass[source, target] / max(1e-12, mass[source].sum()))
+            usual = float(mass[:, target].sum() / max(1e-12, mass.sum()))
+            said.append(
+                f"**{share(flowing)}** of the gate weight of the first goes on to the second; "
+                f"{share(usual)} of all tokens' does."
+            )
+    return said
+
+
+def _profiles(known: Known, place: Place, other: Known, chosen: Place) -> None:
+    if not known.use.domains or known.use.domains != other.use.domains:
+        st.caption("They do not compare by domain: the recordings have different domains or none.")
+        return
+    mine = known.use.domain_shares[:, known.use.place(place[0]), place[1]]
+    theirs = other.use.domain_shares[:, other.use.place(chosen[0]), chosen[1]]
+    order = np.argsort(-(mine + theirs), kind="stable")
+    names = (f"{known.run.label} {form(place)}", f"{other.run.label} {form(chosen)}")
+    st.plotly_chart(
+        figures.two_profiles(
+            names,
+            (colour_of(known.run), colour_of(other.run)),
+            [known.use.domains[d] for d in order],
+            (mine[order], theirs[order]),
+        ),
+        key="experts_profiles",
+        config=chart_config("two experts"),
+        alt="How the choices of both experts divide over the domains; the table beside it has "
+        "their loads and tokens.",
+    )
+
+
+def _facts(known: Known, place: Place) -> pd.Series:
+    """What is known of one expert, for a column of its own; all as text."""
+    use, layer = known.use, known.use.place(place[0])
+    facts = {"Load (1 = even)": f"{use.times_even[layer, place[1]]:.2f}"}
+    if use.domains:
+        nats = float(use.entropy[layer, place[1]])
+        facts["Entropy over domains (nats)"] = "none" if np.isnan(nats) else f"{nats:.2f}"
+    measured = effects.of_one(known, place)
+    if measured is not None:
+        facts["Loss without it (nats a token)"] = f"{measured.mean(*place):+.4f}"
+    found = known.tokens
+    at = None if found is None else found.place(place[0])
+    if found is not None and at is not None:
+        ids = found.enriched[at, place[1], :TOKENS]
+        texts = [token_label(found.texts.get(int(i), f"#{i}"), 14) for i in ids if i >= 0]
+        facts["Enriched tokens"] = "  ".join(texts)
+    return pd.Series(facts)

@@ -1,0 +1,196 @@
+"""Experts page: the texts around an expert's tokens, and the documents that it serves most."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import streamlit as st
+
+from emo_viz.analysis.experts import top
+from emo_viz.figures.theme import colour_of
+from emo_viz.server import library
+from emo_viz.trace.absent import Absent
+from emo_viz.ui.experts.kwic import Line, lines
+from emo_viz.ui.parts.known import Known, Place
+from emo_viz.ui.shell import routes, slots
+from emo_viz.ui.shell.words import (
+    count,
+    escape_html,
+    escape_markdown,
+    shorten,
+    token_label,
+    visible,
+)
+
+AROUND = 60  # characters before and after a token
+DOCUMENTS = 8
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Where the documents of a run's expert tokens are read, row by row."""
+
+    known: Known
+
+    @property
+    def _of_trace(self) -> bool:
+        found = self.known.tokens
+        return found is None or found.info.get("of") == "trace"
+
+    def id(self, row: int) -> str:
+        """The id of the document in this row."""
+        if self._of_trace:
+            return self.known.use.ids[row]
+        return str(library.documents()["id"].iloc[row])
+
+    def text(self, row: int) -> str:
+        """Its text; "" where it is not known."""
+        if not self._of_trace:
+            return str(library.documents()["text"].iloc[row])
+        return text_of_trace(self.known, row)
+
+
+def text_of_trace(known: Known, row: int) -> str:
+    """The text of a document of the recording; "" where it has none."""
+    trace = library.trace(known.run.id)
+    try:
+        return trace.text(row)
+    except Absent:
+        pass
+    try:
+        return "".join(trace.recorded(row).token_texts)
+    except Absent:
+        return ""
+
+
+def enriched(known: Known, place: Place) -> None:
+    """The tokens that the expert stands out in, each with its ratio."""
+    found = known.tokens
+    layer = None if found is None else found.place(place[0])
+    if found is None or layer is None:
+        return
+    cells = zip(
+        found.enriched[layer, place[1]],
+        found.enriched_counts[layer, place[1]],
+        found.enriched_ratios[layer, place[1]],
+        strict=True,
+    )
+    chips = [
+        '<span style="display:inline-block;padding:1px 7px;margin:0 4px 4px 0;border-radius:6px;'
+        f'border:1px solid rgba(128,132,140,.4)" title="{own:,} of its choices">'
+        f"{escape_html(token_label(found.texts.get(int(token), f'#{token}'), 18))}"
+        f' <span style="opacity:.75">×{ratio:.1f}</span></span>'
+        for token, own, ratio in cells
+        if token >= 0
+    ]
+    if not chips:
+        st.caption("No token stands out in its choices.")
+        return
+    st.html(
+        '<div style="font-size:.86rem"><b>Enriched tokens</b> (share of its choices over that of '
+        f"all tokens)<br>{''.join(chips)}</div>"
+    )
+
+
+def kwic(known: Known, place: Place) -> None:
+    """Where the expert weighs most, one place a document."""
+    found = known.tokens
+    layer = None if found is None else found.place(place[0])
+    if found is None or layer is None:
+        return
+    rows = found.context_rows[layer, place[1]]
+    at = [n for n, row in enumerate(rows) if row >= 0]
+    if not at:
+        st.caption("No token of these documents chose it.")
+        return
+    texts = Texts(known)
+    starts, ends = found.context_starts[layer, place[1]], found.context_ends[layer, place[1]]
+    positions = found.context_positions[layer, place[1]]
+    gates = found.context_gates[layer, place[1]]
+    shown = [
+        _line(texts, int(rows[n]), int(positions[n]), int(starts[n]), int(ends[n]), float(gates[n]))
+        for n in at
+    ]
+
+    ways = [
+        to_routing(known, place, line.document, int(positions[n]))
+        for line, n in zip(shown, at, strict=True)
+    ]
+    known_gates = not np.isnan(gates).all()
+    what = "weighs most" if known_gates else "was chosen"
+    on = " A click reads on in Token routing." if any(ways) else ""
+    st.html(
+        f'<div style="font-size:.86rem"><b>Where it {what}</b>'
+        f"{', with its gate weight' if known_gates else ''}.{on}</div>"
+    )
+    label = f"Texts around the tokens that expert {place[1]} of layer {place[0]} weighs most in"
+    lines(shown, label, colour_of(known.run), "experts_kwic", routes.ROUTING, ways)
+
+
+def _line(texts: Texts, row: int, position: int, start: int, end: int, gate: float) -> Line:
+    text = texts.text(row)
+    weight = "" if np.isnan(gate) else f"{gate:.2f}"
+    if start < 0 or not text:
+        return Line("", f"token {position}", "", weight, texts.id(row))
+    if start == end:  # it only continues the character before
+        start = max(0, start - 1)
+    token = token_label(text[start:end], 30)
+    before, after = visible(text[max(0, start - AROUND) : start]), visible(text[end : end + AROUND])
+    return Line(before, token, after, weight, texts.id(row))
+
+
+def to_routing(
+    known: Known, place: Place, document: str, token: int | None
+) -> dict[str, str] | None:
+    """The parameters of Token routing that show a document with this expert followed; None where
+    that page does not have the document: with models it reads the bundled ones alone."""
+    run, use = known.run, known.use
+    if any(map(library.can_run, library.comparison().ids)):
+        if document not in _bundled():
+            return None
+        # That page counts the layers that have a router.
+        sparse = [n for n, routed in zip(use.numbers, use.routed, strict=True) if routed]
+        layer, expert = sparse.index(place[0]), f"{run.label} {place[1]}"
+        shown = {}
+    else:  # it shows one recording
+        layer, expert, shown = place[0], str(place[1]), {routes.RUN: run.id}
+    params = {
+        **slots.params(),
+        **shown,
+        **routes.routing_of_document(document),
+        routes.ROUTING_LAYER: str(layer),
+        routes.ROUTING_EXPERT: expert,
+    }
+    return params | ({routes.ROUTING_TOKEN: str(token)} if token else {})
+
+
+def _bundled() -> frozenset[str]:
+    try:
+        return frozenset(library.documents()["id"])
+    except library.Missing:
+        return frozenset()
+
+
+def documents(known: Known, place: Place) -> None:
+    """The documents that give the expert the largest share of their choices."""
+    use = known.use
+    own = use.shares[:, use.place(place[0]), place[1]]
+    rows = top(own, DOCUMENTS)
+    st.markdown(
+        f"**Documents** by its share of their choices in this layer, of "
+        f"{count(use.documents, 'document')}"
+    )
+    for row in rows:
+        domain = f"{use.domains[use.domain_of[row]]}: " if use.domains else ""
+        said = escape_markdown(f"{domain}{_opening(known, int(row))}")
+        label = f"**{100 * float(own[row]):.1f} %**\u2002{said}"
+        way = to_routing(known, place, use.ids[int(row)], None)
+        if way is None:
+            st.markdown(label)
+            continue
+        st.page_link(routes.ROUTING, label=label, help="Read it in Token routing", query_params=way)
+
+
+def _opening(known: Known, row: int) -> str:
+    text = text_of_trace(known, row)[:200]
+    said = " ".join(visible(text).replace("↵", " ").split())
+    return shorten(said, 60) if said else known.use.ids[row]

@@ -1,0 +1,382 @@
+const NONE = 65535;
+const STEP_MS = 420; // of the notches while it plays
+const FULL_WEIGHT = 0.35; // the share of a token's routing from which on a cell is as dark as it gets
+
+const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer;
+
+function make(kind, parent, className = "", text = "") {
+  const node = document.createElement(kind);
+  if (className) node.className = className;
+  if (text) node.textContent = text;
+  parent.append(node);
+  return node;
+}
+
+function unpack(run) {
+  return {
+    ...run,
+    places: new Uint16Array(bytes(run.places)),
+    ids: new Uint16Array(bytes(run.ids)),
+    weights: new Uint8Array(bytes(run.weights)),
+    change: run.change && new Int8Array(bytes(run.change)),
+  };
+}
+
+class First {
+  constructor(root, data) {
+    this.root = root;
+    this.data = data;
+    this.runs = data.runs.map(unpack);
+    this.notch = data.start;
+    this.layer = data.layer;
+    this.token = null;
+    root.replaceChildren();
+    const says = make("div", root);
+    says.setAttribute("role", "status");
+    this.says = make("h2", says, "says");
+    this.controls();
+    const place = make("div", root, "runs");
+    this.runs.forEach((run) => this.build(run, place));
+    this.below();
+    this.watch = new ResizeObserver(() => this.paint());
+    this.watch.observe(place);
+    this.paint();
+  }
+
+  controls() {
+    const row = make("div", this.root, "controls");
+    this.play = make("button", row, "play", "▶ Play");
+    this.play.type = "button";
+    this.play.title = "Take experts away, notch by notch";
+    this.play.onclick = () => (this.timer ? this.stop() : this.start());
+    const slide = make("div", row, "slide");
+    const label = make("label", slide, "", "");
+    make("span", label, "", this.data.slider);
+    this.output = make("output", label);
+    this.range = make("input", slide);
+    Object.assign(this.range, { type: "range", min: 0, max: this.data.notches.length - 1, step: 1 });
+    this.range.value = this.notch;
+    this.range.setAttribute("aria-label", this.data.slider);
+    this.range.oninput = () => {
+      this.stop();
+      this.notch = Number(this.range.value);
+      this.paint();
+    };
+    this.ticks(slide);
+    this.layerButtons(row);
+  }
+
+  ticks(slide) {
+    const ticks = make("div", slide, "ticks");
+    ticks.setAttribute("aria-hidden", "true");
+    this.data.notches.forEach((notch, index) => {
+      if (!notch.tick) return;
+      const tick = make("span", ticks, "", notch.tick);
+      tick.style.left = `${(100 * index) / Math.max(1, this.data.notches.length - 1)}%`;
+    });
+  }
+
+  layerButtons(row) {
+    this.choices = [];
+    const layers = this.data.layers;
+    if (layers.length < 2) return;
+    const group = make("div", row, "layers");
+    group.setAttribute("role", "radiogroup");
+    group.setAttribute("aria-label", "Layer shown");
+    make("span", group, "", "Layer");
+    const few = layers.length <= 8;
+    const shown = layers.map((name, index) => ({ name, index }))
+      .filter(({ index }) => few || index % Math.ceil(layers.length / 8) === 0
+        || index === layers.length - 1);
+    this.choices = shown.map(({ name, index }) => {
+      const button = make("button", group, "", String(name));
+      button.type = "button";
+      button.setAttribute("role", "radio");
+      button.setAttribute("aria-label", `Layer ${name}`);
+      button.onclick = () => this.show(index);
+      button.onkeydown = (event) => this.layerKey(event);
+      return { button, index };
+    });
+  }
+
+  layerKey(event) {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const count = this.choices.length;
+    const now = this.choices.findIndex(({ index }) => index === this.layer);
+    const next = this.choices[(now + step + count) % count];
+    this.show(next.index);
+    next.button.focus();
+  }
+
+  show(layer) {
+    this.layer = layer;
+    this.paint();
+  }
+
+  build(run, place) {
+    const box = make("div", place, "run");
+    box.style.setProperty("--colour", run.colour);
+    const head = make("h3", box);
+    make("span", head, "name", run.label);
+    run.fact = make("span", head, "fact");
+    run.canvas = make("canvas", box);
+    run.canvas.tabIndex = 0;
+    run.canvas.setAttribute("role", "img");
+    run.canvas.onpointermove = (event) => this.point(run, event);
+    run.canvas.onpointerleave = () => this.look(null, run);
+    run.canvas.onkeydown = (event) => this.walk(run, event);
+    const axis = make("div", box, "axis");
+    make("span", axis, "", this.data.axis[0]);
+    make("span", axis, "", this.data.axis[1]);
+    run.text = make("p", box, "text");
+    run.spans = run.tokens.map((token, index) => {
+      const span = make("span", run.text, "", token);
+      span.onpointerenter = () => this.look(index, run);
+      return span;
+    });
+    run.text.onpointerleave = () => this.look(null, run);
+  }
+
+  below() {
+    const place = make("div", this.root, "below");
+    this.readout = make("span", place);
+    if (!this.runs.some((run) => run.change)) return;
+    this.legend = make("span", place);
+    make("span", this.legend, "", "Each token's loss against the whole model: ");
+    make("span", this.legend, "", `−${this.data.reach} `);
+    const scale = make("span", this.legend, "scale");
+    scale.style.background = `linear-gradient(to right, ${this.data.palette.join(",")})`;
+    make("span", this.legend, "", ` +${this.data.reach} nats; underlined: worse by more than `
+      + `${this.data.worse}.`);
+  }
+
+  start() {
+    const last = this.data.notches.length - 1;
+    if (this.notch === 0) this.notch = last;
+    this.play.textContent = "⏸ Pause";
+    const step = () => {
+      this.notch -= 1;
+      this.paint();
+      if (this.notch <= 0) this.stop();
+    };
+    if (this.notch < last) this.notch = last;
+    this.paint();
+    this.timer = setInterval(step, STEP_MS);
+  }
+
+  stop() {
+    clearInterval(this.timer);
+    this.timer = null;
+    this.play.textContent = "▶ Play";
+  }
+
+  row(run, event) {
+    const box = run.canvas.getBoundingClientRect();
+    const place = (event.clientY - box.top) / box.height;
+    return Math.min(run.tokens.length - 1, Math.max(0, Math.floor(place * run.tokens.length)));
+  }
+
+  point(run, event) {
+    this.look(this.row(run, event), run);
+  }
+
+  walk(run, event) {
+    const last = run.tokens.length - 1;
+    const now = this.token ?? -1;
+    const moves = {
+      ArrowDown: Math.min(last, now + 1), ArrowUp: Math.max(0, now - 1),
+      Home: 0, End: last, Escape: null,
+    };
+    if (!(event.key in moves) || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.look(moves[event.key], run);
+  }
+
+  look(token, run) {
+    this.token = token;
+    this.looked = run;
+    this.paint();
+    if (token !== null) this.scroll(token);
+  }
+
+  scroll(token) {
+    this.runs.filter((run) => this.shows(run)).forEach((run) => {
+      const span = run.spans[token];
+      if (!span || run.text.matches(":hover")) return;
+      const top = span.offsetTop - run.text.offsetTop;
+      const { scrollTop, clientHeight } = run.text;
+      if (top < scrollTop || top + span.offsetHeight > scrollTop + clientHeight) {
+        run.text.scrollTop = top - clientHeight / 2;
+      }
+    });
+  }
+
+  shows(run) {
+    return this.data.linked || run === this.looked;
+  }
+
+  paint() {
+    if (this.frame) return;
+    this.frame = requestAnimationFrame(() => {
+      this.frame = null;
+      this.words();
+      this.runs.forEach((run) => {
+        this.cells(run);
+        this.letters(run);
+      });
+    });
+  }
+
+  words() {
+    const notch = this.data.notches[this.notch];
+    this.says.replaceChildren(...notch.says.map((part) => {
+      if (!part.strong) return document.createTextNode(part.text);
+      const bold = document.createElement("b");
+      bold.textContent = part.text;
+      if (part.colour) {
+        bold.className = "run";
+        bold.style.setProperty("--colour", part.colour);
+      }
+      return bold;
+    }));
+    this.output.textContent = notch.label;
+    this.range.value = this.notch;
+    this.range.setAttribute("aria-valuetext", notch.label);
+    this.choices.forEach(({ button, index }) => {
+      button.setAttribute("aria-checked", index === this.layer);
+      button.tabIndex = index === this.layer ? 0 : -1;
+    });
+    this.readout.textContent = this.said();
+    if (this.legend) this.legend.hidden = this.token !== null;
+  }
+
+  layerOf(run) {
+    return Math.min(this.layer, run.layers.length - 1);
+  }
+
+  said() {
+    if (this.token === null) return this.data.hint;
+    const run = this.looked;
+    const text = run.tokens[this.token];
+    const each = this.runs.filter((one) => this.shows(one)).map((one) => this.saidOf(one));
+    return `Token ${this.token + 1} of ${run.tokens.length} “${text}”. ${each.join(" ")}`;
+  }
+
+  saidOf(run) {
+    const layer = this.layerOf(run);
+    const first = (layer * run.tokens.length + this.token) * run.slots;
+    const experts = [];
+    for (let slot = first; slot < first + run.slots; slot += 1) {
+      if (run.ids[slot] !== NONE) {
+        experts.push(`${run.ids[slot]} (${Math.round(run.weights[slot] / 2.55)} %)`);
+      }
+    }
+    const change = run.change && this.changeOf(run, this.token);
+    const loss = change === null ? "" : `, loss ${change < 0 ? "−" : "+"}`
+      + `${Math.abs(change).toFixed(2)} nats`;
+    return `${run.label}: layer ${run.layers[layer]}, experts ${experts.join(", ")}${loss}.`;
+  }
+
+  changeOf(run, token) {
+    return run.change[this.notch * run.tokens.length + token] * this.data.unit;
+  }
+
+  cells(run) {
+    const { canvas } = run;
+    const layer = this.layerOf(run);
+    const ratio = window.devicePixelRatio || 1;
+    const [wide, high] = [canvas.clientWidth, canvas.clientHeight];
+    if (!wide) return;
+    if (canvas.width !== Math.round(wide * ratio)) canvas.width = Math.round(wide * ratio);
+    if (canvas.height !== Math.round(high * ratio)) canvas.height = Math.round(high * ratio);
+    const draw = canvas.getContext("2d");
+    draw.setTransform(ratio, 0, 0, ratio, 0, 0);
+    draw.clearRect(0, 0, wide, high);
+    const kept = run.kept[this.notch][layer];
+    const column = wide / run.routed[layer];
+    const row = high / run.tokens.length;
+    this.ground(run, draw, column * kept, wide, high);
+    const [cellWide, cellHigh] = [Math.max(2, column * 0.95), Math.max(1.4, row * 0.95)];
+    const from = layer * run.tokens.length * run.slots;
+    for (let token = 0, slot = from; token < run.tokens.length; token += 1) {
+      for (let choice = 0; choice < run.slots; choice += 1, slot += 1) {
+        const place = run.places[slot];
+        if (place === NONE) continue;
+        draw.fillStyle = place < kept ? run.colour : run.lost;
+        const least = place < kept ? 0.3 : 0.5; // a lost one is rarely heavy, and must be seen
+        const weight = run.weights[slot] / (255 * FULL_WEIGHT);
+        draw.globalAlpha = Math.min(1, least + (1 - least) * weight);
+        draw.fillRect(place * column, token * row, cellWide, cellHigh);
+      }
+    }
+    draw.globalAlpha = 1;
+    this.marks(run, draw, column * kept, row, wide, high);
+    this.fact(run, kept, layer);
+  }
+
+  ground(run, draw, line, wide, high) {
+    if (line >= wide - 0.5) return;
+    draw.fillStyle = run.lost;
+    draw.globalAlpha = 0.09;
+    draw.fillRect(line, 0, wide - line, high);
+    draw.globalAlpha = 1;
+  }
+
+  marks(run, draw, line, row, wide, high) {
+    const ink = getComputedStyle(run.canvas).color;
+    draw.strokeStyle = ink;
+    if (line < wide - 0.5) {
+      draw.lineWidth = 1.5;
+      draw.setLineDash([5, 3]);
+      draw.beginPath();
+      draw.moveTo(line, 0);
+      draw.lineTo(line, high);
+      draw.stroke();
+      draw.setLineDash([]);
+    }
+    if (this.token === null || !this.shows(run)) return;
+    draw.lineWidth = 1;
+    draw.strokeRect(0.5, this.token * row - 1, wide - 1, Math.max(row, 2) + 2);
+  }
+
+  fact(run, kept, layer) {
+    const share = run.share[this.notch][layer];
+    const lost = run.worse ? `; ${run.worse[this.notch]} of ${run.tokens.length} tokens worse` : "";
+    run.fact.textContent = kept >= run.routed[layer]
+      ? "all experts kept" : `${share} % of its routing is kept${lost}`;
+    const label = `${run.label}, layer ${run.layers[layer]}: ${run.tokens.length} tokens by `
+      + `${run.routed[layer]} experts. ${run.fact.textContent}.`;
+    run.canvas.setAttribute("aria-label", label);
+  }
+
+  letters(run) {
+    const { palette, reach } = this.data;
+    const middle = (palette.length - 1) / 2;
+    run.spans.forEach((span, index) => {
+      const change = run.change ? this.changeOf(run, index) : 0;
+      const shade = Math.max(-1, Math.min(1, change / reach));
+      span.style.setProperty("--fill", palette[Math.round(middle + shade * middle)]);
+      span.classList.toggle("worse", change > this.data.worse);
+      span.classList.toggle("here", this.shows(run) && index === this.token);
+    });
+  }
+
+  end() {
+    this.stop();
+    this.watch.disconnect();
+  }
+}
+
+const drawn = new WeakMap();
+
+export default function ({ data, parentElement }) {
+  const root = parentElement.querySelector(".first");
+  const before = drawn.get(root);
+  if (before && before.data.key === data.key) return;
+  if (before) before.end();
+  drawn.set(root, new First(root, data));
+}

@@ -1,0 +1,182 @@
+"""Home: one document, where both models route it, and a slider that takes experts away.
+
+A Streamlit component without an iframe: every notch is sent at once, so that the picture follows
+the slider without asking the server. Tokens reach the page as data and are written as text.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from emo_viz.analysis.glance import KEEP_K, Glance, Glances
+from emo_viz.analysis.runs import Comparison, Run
+from emo_viz.analysis.widths import in_words, kept_of
+from emo_viz.figures import home as figures
+from emo_viz.figures.theme import colour_of
+from emo_viz.ui.parts.together import in_each
+from emo_viz.ui.shell.words import count, escape_markdown, rest_cut, visible
+
+KEY = "home_first"
+_HTML = '<div class="first" role="group" aria-label="One document and a cut of the experts"></div>'
+_FOLDER = Path(__file__).parent
+_CSS, _JS = (
+    _FOLDER.joinpath(f"first.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
+)
+_COMPONENT = st.components.v2.component("emo_viz_first_screen", html=_HTML, css=_CSS, js=_JS)
+
+Part = dict[str, Any]
+
+
+def draw(runs: Comparison, found: Glances, key: str) -> None:
+    """Draw the picture of these runs. key: changes with what is shown."""
+    _COMPONENT(key=KEY, data=_data(runs.ids, runs, found, key))
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _data(ids: tuple[str, ...], _runs: Comparison, _found: Glances, key: str) -> Part:
+    """All that the browser needs; cached by what it is of."""
+    return picture(_runs, _found) | {"key": hashlib.sha256(repr((ids, key)).encode()).hexdigest()}
+
+
+def picture(runs: Comparison, found: Glances) -> Part:
+    """The first screen of one run or two as data for the browser."""
+    own = [found.runs[run.id] for run in runs]
+    first = own[0]
+    drawn = [
+        figures.of_run(run, one, [visible(piece) for piece in one.pieces])
+        for run, one in zip(runs, own, strict=True)
+    ]
+    layers = max(own, key=lambda one: len(one.layers)).layers
+    return {
+        "runs": drawn,
+        "notches": [_notch(runs, own, place) for place in range(len(first.keeps))],
+        "start": _start(first),
+        "layers": list(layers),
+        "layer": len(layers) - 1,
+        "linked": len({one.pieces for one in own}) == 1,
+        "slider": "Experts kept in every layer",
+        "axis": [f"← experts most used in {_where(own)}", "least used →"],
+        "hint": _hint(found, own),
+        "palette": figures.palette(),
+        "reach": figures.REACH,
+        "unit": figures.UNIT,
+        "worse": figures.WORSE,
+    }
+
+
+def _where(own: list[Glance]) -> str:
+    """What the experts were ordered by."""
+    return "its domain" if all(one.ranked_on for one in own) else "this text"
+
+
+def _start(first: Glance) -> int:
+    """The notch nearest to the number of experts that the page speaks of, below all of them."""
+    places = range(max(1, len(first.keeps) - 1))
+    return min(places, key=lambda place: abs(first.keeps[place] - KEEP_K))
+
+
+def _notch(runs: Comparison, own: list[Glance], place: int) -> Part:
+    keep_k, first = own[0].keeps[place], own[0]
+    doubled = (keep_k / first.keeps[0]).is_integer() and _is_power(keep_k // first.keeps[0])
+    last = place == len(first.keeps) - 1
+    return {
+        "says": _says(runs, own, place),
+        "label": f"{kept_of(keep_k, first.experts)}",
+        "tick": str(keep_k) if doubled or last else "",
+    }
+
+
+def _is_power(number: int) -> bool:
+    return number & (number - 1) == 0
+
+
+def _says(runs: Comparison, own: list[Glance], place: int) -> list[Part]:
+    """The sentence of one notch, in parts."""
+    first = own[0]
+    if place == len(first.keeps) - 1:
+        whole = "both models are" if len(own) > 1 else "the model is"
+        said = f" of every layer: {whole} whole. Drag the slider, or press Play, to take some away."
+        return [_strong(f"All {in_words(first.experts)} experts"), _plain(said)]
+    even = len({(one.keeps[place], one.experts) for one in own}) == 1
+    parts = [_plain("With "), _strong(kept_of(first.keeps[place], first.experts))] if even else []
+    parts += [_plain(" experts a layer, ")] if even else []
+    before = None
+    for run, one in zip(runs, own, strict=True):
+        cut = one.losses is not None
+        parts += [_plain("; ")] if before is not None else []
+        kept = "" if even else kept_of(one.keeps[place], one.experts)
+        parts += _said_of(run, one, place, kept, said=before == cut)
+        before = cut
+    return [*parts, _plain(".")]
+
+
+def _said_of(run: Run, one: Glance, place: int, kept: str, said: bool) -> list[Part]:
+    """What is left of one run at a notch. kept: its own number of experts, "" where it was said;
+    said: the run before it has said what the number is of."""
+    colour, change = colour_of(run), one.change
+    name = [_strong(run.label, colour), _plain(f", with {kept} experts," if kept else "")]
+    if change is None:
+        verb, of = " sends ", " of this text's routing to the experts kept"
+        value = 100 * float(one.kept_share[place].mean())
+    else:
+        verb, of = " keeps ", " of the likelihood it gives a token of this text"
+        value = figures.likelihood(change[place])
+    number = _strong(f"{value:.0f}\u00a0%", colour)
+    return [*name, _plain(" "), number] if said else [*name, _plain(verb), number, _plain(of)]
+
+
+def _strong(text: str, colour: str = "") -> Part:
+    return {"text": text, "strong": True, "colour": colour}
+
+
+def _plain(text: str) -> Part:
+    return {"text": text, "strong": False}
+
+
+def _hint(found: Glances, own: list[Glance]) -> str:
+    """What is shown, under the picture, as long as nothing is pointed at."""
+    text, first = found.text, own[0]
+    read = count(len(first.pieces), "token")
+    domain = f", {text.domain}" if text.domain else ""
+    return (
+        f"From above, each row is one of {read} of “{visible(text.title)}”{domain}; each cell an "
+        "expert that it uses. Grey: experts that the cut takes away."
+    )
+
+
+def measured(runs: Comparison, found: Glances) -> str:
+    """How the picture was made, as Markdown."""
+    text, own = found.text, [found.runs[run.id] for run in runs]
+    parts = [part for part in (text.domain, text.source, text.licence, f"id {text.id}") if part]
+    tokens = in_each(runs, lambda run: count(len(found.runs[run].pieces), "token"))
+    read = tokens if len({len(one.pieces) for one in own}) > 1 else _tokens(own[0])
+    said = [
+        f"The text: {escape_markdown(text.title)} ({escape_markdown(', '.join(parts))}), {read}"
+        f"{rest_cut(text.rest)}. {_chosen(own)}",
+        "A cell is a routed expert of one token in the layer that is chosen; its strength is the "
+        "expert's share of the token's gate weights. Routing is that of the whole model.",
+    ]
+    if any(one.losses is not None for one in own):
+        said.append(
+            "At each notch the models are run anew with the kept experts alone, on all tokens of "
+            "the text at once. Likelihood kept is e to the minus of the mean loss increase; more "
+            "than 100 % means that the cut model predicts this text better than the whole one."
+        )
+    if any(one.losses is None for one in own):
+        said.append("Without a checkpoint that can be cut there are no losses.")
+    return "\n\n".join(said)
+
+
+def _tokens(one: Glance) -> str:
+    return count(len(one.pieces), "token")
+
+
+def _chosen(own: list[Glance]) -> str:
+    """What the kept experts were chosen on, and how many serve every token besides."""
+    number = own[0].ranked_on
+    others = f"on {count(number, 'other document')} of its domain" if number else "on this text"
+    shared = count(own[0].shared, "shared expert")
+    besides = f", and {shared} always" if own[0].shared else ""
+    return f"Kept are the experts with the highest mean router probability {others}{besides}."

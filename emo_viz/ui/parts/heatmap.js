@@ -1,0 +1,415 @@
+// The heatmap's hands: pointer, wheel, keys, and what it tells others of its group and the server.
+const HINT = "Drag zooms, a double click shows the whole text, a click chooses.";
+const MORE = "Ctrl and the wheel zooms. The arrow keys walk, Enter chooses, Escape clears, plus and "
+  + "minus zoom, 0 shows the whole text.";
+
+function element(kind, name, parent) {
+  const node = document.createElement(kind);
+  node.className = name;
+  parent.append(node);
+  return node;
+}
+
+function build(root) {
+  const stage = element("div", "stage", root);
+  stage.tabIndex = 0;
+  stage.setAttribute("role", "application");
+  stage.setAttribute("aria-roledescription", "heatmap");
+  const foot = element("div", "foot", root), key = element("div", "key", foot);
+  const parts = {
+    stage, key, cells: element("canvas", "cells", stage), marks: element("canvas", "marks", stage),
+    tip: element("div", "tip", stage), rows: element("button", "rows", foot),
+    all: element("button", "all", foot), hint: element("span", "hint", foot),
+    live: element("div", "live", root),
+  };
+  parts.tip.hidden = true;
+  parts.rows.textContent = "Readable rows";
+  parts.all.textContent = "Whole text";
+  parts.hint.textContent = HINT;
+  parts.hint.title = MORE;
+  parts.live.setAttribute("aria-live", "polite");
+  return parts;
+}
+
+function themeOf(root) {
+  const style = getComputedStyle(root);
+  const of = (name) => style.getPropertyValue(`--st-${name}`).trim();
+  const text = of("text-color") || style.color;
+  return { text, faint: `color-mix(in srgb, ${text} 65%, transparent)`, font: style.fontFamily,
+    veil: `color-mix(in srgb, ${text} 12%, transparent)`,
+    panel: of("secondary-background-color") };
+}
+
+class Heatmap {
+  constructor(root) {
+    this.root = root;
+    this.parts = build(root);
+    this.cursor = null; // {row, column, panel}: column and panel are null beside the panels
+    this.guest = null; // a row that another picture points at
+    this.drag = null;
+    this.listen();
+  }
+
+  take(data, send) {
+    this.send = send;
+    const before = this.shown;
+    this.shown = decoded(data);
+    const shape = (shown) => shown && JSON.stringify([shown.tokens, shown.sides[0].layers.length > 1]);
+    if (shape(before) !== shape(this.shown)) {
+      this.view = null;
+      this.cursor = null;
+    }
+    this.key();
+    const names = data.sides.map((side) => side.label).join(" and ");
+    this.parts.stage.setAttribute("aria-label", `Experts that each of ${data.tokens.length} tokens `
+      + `uses in ${names}. Arrow keys walk through tokens and experts, Enter picks, Escape clears, `
+      + "plus and minus zoom, 0 shows the whole text.");
+    this.size();
+    this.follow(before === undefined);
+  }
+
+  get look() { return (window.emoVizLooks ??= {})[this.shown.group] ??= {}; }
+
+  key() {
+    const { key } = this.parts, { colours: scale, top, what, differences } = this.shown;
+    key.replaceChildren();
+    key.hidden = !what;
+    const low = element("span", "", key), ramp = element("span", "ramp", key);
+    const high = element("span", "", key), form = (value) => Number(value.toPrecision(2));
+    low.textContent = differences ? `−${form(top)}` : "0";
+    high.textContent = `${differences ? "+" : ""}${form(top)} ${what} (square-root scale)`;
+    const stops = [1, 32, 64, 96, 128, 160, 192, 224, 255].map((level) => scale[level]);
+    ramp.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
+  }
+
+  size() {
+    const width = this.parts.stage.clientWidth, height = this.shown.pixels;
+    if (!width) return;
+    const ratio = window.devicePixelRatio || 1;
+    this.parts.stage.style.height = `${height}px`;
+    for (const canvas of [this.parts.cells, this.parts.marks]) {
+      if (canvas.width !== Math.round(width * ratio)) canvas.width = Math.round(width * ratio);
+      if (canvas.height !== Math.round(height * ratio)) canvas.height = Math.round(height * ratio);
+    }
+    this.width = width;
+    if (!this.view) this.readable();
+    this.settle();
+  }
+
+  // Rows whose texts can be read; the whole text where it is short or there are many pictures.
+  readable() {
+    const height = this.shown.pixels - HEAD - AXIS, { count, widest } = this.shown;
+    const many = this.shown.sides[0].layers.length > 1;
+    const rows = many || height / count >= SHORTEST ? count : Math.floor(height / ROW);
+    const middle = (this.look.selected ?? 1) - 1;
+    const top = Math.max(0, Math.min(count - rows, middle - Math.floor(rows / 2)));
+    this.view = { top, bottom: top + rows, left: 0, right: widest };
+  }
+
+  whole() { this.view = { top: 0, bottom: this.shown.count, left: 0, right: this.shown.widest }; }
+
+  settle() {
+    const { count, widest } = this.shown, view = this.view;
+    const into = (low, high, end, least) => {
+      const size = Math.min(Math.max(high - low, least), end);
+      const from = Math.min(Math.max(0, low), end - size);
+      return [from, from + size];
+    };
+    [view.top, view.bottom] = into(view.top, view.bottom, count, Math.min(count, 3));
+    [view.left, view.right] = into(view.left, view.right, widest, Math.min(widest, 3));
+    const whole = view.bottom - view.top >= count;
+    this.at = places(this.shown, this.width, this.shown.pixels, whole);
+    this.theme = themeOf(this.root);
+    this.root.dataset.rows = `${Math.floor(view.top) + 1} ${Math.ceil(view.bottom)}`;
+    this.later();
+  }
+
+  later() {
+    cancelAnimationFrame(this.frame);
+    this.frame = requestAnimationFrame(() => {
+      picture(this.parts.cells, this.shown, this.at, this.view, this.theme);
+      this.mark();
+    });
+  }
+
+  mark() {
+    const { cursor, look } = this;
+    const row = cursor ? cursor.row : this.guest;
+    const over = cursor && cursor.panel !== null ? this.at.panels[cursor.panel] : null;
+    const expert = over ? over.layer.order[cursor.column] : null;
+    marks(this.parts.marks, this.shown, this.at, this.view, this.theme, {
+      row, expert, layer: over?.l, selected: look.selected, followed: look.followed,
+      drag: this.drag?.box });
+    this.root.dataset.selected = look.selected ?? "";
+  }
+
+  // The chosen token, wherever it was chosen, comes into sight.
+  follow(first) {
+    const { selected } = this.look;
+    if (selected && selected !== this.at_selected && !first) this.show(selected - 1);
+    this.at_selected = selected;
+    this.mark();
+  }
+
+  show(row) {
+    const { top, bottom } = this.view, rows = bottom - top;
+    if (row >= top && row + 1 <= bottom) return;
+    this.view.top = row < top ? row : row + 1 - rows;
+    this.view.bottom = this.view.top + rows;
+    this.settle();
+  }
+
+  hit(x, y) {
+    const { panels, gutter } = this.at, { count } = this.shown;
+    const inside = (one) => y >= one.y && y < one.y + one.h;
+    const panel = panels.findIndex((one) => inside(one) && x >= one.x && x < one.x + one.w);
+    const beside = panels.find((one) => inside(one) && one.first && x < gutter);
+    const one = panel < 0 ? beside : panels[panel];
+    if (!one) return null;
+    const row = Math.min(count - 1, Math.floor(rowAt(one, this.view, y)));
+    const column = Math.floor(columnAt(one, this.view, x));
+    if (panel < 0 || column >= one.layer.order.length) return { row, column: null, panel: null };
+    return { row, column, panel };
+  }
+
+  point(cursor, x, y) {
+    this.cursor = cursor;
+    const row = cursor ? cursor.row : null;
+    if (row !== this.told) {
+      this.told = row;
+      document.dispatchEvent(new CustomEvent("emo-viz-hover",
+        { detail: { group: this.shown.group, from: this.root, token: row === null ? null : row + 1 } }));
+    }
+    this.say(x, y);
+    this.mark();
+  }
+
+  lines({ row, column, panel }) {
+    const { tokens, sides, count, what, differences } = this.shown;
+    const said = [`Token ${row + 1} of ${count}: “${tokens[row]}”`];
+    if (panel === null) return said;
+    const over = this.at.panels[panel], expert = over.layer.order[column];
+    for (const side of sides) {
+      const layer = side.layers[over.l];
+      if (!layer || expert >= layer.order.length) continue;
+      const here = layer.ids.subarray(row * layer.slots, (row + 1) * layer.slots);
+      const slot = here.findIndex(
+        (id, i) => id === expert && layer.levels[row * layer.slots + i] > 0);
+      const level = slot < 0 ? 0 : layer.levels[row * layer.slots + slot];
+      const where = `${side.label}, layer ${layer.number}: expert ${expert}`;
+      const value = what ? `, ${what} ${this.value(level)}` : "";
+      const rank = differences ? "" : `, choice ${slot + 1} of ${layer.slots}`;
+      said.push(slot < 0 ? `${where} is not used here` : `${where}${value}${rank}`);
+    }
+    return said;
+  }
+
+  value(level) {
+    const { top, differences } = this.shown;
+    if (!differences) return ((top * (level - 0.5) ** 2) / 255 ** 2).toPrecision(2);
+    const root = (level - 128) / 127;
+    return `${root < 0 ? "−" : "+"}${(top * root * root).toPrecision(2)}`;
+  }
+
+  say(x, y) {
+    const { tip, live, stage } = this.parts;
+    tip.hidden = !this.cursor;
+    if (!this.cursor) return;
+    const said = this.lines(this.cursor);
+    tip.replaceChildren();
+    for (const line of said) element("div", "", tip).textContent = line;
+    clearTimeout(this.speaking);
+    this.speaking = setTimeout(() => (live.textContent = said.join(". ")), 250);
+    const width = tip.offsetWidth, height = tip.offsetHeight;
+    const left = x + 16 + width > stage.clientWidth ? x - width - 12 : x + 16;
+    tip.style.left = `${Math.max(0, left)}px`;
+    tip.style.top = `${y + 18 + height > stage.clientHeight ? y - height - 10 : y + 18}px`;
+  }
+
+  pick(cursor) {
+    const over = cursor.panel === null ? null : this.at.panels[cursor.panel];
+    let follow = null;
+    if (over) {
+      const { order, ids, levels, slots, number } = over.layer, expert = order[cursor.column];
+      const from = cursor.row * slots;
+      const used = Array.from({ length: slots }, (_, slot) => from + slot)
+        .some((slot) => ids[slot] === expert && levels[slot] > 0);
+      if (used && !this.shown.differences) follow = { run: over.side.id, layer: number, expert };
+    }
+    this.choose({ token: cursor.row + 1, follow });
+  }
+
+  choose(picked) {
+    const look = this.look;
+    const same = picked.token === look.selected && (!picked.follow
+      || JSON.stringify(picked.follow) === JSON.stringify(look.followed));
+    look.selected = this.at_selected = picked.token;
+    if (picked.follow || picked.token === null) look.followed = picked.follow ?? null;
+    document.dispatchEvent(new CustomEvent("emo-viz-look", { detail: { group: this.shown.group } }));
+    if (!same || picked.token === null) this.send(picked);
+  }
+
+  zoom(factor, x, y) {
+    const view = this.view, over = this.at.panels.find(
+      (one) => y >= one.y && y < one.y + one.h && x >= one.x && x < one.x + one.w);
+    const panel = over ?? this.at.panels[0];
+    const row = over ? rowAt(panel, view, y) : (view.top + view.bottom) / 2;
+    const column = over ? columnAt(panel, view, x) : view.left;
+    view.top = row - (row - view.top) * factor;
+    view.bottom = row + (view.bottom - row) * factor;
+    view.left = column - (column - view.left) * factor;
+    view.right = column + (view.right - column) * factor;
+    this.settle();
+  }
+
+  scrollTo(y) {
+    const { rail: one } = this.at, rows = this.view.bottom - this.view.top;
+    const middle = ((y - one.y) / one.h) * this.shown.count;
+    this.view.top = middle - rows / 2;
+    this.view.bottom = middle + rows / 2;
+    this.settle();
+  }
+
+  listen() {
+    const { stage, rows, all } = this.parts;
+    const at = (event) => {
+      const box = stage.getBoundingClientRect();
+      return [event.clientX - box.x, event.clientY - box.y];
+    };
+    stage.onpointerdown = (event) => event.button === 0 && this.down(event, ...at(event));
+    stage.onpointermove = (event) => this.move(event, ...at(event));
+    stage.onpointerup = (event) => this.up(...at(event));
+    stage.onpointercancel = () => { this.drag = null; this.mark(); };
+    stage.onpointerleave = () => this.drag || this.point(null, 0, 0);
+    stage.ondblclick = () => { this.whole(); this.settle(); };
+    stage.onkeydown = (event) => this.typed(event);
+    stage.onblur = () => this.point(null, 0, 0);
+    stage.addEventListener("wheel", (event) => {
+      const [x, y] = at(event), onRail = this.at.rail && x >= this.at.rail.x - 8;
+      if (!event.ctrlKey && !onRail) return; // the wheel is the page's
+      event.preventDefault();
+      if (event.ctrlKey) this.zoom(event.deltaY > 0 ? 1.25 : 0.8, x, y);
+      else this.shift(Math.sign(event.deltaY) * 3);
+    }, { passive: false });
+    rows.onclick = () => { this.readable(); this.settle(); };
+    all.onclick = () => { this.whole(); this.settle(); };
+    new ResizeObserver(() => this.shown && this.size()).observe(stage);
+    matchMedia("(prefers-color-scheme: dark)").onchange = () =>
+      setTimeout(() => this.shown && this.settle(), 300);
+    const hear = (name, act) => {
+      const heard = (event) => {
+        if (!this.root.isConnected) document.removeEventListener(name, heard);
+        else if (event.detail.group === this.shown?.group && this.at) act(event.detail);
+      };
+      document.addEventListener(name, heard);
+    };
+    hear("emo-viz-look", () => this.follow(false));
+    hear("emo-viz-hover", ({ from, token }) => {
+      if (from === this.root) return;
+      this.guest = token === null ? null : token - 1;
+      this.mark();
+    });
+  }
+
+  shift(rows) {
+    this.view.top += rows;
+    this.view.bottom += rows;
+    this.settle();
+  }
+
+  down(event, x, y) {
+    const onRail = this.at.rail && x >= this.at.rail.x - 8;
+    const cursor = this.hit(x, y);
+    if (!onRail && !cursor) return;
+    this.parts.stage.setPointerCapture(event.pointerId);
+    this.drag = { x, y, onRail, touch: event.pointerType === "touch", panel: cursor?.panel ?? null };
+    if (onRail) this.scrollTo(y);
+  }
+
+  move(event, x, y) {
+    const drag = this.drag;
+    if (drag?.onRail) return this.scrollTo(y);
+    if (!drag || drag.touch) return this.point(this.hit(x, y), x, y);
+    if (Math.hypot(x - drag.x, y - drag.y) > 5 || drag.box) {
+      this.parts.tip.hidden = true;
+      drag.box = { x: Math.min(x, drag.x), y: Math.min(y, drag.y),
+        w: Math.abs(x - drag.x), h: Math.abs(y - drag.y) };
+      this.mark();
+    }
+  }
+
+  up(x, y) {
+    const drag = this.drag;
+    this.drag = null;
+    if (!drag || drag.onRail) return;
+    if (!drag.box) {
+      const cursor = this.hit(x, y);
+      if (cursor) this.pick(cursor);
+      return;
+    }
+    this.zoomInto(drag);
+  }
+
+  // A flat drag zooms along one axis, and one beside the panels along the rows.
+  zoomInto({ box, panel, y }) {
+    const one = panel === null
+      ? this.at.panels.find((each) => y >= each.y && y < each.y + each.h) : this.at.panels[panel];
+    const view = { ...this.view };
+    if (box.h > 8) {
+      view.top = rowAt(one, this.view, box.y);
+      view.bottom = rowAt(one, this.view, box.y + box.h);
+    }
+    if (box.w > 8 && panel !== null) {
+      view.left = columnAt(one, this.view, box.x);
+      view.right = columnAt(one, this.view, box.x + box.w);
+    }
+    this.view = view;
+    this.settle();
+  }
+
+  typed(event) {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.shiftKey && event.key.startsWith("Arrow")) return; // the page's: another layer
+    const { count } = this.shown, page = Math.max(1, Math.floor(this.view.bottom - this.view.top) - 1);
+    const steps = { ArrowUp: -1, ArrowDown: 1, PageUp: -page, PageDown: page, Home: -count, End: count };
+    const across = { ArrowLeft: -1, ArrowRight: 1 };
+    const acts = {
+      Enter: () => this.cursor && this.pick(this.cursor), " ": () => this.cursor && this.pick(this.cursor),
+      Escape: () => this.choose({ token: null, follow: null }),
+      "+": () => this.zoom(0.8, -1, -1), "-": () => this.zoom(1.25, -1, -1),
+      0: () => { this.whole(); this.settle(); },
+    };
+    if (event.key in steps) this.walk(steps[event.key], 0);
+    else if (event.key in across) this.walk(0, across[event.key]);
+    else if (event.key in acts) acts[event.key]();
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  walk(down, across) {
+    const { panels } = this.at, { count } = this.shown;
+    const from = this.cursor ?? { row: (this.look.selected ?? 1) - 1, column: 0, panel: 0 };
+    let panel = from.panel ?? 0, column = (from.column ?? 0) + (this.cursor ? across : 0);
+    const row = Math.min(count - 1, Math.max(0, from.row + (this.cursor ? down : 0)));
+    const width = panels[panel].layer.order.length;
+    if (column >= width && panel + 1 < panels.length) { panel += 1; column = 0; }
+    if (column < 0 && panel > 0) { panel -= 1; column = panels[panel].layer.order.length - 1; }
+    column = Math.min(Math.max(0, column), panels[panel].layer.order.length - 1);
+    this.show(row);
+    if (column < this.view.left || column + 1 > this.view.right) {
+      const columns = this.view.right - this.view.left;
+      this.view.left = column < this.view.left ? column : column + 1 - columns;
+      this.view.right = this.view.left + columns;
+      this.settle();
+    }
+    const one = this.at.panels[panel];
+    this.point({ row, column, panel }, xOf(one, this.view, column + 1), yOf(one, this.view, row + 1));
+  }
+}
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  const root = parentElement.querySelector(".heatmap");
+  root.map ??= new Heatmap(root);
+  root.map.take(data, (picked) => setTriggerValue("picked", picked));
+}

@@ -1,0 +1,193 @@
+"""Tokens by experts as pictures that the browser draws: one run or two, one layer or all of them.
+
+A Streamlit component without an iframe. Hover, walking, zoom and scroll need no server; a click or
+Enter picks. What is picked travels in a message of its own, so that a pick sends no picture again.
+Tokens reach the page as data and are written as text, never as markup.
+
+Shapes: P tokens (position 1 is the first, the opening token is left out), R routed experts of a
+layer, S experts a token; the id -1 stands for none.
+"""
+
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+
+from emo_viz.analysis.routing import Recorded, expert_order
+from emo_viz.figures.theme import DIVERGING, SELECTION_COLOUR, SEQUENTIAL
+from emo_viz.ui.parts import look
+
+_HERE = Path(__file__)
+# One module in two files: what is drawn and where, and the hands.
+_JS = "".join(
+    _HERE.with_name(name).read_text(encoding="utf-8") for name in ("heatmap_draw.js", "heatmap.js")
+)
+_HTML = '<div class="heatmap"></div>'
+_COMPONENT = st.components.v2.component(
+    "emo_viz_heatmap",
+    html=_HTML,
+    css=_HERE.with_suffix(".css").read_text(encoding="utf-8"),
+    js=_JS,
+)
+
+LEVELS = 255  # of a weight: level 0 is an empty place
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of one run over a text.
+
+    number: what the layer is called. expert_ids and values [P, S]; a value is 0..1, or -1..1 in a
+    picture of differences. order [R]: the expert of each column.
+    """
+
+    number: int
+    expert_ids: NDArray[np.integer]
+    values: NDArray[np.floating]
+    order: NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One run, or the difference of two, as one picture a layer."""
+
+    id: str
+    label: str
+    colour: str
+    layers: Sequence[Layer]
+
+
+@dataclass(frozen=True)
+class Follow:
+    """A run's expert in the layer of that number: the same id elsewhere is another expert."""
+
+    run: str
+    layer: int
+    expert: int
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What was picked: a token's position, and the expert under the pointer if a token uses it."""
+
+    token: int | None
+    follow: Follow | None = None
+
+
+def layer_of(recorded: Recorded, layer: int, number: int, routed: int, by_use: bool) -> Layer:
+    """A layer of a recording, its `routed` experts in the order of use in the text, or by id.
+
+    layer: its place in the recording; number: what it is called.
+    """
+    order = expert_order(recorded, layer, routed) if by_use else np.arange(routed)
+    return Layer(
+        number, recorded.expert_ids[layer, 1:], recorded.gate_weights[layer, 1:], np.asarray(order)
+    )
+
+
+def heatmap(
+    sides: Sequence[Side],
+    tokens: Sequence[str],
+    *,
+    key: str,
+    on_pick: Callable[[Pick], None],
+    selected: int | None = None,
+    followed: Follow | None = None,
+    pixels: int = 560,
+    what: str = "gate weight",
+    differences: bool = False,
+    group: str = "",
+) -> None:
+    """Draw the sides beside each other (one layer), or a line of layers for each (several).
+
+    tokens [P]: labels. selected: a position, from 1. pixels: the height of all. what: the value in
+    words, for key and hover ("" where every value is 1: an expert is used or not). differences:
+    values are from -1 to 1 on a scale with two ends. group: pictures and texts of one group show
+    each other's hover and what the page tells them (`tell`); by default the picture is alone.
+    """
+
+    def picked() -> None:
+        event = st.session_state[key]["picked"]
+        if event is not None:
+            on_pick(_pick(event))
+
+    reach = max((_reach(layer) for side in sides for layer in side.layers), default=0.0) or 1.0
+    with st.container(gap=None):
+        if not group:
+            tell(key, selected, followed, key=f"{key}_look")
+        _COMPONENT(
+            key=key,
+            data={
+                "group": group or key,
+                "tokens": list(tokens),
+                "sides": [_side(side, reach, differences) for side in sides],
+                "pixels": pixels,
+                "what": what,
+                "top": reach,
+                "differences": differences,
+                "scale": _scale(differences),
+                "mark": SELECTION_COLOUR,
+            },
+            on_picked_change=picked,
+        )
+
+
+def _pick(event: dict[str, Any]) -> Pick:
+    follow = event.get("follow")
+    return Pick(event["token"], None if follow is None else Follow(**follow))
+
+
+def tell(group: str, selected: int | None, followed: Follow | None, key: str) -> None:
+    """Let the pictures and texts of a group show this token and this expert."""
+    look.tell(group, selected, None if followed is None else asdict(followed), key=key)
+
+
+def _scale(differences: bool) -> list[str]:
+    """The colours of the key, from the lowest value to the highest, in even steps."""
+    stops = DIVERGING if differences else SEQUENTIAL
+    return [str(colour) for _, colour in stops]
+
+
+def _reach(layer: Layer) -> float:
+    used = np.abs(layer.values[layer.expert_ids >= 0])
+    return float(used.max(initial=0.0))
+
+
+def _side(side: Side, reach: float, differences: bool) -> dict[str, Any]:
+    return {
+        "id": side.id,
+        "label": side.label,
+        "colour": side.colour,
+        "layers": [_layer(layer, reach, differences) for layer in side.layers],
+    }
+
+
+def _layer(layer: Layer, reach: float, differences: bool) -> dict[str, Any]:
+    """As the browser reads it: ids in one or two bytes, values in one.
+
+    A value's level is 1..255 on a square-root scale (most weights are small beside the largest),
+    with differences 1..127 below zero, 128 zero, and up to 255 above.
+    """
+    ids = layer.expert_ids
+    width = "<u1" if len(layer.order) <= 256 else "<u2"
+    root = np.sign(layer.values) * np.sqrt(np.abs(layer.values) / reach)
+    with np.errstate(invalid="ignore"):
+        level = np.rint(128 + 127 * root) if differences else np.ceil(LEVELS * root)
+    level = np.where(ids < 0, 0, np.clip(np.nan_to_num(level, nan=1), 1, LEVELS))
+    return {
+        "number": layer.number,
+        "slots": ids.shape[1],
+        "wide": width == "<u2",
+        "ids": _packed(np.maximum(ids, 0).astype(width)),
+        "levels": _packed(level.astype("<u1")),
+        "order": _packed(layer.order.astype("<u2")),
+    }
+
+
+def _packed(values: NDArray[Any]) -> str:
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()

@@ -1,0 +1,1 @@
+"""Search: words, tokens, experts, documents and domains over what was recorded; pins compared."""

@@ -1,0 +1,141 @@
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufefc]/;
+
+function element(name, className, text) {
+  const node = document.createElement(name);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+// The address beside this page's own: a middle click opens it elsewhere, as any link.
+function link(address, text, className, title) {
+  const node = element("a", className, text);
+  node.href = new URL(address, document.baseURI).href;
+  if (title) node.title = title;
+  return node;
+}
+
+function context(row) {
+  const hit = row.address
+    ? link(row.address, row.hit, "hit", row.title) : element("b", "hit", row.hit);
+  if (RIGHT_TO_LEFT.test(row.before + row.hit + row.after)) {
+    const cell = element("td", "line");
+    cell.colSpan = 2;
+    cell.dir = "auto";
+    cell.append(row.before, hit, row.after);
+    return { cells: [cell], hit };
+  }
+  const before = element("td", "before");
+  before.append(element("div"));
+  before.firstChild.append(element("span", "", row.before));
+  const after = element("td", "after");
+  after.append(hit, row.after);
+  return { cells: [before, after], hit };
+}
+
+function whole(row) {
+  const cell = element("td", "line list");
+  cell.colSpan = 2;
+  const hit = row.address
+    ? link(row.address, row.hit, "hit", row.title) : element("b", "hit", row.hit);
+  cell.append(hit, "  ", row.after);
+  return { cells: [cell], hit };
+}
+
+function build(root, data) {
+  const table = element("table");
+  table.setAttribute("aria-label", data.label);
+  const columns = element("colgroup");
+  const names = ["where", "before", "after", ...(data.note ? ["note"] : []), "actions"];
+  columns.append(...names.map((name) => element("col", name)));
+  const head = element("tr");
+  const heads = data.whole
+    ? [["where", data.where], ["", "Document", 2]]
+    : [["where", data.where], ["before", "Before"], ["after", "Hit and after"]];
+  if (data.note) heads.push(["note", data.note]);
+  heads.push(["actions", ""]);
+  heads.forEach(([name, text, span]) => {
+    const cell = element("th", name, text);
+    cell.scope = "col";
+    if (span) cell.colSpan = span;
+    if (!text) cell.setAttribute("aria-label", "Open or pin");
+    head.append(cell);
+  });
+  const body = element("tbody");
+  data.rows.forEach((row, number) => {
+    const line = element("tr");
+    const where = element("td", "where");
+    where.append(element("b", "", row.domain), row.domain && row.name ? " · " : "");
+    where.append(element("span", "", row.name));
+    where.title = [row.domain, row.name].filter(Boolean).join(" · ");
+    const { cells, hit } = data.whole ? whole(row) : context(row);
+    hit.dataset.opens = "routing";
+    const actions = element("td", "actions");
+    if (row.clusters) {
+      const node = link(row.clusters, "Clusters", "", "Read it beside its clusters");
+      node.dataset.opens = "clusters";
+      actions.append(node);
+    }
+    if (row.pinned !== null) {
+      const pin = element("button", "", row.pinned ? "Pinned" : "Pin");
+      pin.type = "button";
+      pin.title = "Keep it to compare it with another one";
+      pin.setAttribute("aria-pressed", String(row.pinned));
+      pin.dataset.pin = "";
+      actions.append(pin);
+    }
+    line.dataset.row = number;
+    line.append(where, ...cells);
+    if (data.note) line.append(element("td", "note", row.note));
+    line.append(actions);
+    body.append(line);
+  });
+  const top = element("thead");
+  top.append(head);
+  table.append(columns, top, body);
+  root.replaceChildren(table);
+}
+
+// Which of a row's links and buttons has the focus, so that it has it again once they are new.
+function focused(root) {
+  const node = root.getRootNode().activeElement;
+  const line = node instanceof Element && root.contains(node) && node.closest("tr[data-row]");
+  if (!line) return null;
+  return [line.dataset.row, [...line.querySelectorAll("a, button")].indexOf(node)];
+}
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  const root = parentElement.querySelector(".kwic");
+  const given = JSON.stringify(data), heard = parentElement.querySelector(".heard");
+  if (heard.textContent !== data.said) heard.textContent = data.said;
+  if (root.dataset.given !== given) {
+    const before = focused(root);
+    build(root, data);
+    root.dataset.given = given;
+    if (before) {
+      const line = root.querySelector(`tr[data-row="${before[0]}"]`);
+      line?.querySelectorAll("a, button")[before[1]]?.focus();
+    }
+  }
+  root.onclick = (event) => {
+    const node = event.target instanceof Element && event.target.closest("a, button");
+    if (!node) return;
+    const row = Number(node.closest("tr").dataset.row);
+    if ("pin" in node.dataset) {
+      setTriggerValue("did", { row, what: "pin" });
+    } else if (!(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey)) {
+      event.preventDefault();
+      setTriggerValue("did", { row, what: node.dataset.opens });
+    }
+  };
+  root.onkeydown = (event) => {
+    if (event.key !== "ArrowDown" && event.key !== "ArrowUp") return;
+    const at = focused(root);
+    if (!at || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const next = Number(at[0]) + (event.key === "ArrowDown" ? 1 : -1);
+    const nodes = root.querySelectorAll(`tr[data-row="${next}"] :is(a, button)`);
+    nodes[Math.min(at[1], nodes.length - 1)]?.focus();
+  };
+}

@@ -1,0 +1,187 @@
+"""What the runs did with a pinned token, document or text: live, else out of their recordings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import streamlit as st
+
+from emo_viz.analysis.alike import RoutedText, of_recorded, use_of
+from emo_viz.analysis.runs import Comparison, compare
+from emo_viz.server import assets, library
+from emo_viz.server.library import Missing, Models
+from emo_viz.trace.absent import Absent
+from emo_viz.ui.parts import text_links, together
+from emo_viz.ui.parts.own_text import MOST_CHARACTERS
+from emo_viz.ui.parts.pins import Pin
+from emo_viz.ui.parts.reading import Chosen, Reading, read
+from emo_viz.ui.shell.words import escape_markdown, shorten, visible
+
+if TYPE_CHECKING:
+    from emo_viz.trace import Trace
+
+TITLE = 50  # characters
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """A pin as the runs of a comparison read it.
+
+    title: Markdown. pieces: its tokens as texts; none where they are not known. routed: by run id.
+    layers: the model's own number of each layer, by run id.
+    """
+
+    pin: Pin
+    title: str
+    pieces: Sequence[str]
+    runs: Comparison
+    routed: Mapping[str, RoutedText]
+    layers: Mapping[str, Sequence[int]]
+
+
+class NotHere(Exception):
+    """A pin cannot be shown; the text is one sentence, safe for Markdown."""
+
+
+def title(pin: Pin) -> str:
+    """What a pin is called, plainly: in lists."""
+    where = _title_of(pin)
+    return where if pin.token is None else f"Token {pin.token} of {where}"
+
+
+def _title_of(pin: Pin) -> str:
+    try:
+        if pin.document is None:
+            return f"your text “{_opening(text_links.text_of(pin.text or '', MOST_CHARACTERS))}”"
+        row = _bundled().get(pin.document)
+    except ValueError:
+        return "a text that is no longer here"
+    if row is None:
+        return shorten(visible(pin.document), TITLE)
+    return f"{visible(row[0])} · {shorten(visible(row[1]), TITLE)}"
+
+
+def _opening(text: str) -> str:
+    return shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), TITLE)
+
+
+def _bundled() -> dict[str, tuple[str, str, str]]:
+    """Domain, title and text of the bundled documents by id."""
+    try:
+        return _documents(assets.content(assets.documents_path()))
+    except Missing:
+        return {}
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _documents(key: str) -> dict[str, tuple[str, str, str]]:
+    table = library.documents()
+    titles = table["parent"].fillna("").where(table["parent"].fillna("") != "", table["id"])
+    rows = zip(table["id"], table["domain"], titles, table["text"], strict=True)
+    return {str(name): (str(domain), str(own), str(text)) for name, domain, own, text in rows}
+
+
+def sides(pins: tuple[Pin, Pin]) -> tuple[Side, Side]:
+    """Both pins in the same runs. Raises NotHere, or Missing where there is no run at all."""
+    if not any(library.can_run(run) for run in library.comparison().ids):
+        return _recorded(pins)
+    try:
+        models = library.models()
+    except Missing as error:  # perhaps too large for this machine; its recording is not
+        try:
+            return _recorded(pins)
+        except NotHere:
+            raise error from None
+    together.say_left_out(models.left_out)
+    runs = together.shown(models.comparison, "tokens", "layers")
+    chosen = replace(models.of(runs), left_out=())
+    return _live(chosen, pins[0]), _live(chosen, pins[1])
+
+
+def _live(models: Models, pin: Pin) -> Side:
+    reading = read(models, Chosen(_text(pin), "", pin.document))
+    if pin.token is not None and pin.token > reading.num_tokens:
+        raise NotHere(
+            f"{escape_markdown(_title_of(pin))} has {reading.num_tokens:,} tokens, so the pinned "
+            f"token {pin.token:,} is not here."
+        )
+    routed = {run: _of_reading(reading, run) for run in reading.runs.ids}
+    layers = {one.run: one.live.own_layers for one in models}
+    name = escape_markdown(title(pin))
+    return Side(pin, name, reading.pieces[1:], reading.runs, routed, layers)
+
+
+def _text(pin: Pin) -> str:
+    if pin.document is None:
+        try:
+            return text_links.text_of(pin.text or "", MOST_CHARACTERS)
+        except ValueError:
+            raise NotHere(
+                "A pinned text cannot be read: its link was cut off, or the server that kept it "
+                "has been restarted; open the text again and pin it."
+            ) from None
+    row = _bundled().get(pin.document)
+    if row is None:
+        raise NotHere(f"The pinned document {escape_markdown(pin.document)} is not here.")
+    return row[2]
+
+
+def _of_reading(reading: Reading, run: str) -> RoutedText:
+    one = reading.recordings[run]
+    ids = one.expert_ids[:, 1:]
+    return RoutedText(
+        use_of(ids, max(reading.routed[run])), ids, one.gate_weights[:, 1:], one.loss[1:]
+    )
+
+
+def _recorded(pins: tuple[Pin, Pin]) -> tuple[Side, Side]:
+    """Out of the recordings that hold both pins. Raises NotHere."""
+    names = [pin.document for pin in pins]
+    rows: dict[str, tuple[int, int]] = {}
+    for run in library.comparison():
+        if None in names or not assets.trace_path(run.id).exists():
+            continue
+        trace = library.trace(run.id)
+        known = {str(name): row for row, name in enumerate(trace.facts["id"])}
+        tokens = any(pin.token for pin in pins)
+        if all(name in known for name in names) and (trace.has_tokens or not tokens):
+            rows[run.id] = known[str(names[0])], known[str(names[1])]
+    if not rows:
+        raise NotHere(
+            "Without the model's checkpoint two pins are compared out of a recording that holds "
+            "both documents, and of tokens one that was made with --level tokens; there is none."
+        )
+    runs = compare([run for run in library.comparison() if run.id in rows])
+    return _of_traces(runs, pins[0], rows, 0), _of_traces(runs, pins[1], rows, 1)
+
+
+def _of_traces(runs: Comparison, pin: Pin, rows: Mapping[str, tuple[int, int]], at: int) -> Side:
+    traces = {run: library.trace(run) for run in runs.ids}
+    routed = {run: _of_trace(trace, rows[run][at]) for run, trace in traces.items()}
+    pieces = _pieces(traces[runs.first.id], rows[runs.first.id][at])
+    most = (
+        min(one.expert_ids.shape[1] for one in routed.values() if one.expert_ids is not None)
+        if pin.token
+        else 0
+    )
+    if pin.token and pin.token > most:
+        raise NotHere(f"{escape_markdown(_title_of(pin))} has only {most:,} recorded tokens.")
+    layers = {run: trace.manifest.model.own_layers for run, trace in traces.items()}
+    return Side(pin, escape_markdown(title(pin)), pieces, runs, routed, layers)
+
+
+def _of_trace(trace: "Trace", row: int) -> RoutedText:
+    if not trace.has_tokens:
+        use = np.asarray(trace.usage[row], np.float64)
+        if trace.has("activation"):
+            use = np.asarray(trace.activation[row], np.float64)
+        return RoutedText(use / np.maximum(use.sum(axis=1, keepdims=True), 1e-12))
+    return of_recorded(trace.recorded(row), trace.manifest.model)
+
+
+def _pieces(trace: "Trace", row: int) -> list[str]:
+    try:
+        return trace.recorded(row).token_texts[1:]
+    except Absent:
+        return []

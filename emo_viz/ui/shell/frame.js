@@ -1,0 +1,163 @@
+// Copy link, undo, redo, present; says the page's headline when it changes; folds the side bar.
+const NARROW = 900, SAID_MS = 4000, HEARD_MS = 600;
+const SVG = "http://www.w3.org/2000/svg";
+const FIELD = 'input, textarea, select, [contenteditable]:not([contenteditable="false"])';
+const ICONS = {
+  copy: "M10 14a4 4 0 0 0 6 .4l3-3a4 4 0 0 0-6-6l-1 1M14 10a4 4 0 0 0-6-.4l-3 3a4 4 0 0 0 6 6l1-1",
+  undo: "M9 14 4 9l5-5M4 9h10a6 6 0 0 1 0 12h-3",
+  redo: "m15 14 5-5-5-5M20 9H10a6 6 0 0 0 0 12h3",
+  present: "M3 4h18M5 4v11h14V4M12 15v3m-4 3 4-3 4 3",
+};
+
+// What a page writes into its own address before the visitor has touched it is no step of theirs.
+function onlyTheirSteps() {
+  if (window.emoVizSteps) return;
+  const seen = (window.emoVizSteps = { touched: false, first: alreadyWritten() });
+  const push = history.pushState.bind(history);
+  history.pushState = (state, title, url) => {
+    const there = new URL(url ?? location.href, location.href).pathname;
+    if (there !== location.pathname) seen.touched = false;
+    else if (!seen.touched) return history.replaceState(state, title, url);
+    return push(state, title, url);
+  };
+  const touch = (event) => { if (event.isTrusted) seen.touched = true; };
+  for (const name of ["pointerdown", "keydown"]) document.addEventListener(name, touch, true);
+}
+
+// Where the visitor's steps begin: on a busy machine a page writes its address before this runs.
+// A page that is reloaded, or come back to, has steps of before that count.
+function alreadyWritten() {
+  const [how] = performance.getEntriesByType("navigation");
+  return how?.type === "navigate" ? window.navigation?.currentEntry?.index ?? 0 : 0;
+}
+
+// The browser's list of steps; null in one that does not tell.
+function steps() {
+  const list = window.navigation?.entries?.();
+  if (!list) return null;
+  const at = window.navigation.currentEntry?.index ?? 0;
+  const same = (one) => one && new URL(one.url).pathname === location.pathname;
+  const first = window.emoVizSteps?.first ?? 0;
+  return { undo: at > first && same(list[at - 1]), redo: same(list[at + 1]) };
+}
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch { // not allowed, or not a secure address
+    const field = document.createElement("textarea");
+    field.value = text;
+    document.body.append(field);
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    return done;
+  }
+}
+
+function button(root, name, label, words) {
+  const made = document.createElement("button"), icon = document.createElementNS(SVG, "svg");
+  const path = document.createElementNS(SVG, "path");
+  made.type = "button";
+  made.dataset.name = name;
+  made.title = label;
+  made.setAttribute("aria-label", label);
+  icon.setAttribute("viewBox", "0 0 24 24");
+  icon.setAttribute("aria-hidden", "true");
+  path.setAttribute("d", ICONS[name]);
+  icon.append(path);
+  made.append(icon);
+  if (words) made.append(Object.assign(document.createElement("span"), { textContent: words }));
+  root.append(made);
+  return made;
+}
+
+function build(root) {
+  return {
+    undo: button(root, "undo", "Undo the last choice (Ctrl+Z)", ""),
+    redo: button(root, "redo", "Redo it (Ctrl+Shift+Z)", ""),
+    copy: button(root, "copy", "Copy link to this view", "Copy link"),
+    present: button(root, "present", "Present in large type (P)", "Present"),
+  };
+}
+
+// Streamlit has no way to ask for a side bar that is folded on a narrow window alone.
+function foldOnce() {
+  if (window.emoVizFolded) return;
+  window.emoVizFolded = true;
+  if (window.innerWidth > NARROW) return;
+  document.querySelector('[data-testid="stSidebarCollapseButton"] button')?.click();
+}
+
+const headline = () => document.querySelector('[data-testid="stMain"] :is(h2, h3, h4)')?.textContent ?? "";
+
+// What changes the first sentence of a page is its result: it is read out, once it is at rest.
+function tellHeadline(heard) {
+  heard.told ??= headline(); // kept: Streamlit may call this again before the answer is told
+  let waiting = null;
+  const tell = () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      const now = headline();
+      if (now && heard.told && now !== heard.told) heard.textContent = now;
+      heard.told = now || heard.told;
+    }, HEARD_MS);
+  };
+  const watch = new MutationObserver(tell);
+  tell();
+  const main = document.querySelector('[data-testid="stMain"]');
+  if (main) watch.observe(main, { subtree: true, childList: true, characterData: true });
+  return () => { clearTimeout(waiting); watch.disconnect(); };
+}
+
+function shortcut(event, buttons) {
+  if (event.defaultPrevented || event.isComposing || event.altKey) return;
+  if (event.composedPath().some((node) => node instanceof Element && node.matches(FIELD))) return;
+  const key = event.key.toLowerCase(), control = event.ctrlKey || event.metaKey;
+  const name = control && key === "z" ? (event.shiftKey ? "redo" : "undo")
+    : control && key === "y" ? "redo" : !control && key === "p" ? "present" : null;
+  if (!name || buttons[name].disabled) return;
+  event.preventDefault();
+  buttons[name].click();
+}
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  const root = parentElement.querySelector(".frame"), said = parentElement.querySelector(".said");
+  if (!root.buttons) root.buttons = build(root);
+  const { buttons } = root;
+  const say = (text) => {
+    said.textContent = text;
+    clearTimeout(root.saying);
+    root.saying = setTimeout(() => { said.textContent = ""; }, SAID_MS);
+  };
+  const enable = () => {
+    const can = steps();
+    buttons.undo.disabled = can !== null && !can.undo;
+    buttons.redo.disabled = can !== null && !can.redo;
+  };
+  buttons.undo.onclick = () => history.back();
+  buttons.redo.onclick = () => history.forward();
+  buttons.copy.onclick = async () => {
+    const done = await copy(location.href);
+    say(done ? "The link is copied." : "The browser does not allow copying: take it from the address.");
+  };
+  buttons.present.onclick = () => setTriggerValue("present", true);
+  buttons.present.setAttribute("aria-pressed", String(data.presenting));
+  const words = data.presenting ? "End presentation" : "Present";
+  buttons.present.lastChild.textContent = words;
+  buttons.present.title = data.presenting ? `${words} (P)` : `${words} in large type (P)`;
+  buttons.present.setAttribute("aria-label", buttons.present.title);
+  onlyTheirSteps();
+  enable();
+  foldOnce();
+  const onKey = (event) => shortcut(event, buttons);
+  const quiet = tellHeadline(parentElement.querySelector(".heard"));
+  document.addEventListener("keydown", onKey);
+  window.navigation?.addEventListener("currententrychange", enable);
+  return () => {
+    quiet();
+    document.removeEventListener("keydown", onKey);
+    window.navigation?.removeEventListener("currententrychange", enable);
+  };
+}

@@ -1,0 +1,190 @@
+"""What a page sends to the browser, as plain HTML. Every text is escaped here; knows no session."""
+
+import html
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from streamlit.proto.Element_pb2 import Element
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+
+MOST_ROWS = 500  # of a table; all rows are in its export
+MAIN = 0  # the first number of the place of what stands beside the side bar
+_SIGN = re.compile(r"\\(.)|:material/\w+:|\*\*|`|\[([^\]]*)\]\([^)]*\)|\n", re.DOTALL)
+_HEADING = re.compile(r"^(#{1,6}) +")
+# Streamlit's own words for colours and emphasis do not matter on paper.
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem;
+  color: #0b1113; background: #fff; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.2rem; } h3, h4, h5, h6 { font-size: 1rem; }
+table { border-collapse: collapse; font-size: 0.85rem; margin: 1rem 0; }
+th, td { border: 1px solid #d5dddd; padding: 0.2rem 0.6rem; text-align: start; }
+.strip { white-space: pre-wrap; border: 1px solid #d5dddd; border-radius: 6px; padding: 0.5rem;
+  unicode-bidi: plaintext; }
+.note { color: #4a5558; font-size: 0.9rem; } figure { margin: 1rem 0; }
+pre { white-space: pre-wrap; unicode-bidi: plaintext; } img { max-width: 100%; }
+"""
+_DRAW = """
+for (const place of document.querySelectorAll("[data-figure]")) {
+  const figure = JSON.parse(place.nextElementSibling.textContent);
+  const layout = { ...figure.layout, paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff",
+    autosize: true };
+  Plotly.newPlot(place, figure.data, layout, { responsive: true, displaylogo: false });
+}
+"""
+
+
+class Shown:
+    """The elements of a page by their places, as far as the messages of one run tell."""
+
+    def __init__(self) -> None:
+        self._elements: dict[tuple[int, ...], Element] = {}
+        self._left_out: set[tuple[int, ...]] = set()
+        self.has_charts = False
+
+    def take(self, message: ForwardMsg) -> None:
+        """One more message to the browser."""
+        if message.WhichOneof("type") != "delta":
+            return
+        place, delta = tuple(message.metadata.delta_path), message.delta
+        if delta.WhichOneof("type") == "new_element":
+            self._elements[place] = delta.new_element
+            self.has_charts |= delta.new_element.WhichOneof("type") == "plotly_chart"
+        elif delta.add_block.WhichOneof("type") in ("popover", "dialog"):
+            self._left_out.add(place)
+
+    def __iter__(self) -> Iterator[Element]:
+        """The elements in the order of the page; without the side bar and what is folded away."""
+        for place in sorted(self._elements):
+            hidden = any(place[:end] in self._left_out for end in range(1, len(place)))
+            if place[0] == MAIN and not hidden:
+                yield self._elements[place]
+
+
+def document(title: str, shown: Shown, about: Sequence[tuple[str, str]]) -> str:
+    """The page. about: what it was made of, name and value."""
+    body = "\n".join(filter(None, map(_element, shown)))
+    facts = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in about
+    )
+    name = html.escape(title)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name} \u00b7 EMO Viz'
+        f"</title><style>{_STYLE}</style></head><body><main><h1>{name}</h1>{body}"
+        f"<h2>What this was made of</h2><table>{facts}</table></main>"
+        f'<script type="module">{_DRAW}</script></body></html>'
+    )
+
+
+def markdown(body: str) -> str:
+    """The little Markdown that pages write (headings, bold, links, lists), as HTML."""
+    lines, made = body.strip().split("\n\n"), []
+    for block in lines:
+        heading = _HEADING.match(block)
+        level = len(heading[1]) if heading else 0
+        text = _inline(block[heading.end() :] if heading else block)
+        if text.strip():
+            made.append(f"<h{level}>{text}</h{level}>" if heading else f"<p>{text}</p>")
+    return "".join(made)
+
+
+def _inline(text: str) -> str:
+    parts, bold, at = [], False, 0
+    for match in _SIGN.finditer(text):
+        parts.append(html.escape(text[at : match.start()]))
+        at = match.end()
+        if match[1] is not None:
+            parts.append(html.escape(match[1]))
+        elif match[2] is not None:
+            parts.append(_inline(match[2]))
+        elif match[0] == "**":
+            bold = not bold
+            parts.append("<strong>" if bold else "</strong>")
+        elif match[0] == "\n":
+            parts.append("<br>")
+    return "".join([*parts, html.escape(text[at:]), "</strong>" if bold else ""])
+
+
+def _element(element: Element) -> str:
+    """One element as HTML; "" for controls and whatever else is none of the answer."""
+    kind = str(element.WhichOneof("type"))
+    draw = _DRAWN.get(kind)
+    return draw(getattr(element, kind)) if draw else ""
+
+
+def _heading(one: Any) -> str:
+    tag = one.tag if re.fullmatch("h[1-6]", one.tag) else "h2"
+    return f"<{tag}>{_inline(one.body)}</{tag}>"
+
+
+def _figure(one: Any) -> str:
+    spec = json.dumps(json.loads(one.spec)).replace("<", "\\u003c")
+    return (
+        f'<div data-figure role="img" aria-label="{html.escape(one.alt)}"></div>'
+        f'<script type="application/json">{spec}</script>'
+    )
+
+
+def _table(one: Any) -> str:
+    data = one.arrow_data.data
+    if not data:
+        return '<p class="note">A table that is too large to stand here.</p>'
+    frame: pd.DataFrame = pa.ipc.open_stream(io.BytesIO(data)).read_pandas()
+    plain = isinstance(frame.index, pd.RangeIndex)
+    table = frame.head(MOST_ROWS).to_html(index=not plain, na_rep="\u2013", border=0)
+    rest = len(frame) - MOST_ROWS
+    return table + (f'<p class="note">{rest:,} more rows.</p>' if rest > 0 else "")
+
+
+def _component(one: Any) -> str:
+    """A text of coloured tokens as it is; anything else is a picture that the browser adds."""
+    try:
+        data = json.loads(one.json)
+    except ValueError:
+        data = {}
+    key = one.id.split("-", 2)[-1]
+    tokens = data.get("tokens") if isinstance(data, dict) else None
+    if isinstance(tokens, list) and all(isinstance(t, dict) and "colour" in t for t in tokens):
+        return f'<div class="strip">{"".join(map(_token, tokens))}</div>'
+    name = html.escape(key.replace("_", " "))
+    return f'<figure data-key="{html.escape(key)}" data-name="{name}"></figure>'
+
+
+def _token(token: dict[str, Any]) -> str:
+    ends = "<br>" * int(token.get("breaks", 0))
+    fill = str(token["colour"])
+    style = html.escape(f"background-color: {fill}; color: {_ink(fill)}")
+    title, text = html.escape(str(token.get("title", ""))), html.escape(str(token["text"]))
+    return f'<span title="{title}" style="{style}">{text}</span>{ends}'
+
+
+def _ink(fill: str) -> str:
+    """Black or white, whichever can be read on a colour, rgba() or #rrggbb, over white paper."""
+    if match := re.fullmatch(r"#([0-9a-fA-F]{6})", fill):
+        channels = [float(int(match[1][at : at + 2], 16)) for at in (0, 2, 4)]
+    else:
+        channels = [float(part) for part in re.findall(r"[\d.]+", fill)]
+    red, green, blue, alpha = (*channels, 1.0, 1.0, 1.0, 1.0)[:4] if channels else (0, 0, 0, 0)
+    mixed = [(value * alpha + 255 * (1 - alpha)) / 255 for value in (red, green, blue)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in mixed]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#000000" if luminance > 0.179 else "#ffffff"  # there both have a contrast of 4.6
+
+
+_DRAWN: dict[str, Callable[[Any], str]] = {
+    "heading": _heading,
+    "markdown": lambda one: markdown(one.body),
+    "alert": lambda one: f'<div class="note">{markdown(one.body)}</div>',
+    "text": lambda one: f"<pre>{html.escape(one.body)}</pre>",
+    "code": lambda one: f"<pre>{html.escape(one.code_text)}</pre>",
+    "metric": lambda one: f"<p>{_inline(one.label)}: <strong>{html.escape(one.body)}</strong></p>",
+    "plotly_chart": _figure,
+    "dataframe": _table,
+    "table": _table,
+    "bidi_component": _component,
+}

@@ -1,0 +1,59 @@
+"""Experts that work together, beside what independence gives."""
+
+import numpy as np
+import pytest
+
+from emo_viz.analysis.flow import expected_pairs, information, neighbours, partners, stream
+
+
+def test_independent_choices_show_nothing():
+    rng = np.random.default_rng(1)
+    chosen = np.zeros((20_000, 8), bool)
+    for row in chosen:
+        row[rng.choice(8, 2, replace=False)] = True
+    pairs = (chosen.astype(int).T @ chosen).astype(np.int64)
+    expected = expected_pairs(pairs)
+    off = ~np.eye(8, dtype=bool)
+    assert expected[off].sum() == pytest.approx(pairs[off].sum())
+    assert (pairs / np.where(off, expected, np.inf))[off] == pytest.approx(1, abs=0.15)
+
+
+def test_partners_come_by_how_far_they_are_above_independence():
+    pairs = np.array([[100, 60, 20], [60, 100, 20], [20, 20, 40]])
+    table = partners(pairs, 0)
+    assert table["expert"].tolist() == [1, 2]
+    assert table["share"].tolist() == [0.6, 0.2]
+    assert table["expected"][0] == pytest.approx(expected_pairs(pairs)[0, 1] / 100)
+    assert table["times"][0] > 1 > table["times"][1]
+
+
+def test_neighbours_before_and_after():
+    flow = np.array([[8.0, 2.0], [1.0, 9.0]])
+    after, before = neighbours(flow, 0, back=False), neighbours(flow, 0, back=True)
+    assert after["expert"][0] == 0 and after["share"][0] == pytest.approx(0.8)
+    assert after["expected"][0] == pytest.approx(9 / 20)
+    assert before["share"][0] == pytest.approx(8 / 9)
+
+
+def test_information_of_a_copy_is_all_and_of_a_product_none():
+    copy = information(np.eye(4) * 250, 1000)
+    assert copy.known == pytest.approx(np.log(4)) and copy.possible == pytest.approx(np.log(4))
+    assert information(np.outer([1, 2, 3], [2, 2, 1]), 100).known == pytest.approx(0, abs=1e-9)
+    assert copy.by_chance == pytest.approx(9 / 2000)
+
+
+def test_a_stream_loses_nothing_into_other():
+    rng = np.random.default_rng(2)
+    flows = [rng.random((10, 10)) ** 4, rng.random((10, 10)) ** 4]
+    found = stream(flows, 3)
+    assert [len(own) for own in found.nodes] == [4, 4, 4] and all(n[-1] == -1 for n in found.nodes)
+    drawn = found.links.groupby("layer")["share"].sum().mean()
+    assert drawn + found.unseen == pytest.approx(1)
+    for _, link in found.links[found.links["layer"] == 0].iterrows():
+        source, target = found.nodes[0][int(link["source"])], found.nodes[1][int(link["target"])]
+        rows = [source] if source >= 0 else [n for n in range(10) if n not in found.nodes[0]]
+        columns = [target] if target >= 0 else [n for n in range(10) if n not in found.nodes[1]]
+        part = flows[0][np.ix_(rows, columns)].sum() / flows[0].sum()
+        assert link["share"] == pytest.approx(part)
+        usual = flows[0][rows].sum() * flows[0][:, columns].sum() / flows[0].sum() ** 2
+        assert link["times"] == pytest.approx(part / usual)

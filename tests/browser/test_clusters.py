@@ -1,0 +1,159 @@
+"""The maps of the clusters page: click, lasso, legend, keys, and the steps back."""
+
+import re
+
+import harness
+from playwright.sync_api import Browser, Locator, Page, expect
+
+NOTHING = "Click a point, draw around several"
+CORNERS = [(0.02, 0.02), (0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.05)]
+
+
+def open_clusters(page: Page, server: harness.Server, query: str = "") -> Locator:
+    """The page, and the plot of the first map."""
+    harness.visit(page, f"{server.url}/Document_clusters{query}")
+    return page.locator(".plot").first
+
+
+def spot(plot: Locator, row: int) -> tuple[float, float]:
+    """Where a map draws the point of a row."""
+    x, y = plot.evaluate(
+        """(plot, row) => {
+          const panel = plot.getRootNode().querySelector(".maps").emoVizHost.panels[0];
+          const box = plot.getBoundingClientRect();
+          return [box.x + plot.clientLeft + panel.spots[2 * row],
+                  box.y + plot.clientTop + panel.spots[2 * row + 1]];
+        }""",
+        row,
+    )
+    return x, y
+
+
+def draw_around_everything(page: Page, plot: Locator) -> None:
+    """A lasso around all points of a map."""
+    area = plot.bounding_box()
+    assert area is not None
+    left, top, width, height = (area[side] for side in ("x", "y", "width", "height"))
+    page.mouse.move(left + 0.02 * width, top + 0.02 * height)
+    page.mouse.down()
+    for across, down in CORNERS:
+        page.mouse.move(left + across * width, top + down * height, steps=6)
+    with harness.rerun(page):
+        page.mouse.up()
+
+
+def test_a_lasso_selects_and_one_step_back_undoes_it(
+    app_server: harness.Server, browser_page: Page
+):
+    page = browser_page
+    plot = open_clusters(page, app_server)
+    steps = page.evaluate("history.length")
+    draw_around_everything(page, plot)
+    expect(page.get_by_text("120 tokens selected:")).to_be_visible()
+    assert page.evaluate("history.length") == steps + 1
+    with harness.rerun(page):
+        page.go_back()
+    harness.wait_for_text(page, NOTHING)
+    assert "cluster_tokens" not in page.url
+    with harness.rerun(page):
+        page.go_forward()
+    expect(page.get_by_text("120 tokens selected:")).to_be_visible()
+
+
+def test_a_click_selects_one_and_it_is_read_in_its_document(
+    app_server: harness.Server, browser_page: Page, browser: Browser
+):
+    page = browser_page
+    plot = open_clusters(page, app_server)
+    with harness.rerun(page):
+        page.mouse.click(*spot(plot, 7))
+    expect(page.get_by_text("1 token selected:")).to_be_visible()
+    with harness.rerun(page):
+        page.get_by_role("button", name="Read", exact=True).click()
+    token = page.get_by_role("dialog").locator('.token[aria-selected="true"]')
+    expect(token).to_have_count(2)
+    assert re.search(r"cluster_document=[^&]+&cluster_token=\d+", page.url)
+    with harness.new_page(browser) as other:
+        harness.visit(other, page.url)
+        expect(other.get_by_role("dialog").locator('.token[aria-selected="true"]')).to_have_count(2)
+
+
+def test_a_name_in_the_legend_selects_its_group(app_server: harness.Server, browser_page: Page):
+    page = browser_page
+    open_clusters(page, app_server, "?cluster_level=Documents")
+    with harness.rerun(page):
+        page.locator(".legend button").filter(has_text="harbour").click()
+    expect(page.get_by_text("6 documents selected: 100 % harbour")).to_be_visible()
+
+
+def test_escape_clears_wherever_the_focus_is(app_server: harness.Server, browser_page: Page):
+    page = browser_page
+    plot = open_clusters(page, app_server)
+    places = (
+        lambda: plot.focus(),
+        lambda: page.get_by_role("radio").first.focus(),
+        lambda: page.get_by_role("tab").first.focus(),
+        lambda: page.locator(".legend button").first.focus(),
+        lambda: page.get_by_test_id("stDataFrame").click(position={"x": 80, "y": 60}),
+    )
+    for place in places:
+        with harness.rerun(page):
+            page.locator(".legend button").first.click()
+        expect(page.get_by_text("30 tokens selected:")).to_be_visible()
+        place()
+        harness.settle(page)
+        if page.get_by_role("dialog").count():  # a row of the table opens its document
+            with harness.rerun(page):
+                page.keyboard.press("Escape")
+            expect(page.get_by_role("dialog")).to_have_count(0)
+        with harness.rerun(page):
+            page.keyboard.press("Escape")
+        harness.wait_for_text(page, NOTHING)
+
+
+def test_a_point_is_found_and_selected_with_the_keyboard(
+    app_server: harness.Server, browser_page: Page
+):
+    page = browser_page
+    plot = open_clusters(page, app_server)
+    plot.focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".tip").first).to_be_visible()
+    expect(page.locator(".spoken")).to_contain_text("Cluster")
+    with harness.rerun(page):
+        page.keyboard.press("Enter")
+    expect(page.get_by_text("1 token selected:")).to_be_visible()
+
+
+def test_an_arrow_key_turns_the_document_that_is_read_and_no_other(
+    app_server: harness.Server, browser_page: Page
+):
+    page = browser_page
+    query = "?cluster_level=Documents&cluster_document=heldout-garden-0"
+    open_clusters(page, app_server, query)
+    with harness.rerun(page):
+        page.get_by_role("dialog").get_by_text("largest of").first.click()
+        page.keyboard.press("ArrowRight")
+    assert "cluster_document=heldout-kitchen-0" in page.url
+    with harness.rerun(page):
+        page.keyboard.press("Escape")
+    assert "cluster_document" not in page.url
+    page.keyboard.press("ArrowRight")
+    page.evaluate(harness.TWO_FRAMES)
+    harness.settle(page)
+    assert "cluster_document" not in page.url
+
+
+def test_the_saved_image_holds_the_maps_and_their_legend(
+    app_server: harness.Server, browser_page: Page
+):
+    page = browser_page
+    open_clusters(page, app_server)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save the maps and their legend as an image").click()
+    assert saved.value.suggested_filename == "umap-emo-nano-std-nano.png"
+    with open(saved.value.path(), "rb") as file:
+        head = file.read(24)
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
+    assert width == 2 * 2 * 560 and height > 2 * (34 + 460 + 18)

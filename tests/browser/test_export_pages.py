@@ -1,0 +1,38 @@
+"""Every chart that a page offers to save is one that it shows."""
+
+import harness
+import pytest
+from playwright.sync_api import Page, expect
+
+
+@pytest.mark.parametrize(
+    ("address", "charts"),
+    [
+        ("", 2),
+        ("Token_routing", 2),
+        ("Subset_ablation", 1),
+        ("Experts", 1),
+        ("Experts?expert=0.1&expert_run=emo-nano", 1),
+        ("Domains", 1),
+        ("Document_clusters?cluster_level=Documents&cluster_part=Domains", 1),
+        ("Document_clusters?cluster_part=Domains", 1),
+        ("Document_clusters?cluster_part=Confusion", 1),
+    ],
+)
+def test_every_chart_can_be_saved(
+    app_server: harness.Server, browser_page: Page, address: str, charts: int
+):
+    page = browser_page
+    harness.visit(page, f"{app_server.url}/{address}")
+    main = page.get_by_test_id("stMain")
+    if address == "Token_routing":
+        page.get_by_text("How it was measured").first.click()
+    main.get_by_role("button", name="Export").first.click()
+    choice = page.get_by_test_id("stPopoverBody")
+    buttons = choice.get_by_role("button", name="as SVG")
+    expect(buttons.first).to_be_visible()
+    assert buttons.count() >= charts
+    for button in buttons.all():
+        with page.expect_download():
+            button.click()
+        expect(choice.get_by_role("status")).to_contain_text("is saved")

@@ -1,0 +1,67 @@
+"""The clusters page on its first screen, without scrolling, and what a visit to it weighs."""
+
+import harness
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+MOST_BYTES = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def bundled() -> harness.Server:
+    """The app on what it comes with: as many points, labels and domains as visitors see."""
+    with harness.serve(harness.ROOT / "assets") as server:
+        yield server
+
+
+def is_within(part: Locator, height: int = 900) -> bool:
+    box = part.bounding_box()
+    return box is not None and box["y"] >= 0 and box["y"] + box["height"] <= height
+
+
+def frames(page: Page) -> list[bytes]:
+    """What the page's websocket has received; it fills up."""
+    received: list[bytes] = []
+
+    def keep(frame: bytes) -> None:
+        received.append(frame)
+
+    page.on("websocket", lambda socket: socket.on("framereceived", keep))
+    return received
+
+
+@pytest.mark.parametrize("query", ["", "?cluster_level=Documents"])
+def test_headline_tabs_maps_and_legend_are_on_the_first_screen(
+    bundled: harness.Server, browser_page: Page, query: str
+):
+    page = browser_page
+    harness.visit(page, f"{bundled.url}/Document_clusters{query}")
+    expect(page.locator(".label").first).to_be_visible()
+    assert is_within(page.get_by_role("heading", level=2).first)
+    assert is_within(page.get_by_role("tab").first)
+    assert is_within(page.get_by_role("button", name="Read", exact=True))
+    for part in (".plot", ".legend"):
+        assert all(is_within(each) for each in page.locator(part).all())
+    assert page.locator(".plot").count() == 2
+    assert page.locator(".label").count() >= 20
+
+
+def test_a_visit_weighs_less_than_a_megabyte(bundled: harness.Server, browser: Browser):
+    received = []
+    with harness.new_page(browser) as page:
+        page.on(
+            "websocket", lambda one: one.on("framereceived", lambda data: received.append(data))
+        )
+        harness.visit(page, f"{bundled.url}/Document_clusters")
+        expect(page.locator(".label").first).to_be_visible()
+    assert 0 < sum(map(len, received)) < MOST_BYTES
+
+
+def test_a_gesture_does_not_send_the_maps_again(bundled: harness.Server, browser_page: Page):
+    page, received = browser_page, frames(browser_page)
+    harness.visit(page, f"{bundled.url}/Document_clusters")
+    expect(page.locator(".legend button").first).to_be_visible()
+    received.clear()
+    with harness.rerun(page):
+        page.locator(".legend button").first.click()
+    assert sum(map(len, received)) < 120_000

@@ -1,0 +1,130 @@
+"""Subset ablation: its first screen, and a slider that needs no server while it is dragged."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import harness
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+ADDRESS = "/Subset_ablation?k=8"
+SEEN = (
+    ".lines .current",
+    ".chart svg",
+    ".track",
+    ".play",
+    ".cut table",
+    ".writing .pane",
+    ".strip",
+)
+
+
+@pytest.fixture
+def opened(app_server: harness.Server, browser_page: Page) -> Page:
+    harness.visit(browser_page, app_server.url + ADDRESS)
+    expect(browser_page.locator(".written").first).not_to_be_empty()
+    return browser_page
+
+
+def test_all_that_matters_is_seen_without_scrolling(opened: Page):
+    for what in SEEN:
+        for each in opened.locator(what).all():
+            box = each.bounding_box()
+            assert box is not None and box["y"] >= 0, what
+            assert box["y"] + box["height"] <= 900 and box["x"] + box["width"] <= 1440, what
+
+
+def test_the_slider_is_as_wide_as_the_plot_and_aligned_with_it(opened: Page):
+    labels = opened.locator(".track .label").all_inner_texts()
+    assert labels == ["4", "8", "16"]
+    notches = [middle(each) for each in opened.locator(".notch").all()]
+    points = [middle(each) for each in opened.locator(".chart circle").all()][:3]
+    assert notches == pytest.approx(points, abs=1)
+    gaps = [after - before for before, after in zip(notches, notches[1:], strict=False)]
+    assert gaps[0] == pytest.approx(gaps[1], abs=1)  # logarithmic
+
+
+def middle(place: Locator) -> float:
+    box = place.bounding_box()
+    assert box is not None
+    return box["x"] + box["width"] / 2
+
+
+@contextmanager
+def held(page: Page) -> Iterator[float]:
+    """The pointer holds the slider at its notch; gives the height at which it does."""
+    box = page.locator(".track").bounding_box()
+    assert box is not None
+    y = box["y"] + 14
+    page.mouse.move(middle(page.locator(".notch").nth(1)), y)
+    page.mouse.down()
+    yield y
+
+
+def test_a_drag_repaints_everything_and_sends_nothing_until_it_ends(opened: Page):
+    sent: list[int] = []
+    socket = harness._sockets[opened]
+    lines, tokens = opened.locator(".lines .current"), opened.locator(".tokens .token")
+    fixed = [opened.locator(name).first for name in (".track", ".play", ".strip")]
+    places = [each.bounding_box() for each in fixed]
+    before = (lines.inner_text(), colours(tokens), opened.locator(".numbers").all_inner_texts())
+    facts = opened.locator(".cut tbody").inner_text()
+    with held(opened) as y:
+        socket.on("framesent", lambda frame: sent.append(len(frame)))
+        opened.mouse.move(middle(opened.locator(".notch").first) + 6, y, steps=4)
+        opened.evaluate(harness.TWO_FRAMES)
+        after = (lines.inner_text(), colours(tokens), opened.locator(".numbers").all_inner_texts())
+        assert not sent
+    assert all(one != other for one, other in zip(before, after, strict=True))
+    assert "with 4 of 16 experts" in after[0] and facts != opened.locator(".cut tbody").inner_text()
+    assert [each.bounding_box() for each in fixed] == places  # nothing has moved
+    with harness.rerun(opened):
+        opened.mouse.up()
+    assert "k=4" in opened.url and sent
+    expect(opened.locator(".writing .state").first).to_have_text("writes with 4 experts")
+
+
+def colours(tokens: Locator) -> list[str]:
+    found: list[str] = tokens.evaluate_all("(all) => all.map((t) => t.style.cssText)")
+    return found
+
+
+def test_arrow_keys_walk_the_notches_and_are_told_in_words(opened: Page):
+    slider = opened.get_by_role("slider", name="Experts kept a layer (keep-k)")
+    slider.focus()
+    with harness.rerun(opened):
+        slider.press("ArrowRight")
+    expect(slider).to_have_attribute("aria-valuenow", "16")
+    assert "16 of 16 experts: EMO loses 0.000" in str(slider.get_attribute("aria-valuetext"))
+    assert "k=" not in opened.url  # as without a choice
+    with harness.rerun(opened):
+        slider.press("Home")
+    expect(slider).to_have_attribute("aria-valuenow", "4")
+    with harness.rerun(opened):
+        slider.press("Shift+ArrowRight")
+    assert "k=5" in opened.url
+    expect(opened.locator(".lines .current")).to_contain_text("5 of 16 experts")
+    with harness.rerun(opened):
+        opened.go_back()
+    expect(slider).to_have_attribute("aria-valuenow", "4")
+
+
+def test_play_goes_from_all_experts_to_the_fewest(opened: Page):
+    opened.get_by_role("button", name="Play from all experts to 4").click()
+    expect(opened.locator(".lines .current")).to_contain_text("16 of 16 experts")
+    expect(opened.locator(".lines .current")).to_contain_text("with 4 of 16 experts")
+    expect(opened.get_by_role("button", name="Play from all experts to 4")).to_be_visible()
+    opened.wait_for_url("**k=4**")
+    harness.settle(opened)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_page_holds_it_all(app_server: harness.Server, browser: Browser, scheme: str):
+    with harness.new_page(browser, width=900, scheme=scheme) as page:
+        harness.visit(page, app_server.url + ADDRESS)
+        for what in (".lines", ".cut", ".strip", ".written"):
+            for each in page.locator(what).all():
+                box = each.bounding_box()
+                assert box is not None and box["x"] + box["width"] <= 900, what
+        slider = page.locator(".track").bounding_box()
+        assert slider is not None and slider["y"] + slider["height"] <= 900

@@ -1,0 +1,85 @@
+"""The pages Experts and Domains on their first screens, without scrolling, at two widths."""
+
+import harness
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+
+@pytest.fixture(scope="module")
+def bundled() -> harness.Server:
+    """The app on what it comes with: as many experts and domains as visitors see."""
+    with harness.serve(harness.ROOT / "assets") as server:
+        yield server
+
+
+def is_within(part: Locator, height: int = 900) -> bool:
+    box = part.bounding_box()
+    return box is not None and box["y"] >= 0 and box["y"] + box["height"] <= height
+
+
+def starts_within(part: Locator, height: int = 900) -> bool:
+    box = part.bounding_box()
+    return box is not None and 0 <= box["y"] < height
+
+
+def chart(page: Page) -> Locator:
+    return page.locator(".stPlotlyChart .main-svg").first
+
+
+@pytest.mark.parametrize("width", [1440, 900])
+def test_all_experts_as_points_and_as_a_table(
+    bundled: harness.Server, browser: Browser, width: int
+):
+    with harness.new_page(browser, width) as page:
+        harness.visit(page, f"{bundled.url}/Experts")
+        assert is_within(page.get_by_role("heading", level=2).first)
+        assert page.locator(".point").count() == 2 * 4 * 127
+        assert is_within(chart(page))
+        table = page.get_by_test_id("stDataFrame")
+        assert is_within(table) if width == 1440 else starts_within(table, 800)
+
+
+def test_one_expert_with_its_domains_effect_and_contexts(
+    bundled: harness.Server, browser_page: Page
+):
+    page = browser_page
+    harness.visit(page, f"{bundled.url}/Experts?expert=2.125&expert_run=emo-nano")
+    expect(page.locator(".kwic .line")).to_have_count(12)
+    assert is_within(page.locator(".kwic"))
+    assert is_within(chart(page))
+    expect(page.get_by_text("Loss without it", exact=True)).to_be_visible()
+
+
+def test_a_line_is_opened_by_key_and_one_step_back_returns(
+    bundled: harness.Server, browser_page: Page
+):
+    page = browser_page
+    harness.visit(page, f"{bundled.url}/Experts?expert=2.125&expert_run=emo-nano")
+    with harness.rerun(page):
+        page.keyboard.press("ArrowRight")
+    assert "expert=2.126" in page.url
+    expect(page.locator(".kwic .line").first).to_be_visible()
+    page.locator(".kwic").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/Token_routing?**")
+    assert "routing_layer=2" in page.url and "routing_token=" in page.url
+    harness.settle(page)
+    page.go_back()
+    page.wait_for_url("**/Experts?**")
+    assert "expert=2.126" in page.url
+    expect(page.locator(".kwic .line").first).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [1440, 900])
+@pytest.mark.parametrize(
+    "view", ["Similarity", "Coverage", "Kept", "Co-activation", "Flow", "Balance"]
+)
+def test_every_question_of_domains_has_its_answer_and_picture(
+    bundled: harness.Server, browser: Browser, width: int, view: str
+):
+    with harness.new_page(browser, width) as page:
+        harness.visit(page, f"{bundled.url}/Domains?domains_view={view}")
+        assert is_within(page.get_by_role("heading", level=2).first)
+        assert is_within(page.get_by_role("radio", name="Balance"))
+        assert is_within(chart(page))

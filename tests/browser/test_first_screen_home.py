@@ -1,0 +1,116 @@
+"""Home at 1440 x 900: the document, both heatmaps, the slider and its sentence, without scrolling;
+and the slider repaints them in the browser, without the server."""
+
+import re
+
+import harness
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+PARTS = (".says", "input[type=range]", "canvas >> nth=0", "canvas >> nth=1", ".text >> nth=1")
+HERE = re.compile("here")
+# The pixels of a canvas, as one text that changes with any of them.
+PIXELS = "(canvas) => canvas.toDataURL()"
+
+
+def open_home(page: Page, server: harness.Server) -> Locator:
+    harness.visit(page, server.url)
+    expect(page.locator(".first canvas")).to_have_count(2)
+    return page.locator(".first")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (900, "dark")])
+def test_it_lies_within_the_first_screen(
+    app_server: harness.Server, browser: Browser, width: int, scheme: str
+):
+    with harness.new_page(browser, width, scheme=scheme) as page:
+        first = open_home(page, app_server)
+        for part in PARTS:
+            box = first.locator(part).bounding_box()
+            assert box and box["y"] >= 0 and box["y"] + box["height"] <= 900, part
+            assert box["x"] + box["width"] <= width, part
+
+
+def test_the_slider_repaints_without_the_server(app_server: harness.Server, browser_page: Page):
+    first = open_home(browser_page, app_server)
+    sent: list[object] = []
+    browser_page.on("request", lambda request: sent.append(request))
+    harness._sockets[browser_page].on("framesent", lambda frame: sent.append(frame))
+    canvas, says, slider = (
+        first.locator("canvas").first,
+        first.locator(".says"),
+        first.locator("input"),
+    )
+    before, words, height = canvas.evaluate(PIXELS), says.inner_text(), says.bounding_box()
+    slider.focus()
+    browser_page.keyboard.press("Home")
+    expect(says).to_contain_text("With 4 of 16 experts")
+    browser_page.evaluate(harness.TWO_FRAMES)
+    assert canvas.evaluate(PIXELS) != before and says.inner_text() != words
+    assert says.bounding_box() == height  # nothing below it has moved
+    browser_page.keyboard.press("End")
+    expect(says).to_contain_text("All 16 experts")
+    assert not sent
+
+
+def test_nothing_moves_with_the_slider_on_a_narrow_page(
+    app_server: harness.Server, browser: Browser
+):
+    with harness.new_page(browser, 900) as page:
+        first = open_home(page, app_server)
+        slider = first.locator("input")
+        slider.focus()
+        tops = set()
+        for key in ("Home", *["ArrowRight"] * 9):
+            page.keyboard.press(key)
+            page.evaluate(harness.TWO_FRAMES)
+            tops |= {canvas.bounding_box()["y"] for canvas in first.locator("canvas").all()}
+        expect(first.locator(".says")).to_contain_text("All 16 experts")
+        assert len(tops) == 1
+
+
+def test_pointing_at_a_token_marks_it_in_both_models(
+    app_server: harness.Server, browser_page: Page
+):
+    first = open_home(browser_page, app_server)
+    first.locator(".text").first.locator("span").nth(5).hover()
+    for text in first.locator(".text").all():
+        expect(text.locator("span").nth(5)).to_have_class(HERE)
+    expect(first.locator(".below")).to_contain_text("Token 6 of")
+    first.locator("canvas").nth(1).focus()
+    browser_page.keyboard.press("ArrowDown")
+    expect(first.locator(".below")).to_contain_text("Token 7 of")
+    browser_page.keyboard.press("Escape")
+    expect(first.locator(".below")).to_contain_text("From above")
+
+
+def test_layers_are_chosen_by_the_arrow_keys(app_server: harness.Server, browser_page: Page):
+    first = open_home(browser_page, app_server)
+    canvas = first.locator("canvas").first
+    before = canvas.evaluate(PIXELS)
+    first.get_by_role("radio", name="Layer 1").focus()
+    browser_page.keyboard.press("ArrowLeft")
+    expect(first.get_by_role("radio", name="Layer 0")).to_have_attribute("aria-checked", "true")
+    browser_page.evaluate(harness.TWO_FRAMES)
+    assert canvas.evaluate(PIXELS) != before
+    assert "layer 0" in (canvas.get_attribute("aria-label") or "")
+
+
+def test_the_tour_is_turned_by_keys_and_escape_ends_it(
+    app_server: harness.Server, browser_page: Page
+):
+    open_home(browser_page, app_server)
+    with harness.rerun(browser_page):
+        browser_page.get_by_role("button", name="Take the tour").click()
+    harness.wait_for_text(browser_page, "Tour, 1 of 5")
+    browser_page.keyboard.press("Shift+ArrowRight")
+    harness.wait_for_text(browser_page, "Tour, 2 of 5")
+    harness.settle(browser_page)
+    assert "Token_routing" in browser_page.url and "tour=2" in browser_page.url
+    browser_page.keyboard.press("Shift+ArrowLeft")
+    harness.wait_for_text(browser_page, "Tour, 1 of 5")
+    harness.settle(browser_page)
+    with harness.rerun(browser_page):
+        browser_page.keyboard.press("Escape")
+    expect(browser_page.get_by_text("Tour, 1 of 5")).to_have_count(0)
+    assert "tour" not in browser_page.url

@@ -1,0 +1,174 @@
+"""Token routing in a browser: the first screen, and pictures that are looked at locally."""
+
+import re
+
+import harness
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+TOKENS = ".st-key-routing_strip .token"
+ROOT = ".st-key-routing_map .heatmap"
+CARD = ".st-key-routing_card .card"
+MOST_BYTES = 40 * 1024
+# Where on the stage the first cell is that a row uses, in a panel.
+CELL = """(root, [panel, row]) => {
+  const { at, view } = root.map, one = at.panels[panel], { layer } = one;
+  const column = layer.place[layer.ids[row * layer.slots]];
+  return [one.x + ((column + 0.5 - view.left) / (view.right - view.left)) * one.w,
+          one.y + ((row + 0.5 - view.top) / (view.bottom - view.top)) * one.h,
+          layer.ids[row * layer.slots]];
+}"""
+
+
+def visit(page: Page, server: harness.Server, query: str = "") -> Locator:
+    """The picture of the page, drawn."""
+    harness.visit(page, f"{server.url}/Token_routing{query}")
+    root = page.locator(ROOT)
+    page.wait_for_function("(root) => root.dataset.rows", arg=root.element_handle())
+    return root
+
+
+def cell(root: Locator, panel: int, row: int) -> tuple[float, float, int]:
+    """Where on the page a row's first cell is drawn, and of which expert it is."""
+    x, y, expert = root.evaluate(CELL, [panel, row])
+    box = root.locator(".stage").bounding_box()
+    assert box is not None
+    return box["x"] + x, box["y"] + y, int(expert)
+
+
+def drag(page: Page, root: Locator, rows: tuple[int, int]) -> None:
+    """Zoom into some rows of the first panel."""
+    (x, top, _), (_, bottom, _) = cell(root, 0, rows[0]), cell(root, 0, rows[1])
+    page.mouse.move(x, top)
+    page.mouse.down()
+    page.mouse.move(x + 2, bottom, steps=4)
+    page.mouse.up()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pictures_text_and_panel_are_on_the_first_screen(
+    app_server: harness.Server, browser: Browser, scheme: str
+):
+    with harness.new_page(browser, 1440, 900, scheme) as page:
+        visit(page, app_server, "?routing_token=3")
+        for name in (".stage", ".ramp"):
+            inside(page, page.locator(f"{ROOT} {name}"))
+        inside(page, page.locator(".st-key-routing_strip .strip"))
+        inside(page, page.locator(CARD))
+
+
+def inside(page: Page, part: Locator) -> None:
+    box, size = part.bounding_box(), page.viewport_size
+    assert box is not None and size is not None
+    assert box["y"] >= 0 and box["y"] + box["height"] <= size["height"], box
+    assert box["x"] >= 0 and box["x"] + box["width"] <= size["width"], box
+
+
+def test_nothing_overflows_at_900(app_server: harness.Server, browser: Browser):
+    with harness.new_page(browser, 900) as page:
+        root = visit(page, app_server, "?routing_picture=All+layers&routing_token=3")
+        wide = "(node) => node.scrollWidth <= node.clientWidth"
+        assert root.evaluate(wide) and page.locator(CARD).evaluate(wide)
+        box = page.locator(CARD).bounding_box()
+        assert box is not None and box["x"] + box["width"] <= 900
+
+
+def test_a_click_in_a_picture_chooses_the_token_and_follows_its_expert(
+    app_server: harness.Server, browser_page: Page
+):
+    root = visit(browser_page, app_server)
+    x, y, expert = cell(root, 1, 4)
+    with harness.rerun(browser_page):
+        browser_page.mouse.click(x, y)
+    expect(browser_page.locator(f"{CARD} .title")).to_contain_text("Token 5 of")
+    assert "routing_token=5" in browser_page.url
+    assert f"routing_expert=Standard+MoE+L0+E{expert}" in browser_page.url
+    expect(browser_page.locator(TOKENS).nth(4)).to_have_attribute("aria-selected", "true")
+    expect(browser_page.locator(TOKENS).nth(4)).to_have_class(re.compile("marked"))
+
+
+def test_a_drag_zooms_a_pick_keeps_it_and_a_double_click_shows_the_whole_text(
+    app_server: harness.Server, browser_page: Page
+):
+    root = visit(browser_page, app_server)
+    drag(browser_page, root, (10, 20))
+    expect(root).to_have_attribute("data-rows", "11 21")
+    x, y, _ = cell(root, 0, 14)
+    with harness.rerun(browser_page):
+        browser_page.mouse.click(x, y)
+    assert "routing_token=15" in browser_page.url
+    expect(root).to_have_attribute("data-rows", "11 21")
+    with harness.rerun(browser_page):
+        browser_page.mouse.dblclick(*cell(root, 0, 16)[:2])
+    tokens = browser_page.locator(TOKENS).count()
+    expect(root).to_have_attribute("data-rows", f"1 {tokens}")
+
+
+def test_the_wheel_is_the_pages_and_with_ctrl_it_zooms(
+    app_server: harness.Server, browser_page: Page
+):
+    root = visit(browser_page, app_server)
+    before = root.get_attribute("data-rows")
+    browser_page.mouse.move(*cell(root, 0, 5)[:2])
+    browser_page.mouse.wheel(0, 200)
+    browser_page.wait_for_function(
+        "document.querySelector('[data-testid=\"stMain\"]').scrollTop > 0"
+    )
+    assert root.get_attribute("data-rows") == before
+    browser_page.keyboard.down("Control")
+    browser_page.mouse.wheel(0, -200)
+    browser_page.keyboard.up("Control")
+    expect(root).not_to_have_attribute("data-rows", before or "")
+
+
+def test_the_arrow_keys_walk_a_picture_without_the_server_and_enter_picks(
+    app_server: harness.Server, browser_page: Page
+):
+    root = visit(browser_page, app_server)
+    sent: list[object] = []
+    harness._sockets[browser_page].on("framesent", lambda frame: sent.append(frame))
+    root.locator(".stage").focus()
+    for _ in range(4):
+        browser_page.keyboard.press("ArrowDown")
+    expect(root.locator(".live")).to_contain_text("Token 4 of")
+    expect(root.locator(".live")).to_contain_text("EMO, layer 0: expert")
+    expect(browser_page.locator(TOKENS).nth(3)).to_have_class(re.compile("pointed"))
+    assert not sent
+    with harness.rerun(browser_page):
+        browser_page.keyboard.press("Enter")
+    assert "routing_token=4" in browser_page.url
+    with harness.rerun(browser_page):
+        browser_page.keyboard.press("Escape")
+    assert "routing_token" not in browser_page.url
+
+
+def test_pointing_at_the_text_marks_the_row(app_server: harness.Server, browser_page: Page):
+    root = visit(browser_page, app_server)
+    browser_page.locator(TOKENS).nth(6).hover()
+    browser_page.wait_for_function("(root) => root.map.guest === 6", arg=root.element_handle())
+
+
+def test_a_pick_sends_little_and_not_the_picture(app_server: harness.Server, browser_page: Page):
+    visit(browser_page, app_server)
+    received: list[bytes | str] = []
+    harness._sockets[browser_page].on("framereceived", lambda frame: received.append(frame))
+    with harness.rerun(browser_page):
+        browser_page.locator(TOKENS).nth(6).click()
+    assert 0 < sum(map(len, received)) < MOST_BYTES
+
+
+def test_a_walk_through_the_text_is_one_step_back(app_server: harness.Server, browser_page: Page):
+    page = browser_page
+    visit(page, app_server)
+    with harness.rerun(page):
+        page.locator(TOKENS).nth(2).click()
+    for _ in range(3):
+        with harness.rerun(page):
+            page.keyboard.press("ArrowRight")
+    assert "routing_token=6" in page.url
+    with harness.rerun(page):
+        page.go_back()
+    assert "routing_token=3" in page.url
+    with harness.rerun(page):
+        page.go_back()
+    assert "routing_token" not in page.url

@@ -1,0 +1,132 @@
+"""The first line of every page: a copied link, a step back and forth, large type, a folded bar."""
+
+import harness
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+
+def button(page: Page, name: str):
+    return page.get_by_test_id("stMain").get_by_role("toolbar").get_by_role("button", name=name)
+
+
+def cut_one_more(page: Page) -> None:
+    slider = page.get_by_role("slider").first
+    slider.focus()
+    with harness.rerun(page):
+        slider.press("Shift+ArrowRight")
+    page.get_by_role("heading", level=1).click()  # the focus is on the page again
+
+
+def test_undo_and_redo_walk_through_the_visitors_own_choices(
+    app_server: harness.Server, browser_page: Page
+):
+    page = browser_page
+    harness.visit(page, f"{app_server.url}/Subset_ablation?k=8")
+    expect(button(page, "Redo")).to_be_disabled()
+    cut_one_more(page)
+    cut_one_more(page)
+    assert "k=10" in page.url
+    with harness.rerun(page):
+        button(page, "Undo").click()
+    assert "k=9" in page.url
+    with harness.rerun(page):
+        page.keyboard.press("Control+z")
+    assert "k=8" in page.url
+    with harness.rerun(page):
+        page.keyboard.press("Control+Shift+z")
+    assert "k=9" in page.url
+    with harness.rerun(page):
+        button(page, "Redo").click()
+    assert "k=10" in page.url
+    expect(button(page, "Redo")).to_be_disabled()
+
+
+def test_undo_does_not_leave_the_page(app_server: harness.Server, browser_page: Page):
+    page = browser_page
+    harness.visit(page, f"{app_server.url}/Kernel")
+    with harness.rerun(page):
+        page.get_by_test_id("stSidebar").get_by_role("link", name="Subset ablation").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Subset ablation")
+    expect(button(page, "Undo")).to_be_disabled()
+
+
+def test_copy_link_copies_the_address_as_it_stands(app_server: harness.Server, browser_page: Page):
+    page = browser_page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    harness.visit(page, f"{app_server.url}/Subset_ablation?k=8")
+    cut_one_more(page)
+    button(page, "Copy link").click()
+    harness.wait_for_text(page, "The link is copied.")
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+    assert "k=9" in page.url
+
+
+def test_presenting_is_large_without_the_side_bar_and_stays_from_page_to_page(
+    app_server: harness.Server, browser_page: Page
+):
+    page = browser_page
+    harness.visit(page, f"{app_server.url}/Subset_ablation")
+    title, side_bar = page.get_by_role("heading", level=1), page.get_by_test_id("stSidebar")
+    size = "(node) => parseFloat(getComputedStyle(node).fontSize)"
+    before = title.evaluate(size)
+    title.click()
+    with harness.rerun(page):
+        page.keyboard.press("p")
+    assert "present=1" in page.url
+    expect(side_bar).not_to_be_visible()
+    assert title.evaluate(size) >= 1.2 * before
+    page.reload()
+    harness.settle(page)
+    expect(side_bar).not_to_be_visible()
+    with harness.rerun(page):
+        button(page, "End presentation").click()
+    assert "present" not in page.url
+    expect(side_bar).to_be_visible()
+
+
+def test_the_letter_p_in_a_field_is_a_letter(app_server: harness.Server, browser_page: Page):
+    page = browser_page
+    harness.visit(page, f"{app_server.url}/Token_routing?routing_source=Your+own+text")
+    area = page.get_by_role("textbox", name="Text for the models")
+    area.press_sequentially("pp")
+    expect(area).to_have_value("pp")
+    assert "present" not in page.url
+
+
+@pytest.mark.parametrize(("width", "open_bar"), [(900, False), (1440, True)])
+def test_the_side_bar_is_folded_on_a_narrow_window(
+    app_server: harness.Server, browser: Browser, width: int, open_bar: bool
+):
+    with harness.new_page(browser, width) as page:
+        harness.visit(page, f"{app_server.url}/Kernel")
+        link = page.get_by_test_id("stSidebar").get_by_role("link", name="Library")
+        expect(link).to_be_in_viewport() if open_bar else expect(link).not_to_be_in_viewport()
+        title = page.get_by_role("heading", level=1)
+        expect(title).to_be_in_viewport()
+        # Nothing of Streamlit's own lies over the buttons, and the frame is one line.
+        button(page, "Copy link").click(trial=True)
+        box = title.bounding_box()
+        assert box is not None and box["y"] + box["height"] < 80
+
+
+def test_a_new_headline_is_read_out(app_server: harness.Server, browser_page: Page):
+    page = browser_page
+    harness.visit(page, f"{app_server.url}/Subset_ablation?k=4")
+    heard = page.locator(".st-key-frame .heard")
+    expect(heard).to_have_text("")
+    cut_one_more(page)
+    expect(heard).to_have_text(
+        page.locator("[data-testid=stMain] :is(h2, h3, h4)").first.inner_text()
+    )
+
+
+def test_what_a_page_writes_before_its_buttons_stand_is_nothing_to_undo(
+    app_server: harness.Server, browser_page: Page
+):
+    page = browser_page
+    page.add_init_script("history.pushState(null, '', location.href)")
+    harness.visit(page, f"{app_server.url}/Token_routing")
+    expect(button(page, "Undo")).to_be_disabled()
+    with harness.rerun(page):
+        page.locator(".st-key-routing_strip .token").nth(3).click()
+    expect(button(page, "Undo")).to_be_enabled()

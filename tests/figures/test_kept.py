@@ -1,0 +1,68 @@
+"""Figures are made once for the same content, anew for any other, and memory is bounded."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from emo_viz.figures.kept import Shelf, kept
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    values: np.ndarray
+
+
+def counted(shelf: Shelf):
+    calls = []
+
+    def make(*arguments, **named):
+        calls.append((arguments, named))
+        return object()
+
+    return kept(make, shelf), calls
+
+
+def test_equal_content_is_made_once_and_other_content_anew():
+    make, calls = counted(Shelf())
+    first = make(Numbers(np.arange(4)), title="a")
+    assert make(Numbers(np.arange(4)), title="a") is first and len(calls) == 1
+    assert make(Numbers(np.arange(5)), title="a") is not first
+    assert make(Numbers(np.arange(4)), title="b") is not first
+    assert make(pd.DataFrame({"a": [1]})) is make(pd.DataFrame({"a": [1]}))
+    changed = np.arange(4)
+    before = make(changed)
+    changed[0] = 9
+    assert make(changed) is not before
+
+
+def test_what_has_no_content_to_tell_it_by_is_made_each_time():
+    make, calls = counted(Shelf())
+    assert make(lambda: 0) is not make(lambda: 0)
+    assert len(calls) == 2
+
+
+def test_two_functions_do_not_share_what_they_made():
+    shelf = Shelf()
+
+    def one(value):
+        return ["one"]
+
+    def other(value):
+        return ["other"]
+
+    assert kept(one, shelf)(1) != kept(other, shelf)(1)
+
+
+def test_the_oldest_goes_when_the_shelf_is_full():
+    shelf = Shelf(most=10_000)
+    make, calls = counted(shelf)
+    for number in range(5):
+        make(bytes(4_000), number)
+    assert len(shelf) == 2
+    make(bytes(4_000), 4)
+    assert len(calls) == 5
+    make(bytes(4_000), 0)
+    assert len(calls) == 6
+    make(bytes(4_000), 3)
+    assert len(calls) == 7

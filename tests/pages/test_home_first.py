@@ -1,0 +1,217 @@
+"""The first screen: one document, both runs, every notch of the slider computed beforehand."""
+
+import base64
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ImageColor
+from streamlit.testing.v1 import AppTest
+
+from emo_viz.analysis.ablation import ranked_subset
+from emo_viz.analysis.curves import Curves
+from emo_viz.analysis.glance import load_glances
+from emo_viz.figures import home as figures
+from emo_viz.figures import theme
+from emo_viz.runs.import_trace import Known, import_trace
+from emo_viz.server import library
+from emo_viz.ui.home import look
+from model.run.live import Live, open_live
+from tests.families.tiny import save_tiny
+from tests.pages import opened
+from tests.pages.opened import follow_link, texts
+from tests.pages.test_other_families import write_documents
+from tests.uneven import emo_viz
+
+RUNS = ("emo-nano", "std-nano")
+FAMILIES = ("olmoe", "gpt_oss", "switch_transformers")
+
+
+def first(at: AppTest) -> dict:
+    """What the browser was given of the first screen."""
+    given = [json.loads(part.proto.json) for part in at.get("bidi_component")]
+    return next(each for each in given if "notches" in each)
+
+
+def said(picture: dict, notch: int) -> str:
+    return "".join(part["text"] for part in picture["notches"][notch]["says"])
+
+
+def integers(text: str, kind: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), kind)
+
+
+def write(folder: Path, *more: str) -> Path:
+    """The file of the first screen, by the command."""
+    documents, out = folder / "documents", folder / "analysis" / "glance.npz"
+    emo_viz(
+        "glance",
+        "--models",
+        *(folder / "checkpoints" / run for run in RUNS),
+        "--documents",
+        documents / "documents.parquet",
+        "--calibration",
+        documents / "calibration.parquet",
+        "--out",
+        out,
+        *more,
+    )
+    return out
+
+
+@pytest.fixture
+def own(tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tiny assets that a test may change."""
+    folder = tmp_path / "assets"
+    shutil.copytree(tiny_assets, folder)
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(folder))
+    return folder
+
+
+@pytest.fixture
+def lives(tiny_assets: Path) -> dict[str, Live]:
+    return {run: open_live(tiny_assets / "checkpoints" / run) for run in RUNS}
+
+
+def test_every_notch_says_what_the_cut_models_lose(own: Path, curves: Curves, lives: dict):
+    write(own, "--document", "heldout-court-2")
+    picture = first(follow_link(""))
+    row = library.documents().set_index("id").loc["heldout-court-2"]
+    for notch, keep_k in enumerate((4, 5, 6, 7, 8, 10, 12, 14)):
+        assert f"{keep_k} of 16" in said(picture, notch)
+        for run, live in lives.items():
+            ids = live.encode(row["text"], 256).token_ids
+            ranking = np.asarray(curves.info["ranking"][run]["court"])
+            kept = ranked_subset(ranking, keep_k, live.geometry, ()).experts
+            increase = np.nanmean(live.losses(ids, kept)) - np.nanmean(live.losses(ids))
+            assert f"{100 * np.exp(-increase):.0f}\u00a0%" in said(picture, notch)
+    assert said(picture, 8).startswith("All 16 experts of every layer")
+
+
+def test_cells_and_kept_shares_are_those_of_the_routing(own: Path, lives: dict):
+    write(own, "--document", "heldout-court-2")
+    picture = first(follow_link(""))
+    text = library.documents().set_index("id").loc["heldout-court-2", "text"]
+    for drawn, (run, live) in zip(picture["runs"], lives.items(), strict=True):
+        recording = live.record(live.encode(text, 256).token_ids)
+        ids = recording.expert_ids[:, 1:]
+        assert integers(drawn["ids"], "<u2").reshape(ids.shape).tolist() == ids.tolist(), run
+        weights = recording.gate_weights[:, 1:]
+        shares = weights / weights.sum(axis=-1, keepdims=True)
+        places = integers(drawn["places"], "<u2").reshape(ids.shape)
+        kept = np.array(drawn["kept"])
+        for notch, layers in enumerate(drawn["share"]):
+            within = places < kept[notch][:, None, None]
+            expected = 100 * np.where(within, shares, 0).sum(-1).mean(-1)
+            np.testing.assert_allclose(layers, expected, atol=0.6)
+        assert drawn["share"][-1] == [100, 100]
+
+
+def test_without_the_file_the_models_themselves_are_asked(own: Path):
+    live = first(follow_link(""))
+    shown = next(t for t in ("court", "garden", "kitchen", "harbour") if t in live["hint"])
+    written = load_glances(write(own, "--curves", str(own / "analysis" / "curves.parquet")))
+    assert written.text.domain == shown
+    stored = first(follow_link(""))
+    ours, theirs = ([n["says"] for n in each["notches"]] for each in (live, stored))
+    assert ours == theirs
+
+
+def test_a_file_of_another_checkpoint_is_not_shown(own: Path):
+    write(own, "--document", "heldout-court-2")
+    stored = first(follow_link(""))
+    assert "heldout-court" in stored["hint"]
+    weights = "model.safetensors"
+    shutil.copy(own / "checkpoints" / RUNS[1] / weights, own / "checkpoints" / RUNS[0] / weights)
+    shown = first(follow_link(""))
+    assert shown["key"] != stored["key"]
+    one, other = (each["change"] for each in shown["runs"])
+    assert one == other  # they are one model now
+
+
+def test_one_run_alone_has_a_first_screen(own: Path):
+    write(own)
+    both = first(follow_link(""))
+    alone = first(follow_link("", b="none"))
+    assert [run["label"] for run in alone["runs"]] == ["EMO"]
+    assert alone["runs"][0]["share"] == both["runs"][0]["share"]
+    assert said(alone, 0) in said(both, 0).replace("; ", ".")
+
+
+def test_a_trace_alone_says_where_its_routing_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(tmp_path / "own"))
+    ids = np.argsort(np.random.default_rng(0).random((50, 3, 8)), axis=2)[:, :, :2]
+    line = {"id": "<b>", "model": "Qwen", "prompt_routed_experts": ids.tolist()}
+    line["choices"] = [{"index": 0, "routed_experts": ids[:3].tolist()}]
+    (tmp_path / "answers.jsonl").write_text(json.dumps(line))
+    known = Known(num_experts=8)
+    import_trace(tmp_path / "answers.jsonl", tmp_path / "own" / "traces" / "qwen", known)
+    picture = first(follow_link(""))
+    assert "qwen sends " in said(picture, 0) and "routing to the experts kept" in said(picture, 0)
+    drawn = picture["runs"][0]
+    assert drawn["change"] is None and drawn["layers"] == [0, 1, 2]
+    np.testing.assert_array_equal(
+        integers(drawn["ids"], "<u2").reshape(3, 53, 2)[:, :50], ids.swapaxes(0, 1)
+    )
+
+
+def test_a_trace_of_documents_alone_says_what_it_lacks(own: Path):
+    for run in RUNS:
+        shutil.rmtree(own / "checkpoints" / run)
+    at = follow_link("")
+    assert "No document to show" in texts(at)
+    assert "no tokens" in texts(at).replace("\\", "")
+    assert "of 15 experts" in texts(at)  # the findings of the traces are there all the same
+
+
+def test_large_models_are_loaded_on_request_alone(own: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(look, "HEAVY", 1)
+    at = follow_link("")
+    assert not [part for part in at.get("bidi_component") if "notches" in part.proto.json]
+    at.button(key="home_load_models").click()
+    assert len(first(opened.run(at))["runs"]) == 2
+
+
+def test_a_damaged_file_is_made_again_by_the_models(own: Path):
+    write(own).write_bytes(b"PK damaged")
+    assert len(first(follow_link(""))["runs"]) == 2
+
+
+def test_colours_run_from_better_over_nothing_to_worse():
+    palette = figures.palette()
+    assert len(palette) % 2 and palette[len(palette) // 2].endswith(" 0)")
+    hues = [ImageColor.getrgb(end) for end in (theme.BETTER, theme.WORSE)]
+    for drawn, hue in zip((palette[0], palette[-1]), hues, strict=True):
+        assert [float(part) for part in drawn[5:-1].split(",")[:3]] == pytest.approx(hue, abs=2)
+
+
+def test_an_unknown_document_or_domain_is_one_sentence(own: Path):
+    for option, value in (("--document", "nowhere"), ("--domain", "nowhere")):
+        with pytest.raises(AssertionError, match="nowhere"):
+            write(own, option, value)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder with a model of another family and documents of two domains, nothing measured."""
+    folder = tmp_path / "assets"
+    write_documents(folder / "documents")
+    save_tiny(request.param, folder / "checkpoints" / "mine")
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(folder))
+    return str(request.param)
+
+
+def test_any_family_has_a_first_screen(family: str):
+    at = follow_link("")
+    picture = first(at)
+    drawn = picture["runs"][0]
+    live = open_live(library.assets.checkpoint_path("mine"))
+    assert drawn["layers"] == list(live.own_layers)
+    if live.why_not_cut:
+        assert "mine sends" in said(picture, 0) and drawn["change"] is None
+    else:
+        assert "mine keeps" in said(picture, 0) and drawn["change"]
+    assert "whole" in said(picture, -1)

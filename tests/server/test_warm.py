@@ -1,0 +1,83 @@
+"""A server warms up before its first visitor: what he needs is loaded, and he is never held up."""
+
+from pathlib import Path
+
+import pytest
+
+from emo_viz.server import library, warm
+
+SECONDS = 600
+
+
+def test_a_visitor_gets_the_models_that_were_warmed(tiny_assets: Path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("model.run.live.open_live", _counting(loaded))
+    library._hold.clear()
+    library._load.clear()
+    warming = warm.Warming()
+    warming.start()
+    warming.start()
+    assert warming.wait(SECONDS)
+    assert len(loaded) == 2
+    assert [one.run for one in library.models()] == ["emo-nano", "std-nano"]
+    assert len(loaded) == 2
+
+
+def _counting(loaded: list):
+    from model.run.live import open_live
+
+    def counted(path, *arguments):
+        loaded.append(path)
+        return open_live(path, *arguments)
+
+    return counted
+
+
+def test_no_step_begins_while_a_page_is_drawn(monkeypatch):
+    done: list[int] = []
+    monkeypatch.setattr(warm, "steps", lambda pages: iter([lambda: done.append(1)]))
+    monkeypatch.setattr(warm, "MOST_SECONDS", SECONDS)
+    warming = warm.Warming()
+    with warming.drawing:
+        warming.start()
+        assert not warming.wait(0.05) and not done
+    assert warming.wait(SECONDS) and done == [1]
+
+
+def test_what_the_pages_prepare_comes_before_the_models(tiny_assets: Path):
+    steps = list(warm.steps(lambda: [_prepared]))
+    models = [place for place, step in enumerate(steps) if "torch" in repr(step)]
+    assert steps.index(_prepared) < min(models)
+
+
+def test_a_step_of_a_page_that_fails_stops_no_other():
+    done: list[int] = []
+
+    def stale():
+        raise ValueError("of other checkpoints")
+
+    warming = warm.Warming()
+    warming.start(lambda: [stale, lambda: done.append(1)])
+    assert warming.wait(SECONDS) and done == [1]
+
+
+def _prepared() -> None:
+    """Stands for what a page prepares."""
+
+
+def test_what_cannot_be_warmed_is_left_to_who_asks_for_it(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("EMO_VIZ_ASSETS", str(tmp_path))
+    warming = warm.Warming()
+    warming.start()
+    assert warming.wait(SECONDS)
+    with pytest.raises(library.Missing):
+        library.models()
+
+
+def test_a_large_model_is_not_loaded_before_it_is_asked_for(tiny_assets: Path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("model.run.live.open_live", _counting(loaded))
+    monkeypatch.setattr("emo_viz.server.assets.LARGE_WEIGHTS", 10)
+    library._hold.clear()
+    library.warm_up("emo-nano")
+    assert not loaded

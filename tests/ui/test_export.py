@@ -1,0 +1,56 @@
+"""What is saved of a page: tables that any program opens as they are, and where they come from."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from emo_viz.analysis.runs import Run, compare
+from emo_viz.server import assets
+from emo_viz.ui.parts import export
+
+FRAME = pd.DataFrame(
+    {
+        "Token": ["=SUM(A1)", "plain", "@x", 'سلام, "quoted"\n'],
+        "Loss": [-1.5, np.nan, 0.0, 2.0],
+        "Layer": [0, "never", 1, None],
+    }
+)
+
+
+def test_a_csv_has_no_formula_and_keeps_every_number_and_text():
+    read = pd.read_csv(io.BytesIO(export.csv(FRAME)))
+    assert read["Token"].tolist() == ["'=SUM(A1)", "plain", "'@x", 'سلام, "quoted"\n']
+    assert read["Loss"].tolist()[0] == -1.5 and np.isnan(read["Loss"][1])
+
+
+def test_a_parquet_keeps_texts_as_they_are_and_says_where_it_comes_from():
+    table = pq.read_table(io.BytesIO(export.parquet(FRAME, "EMO (emo-nano)")))
+    assert table.schema.metadata[b"provenance"] == b"EMO (emo-nano)"
+    assert table["Token"].to_pylist() == FRAME["Token"].tolist()
+    assert table["Layer"].to_pylist() == ["0", "never", "1", None]
+
+
+def test_provenance_names_runs_digests_and_what_is_shown(tiny_assets):
+    runs = compare(assets.runs()[:2])
+    said = export.provenance(runs, "24 documents of all domains")
+    for run in runs:
+        assert run.digest is not None
+        assert f"{run.label} ({run.id}, weights {run.digest[:12]})" in said
+    documents = assets.origins(run.id for run in runs).documents
+    assert documents is not None and f"documents {documents[:12]}" in said
+    assert said.endswith("24 documents of all domains; EMO Viz")
+
+
+def test_a_run_without_weights_has_its_name_alone(tiny_assets):
+    assert export.provenance([Run("heard", "Heard")]) == "Heard (heard); EMO Viz"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [("Experts in common", "experts-in-common"), ("../../etc", "etc"), ("مرحبا", "export")],
+)
+def test_a_file_name_is_safe(words: str, name: str):
+    assert export.file_name(words) == name

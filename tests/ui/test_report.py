@@ -1,0 +1,67 @@
+"""The report of a page: what the page says, escaped, as one file."""
+
+import json
+
+from emo_viz.ui.shell.report_html import Shown, _ink, document, markdown
+from tests.pages.opened import follow_link, run, texts
+
+KERNEL, ABLATION = "pages/4_Kernel.py", "pages/3_Subset_ablation.py"
+ROUTING = "pages/1_Token_routing.py"
+
+
+def reported(at) -> dict:
+    """What the browser is given to save."""
+    at.button(key="frame_report").click()
+    run(at)
+    given = [json.loads(part.proto.json) for part in at.get("bidi_component")]
+    return next(each for each in given if "plotly" in each)
+
+
+def test_a_report_has_the_headline_the_figures_and_what_it_was_made_of(tiny_assets):
+    at = follow_link(ABLATION, k="4")
+    made = reported(at)
+    page = made["html"]
+    assert "<h1>Subset ablation</h1>" in page and made["name"] == "subset-ablation"
+    assert page.count("data-figure role") == len(at.get("plotly_chart"))
+    assert "EMO (emo-nano, weights " in page
+    assert "<tr><th>k</th><td>4</td></tr>" in page
+
+
+def test_a_report_has_the_text_of_the_document_and_its_markup_is_text(tiny_assets):
+    page = reported(follow_link(ROUTING))["html"]
+    assert 'class="strip"' in page and "onclick='" not in page
+
+
+def test_a_report_of_figures_brings_what_draws_them(tiny_assets):
+    at = follow_link("")
+    made = reported(at)
+    assert made["html"].count("data-figure role") == len(at.get("plotly_chart")) > 0
+    assert len(made["plotly"]) > 1_000_000
+
+
+def test_a_report_is_made_once(tiny_assets):
+    at = follow_link(ABLATION, k="4")
+    reported(at)
+    run(at)
+    assert not any("plotly" in json.loads(one.proto.json) for one in at.get("bidi_component"))
+
+
+def test_a_page_that_ends_early_says_that_it_has_no_report(tiny_assets):
+    at = follow_link(KERNEL)
+    at.button(key="frame_report").click()
+    assert "No report: this page ends early" in texts(run(at))
+
+
+def test_markdown_is_escaped_and_its_signs_are_gone():
+    made = markdown("#### A <b>\\*plain\\*</b> **bold** :material/home: [link](javascript:x)")
+    assert made == "<h4>A &lt;b&gt;*plain*&lt;/b&gt; <strong>bold</strong>  link</h4>"
+
+
+def test_title_and_facts_are_escaped():
+    page = document("<i>", Shown(), [("<k>", '"<script>"')])
+    assert "<i>" not in page and "&lt;k&gt;" in page and '"<script>' not in page
+
+
+def test_text_on_a_token_can_be_read():
+    assert _ink("rgba(169, 42, 179, 1.000)") == "#ffffff"
+    assert _ink("rgba(169, 42, 179, 0.100)") == "#000000" == _ink("#1f98ed") == _ink("transparent")

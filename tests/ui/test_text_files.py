@@ -1,0 +1,47 @@
+"""Files of many encodings, and files that are no text."""
+
+import codecs
+
+import pytest
+
+from emo_viz.ui.parts.text_files import LARGEST, decoded
+
+TEXT = "Grüße, ça va? naïve café\nand a line more of plain words"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (TEXT.encode(), ""),
+        (TEXT.encode("utf-8-sig"), ""),
+        (TEXT.encode("utf-16"), "UTF-16"),
+        (codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"), "UTF-16"),
+        (TEXT.encode("utf-32"), "UTF-32"),
+        (TEXT.encode("latin-1"), "Latin-1"),
+        ("“Smart quotes” – of Windows".encode("cp1252"), "Latin-1"),
+    ],
+)
+def test_a_text_is_read_whatever_its_encoding(content: bytes, said: str):
+    text, sentence = decoded(content)
+    assert text in (TEXT, "“Smart quotes” – of Windows")
+    assert said in sentence and bool(said) == bool(sentence)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b" \n\t ", "is empty"),
+        (codecs.BOM_UTF16_LE, "is empty"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "is not text"),
+        (b"\x89PNG\xff\xfe", "is not text"),
+        (b"PK\x03\x04plain ascii, and yet a zip", "is not text"),
+        (TEXT.encode("utf-16-le"), "is not text"),
+        (bytes(range(128, 256)) * 4, "is not text"),
+        (codecs.BOM_UTF16_LE + b"\x00\xd8a", "is damaged"),
+        (b"a" * (LARGEST + 1), "more than the 20 MB"),
+    ],
+)
+def test_what_is_no_text_is_said(content: bytes, said: str):
+    with pytest.raises(ValueError, match=said):
+        decoded(content)
