@@ -34,7 +34,6 @@ _SCALE: list[list[Any]] = SEQUENTIAL
 # Where both chose the same experts the map fades into the page.
 ALIKE_IS_CLEAR = [[1 - place, colour] for place, colour in reversed(_SCALE)]
 FEW_TOKENS = 48
-MOST_SVG_POINTS = 3_000
 PANEL_PIXELS, LEAST_MAP_PIXELS = 300, 300
 SMALLEST_LOSS = 1e-5  # nats: the lower end of a logarithmic axis
 
@@ -140,9 +139,7 @@ def token_map(
     )
     unseen = {"marker": {"opacity": 0}}
     at = np.asarray(positions)[rows]
-    # WebGL takes a browser longer to begin with than this many points to draw.
-    scatter = go.Scattergl if len(rows) > MOST_SVG_POINTS else go.Scatter
-    targets = scatter(
+    targets = go.Scattergl(
         x=layers.astype(np.float32),
         y=at.astype(np.float32),
         mode="markers",

@@ -6,10 +6,10 @@ from playwright.sync_api import Browser, expect
 
 SEEN = {
     "": [".st-key-search_text", ".st-key-search_example_0"],
-    "?search_text=the": [".st-key-search_text", "h4", ".st-key-search_lines tbody tr:nth-child(8)"],
+    "?search_text=the": [".st-key-search_text", "h2", ".st-key-search_lines tbody tr:nth-child(8)"],
     "?search_text=1.3&search_for=Expert": [
         ".st-key-search_run",
-        "h4",
+        "h2",
         ".st-key-search_lines tbody tr:nth-child(8)",
     ],
 }

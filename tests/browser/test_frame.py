@@ -111,10 +111,11 @@ def test_the_side_bar_is_folded_on_a_narrow_window(
 
 def test_a_new_headline_is_read_out(app_server: harness.Server, browser_page: Page):
     page = browser_page
-    harness.visit(page, f"{app_server.url}/Subset_ablation?k=4")
+    harness.visit(page, f"{app_server.url}/Token_routing")
     heard = page.locator(".st-key-frame .heard")
     expect(heard).to_have_text("")
-    cut_one_more(page)
+    with harness.rerun(page):
+        page.locator(".st-key-routing_next button").first.click()
     expect(heard).to_have_text(
         page.locator("[data-testid=stMain] :is(h2, h3, h4)").first.inner_text()
     )
