@@ -115,6 +115,7 @@ BAR_COMES_LATER = """
   document.querySelector = (what) => {
     if (missed || !what.includes("stSidebarCollapseButton")) return find(what);
     missed = true;
+    setTimeout(() => document.body.append(document.createElement("i")));  // as when it is drawn
     return null;
   };
 """
