@@ -6,10 +6,10 @@ what is said of each of their tokens.
 
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import IO, Any, overload
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from emo_viz.analysis.difference import (
     left_out,
     pair_of,
 )
+from emo_viz.analysis.pairs import PairSequence
 from emo_viz.analysis.shift import DOCUMENTS, shift_of, shifted
 
 _ARRAYS = ("expert_ids", "gate_weights", "loss", "token_ids")
@@ -40,7 +41,7 @@ class Head:
     losses: tuple[bool, bool]
 
 
-class Pairs(Sequence[Pair]):
+class Pairs(PairSequence):
     """Pairs in a temporary file, which goes with them. Safe to read from several threads."""
 
     def __init__(self) -> None:
@@ -73,13 +74,7 @@ class Pairs(Sequence[Pair]):
     def __len__(self) -> int:
         return len(self.heads)
 
-    @overload
-    def __getitem__(self, place: int) -> Pair: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Pair]: ...
-    def __getitem__(self, place: int | slice) -> Pair | list[Pair]:
-        if isinstance(place, slice):
-            return [self[each] for each in range(*place.indices(len(self)))]
+    def at(self, place: int) -> Pair:
         head, (other, *names) = self.heads[place], self._there[place]
         found: dict[str, NDArray[Any]] = {}
         with self._lock:
@@ -91,9 +86,6 @@ class Pairs(Sequence[Pair]):
             for side, name in (("first", head.id), ("second", other))
         )
         return Pair(first, second, head.places)
-
-    def __iter__(self) -> Iterator[Pair]:
-        return (self[place] for place in range(len(self)))
 
 
 def paired(documents: Iterable[Documents]) -> tuple[Pairs, list[str]]:

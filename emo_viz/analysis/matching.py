@@ -8,14 +8,14 @@ that it cannot learn the choices that it is measured on.
 Shapes: T tokens, L layers, K experts a token, E experts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emo_viz.analysis.difference import EMPTY, Ids, Pair
+from emo_viz.analysis.pairs import PairSequence
 
 
 def matched_by_use(pairs: Sequence[Pair]) -> Sequence[Pair]:
@@ -39,7 +39,7 @@ def matched_by_use(pairs: Sequence[Pair]) -> Sequence[Pair]:
     return _Renamed(pairs, names)
 
 
-class _Renamed(Sequence[Pair]):
+class _Renamed(PairSequence):
     """Pairs whose second run goes by names [E'] of its experts in each layer, for either half."""
 
     def __init__(self, pairs: Sequence[Pair], names: Sequence[Ids]) -> None:
@@ -48,20 +48,11 @@ class _Renamed(Sequence[Pair]):
     def __len__(self) -> int:
         return len(self._pairs)
 
-    @overload
-    def __getitem__(self, place: int) -> Pair: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Pair]: ...
-    def __getitem__(self, place: int | slice) -> Pair | list[Pair]:
-        if isinstance(place, slice):
-            return [self[each] for each in range(*place.indices(len(self)))]
+    def at(self, place: int) -> Pair:
         pair = self._pairs[place]
-        half_T = _halves(pair, range(len(self))[place], len(self))
+        half_T = _halves(pair, place, len(self))
         renamed = _renamed(pair, half_T, self._names)
         return replace(pair, second=replace(pair.second, expert_ids=renamed))
-
-    def __iter__(self) -> Iterator[Pair]:
-        return (self[place] for place in range(len(self)))
 
 
 def _grown(counts: NDArray[np.int64], pair: Pair) -> NDArray[np.int64]:

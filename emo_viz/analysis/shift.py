@@ -16,21 +16,11 @@ from emo_viz.analysis.difference import (
     Documents,
     RoutedDocument,
     agreement,
-    same_documents,
 )
 
 SHIFTS = (1, -1)
 DOCUMENTS = 20  # to tell it from
 BETTER, MORE = 2.0, 0.1  # times and share by which a shift must agree better than none
-
-
-def realigned(
-    first: Sequence[RoutedDocument], second: Sequence[RoutedDocument]
-) -> tuple[list[RoutedDocument], str]:
-    """The second run's documents, shifted by a place where that is plainly how they belong to the
-    first's, and a sentence that says so ("" if they are as they were)."""
-    by, said = shift_of(same_documents(first, second)[0])
-    return [shifted(each, by) for each in second], said
 
 
 def shift_of(pairs: Sequence[Documents]) -> tuple[int, str]:

@@ -76,11 +76,6 @@ def unit_rows(rows: NDArray[np.floating]) -> NDArray[np.float32]:
     return scaled
 
 
-def routing_vectors(rows: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Rows [N, F] of router probabilities as unit vectors [N, C] in their 95 % PCA."""
-    return unit_rows(fit_pca(rows).project(rows))
-
-
 def _rounding(variances: Array, mean: Array, wide: bool) -> float:
     """The variance that rounding alone makes: of a covariance in float64, or of rows in float32."""
     size = float(np.square(mean).sum())

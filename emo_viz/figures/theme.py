@@ -32,10 +32,9 @@ SEQUENTIAL: Final = [
 ]
 # Better and worse, never which model: chosen by search, as far from teal and amber as these two
 # can be for every kind of colour vision (tests/figures/test_theme.py). Colour alone says nothing
-# to some: the sign goes with it.
+# to some: a line above or below goes with it.
 WORSE, BETTER = "#a92ab3", "#1f98ed"
 WORSE_NAME, BETTER_NAME = "magenta", "blue"
-WORSE_SIGN, BETTER_SIGN = "\u25bc", "\u25b2"
 DIVERGING: Final = [  # from worse to better
     [0.0, "rgba(169, 42, 179, 1.0)"],
     [0.25, "rgba(169, 42, 179, 0.5)"],
@@ -130,11 +129,6 @@ def label_of(run: Run) -> str:
 def coloured(run: Run) -> str:
     """The name of a run in bold and in its colour, as HTML for Plotly."""
     return f'<b style="color:{colour_of(run)}">{label_of(run)}</b>'
-
-
-def verdict_sign(value: float) -> str:
-    """The mark beside the colour of what is better (> 0) or worse (< 0); "" for neither or NaN."""
-    return BETTER_SIGN if value > 0 else WORSE_SIGN if value < 0 else ""
 
 
 def sentence_case(text: str) -> str:

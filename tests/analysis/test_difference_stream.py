@@ -11,7 +11,7 @@ from emo_viz.analysis.difference import RoutedDocument, compare_pairs, matched
 from emo_viz.analysis.difference_stream import paired
 from emo_viz.analysis.difference_table import by_layer, most_different
 from emo_viz.analysis.matching import matched_by_use
-from emo_viz.analysis.shift import realigned
+from tests.recipes import realigned
 
 LAYERS, EXPERTS, SLOTS = 3, 16, 4
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emo_viz.analysis.difference import EMPTY, RoutedDocument, compare
-from emo_viz.analysis.shift import realigned
+from tests.recipes import realigned
 
 
 def documents(seed: int = 0) -> list[RoutedDocument]:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from emo_viz.analysis import vectors
-from emo_viz.analysis.vectors import fit_pca, flatten_usage, routing_vectors, unit_rows
+from emo_viz.analysis.vectors import fit_pca, flatten_usage, unit_rows
+from tests.recipes import routing_vectors
 
 
 def planted_rows(deviations, n=400, seed=0):

@@ -196,9 +196,11 @@ def _collect_errors(page: Page) -> list[str]:
 
 
 def visit(page: Page, url: str) -> None:
-    """Open an address and wait until the page's first run is over and its charts are drawn."""
+    """Open an address and wait until the page's first run is over, its charts are drawn and it
+    listens to the keyboard."""
     page.goto(url)
     settle(page)
+    page.wait_for_function("window.emoVizListens")
 
 
 def settle(page: Page) -> None:

@@ -109,6 +109,26 @@ def test_the_side_bar_is_folded_on_a_narrow_window(
         assert box is not None and box["y"] + box["height"] < 80
 
 
+BAR_COMES_LATER = """
+  const find = document.querySelector.bind(document);
+  let missed = false;
+  document.querySelector = (what) => {
+    if (missed || !what.includes("stSidebarCollapseButton")) return find(what);
+    missed = true;
+    setTimeout(() => document.body.append(document.createElement("i")));  // as when it is drawn
+    return null;
+  };
+"""
+
+
+def test_a_side_bar_that_is_drawn_later_is_folded_too(app_server: harness.Server, browser: Browser):
+    with harness.new_page(browser, 900) as page:
+        page.add_init_script(BAR_COMES_LATER)
+        harness.visit(page, f"{app_server.url}/Kernel")
+        link = page.get_by_test_id("stSidebar").get_by_role("link", name="Library")
+        expect(link).not_to_be_in_viewport()
+
+
 def test_a_new_headline_is_read_out(app_server: harness.Server, browser_page: Page):
     page = browser_page
     harness.visit(page, f"{app_server.url}/Token_routing")

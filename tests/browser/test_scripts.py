@@ -31,7 +31,6 @@ def test_letters_join_across_tokens(app_server: harness.Server, browser_page: Pa
     assert abs(tokens - one_piece) < 1
 
 
-@pytest.mark.xfail(reason="after a walk by arrow keys the third part is not shown; open")
 def test_a_token_that_is_a_part_of_a_character_can_be_chosen(
     app_server: harness.Server, browser_page: Page
 ):

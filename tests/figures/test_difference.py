@@ -88,10 +88,3 @@ def test_a_token_has_the_colour_of_the_run_that_predicts_it_better():
 def test_many_layers_have_some_labels_and_the_last():
     fig = figures.agreement([layer(0.8)] * 48, names=range(48))
     assert len(fig.layout.xaxis.ticktext) <= 13 and fig.layout.xaxis.ticktext[-1] == "47"
-
-
-@pytest.mark.parametrize(("tokens", "kind"), [(100, "scatter"), (2000, "scattergl")])
-def test_few_cells_are_drawn_without_webgl(tokens: int, kind: str):
-    cells, names = np.ones((tokens, 4)), [str(place) for place in range(tokens)]
-    fig = figures.token_map(cells, names, list(range(tokens)), [0, 1, 2, 3], None)
-    assert fig.data[1].type == kind and len(fig.data[1].x) == 4 * tokens

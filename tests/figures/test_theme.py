@@ -80,9 +80,3 @@ def test_the_diverging_scale_ends_in_worse_and_better_and_is_faint_between():
     for colour, place in ((theme.WORSE, 0.0), (theme.BETTER, 1.0)):
         assert rgb(place) == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     assert theme.colour_at(theme.DIVERGING, 0.5).endswith(" 0.100)")
-
-
-def test_what_is_better_or_worse_has_a_second_mark():
-    signs = [theme.verdict_sign(value) for value in (1.0, -0.2, 0.0, float("nan"))]
-    assert signs == [theme.BETTER_SIGN, theme.WORSE_SIGN, "", ""]
-    assert len({theme.BETTER_SIGN, theme.WORSE_SIGN}) == 2

@@ -14,7 +14,7 @@ from emo_viz.analysis.clusters import match_clusters, spherical_kmeans
 from emo_viz.analysis.projection import load_maps
 from emo_viz.analysis.quality import quality
 from emo_viz.analysis.tokens import load_token_clusters
-from emo_viz.analysis.vectors import flatten_usage, routing_vectors
+from emo_viz.analysis.vectors import flatten_usage
 from emo_viz.trace import Trace
 from model.run.inference import encode, record
 from model.run.loading import load_model, load_tokenizer
@@ -30,6 +30,7 @@ from tests.pages.opened import (
     strips,
     texts,
 )
+from tests.recipes import routing_vectors
 
 PAGE = "pages/2_Document_clusters.py"
 RUNS = ("emo-nano", "std-nano")

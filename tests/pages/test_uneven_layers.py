@@ -19,7 +19,6 @@ from emo_viz.analysis.clusters import spherical_kmeans
 from emo_viz.analysis.curves import read_curves
 from emo_viz.analysis.projection import load_maps, pca_map
 from emo_viz.analysis.tokens import TokenTable, fit_token_clusters, load_token_clusters
-from emo_viz.analysis.vectors import routing_vectors
 from emo_viz.trace import Trace
 from emo_viz.ui.ablation import chosen
 from model.run.inference import Recording, document_losses, encode, record
@@ -27,6 +26,7 @@ from model.run.loading import load_model, load_tokenizer
 from model.run.subset import ExpertSubset, apply_subset
 from tests.pages.ablation_page import given, lines, slider, table, words
 from tests.pages.opened import cards, cells, charts, follow_link, heatmaps, numbers, run, sent_maps
+from tests.recipes import routing_vectors
 from tests.uneven import RUNS, TWELVE_AND_SIXTEEN, cut_pair, emo_viz, measure, new_pair, shown
 
 ROUTING = "pages/1_Token_routing.py"

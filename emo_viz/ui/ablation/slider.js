@@ -227,7 +227,8 @@ function play(root, data, go, send) {
 export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".cut");
   const track = root.querySelector(".track");
-  const busy = () => root.dragging || root.pending || root.playing;
+  root.n = Math.max(root.n ?? 0, data.heard);
+  const busy = () => root.dragging || root.playing || data.heard < root.n;
   root.querySelector(".y-title").textContent = data.y_title;
   root.querySelector(".x-title").textContent = data.x_title;
   root.querySelector("table").hidden = !Object.keys(data.facts).length;
@@ -242,11 +243,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
     announce(keep);
   };
   const send = (keep, wait) => {
+    const n = (root.n += 1);
     clearTimeout(root.pending);
-    root.pending = setTimeout(() => {
-      root.pending = null;
-      setTriggerValue("moved", { keep });
-    }, wait);
+    root.pending = setTimeout(() => setTriggerValue("moved", { keep, n }), wait);
   };
   const unfollow = follow(root, (keep) => paint(root, data, keep, root.x));
   legend(root, data);

@@ -17,6 +17,7 @@ from emo_viz.ui.ablation import lines, sizes
 from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import Choice, Study
 from emo_viz.ui.ablation.parts import runs_data, view
+from emo_viz.ui.parts.heard import hear, heard
 from emo_viz.ui.shell import routes
 from emo_viz.ui.shell.words import count
 
@@ -72,6 +73,7 @@ def draw(
             "said": {str(stop): _said(study, choice, found, stop) for stop in stops},
             "facts": {str(stop): rows for stop, rows in sizes.facts(study, stops).items()},
             "position": choice.keep_k,
+            "heard": heard(KEY),
         },
         on_moved_change=lambda: _moved(study),
         on_played_change=_played,
@@ -81,6 +83,7 @@ def draw(
 def _moved(study: Study) -> None:
     """The slider was let go: what the browser says is taken only if it can be."""
     event = st.session_state[KEY]["moved"]
+    hear(KEY, event)
     keep = event.get("keep") if isinstance(event, dict) else None
     if isinstance(keep, int) and study.fewest_kept <= keep <= study.num_experts:
         st.session_state[routes.SUBSET_KEEP] = keep

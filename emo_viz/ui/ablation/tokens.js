@@ -99,16 +99,15 @@ export default function ({ data, parentElement, setTriggerValue }) {
     build(root, data);
     root.dataset.shown = shown;
   }
-  if (!root.pending) select(root, data, data.selected);
+  root.n = Math.max(root.n ?? 0, data.heard);
+  if (data.heard === root.n) select(root, data, data.selected);
   const unfollow = follow(root, (keep) => paint(root, data, keep));
 
   const send = (token, wait) => {
     select(root, data, token);
+    const n = (root.n += 1);
     clearTimeout(root.pending);
-    root.pending = setTimeout(() => {
-      root.pending = null;
-      setTriggerValue("picked", { token });
-    }, wait);
+    root.pending = setTimeout(() => setTriggerValue("picked", { token, n }), wait);
   };
   root.onclick = (event) => {
     const node = event.target.closest(".token");

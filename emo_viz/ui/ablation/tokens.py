@@ -12,6 +12,7 @@ import streamlit as st
 from emo_viz.figures.theme import BETTER_NAME, DIVERGING, WORSE_NAME, colour_at
 from emo_viz.ui.ablation.live import WORSE, Live
 from emo_viz.ui.ablation.parts import runs_data, view
+from emo_viz.ui.parts.heard import hear, heard
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.words import share, visible
 
@@ -39,6 +40,7 @@ def draw(live: Live) -> None:
             "marked": MARKED,
             "pixels": PIXELS,
             "selected": token,
+            "heard": heard(KEY),
             "hint": _hint(live),
         },
         on_picked_change=lambda: _picked(live.num_tokens),
@@ -58,6 +60,7 @@ def _faded(rgba: str) -> str:
 
 def _picked(tokens: int) -> None:
     event = st.session_state[KEY]["picked"]
+    hear(KEY, event)
     token = event.get("token") if isinstance(event, dict) else None
     if token is None or isinstance(token, int) and 1 <= token <= tokens:
         st.session_state[TOKEN] = token

@@ -246,7 +246,9 @@ class Heatmap {
     look.selected = this.at_selected = picked.token;
     if (picked.follow || picked.token === null) look.followed = picked.follow ?? null;
     document.dispatchEvent(new CustomEvent("emo-viz-look", { detail: { group: this.shown.group } }));
-    if (!same || picked.token === null) this.send(picked);
+    if (same && picked.token !== null) return;
+    look.n += 1;
+    this.send({ ...picked, n: look.n });
   }
 
   zoom(factor, x, y) {

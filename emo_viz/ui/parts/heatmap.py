@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from emo_viz.analysis.routing import Recorded, expert_order
 from emo_viz.figures.theme import DIVERGING, SELECTION_COLOUR, SEQUENTIAL
 from emo_viz.ui.parts import look
+from emo_viz.ui.parts.heard import hear
 
 _HERE = Path(__file__)
 # One module in two files: what is drawn and where, and the hands.
@@ -114,6 +115,7 @@ def heatmap(
     def picked() -> None:
         event = st.session_state[key]["picked"]
         if event is not None:
+            hear(group or key, event)
             on_pick(_pick(event))
 
     reach = max((_reach(layer) for side in sides for layer in side.layers), default=0.0) or 1.0

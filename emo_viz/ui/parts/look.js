@@ -19,8 +19,10 @@ function walksAreOneStep() {
 export default function ({ data }) {
   walksAreOneStep();
   const look = ((window.emoVizLooks ??= {})[data.group] ??= {});
-  look.followed = data.followed;
   // The visitor may have moved on while the server answered: theirs is the newer choice.
-  if (!look.pending) look.selected = data.selected;
+  look.n = Math.max(look.n ?? 0, data.heard);
+  if (data.heard < look.n) return;
+  look.followed = data.followed;
+  look.selected = data.selected;
   document.dispatchEvent(new CustomEvent("emo-viz-look", { detail: { group: data.group } }));
 }

@@ -9,10 +9,13 @@ from typing import Any
 
 import streamlit as st
 
+from emo_viz.ui.parts.heard import heard
+
 _JS = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 _COMPONENT = st.components.v2.component("emo_viz_look", js=_JS)
 
 
 def tell(group: str, selected: int | None, followed: dict[str, Any] | None, key: str) -> None:
     """Let all of the group show these: a position from 1, and {"run", "layer", "expert"}."""
-    _COMPONENT(key=key, data={"group": group, "selected": selected, "followed": followed})
+    shown = {"selected": selected, "followed": followed, "heard": heard(group)}
+    _COMPONENT(key=key, data={"group": group} | shown)

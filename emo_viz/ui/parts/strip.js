@@ -130,12 +130,12 @@ export default function ({ data, parentElement, setTriggerValue }) {
   // A server answer may arrive while the visitor has already moved on: theirs is the newer one.
   const send = (position, wait, walking) => {
     look.selected = position;
+    const n = (look.n += 1);
     tell("emo-viz-look", { group: data.group });
     clearTimeout(look.pending);
     look.pending = setTimeout(() => {
-      look.pending = null;
       if (walking && window.emoVizWalk) window.emoVizWalk.steps += 1;
-      setTriggerValue("picked", { token: position });
+      setTriggerValue("picked", { token: position, n });
     }, wait);
   };
   strip.onclick = (event) => {

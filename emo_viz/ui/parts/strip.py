@@ -11,6 +11,7 @@ from pathlib import Path
 import streamlit as st
 
 from emo_viz.ui.parts import look
+from emo_viz.ui.parts.heard import hear
 from emo_viz.ui.parts.readable import READABLE_JS
 
 _HTML = '<div class="strip" tabindex="0" role="listbox" aria-label="Tokens of the text"></div>'
@@ -61,6 +62,7 @@ def token_strip(
     def picked() -> None:
         event = st.session_state[key]["picked"]
         if event is not None:
+            hear(group or key, event)
             on_pick(event["token"])
 
     with st.container(gap=None):

@@ -87,7 +87,14 @@ function foldOnce() {
   if (window.emoVizFolded) return;
   window.emoVizFolded = true;
   if (window.innerWidth > NARROW) return;
-  document.querySelector('[data-testid="stSidebarCollapseButton"] button')?.click();
+  const fold = () => {
+    const button = document.querySelector('[data-testid="stSidebarCollapseButton"] button');
+    button?.click();
+    return button !== null;
+  };
+  if (fold()) return;
+  const watch = new MutationObserver(() => fold() && watch.disconnect()); // the bar may come later
+  watch.observe(document.body, { subtree: true, childList: true });
 }
 
 const headline = () => document.querySelector('[data-testid="stMain"] :is(h2, h3, h4)')?.textContent ?? "";

@@ -111,6 +111,7 @@ export default function ({ data }) {
     const { set } = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value");
     set.call(field, field.value.toWellFormed());
   };
+  window.emoVizListens = true;
   document.addEventListener("input", onInput, true);
   // A table keeps its Escape to itself.
   const onEscape = (event) => {

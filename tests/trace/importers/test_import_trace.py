@@ -11,9 +11,10 @@ from emo_viz.__main__ import main
 from emo_viz.analysis.alignment import alignment
 from emo_viz.analysis.clusters import spherical_kmeans
 from emo_viz.analysis.routing import coverage, expert_order, text_routing
-from emo_viz.analysis.vectors import flatten_usage, routing_vectors
+from emo_viz.analysis.vectors import flatten_usage
 from emo_viz.runs.import_trace import Known, import_trace, read_texts
 from emo_viz.trace import Absent, Trace
+from tests.recipes import routing_vectors
 
 TOKENS = ["vllm", "vllm_021", "array", "arrays", "sglang", "verifiers", "emo", "olmoe"]
 TOKENS += ["sglang_tokens", "flame", "flame_lines", "megatron", "atlas"]
