@@ -58,10 +58,13 @@ class Found:
         return len(self.pages) + len(self.moves)
 
 
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
 @click.command()
 @click.option("--visitors", default=50, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--against", type=click.Path(path_type=Path), help="Another checkout, for the ratio.")
+@click.option("--against", type=FOLDER, help="Another checkout, for the ratio.")
 @click.option("--warm/--cold", default=True, help="One visitor walks through all pages before.")
 def main(visitors: int, seed: int, against: Path | None, warm: bool) -> None:
     """Print what the visitors waited for, and what it took."""
