@@ -21,7 +21,7 @@ from model.files import new_folder, read_json, write_json
 KEEP = 2
 STEP = re.compile(r"step-([0-9]+)")
 # What a killed process leaves of its writing (`model.files` names it).
-LEFT_OVER = re.compile(r"\.(step-[0-9]+|metrics\.jsonl|export)\..*\.tmp")
+LEFT_OVER = re.compile(r"\.(step-[0-9]+|metrics\.jsonl|load\.jsonl|export)\..*\.tmp")
 
 
 class Damaged(ValueError):

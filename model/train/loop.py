@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from model.emo.modeling import EmoForCausalLM
 from model.run.inference import document_losses
 from model.train import checkpoint, finite, parallel
+from model.train.accumulation import Accumulated, split
 from model.train.batches import Batch, PackedRows
 from model.train.graph import GraphedBackward, can_record
 from model.train.metrics import Metrics, MetricsLog
@@ -65,7 +67,7 @@ def train_step(
     model.train()
     reported = passes(model, optimizer, batch, preset)
     if not parallel.smallest(int(torch.isfinite(reported.grad_norm) & reported.total.isfinite())):
-        where = finite.find(model, lambda: training_loss(model, batch, preset))
+        where = _first_bad(model, split(batch, getattr(passes, "parts", 1)), preset)
         raise finite.NotFinite(
             f"At step {step} a number is NaN or infinite, first in {where}; training stops and its "
             "checkpoints stay. Train with --fp32, another --seed or a lower learning_rate in the "
@@ -75,6 +77,16 @@ def train_step(
     metrics = {"loss": float(reported.loss), "grad_norm": float(reported.grad_norm), "lr": lr}
     routers = {name: value.item() for name, value in reported.routers.items()}
     return parallel.average(metrics | routers)
+
+
+def _first_bad(model: EmoForCausalLM, parts: list[Batch], preset: Preset) -> str:
+    """In words, where the first part of a step that is not finite goes wrong."""
+    for part in parts:
+        losses = partial(training_loss, model, part, preset)
+        where = finite.find(model, losses)
+        if where != finite.NOWHERE:
+            return where
+    return finite.NOWHERE
 
 
 def train(
@@ -90,15 +102,19 @@ def train(
     stop_at: int | None = None,
     graph: bool = True,
     progress: Callable[..., Any] = tqdm,
+    accumulation: int = 1,
+    load_every: int = 20,
 ) -> None:
     """Train to `preset.steps` (or `stop_at`), continuing from the newest checkpoint in `out`.
 
     corpus: digest of what is trained on, kept with the run. Inside `parallel.process_group` the
     processes train together, and `model` is sharded in place. It trains on the device it is on;
-    `graph` records its steps there where that can be done. Raises ValueError if the checkpoint
+    `graph` records its steps there where that can be done. Each process takes its rows of a step in
+    `accumulation` parts, one after the other. Raises ValueError if the checkpoint
     is of another run or cannot be written, if the processes cannot share the rows of a step, and
     (NotFinite) if the numbers are no longer finite.
     """
+    parallel.check_rows(preset, accumulation)
     keep_for_backward(model, preset)
     parallel.shard(model, preset)
     optimizer = make_optimizer(model, preset)
@@ -107,7 +123,7 @@ def train(
     last = min(preset.steps, stop_at or preset.steps)
     if stop_at is not None and last <= first < preset.steps:
         parallel.tell(f"{out} stands at step {first} already; --stop-at {stop_at} asks no more.")
-    passes: Passes = GraphedBackward() if graph and can_record(model) else backward
+    passes = _Latest(_passes(model, accumulation, graph))
     log = _open_log(out, first) if parallel.leads() else None
     bar = progress(
         range(first, last), initial=first, total=preset.steps, unit="step", disable=log is None
@@ -122,11 +138,33 @@ def train(
             )
             if log is not None:
                 log.write(step, metrics)
+                if passes.counts_LR is not None and (step % load_every == 0 or step + 1 == last):
+                    log.write_load(step, passes.counts_LR)
             if (step + 1) % checkpoint_every == 0 or step + 1 == last:
                 keeper().save(out, step + 1, model, optimizer, run)
     finally:
         if log is not None:
             log.close()
+
+
+def _passes(model: EmoForCausalLM, accumulation: int, graph: bool) -> Passes:
+    if accumulation > 1:
+        return Accumulated(accumulation)
+    return GraphedBackward() if graph and can_record(model) else backward
+
+
+class _Latest:
+    """Passes that remember what the latest of them reported of the experts' load."""
+
+    def __init__(self, passes: Passes) -> None:
+        self.passes = passes
+        self.parts = getattr(passes, "parts", 1)
+        self.counts_LR: torch.Tensor | None = None
+
+    def __call__(self, *given: Any) -> Reported:
+        reported = self.passes(*given)
+        self.counts_LR = reported.counts_LR
+        return reported
 
 
 def _open_log(out: Path, first_step: int) -> MetricsLog:

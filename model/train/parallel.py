@@ -107,6 +107,15 @@ def smallest(number: int) -> int:
     return int(numbers)
 
 
+def total(number: int) -> int:
+    """The sum of all processes' numbers, the same on all of them."""
+    if world_size() == 1:
+        return number
+    numbers = torch.tensor(number, device=_meeting_device())
+    dist.all_reduce(numbers)
+    return int(numbers)
+
+
 def _meeting_device() -> torch.device:
     """Where the processes exchange numbers: NCCL knows none but GPUs."""
     if dist.get_backend() == "nccl":
@@ -122,25 +131,37 @@ def share(batch: Batch) -> Batch:
     return Batch(batch.input_ids_BT[mine], batch.labels_BT[mine], batch.pool_sizes_LBD[:, mine])
 
 
-def shard(model: EmoForCausalLM, preset: Preset) -> None:
-    """Shard the weights in place, layer by layer. Call before the optimiser is made.
+def check_rows(preset: Preset, parts: int) -> None:
+    """Raises ValueError if the processes, each in so many parts, cannot share a step evenly."""
+    count = world_size() * parts
+    who = f"{world_size()} processes" if parts == 1 else f"{world_size()} x {parts} parts"
+    if parts > 1 and world_size() == 1:
+        who = f"{parts} parts"
+    if preset.rows % count:
+        raise ValueError(
+            f"The {preset.rows} rows of a step cannot be shared evenly by {who}; choose --rows as "
+            f"a multiple of {count}."
+        )
+    together = preset.rows // count
+    if preset.balancing_rows and together % preset.balancing_rows:
+        raise ValueError(
+            f"The objective balances every {preset.balancing_rows} rows alone, and {who} take "
+            f"{together} at once; choose --rows as a multiple of {count * preset.balancing_rows}."
+        )
 
-    Raises ValueError if the rows of a step cannot be shared evenly.
-    """
+
+def shard(model: EmoForCausalLM, preset: Preset) -> None:
+    """Shard the weights in place, layer by layer. Call before the optimiser is made."""
     if world_size() == 1:
         return
-    if preset.rows % world_size():
-        raise ValueError(
-            f"The {preset.rows} rows of a step cannot be shared evenly by {world_size()} "
-            f"processes; choose --rows as a multiple of {world_size()}."
-        )
     mesh = init_device_mesh(model.device.type, (world_size(),))
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh)
     # The root too gives its weights back after the forward: on held-out documents no backward
     # follows that would.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
-    register_fsdp_forward_method(model, "next_token_loss")
+    for method in ("next_token_loss", "report_routing"):
+        register_fsdp_forward_method(model, method)
 
 
 def clip_gradients(model: EmoForCausalLM, max_norm: float) -> Tensor:

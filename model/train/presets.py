@@ -52,6 +52,7 @@ class Preset:
     pool_choice: PoolChoice = "document"
     pool_schedule: float = 0.0  # share of the steps in which pools shrink from all experts
     balancing_rows: int = 0  # rows of which balance is demanded alone; 0: of the whole step
+    balance: Literal["step", "micro"] = "step"  # of a step in parts: of it all, or of each part
     overlap_coef: float = 0.0
     lost_information_coef: float = 0.0
     norm_topk_prob: bool = False

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +60,7 @@ def run(
     preset: Preset = PRESET,
     every: int = 4,
     heldout: Sequence[np.ndarray] = (),
+    **more: Any,
 ) -> EmoForCausalLM:
     torch.set_num_threads(1)
     model = new_model(preset)
@@ -72,6 +74,7 @@ def run(
         evaluate_every=2,
         stop_at=stop_at,
         progress=lambda steps, **_: _Quiet(steps),
+        **more,
     )
     return model
 
