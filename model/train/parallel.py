@@ -2,37 +2,25 @@
 
 `torchrun --nproc-per-node=2 -m model.train` starts them. Weights and optimiser state are sharded
 and gradients averaged by FSDP2, so that a step is that of one process on the whole batch, but for
-rounding. In a process that torchrun did not start, every function here but `save` and `restore`
-changes nothing.
+rounding. In a process that torchrun did not start, every function here changes nothing.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import Any
+from contextlib import contextmanager
 
 import click
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import state_dict_saver
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from model.emo.modeling import EmoForCausalLM
-from model.train import checkpoint
 from model.train.batches import Batch
 from model.train.presets import Preset
-from model.train.shards import read_shards
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
@@ -190,34 +178,3 @@ def gather(model: EmoForCausalLM) -> EmoForCausalLM | None:
     whole = EmoForCausalLM(model.config)
     whole.load_state_dict(weights)
     return whole
-
-
-def save(
-    folder: Path, step: int, model: EmoForCausalLM, optimizer: torch.optim.Optimizer, run: dict
-) -> None:
-    """As `checkpoint.save`, each process writing its shards (torch.distributed.checkpoint)."""
-    with checkpoint.publish(folder, step, run) if leads() else nullcontext() as made:
-        partial = [str(made)]
-        dist.broadcast_object_list(partial)
-        try:
-            state_dict_saver.save(_state(model, optimizer), checkpoint_id=partial[0])
-        except CheckpointException as error:
-            raise ValueError(
-                f"{folder / f'step-{step}'} cannot be written by all processes; make room or "
-                "choose another --out."
-            ) from error
-    dist.barrier()
-
-
-def restore(path: Path, model: EmoForCausalLM, optimizer: torch.optim.Optimizer) -> None:
-    """As `checkpoint.restore`, each process reading its shards."""
-    state = _state(model, optimizer)
-    read_shards(state, path)
-    set_state_dict(
-        model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
-    )
-
-
-def _state(model: EmoForCausalLM, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    weights, moments = get_state_dict(model, optimizer)
-    return {"model": weights, "optimizer": moments}

@@ -213,17 +213,22 @@ def test_rows_that_two_ranks_cannot_share_evenly_are_refused(on_two_ranks, tmp_p
         on_two_ranks(run, tmp_path, None, replace(PRESET, rows=3))
 
 
-def test_a_checkpoint_of_one_process_is_not_continued_by_two_nor_the_reverse(
-    on_two_ranks, tmp_path
-):
-    run(tmp_path / "one", stop_at=1)
-    with pytest.raises(ValueError, match="written by one process; continue it without torchrun"):
-        on_two_ranks(run, tmp_path / "one")
-    on_two_ranks(train_and_gather, tmp_path / "two", 1)
-    with pytest.raises(
-        ValueError, match="written by 2 processes; continue it with torchrun --nproc"
-    ):
-        run(tmp_path / "two")
+def test_one_process_goes_on_from_two_and_two_from_one(on_two_ranks, tmp_path, capfd):
+    def losses(name):
+        return [line["loss"] for line in metrics_of(tmp_path / name)]
+
+    run(tmp_path / "whole", preset=EXACT)
+    run(tmp_path / "one first", 5, EXACT)
+    on_two_ranks(train_and_gather, tmp_path / "one first", None, EXACT)
+    on_two_ranks(train_and_gather, tmp_path / "two first", 5, EXACT)
+    run(tmp_path / "two first", preset=EXACT)
+    for name in ("one first", "two first"):
+        assert losses(name) == pytest.approx(losses("whole"), abs=1e-5)
+        index = checkpoint.latest(tmp_path / name) / ".metadata"
+        assert index.exists() == (name == "one first"), "written by those who went on"
+    said = capfd.readouterr().err
+    words = "was written by 2 processes x 1 part and goes on by 1 process x 1 part"
+    assert f"{tmp_path}/two first/step-5 {words}: the same run, but for rounding." in said
 
 
 def write_corpus(folder):
