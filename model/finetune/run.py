@@ -150,9 +150,9 @@ def work(
     parent = Parent.open(request.parent, request.corpus)
     check_what(parent.model.config, request.what)
     against = None if full is None else read_json(full)
-    asked = _identity(request, parent, module)
+    asked = identity(request, parent, module)
     if (out / RESULT).is_file():
-        _check_same(out, asked)
+        check_same(out, asked)
         return _held_against(read_json(out / RESULT), against, full, out)
     context = request.context or parent.context
     _check_context(context, parent)
@@ -167,7 +167,7 @@ def work(
     pace = pace or Pace()
     preset = _preset(request, parent, context, pace.device)
     rows = PackedRows(texts.stream, preset, parent.eos)
-    _check_same(out, asked)
+    check_same(out, asked)
     check_writable(out / EXPORT)
     write_json(out / REQUEST, asked)
     result = _Run(request, parent, texts, preset, rows, pace).finish(out, asked, module)
@@ -180,7 +180,7 @@ def _check_context(context: int, parent: Parent) -> None:
         raise ValueError(f"--context must be 2 to {most} (what the model takes), not {context}.")
 
 
-def _identity(request: Request, parent: Parent, module: ExpertSubset | None) -> dict[str, Any]:
+def identity(request: Request, parent: Parent, module: ExpertSubset | None) -> dict[str, Any]:
     """All that decides a run, as JSON has it."""
     experts = None if module is None else module.experts
     fields = {
@@ -205,22 +205,22 @@ def _identity(request: Request, parent: Parent, module: ExpertSubset | None) -> 
     return known
 
 
-def _check_same(out: Path, asked: dict[str, Any]) -> None:
+def check_same(out: Path, asked: dict[str, Any], kind: str = "fine-tuning") -> None:
     """Raises ValueError if `out` is a file, another run's, or holds something else."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out needs a folder.")
-    if not (out / REQUEST).is_file():
+    theirs = read_json(out / REQUEST) if (out / REQUEST).is_file() else None
+    if theirs is None:
         if out.is_dir() and any(out.iterdir()):
-            raise ValueError(f"{out} holds something that is no fine-tuning; choose another --out.")
+            raise ValueError(f"{out} holds something that is no {kind}; choose another --out.")
         return
-    theirs = read_json(out / REQUEST)
     other = [name for name in asked if theirs.get(name) != asked[name]]
     if other:
         told = "; ".join(
             f"{name} {_short(theirs.get(name))}, not {_short(asked[name])}" for name in other
         )
         raise ValueError(
-            f"{out} is another fine-tuning ({told}); give the same options, or another --out."
+            f"{out} is another {kind} ({told}); give the same options, or another --out."
         )
 
 
