@@ -125,7 +125,7 @@ def _run(
     preset = preset.for_vocabulary(vocabulary_size(tokenizer))
     check_ids(heldout.tokens, preset.vocab_size)
     batches = PackedRows(shard.tokens, preset, tokenizer.eos_token_id)
-    _check_out(out)
+    check_out(out)
     if preset.steps < preset.warmup_steps:
         parallel.tell(
             f"The warm-up takes {preset.warmup_steps:,} steps and the run {preset.steps:,}: its "
@@ -146,7 +146,7 @@ def _run(
             _export(whole, tokenizer, preset, digest, out)
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
     """Try the run's folder before the work, and that its export may be replaced at the end."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out needs a folder.")
