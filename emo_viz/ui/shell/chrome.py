@@ -30,6 +30,7 @@ PAGES = (
     (routes.DOMAINS, "Domains", ":material/category:"),
     (routes.SEARCH, "Search", ":material/search:"),
     (routes.DIFFERENCE, "Routing difference", ":material/difference:"),
+    (routes.TRAINING, "Training", ":material/show_chart:"),
     (routes.KERNEL, "Kernel", ":material/memory:"),
     (routes.LIBRARY, "Library", ":material/inventory_2:"),
 )

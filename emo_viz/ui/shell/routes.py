@@ -11,6 +11,7 @@ KERNEL = "pages/4_Kernel.py"
 LIBRARY = "pages/6_Library.py"
 DIFFERENCE = "pages/7_Routing_difference.py"
 SEARCH = "pages/10_Search.py"
+TRAINING = "pages/11_Training.py"
 EXPERTS = "pages/8_Experts.py"
 DOMAINS = "pages/9_Domains.py"
 
@@ -61,6 +62,10 @@ EXPERTS_SHOWN, EXPERTS_LAYER, EXPERTS_DOMAIN = "experts_shown", "experts_layer",
 
 DOMAINS_VIEW, DOMAINS_LAYER, DOMAINS_KEEP = "domains_view", "domains_layer", "domains_k"
 DOMAINS_FROM, DOMAINS_SHOWN = "domains_from", "domains_nodes"
+
+TRAINING_VIEW, TRAINING_RUNS, TRAINING_FOLDER = "training_view", "training_run", "training_folder"
+TRAINING_ALONG, TRAINING_AXIS = "training_along", "training_axis"
+TRAINING_SMOOTH, TRAINING_LAYER = "training_smooth", "training_layer"
 
 # What stands for a text of the visitor's own: as the source of a text, in place of a document's id.
 OWN_SOURCE, OWN_DOCUMENT = "Your own text", "own"
