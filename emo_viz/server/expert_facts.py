@@ -130,7 +130,7 @@ def measure_effect(run: Run, number: int, expert: int) -> None:
             PER_DOMAIN,
             experts.MAX_TOKENS,
             report,
-            politely(loaded.lock),
+            guard=politely(loaded.lock),
         )
 
     registry().start(_effect_key(run, number, expert), work)
