@@ -1,6 +1,7 @@
 """Clusters page: how good the clusters are, and how those of the two runs go together."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,10 +20,21 @@ from emo_viz.ui.parts import export
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell.words import count, escape_plotly, interval
 
-NO_VECTORS = (
-    "Silhouette and stability over seeds need the routing of every token, which is not stored; "
-    "whole documents have them."
+SCALES = (
+    "NMI: 0 to 1; ARI (adjusted Rand index): 0 by chance, 1 for the same groups. Silhouette, by "
+    "cosine distance: 1 where clusters lie far apart, 0 where they touch. Stability: mean ARI of "
+    "every two clusterings that differ in their seed alone."
 )
+
+
+@dataclass(frozen=True)
+class OfSample:
+    """Clusters of the sampled tokens in one run: against the domains, by themselves, their sizes
+    [K]."""
+
+    domain: Alignment
+    quality: Quality
+    sizes: NDArray[np.int64]
 
 
 def of_documents(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
@@ -47,14 +59,12 @@ def of_documents(data: Data, view: View, found: Mapping[str, Clustered]) -> None
     where = "all layers" if view.layer is None else f"layer {view.layer}"
     st.caption(
         f"{view.k} clusters of {data.size}, routing of {where}. In brackets the 95 % interval over "
-        "documents. NMI: 0 to 1; ARI (adjusted Rand index): 0 by chance, 1 for the same groups. "
-        "Silhouette, by cosine distance: 1 where clusters lie far apart, 0 where they touch. "
-        "Stability: mean ARI of every two clusterings that differ in their seed alone."
+        f"documents. {SCALES}"
     )
 
 
 def of_tokens(runs: Comparison, said: Headline) -> None:
-    """The quality of the tokens' clusters, a column a run."""
+    """The quality of the stored clusters of all tokens, a column a run."""
     measured = said.runs
     _table(
         runs,
@@ -68,8 +78,32 @@ def of_tokens(runs: Comparison, said: Headline) -> None:
     first = measured[runs.first.id]
     st.caption(
         f"{count(first.tokens, 'token')} of {count(said.documents, 'document')}. In brackets the "
-        f"95 % interval over documents. {NO_VECTORS}"
+        "95 % interval over documents."
     )
+
+
+def of_sample(runs: Comparison, made: Mapping[str, OfSample], of: str) -> None:
+    """The quality of the sampled tokens' own clusters, a column a run. of: which tokens and layers,
+    in words."""
+    seeds = next(iter(made.values())).quality.seeds
+    _table(
+        runs,
+        [
+            _row("NMI with the domain", made, lambda one: interval(made[one].domain.nmi)),
+            _row(
+                "NMI with the domain by chance", made, lambda o: f"{made[o].domain.chance_nmi:.2f}"
+            ),
+            _row("ARI with the domain", made, lambda one: interval(made[one].domain.ari)),
+            _row("Silhouette", made, lambda one: f"{made[one].quality.silhouette:.2f}"),
+            _row(
+                f"Stability over {seeds} seeds", made, lambda o: f"{made[o].quality.stability:.2f}"
+            ),
+            _row("Largest cluster", made, lambda one: f"{made[one].sizes.max():,}"),
+            _row("Smallest cluster", made, lambda one: f"{made[one].sizes.min():,}"),
+        ],
+    )
+    clusters = len(next(iter(made.values())).sizes)
+    st.caption(f"{clusters} clusters of the sample alone: {of}. {SCALES}")
 
 
 def confusion(
