@@ -18,7 +18,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from emo_viz.analysis.routing import Recorded, expert_order
+from emo_viz.analysis.routing import Gated, expert_order
 from emo_viz.figures.theme import DIVERGING, SELECTION_COLOUR, SEQUENTIAL
 from emo_viz.ui.parts import look
 from emo_viz.ui.parts.heard import hear
@@ -80,7 +80,7 @@ class Pick:
     follow: Follow | None = None
 
 
-def layer_of(recorded: Recorded, layer: int, number: int, routed: int, by_use: bool) -> Layer:
+def layer_of(recorded: Gated, layer: int, number: int, routed: int, by_use: bool) -> Layer:
     """A layer of a recording, its `routed` experts in the order of use in the text, or by id.
 
     layer: its place in the recording; number: what it is called.

@@ -41,10 +41,11 @@ def choose_text(documents: pd.DataFrame) -> Chosen | None:
 def answer(reading: Reading) -> None:
     """The first line of the page: how the models route this text, in numbers."""
     runs, routing, even = reading.runs, reading.routing, reading.even_routed
-    of_all = f" of {in_words(even)} experts" if even else ""
+    known = "at least " if reading.at_least else ""
+    of_all = f" of {known}{in_words(even)} experts" if even else ""
 
     def half(run: str) -> str:
-        own = of_all if even else f" of {in_words(reading.routed[run])} experts"
+        own = of_all if even else f" of {known}{in_words(reading.routed[run])} experts"
         said = own if not even or run == runs.first.id else ""
         return f"**{routing[run].half.mean():.1f}**{said}"
 
@@ -88,17 +89,14 @@ def _own_text() -> Chosen | None:
 
 
 def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
-    domains = [ALL_DOMAINS, *sorted(documents["domain"].unique())]
-    domain = links.select(
-        row,
-        "Domain",
-        domains,
-        DOMAIN,
-        on_change=forget_selection,
-        width=210,
-        label_visibility="collapsed",
-    )
-    shown = documents if domain == ALL_DOMAINS else documents[documents["domain"] == domain]
+    document = choose_document(documents, row)
+    rest = rest_cut(document.get("cut_tokens", 0))
+    return Chosen(document["text"], origin(document), document["id"], rest)
+
+
+def choose_document(documents: pd.DataFrame, row: DeltaGenerator) -> pd.Series:
+    """One of some documents (id, domain, text, parent, source, licence), of a domain or of all."""
+    shown = _of_domain(documents, row)
     ids = shown["id"].tolist()
     kind = one_of("document", ids, always=True)
     links.enter(DOCUMENT, kind, ids[0], routes.ROUTING_DOCUMENT)
@@ -115,9 +113,23 @@ def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
     steps = row.container(horizontal=True, width="content", gap="small")
     _step_button(steps, ids, -1)
     _step_button(steps, ids, +1)
-    document = shown.iloc[ids.index(chosen)]
-    rest = rest_cut(document.get("cut_tokens", 0))
-    return Chosen(document["text"], _origin(document), chosen, rest)
+    return shown.iloc[ids.index(chosen)]
+
+
+def _of_domain(documents: pd.DataFrame, row: DeltaGenerator) -> pd.DataFrame:
+    domains = sorted(documents["domain"].unique())
+    if len(domains) < 2:  # nothing to choose
+        return documents
+    domain = links.select(
+        row,
+        "Domain",
+        [ALL_DOMAINS, *domains],
+        DOMAIN,
+        on_change=forget_selection,
+        width=210,
+        label_visibility="collapsed",
+    )
+    return documents if domain == ALL_DOMAINS else documents[documents["domain"] == domain]
 
 
 def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:
@@ -151,7 +163,9 @@ def _document_labels(ids: list[str], texts: list[str]) -> dict[str, str]:
     }
 
 
-def _origin(row: pd.Series) -> str:
+def origin(row: pd.Series) -> str:
+    """Where a document is from, in words that are safe for Markdown."""
     parts = [row["parent"] or row["id"], row["source"], row["licence"]]
     known = [escape_markdown(shorten(str(part), 80)) for part in parts if part]
-    return f"Document of {escape_markdown(row['domain'])} ({', '.join(known)})"
+    of = f" of {escape_markdown(row['domain'])}" if row["domain"] else ""
+    return f"Document{of} ({', '.join(known)})"

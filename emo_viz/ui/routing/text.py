@@ -59,7 +59,7 @@ def draw(
     on_pick: Any,
 ) -> None:
     """The text, its colours in words, and how many tokens use the followed expert."""
-    colouring = _colouring(reading, layer, colour)
+    colouring = _colouring(reading, layer, colour)  # layer: its number
     marked = _marked(reading, follow)
     token_strip(
         [
@@ -95,7 +95,8 @@ def _marked(reading: Reading, follow: Follow | None) -> NDArray[np.bool_]:
     """Whether each position [T] uses the followed expert; EOS never counts."""
     if follow is None:
         return np.zeros(len(reading.pieces), dtype=bool)
-    used = reading.recordings[follow.run].expert_ids[follow.layer] == follow.expert
+    place = reading.place(follow.layer)
+    used = reading.recordings[follow.run].expert_ids[place] == follow.expert
     marked: NDArray[np.bool_] = used.any(axis=1)
     marked[0] = False
     return marked
@@ -105,11 +106,14 @@ def _strip_token(reading: Reading, position: int, colouring: Colouring, marked: 
     piece = reading.pieces[position]
     place = colouring.places[position]
     losses = " · ".join(
-        f"{run.label} {or_none(reading.recordings[run.id].loss[position])}" for run in reading.runs
+        f"{run.label} {or_none(reading.recordings[run.id].loss[position])}"
+        for run in reading.runs
+        if reading.knows(run.id, "loss")
     )
+    said = f"\nLoss in nats: {losses}" if losses else ""
     return StripToken(
         text=visible(piece),
-        title=f"Token {position}: {reading.labels[position]}\nLoss in nats: {losses}",
+        title=f"Token {position}: {reading.labels[position]}{said}",
         colour=NO_VALUE if np.isnan(place) else colour_at(colouring.scale, place),
         marked=marked,
         sign=piece.isspace() and "\n" in piece,
@@ -138,14 +142,15 @@ def _colouring(reading: Reading, layer: int, colour: str) -> Colouring:
     if colour == PLAIN:
         return Colouring(np.full(len(reading.pieces), np.nan), SEQUENTIAL, "")
     what, run = _measures(reading)[colour]
+    place = reading.place(layer)
     every = {
-        each: one.entropy[layer, 1:] if what == "Router entropy" else one.loss[1:]
+        each: one.entropy[place, 1:] if what == "Router entropy" else one.loss[1:]
         for each, one in reading.recordings.items()
     }
     # Entropies lie close together, far from 0: their colours begin at the lowest.
     known = {each: values for each, values in every.items() if not np.isnan(values).all()}
-    low = min(float(values.min()) for values in known.values()) if what != "Loss" else 0.0
-    top = max(float(values.max()) for values in known.values())
+    low = min(float(np.nanmin(values)) for values in known.values()) if what != "Loss" else 0.0
+    top = max(float(np.nanmax(values)) for values in known.values())
     values = np.concatenate([[np.nan], every[run]])
     where = f" in layer {layer}" if what == "Router entropy" else ""
     same = ", the same for both models" if len(reading.runs) > 1 else ""

@@ -4,9 +4,11 @@ Choosing a token, an expert or a layer reruns only this part; the models are not
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -69,19 +71,20 @@ def _explore(reading: Reading) -> None:
             if view.follow and (said := follow.other_layer(experts, view.follow, view.layer)):
                 st.caption(f":material/info:{said}")
             panel.draw(reading, view.token, _follow(experts))
-            _ablation_link(reading)
+            if reading.tokenizer is not None:
+                _ablation_link(reading)
     st.html(STICKY)
     heatmap.tell(pictures.GROUP, view.token, view.follow, key="routing_look")
 
 
 def experts_of(reading: Reading) -> Experts:
     """The experts of all runs and layers, by name."""
-    return Experts(reading.runs.labels, range(reading.num_layers), reading.routed)
+    return Experts(reading.runs.labels, reading.numbers, reading.routed)
 
 
 def _controls(reading: Reading, experts: Experts) -> View:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        layer = _layer(reading.num_layers)
+        layer = _layer(reading.numbers)
         options = [pictures.ONE, pictures.ALL, pictures.DIFFERENCE]
         picture = links.choice(st, "Picture", options, PICTURE)
         token = links.number_or_none(
@@ -103,25 +106,26 @@ def _controls(reading: Reading, experts: Experts) -> View:
     return View(layer, picture, token, followed, order, colour)
 
 
-def _layer(layers: int) -> int:
-    choose = links.choice if layers <= MOST_BUTTONS else links.select
-    layer = choose(st, "Layer", range(layers), LAYER)
-    _layer_button(layer, -1, layers)
-    _layer_button(layer, +1, layers)
+def _layer(numbers: Sequence[int]) -> int:
+    choose = links.choice if len(numbers) <= MOST_BUTTONS else links.select
+    layer = choose(st, "Layer", numbers, LAYER)
+    _layer_button(layer, -1, numbers)
+    _layer_button(layer, +1, numbers)
     return layer
 
 
-def _layer_button(layer: int, step: int, num_layers: int) -> None:
+def _layer_button(layer: int, step: int, numbers: Sequence[int]) -> None:
     """To the layer below (-1) or above (+1), by click or key."""
+    place = numbers.index(layer) + step
     name, key = ("previous", "up") if step < 0 else ("next", "down")
     st.button(
         "",
         icon=":material/keyboard_arrow_up:" if step < 0 else ":material/keyboard_arrow_down:",
         help=f"Go to the {name} layer (Shift and {key} arrow key)",
         key=f"routing_{name}_layer",
-        disabled=not 0 <= layer + step < num_layers,
+        disabled=not 0 <= place < len(numbers),
         on_click=_open_layer,
-        args=(layer + step,),
+        args=(numbers[place % len(numbers)],),
     )
 
 
@@ -189,8 +193,8 @@ def _more(reading: Reading, view: View) -> None:
         export(reading, view)
 
 
-def _pick_point() -> None:
-    """Reads (position, layer, run) from the clicked marker of the chart along the text."""
+def _pick_point(numbers: Sequence[int]) -> None:
+    """Reads (position, layer's place, run) from the clicked marker of the chart along the text."""
     points = st.session_state["routing_along"]["selection"]["points"]
     if not points:
         return
@@ -198,7 +202,7 @@ def _pick_point() -> None:
     position, layer = (int(points[0]["customdata"][key]) for key in "01")
     st.session_state[TOKEN] = position
     if layer >= 0:
-        st.session_state[LAYER] = layer
+        st.session_state[LAYER] = numbers[layer]
 
 
 def _along_text(reading: Reading, view: View) -> None:
@@ -207,11 +211,12 @@ def _along_text(reading: Reading, view: View) -> None:
             reading.runs,
             {run: one.entropy[:, 1:] for run, one in reading.recordings.items()},
             {run: one.loss[1:] for run, one in reading.recordings.items()},
+            reading.numbers,
             [isolated(label) for label in reading.labels[1:]],
             view.token,
         ),
         key="routing_along",
-        on_select=_pick_point,
+        on_select=partial(_pick_point, reading.numbers),
         selection_mode="points",
         config=chart_config("routing along"),
         alt=f"Router entropy of {count(reading.num_layers, 'layer')} and the loss, at each of "
@@ -242,6 +247,14 @@ def export(reading: Reading, view: View) -> None:
 
 
 def table(reading: Reading) -> pd.DataFrame:
-    """The routing table; tokens as JSON strings, so that none is taken for something else."""
+    """The routing table; tokens as JSON strings, so that none is taken for something else. What a
+    trace lacks is empty, and what all of them lack is left out."""
     quoted = [json.dumps(piece, ensure_ascii=False) for piece in reading.pieces]
-    return routing_table(reading.recordings, quoted)
+    found = routing_table(reading.recordings, quoted)
+    found["layer"] = np.array(reading.numbers)[found["layer"]]
+    weights = [column for column in found if str(column).startswith("gate_weight")]
+    found.loc[found["model"].isin(reading.unweighed), weights] = np.nan
+    if reading.tokenizer is None:
+        found["token_id"] = found["token_id"].astype("Int64").mask(found["token_id"] < 0)
+        found = found.dropna(axis="columns", how="all")
+    return found
