@@ -213,9 +213,15 @@ class FileState(NamedTuple):
 
 def file_state(path: Path) -> FileState:
     """The state of a file, without reading it. Raises OSError."""
-    real = path.resolve()
-    state = real.stat()
+    state = path.stat()
+    real = _real(path.absolute(), state.st_dev, state.st_ino, state.st_ctime_ns)
     return FileState(real, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _real(path: Path, device: int, inode: int, changed: int) -> Path:
+    """Where a file lies, links followed; as long as it is the same file it lies there."""
+    return path.resolve()
 
 
 @lru_cache(maxsize=64)

@@ -387,7 +387,14 @@ class Measured:
 
     def increase(self, model: str, method: str, keep_k: int) -> Interval:
         """Loss increase over the full model. Raises ValueError if it was not measured."""
-        return self._interval(*self._increases(model, method, keep_k))
+        point = model, method, keep_k
+        if point not in self._known:  # a page asks for each point again and again
+            self._known[point] = self._interval(*self._increases(*point))
+        return self._known[point]
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, str, int], Interval]:
+        return {}
 
     def full_loss(self, model: str) -> Interval:
         """Loss of a model with all its experts."""

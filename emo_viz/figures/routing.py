@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from emo_viz.analysis.runs import Comparison, Run
+from emo_viz.figures.kept import kept
 from emo_viz.figures.theme import (
     REFERENCE_COLOUR,
     SELECTION_COLOUR,
@@ -75,6 +76,7 @@ def along_text(
     return fig
 
 
+@kept
 def by_layer(
     runs: Comparison,
     values: Mapping[str, NDArray[Any]],

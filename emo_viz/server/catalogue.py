@@ -7,18 +7,17 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import streamlit as st
-
 from emo_viz.analysis.runs import Run
 from emo_viz.analysis.widths import in_words
-from emo_viz.server import assets, home
+from emo_viz.server import assets, home, looks
 from emo_viz.server.home import Kind
 from emo_viz.trace.schema import MANIFEST, TraceManifest
-from model.files import file_state, inside, read_json, read_text, weight_files
+from model.files import FileState, file_state, inside, read_json, read_text, weight_files
 
 # What families call it in config.json; the first that is there counts.
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -106,6 +105,7 @@ def entries() -> list[Entry]:
     return found + broken
 
 
+@looks.once
 def entry(run: Run) -> Entry:
     """One of `assets.runs()`."""
     faults: list[str] = []
@@ -160,13 +160,13 @@ def read_model(folder: Path) -> Model:
     read."""
     try:
         files = [folder / "config.json", *weight_files(folder)]
-        return _read_model(str(folder), tuple(repr(file_state(file)) for file in files))
+        return _read_model(str(folder), tuple(map(file_state, files)))
     except OSError as error:
         raise ValueError(f"{folder} cannot be read ({error.strerror}); copy it again.") from error
 
 
-@st.cache_data(max_entries=256, show_spinner=False)
-def _read_model(folder: str, states: tuple[str, ...]) -> Model:
+@lru_cache(maxsize=256)
+def _read_model(folder: str, states: tuple[FileState, ...]) -> Model:
     """The states of the files are the key: what is replaced is read again."""
     place = Path(folder)
     config = read_json(inside(place, "config.json"))
@@ -254,9 +254,15 @@ def _trace(run: Run) -> Recording | None:
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"The trace of {run.id} is unfinished; record it again.")
     try:
-        return _recording(TraceManifest.from_json(read_text(folder / MANIFEST)))
+        return _recorded(folder / MANIFEST, file_state(folder / MANIFEST))
     except ValueError as error:
         raise ValueError(f"The trace of {run.id} cannot be opened: {error}") from error
+
+
+@lru_cache(maxsize=256)
+def _recorded(path: Path, state: FileState) -> Recording:
+    """The state of the file is the key: what is replaced is read again."""
+    return _recording(TraceManifest.from_json(read_text(path)))
 
 
 def _recording(manifest: TraceManifest) -> Recording:

@@ -19,6 +19,7 @@ from emo_viz.analysis.origins import of_trace
 from emo_viz.analysis.projection import content_key
 from emo_viz.analysis.runs import Comparison, Facts, Run, compare, default_of, label_of
 from emo_viz.analysis.widths import routed_by_layer
+from emo_viz.figures.kept import beside
 from emo_viz.server import assets, commands, imports
 from model.files import read_json
 
@@ -185,6 +186,13 @@ def documents() -> pd.DataFrame:
         return _documents(path, assets.content(path))
     except ValueError as error:
         raise Missing(f"The file of documents {error}", commands.DOCUMENTS) from error
+
+
+def row_of(documents: pd.DataFrame, document: str) -> pd.Series:
+    """The row of one of some shared documents, by its id; do not write into it."""
+    return beside(
+        documents, ("row", document), lambda: documents[documents["id"] == document].iloc[0]
+    )
 
 
 def calibration_documents() -> pd.DataFrame:

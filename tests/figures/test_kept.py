@@ -1,11 +1,13 @@
 """Figures are made once for the same content, anew for any other, and memory is bounded."""
 
+import gc
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from emo_viz.figures.kept import Shelf, kept
+from emo_viz.figures.kept import Shelf, beside, kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,3 +68,19 @@ def test_the_oldest_goes_when_the_shelf_is_full():
     assert len(calls) == 6
     make(bytes(4_000), 3)
     assert len(calls) == 7
+
+
+class Shared:
+    """Something that all visitors read."""
+
+
+def test_what_is_made_of_something_shared_lives_as_long_as_it():
+    one, other = Shared(), Shared()
+    made = beside(one, "view", object)
+    assert beside(one, "view", object) is made
+    assert beside(one, "another view", object) is not made
+    assert beside(other, "view", object) is not made
+    gone = weakref.ref(beside(one, "big", Shared))
+    del one
+    gc.collect()
+    assert gone() is None

@@ -1,5 +1,7 @@
 """Subset ablation page: the row of controls, and what it stands for in the address."""
 
+from dataclasses import replace
+
 import pandas as pd
 import streamlit as st
 
@@ -11,6 +13,7 @@ from emo_viz.analysis.curves import (
 )
 from emo_viz.analysis.widths import in_words
 from emo_viz.figures.ablation import Measure
+from emo_viz.figures.kept import beside
 from emo_viz.server import assets
 from emo_viz.ui.ablation import grid
 from emo_viz.ui.ablation.page import ALL_DOMAINS, OWN, WORTH, WORTH_HERE, Choice, Study
@@ -68,6 +71,12 @@ def controls(study: Study) -> Choice:
         st.stop()
     switched = links.value(routes.SUBSET_SWITCHED, grid.kind_of(study), ())
     return Choice(chosen, method, keep_k, document, text or "", switched)
+
+
+def moved(study: Study, choice: Choice) -> Choice:
+    """The same with what is chosen below the controls: the slider's place, experts by hand."""
+    switched = links.value(routes.SUBSET_SWITCHED, grid.kind_of(study), ())
+    return replace(choice, keep_k=_keep_k(study), switched=switched)
 
 
 def measure() -> Measure:
@@ -144,7 +153,11 @@ def _choose_document(study: Study, domain: str | None) -> str:
 def _reads_well(study: Study, ids: list[str]) -> str:
     """The document that is shown first."""
     documents = study.documents
-    fitting = documents.loc[documents["domain"] == READS_WELL, "id"]
+    fitting = beside(
+        documents,
+        ("reads well", READS_WELL),
+        lambda: documents.loc[documents["domain"] == READS_WELL, "id"].tolist(),
+    )
     known = set(ids)
     return next((str(each) for each in fitting if each in known), ids[0])
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def _subsets(study: Study, choice: Choice, live: Live) -> None:
         )
         return
     for run in study.runs:
-        text = subset_json(study, run.id, live.subsets[run.id])
+        text = partial(subset_json, study, run.id, live.subsets[run.id])  # once it is asked for
         file = subset_file(run.id, choice, live)
         st.download_button(
             f"{name(run)} subset as JSON",

@@ -4,6 +4,7 @@ Opens the curves and the models. Nothing here draws, but for an empty state.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,6 +24,7 @@ from emo_viz.analysis.curves import (
 )
 from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.widths import experts_by_layer, in_words
+from emo_viz.figures.kept import beside
 from emo_viz.server import assets, commands, library, measurements
 from emo_viz.server.jobs import Job
 from emo_viz.server.library import Models
@@ -74,7 +76,7 @@ class Study:
         """An EmoConfig, or what stands for one."""
         return self.models[run].live.geometry
 
-    @property
+    @cached_property
     def experts(self) -> dict[str, tuple[int, ...]]:
         """Experts of every layer of each run, the shared ones counted."""
         return {one.run: experts_by_layer(one.live.geometry) for one in self.models}
@@ -112,7 +114,7 @@ class Study:
     def domains(self) -> list[str]:
         return sorted(self.curves.info["domains"] if self.curves else self.live_domains)
 
-    @property
+    @cached_property
     def methods(self) -> list[str]:
         if self.curves is None:
             return [*ablation.default_methods(len(self.domains)), *BY_WORTH]
@@ -217,14 +219,16 @@ def _unmeasured(models: Models, documents: pd.DataFrame) -> Study:
 
 def _measured_study(every: Curves, models: Models) -> Study:
     try:
-        curves = every.of_runs(models.comparison.ids)
+        ids = models.comparison.ids
+        curves = beside(every, ids, lambda: every.of_runs(ids))
         freshness.check("The subset curves", curves.origins)
     except freshness.Stale as error:
         _nothing(models, str(error), freshness.OUT_OF_DATE)
     except ValueError as error:
         _nothing(models, escape_markdown(str(error)))
     documents = library.documents()
-    if not set(curves.rows["document"].unique()) <= set(documents["id"]):
+    measured = beside(curves, "documents", lambda: set(curves.rows["document"].unique()))
+    if not measured <= beside(documents, "ids", lambda: set(documents["id"])):
         _nothing(models, "The subset curves were measured on other documents than these.")
     return Study(curves, models, documents)
 

@@ -1,11 +1,14 @@
 """Token routing page: choosing a text, and what the models make of it in one sentence."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.widths import in_words
+from emo_viz.figures.kept import beside
 from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.reading import Chosen, Reading, say_absent
 from emo_viz.ui.parts.together import in_each
@@ -100,7 +103,7 @@ def choose_document(documents: pd.DataFrame, row: DeltaGenerator) -> pd.Series:
     ids = shown["id"].tolist()
     kind = one_of("document", ids, always=True)
     links.enter(DOCUMENT, kind, ids[0], routes.ROUTING_DOCUMENT)
-    labels = _document_labels(ids, shown["text"].tolist())
+    labels = beside(documents, (DOMAIN, domain), lambda: _document_labels(ids, shown["text"]))
     chosen = row.selectbox(
         f"Document ({len(ids):,})",
         ids,
@@ -152,7 +155,7 @@ def _open_document(document: str) -> None:
     forget_selection()
 
 
-def _document_labels(ids: list[str], texts: list[str]) -> dict[str, str]:
+def _document_labels(ids: list[str], texts: Iterable[str]) -> dict[str, str]:
     """A numbered opening of each document; the number keeps equal openings apart."""
     openings = (
         shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), 90) for text in texts

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from emo_viz.server import catalogue, library, warm
+from emo_viz.server import catalogue, library, looks, warm
 from emo_viz.ui.shell import (
     frame,
     glossary,
@@ -64,7 +64,7 @@ def page(title: str) -> Iterator[None]:
         keys.listen()
     st.html(f"<style>{BOTH_DIRECTIONS}{frame.TIGHT}</style>")
     first_line = st.container()
-    with warm.drawing(), links.page(title), missing.said():
+    with looks.one(), warm.drawing(), links.page(title), missing.said():
         frame.read()
         session_file.follow({"EMO Viz": routes.HOME} | {label: path for path, label, _ in PAGES})
         with first_line:
