@@ -1,3 +1,5 @@
+"""What is read of training runs: curves, alarms, load, histories."""
+
 import json
 import math
 

@@ -1,3 +1,5 @@
+"""Where training runs are found and what is kept of them."""
+
 import json
 from pathlib import Path
 

@@ -99,7 +99,7 @@ def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
 
 def choose_document(documents: pd.DataFrame, row: DeltaGenerator) -> pd.Series:
     """One of some documents (id, domain, text, parent, source, licence), of a domain or of all."""
-    shown = _of_domain(documents, row)
+    domain, shown = _of_domain(documents, row)
     ids = shown["id"].tolist()
     kind = one_of("document", ids, always=True)
     links.enter(DOCUMENT, kind, ids[0], routes.ROUTING_DOCUMENT)
@@ -119,10 +119,10 @@ def choose_document(documents: pd.DataFrame, row: DeltaGenerator) -> pd.Series:
     return shown.iloc[ids.index(chosen)]
 
 
-def _of_domain(documents: pd.DataFrame, row: DeltaGenerator) -> pd.DataFrame:
+def _of_domain(documents: pd.DataFrame, row: DeltaGenerator) -> tuple[str, pd.DataFrame]:
     domains = sorted(documents["domain"].unique())
     if len(domains) < 2:  # nothing to choose
-        return documents
+        return ALL_DOMAINS, documents
     domain = links.select(
         row,
         "Domain",
@@ -132,7 +132,9 @@ def _of_domain(documents: pd.DataFrame, row: DeltaGenerator) -> pd.DataFrame:
         width=210,
         label_visibility="collapsed",
     )
-    return documents if domain == ALL_DOMAINS else documents[documents["domain"] == domain]
+    if domain == ALL_DOMAINS:
+        return domain, documents
+    return domain, documents[documents["domain"] == domain]
 
 
 def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:
