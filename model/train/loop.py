@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from model.emo.modeling import EmoForCausalLM
+from model.emo.objectives import corrected_bias
 from model.run.inference import document_losses
 from model.train import checkpoint, finite, parallel
 from model.train.accumulation import Accumulated, split
@@ -76,7 +77,18 @@ def train_step(
         parallel.tell(f"Step {step} changes nothing: {why}.")
     else:
         optimizer.step()
+        if preset.bias_rate:
+            _correct(model, reported.counts_LR, preset.bias_rate)
     return metrics | ({"skipped_steps": guard.skipped} if guard else {})
+
+
+def _correct(model: EmoForCausalLM, counts_LR: torch.Tensor | None, rate: float) -> None:
+    """Move every router's bias towards an even load; the counts are the same in all processes."""
+    if counts_LR is None:
+        return
+    for router, counts_R in zip(model.routers(), counts_LR, strict=True):
+        if router.correction_bias is not None:
+            router.correction_bias.copy_(corrected_bias(router.correction_bias, counts_R, rate))
 
 
 def _first_bad(model: EmoForCausalLM, parts: list[Batch], preset: Preset) -> str:

@@ -9,6 +9,7 @@ import torch
 from model.emo.modeling import EmoForCausalLM
 from model.files import weights_digest
 from model.run.loading import load_model
+from model.train.checkpoint import values_of
 from model.train.presets import Preset
 
 ANNEALED: dict[str, Any] = {"warmup_steps": 0, "final_lr_share": 0.0, "schedule": "linear"}
@@ -20,8 +21,9 @@ def start_from(folder: Path, model: EmoForCausalLM, preset: Preset) -> Preset:
 
     Raises ValueError if the folder holds no checkpoint, or one of other sizes.
     """
-    theirs = dict(load_model(folder).named_parameters())
-    own = dict(model.named_parameters())
+    theirs, own = values_of(load_model(folder)), values_of(model)
+    # A bias of the choice that the checkpoint has not stays at 0.
+    theirs = {name: own[name] for name in own if name.endswith("correction_bias")} | theirs
     shapes = [{name: value.shape for name, value in each.items()} for each in (theirs, own)]
     if shapes[0] != shapes[1]:
         wrong = next(name for name in (*own, *theirs) if shapes[0].get(name) != shapes[1].get(name))
