@@ -23,6 +23,7 @@ from model.finetune.parts import What, check_what, count, only, parts_of, read_w
 from model.finetune.preferred import preferred_only
 from model.finetune.run import Pace, Request, work
 from model.finetune.texts import Measured, Texts
+from model.run.cut import check_made_for, cut_checkpoint
 from model.run.inference import document_losses
 from model.run.loading import export_model, load_model
 from model.run.subset import ExpertSubset, apply_subset
@@ -278,6 +279,11 @@ def test_a_module_run_changes_its_experts_alone_and_its_losses_can_be_computed_a
         again = losses_of(model, own.texts, subset)
         # The export is in bfloat16, the result of the weights before that.
         np.testing.assert_allclose(result["losses"]["own"][name], again, atol=0.02)
+    subset = ExpertSubset.from_json((out / "module.json").read_text())
+    check_made_for(subset, out / "export")
+    cut_checkpoint(out / "export", subset, at.folder / "cut")
+    alone = losses_of(load_model(at.folder / "cut"), own.texts, None)
+    np.testing.assert_allclose(alone, losses_of(model, own.texts, module), atol=1e-4)
     parent = losses_of(load_model(at.parent), own.texts, None)
     np.testing.assert_allclose(result["losses"]["own"]["parent"], parent, atol=1e-4)
 
