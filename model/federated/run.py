@@ -35,6 +35,7 @@ from model.finetune.texts import Measured, Texts
 from model.run.loading import export_model, load_model
 from model.run.selection import expert_scores
 from model.run.subset import ExpertSubset, apply_subset, subset_from_scores
+from model.train import parallel
 
 FORMAT, FORMAT_VERSION = "emo-viz-federation", 1
 CLIENTS, JOINT = "clients", "joint"
@@ -140,6 +141,7 @@ def _train_clients(
     models = []
     for domain, module in zip(plan.request.domains, modules, strict=True):
         folder = out / domain
+        parallel.tell(f"The client of {domain}:")
         # A client that chooses for itself chooses the same, and then its run is any module's run.
         given = module if plan.overlap == "disjoint" else None
         work(plan.of_client(domain), folder, module=given, pace=pace)
@@ -150,6 +152,7 @@ def _train_clients(
 def _train_joint(
     plan: Federation, out: Path, module: ExpertSubset, pace: Pace | None
 ) -> EmoForCausalLM:
+    parallel.tell("Joint training:")
     work(plan.of_joint(module.budget), out / JOINT, module=module, pace=pace)
     return load_model(out / JOINT / EXPORT)
 
