@@ -6,7 +6,6 @@ what is done and goes on after a kill; `--table` writes what there is as docs/fi
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from model.cli import Several, SeveralCommand, say
 from model.evaluate.intervals import domain_means, span
+from model.federated.compose import Overlap
 from model.federated.run import CLIENTS, Federation, federate
 from model.files import read_json, write_text
 from model.finetune.parts import read_what
@@ -27,7 +27,7 @@ MODELS = {"EMO": "emo-nano", "Standard": "std-nano"}
 WHATS = ("all", "experts", "module 16", "lora", "router", "preferred 16", "expert 3:0", "new 8")
 MAIN = WHATS[:5]
 DOMAINS = ("recipes", "chess", "code_python", "medicine")
-PAIRS = (("average", "averaged by usage"), ("disjoint", "kept disjoint"))
+OVERLAPS = ("average", "disjoint")
 
 
 @click.command(cls=SeveralCommand)
@@ -39,7 +39,7 @@ PAIRS = (("average", "averaged by usage"), ("disjoint", "kept disjoint"))
 @click.option("--rows", default=8, show_default=True)
 @click.option("--measured", "own", default=48, show_default=True)
 @click.option("--others", default=4, show_default=True)
-@click.option("--federations/--no-federations", default=True)
+@click.option("--federations", "overlaps", cls=Several, default=OVERLAPS, help="Or none.")
 @click.option(
     "--table", "to", type=click.Path(path_type=Path), default=None, help="And run nothing."
 )
@@ -48,7 +48,7 @@ def main(
     out: Path,
     domains: tuple[str, ...],
     whats: tuple[str, ...],
-    federations: bool,
+    overlaps: tuple[Overlap, ...],
     to: Path | None,
     **sizes: int,
 ) -> None:
@@ -63,9 +63,9 @@ def main(
             for name, checkpoint in MODELS.items():
                 request = Request(_parent(checkpoint), corpus, (domain,), read_what(what), **sizes)
                 _one(request, out, name, what, domain)
-    for name, checkpoint in MODELS.items() if federations else ():
+    for name, checkpoint in MODELS.items() if "none" not in overlaps else ():
         request = Request(_parent(checkpoint), corpus, domains, read_what("module 16"), **sizes)
-        _federations(request, out / name)
+        _federations(request, overlaps, out / name)
 
 
 def _parent(checkpoint: str) -> Path:
@@ -101,19 +101,15 @@ class _Silent(list[int]):
         """Nothing."""
 
 
-def _federations(request: Request, folder: Path) -> None:
+def _federations(request: Request, overlaps: Sequence[Overlap], folder: Path) -> None:
     key = "+".join(request.domains)
-    for overlap, _ in PAIRS:
+    for overlap in overlaps:
         out = folder / f"federation-{overlap}-{key}"
         if (out / RESULT).is_file():
             continue
-        if overlap == "average":  # its clients have been trained already
-            for domain in request.domains:
-                link = out / CLIENTS / domain
-                link.parent.mkdir(parents=True, exist_ok=True)
-                if not link.exists():
-                    link.symlink_to((folder / CLIENTS / domain).resolve())
-        result = federate(Federation(replace(request), overlap), out, _pace())
+        # Clients that choose for themselves have been trained already.
+        clients = folder / CLIENTS if overlap == "average" else None
+        result = federate(Federation(request, overlap), out, _pace(), clients)
         say(f"{folder.name} {overlap}: {result['summary']['gain']}")
 
 
@@ -209,7 +205,7 @@ def _of_federations(out: Path) -> Iterator[str]:
     if not found:
         return
     measures = ("client", "client/module", "composed", "composed/module", "joint", "parent/module")
-    yield f"Federations: gain over the parent on the clients' domains, of {' , '.join(measures)}:"
+    yield f"Federations: gain over the parent on the clients' domains, of {', '.join(measures)}:"
     head = f"| Model | Overlap | Domain | {' | '.join(measures)} |\n| --- | --- | --- "
     lines = [head + "| --: " * len(measures) + "|"]
     for each in found:

@@ -35,6 +35,7 @@ from model.finetune.texts import Measured, Texts
 from model.run.loading import export_model, load_model
 from model.run.selection import expert_scores
 from model.run.subset import ExpertSubset, apply_subset, subset_from_scores
+from model.train import parallel
 
 FORMAT, FORMAT_VERSION = "emo-viz-federation", 1
 CLIENTS, JOINT = "clients", "joint"
@@ -61,11 +62,14 @@ class Federation:
         return replace(self.request, steps=steps, what=What("module", experts))
 
 
-def federate(plan: Federation, out: Path, pace: Pace | None = None) -> dict[str, Any]:
+def federate(
+    plan: Federation, out: Path, pace: Pace | None = None, clients_in: Path | None = None
+) -> dict[str, Any]:
     """Train the clients and the joint model, compose, measure; returns what result.json holds.
 
-    Goes on where an earlier try stopped. Raises ValueError for fewer than two domains, for what
-    `model.finetune` refuses, and for a folder of another federation.
+    Goes on where an earlier try stopped. clients_in: where the clients' runs lie or will, if not
+    in `out`. Raises ValueError for fewer than two domains, for what `model.finetune` refuses, and
+    for a folder of another federation.
     """
     request, domains = plan.request, plan.request.domains
     if len(set(domains)) != len(domains) or len(domains) < 2:
@@ -80,7 +84,7 @@ def federate(plan: Federation, out: Path, pace: Pace | None = None) -> dict[str,
     modules = _modules(plan, parent.model, usage_CLR, texts)
     check_writable(out / EXPORT)
     write_json(out / REQUEST, asked)
-    clients = _train_clients(plan, out, modules, pace)
+    clients = _train_clients(plan, clients_in or out / CLIENTS, modules, pace)
     together = union(parent.model.config, modules)
     joint = _train_joint(plan, out, together, pace)
     composed = compose(parent.model, clients, modules, usage_CLR)
@@ -95,7 +99,7 @@ def federate(plan: Federation, out: Path, pace: Pace | None = None) -> dict[str,
         "domains": len(set(others.domains)),
         "documents": len(others.ids),
         "tokens": int(others.counts.sum()),
-        "summary": _spans(elsewhere, [others]),
+        "summary": _spans(elsewhere, [others], apart=False),
     }
     with new_folder(out / EXPORT) as folder:
         export_model(composed, parent.tokenizer, folder)
@@ -136,7 +140,8 @@ def _train_clients(
 ) -> list[EmoForCausalLM]:
     models = []
     for domain, module in zip(plan.request.domains, modules, strict=True):
-        folder = out / CLIENTS / domain
+        folder = out / domain
+        parallel.tell(f"The client of {domain}:")
         # A client that chooses for itself chooses the same, and then its run is any module's run.
         given = module if plan.overlap == "disjoint" else None
         work(plan.of_client(domain), folder, module=given, pace=pace)
@@ -147,6 +152,7 @@ def _train_clients(
 def _train_joint(
     plan: Federation, out: Path, module: ExpertSubset, pace: Pace | None
 ) -> EmoForCausalLM:
+    parallel.tell("Joint training:")
     work(plan.of_joint(module.budget), out / JOINT, module=module, pace=pace)
     return load_model(out / JOINT / EXPORT)
 
@@ -206,13 +212,16 @@ def _result(
 
 
 def _spans(
-    losses: dict[str, NDArray[np.float64]], measured: Sequence[Measured]
+    losses: dict[str, NDArray[np.float64]], measured: Sequence[Measured], apart: bool = True
 ) -> dict[str, dict[str, list[float]]]:
-    """Losses and gains over the parent, the mean over domains, with intervals over documents."""
+    """Losses and gains over the parent, the mean over domains, with intervals over documents.
+
+    apart: as in `model.finetune.gains.summary`.
+    """
     tokens_D = np.concatenate([each.counts for each in measured])
     names = [name for each in measured for name in each.domains]
     known = sorted(set(names))
-    places_D = np.array([known.index(name) for name in names], np.int64)
+    places_D = np.array([known.index(name) for name in names], np.int64) * apart
     gains = {name: losses[PARENT] - loss for name, loss in losses.items() if name != PARENT}
     found = {}
     for kind, columns in (("loss", losses), ("gain", gains)):

@@ -98,7 +98,8 @@ def main(
         raise ValueError("Fine-tuning runs in one process; start it without torchrun.")
     torch.set_num_threads(threads or os.cpu_count() or 1)
     what = read_what(" ".join(words))
-    request = Request(parent, corpus, domains, what, own=measured, **options)
+    chosen = tuple(dict.fromkeys(domains))
+    request = Request(parent, corpus, chosen, what, own=measured, **options)
     try:
         pace = Pace(parallel.own_device(device), stop_at=stop_at)
         result = work(request, out, full=full, pace=pace)

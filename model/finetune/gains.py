@@ -22,8 +22,12 @@ Losses = Mapping[str, NDArray[np.float64]]
 """By the model that read them ("parent", "tuned", with "/module": by its module alone), [D]."""
 
 
-def summary(losses: Losses, measured: Measured) -> dict[str, Any]:
-    """Means with intervals of the losses and of what each tuned model gained over its parent."""
+def summary(losses: Losses, measured: Measured, apart: bool = True) -> dict[str, Any]:
+    """Means with intervals of the losses and of what each tuned model gained over its parent.
+
+    apart: the plain mean over domains, documents drawn inside each; else all documents are one
+    group, as those of domains with too few to draw from.
+    """
     columns = dict(losses)
     columns |= {
         f"gain{name.removeprefix(TUNED)}": losses[PARENT] - loss
@@ -32,16 +36,19 @@ def summary(losses: Losses, measured: Measured) -> dict[str, Any]:
     }
     groups = {"all": np.ones(len(measured.ids), bool), "unseen": np.array(measured.seen) < UNSEEN}
     return {
-        group: _spans(columns, measured, kept)
+        group: _spans(columns, measured, kept, apart)
         | {"documents": int(kept.sum()), "tokens": int(measured.counts[kept].sum())}
         for group, kept in groups.items()
         if kept.any()
     }
 
 
-def _spans(columns: Losses, measured: Measured, kept: NDArray[np.bool_]) -> dict[str, Span]:
+def _spans(
+    columns: Losses, measured: Measured, kept: NDArray[np.bool_], apart: bool
+) -> dict[str, Span]:
     losses_DC = np.stack([column[kept] for column in columns.values()], 1)
-    means, drawn = domain_means(losses_DC, measured.counts[kept], _places(measured)[kept])
+    places_D = _places(measured)[kept] * apart
+    means, drawn = domain_means(losses_DC, measured.counts[kept], places_D)
     return {name: span(float(means[i]), drawn[:, i]) for i, name in enumerate(columns)}
 
 

@@ -4,7 +4,7 @@ peft's `target_parameters` takes parameters that are no Linear: [E, out, in] get
 for every expert. The shared expert lies in the same stack and so gets one too.
 """
 
-import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,6 @@ def with_lora(model: EmoForCausalLM, rank: int) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
-    # It warns that no Linear is a target, which is what is meant.
-    logging.getLogger("peft").setLevel(logging.ERROR)
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
@@ -29,7 +27,10 @@ def with_lora(model: EmoForCausalLM, rank: int) -> Any:
         target_parameters=STACKED,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # That no Linear is a target, which is what is meant; and of its own use of transformers.
+        warnings.simplefilter("ignore")
+        return get_peft_model(model, config)
 
 
 def adapter_parameters(peft_model: Any) -> int:

@@ -1,14 +1,15 @@
 """One fine-tuning: a parent, a domain, what trains; its result is one JSON file and an export.
 
 A run is a folder: request.json (what was asked, written first), checkpoints while it trains, and at
-the end export/ (the released format), adapter/ of a LoRA, and result.json. What has that is done.
+the end export/ (the released format), adapter/ of a LoRA, module.json of a module (`emo_viz cut`
+makes a model of its own of it), and result.json. What has that is done.
 """
 
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,15 @@ from model.data.shards import corpus_digest
 from model.emo.config import UNKNOWN
 from model.emo.modeling import EmoForCausalLM
 from model.evaluate.passes import token_losses
-from model.files import check_writable, new_folder, read_json, weights_digest, write_json
+from model.families.opening import without_progress_bar
+from model.files import (
+    check_writable,
+    new_folder,
+    read_json,
+    weights_digest,
+    write_json,
+    write_text,
+)
 from model.finetune import gains, lora
 from model.finetune.extend import extended
 from model.finetune.parts import Parts, What, check_what, count, only, parts_of
@@ -35,20 +44,22 @@ from model.train.loop import train
 from model.train.presets import Preset, multiplies_bf16
 
 FORMAT, FORMAT_VERSION = "emo-viz-finetuning", 1
-REQUEST, RESULT, EXPORT, ADAPTER = "request.json", "result.json", "export", "adapter"
+REQUEST, RESULT, MODULE_FILE = "request.json", "result.json", "module.json"
+EXPORT, ADAPTER = "export", "adapter"
 MAX_CONTEXT = 1024  # tokens a row, unless the parent says what it was trained with
 CHECKPOINT_EVERY = 50
 WARM_UP = 0.1  # of the steps, then a line to 0, as the released models were fine-tuned
 BALANCING = 0.01
+# At the peak; found for the nano pair by a few short runs on a domain that no table has.
 LEARNING_RATES = {
-    "all": 1e-3,
-    "experts": 1e-3,
-    "expert": 2e-3,
-    "module": 2e-3,
-    "router": 2e-3,
-    "lora": 4e-3,
-    "preferred": 2e-3,
-    "new": 2e-3,
+    "all": 3e-4,
+    "experts": 5e-4,
+    "expert": 1e-3,
+    "module": 1e-3,
+    "router": 3e-3,
+    "lora": 3e-3,
+    "preferred": 1e-3,
+    "new": 1e-3,
 }
 
 
@@ -370,19 +381,33 @@ class _Run:
             "module": module,
             "summary": {
                 "own": gains.summary(losses["own"], texts.own),
-                "others": gains.summary(losses["others"], texts.others),
+                "others": gains.summary(losses["others"], texts.others, apart=False),
             },
             "documents": {"own": texts.own.to_json(), "others": texts.others.to_json()},
             "losses": {group: gains.rounded(found) for group, found in losses.items()},
         }
 
+    def _export_module(self, out: Path) -> None:
+        """The module as a subset of the export, with which it is cut to a model of its own."""
+        if self.module is None:
+            return
+        domain = " ".join(self.request.domains)
+        subset = replace(
+            self.module,
+            model=out.resolve().name,
+            weights_sha256=weights_digest(out / EXPORT),
+            domain=domain,
+        )
+        write_text(out / MODULE_FILE, subset.to_json() + "\n")
+
     def _export(self, model: EmoForCausalLM, out: Path, result: dict[str, Any]) -> None:
         """The model first, then the result that says it is done; only then checkpoints go."""
         tuning = {key: result[key] for key in ("what", "domains", "parent", "corpus", "request")}
-        with new_folder(out / EXPORT) as folder:
+        with new_folder(out / EXPORT) as folder, without_progress_bar():
             export_model(model, self.parent.tokenizer, folder)
             write_json(folder / "finetuning.json", tuning)
             shutil.copyfile(out / metrics.FILE, folder / metrics.FILE)
+        self._export_module(out)
         write_json(out / RESULT, result)
         for old in checkpoint.newest_first(out):
             shutil.rmtree(old)
