@@ -93,24 +93,38 @@ class EmoRouter(nn.Module):
             logits_NE, routed = logits_NE[real_N], Routed(*(part[real_N] for part in routed))
         num_routed = self.num_experts - self.num_shared
         slots = self.top_k - self.num_shared
+        totals = self._totals(documents, routed, slots)
+        if self.config.balancing_rows and self.training:
+            balancing = self._balancing_of_groups(documents, routed, slots)
+        else:
+            scope = (totals[:-1], slots, totals[-1].clamp(min=1))
+            balancing = load_balancing_loss(routed.scores_NR, *scope)
+        extra, z_loss = self._extra_losses(routed.scores_NR), router_z_loss(routed.lse_N)
+        with torch.no_grad():
+            entropy_N = router_entropy(logits_NE[:, :num_routed], routed)
+        if self.layer_idx in documents.reported:  # run again, for the backward pass
+            return
+        documents.reported.add(self.layer_idx)
+        documents.balancing_losses.append(balancing)
+        documents.extra_losses.extend(extra)
+        documents.z_losses.append(z_loss)
+        documents.counts_R.append(totals[:-1])
+        documents.entropies.append(mean_of_tokens(entropy_N))
+
+    def _totals(self, documents: DocumentRouting, routed: Routed, slots: int) -> Tensor:
+        """Slots of each routed expert and, last, tokens, over all that balance is demanded of."""
+        known = documents.totals.get(self.layer_idx)
+        if known is not None:
+            return known
+        num_routed = self.num_experts - self.num_shared
         counts_R = expert_counts(routed.expert_ids_NK[:, :slots], num_routed)
         # Filled, not copied: a copy from the host would stop a CUDA graph from being captured.
         tokens_1 = counts_R.new_full((1,), routed.scores_NR.shape[0])
         totals = torch.cat([counts_R, tokens_1])
         if self.global_balancing and dist.is_available() and dist.is_initialized():
             dist.all_reduce(totals)
-        if self.config.balancing_rows and self.training:
-            balancing = self._balancing_of_groups(documents, routed, slots)
-        else:
-            scope = (totals[:-1], slots, totals[-1].clamp(min=1))
-            balancing = load_balancing_loss(routed.scores_NR, *scope)
-        documents.balancing_losses.append(balancing)
-        documents.extra_losses.extend(self._extra_losses(routed.scores_NR))
-        documents.z_losses.append(router_z_loss(routed.lse_N))
-        documents.counts_R.append(totals[:-1])
-        with torch.no_grad():
-            entropy_N = router_entropy(logits_NE[:, :num_routed], routed)
-        documents.entropies.append(mean_of_tokens(entropy_N))
+        documents.totals[self.layer_idx] = totals
+        return totals
 
     def _balancing_of_groups(
         self, documents: DocumentRouting, routed: Routed, slots: int

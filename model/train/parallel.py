@@ -2,37 +2,25 @@
 
 `torchrun --nproc-per-node=2 -m model.train` starts them. Weights and optimiser state are sharded
 and gradients averaged by FSDP2, so that a step is that of one process on the whole batch, but for
-rounding. In a process that torchrun did not start, every function here but `save` and `restore`
-changes nothing.
+rounding. In a process that torchrun did not start, every function here changes nothing.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import Any
+from contextlib import contextmanager
 
 import click
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import state_dict_saver
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from model.emo.modeling import EmoForCausalLM
-from model.train import checkpoint
 from model.train.batches import Batch
 from model.train.presets import Preset
-from model.train.shards import read_shards
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
@@ -107,6 +95,15 @@ def smallest(number: int) -> int:
     return int(numbers)
 
 
+def total(number: int) -> int:
+    """The sum of all processes' numbers, the same on all of them."""
+    if world_size() == 1:
+        return number
+    numbers = torch.tensor(number, device=_meeting_device())
+    dist.all_reduce(numbers)
+    return int(numbers)
+
+
 def _meeting_device() -> torch.device:
     """Where the processes exchange numbers: NCCL knows none but GPUs."""
     if dist.get_backend() == "nccl":
@@ -122,25 +119,37 @@ def share(batch: Batch) -> Batch:
     return Batch(batch.input_ids_BT[mine], batch.labels_BT[mine], batch.pool_sizes_LBD[:, mine])
 
 
-def shard(model: EmoForCausalLM, preset: Preset) -> None:
-    """Shard the weights in place, layer by layer. Call before the optimiser is made.
+def check_rows(preset: Preset, parts: int) -> None:
+    """Raises ValueError if the processes, each in so many parts, cannot share a step evenly."""
+    count = world_size() * parts
+    who = f"{world_size()} processes" if parts == 1 else f"{world_size()} x {parts} parts"
+    if parts > 1 and world_size() == 1:
+        who = f"{parts} parts"
+    if preset.rows % count:
+        raise ValueError(
+            f"The {preset.rows} rows of a step cannot be shared evenly by {who}; choose --rows as "
+            f"a multiple of {count}."
+        )
+    together = preset.rows // count
+    if preset.balancing_rows and together % preset.balancing_rows:
+        raise ValueError(
+            f"The objective balances every {preset.balancing_rows} rows alone, and {who} take "
+            f"{together} at once; choose --rows as a multiple of {count * preset.balancing_rows}."
+        )
 
-    Raises ValueError if the rows of a step cannot be shared evenly.
-    """
+
+def shard(model: EmoForCausalLM, preset: Preset) -> None:
+    """Shard the weights in place, layer by layer. Call before the optimiser is made."""
     if world_size() == 1:
         return
-    if preset.rows % world_size():
-        raise ValueError(
-            f"The {preset.rows} rows of a step cannot be shared evenly by {world_size()} "
-            f"processes; choose --rows as a multiple of {world_size()}."
-        )
     mesh = init_device_mesh(model.device.type, (world_size(),))
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh)
     # The root too gives its weights back after the forward: on held-out documents no backward
     # follows that would.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
-    register_fsdp_forward_method(model, "next_token_loss")
+    for method in ("next_token_loss", "report_routing"):
+        register_fsdp_forward_method(model, method)
 
 
 def clip_gradients(model: EmoForCausalLM, max_norm: float) -> Tensor:
@@ -169,34 +178,3 @@ def gather(model: EmoForCausalLM) -> EmoForCausalLM | None:
     whole = EmoForCausalLM(model.config)
     whole.load_state_dict(weights)
     return whole
-
-
-def save(
-    folder: Path, step: int, model: EmoForCausalLM, optimizer: torch.optim.Optimizer, run: dict
-) -> None:
-    """As `checkpoint.save`, each process writing its shards (torch.distributed.checkpoint)."""
-    with checkpoint.publish(folder, step, run) if leads() else nullcontext() as made:
-        partial = [str(made)]
-        dist.broadcast_object_list(partial)
-        try:
-            state_dict_saver.save(_state(model, optimizer), checkpoint_id=partial[0])
-        except CheckpointException as error:
-            raise ValueError(
-                f"{folder / f'step-{step}'} cannot be written by all processes; make room or "
-                "choose another --out."
-            ) from error
-    dist.barrier()
-
-
-def restore(path: Path, model: EmoForCausalLM, optimizer: torch.optim.Optimizer) -> None:
-    """As `checkpoint.restore`, each process reading its shards."""
-    state = _state(model, optimizer)
-    read_shards(state, path)
-    set_state_dict(
-        model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
-    )
-
-
-def _state(model: EmoForCausalLM, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    weights, moments = get_state_dict(model, optimizer)
-    return {"model": weights, "optimizer": moments}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -46,7 +47,8 @@ def read_shards(state: dict[str, Any], folder: Path) -> None:
     except Exception as error:  # whatever a damaged pickle leads to; torch would log all of it
         raise Damaged(f"{folder} is damaged: its .metadata cannot be read") from error
     try:
-        load(state, storage_reader=reader, planner=_Planner())
+        alone = not dist.is_initialized()
+        load(state, storage_reader=reader, planner=_Planner(), no_dist=alone)
     except CheckpointException as error:
         raise Damaged(f"{folder} is damaged: its shards cannot be read") from error
 

@@ -21,9 +21,11 @@ from model.emo.modeling import EmoForCausalLM
 from model.run.loading import load_model
 from model.train import checkpoint, parallel
 from model.train.__main__ import main as train_command
+from model.train.batches import PackedRows
 from model.train.finite import NotFinite
+from model.train.loop import make_optimizer, train_step
 from tests.model.helpers import tiny_ids, tiny_model
-from tests.model.test_train import PRESET, metrics_of, run, stream
+from tests.model.test_train import PRESET, metrics_of, new_model, run, stream
 
 # A guard against a hang and no judgement: processes start slowly on a busy machine.
 pytestmark = pytest.mark.timeout(1200)
@@ -132,6 +134,37 @@ def test_two_ranks_train_to_the_weights_and_metrics_of_one_process(on_two_ranks,
         assert of_two == pytest.approx(of_one, rel=1e-4)
 
 
+def in_parts(out, accumulation):
+    run(out, 10, replace(EXACT, rows=8), accumulation=accumulation)
+
+
+def test_two_ranks_of_two_parts_have_the_losses_of_one_of_four(on_two_ranks, tmp_path):
+    in_parts(tmp_path / "one", 4)
+    on_two_ranks(in_parts, tmp_path / "two", 2)
+    ones, twos = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
+    assert len(ones) == len(twos) == 10
+    for one, two in zip(ones, twos, strict=True):
+        for name in ("loss", "load_balancing_loss", "router_z_loss"):
+            assert two[name] == pytest.approx(one[name], abs=1e-5), (one["step"], name)
+    load = [(tmp_path / name / "load.jsonl").read_text() for name in ("one", "two")]
+    assert load[0] == load[1]
+
+
+def some_ignored(out):
+    """The loss that two ranks, or one process, report of rows of which some have no labels."""
+    batch = PackedRows(stream(), EXACT, 0).batch(0)
+    batch.labels_BT[0] = -100  # of the first rank alone
+    model = new_model(EXACT)
+    parallel.shard(model, EXACT)
+    optimizer = make_optimizer(model, EXACT)
+    return train_step(model, optimizer, parallel.share(batch), EXACT, 0)["loss"]
+
+
+def test_tokens_without_a_loss_weigh_nothing_whichever_rank_has_them(on_two_ranks, tmp_path):
+    one, other = on_two_ranks(some_ignored, tmp_path)
+    assert one == other == pytest.approx(some_ignored(tmp_path), rel=1e-6)
+
+
 def test_two_stopped_ranks_continue_to_bit_identical_weights(on_two_ranks, tmp_path):
     whole, _ = on_two_ranks(train_and_gather, tmp_path / "whole")
     on_two_ranks(train_and_gather, tmp_path / "parts", 5)
@@ -180,17 +213,22 @@ def test_rows_that_two_ranks_cannot_share_evenly_are_refused(on_two_ranks, tmp_p
         on_two_ranks(run, tmp_path, None, replace(PRESET, rows=3))
 
 
-def test_a_checkpoint_of_one_process_is_not_continued_by_two_nor_the_reverse(
-    on_two_ranks, tmp_path
-):
-    run(tmp_path / "one", stop_at=1)
-    with pytest.raises(ValueError, match="written by one process; continue it without torchrun"):
-        on_two_ranks(run, tmp_path / "one")
-    on_two_ranks(train_and_gather, tmp_path / "two", 1)
-    with pytest.raises(
-        ValueError, match="written by 2 processes; continue it with torchrun --nproc"
-    ):
-        run(tmp_path / "two")
+def test_one_process_goes_on_from_two_and_two_from_one(on_two_ranks, tmp_path, capfd):
+    def losses(name):
+        return [line["loss"] for line in metrics_of(tmp_path / name)]
+
+    run(tmp_path / "whole", preset=EXACT)
+    run(tmp_path / "one first", 5, EXACT)
+    on_two_ranks(train_and_gather, tmp_path / "one first", None, EXACT)
+    on_two_ranks(train_and_gather, tmp_path / "two first", 5, EXACT)
+    run(tmp_path / "two first", preset=EXACT)
+    for name in ("one first", "two first"):
+        assert losses(name) == pytest.approx(losses("whole"), abs=1e-5)
+        index = checkpoint.latest(tmp_path / name) / ".metadata"
+        assert index.exists() == (name == "one first"), "written by those who went on"
+    said = capfd.readouterr().err
+    words = "was written by 2 processes x 1 part and goes on by 1 process x 1 part"
+    assert f"{tmp_path}/two first/step-5 {words}: the same run, but for rounding." in said
 
 
 def write_corpus(folder):
