@@ -254,12 +254,11 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path):
         "1 the same as another, 1 mostly the lines of others."
     )
     manifest = json.loads((tmp_path / "corpus/manifest.json").read_text())
-    assert manifest["left_out"] == {
+    assert {why: count for why, count in manifest["left_out"].items() if count} == {
         "short": 2,
         "undecodable": 1,
         "duplicate": 1,
         "near_duplicate": 1,
-        "over_limit": 0,
     }
 
 
