@@ -65,6 +65,10 @@ def command(runs: tuple[Path, ...], corpus: Path, out: Path, name: str, workers:
         else f"{out}: all of it is there already."
     )
     say(f"Next: EMO_VIZ_ASSETS={shlex.quote(str(out))} python -m streamlit run serve.py")
+    say(
+        "To see one beside other runs instead, add its folder on the Library page: "
+        f"{out / 'checkpoints' / found[0].id}"
+    )
 
 
 @contextmanager
