@@ -215,9 +215,7 @@ def _bars(runs: Comparison, measured: Measured, clusters: Headline) -> Iterator[
         yield from _bars_of_two(runs, measured, clusters.ratio)
 
 
-def _bars_of_two(
-    runs: Comparison, measured: Measured, clusters: Interval
-) -> Iterator[Bar]:
+def _bars_of_two(runs: Comparison, measured: Measured, clusters: Interval) -> Iterator[Bar]:
     one, other = (run.label for run in runs)
     ratio = _second_over_first(runs, measured)
     claim = f"{other} loses at least 8 times as much as {one} with {RATIO_AT} experts"

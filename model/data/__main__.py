@@ -6,6 +6,7 @@ import click
 
 from model.cli import Command, say
 from model.data.build import Inputs, build_corpus
+from model.data.own import next_command
 from model.data.repetition import MAX_COUNT, MAX_PERIOD
 from model.data.tokenizer import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE
 from model.data.write import Settings
@@ -42,16 +43,15 @@ def main() -> None:
 @click.option(
     "--vocab-size",
     type=click.IntRange(MIN_VOCAB_SIZE, MAX_VOCAB_SIZE),
-    default=4096,
-    show_default=True,
-    help="Ids take two bytes up to 65,536 of them, four above.",
+    help="Tokens to learn; ids take two bytes up to 65,536 of them, four above.  [default: 4096; "
+    "of --documents fewer if they are few]",
 )
 @click.option("--tokenizer", type=FOLDER, help="A saved tokenizer to use; none is trained then.")
 @click.option(
     "--heldout-fraction",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.1,
-    show_default=True,
+    help="Share of the text that no model is trained on.  [default: 0.1; of --documents up to 0.3 "
+    "if they are few]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the documents' order.")
 @click.option(
@@ -79,9 +79,9 @@ def build(
     downloads: Path,
     domains: str,
     max_bytes_per_domain: int,
-    vocab_size: int,
+    vocab_size: int | None,
     tokenizer: Path | None,
-    heldout_fraction: float,
+    heldout_fraction: float | None,
     seed: int,
     no_repetition: bool,
     apart: float | None,
@@ -92,9 +92,9 @@ def build(
     If it is stopped, the same command goes on where it was. Its memory does not grow with the
     length of the documents, and a document takes at most 64 MiB.
     """
-    settings = Settings(max_bytes_per_domain, heldout_fraction, seed, no_repetition, apart)
+    settings = Settings(max_bytes_per_domain, heldout_fraction or 0.0, seed, no_repetition, apart)
     wanted = [name.strip() for name in domains.split(",") if name.strip()]
-    inputs = Inputs(documents, downloads, wanted, vocab_size, tokenizer)
+    inputs = Inputs(documents, downloads, wanted, vocab_size or 0, tokenizer)
     try:
         manifest, lost = build_corpus(inputs, settings, out, workers, say)
     except KeyboardInterrupt:
@@ -103,10 +103,13 @@ def build(
     say(
         f"{out}: {manifest['documents']:,} documents of {len(manifest['domains'])} domains, "
         f"{manifest['splits']['train']['tokens']:,} tokens to train on and "
-        f"{manifest['splits']['heldout']['tokens']:,} held out."
+        f"{manifest['splits']['heldout']['tokens']:,} held out, "
+        f"{manifest['tokenizer']['vocab_size']:,} different ones."
     )
     if lost:
         say(f"Left out: {lost}.")
+    if documents is not None:
+        say(f"Next: {next_command(out)}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ A build that is killed goes on where it was (`model.data.work`).
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,13 @@ import pandas as pd
 
 from model.data.collect import Collector, collect_own, collect_sources, losses
 from model.data.documents import REASONS, CorpusError, Reason, digest
-from model.data.own import inputs_state
+from model.data.own import (
+    LARGEST_VOCABULARY,
+    LEAST_HELD_OUT,
+    heldout_fraction,
+    inputs_state,
+    vocabulary_for,
+)
 from model.data.shards import FORMAT, SPLITS
 from model.data.sources import SOURCES
 from model.data.spool import Spool
@@ -34,7 +40,7 @@ CORPUS_NAMES = {
 class Inputs:
     """What a corpus is made of: `own` documents (see `own.read_texts`), or, if None, the packages
     in `downloads`; of all domains if `domains` is empty. A saved `tokenizer`, or None to train one
-    of `vocab_size` tokens."""
+    of `vocab_size` tokens, 0 for as many as fit the texts."""
 
     own: str | None
     downloads: Path
@@ -62,13 +68,25 @@ def build_corpus(
             collect_sources(inputs.domains, inputs.downloads, collector)
         else:
             collect_own(inputs.own, inputs.domains, collector)
-        documents = ordered(spool.rows(), settings)
+        rows = spool.rows()
+        settings, vocab_size = _fitted(inputs, settings, rows)
+        documents = ordered(rows, settings)
         check_documents(documents, collector.losses())
-        tokenizer = given or make_tokenizer(documents, folder, inputs.vocab_size)
+        tokenizer = given or make_tokenizer(documents, folder, vocab_size)
         left_out: Counter[Reason] = Counter(dict.fromkeys(REASONS, 0))
         left_out.update(collector.left_out)
         manifest = write_corpus(documents, folder, tokenizer, settings, left_out, out, workers)
     return manifest, losses(left_out, collector.unread)
+
+
+def _fitted(inputs: Inputs, settings: Settings, rows: pd.DataFrame) -> tuple[Settings, int]:
+    """The settings and the size of the vocabulary, those that were left open by the documents."""
+    own = inputs.own is not None
+    sizes = rows.groupby("domain").size().tolist()
+    fraction = heldout_fraction(sizes) if own else LEAST_HELD_OUT
+    vocabulary = vocabulary_for(int(rows["bytes"].sum())) if own else LARGEST_VOCABULARY
+    settings = replace(settings, heldout_fraction=settings.heldout_fraction or fraction)
+    return settings, inputs.vocab_size or vocabulary
 
 
 def _identity(inputs: Inputs, settings: Settings) -> dict[str, Any]:

@@ -6,8 +6,10 @@ names the place; what is not UTF-8 is left out where the caller has a `skip` for
 """
 
 import os
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from model.data.documents import CorpusError, Text, printable
@@ -29,6 +31,32 @@ from model.data.rows import (
 # Nothing is known of it but whose it is: what is made of it is for its owner to pass on.
 RIGHTS = "own"
 OPTIONAL_FIELDS = tuple(name for name in FIELDS if name != "text")
+# A domain wants this many held-out documents: some to show and measure, some to choose experts by.
+HELD_OUT = 16
+LEAST_HELD_OUT, MOST_HELD_OUT = 0.1, 0.3
+# A token of the vocabulary wants so many bytes to be seen often enough to be learnt.
+BYTES_A_TOKEN, SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 200, 512, 4096
+
+
+def heldout_fraction(documents: Sequence[int]) -> float:
+    """The share of a collection to hold out, by the number of documents of each of its domains.
+
+    A tenth where that is enough documents of a usual domain, else more, up to three tenths.
+    """
+    usual = median(documents) if documents else 0
+    return min(MOST_HELD_OUT, max(LEAST_HELD_OUT, HELD_OUT / max(1, usual)))
+
+
+def vocabulary_for(size: int) -> int:
+    """The size of a vocabulary to learn from so many bytes of text, in whole rows of 32 tokens."""
+    fitting = size // BYTES_A_TOKEN // 32 * 32
+    return min(LARGEST_VOCABULARY, max(SMALLEST_VOCABULARY, fitting))
+
+
+def next_command(corpus: Path) -> str:
+    """The command that trains a pair on a corpus of one's own."""
+    runs = shlex.quote(str(corpus.parent / "runs"))
+    return f"python -m model.train.pair --corpus {shlex.quote(str(corpus))} --out {runs}"
 
 
 def read_texts(spec: str, skip: Skip = refuse) -> Iterator[Text]:

@@ -42,6 +42,7 @@ Leaving = dict[str, NDArray[np.object_]]
 class Settings:
     """What shapes a corpus besides its sources; kept in the manifest.
 
+    heldout_fraction: 0 is left to the build, which fits it to the documents.
     no_repetition: documents that repeat a few tokens over and over leave the training split.
     apart: so do those that are as alike as this, or more, to a held-out one (0 to 1).
     """

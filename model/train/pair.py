@@ -61,7 +61,7 @@ def fitted(preset: Preset, tokens: int, given: Mapping[str, int | None]) -> Fit:
 
     The preset's own where the corpus fills them in EPOCHS passes. Of a smaller one those passes
     and no more, in steps of fewer rows so that there are USUAL_STEPS of them, but FEWEST_STEPS at
-    least. given: rows, steps and warmup that are not to be chosen. Raises ValueError for a
+    least. given: rows, steps and warmup_steps that are not to be chosen. Raises ValueError for a
     corpus without tokens.
     """
     if not tokens:
@@ -71,7 +71,7 @@ def fitted(preset: Preset, tokens: int, given: Mapping[str, int | None]) -> Fit:
     steps = given.get("steps") or min(
         preset.steps, max(FEWEST_STEPS, most // (rows * preset.context))
     )
-    warmup = given.get("warmup")
+    warmup = given.get("warmup_steps")
     if warmup is None:
         warmup = min(preset.warmup_steps, steps // 10)
     return Fit(replace(preset, rows=rows, steps=steps, warmup_steps=warmup), tokens)
@@ -96,15 +96,14 @@ def _rows(preset: Preset, tokens: int) -> int:
 def main(out: Path, **options: Any) -> None:
     """Pretrain EMO and the standard MoE on one corpus, one after the other."""
     corpus: Path = options["corpus"]
-    given = {name: options.get(name) for name in ("rows", "steps", "warmup")}
-    preset = find_preset(options["name"], ROLES[0])
+    given = {name: options.get(name) for name in ("rows", "steps", "warmup_steps")}
+    preset = find_preset(options["name"], ROLES[0], context=options.get("context"))
     fit = fitted(preset, len(TokenShard.open(corpus, "train").tokens), given)
     for role in ROLES:
         training.check_out(out / role)
     for sentence in fit.sentences():
         parallel.tell(sentence)
-    chosen = {"rows": fit.preset.rows, "steps": fit.preset.steps, "warmup": fit.preset.warmup_steps}
-    options |= {name: value for name, value in chosen.items() if name in options}
+    options |= {name: getattr(fit.preset, name) for name in given if name in options}
     train = training.main.callback
     assert train is not None, "it is a command"
     for role in ROLES:

@@ -104,7 +104,7 @@ class Plan:
         if left or not accumulation:
             raise ValueError(
                 f"{self.preset.rows} rows a step do not divide among {self.gpus} GPUs of "
-                f"{self.micro_rows} rows at a time; choose other --gpus or --micro-rows."
+                f"{self.micro_rows} row{'s' * (self.micro_rows > 1)} at a time; choose other --gpus or --micro-rows."
             )
         return accumulation
 
@@ -139,7 +139,7 @@ class Plan:
             f"{preset.name}: {own.total:,} parameters, {own.active:,} of them for each token.",
             f"{preset.steps:,} steps of {preset.tokens_per_step:,} tokens ({preset.rows:,} rows of "
             f"{preset.context:,}): {tokens / 1e9:,.3g} billion tokens.",
-            f"{self.gpus} GPU{'s' * (self.gpus > 1)}, {self.micro_rows} rows at a time on each, "
+            f"{self.gpus} GPU{'s' * (self.gpus > 1)}, {self.micro_rows} row{'s' * (self.micro_rows > 1)} at a time on each, "
             f"{accumulation} micro-batches a step.",
             f"Memory on each: {self.state_bytes / GIB:,.1f} GiB of weights, moments and gradients, "
             f"{self.gathered_bytes / GIB:,.1f} of gathered layers, "
@@ -149,6 +149,8 @@ class Plan:
             f"{self.tflops:,.0f} TFLOP/s a GPU: {tokens / self.seconds:,.0f} tokens/s, "
             f"{self.seconds / 86400:,.2g} days, "
             f"{self.seconds * self.gpus / 3600:,.0f} GPU hours.",
+            f"Each process makes the whole model before it is shared out: "
+            f"{own.total * WEIGHTS / GIB:,.1f} GiB in main memory, then on its GPU.",
             f"A checkpoint: {own.total * (WEIGHTS + MOMENTS) / GIB:,.1f} GiB.",
         ]
 

@@ -28,7 +28,7 @@ def test_a_large_corpus_gets_the_preset_as_it_is():
 
 
 def test_what_is_given_is_not_chosen():
-    fit = fitted(NANO, 170_000, {"rows": 2, "steps": 7_000, "warmup": 3})
+    fit = fitted(NANO, 170_000, {"rows": 2, "steps": 7_000, "warmup_steps": 3})
     assert (fit.preset.rows, fit.preset.steps, fit.preset.warmup_steps) == (2, 7_000, 3)
     assert len(fit.sentences()) == 2, "7,000 steps are 21 times through: it says so"
     with pytest.raises(ValueError, match="no tokens"):

@@ -95,9 +95,7 @@ def test_a_stop_ends_the_measurement(live, documents):
             raise Stopped
 
     with pytest.raises(Stopped):
-        ablate_experts.effects(
-            live, documents, "emo-nano", WEIGHTS, [(0, 1)], 4, 64, report
-        )
+        ablate_experts.effects(live, documents, "emo-nano", WEIGHTS, [(0, 1)], 4, 64, report)
 
 
 # Killed and started again
