@@ -1,3 +1,5 @@
+"""What a training run's lines become: metrics, loads, smoothed curves, alarms."""
+
 import json
 import math
 

@@ -1,3 +1,5 @@
+"""Which training runs are found, and that a growing file is read on from where it was left."""
+
 import json
 from pathlib import Path
 
