@@ -51,8 +51,8 @@ def test_runs_are_drawn_beside_each_other_with_what_rings(tiny_assets: Path, tra
     at = opened(trained, training_smooth="0")
     said = texts(at).replace("\\", "")
     assert "ended at step **80**" in said and "is at step **70** of 80" in said
-    assert "loss spike.** 1 step, the largest 2.00 nats at step 60" in said
-    assert "Limit: a step 0.5 nats above" in said
+    assert "**Loss spike**: 1 step, the largest 2.00 nats at step 60" in said
+    assert "(limit: a step 0.5 nats above" in said
     (chart,) = charts(at)
     lines = [trace for trace in chart["data"] if trace.get("showlegend")]
     assert [len(numbers(line["x"])) for line in lines] == [80, 70]
