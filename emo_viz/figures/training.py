@@ -26,7 +26,7 @@ from emo_viz.figures.theme import (
 ROW_PIXELS, FIRST_PIXELS, EDGE_PIXELS = 190, 330, 150
 EXTRA_COLOURS: Final = tuple(c for c in GROUP_COLOURS if c not in ("#2c605d", "#ba5d1b"))
 DASHES: Final = ("solid", "solid", "dash", "dot", "dashdot", "longdash")
-MOST_TIMES = 4.0  # even use: where the colours of the heatmap end at least
+MOST_TIMES = 2.0  # even use: where the colours of the heatmap end at least
 
 
 @dataclass(frozen=True)
@@ -229,12 +229,13 @@ def loads(
     times: NDArray[np.floating],
     label: str,
     layer: int,
-    unit: str,
+    what: str,
     highest: float,
 ) -> go.Figure:
-    """The load of every expert over steps: times [S, E], of even use, experts in the given order.
+    """How much every expert of a layer is used over steps: times [S, E], of even use.
 
-    unit: what a column is, "step". highest: where the colours end, the same for all runs beside.
+    what: "load" or another measure of use. highest: where the colours end, the same for all runs
+    that stand side by side. An expert that a layer lacks is NaN.
     """
     routed = np.isfinite(times).any(axis=0)
     ordered = times[:, routed].T
@@ -248,12 +249,11 @@ def loads(
             colorscale=SEQUENTIAL,
             colorbar={"title": {"text": "Times even use"}, "thickness": 12},
             customdata=np.flatnonzero(routed)[:, None].repeat(len(steps), 1),
-            hovertemplate=f"{unit} %{{x}}, expert %{{customdata}}: %{{z:.2f}} times even use"
-            "<extra></extra>",
+            hovertemplate="step %{x}, expert %{customdata}: %{z:.2f} times even use<extra></extra>",
         )
     )
-    style(fig, f"{html.escape(label, quote=False)}: load of layer {layer}'s experts")
-    fig.update_xaxes(title_text=unit.capitalize(), type="category", nticks=10, showgrid=False)
+    style(fig, f"{html.escape(label, quote=False)}: {what} of layer {layer}'s experts")
+    fig.update_xaxes(title_text="Step", type="category", nticks=10, showgrid=False)
     fig.update_yaxes(title_text="Expert", autorange="reversed", showgrid=False)
     return fig.update_layout(height=420)
 

@@ -1,4 +1,4 @@
-"""What is read of training runs: curves, alarms, load, histories."""
+"""What a training run's lines become: metrics, loads, smoothed curves, alarms."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Where training runs are found and what is kept of them."""
+"""Which training runs are found, and that a growing file is read on from where it was left."""
 
 import json
 from pathlib import Path

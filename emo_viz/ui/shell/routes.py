@@ -67,6 +67,7 @@ DOMAINS_FROM, DOMAINS_SHOWN = "domains_from", "domains_nodes"
 TRAINING_VIEW, TRAINING_RUNS, TRAINING_FOLDER = "training_view", "training_run", "training_folder"
 TRAINING_ALONG, TRAINING_AXIS = "training_along", "training_axis"
 TRAINING_SMOOTH, TRAINING_LAYER = "training_smooth", "training_layer"
+TRAINING_HISTORY = "training_history"
 
 # What stands for a text of the visitor's own: as the source of a text, in place of a document's id.
 OWN_SOURCE, OWN_DOCUMENT = "Your own text", "own"

@@ -62,24 +62,36 @@ def show() -> None:
 def _draw(chosen: Chosen, along: str, log: bool, weight: float, watched: bool) -> None:
     with links.fragment():
         readings = [training.read(run) for run in chosen.runs]
-        for each in readings:
-            if each.problem:
-                st.warning(escape_markdown(each.problem), icon=":material/heart_broken:")
+        # The chart stays in its place, with its zoom, whatever comes to stand above it.
+        above, drawn = st.container(), st.container()
+        with above:
+            for each in readings:
+                _say(each)
         told = [each for each in readings if each.metrics is not None]
-        if not told:
-            return
-        for each in told:
-            assert each.metrics is not None
-            found = alarms(each.metrics, each.plan, each.silent_seconds)
-            with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-                st.markdown(_answer(each), width="stretch")
-                _quiet(each, found)
-            _progress(each)
-            _ringing(each, found, several=len(told) > 1)
-        _chart(chosen, readings, along, log, weight)
-        _source(told, weight, watched)
+        if told:
+            with drawn:
+                _chart(chosen, readings, along, log, weight)
+            _source(told, weight, watched)
         if watched and not any(map(is_watched, readings)):
             st.rerun()
+
+
+def _say(reading: Reading) -> None:
+    """What is known of a run: where it is, what is left, what rings."""
+    if reading.metrics is None:
+        st.warning(escape_markdown(reading.problem), icon=":material/heart_broken:")
+        return
+    found = alarms(reading.metrics, reading.plan, reading.silent_seconds)
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.markdown(_answer(reading), width="stretch")
+        _thresholds(reading, found)
+    _progress(reading)
+    if ringing := [alarm for alarm in found if alarm.rings]:
+        said = [
+            f"- **{each.name}**: {escape_markdown(each.said)} (limit: {each.limit})."
+            for each in ringing
+        ]
+        st.warning("\n".join(said), icon=":material/notifications_active:")
 
 
 def _answer(reading: Reading) -> str:
@@ -87,9 +99,7 @@ def _answer(reading: Reading) -> str:
     metrics, plan = reading.metrics, reading.plan
     assert metrics is not None
     done, name = int(metrics.steps[-1]) + 1, escape_markdown(reading.run.label)
-    verb = (
-        "is at" if in_progress(reading) else "ended at" if is_finished(metrics, plan) else "is at"
-    )
+    verb = "ended at" if is_finished(metrics, plan) else "is at"
     of = f" of {plan.steps:,}" if plan.steps and plan.steps != done else ""
     tokens = f", {compact(done * plan.tokens_per_step)} tokens" if plan.tokens_per_step else ""
     said = [f"**{name}** {verb} step **{done:,}**{of}{tokens}"]
@@ -118,16 +128,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _ringing(reading: Reading, found: Sequence[Alarm], several: bool) -> None:
-    """What rings, each with its threshold."""
-    name = f"{escape_markdown(reading.run.label)}: " if several else ""
-    for alarm in found:
-        if alarm.rings:
-            said = f"**{name}{alarm.name.lower()}.** {_sentence(alarm.said)} Limit: {alarm.limit}."
-            st.warning(said, icon=":material/notifications_active:")
-
-
-def _quiet(reading: Reading, found: Sequence[Alarm]) -> None:
+def _thresholds(reading: Reading, found: Sequence[Alarm]) -> None:
     """In a word whether alarms ring, and all thresholds on request."""
     ringing = sum(alarm.rings for alarm in found)
     unknown = [alarm.name.lower() for alarm in found if not alarm.known]
@@ -141,10 +142,6 @@ def _quiet(reading: Reading, found: Sequence[Alarm]) -> None:
         )
         if unknown:
             st.caption(f"This run does not write what it takes to tell: {', '.join(unknown)}.")
-
-
-def _sentence(said: str) -> str:
-    return escape_markdown(said[:1].upper() + said[1:]) + "."
 
 
 def _names(readings: Sequence[Reading]) -> list[str]:

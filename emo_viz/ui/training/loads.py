@@ -1,19 +1,34 @@
 """Training page: how the load of a layer's experts changed over the steps of a run."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from emo_viz.analysis.training import LOAD, Loads
+from emo_viz.analysis.training import LOAD
 from emo_viz.figures import training as figures
 from emo_viz.figures.theme import chart_config
-from emo_viz.server import training
+from emo_viz.server import histories, training
 from emo_viz.server.training import TrainingRun
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.words import count, escape_markdown
 from emo_viz.ui.training.chosen import choose
 
 NARROWEST = 420
+LOADED, PROBABLE = "load", "router probability"
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """How much a run uses its experts: shares [S, L, E] at steps [S], in the words of `what`."""
+
+    id: str
+    label: str
+    steps: NDArray[np.int64]
+    shares: NDArray[np.float32]
+    what: str = LOADED
 
 
 def show() -> None:
@@ -22,56 +37,83 @@ def show() -> None:
     if chosen is None:
         return
     found = {run: training.loads(run) for run in chosen.runs}
-    there = {run: loads for run, loads in found.items() if loads is not None}
-    for run, loads in found.items():
-        if loads is None:
-            _lacks(run)
-    if not there:
-        return
-    layers = max(loads.shares.shape[1] for loads in there.values())
-    row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
-    names = [str(layer) for layer in range(layers)]
-    layer = int(links.choice(row, "Layer", names, routes.TRAINING_LAYER))
-    times = {
-        run: times_even(loads, layer)
-        for run, loads in there.items()
-        if layer < loads.shares.shape[1]
-    }
-    highest = figures.colour_end(list(times.values()))
-    cells = st.grid(min(2, len(times)), min_column_width=NARROWEST)
-    for run, each in times.items():
-        with cells.cell():
-            _draw(run, there[run], each, layer, highest)
+    lacking = [run for run, loads in found.items() if loads is None]
+    if lacking:
+        _lacks(lacking)
+    uses = [
+        Use(run.id, run.label, loads.steps, loads.shares)
+        for run, loads in found.items()
+        if loads is not None
+    ]
+    uses = uses or _of_histories()
+    if uses:
+        _side_by_side(uses)
 
 
-def _lacks(run: TrainingRun) -> None:
+def _lacks(runs: Sequence[TrainingRun]) -> None:
+    names = escape_markdown(" and ".join(run.label for run in runs))
+    have, its = ("have", "their") if len(runs) > 1 else ("has", "its")
     st.info(
-        f"**{escape_markdown(run.label)}** has no {LOAD} beside its metrics: it was trained before "
-        "the trainer wrote the load of every expert. A run of `python -m model.train` writes it.",
+        f"**{names}** {have} no {LOAD} beside {its} metrics: the trainer did not write the load of "
+        "every expert yet. A run of `python -m model.train` does.",
         icon=":material/visibility_off:",
     )
 
 
-def times_even(loads: Loads, layer: int) -> NDArray[np.float32]:
-    """Loads of a layer [S, E] as multiples of even use among the experts it has."""
-    shares = loads.shares[:, layer]
+def _of_histories() -> list[Use]:
+    """What the checkpoints that were measured say instead: mean router probabilities."""
+    found = []
+    for path in histories.paths()[:2]:
+        try:
+            each = histories.read(path)
+        except ValueError:  # the view of checkpoints says why
+            continue
+        shares = np.stack([moment.usage.mean(axis=0) for moment in each.moments])
+        steps = np.array(each.steps, np.int64)
+        found.append(Use(path.stem, each.run, steps, shares, PROBABLE))
+    if found:
+        st.markdown(
+            "Instead, the mean router probability of every expert at the checkpoints that were "
+            f"measured ({escape_markdown(each.about or each.run)}), over "
+            f"{count(len(each.documents.ids), 'held-out document')}:"
+        )
+    return found
+
+
+def _side_by_side(uses: Sequence[Use]) -> None:
+    layers = max(use.shares.shape[1] for use in uses)
+    row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
+    names = [str(layer) for layer in range(layers)]
+    layer = int(links.choice(row, "Layer", names, routes.TRAINING_LAYER))
+    times = {
+        use.id: times_even(use.shares[:, layer]) for use in uses if layer < use.shares.shape[1]
+    }
+    highest = figures.colour_end(list(times.values()))
+    cells = st.grid(min(2, len(times)), min_column_width=NARROWEST)
+    for use in uses:
+        if use.id in times:
+            with cells.cell():
+                _draw(use, times[use.id], layer, highest)
+
+
+def times_even(shares: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Shares of a layer's experts [S, E] as multiples of even use among those it has."""
     times: NDArray[np.float32] = shares * np.isfinite(shares).any(axis=0).sum()
     return times
 
 
-def _draw(
-    run: TrainingRun, loads: Loads, times: NDArray[np.float32], layer: int, highest: float
-) -> None:
+def _draw(use: Use, times: NDArray[np.float32], layer: int, highest: float) -> None:
     st.plotly_chart(
-        figures.loads(loads.steps, times, run.label, layer, "step", highest),
-        key=f"training_load_{run.id}",
-        config=chart_config(f"expert load {run.label}"),
-        alt=f"A map of steps by experts: how often each expert of layer {layer} was chosen.",
+        figures.loads(use.steps, times, use.label, layer, use.what, highest),
+        key=f"training_load_{use.id}",
+        config=chart_config(f"expert load {use.label}"),
+        alt=f"A map of steps by experts: the {use.what} of each expert of layer {layer}.",
     )
     last = times[-1]
     idle = int((last == 0).sum())
+    none = f"{count(idle, 'expert')} none" if idle else "none is idle"
     st.caption(
-        f"{count(len(loads.steps), 'column')}, the last at step {loads.steps[-1]:,}: the most used "
-        f"expert has {np.nanmax(last):.1f} times even use, {count(idle, 'expert')} none. 1 is even "
-        "use; of many lines a column is the mean of neighbours."
+        f"{count(len(use.steps), 'column')}, the last at step {use.steps[-1]:,}: the most used "
+        f"expert has {np.nanmax(last):.1f} times even use, {none}. 1 is even use; a column may be "
+        "the mean of neighbouring steps."
     )

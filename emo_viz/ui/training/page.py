@@ -2,7 +2,7 @@
 
 from emo_viz.ui.parts.lazy_tabs import Tab, lazy_tabs
 from emo_viz.ui.shell import routes
-from emo_viz.ui.training import curves, loads
+from emo_viz.ui.training import curves, history, loads
 
 
 def show() -> None:
@@ -10,5 +10,6 @@ def show() -> None:
     tabs = [
         Tab("Curves", curves.show),
         Tab("Expert load", loads.show),
+        Tab("Checkpoints", history.show),
     ]
     lazy_tabs(routes.TRAINING_VIEW, tabs, "view")
