@@ -63,15 +63,17 @@ def is_heavy(runs: Comparison) -> bool:
     return sum(one.bytes for one in known if one) > HEAVY
 
 
-def made(runs: Comparison, load: bool = True) -> tuple[Glances, str, list[str]]:
+def made(
+    runs: Comparison, load: bool = True, document: str | None = None
+) -> tuple[Glances, str, list[str]]:
     """Made now: of the models that can be run, else of traces; and a sentence for each run that is
-    left out. load: whether models may be loaded. Raises ValueError, one safe for Markdown, if there
-    is none."""
+    left out. load: whether models may be loaded. document: its id, else the usual one. Raises
+    ValueError, one safe for Markdown, if there is none."""
     loaded, left_out = _models(runs) if load else ([], [])
     if not loaded:
-        return _of_traces(runs, left_out)
+        return _of_traces(runs, left_out, document)
     try:
-        row = typical.document(runs)
+        row = typical.document(runs) if document is None else _row(document)
     except library.Missing as error:
         raise ValueError(escape_markdown(error.sentence)) from error
     keeps = usual_notches(loaded[0].live)
@@ -79,6 +81,11 @@ def made(runs: Comparison, load: bool = True) -> tuple[Glances, str, list[str]]:
     found = {one.run: _read(one, one.key, texts, str(row["id"]), keeps) for one in loaded}
     key = repr([one.key for one in loaded] + [texts, row["id"]])
     return Glances(text_of(row), found), key, left_out
+
+
+def _row(document: str) -> pd.Series:
+    documents = library.documents()
+    return documents[documents["id"] == document].iloc[0]
 
 
 def _models(runs: Comparison) -> tuple[list[LoadedModel], list[str]]:
@@ -106,7 +113,9 @@ def _read(
     return read(live, str(row["text"]), given, keeps, guard=lambda: run_exclusive(_loaded))
 
 
-def _of_traces(runs: Comparison, left_out: Sequence[str]) -> tuple[Glances, str, list[str]]:
+def _of_traces(
+    runs: Comparison, left_out: Sequence[str], document: str | None
+) -> tuple[Glances, str, list[str]]:
     traces = {name: recordings.opened(name) for name in recordings.of_shown()}
     tokens = {name: trace for name, trace in traces.items() if trace.has_tokens}
     if not tokens:
@@ -115,8 +124,10 @@ def _of_traces(runs: Comparison, left_out: Sequence[str]) -> tuple[Glances, str,
         ]
         raise ValueError(" ".join([*left_out, *said]))
     first = next(iter(tokens.values()))
+    ids = first.facts["id"].astype(str).tolist()
     row = shortest(first.facts["n_tokens"].fillna(0).astype(int).tolist())
-    document, keeps = str(first.facts["id"].iloc[row]), tuple[int, ...]()
+    row = ids.index(document) if document in ids else row
+    document, keeps = ids[row], tuple[int, ...]()
     found, sentences = dict[str, Glance](), list[str]()
     for run in runs:
         if run.id not in tokens or document not in set(tokens[run.id].facts["id"].astype(str)):

@@ -19,7 +19,8 @@ from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.figures.comparison import Compared, by_run
 from emo_viz.figures.theme import chart_config, colour_of
 from emo_viz.server import assets, catalogue, commands, library
-from emo_viz.ui.home import first, look, sources, stories
+from emo_viz.trace import Trace
+from emo_viz.ui.home import documents, first, look, sources, stories
 from emo_viz.ui.parts import export, freshness, unseen
 from emo_viz.ui.parts.together import in_each, less, name
 from emo_viz.ui.shell import missing, routes, slots
@@ -61,9 +62,11 @@ def show() -> None:
     except library.Missing as error:
         _nothing(error)
         return
-    st.caption(_who(runs))
+    row = st.container(horizontal=True, vertical_alignment="center", gap="small")
+    row.caption(_who(runs), width="stretch")
+    document = documents.chosen(runs, row)
     top = st.empty()
-    known = look.stored(runs)
+    known = look.stored(runs) if document is None else None
     if not known:
         top.skeleton(height=FIRST_PIXELS)
     else:
@@ -79,7 +82,7 @@ def show() -> None:
         _how(how, runs, known[0])
         return
     with top.container():  # last: a model may have to be loaded, and the rest need not wait for it
-        _make_first(runs, how)
+        _make_first(runs, how, document)
 
 
 def _nothing(error: library.Missing) -> None:
@@ -93,11 +96,11 @@ def _nothing(error: library.Missing) -> None:
     st.page_link(routes.LIBRARY, label="Add a run", icon=":material/inventory_2:")
 
 
-def _make_first(runs: Comparison, how: Any) -> None:
-    """The first screen where no file of it is here."""
+def _make_first(runs: Comparison, how: Any, document: str | None) -> None:
+    """The first screen where no file of it is here, or of another document than the file's."""
     load = not look.is_heavy(runs) or st.session_state.get(LOAD, False)
     try:
-        found, key, left_out = look.made(runs, load)
+        found, key, left_out = look.made(runs, load, document)
     except (ValueError, library.Missing) as error:
         if not load:
             _offer()
@@ -421,17 +424,17 @@ def _documents(runs: Comparison) -> None:
         st.write("No documents are here.")
         st.code(commands.DOCUMENTS, language="bash")
         return
-    documents = library.documents()
+    texts = library.documents()
     st.caption(
-        f"Bundled: {count(len(documents), 'document')} of "
-        f"{count(documents['domain'].nunique(), 'domain')}{_bundled_tokens(runs)}, with their "
-        f"licences in ATTRIBUTION.md beside them.{_cut(documents)}"
+        f"Bundled: {count(len(texts), 'document')} of "
+        f"{count(texts['domain'].nunique(), 'domain')}{_bundled_tokens(runs)}, with their "
+        f"licences in ATTRIBUTION.md beside them.{_cut(texts)}"
     )
 
 
-def _cut(documents: pd.DataFrame) -> str:
+def _cut(texts: pd.DataFrame) -> str:
     """How many texts are not here as a whole."""
-    cut = int((documents["cut_tokens"] > 0).sum()) if "cut_tokens" in documents else 0
+    cut = int((texts["cut_tokens"] > 0).sum()) if "cut_tokens" in texts else 0
     words = f" Of {count(cut, 'longer text')} only the beginning is here, as much as fits the "
     return f"{words}models' context." if cut else ""
 

@@ -22,6 +22,9 @@ TOUR = "tour"  # the step of the guided tour
 PRESENT = "present"  # large type, on all pages
 RUN = "run"  # the one that is shown where two do not compare
 
+HOME_DOCUMENT, HOME_KEEP = "home_document", "home_k"
+HOME_LAYER, HOME_TOKEN = "home_layer", "home_token"
+
 ROUTING_SOURCE, ROUTING_DOMAIN = "routing_source", "routing_domain"
 ROUTING_DOCUMENT, ROUTING_TEXT = "routing_doc", "routing_text"
 ROUTING_LAYER, ROUTING_TOKEN, ROUTING_EXPERT = "routing_layer", "routing_token", "routing_expert"
