@@ -17,7 +17,7 @@ function build(root) {
   stage.setAttribute("aria-roledescription", "heatmap");
   const foot = element("div", "foot", root), key = element("div", "key", foot);
   const parts = {
-    stage, key, cells: element("canvas", "cells", stage), marks: element("canvas", "marks", stage),
+    stage, foot, key, cells: element("canvas", "cells", stage), marks: element("canvas", "marks", stage),
     tip: element("div", "tip", stage), rows: element("button", "rows", foot),
     all: element("button", "all", foot), hint: element("span", "hint", foot),
     live: element("div", "live", root),
@@ -82,9 +82,19 @@ class Heatmap {
     ramp.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
   }
 
+  // The picture, what its colours mean and its buttons end above the window's edge.
+  height() {
+    const { stage, foot } = this.parts;
+    const main = this.root.getRootNode().host?.closest('[data-testid="stMain"]');
+    const top = stage.getBoundingClientRect().top + (main?.scrollTop ?? 0);
+    const room = window.innerHeight - top - foot.offsetHeight - BELOW;
+    return Math.round(Math.min(this.shown.pixels, Math.max(LOWEST, room)));
+  }
+
   size() {
-    const width = this.parts.stage.clientWidth, height = this.shown.pixels;
+    const width = this.parts.stage.clientWidth;
     if (!width) return;
+    const height = (this.pixels = this.height());
     const ratio = window.devicePixelRatio || 1;
     this.parts.stage.style.height = `${height}px`;
     for (const canvas of [this.parts.cells, this.parts.marks]) {
@@ -98,7 +108,7 @@ class Heatmap {
 
   // Rows whose texts can be read; the whole text where it is short or there are many pictures.
   readable() {
-    const height = this.shown.pixels - HEAD - AXIS, { count, widest } = this.shown;
+    const height = this.pixels - HEAD - AXIS, { count, widest } = this.shown;
     const many = this.shown.sides[0].layers.length > 1;
     const rows = many || height / count >= SHORTEST ? count : Math.floor(height / ROW);
     const middle = (this.look.selected ?? 1) - 1;
@@ -118,7 +128,7 @@ class Heatmap {
     [view.top, view.bottom] = into(view.top, view.bottom, count, Math.min(count, 3));
     [view.left, view.right] = into(view.left, view.right, widest, Math.min(widest, 3));
     const whole = view.bottom - view.top >= count;
-    this.at = places(this.shown, this.width, this.shown.pixels, whole);
+    this.at = places(this.shown, this.width, this.pixels, whole);
     this.theme = themeOf(this.root);
     this.root.dataset.rows = `${Math.floor(view.top) + 1} ${Math.ceil(view.bottom)}`;
     this.later();
@@ -196,7 +206,7 @@ class Heatmap {
       const slot = here.findIndex(
         (id, i) => id === expert && layer.levels[row * layer.slots + i] > 0);
       const level = slot < 0 ? 0 : layer.levels[row * layer.slots + slot];
-      const where = `${side.label}, layer ${layer.number}: expert ${expert}`;
+      const where = `${side.label}, layer ${layer.number}: expert ${nameOf(layer, expert)}`;
       const value = what ? `, ${what} ${this.value(level)}` : "";
       const rank = differences ? "" : `, choice ${slot + 1} of ${layer.slots}`;
       said.push(slot < 0 ? `${where} is not used here` : `${where}${value}${rank}`);
@@ -296,6 +306,11 @@ class Heatmap {
     rows.onclick = () => { this.readable(); this.settle(); };
     all.onclick = () => { this.whole(); this.settle(); };
     new ResizeObserver(() => this.shown && this.size()).observe(stage);
+    const resized = () => {
+      if (!this.root.isConnected) window.removeEventListener("resize", resized);
+      else if (this.shown) this.size();
+    };
+    window.addEventListener("resize", resized);
     matchMedia("(prefers-color-scheme: dark)").onchange = () =>
       setTimeout(() => this.shown && this.settle(), 300);
     const hear = (name, act) => {

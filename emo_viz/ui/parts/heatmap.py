@@ -44,13 +44,16 @@ class Layer:
     """One layer of one run over a text.
 
     number: what the layer is called. expert_ids and values [P, S]; a value is 0..1, or -1..1 in a
-    picture of differences. order [R]: the expert of each column.
+    picture of differences. order [R]: the expert of each column. names [R]: what each expert is
+    called, if not by its id; axis: what these are.
     """
 
     number: int
     expert_ids: NDArray[np.integer]
     values: NDArray[np.floating]
     order: NDArray[np.integer]
+    names: Sequence[str] = ()
+    axis: str = "Routed expert (id)"
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,11 @@ def heatmap(
 ) -> None:
     """Draw the sides beside each other (one layer), or a line of layers for each (several).
 
-    tokens [P]: labels. selected: a position, from 1. pixels: the height of all. what: the value in
-    words, for key and hover ("" where every value is 1: an expert is used or not). differences:
-    values are from -1 to 1 on a scale with two ends. group: pictures and texts of one group show
-    each other's hover and what the page tells them (`tell`); by default the picture is alone.
+    tokens [P]: labels. selected: a position, from 1. pixels: the height of all at most. what: the
+    value in words, for key and hover ("" where every value is 1: an expert is used or not).
+    differences: values are from -1 to 1 on a scale with two ends. group: pictures and texts of one
+    group show each other's hover and what the page tells them (`tell`); by default the picture is
+    alone. Where the window ends above the picture's foot it is lower.
     """
 
     def picked() -> None:
@@ -188,6 +192,8 @@ def _layer(layer: Layer, reach: float, differences: bool) -> dict[str, Any]:
         "ids": _packed(np.maximum(ids, 0).astype(width)),
         "levels": _packed(level.astype("<u1")),
         "order": _packed(layer.order.astype("<u2")),
+        "names": list(layer.names),
+        "axis": layer.axis,
     }
 
 

@@ -1,4 +1,5 @@
 // What the heatmap shows and where: decoding, places, painting. heatmap.js adds hands to it.
+const LOWEST = 260, BELOW = 8; // pixels: of the picture, and between its foot and the window's edge
 const ROW = 15, SHORTEST = 9, HEAD = 22, AXIS = 34, GAP = 16, MAP = 40, FAINTEST = 0.32;
 
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -128,8 +129,11 @@ function heads(context, shown, at, view, theme) {
   }
 }
 
+const nameOf = (layer, expert) => layer.names[expert] ?? String(expert);
+
 function ticks(context, panel, view, theme) {
-  const step = panel.w / (view.right - view.left), stride = Math.max(1, Math.ceil(26 / step));
+  const widest = panel.layer.names.length ? 54 : 26; // pixels of a label
+  const step = panel.w / (view.right - view.left), stride = Math.max(1, Math.ceil(widest / step));
   context.font = `11px ${theme.font}`;
   context.textAlign = "center";
   context.fillStyle = theme.faint;
@@ -137,9 +141,9 @@ function ticks(context, panel, view, theme) {
   for (let column = Math.ceil(view.left); column < end; column += 1) {
     const x = xOf(panel, view, column + 0.5);
     if (column % stride || x > panel.x + panel.w) continue;
-    context.fillText(String(order[column]), x, panel.y + panel.h + 10);
+    context.fillText(nameOf(panel.layer, order[column]), x, panel.y + panel.h + 10);
   }
-  context.fillText("Routed expert (id)", panel.x + panel.w / 2, panel.y + panel.h + 25);
+  context.fillText(panel.layer.axis, panel.x + panel.w / 2, panel.y + panel.h + 25);
   context.textAlign = "left";
 }
 

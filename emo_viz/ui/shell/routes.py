@@ -25,7 +25,7 @@ ROUTING_SOURCE, ROUTING_DOMAIN = "routing_source", "routing_domain"
 ROUTING_DOCUMENT, ROUTING_TEXT = "routing_doc", "routing_text"
 ROUTING_LAYER, ROUTING_TOKEN, ROUTING_EXPERT = "routing_layer", "routing_token", "routing_expert"
 ROUTING_ORDER, ROUTING_COLOUR = "routing_order", "routing_colour"
-ROUTING_PICTURE = "routing_picture"
+ROUTING_PICTURE, ROUTING_MATCH = "routing_picture", "routing_match"
 
 CLUSTER_LEVEL, CLUSTER_K, CLUSTER_LAYER = "cluster_level", "cluster_k", "cluster_layer"
 CLUSTER_MAP, CLUSTER_COLOUR = "cluster_map", "cluster_colour"
