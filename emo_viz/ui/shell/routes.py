@@ -36,6 +36,8 @@ CLUSTER_SELECTION, CLUSTER_TOKENS = "cluster_selection", "cluster_tokens"
 CLUSTER_DOCUMENT, CLUSTER_TOKEN = "cluster_document", "cluster_token"
 CLUSTER_READER, CLUSTER_READER_LAYER = "cluster_reader", "cluster_reader_layer"
 
+DRAWERS = [CLUSTER_DOCUMENT]  # a drawer is open wherever the address has its name
+
 SUBSET_DOMAIN, SUBSET_METHOD, SUBSET_KEEP = "subset_domain", "subset_method", "k"
 SUBSET_DOCUMENT, SUBSET_TEXT = "subset_document", "subset_text"
 SUBSET_TOKEN, SUBSET_VIEW = "subset_token", "subset_view"
