@@ -61,9 +61,11 @@ class Heatmap {
     }
     this.key();
     const names = data.sides.map((side) => side.label).join(" and ");
-    this.parts.stage.setAttribute("aria-label", `Experts that each of ${data.tokens.length} tokens `
-      + `uses in ${names}. Arrow keys walk through tokens and experts, Enter picks, Escape clears, `
-      + "plus and minus zoom, 0 shows the whole text.");
+    const what = data.columns === "expert"
+      ? `Experts that each of ${data.tokens.length} tokens uses in ${names}`
+      : `${names}, of each of ${data.tokens.length} tokens by ${data.columns}`;
+    this.parts.stage.setAttribute("aria-label", `${what}. Arrow keys walk through tokens and `
+      + `${data.columns}s, Enter picks, Escape clears, plus and minus zoom, 0 shows the whole text.`);
     this.size();
     this.follow(before === undefined);
   }
@@ -82,13 +84,14 @@ class Heatmap {
     ramp.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
   }
 
-  // The picture, what its colours mean and its buttons end above the window's edge.
+  // The picture, what its colours mean and its buttons end above the window's edge, unless they
+  // begin so far down that one has to scroll anyway.
   height() {
     const { stage, foot } = this.parts;
     const main = this.root.getRootNode().host?.closest('[data-testid="stMain"]');
     const top = stage.getBoundingClientRect().top + (main?.scrollTop ?? 0);
     const room = window.innerHeight - top - foot.offsetHeight - BELOW;
-    return Math.round(Math.min(this.shown.pixels, Math.max(LOWEST, room)));
+    return room < LOWEST ? this.shown.pixels : Math.round(Math.min(this.shown.pixels, room));
   }
 
   size() {
@@ -195,7 +198,7 @@ class Heatmap {
   }
 
   lines({ row, column, panel }) {
-    const { tokens, sides, count, what, differences } = this.shown;
+    const { tokens, sides, count, what, differences, byExpert, columns } = this.shown;
     const said = [`Token ${row + 1} of ${count}: “${tokens[row]}”`];
     if (panel === null) return said;
     const over = this.at.panels[panel], expert = over.layer.order[column];
@@ -206,6 +209,11 @@ class Heatmap {
       const slot = here.findIndex(
         (id, i) => id === expert && layer.levels[row * layer.slots + i] > 0);
       const level = slot < 0 ? 0 : layer.levels[row * layer.slots + slot];
+      if (!byExpert) {
+        const value = level ? `${what} ${this.value(level)}` : "not compared";
+        said.push(`${columns} ${nameOf(layer, expert)}: ${value}`);
+        continue;
+      }
       const where = `${side.label}, layer ${layer.number}: expert ${nameOf(layer, expert)}`;
       const value = what ? `, ${what} ${this.value(level)}` : "";
       const rank = differences ? "" : `, choice ${slot + 1} of ${layer.slots}`;
@@ -244,7 +252,7 @@ class Heatmap {
       const from = cursor.row * slots;
       const used = Array.from({ length: slots }, (_, slot) => from + slot)
         .some((slot) => ids[slot] === expert && levels[slot] > 0);
-      if (used && !this.shown.differences) follow = { run: over.side.id, layer: number, expert };
+      if (used && this.shown.byExpert && !this.shown.differences) follow = { run: over.side.id, layer: number, expert };
     }
     this.choose({ token: cursor.row + 1, follow });
   }

@@ -1,4 +1,5 @@
-"""Tokens by experts as pictures that the browser draws: one run or two, one layer or all of them.
+"""Tokens by experts, or by layers, as pictures that the browser draws: one run or two, one layer
+or all of them.
 
 A Streamlit component without an iframe. Hover, walking, zoom and scroll need no server; a click or
 Enter picks. What is picked travels in a message of its own, so that a pick sends no picture again.
@@ -36,6 +37,7 @@ _COMPONENT = st.components.v2.component(
     js=_JS,
 )
 
+EXPERTS = "expert"  # what the columns of a picture are, unless it says otherwise
 LEVELS = 255  # of a weight: level 0 is an empty place
 
 
@@ -105,6 +107,7 @@ def heatmap(
     pixels: int = 560,
     what: str = "gate weight",
     differences: bool = False,
+    columns: str = EXPERTS,
     group: str = "",
 ) -> None:
     """Draw the sides beside each other (one layer), or a line of layers for each (several).
@@ -113,7 +116,9 @@ def heatmap(
     value in words, for key and hover ("" where every value is 1: an expert is used or not).
     differences: values are from -1 to 1 on a scale with two ends. group: pictures and texts of one
     group show each other's hover and what the page tells them (`tell`); by default the picture is
-    alone. Where the window ends above the picture's foot it is lower.
+    alone. columns: what a column is, an "expert" or a "layer"; the experts of a `Layer` are
+    then its columns, a value of 0 is clear, and a pick follows none. A picture whose foot the
+    window cuts off is lower.
     """
 
     def picked() -> None:
@@ -136,6 +141,7 @@ def heatmap(
                 "what": what,
                 "top": reach,
                 "differences": differences,
+                "columns": columns,
                 "scale": _scale(differences),
                 "mark": SELECTION_COLOUR,
             },

@@ -16,13 +16,14 @@ function decoded(data) {
     }),
   }));
   const widest = Math.max(...sides.flatMap((side) => side.layers.map((one) => one.order.length)));
+  data.byExpert = data.columns === "expert";
   return { ...data, sides, widest, colours: colours(data), count: data.tokens.length };
 }
 
 function colours(data) {
   const stops = data.scale.map((stop) => stop.match(/[\d.]+/g).map(Number));
   return Array.from({ length: 256 }, (_, level) => {
-    const low = data.differences ? 0 : FAINTEST;
+    const low = data.differences || !data.byExpert ? 0 : FAINTEST;
     const share = data.differences ? Math.max(0, level - 1) / 254 : level / 255;
     const at = (low + (1 - low) * share) * (stops.length - 1);
     const from = Math.min(Math.floor(at), stops.length - 2);
@@ -122,7 +123,8 @@ function heads(context, shown, at, view, theme) {
     context.fillRect(dot - 4, middle - 4, 8, 8);
     context.font = `600 ${at.many ? 12 : 14}px ${theme.font}`;
     const name = at.many && !panel.first ? "" : `${side.label}, `;
-    const said = shortened(context, `${name}layer ${layer.number}`, panel.w - 14);
+    const whole = shown.byExpert ? `${name}layer ${layer.number}` : side.label;
+    const said = shortened(context, whole, panel.w - 14);
     context.fillStyle = theme.text;
     context.fillText(said, panel.x + 14, middle);
     if (!at.many) ticks(context, panel, view, theme);

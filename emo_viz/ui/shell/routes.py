@@ -49,7 +49,7 @@ DIFFERENCE_OF, DIFFERENCE_SOURCE = "difference_of", "difference_source"
 DIFFERENCE_DOMAIN, DIFFERENCE_DOCUMENTS = "difference_domain", "difference_documents"
 DIFFERENCE_TEXT, DIFFERENCE_DOCUMENT = "difference_text", "difference_document"
 DIFFERENCE_TOKEN, DIFFERENCE_COLOUR = "difference_token", "difference_colour"
-DIFFERENCE_EXPERTS = "difference_experts"
+DIFFERENCE_EXPERTS, DIFFERENCE_VIEW = "difference_experts", "difference_view"
 
 SEARCH_VIEW, SEARCH_TEXT, SEARCH_FOR = "search_view", "search_text", "search_for"
 SEARCH_MATCH, SEARCH_DOMAIN = "search_match", "search_domain"
