@@ -154,6 +154,33 @@ def test_two_traces_stand_side_by_side_with_their_difference(pair, ids):
     assert {cell for cell, level in levels.items() if level > 128} == ours - theirs
 
 
+def test_experts_of_other_ids_are_matched_by_the_other_documents(assets, ids, tmp_path):
+    """Physical ids of an engine, of which there are more, for logical ones."""
+    rng = np.random.default_rng(1)
+    physical = np.stack([rng.permutation(EXPERTS + 4)[:EXPERTS] for _ in range(LAYERS)])
+    other = np.argsort(rng.random((200, LAYERS, EXPERTS)), axis=2)[:, :, :SLOTS]
+    for name, experts in (("logical", EXPERTS), ("physical", EXPERTS + 4)):
+        lines = []
+        for document, rows in (("shown", ids), ("other", other)):
+            if name == "physical":
+                rows = physical[np.arange(LAYERS)[:, None], rows]
+            choices = [{"index": 0, "routed_experts": rows[-1:].tolist()}]
+            lines.append({"id": document, "prompt_routed_experts": rows[:-1].tolist()})
+            lines[-1]["choices"] = choices
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        known = Known(num_experts=experts)
+        import_trace(tmp_path / f"{name}.jsonl", assets / "traces" / name, known)
+    at = opened(routing_picture="Difference", routing_layer="2")
+    (side,) = heatmaps(at)[0]["sides"]
+    assert not cells(side["layers"][0]) and "Nothing differs in layer 2" in texts(at)
+    names = side["layers"][0]["names"]
+    assert names[:EXPERTS] == [f"{e}={p}" for e, p in enumerate(physical[2])]
+    assert "in 1 other document of 200 tokens" in texts(at)
+    assert "100 % of this text's choices are then of both" in texts(at)
+    by_id = opened(routing_picture="Difference", routing_match="By id")
+    assert len(heatmaps(by_id)[0]["sides"]) == 2 and "View matches them by use" in texts(by_id)
+
+
 def test_traces_of_other_tokens_are_shown_one_at_a_time(pair):
     at = opened(routing_doc="two", run="zwen")
     assert "have other tokens in this document" in texts(at)

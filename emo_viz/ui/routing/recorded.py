@@ -11,7 +11,8 @@ import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
-from emo_viz.analysis.routed import known
+from emo_viz.analysis.difference import Documents
+from emo_viz.analysis.routed import known, of_trace
 from emo_viz.analysis.routing import half_load
 from emo_viz.analysis.runs import Comparison, compare
 from emo_viz.analysis.widths import in_words
@@ -21,7 +22,8 @@ from emo_viz.server import library, recordings
 from emo_viz.trace import absent
 from emo_viz.ui.parts import together
 from emo_viz.ui.parts.reading import MOST_TOKENS, Chosen, Reading
-from emo_viz.ui.routing import page, traced, view
+from emo_viz.ui.routing import matching, page, traced, view
+from emo_viz.ui.routing.matching import Others
 from emo_viz.ui.shell.words import count, escape_markdown, shorten
 
 if TYPE_CHECKING:
@@ -102,7 +104,26 @@ def _tokens(runs: Comparison, traces: Traces, document: pd.Series, headline: Any
     with headline:
         page.answer(reading)
         _what_is_absent(runs, traces, reading, layers)
-    view.explore(reading)
+    view.explore(reading, _others(runs, traces, layers) if len(runs) > 1 else None)
+
+
+def _others(runs: Comparison, traces: Traces, layers: "Layers") -> Others:
+    """The documents that two traces have in common, to match their experts by."""
+    first, second = (traces[run.id] for run in runs)
+    rows = [
+        {str(document): row for row, document in enumerate(trace.facts["id"])}
+        for trace in (first, second)
+    ]
+
+    def read(document: str) -> Documents:
+        one, other = (of[document] for of in rows)
+        return of_trace(first, one, layers.first), of_trace(second, other, layers.second)
+
+    key = repr(
+        [(each.path, each.manifest.created, each.manifest.files) for each in traces.values()]
+    )
+    both = [document for document in rows[0] if document in rows[1]]
+    return matching.of_traces(key, (first, second), both, read)
 
 
 def _text(recorded: "Mapping[str, RecordedDocument]") -> str:
@@ -128,13 +149,15 @@ def _what_is_absent(
     layers: "Layers | None" = None,
 ) -> None:
     """In one line what is not shown, and what would need to be here."""
-    said = []
-    for run in runs:
-        trace = traces[run.id]
-        lacking = (
-            [part for part in SHOWN if not trace.has(part)] if trace.has_tokens else ["tokens"]
-        )
-        said.append(absent.sentence(trace.path.name, *cast("list[Part]", lacking)))
+    lacking = {
+        run.label: [part for part in SHOWN if not traces[run.id].has(part)]
+        if traces[run.id].has_tokens
+        else ["tokens"]
+        for run in runs
+    }
+    said = [absent.sentence(run, *cast("list[Part]", parts)) for run, parts in lacking.items()]
+    if len(runs) > 1 and len({*map(tuple, lacking.values())}) == 1 and said[0]:
+        said[1] = f"{runs.runs[1].label} lacks the same."
     if reading is not None and not any(traces[run.id].has("token_texts") for run in runs):
         said.append("Tokens are shown by their ids or places.")
     if reading is not None and reading.dropped_tokens:

@@ -20,8 +20,9 @@ from emo_viz.ui.parts.export import offer
 from emo_viz.ui.parts.heatmap import Follow, Pick
 from emo_viz.ui.parts.pins import Pin
 from emo_viz.ui.parts.reading import Reading
-from emo_viz.ui.routing import follow, panel, pictures, text
+from emo_viz.ui.routing import follow, matching, panel, pictures, text
 from emo_viz.ui.routing.follow import EXPERT, Experts
+from emo_viz.ui.routing.matching import Others
 from emo_viz.ui.routing.page import FIELD, TOKEN, measured
 from emo_viz.ui.shell import links, routes, slots
 from emo_viz.ui.shell.words import count, isolated
@@ -49,22 +50,27 @@ class View:
     follow: Follow | None
     order: str
     colour: str
+    matched: bool
 
 
 @st.fragment
-def explore(reading: Reading) -> None:
-    """The pictures, the text and the chosen token: what follows the layer, token and expert."""
+def explore(reading: Reading, others: Others | None = None) -> None:
+    """The pictures, the text and the chosen token: what follows the layer, token and expert.
+
+    others: documents to match the experts of two runs by.
+    """
     with links.fragment():
-        _explore(reading)
+        _explore(reading, others)
 
 
-def _explore(reading: Reading) -> None:
+def _explore(reading: Reading, others: Others | None) -> None:
     experts = experts_of(reading)
-    view = _controls(reading, experts)
+    view = _controls(reading, experts, others)
     with st.container(horizontal=True, key="routing_views"):
         with st.container(key="routing_pictures"):
             by_use = view.order == BY_USE
-            pictures.draw(reading, view.picture, view.layer, by_use, _pick_cell(experts))
+            match = partial(matching.matched, reading, others) if others and view.matched else None
+            pictures.draw(reading, view.picture, view.layer, by_use, match, _pick_cell(experts))
             _more(reading, view)
         with st.container(key="routing_beside", gap="small"):
             text.draw(reading, view.layer, view.token, view.follow, view.colour, _pick_token)
@@ -82,7 +88,7 @@ def experts_of(reading: Reading) -> Experts:
     return Experts(reading.runs.labels, reading.numbers, reading.routed)
 
 
-def _controls(reading: Reading, experts: Experts) -> View:
+def _controls(reading: Reading, experts: Experts, others: Others | None) -> View:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         layer = _layer(reading.numbers)
         options = [pictures.ONE, pictures.ALL, pictures.DIFFERENCE]
@@ -103,7 +109,25 @@ def _controls(reading: Reading, experts: Experts) -> View:
             options = [BY_USE, BY_ID]
             order = links.choice(st, "Order of the experts", options, ORDER)
             colour = links.select(st, "Colour of the text", text.options(reading), COLOUR)
-    return View(layer, picture, token, followed, order, colour)
+            matched = picture == pictures.DIFFERENCE and _is_matched(reading, others)
+    return View(layer, picture, token, followed, order, colour, matched)
+
+
+def _is_matched(reading: Reading, others: Others | None) -> bool:
+    """Whether the experts of a difference are matched by use: an id means the same in one model
+    only."""
+    if others is None:
+        return False
+    how = links.choice(
+        st,
+        "Same experts of both runs",
+        matching.options(reading, others),
+        routes.ROUTING_MATCH,
+        what="matching of experts",
+        help="In two models that were trained apart an id means nothing: there, experts are "
+        "matched by the tokens of other documents that chose both.",
+    )
+    return how == matching.BY_USE
 
 
 def _layer(numbers: Sequence[int]) -> int:

@@ -29,7 +29,7 @@ ROUTING_SOURCE, ROUTING_DOMAIN = "routing_source", "routing_domain"
 ROUTING_DOCUMENT, ROUTING_TEXT = "routing_doc", "routing_text"
 ROUTING_LAYER, ROUTING_TOKEN, ROUTING_EXPERT = "routing_layer", "routing_token", "routing_expert"
 ROUTING_ORDER, ROUTING_COLOUR = "routing_order", "routing_colour"
-ROUTING_PICTURE = "routing_picture"
+ROUTING_PICTURE, ROUTING_MATCH = "routing_picture", "routing_match"
 
 CLUSTER_LEVEL, CLUSTER_K, CLUSTER_LAYER = "cluster_level", "cluster_k", "cluster_layer"
 CLUSTER_MAP, CLUSTER_COLOUR = "cluster_map", "cluster_colour"
@@ -39,6 +39,8 @@ CLUSTER_DOMAIN, CLUSTER_HIGHLIGHT = "cluster_domain", "cluster_highlight"
 CLUSTER_SELECTION, CLUSTER_TOKENS = "cluster_selection", "cluster_tokens"
 CLUSTER_DOCUMENT, CLUSTER_TOKEN = "cluster_document", "cluster_token"
 CLUSTER_READER, CLUSTER_READER_LAYER = "cluster_reader", "cluster_reader_layer"
+
+DRAWERS = [CLUSTER_DOCUMENT]  # a drawer is open wherever the address has its name
 
 SUBSET_DOMAIN, SUBSET_METHOD, SUBSET_KEEP = "subset_domain", "subset_method", "k"
 SUBSET_DOCUMENT, SUBSET_TEXT = "subset_document", "subset_text"
@@ -52,7 +54,7 @@ DIFFERENCE_OF, DIFFERENCE_SOURCE = "difference_of", "difference_source"
 DIFFERENCE_DOMAIN, DIFFERENCE_DOCUMENTS = "difference_domain", "difference_documents"
 DIFFERENCE_TEXT, DIFFERENCE_DOCUMENT = "difference_text", "difference_document"
 DIFFERENCE_TOKEN, DIFFERENCE_COLOUR = "difference_token", "difference_colour"
-DIFFERENCE_EXPERTS = "difference_experts"
+DIFFERENCE_EXPERTS, DIFFERENCE_VIEW = "difference_experts", "difference_view"
 
 SEARCH_VIEW, SEARCH_TEXT, SEARCH_FOR = "search_view", "search_text", "search_for"
 SEARCH_MATCH, SEARCH_DOMAIN = "search_match", "search_domain"
