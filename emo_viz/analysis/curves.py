@@ -355,8 +355,14 @@ class Measured:
 
     def tokens_of(self, model: str) -> int:
         """Tokens of all documents by the tokenizer of a run."""
-        at = self._full_cell(model)
-        return int(sum(tokens[:, at].sum() for tokens in self.cells.tokens))
+        if model not in self._counted:
+            at = self._full_cell(model)
+            self._counted[model] = int(sum(tokens[:, at].sum() for tokens in self.cells.tokens))
+        return self._counted[model]
+
+    @cached_property
+    def _counted(self) -> dict[str, int]:
+        return {}
 
     @cached_property
     def table(self) -> pd.DataFrame:

@@ -89,6 +89,21 @@ def test_a_folder_is_added_recorded_and_deleted(checkpoint: Path, own_home: Path
     assert (checkpoint / "config.json").is_file()
 
 
+def popover_id(at: AppTest) -> str:
+    """Which popover the fields of a new run are in: another one is drawn closed."""
+    found = [block for block in at.get("popover") if block.proto.popover.label == "Add a run"]
+    return found[0].proto.id
+
+
+def test_the_way_to_add_a_run_closes_once_one_is_added(checkpoint: Path, tmp_path: Path):
+    at = follow_link(PAGE)
+    before = popover_id(at)
+    add(at, tmp_path / "nowhere")
+    assert errors(at) and popover_id(at) == before, "what was typed can be mended"
+    add(at, checkpoint)
+    assert popover_id(at) != before
+
+
 def errors(at: AppTest) -> list[str]:
     return [each.value.replace("\\", "") for each in at.error]
 

@@ -1,10 +1,15 @@
 """Subset ablation page: what its numbers rest on, out of the way until somebody asks."""
 
+from collections.abc import Mapping
+from functools import partial
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import streamlit as st
 
 from emo_viz.analysis.curves import OTHER_DOMAIN, RANDOM, Measured
+from emo_viz.figures.kept import beside
 from emo_viz.server import commands
 from emo_viz.ui.ablation import lines, sizes, writing
 from emo_viz.ui.ablation.controls import FIELD, NO_CURVES, about_keep
@@ -66,17 +71,24 @@ def _all_documents(study: Study, choice: Choice, found: Measured) -> str:
 
 def _table(study: Study, choice: Choice, found: Measured) -> None:
     """The points of the curve: what the picture shows, for who cannot see it."""
-    rows = found.table[found.table["method"] == choice.method]
+    make = partial(_points, found.table, choice.method, study.runs.labels)
+    shown = beside(found, ("table", choice.method, study.runs.names), make)
+    st.dataframe(shown, hide_index=True, height=180, key="subset_points")
+
+
+def _points(table: pd.DataFrame, method: str, labels: Mapping[str, str]) -> pa.Table:
+    """As the browser takes it: what pandas holds is turned into it at every drawing."""
+    rows = table[table["method"] == method]
     shown = pd.DataFrame(
         {
-            "Run": [study.runs[run].label for run in rows["model"]],
+            "Run": [labels[run] for run in rows["model"]],
             "Experts kept": rows["keep_k"],
             "Loss increase (nats a token)": rows["increase"].round(3),
             "95 % from": rows["increase_low"].round(3),
             "to": rows["increase_high"].round(3),
         }
     )
-    st.dataframe(shown, hide_index=True, height=180, key="subset_points")
+    return pa.Table.from_pandas(shown, preserve_index=False)
 
 
 def _this_document(study: Study, choice: Choice, live: Live) -> str:
@@ -95,7 +107,7 @@ def _this_document(study: Study, choice: Choice, live: Live) -> str:
 
 def _rests_on(study: Study, choice: Choice, points: pd.DataFrame, domains: int) -> str:
     """What chose the experts and what was evaluated, in words."""
-    seeds = _seeds(points)
+    seeds = beside(points, "seeds", lambda: _seeds(points))
     drawn = seeds and choice.method != RANDOM
     band = (
         f"Grey: least to greatest of {seeds} random subsets, dashed their mean. " if drawn else ""

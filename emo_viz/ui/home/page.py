@@ -91,7 +91,7 @@ def _nothing(error: library.Missing) -> None:
         "EMO Viz shows how a mixture-of-experts model routes a text, token by token, which "
         "documents share experts, and what is lost when only some of the experts stay."
     )
-    missing.empty_state(escape_markdown(error.sentence), error.command)
+    missing.empty_state(escape_markdown(error.sentence), error.command, of_runs=False)
     st.markdown("Or add a checkpoint, a model of the Hugging Face hub or a routing file:")
     st.page_link(routes.LIBRARY, label="Add a run", icon=":material/inventory_2:")
 
