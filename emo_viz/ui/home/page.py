@@ -19,7 +19,6 @@ from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.figures.comparison import Compared, by_run
 from emo_viz.figures.theme import chart_config, colour_of
 from emo_viz.server import assets, catalogue, commands, library
-from emo_viz.trace import Trace
 from emo_viz.ui.home import documents, first, look, sources, stories
 from emo_viz.ui.parts import export, freshness, unseen
 from emo_viz.ui.parts.together import in_each, less, name
