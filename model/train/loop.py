@@ -121,6 +121,7 @@ def train(
     load_every: int = 20,
     kept: Kept = NEWEST_TWO,
     recompute: Recompute = "none",
+    gather: parallel.Gather = "fp32",
 ) -> None:
     """Train to `preset.steps` (or `stop_at`), continuing from the newest checkpoint in `out`.
 
@@ -128,13 +129,14 @@ def train(
     processes train together, and `model` is sharded in place. It trains on the device it is on;
     `graph` records its steps there where that can be done. Each process takes its rows of a step in
     `accumulation` parts, one after the other, and does again for the backward pass what `recompute`
-    says instead of keeping it. Checkpoints are written beside the training and are whole when this
-    returns. Raises ValueError if the checkpoint is of another run or cannot be written, if the
-    processes cannot share the rows of a step, and (NotFinite) if numbers are no longer finite.
+    says instead of keeping it; `gather` as in `parallel.shard`. Checkpoints are written beside the
+    training and are whole when this returns. Raises ValueError if the checkpoint is of another run
+    or cannot be written, if the processes cannot share the rows of a step, and (NotFinite) if
+    numbers are no longer finite.
     """
     parallel.check_rows(preset, accumulation)
     keep_for_backward(model, preset)
-    parallel.shard(model, preset)
+    parallel.shard(model, preset, gather)
     optimizer, guard = make_optimizer(model, preset), Guard(preset)
     run = identity(preset, corpus, accumulation)
     resumed = resume(out, model, optimizer, run)
