@@ -129,10 +129,9 @@ def train(
     processes train together, and `model` is sharded in place. It trains on the device it is on;
     `graph` records its steps there where that can be done. Each process takes its rows of a step in
     `accumulation` parts, one after the other, and does again for the backward pass what `recompute`
-    says instead of keeping it; `gather` as in `parallel.shard`. Checkpoints are written beside the
-    training and are whole when this returns. Raises ValueError if the checkpoint is of another run
-    or cannot be written, if the processes cannot share the rows of a step, and (NotFinite) if
-    numbers are no longer finite.
+    says instead of keeping it. Checkpoints are written beside the training and are whole when this
+    returns. Raises ValueError if the checkpoint is of another run or cannot be written, if the
+    processes cannot share the rows of a step, and (NotFinite) if numbers are no longer finite.
     """
     parallel.check_rows(preset, accumulation)
     keep_for_backward(model, preset)
@@ -142,17 +141,14 @@ def train(
     resumed = resume(out, model, optimizer, run)
     first, last = int(resumed["step"]), min(preset.steps, stop_at or preset.steps)
     guard.load(resumed.get("guard") or {})
-    if last <= first < preset.steps:
-        parallel.tell(f"{out} stands at step {first} already; --stop-at {last} asks no more.")
+    _tell_if_done(out, first, last, preset)
     log = _open_log(out, first) if parallel.leads() else None
     writer = Writer(out, kept)
-    bar = progress(
-        range(first, last), initial=first, total=preset.steps, unit="step", disable=log is None
-    )
+    said = {"initial": first, "total": preset.steps, "unit": "step", "disable": log is None}
     training = _Training(model, optimizer, rows, preset, guard, _passes(model, accumulation, graph))
     try:
         with recomputed(model, recompute):
-            for step in bar:
+            for step in (bar := progress(range(first, last), **said)):
                 metrics, done = training.step(step), step + 1
                 if heldout and (done % evaluate_every == 0 or done == last):
                     metrics["heldout_loss"] = heldout_loss(model, heldout)
@@ -211,6 +207,11 @@ class _Training:
         reported = self.passes(*given)
         self.counts_LR = reported.counts_LR
         return reported
+
+
+def _tell_if_done(out: Path, first: int, last: int, preset: Preset) -> None:
+    if last <= first < preset.steps:
+        parallel.tell(f"{out} stands at step {first} already; --stop-at {last} asks no more.")
 
 
 def _open_log(out: Path, first_step: int) -> MetricsLog:
