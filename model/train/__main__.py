@@ -49,6 +49,7 @@ def main(
     accumulation: int | None,
     micro_rows: int | None,
     recompute: Recompute,
+    gather: parallel.Gather,
     checkpoint_every: int,
     evaluate_every: int,
     load_every: int,
@@ -71,6 +72,7 @@ def main(
         "evaluate_every": evaluate_every,
         "load_every": load_every,
         "recompute": recompute,
+        "gather": gather,
         "kept": Kept(keep, keep_at),
         "stop_at": stop_at,
     }

@@ -121,6 +121,7 @@ def train(
     load_every: int = 20,
     kept: Kept = NEWEST_TWO,
     recompute: Recompute = "none",
+    gather: parallel.Gather = "fp32",
 ) -> None:
     """Train to `preset.steps` (or `stop_at`), continuing from the newest checkpoint in `out`.
 
@@ -134,23 +135,20 @@ def train(
     """
     parallel.check_rows(preset, accumulation)
     keep_for_backward(model, preset)
-    parallel.shard(model, preset)
+    parallel.shard(model, preset, gather)
     optimizer, guard = make_optimizer(model, preset), Guard(preset)
     run = identity(preset, corpus, accumulation)
     resumed = resume(out, model, optimizer, run)
     first, last = int(resumed["step"]), min(preset.steps, stop_at or preset.steps)
     guard.load(resumed.get("guard") or {})
-    if last <= first < preset.steps:
-        parallel.tell(f"{out} stands at step {first} already; --stop-at {last} asks no more.")
+    _tell_if_done(out, first, last, preset)
     log = _open_log(out, first) if parallel.leads() else None
     writer = Writer(out, kept)
-    bar = progress(
-        range(first, last), initial=first, total=preset.steps, unit="step", disable=log is None
-    )
+    said = {"initial": first, "total": preset.steps, "unit": "step", "disable": log is None}
     training = _Training(model, optimizer, rows, preset, guard, _passes(model, accumulation, graph))
     try:
         with recomputed(model, recompute):
-            for step in bar:
+            for step in (bar := progress(range(first, last), **said)):
                 metrics, done = training.step(step), step + 1
                 if heldout and (done % evaluate_every == 0 or done == last):
                     metrics["heldout_loss"] = heldout_loss(model, heldout)
@@ -209,6 +207,11 @@ class _Training:
         reported = self.passes(*given)
         self.counts_LR = reported.counts_LR
         return reported
+
+
+def _tell_if_done(out: Path, first: int, last: int, preset: Preset) -> None:
+    if last <= first < preset.steps:
+        parallel.tell(f"{out} stands at step {first} already; --stop-at {last} asks no more.")
 
 
 def _open_log(out: Path, first_step: int) -> MetricsLog:

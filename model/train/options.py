@@ -79,6 +79,13 @@ of_the_run = _all(
         show_default=True,
         help="What is computed again for the backward pass instead of kept in memory.",
     ),
+    click.option(
+        "--gather",
+        type=click.Choice(["fp32", "bf16"]),
+        default="fp32",
+        show_default=True,
+        help="Of several processes: in which numbers weights travel to where they are used.",
+    ),
     _count("--checkpoint-every", 50, "Steps from one checkpoint to the next."),
     click.option(
         "--keep",

@@ -8,6 +8,7 @@ rounding. In a process that torchrun did not start, every function here changes 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import click
 import torch
@@ -15,13 +16,18 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 
 from model.emo.modeling import EmoForCausalLM
 from model.train.batches import Batch
 from model.train.presets import Preset
 
+Gather = Literal["fp32", "bf16"]
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
 
@@ -138,16 +144,29 @@ def check_rows(preset: Preset, parts: int) -> None:
         )
 
 
-def shard(model: EmoForCausalLM, preset: Preset) -> None:
-    """Shard the weights in place, layer by layer. Call before the optimiser is made."""
+def shard(model: EmoForCausalLM, preset: Preset, gather: Gather = "fp32") -> None:
+    """Shard the weights in place, layer by layer. Call before the optimiser is made.
+
+    gather: in which numbers weights travel to where they are used. With "bf16" half the bytes do,
+    and activations between the parts are bf16 too; routers stay in float32, gradients are summed in
+    float32, and so are the weights that the optimiser changes. Raises ValueError for bf16 in a run
+    that multiplies in float32.
+    """
+    if gather == "bf16" and not preset.bf16:
+        raise ValueError("Weights gathered in bf16 need --bf16; or gather them in fp32.")
     if world_size() == 1:
         return
     mesh = init_device_mesh(model.device.type, (world_size(),))
+    sums = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    policy = half if gather == "bf16" else sums
+    for router in model.routers() if gather == "bf16" else ():
+        fully_shard(router, mesh=mesh, mp_policy=sums)
     for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
     # The root too gives its weights back after the forward: on held-out documents no backward
     # follows that would.
-    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     for method in ("next_token_loss", "report_routing"):
         register_fsdp_forward_method(model, method)
 

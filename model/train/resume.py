@@ -12,6 +12,8 @@ from model.train import checkpoint, parallel, sharded
 from model.train.checkpoint import Damaged
 from model.train.presets import Preset
 
+GUARDS = ("guard_sigmas", "guard_norms")
+"""What a run may change as it goes on: who is stopped by a guard should not have to start anew."""
 ANOTHER = "or choose another --out."
 
 
@@ -98,8 +100,10 @@ def _check_preset(path: Path, theirs: dict[str, Any], wanted: dict[str, Any]) ->
     # What an older checkpoint does not name was as the default is.
     theirs = {f.name: f.default for f in fields(Preset) if f.default is not MISSING} | theirs
     other = [name for name in wanted if theirs.get(name) != wanted[name]]
-    if other:
-        told = "; ".join(f"{name} {theirs.get(name)}, not {wanted[name]}" for name in other)
+    told = "; ".join(f"{name} {theirs.get(name)}, not {wanted[name]}" for name in other)
+    if other and all(name in GUARDS for name in other):
+        parallel.tell(f"{path} was trained with other guards ({told}); the run goes on with these.")
+    elif other:
         raise ValueError(
             f"{path} was trained with other settings ({told}); give the same ones, {ANOTHER}"
         )

@@ -6,6 +6,7 @@ any function. Here it can name what such an index is made of, and files of its o
 
 import io
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def read_shards(state: dict[str, Any], folder: Path) -> None:
         raise Damaged(f"{folder} is damaged: its .metadata cannot be read") from error
     try:
         alone = not dist.is_initialized()
-        load(state, storage_reader=reader, planner=_Planner(), no_dist=alone)
+        with warnings.catch_warnings():  # which says that one process reads; it is meant to
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            load(state, storage_reader=reader, planner=_Planner(), no_dist=alone)
     except CheckpointException as error:
         raise Damaged(f"{folder} is damaged: its shards cannot be read") from error
 

@@ -101,3 +101,13 @@ def test_a_resumed_run_skips_as_the_whole_one(spike, tmp_path):
         for name in ("whole", "parts")
     ]
     assert told[0] == told[1] and told[0][-1][1] == 1
+
+
+def test_guards_may_be_switched_off_as_a_run_goes_on(spike, tmp_path, capsys):
+    run(tmp_path, stop_at=6)
+    run(tmp_path, preset=replace(PRESET, guard_sigmas=0.0, guard_norms=0.0))
+    assert metrics_of(tmp_path)[-1]["skipped_steps"] == 0
+    said = capsys.readouterr().err
+    assert "other guards (guard_sigmas 6.0, not 0.0; guard_norms 10.0, not 0.0); the run" in said
+    with pytest.raises(ValueError, match=r"other settings \(seed 0, not 1; guard_sigmas"):
+        run(tmp_path, preset=replace(PRESET, guard_norms=0.0, seed=1))

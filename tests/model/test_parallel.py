@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from model.emo.modeling import EmoForCausalLM
+from model.emo.router import EmoRouter
 from model.run.loading import load_model
 from model.train import checkpoint, parallel
 from model.train.__main__ import main as train_command
@@ -230,6 +231,45 @@ def poisoned(out):
 def test_both_ranks_name_the_same_part_that_is_not_finite(on_two_ranks, tmp_path):
     one, other = on_two_ranks(poisoned, tmp_path)
     assert one == other and "At step 0 " in one and "the output of layer 1, router" in one
+
+
+def gathered_in_bf16(out):
+    """Losses of a run, and in which numbers the parts of a layer computed."""
+    seen, forward = {}, EmoRouter.forward
+
+    def router(self, hidden_NH, documents=None):
+        seen["router"] = str(self.weight.dtype)
+        return forward(self, hidden_NH, documents)
+
+    with patch.object(EmoRouter, "forward", router):
+        preset = replace(PRESET, bf16=True)
+        model = new_model(preset)
+        parallel.shard(model, preset, "bf16")
+        optimizer, rows = make_optimizer(model, preset), PackedRows(stream(), preset, 0)
+        losses = []
+        for step in range(6):
+            batch = parallel.share(rows.batch(step))
+            losses.append(train_step(model, optimizer, batch, preset, step)["loss"])
+        layer = model.model.layers[0]
+        layer.unshard()
+        seen["experts"] = str(layer.mlp.experts.down_proj.dtype)
+        layer.reshard()
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    seen["shards"] = {str(p.dtype) for p in model.parameters()}
+    seen["moments"] = {str(value.dtype) for value in moments}
+    return losses, seen
+
+
+def test_weights_gathered_in_bf16_train_alike_and_are_kept_in_float32(on_two_ranks, tmp_path):
+    (losses, seen), (others, _) = on_two_ranks(gathered_in_bf16, tmp_path)
+    assert losses == others
+    preset = replace(PRESET, bf16=True)
+    run(tmp_path / "one", 6, preset)
+    assert losses == pytest.approx([m["loss"] for m in metrics_of(tmp_path / "one")], abs=0.02)
+    assert seen["router"] == "torch.float32" and seen["experts"] == "torch.bfloat16"
+    assert seen["shards"] == seen["moments"] == {"torch.float32"}
+    with pytest.raises(ValueError, match="gathered in bf16 need --bf16"):
+        parallel.shard(new_model(), EXACT, "bf16")
 
 
 def test_rows_that_two_ranks_cannot_share_evenly_are_refused(on_two_ranks, tmp_path):
