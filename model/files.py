@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -250,11 +251,17 @@ def _blaming(path: Path, written: Path) -> Iterator[None]:
         yield
     except Exception as error:
         own = isinstance(error, OSError) and str(error.filename or "").startswith(str(written))
-        # safetensors has an error of its own, with the system's number in its text.
-        full = getattr(error, "errno", None) in OUT_OF_ROOM or "(os error 28)" in str(error)
-        if own or full:
+        if own or _number(error) in OUT_OF_ROOM:
             raise _unwritable(path, error) from error
         raise
+
+
+def _number(error: Exception) -> int | None:
+    """The system's number of an error; safetensors has it in the text of an error of its own."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _unwritable(path: Path, error: Exception) -> ValueError:

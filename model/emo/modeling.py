@@ -134,6 +134,7 @@ class EmoPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["EmoDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
+    _keep_in_fp32_modules_strict = ["correction_bias"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True

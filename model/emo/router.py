@@ -4,6 +4,8 @@ Shapes: B rows, T tokens, N = B*T, D documents a row, E experts, R routed, K exp
 H hidden size.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -28,6 +30,8 @@ from model.emo.routing import (
 class EmoRouter(nn.Module):
     """Router of one layer; the row of `weight` of a lone shared expert is never used (A.1)."""
 
+    correction_bias: Tensor | None
+
     def __init__(self, config: EmoConfig, layer_idx: int) -> None:
         super().__init__()
         self.layer_idx = layer_idx
@@ -38,6 +42,20 @@ class EmoRouter(nn.Module):
         self.global_balancing = config.load_balancing_scope == "global"
         self.config = config
         self.weight = nn.Parameter(torch.empty(self.num_experts, config.hidden_size))
+        routed = self.num_experts - self.num_shared
+        self.register_buffer(
+            "correction_bias",
+            torch.zeros(routed, dtype=torch.float32) if config.correction_bias else None,
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EmoRouter":
+        """As any module, but the bias stays in float32: half precision would round its steps."""
+        bias = self.correction_bias
+        super()._apply(fn, recurse)
+        moved = self.correction_bias
+        if bias is not None and moved is not None and moved.dtype != bias.dtype:
+            self.correction_bias = bias.to(moved.device)
+        return self
 
     def forward(
         self, hidden_NH: Tensor, documents: DocumentRouting | None = None
@@ -46,7 +64,8 @@ class EmoRouter(nn.Module):
         with torch.autocast(hidden_NH.device.type, enabled=False):
             logits_NE = F.linear(hidden_NH.to(self.weight.dtype), self.weight)
         allowed = self._allowed(logits_NE, documents)
-        routed = route(logits_NE, self.num_shared, self.top_k, allowed, self.normalise)
+        rule = (self.num_shared, self.top_k, allowed, self.normalise, self.correction_bias)
+        routed = route(logits_NE, *rule)
         if documents is not None:
             self._report(documents, logits_NE, routed)
             if self.config.expert_capacity:

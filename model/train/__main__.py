@@ -26,6 +26,7 @@ from model.train.batches import PackedRows, check_ids, heldout_batches
 from model.train.checkpoint import Kept
 from model.train.loop import train
 from model.train.presets import Preset, find_preset, multiplies_bf16
+from model.train.recompute import Recompute
 from model.train.start import ANNEALED, start_from
 
 INTERRUPTED = 130
@@ -47,6 +48,7 @@ def main(
     stop_at: int | None,
     accumulation: int | None,
     micro_rows: int | None,
+    recompute: Recompute,
     checkpoint_every: int,
     evaluate_every: int,
     load_every: int,
@@ -68,6 +70,7 @@ def main(
         "checkpoint_every": checkpoint_every,
         "evaluate_every": evaluate_every,
         "load_every": load_every,
+        "recompute": recompute,
         "kept": Kept(keep, keep_at),
         "stop_at": stop_at,
     }

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from model.emo.modeling import EmoForCausalLM
+from model.emo.objectives import corrected_bias
 from model.run.inference import document_losses
 from model.train import checkpoint, finite, parallel
 from model.train.accumulation import Accumulated, split
@@ -20,6 +22,7 @@ from model.train.graph import GraphedBackward, can_record
 from model.train.guard import Guard
 from model.train.metrics import Metrics, MetricsLog
 from model.train.presets import Preset
+from model.train.recompute import Recompute, recomputed
 from model.train.resume import identity, resume
 from model.train.schedule import learning_rate
 from model.train.step import Reported, backward, keep_for_backward, training_loss
@@ -50,6 +53,7 @@ def train_step(
     step: int,
     passes: Passes = backward,
     guard: Guard | None = None,
+    parts: int = 1,
 ) -> Metrics:
     """One optimiser step on this process's rows; returns the metrics of the whole batch.
 
@@ -62,7 +66,7 @@ def train_step(
     model.train()
     reported = passes(model, optimizer, batch, preset)
     if not parallel.smallest(int(torch.isfinite(reported.grad_norm) & reported.total.isfinite())):
-        where = _first_bad(model, split(batch, getattr(passes, "parts", 1)), preset)
+        where = _first_bad(model, split(batch, parts), preset)
         raise finite.NotFinite(
             f"At step {step} a number is NaN or infinite, first in {where}; training stops and its "
             "checkpoints stay. Train with --fp32, another --seed or a lower learning_rate in the "
@@ -76,7 +80,18 @@ def train_step(
         parallel.tell(f"Step {step} changes nothing: {why}.")
     else:
         optimizer.step()
+        if preset.bias_rate:
+            _correct(model, reported.counts_LR, preset.bias_rate)
     return metrics | ({"skipped_steps": guard.skipped} if guard else {})
+
+
+def _correct(model: EmoForCausalLM, counts_LR: torch.Tensor | None, rate: float) -> None:
+    """Move every router's bias towards an even load; the counts are the same in all processes."""
+    if counts_LR is None:
+        return
+    for router, counts_R in zip(model.routers(), counts_LR, strict=True):
+        if router.correction_bias is not None:
+            router.correction_bias.copy_(corrected_bias(router.correction_bias, counts_R, rate))
 
 
 def _first_bad(model: EmoForCausalLM, parts: list[Batch], preset: Preset) -> str:
@@ -105,16 +120,17 @@ def train(
     accumulation: int = 1,
     load_every: int = 20,
     kept: Kept = NEWEST_TWO,
+    recompute: Recompute = "none",
 ) -> None:
     """Train to `preset.steps` (or `stop_at`), continuing from the newest checkpoint in `out`.
 
     corpus: digest of what is trained on, kept with the run. Inside `parallel.process_group` the
     processes train together, and `model` is sharded in place. It trains on the device it is on;
     `graph` records its steps there where that can be done. Each process takes its rows of a step in
-    `accumulation` parts, one after the other. Checkpoints are written beside the training, after
-    every so many steps and those that `kept` names, and are whole when this returns. Raises
-    ValueError if the checkpoint is of another run or cannot be written, if the processes cannot
-    share the rows of a step, and (NotFinite) if the numbers are no longer finite.
+    `accumulation` parts, one after the other, and does again for the backward pass what `recompute`
+    says instead of keeping it. Checkpoints are written beside the training and are whole when this
+    returns. Raises ValueError if the checkpoint is of another run or cannot be written, if the
+    processes cannot share the rows of a step, and (NotFinite) if numbers are no longer finite.
     """
     parallel.check_rows(preset, accumulation)
     keep_for_backward(model, preset)
@@ -124,28 +140,28 @@ def train(
     resumed = resume(out, model, optimizer, run)
     first, last = int(resumed["step"]), min(preset.steps, stop_at or preset.steps)
     guard.load(resumed.get("guard") or {})
-    if stop_at is not None and last <= first < preset.steps:
-        parallel.tell(f"{out} stands at step {first} already; --stop-at {stop_at} asks no more.")
-    passes = _Latest(_passes(model, accumulation, graph))
+    if last <= first < preset.steps:
+        parallel.tell(f"{out} stands at step {first} already; --stop-at {last} asks no more.")
     log = _open_log(out, first) if parallel.leads() else None
     writer = Writer(out, kept)
     bar = progress(
         range(first, last), initial=first, total=preset.steps, unit="step", disable=log is None
     )
+    training = _Training(model, optimizer, rows, preset, guard, _passes(model, accumulation, graph))
     try:
-        for step in bar:
-            metrics = _timed_step(model, optimizer, rows, preset, step, passes, guard)
-            done = step + 1
-            if heldout and (done % evaluate_every == 0 or done == last):
-                metrics["heldout_loss"] = heldout_loss(model, heldout)
-            bar.set_postfix(
-                loss=f"{metrics['loss']:.3f}", tok_s=f"{metrics['tokens_per_second']:.0f}"
-            )
-            _log(log, step, metrics, passes.counts_LR, step % load_every == 0 or done == last)
-            writer.check()
-            if done % checkpoint_every == 0 or done == last or done in kept.at:
-                writer.save(done, model, optimizer, run | {"guard": guard.state()})
-        writer.wait()
+        with recomputed(model, recompute):
+            for step in bar:
+                metrics, done = training.step(step), step + 1
+                if heldout and (done % evaluate_every == 0 or done == last):
+                    metrics["heldout_loss"] = heldout_loss(model, heldout)
+                bar.set_postfix(**training.shown(metrics))
+                if log is not None:
+                    load = step % load_every == 0 or done == last
+                    log.write(step, metrics, training.counts_LR if load else None)
+                writer.check()
+                if done % checkpoint_every == 0 or done == last or done in kept.at:
+                    writer.save(done, model, optimizer, run | {"guard": guard.state()})
+            writer.wait()
     finally:
         if log is not None:
             log.close()
@@ -158,15 +174,38 @@ def _passes(model: EmoForCausalLM, accumulation: int, graph: bool) -> Passes:
     return GraphedBackward() if graph and can_record(model) else backward
 
 
-class _Latest:
-    """Passes that remember what the latest of them reported of the experts' load."""
+@dataclass
+class _Training:
+    """A run in progress, and the slots that every routed expert got in its latest step [L, R]."""
 
-    def __init__(self, passes: Passes) -> None:
-        self.passes = passes
-        self.parts = getattr(passes, "parts", 1)
-        self.counts_LR: torch.Tensor | None = None
+    model: EmoForCausalLM
+    optimizer: torch.optim.Optimizer
+    rows: PackedRows
+    preset: Preset
+    guard: Guard
+    passes: Passes
+    counts_LR: torch.Tensor | None = None
 
-    def __call__(self, *given: Any) -> Reported:
+    @property
+    def parts(self) -> int:
+        """In how many parts a step is taken."""
+        return self.passes.parts if isinstance(self.passes, Accumulated) else 1
+
+    def step(self, step: int) -> Metrics:
+        """One step of the run: `train_step`, and how fast it was."""
+        started = time.perf_counter()
+        batch = parallel.share(self.rows.batch(step))
+        made = (self.model, self.optimizer, batch, self.preset, step)
+        metrics = train_step(*made, passes=self._noting, parts=self.parts, guard=self.guard)
+        seconds = time.perf_counter() - started
+        return metrics | {"tokens_per_second": self.preset.tokens_per_step / seconds}
+
+    def shown(self, metrics: Metrics) -> dict[str, str]:
+        """What the progress bar says of a step."""
+        shown = {"loss": f"{metrics['loss']:.3f}"}
+        return shown | {"tok_s": f"{metrics['tokens_per_second']:.0f}"}
+
+    def _noting(self, *given: Any) -> Reported:
         reported = self.passes(*given)
         self.counts_LR = reported.counts_LR
         return reported
@@ -176,34 +215,6 @@ def _open_log(out: Path, first_step: int) -> MetricsLog:
     out.mkdir(parents=True, exist_ok=True)
     checkpoint.tidy(out)
     return MetricsLog(out, first_step)
-
-
-def _log(
-    log: MetricsLog | None,
-    step: int,
-    metrics: Metrics,
-    counts_LR: torch.Tensor | None,
-    load: bool,
-) -> None:
-    if log is not None:
-        log.write(step, metrics)
-        if load and counts_LR is not None:
-            log.write_load(step, counts_LR)
-
-
-def _timed_step(
-    model: EmoForCausalLM,
-    optimizer: torch.optim.Optimizer,
-    rows: PackedRows,
-    preset: Preset,
-    step: int,
-    passes: Passes,
-    guard: Guard,
-) -> Metrics:
-    started = time.perf_counter()
-    batch = parallel.share(rows.batch(step))
-    metrics = train_step(model, optimizer, batch, preset, step, passes=passes, guard=guard)
-    return metrics | {"tokens_per_second": preset.tokens_per_step / (time.perf_counter() - started)}
 
 
 def heldout_loss(model: EmoForCausalLM, documents: list[np.ndarray]) -> float:

@@ -41,14 +41,13 @@ class MetricsLog:
         self.load = Lines(folder / LOAD_FILE, first_step)
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
 
-    def write(self, step: int, metrics: Metrics) -> None:
-        """Append the metrics of one step."""
+    def write(self, step: int, metrics: Metrics, counts_LR: Tensor | None = None) -> None:
+        """Append the metrics of one step and, where counts are given, each expert's share."""
         self.metrics.append(step, metrics)
         for name, value in metrics.items():
             self.board.add_scalar(name, value, step)
-
-    def write_load(self, step: int, counts_LR: Tensor) -> None:
-        """Append the share of each expert in each layer's slots."""
+        if counts_LR is None:
+            return
         shares_LR = (counts_LR / counts_LR.sum(1, keepdim=True)).tolist()
         load = [[round(share, DIGITS) for share in layer] for layer in shares_LR]
         self.load.append(step, {"load": load})

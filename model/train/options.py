@@ -72,6 +72,13 @@ of_the_run = _all(
     click.option(
         "--micro-rows", type=AT_LEAST_1, default=None, help="Rows of such a part, instead."
     ),
+    click.option(
+        "--recompute",
+        type=click.Choice(["none", "experts", "layers"]),
+        default="none",
+        show_default=True,
+        help="What is computed again for the backward pass instead of kept in memory.",
+    ),
     _count("--checkpoint-every", 50, "Steps from one checkpoint to the next."),
     click.option(
         "--keep",
@@ -129,6 +136,12 @@ of_the_preset = _all(
         default=None,
         help="Of a step in parts: experts are balanced over all of it (one more forward pass), or "
         "over every part, as in the released code.",
+    ),
+    click.option(
+        "--bias-rate",
+        type=click.FloatRange(min=0, min_open=True),
+        default=None,
+        help="Of the objectives without a balancing loss: how far a bias moves in a step.",
     ),
     click.option(
         "--guards/--no-guards",

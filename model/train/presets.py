@@ -58,6 +58,7 @@ class Preset:
     norm_topk_prob: bool = False
     merged_experts: int = 1  # of so many experts one is made, as wide as they together
     dense_every_second: bool = False  # layers, from the first: an MLP as wide as what a token uses
+    bias_rate: float = 0.0  # a step, of the bias that evens the load in place of a loss; 0: none
     expert_capacity: float = 0.0  # times an even share of the slots; 0: no limit
     rope_theta: float = EmoConfig.default_theta
     schedule: Literal["cosine", "linear", "wsd"] = "cosine"  # of the rate after the warm-up
@@ -100,6 +101,7 @@ class Preset:
             expert_overlap_coef=self.overlap_coef,
             lost_information_coef=self.lost_information_coef,
             expert_capacity=self.expert_capacity,
+            correction_bias=self.bias_rate > 0,
             norm_topk_prob=self.norm_topk_prob,
             rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
             eos_token_id=eos_token_id,

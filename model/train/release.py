@@ -96,7 +96,11 @@ def check_out(out: Path) -> None:
 
 
 def _round_weights(path: Path, mantissa_bits: int) -> None:
-    weights = {name: rounded(weight, mantissa_bits) for name, weight in load_file(path).items()}
+    # Not the biases of the choice: few numbers, and steps of a thousandth would be lost.
+    weights = {
+        name: weight if name.endswith("correction_bias") else rounded(weight, mantissa_bits)
+        for name, weight in load_file(path).items()
+    }
     save_file(weights, path, metadata={"format": "pt"})
 
 

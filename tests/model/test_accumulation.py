@@ -106,7 +106,7 @@ def test_a_part_that_is_not_finite_is_named():
         model.model.layers[1].mlp.gate.weight[:] = float("nan")
     batch, optimizer = PackedRows(stream(), EXACT, EOS).batch(0), make_optimizer(model, EXACT)
     with pytest.raises(ValueError, match="first in the output of layer 1, router"):
-        train_step(model, optimizer, batch, EXACT, 0, Accumulated(2))
+        train_step(model, optimizer, batch, EXACT, 0, Accumulated(2), parts=2)
 
 
 def test_the_load_of_every_expert_is_written_and_resumed(tmp_path):

@@ -26,6 +26,7 @@ from model.train.finite import NotFinite
 from model.train.loop import make_optimizer, train_step
 from tests.model.helpers import tiny_ids, tiny_model
 from tests.model.test_train import PRESET, metrics_of, new_model, run, stream
+from tests.model.test_train_resume import no_file_above
 
 # A guard against a hang and no judgement: processes start slowly on a busy machine.
 pytestmark = pytest.mark.timeout(1200)
@@ -186,6 +187,29 @@ def test_a_damaged_shard_is_seen_by_both_ranks_and_the_checkpoint_before_is_take
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
     folders = sorted(path.name for path in (tmp_path / "parts").glob("*-*"))
     assert folders == ["damaged-step-8", "step-12", "step-8"]
+
+
+def on_a_full_disk(out):
+    """The sentence in which training ends when no file may grow above 100 kB."""
+    with no_file_above(100_000):
+        try:
+            run(out)
+        except ValueError as error:
+            return str(error)
+
+
+def test_two_ranks_that_cannot_write_leave_the_last_checkpoint(on_two_ranks, tmp_path):
+    on_two_ranks(run_quietly, tmp_path, 4)
+    told = on_two_ranks(on_a_full_disk, tmp_path)
+    assert all("step-8 cannot be written by all processes; make room" in each for each in told)
+    left = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert left == ["step-4", "tensorboard"]
+    on_two_ranks(run_quietly, tmp_path, 5)
+    assert checkpoint.latest(tmp_path).name == "step-5"
+
+
+def run_quietly(*args):
+    run(*args)
 
 
 def poisoned(out):
