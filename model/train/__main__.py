@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from model.cli import Command
+from model.data.mixture import in_words, read_mixture
 from model.data.shards import TokenShard, corpus_digest
 from model.data.tokenizer import load_tokenizer, vocabulary_size
 from model.emo.modeling import EmoForCausalLM
@@ -47,6 +48,12 @@ INTERRUPTED = 130
     "--own-rows/--packed",
     default=None,
     help="Long documents share their rows with no other; or rows are cut wherever documents end.",
+)
+@click.option(
+    "--mixture",
+    default=None,
+    help="How often rows of a domain are taken: news=2,recipes=1, or a .toml or .json file of the "
+    "like. Other domains are left out.",
 )
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), default=None)
 @click.option(
@@ -89,6 +96,7 @@ def main(
     steps: int | None,
     rows: int | None,
     own_rows: bool | None,
+    mixture: str | None,
     seed: int | None,
     save: Literal["xh", "x"] | None,
     device: str,
@@ -105,6 +113,7 @@ def main(
     bf16 = multiplies_bf16(place) if bf16 is None else bf16
     out = out or Path("runs") / f"{name}-{objective}"
     changes: dict[str, Any] = {"steps": steps, "rows": rows, "own_rows": own_rows, "seed": seed}
+    changes["mixture"] = in_words(read_mixture(mixture)) if mixture is not None else None
     changes |= {"bf16": bf16, "save": save, "learning_rate": learning_rate}
     changes |= ANNEALED if anneal else {}
     preset = find_preset(name, objective, **changes)
@@ -141,8 +150,11 @@ def _run(
     tokenizer = load_tokenizer(corpus / "tokenizer")
     preset = preset.for_vocabulary(vocabulary_size(tokenizer))
     check_ids(heldout.tokens, preset.vocab_size)
-    batches = PackedRows(shard.tokens, preset, tokenizer.eos_token_id)
+    domains = shard.index["domain"].astype(str).tolist()
+    batches = PackedRows(shard.tokens, preset, tokenizer.eos_token_id, domains)
     _check_out(out)
+    for sentence in batches.told():
+        parallel.tell(sentence)
     if preset.steps < preset.warmup_steps:
         parallel.tell(
             f"The warm-up takes {preset.warmup_steps:,} steps and the run {preset.steps:,}: its "
