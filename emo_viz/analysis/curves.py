@@ -15,7 +15,7 @@ two of them is paired.
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,6 +106,13 @@ class Curves:
         by_run = {name: self.info[name] | kept.info[name] for name in BY_RUN}
         rows = pd.concat([each.rows.astype(TEXTS) for each in (self, kept)], ignore_index=True)
         return Curves(rows.astype(dict.fromkeys(TEXTS, "category")), self.info | by_run)
+
+    def of_documents(self, ids: Collection[str]) -> "Curves":
+        """The curves over these documents alone. Raises ValueError if none of them was measured."""
+        rows = self.rows[self.rows["document"].astype(str).isin(ids)]
+        if rows.empty:
+            raise ValueError("The curves were measured on none of these documents.")
+        return Curves(rows, self.info)
 
     def of_domain(self, domain: str | None) -> pd.DataFrame:
         """The rows of one domain, or of all domains for None."""

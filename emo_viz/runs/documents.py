@@ -1,13 +1,19 @@
 """Choosing the documents that the app comes with, out of a corpus' held-out split, to files."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
+from emo_viz.analysis.unseen import BELOW, in_words
 from emo_viz.trace.selection import COLUMNS, MIN_TOKENS, RIGHTS, Selection, choose_documents
 from model.files import check_new_file, new_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FILES = ("documents.parquet", "calibration.parquet", "ATTRIBUTION.md")
 CORPUS_COLUMNS = [name for name in COLUMNS if name != "cut_tokens"] + ["rights", "split"]
@@ -58,9 +64,10 @@ def choose(
 
     for name in FILES:
         check_new_file(out / name)
+    tokenizer = load_tokenizer(corpus / "tokenizer")
     selection = choose_documents(
         _read_corpus(corpus),
-        load_tokenizer(corpus / "tokenizer"),
+        tokenizer,
         evaluation=per_domain,
         calibration=calibration_per_domain,
         max_tokens=MAX_TOKENS,
@@ -68,6 +75,7 @@ def choose(
         rights=rights,
     )
     _check_enough(selection)
+    selection = _with_seen(selection, corpus, tokenizer)
     return Chosen(selection, out, _write(selection, out, max_megabytes))
 
 
@@ -82,6 +90,25 @@ def _read_corpus(corpus: Path) -> pd.DataFrame:
         raise ValueError(
             f"{path} cannot be read or lacks columns; run python -m model.data build again."
         ) from error
+
+
+def _with_seen(
+    selection: Selection, corpus: Path, tokenizer: "PreTrainedTokenizerBase"
+) -> Selection:
+    """The evaluation documents with `seen`: of the texts as they are shown, not as the corpus has
+    them. Without it where the corpus lacks its tokens."""
+    from model.data.heldout import seen_shares
+    from model.data.shards import TokenShard
+    from model.run.inference import encode
+
+    try:
+        train = TokenShard.open(corpus, "train").tokens
+    except ValueError:
+        return selection
+    texts = selection.evaluation["text"].astype(str)
+    tokens = [np.array(encode(tokenizer, text, MAX_TOKENS).token_ids) for text in texts]
+    seen = selection.evaluation.assign(seen=seen_shares(train, tokens))
+    return replace(selection, evaluation=seen)
 
 
 def _check_enough(selection: Selection) -> None:
@@ -123,6 +150,12 @@ def _summary(selection: Selection, out: Path, size: int) -> Iterator[str]:
         yield f"Left out:{_without_rights(selection).removeprefix(' but')}."
     if selection.too_short:
         yield f"Left out, under {MIN_TOKENS} tokens: {selection.too_short:,} documents."
+    if "seen" in rows[0]:
+        seen = rows[0]["seen"]
+        yield (
+            f"Training has seen under {in_words(BELOW)} of {int((seen < BELOW).sum()):,} documents "
+            f"and over half of {int((seen > 0.5).sum()):,}, by their sequences of 20 tokens."
+        )
     cut = [int(count) for table in rows for count in table["cut_tokens"] if count]
     if cut:
         yield f"Cut to {MAX_TOKENS - 1} tokens: {len(cut):,} documents, by {sum(cut):,} in all."

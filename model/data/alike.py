@@ -15,16 +15,31 @@ from numpy.typing import NDArray
 WORDS = 5
 HASHES = 128
 SEED = 1
-FACTOR = np.uint64(0x9E3779B97F4A7C15)
+FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd: every token keeps its say in the hash
 
 
 def sequence_hashes(tokens: NDArray[Any], length: int) -> NDArray[np.uint64]:
-    """A hash of every sequence of `length` tokens: uint64 [len - length + 1]."""
+    """A hash of every sequence of `length` tokens: uint64 [len - length + 1].
+
+    A polynomial in FACTOR, modulo 2**64; those of long sequences are made of those of short ones.
+    """
     count = max(0, len(tokens) - length + 1)
-    total = np.zeros(count, np.uint64)
-    for place in range(length):
-        total = total * FACTOR + tokens[place : place + count].astype(np.uint64) + np.uint64(1)
-    return total
+    power, span = tokens.astype(np.uint64) + np.uint64(1), 1  # of sequences of `span` tokens
+    total, done = np.zeros(len(tokens), np.uint64), 0  # of the first `done` tokens of each
+    while done < length:
+        if length & span:
+            total = _joined(total, power, done, span) if done else power
+            done += span
+        power, span = _joined(power, power, span, span), 2 * span
+    return total[:count]
+
+
+def _joined(
+    first: NDArray[np.uint64], second: NDArray[np.uint64], at: int, span: int
+) -> NDArray[np.uint64]:
+    """Hashes of sequences followed, `at` tokens on, by sequences of `span` tokens."""
+    count = max(0, len(second) - at)
+    return first[:count] * np.uint64(pow(int(FACTOR), span, 2**64)) + second[at:]
 
 
 def signature(tokens: NDArray[Any]) -> NDArray[np.uint32]:

@@ -13,7 +13,8 @@ from emo_viz.analysis.widths import in_words
 from emo_viz.figures.ablation import Measure
 from emo_viz.server import assets
 from emo_viz.ui.ablation import grid
-from emo_viz.ui.ablation.page import ALL_DOMAINS, OWN, WORTH, WORTH_HERE, Choice, Study
+from emo_viz.ui.ablation.page import ALL_DOMAINS, BY_WORTH, OWN, WORTH, WORTH_HERE, Choice, Study
+from emo_viz.ui.parts import unseen
 from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, routes
@@ -50,7 +51,7 @@ def controls(study: Study) -> Choice:
     domains = [ALL_DOMAINS, *study.domains]
     keep_k = _keep_k(study)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        domain = links.select(st, "Domain", domains, DOMAIN, on_change=_forget_token, width=180)
+        domain = links.select(st, "Domain", domains, DOMAIN, on_change=_forget_token, width=170)
         method = links.select(
             st,
             "Experts chosen by",
@@ -63,11 +64,21 @@ def controls(study: Study) -> Choice:
         chosen = None if domain == ALL_DOMAINS else domain
         document = _choose_document(study, chosen)
         links.choice(st, "Curve of", list(MEASURES), VIEW, what="curve")
+        only_new = _offer_new(study, chosen, method)
     text = _own_text() if document == OWN else None
     if document == OWN and text is None:
         st.stop()
     switched = links.value(routes.SUBSET_SWITCHED, grid.kind_of(study), ())
-    return Choice(chosen, method, keep_k, document, text or "", switched)
+    return Choice(chosen, method, keep_k, document, text or "", switched, only_new)
+
+
+def _offer_new(study: Study, domain: str | None, method: str) -> bool:
+    """Whether the curves are to be of new documents alone, where there are curves."""
+    if study.curves is None or method in BY_WORTH:
+        return False
+    documents = study.documents
+    own = documents if domain is None else documents[documents["domain"] == domain]
+    return unseen.offer(st, own, routes.SUBSET_SEEN)
 
 
 def measure() -> Measure:

@@ -31,7 +31,8 @@ def offer(study: Study, choice: Choice, found: Measured | None, live: Live) -> N
         study.runs,
         charts={"Curve": slider.KEY},
         tables=tables,
-        shown=f"{choice.domain or 'all domains'}, {choice.method}, keep-k {_number(choice)}; "
+        shown=f"{choice.domain or 'all domains'}, {choice.method}, keep-k {_number(choice)}"
+        f"{', new documents' * choice.only_new}; "
         f"losses of document {choice.document}",
     )
     with st.popover("Subset and checkpoint", icon=":material/content_cut:", key="subset_export"):

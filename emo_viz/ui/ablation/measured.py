@@ -10,6 +10,7 @@ from emo_viz.ui.ablation import lines, sizes, writing
 from emo_viz.ui.ablation.controls import FIELD, NO_CURVES, about_keep
 from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import BY_WORTH, METHOD_WORDS, WORTH_HERE, Choice, Study
+from emo_viz.ui.parts import unseen
 from emo_viz.ui.parts.reading import absent_of, say_absent
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import routes, slots
@@ -58,8 +59,8 @@ def _all_documents(study: Study, choice: Choice, found: Measured) -> str:
             f"documents: {increases}."
         )
     return (
-        f"**All documents.** {lost} With all experts, in nats a token: {losses}. "
-        f"{_rests_on(study, choice, found.table)}"
+        f"**{lines.whose(choice)} documents.** {lost} With all experts, in nats a token: {losses}. "
+        f"{_rests_on(study, choice, found.table, len(found.cells.tokens))}"
     )
 
 
@@ -92,14 +93,16 @@ def _this_document(study: Study, choice: Choice, live: Live) -> str:
     )
 
 
-def _rests_on(study: Study, choice: Choice, points: pd.DataFrame) -> str:
+def _rests_on(study: Study, choice: Choice, points: pd.DataFrame, domains: int) -> str:
     """What chose the experts and what was evaluated, in words."""
     seeds = _seeds(points)
     drawn = seeds and choice.method != RANDOM
     band = (
         f"Grey: least to greatest of {seeds} random subsets, dashed their mean. " if drawn else ""
     )
-    mean = "" if choice.domain else f"Mean over {count(len(study.domains), 'domain')}. "
+    new = unseen.in_a_sentence(choice.only_new).rstrip(", ")
+    told = f"{new[:1].upper()}{new[1:]}. " if new else ""
+    mean = told + ("" if choice.domain else f"Mean over {count(domains, 'domain')}. ")
     return (
         f"{_chosen_on(study, choice, seeds)} {mean}Coloured band: 95 % interval, bootstrap over "
         f"the held-out documents. {band}Dotted, open marks: the document shown."

@@ -27,7 +27,7 @@ from emo_viz.server import assets, commands, library, measurements
 from emo_viz.server.jobs import Job
 from emo_viz.server.library import Models
 from emo_viz.ui.ablation.by_hand import Switches
-from emo_viz.ui.parts import freshness, measuring, together
+from emo_viz.ui.parts import freshness, measuring, together, unseen
 from emo_viz.ui.shell import missing, routes
 from emo_viz.ui.shell.words import escape_markdown
 
@@ -138,7 +138,8 @@ class Study:
 @dataclass(frozen=True)
 class Choice:
     """What the visitor looks at; domain None means all. `document` is an id, or OWN with `text`.
-    switched: single experts, by hand."""
+    switched: single experts, by hand. only_new: the curves are of documents that training has
+    hardly seen."""
 
     domain: str | None
     method: str
@@ -146,6 +147,7 @@ class Choice:
     document: str
     text: str = ""
     switched: Switches = ()
+    only_new: bool = False
 
     @property
     def is_own(self) -> bool:
@@ -258,16 +260,24 @@ def measured(study: Study, choice: Choice) -> Measured | None:
     if job is not None and isinstance(job.result, Measured):
         return job.result
     key = _key(assets.curves_paths(study.runs.ids))
-    return _measured(study.curves, key, study.runs.ids, choice.domain)
+    if choice.only_new:
+        key += assets.content(assets.documents_path())
+    return _measured(study, key, study.runs.ids, choice.domain, choice.only_new)
 
 
 @st.cache_resource(max_entries=64, show_spinner="Averaging the curves …")
-def _measured(_curves: Curves, key: str, runs: tuple[str, ...], domain: str | None) -> Measured:
-    return Measured.of(_curves.of_domain(domain))
+def _measured(
+    _study: Study, key: str, runs: tuple[str, ...], domain: str | None, only_new: bool
+) -> Measured:
+    assert _study.curves is not None, "the caller has looked"
+    curves = unseen.restricted(_study.curves, _study.documents, only_new)
+    return Measured.of(curves.of_domain(domain))
 
 
 def fine_job(study: Study, choice: Choice) -> Job | None:
     """The finer measurement of the chosen domain and method, if anybody has asked for it."""
     if choice.domain is None or study.curves is None or choice.method in BY_WORTH:
+        return None
+    if choice.only_new:  # it is of all documents
         return None
     return measurements.find_points(study.models, choice.domain, choice.method)

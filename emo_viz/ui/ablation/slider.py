@@ -73,6 +73,7 @@ def draw(
             "said": {str(stop): _said(study, choice, found, stop) for stop in stops},
             "facts": {str(stop): rows for stop, rows in sizes.facts(study, stops).items()},
             "position": choice.keep_k,
+            "of": f"{lines.whose(choice).lower()} documents",
             "heard": heard(KEY),
         },
         on_moved_change=lambda: _moved(study),

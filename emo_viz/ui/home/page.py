@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,19 +10,17 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from emo_viz.analysis import curves, tokens
+from emo_viz.analysis import curves
 from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.glance import KEEP_K, Glances
-from emo_viz.analysis.origins import Origins, of_trace
-from emo_viz.analysis.routing import Coverage, coverage
+from emo_viz.analysis.routing import Coverage
 from emo_viz.analysis.runs import BUNDLED, Comparison, Run
 from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.figures.comparison import Compared, by_run
 from emo_viz.figures.theme import chart_config, colour_of
 from emo_viz.server import assets, catalogue, commands, library
-from emo_viz.trace import Trace
-from emo_viz.ui.home import first, look, stories
-from emo_viz.ui.parts import export, freshness
+from emo_viz.ui.home import first, look, sources, stories
+from emo_viz.ui.parts import export, freshness, unseen
 from emo_viz.ui.parts.together import in_each, less, name
 from emo_viz.ui.shell import missing, routes, slots
 from emo_viz.ui.shell.words import compact, count, escape_markdown
@@ -45,14 +42,16 @@ class Finding:
 class Card:
     """A question, where its answer comes from, and the page that goes deeper.
 
-    command: the commands that make what is missing, for these runs.
+    find: of these runs; over new documents alone, if `ask` says so. command: the commands that make
+    what is missing, for these runs.
     """
 
     question: str
-    find: Callable[[Comparison], Finding]
+    find: Callable[[Comparison, bool], Finding]
     command: Callable[[Sequence[str]], str]
     page: str
     link: str
+    ask: Callable[[], bool] = lambda: False
 
 
 def show() -> None:
@@ -181,8 +180,11 @@ def _draw(card: Card, runs: Comparison, key: str) -> Finding | None:
     """Draw one card; its finding, or None where that is not known."""
     finding = None
     st.markdown(f"**{card.question}**")
+    above, control = st.container(), st.container()
     try:
-        finding = card.find(runs)
+        with control:
+            only_new = card.ask()
+        finding = card.find(runs, only_new)
     except (freshness.Stale, library.Missing, ValueError) as error:
         if isinstance(error, freshness.Stale):
             st.markdown(f":material/history: {error}")
@@ -190,13 +192,13 @@ def _draw(card: Card, runs: Comparison, key: str) -> Finding | None:
             st.markdown(escape_markdown(str(error)))
         missing.mend(card.command(runs.ids))
     else:
-        st.plotly_chart(
+        above.plotly_chart(
             chart(runs, finding),
             config=chart_config(finding.title),
             key=key,
             alt=finding.sentence,
         )
-        st.markdown(finding.sentence)  # below: charts line up whatever the sentences' lengths
+        above.markdown(finding.sentence)  # below: charts line up whatever the sentences' lengths
     way = slots.params()
     st.page_link(card.page, label=card.link, icon=":material/arrow_forward:", query_params=way)
     return finding
@@ -218,8 +220,8 @@ def _price(runs: Comparison) -> None:
         st.markdown(_full_models(runs))
 
 
-def _robustness(runs: Comparison) -> Finding:
-    measured, experts = _curves(runs)
+def _robustness(runs: Comparison, only_new: bool) -> Finding:
+    measured, experts = sources.curves(runs, only_new)
     keep = _keep(measured, experts, runs)
     kept = {
         run: _percent(_kept(measured.increase(run, curves.ROUTER_PROBABILITY, k)))
@@ -238,8 +240,9 @@ def _robustness(runs: Comparison) -> Finding:
         f"Likelihood kept with {keep[first]} experts" if even else "Likelihood kept by a subset",
         f"With {with_k if even else 'some of the experts'}, the likelihood kept a token is "
         f"{in_each(runs, said)}. "
-        f"{count(measured.documents, 'held-out document')}, {count(measured.tokens, 'token')}, "
-        f"{count(len(measured.cells.tokens), 'domain')}.",
+        f"{count(measured.documents, 'held-out document')} of "
+        f"{count(len(measured.cells.tokens), 'domain')}, {unseen.in_a_sentence(only_new)}"
+        f"{count(measured.tokens, 'token')}.",
         Compared(
             kept,
             "% of the likelihood a token",
@@ -266,7 +269,7 @@ def _keep(
 
 def _full_models(runs: Comparison) -> str:
     """What each model loses with all its experts: kept shares are shares of this."""
-    measured, experts = _curves(runs)
+    measured, experts = sources.curves(runs, sources.only_new())
     losses = in_each(runs, lambda run: f"**{measured.full_loss(run).mean:.3f}**")
     counts = {experts[run] for run in runs.ids}
     of_all = f"all {in_words(counts.pop())} experts" if len(counts) == 1 else "all experts"
@@ -279,9 +282,9 @@ def _full_models(runs: Comparison) -> str:
     return f"{said}; {less(runs)}: **{gap.mean:+.3f}** {_span(gap, '{:+.3f}')}."
 
 
-def _modularity(runs: Comparison) -> Finding:
-    paths = tuple(_existing(assets.token_clusters_path(run)) for run in runs.ids)
-    found = _tokens_headline(paths, assets.content(*paths))
+def _modularity(runs: Comparison, _only_new: bool) -> Finding:
+    paths = tuple(sources.existing(assets.token_clusters_path(run)) for run in runs.ids)
+    found = sources.tokens_headline(paths, assets.content(*paths))
     freshness.check("The token clusters", found.origins)
     own = dict(zip(runs.ids, found.runs.values(), strict=True))
     shared = in_each(runs, lambda run: f"**{own[run].domain.mean:.2f}** {_span(own[run].domain)}")
@@ -304,8 +307,8 @@ def _modularity(runs: Comparison) -> Finding:
     )
 
 
-def _spread(runs: Comparison) -> Finding:
-    found = {run.id: _coverage(run) for run in runs}
+def _spread(runs: Comparison, _only_new: bool) -> Finding:
+    found = {run.id: sources.coverage(run) for run in runs}
     first = found[runs.first.id]
     even = len({each.routed for each in found.values()}) == 1
 
@@ -362,6 +365,7 @@ CARDS = (
         commands.curves,
         routes.ABLATION,
         "Choose a subset of the experts",
+        sources.offer_new,
     ),
 )
 
@@ -438,48 +442,6 @@ def _bundled_tokens(runs: Comparison) -> str:
     except library.Missing:
         return ""
     return f", {count(tokens, 'token')}"
-
-
-def _curves(runs: Comparison) -> tuple[curves.Measured, dict[str, tuple[int, ...]]]:
-    """The curves of the runs, and the experts of every layer of each."""
-    paths = tuple(map(_existing, assets.curves_paths(runs.ids)))
-    key = assets.content(*paths, *(path.with_suffix(".json") for path in paths))
-    measured, experts, origins = _read_curves(paths, key, runs.ids)
-    freshness.check("The curves", origins)
-    return measured, experts
-
-
-@st.cache_resource(max_entries=4, show_spinner="Reading the curves …")
-def _read_curves(
-    paths: tuple[Path, ...], key: str, runs: tuple[str, ...]
-) -> tuple[curves.Measured, dict[str, tuple[int, ...]], Origins]:
-    """The curves of all domains, the experts of every layer, and what they are of."""
-    read = curves.read_together(paths).of_runs(runs)
-    experts = {run: read.experts(run) for run in runs}
-    return curves.Measured.of(read.rows), experts, read.origins
-
-
-def _coverage(run: Run) -> Coverage:
-    trace, key = library.trace(run.id), library.trace_key(run.id)
-    found, origins = _read_trace(run.id, key, trace)
-    freshness.check(f"The traces of {run.label}", origins)
-    return found
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _read_trace(run: str, key: str, _trace: Trace) -> tuple[Coverage, Origins]:
-    return coverage(_trace), of_trace(_trace, run)
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _tokens_headline(paths: tuple[Path, ...], key: str) -> tokens.Headline:
-    return tokens.headline(*paths)
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise ValueError(f"Not measured yet: {path.name} is not there.")
-    return path
 
 
 def _kept(increase: Interval) -> Interval:

@@ -39,6 +39,7 @@ CLUSTER_READER, CLUSTER_READER_LAYER = "cluster_reader", "cluster_reader_layer"
 SUBSET_DOMAIN, SUBSET_METHOD, SUBSET_KEEP = "subset_domain", "subset_method", "k"
 SUBSET_DOCUMENT, SUBSET_TEXT = "subset_document", "subset_text"
 SUBSET_TOKEN, SUBSET_VIEW = "subset_token", "subset_view"
+HOME_SEEN, SUBSET_SEEN = "home_seen", "subset_seen"  # of all held-out documents, or the new ones
 SUBSET_SWITCHED = "subset_switched"  # single experts: a2x17.b0o3, run, layer, out or on, expert
 
 KERNEL_ARCH, KERNEL_SIZE = "kernel_arch", "kernel_size"
