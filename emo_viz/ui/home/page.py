@@ -295,7 +295,7 @@ def _modularity(runs: Comparison, _only_new: bool) -> Finding:
     first = own[runs.first.id]
     said = (
         "All documents are of one domain, so whether clusters follow domains cannot be told. "
-        if library.documents()["domain"].nunique() == 1
+        if _of_one_domain()
         else f"{first.clusters} clusters of tokens by routing agree with the domain (NMI) by "
         f"{shared}{gap}. "
     )
@@ -309,6 +309,13 @@ def _modularity(runs: Comparison, _only_new: bool) -> Finding:
             "shuffled domains",
         ),
     )
+
+
+def _of_one_domain() -> bool:
+    try:
+        return library.documents()["domain"].nunique() == 1
+    except library.Missing:
+        return False
 
 
 def _spread(runs: Comparison, _only_new: bool) -> Finding:
