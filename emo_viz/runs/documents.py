@@ -64,9 +64,9 @@ def choose(
 
     for name in FILES:
         check_new_file(out / name)
-    tokenizer = load_tokenizer(corpus / "tokenizer")
+    documents, tokenizer = _read_corpus(corpus), load_tokenizer(corpus / "tokenizer")
     selection = choose_documents(
-        _read_corpus(corpus),
+        documents,
         tokenizer,
         evaluation=per_domain,
         calibration=calibration_per_domain,

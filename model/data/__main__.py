@@ -101,7 +101,7 @@ def build(
         say(f"Stopped; the same command goes on with {out}.", err=True)
         raise SystemExit(INTERRUPTED) from None
     say(
-        f"{out}: {manifest['documents']:,} documents of {len(manifest['domains'])} domains, "
+        f"{out}: {manifest['documents']:,} documents of {_domains(len(manifest['domains']))}, "
         f"{manifest['splits']['train']['tokens']:,} tokens to train on and "
         f"{manifest['splits']['heldout']['tokens']:,} held out, "
         f"{manifest['tokenizer']['vocab_size']:,} different ones."
@@ -110,6 +110,10 @@ def build(
         say(f"Left out: {lost}.")
     if documents is not None:
         say(f"Next: {next_command(out)}")
+
+
+def _domains(number: int) -> str:
+    return f"{number} domain{'s' * (number != 1)}"
 
 
 if __name__ == "__main__":

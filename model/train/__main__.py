@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from model.cli import Command
+from model.data.mixture import in_words, read_mixture
 from model.data.shards import TokenShard, corpus_digest
 from model.data.tokenizer import load_tokenizer, vocabulary_size
 from model.emo.modeling import EmoForCausalLM
@@ -64,6 +65,8 @@ def main(
     place = parallel.own_device(device)
     bf16 = multiplies_bf16(place) if bf16 is None else bf16
     out = out or Path("runs") / f"{name}-{objective}"
+    if changes["mixture"] is not None:
+        changes["mixture"] = in_words(read_mixture(changes["mixture"]))
     changes |= {} if guards else {"guard_sigmas": 0.0, "guard_norms": 0.0}
     changes |= ANNEALED if anneal else {}
     preset = find_preset(name, objective, bf16=bf16, **changes)
@@ -129,8 +132,11 @@ def _run(
     tokenizer = load_tokenizer(corpus / "tokenizer")
     preset = preset.for_vocabulary(vocabulary_size(tokenizer))
     check_ids(heldout.tokens, preset.vocab_size)
-    batches = PackedRows(shard.tokens, preset, tokenizer.eos_token_id)
+    domains = shard.index["domain"].astype(str).tolist()
+    batches = PackedRows(shard.tokens, preset, tokenizer.eos_token_id, domains)
     check_out(out)
+    for sentence in batches.told():
+        parallel.tell(sentence)
     if preset.steps < preset.warmup_steps:
         parallel.tell(
             f"The warm-up takes {preset.warmup_steps:,} steps and the run {preset.steps:,}: its "

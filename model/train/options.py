@@ -115,6 +115,12 @@ of_the_preset = _all(
         help="Long documents share their rows with no other; or rows are cut wherever documents "
         "end.",
     ),
+    click.option(
+        "--mixture",
+        default=None,
+        help="How often rows of a domain are taken: news=2,recipes=1, or a .toml or .json file of "
+        "the like. Other domains are left out.",
+    ),
     click.option("--seed", type=click.IntRange(0, MAX_SEED), default=None),
     click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=None),
     click.option(

@@ -104,7 +104,7 @@ class Plan:
         if left or not accumulation:
             raise ValueError(
                 f"{self.preset.rows} rows a step do not divide among {self.gpus} GPUs of "
-                f"{self.micro_rows} row{'s' * (self.micro_rows > 1)} at a time; choose other --gpus or --micro-rows."
+                f"{self._rows()} at a time; choose other --gpus or --micro-rows."
             )
         return accumulation
 
@@ -129,6 +129,9 @@ class Plan:
         tokens = self.preset.steps * self.preset.tokens_per_step
         return tokens * flops_per_token(self.preset) / (self.gpus * self.tflops * 1e12 * self.mfu)
 
+    def _rows(self) -> str:
+        return f"{self.micro_rows} row{'s' * (self.micro_rows > 1)}"
+
     def lines(self) -> list[str]:
         """What a person wants to know, a line each."""
         preset, own = self.preset, sizes(self.preset)
@@ -139,7 +142,7 @@ class Plan:
             f"{preset.name}: {own.total:,} parameters, {own.active:,} of them for each token.",
             f"{preset.steps:,} steps of {preset.tokens_per_step:,} tokens ({preset.rows:,} rows of "
             f"{preset.context:,}): {tokens / 1e9:,.3g} billion tokens.",
-            f"{self.gpus} GPU{'s' * (self.gpus > 1)}, {self.micro_rows} row{'s' * (self.micro_rows > 1)} at a time on each, "
+            f"{self.gpus} GPU{'s' * (self.gpus > 1)}, {self._rows()} at a time on each, "
             f"{accumulation} micro-batches a step.",
             f"Memory on each: {self.state_bytes / GIB:,.1f} GiB of weights, moments and gradients, "
             f"{self.gathered_bytes / GIB:,.1f} of gathered layers, "

@@ -47,6 +47,7 @@ class Preset:
     pools: PoolSizes = PoolSizes(8, 128)
     own_rows: bool = False
     seed: int = 0
+    mixture: str = ""  # weights of domains (`model.data.mixture`); "": every row as often
     bf16: bool = True  # of matrix products; the routers stay in float32
     save: Literal["xh", "x"] = "xh"  # what experts on a GPU keep for the backward pass
     pool_choice: PoolChoice = "document"

@@ -164,7 +164,7 @@ def test_batches_depend_on_the_step_alone_and_every_epoch_sees_each_row_once():
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     assert torch.equal(a.input_ids_BT[:, 1:], a.labels_BT[:, :-1])
     rows = first.num_rows
-    starts = [first._row(i) for i in range(2 * rows)]
+    starts = [first._place(i) for i in range(2 * rows)]
     assert sorted(starts[:rows]) == sorted(starts[rows:]) == list(range(rows))
     assert starts[:rows] != starts[rows:]
 

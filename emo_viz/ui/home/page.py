@@ -295,11 +295,15 @@ def _modularity(runs: Comparison, _only_new: bool) -> Finding:
         span = _span(found.difference, "{:+.3f}")
         gap = f"; {less(runs)}: {found.difference.mean:+.3f} {span}"
     first = own[runs.first.id]
+    said = (
+        "All documents are of one domain, so whether clusters follow domains cannot be told. "
+        if _of_one_domain()
+        else f"{first.clusters} clusters of tokens by routing agree with the domain (NMI) by "
+        f"{shared}{gap}. "
+    )
     return Finding(
         "Token clusters and domains",
-        f"{first.clusters} clusters of tokens by routing agree with the domain (NMI) by "
-        f"{shared}{gap}. "
-        f"{count(found.documents, 'document')}, {count(first.tokens, 'token')}.",
+        f"{said}{count(found.documents, 'document')}, {count(first.tokens, 'token')}.",
         Compared(
             {run: each.domain for run, each in own.items()},
             "NMI with the domain (0 to 1)",
@@ -307,6 +311,13 @@ def _modularity(runs: Comparison, _only_new: bool) -> Finding:
             "shuffled domains",
         ),
     )
+
+
+def _of_one_domain() -> bool:
+    try:
+        return library.documents()["domain"].nunique() == 1
+    except library.Missing:
+        return False
 
 
 def _spread(runs: Comparison, _only_new: bool) -> Finding:
