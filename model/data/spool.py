@@ -2,7 +2,7 @@
 
 Part 7 is `texts-00007.bin`, UTF-8 texts end to end, and `rows-00007.parquet`, written after it: a
 row a document, and in its metadata how far the reading had come. What stays in memory is a row a
-document without its text (some hundred bytes).
+document without its text, and the collector's hashes of its lines.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Writes a corpus from a spool of documents: tokens, split, filters, digest.
 
-Nothing here holds a text or a token longer than its part: see `model.data.spool` and
-`model.data.tokens`.
+Texts and tokens are in memory a part at a time (`model.data.spool`, `model.data.tokens`); what stays
+is a row a document, without its text.
 """
 
 from collections import Counter

@@ -37,7 +37,7 @@ def test_any_number_of_workers_gives_the_same_bytes(source, tmp_path, small_part
         "model.data.write.make_parts",
         lambda jobs, *rest: (counted.append(len(jobs)), make(jobs, *rest)),
     )
-    options = ["--apart", "0.9", "--no-repetition"]
+    options = ["--no-repetition"]
     for workers in (1, 2, 3):
         built(source, tmp_path / f"corpus{workers}", "--workers", workers, *options)
     assert counted[0] > 4
