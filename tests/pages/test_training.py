@@ -111,6 +111,7 @@ def test_checkpoints_are_sent_to_the_browser_at_once(tiny_assets: Path, tmp_path
     assert data["documents"][0] == ["sea", "<i>", "text"]
     assert data["runs"][0]["cuts"][0][0][0] == pytest.approx(0.5, abs=1e-4)
     said = texts(at)
+    assert "two: a run of its own; 2 checkpoints, the last at step 20" in said
     assert "4 held-out documents of 2 domains, 20 tokens" in said and "3 other documents" in said
 
 

@@ -54,8 +54,8 @@ def _lacks(runs: Sequence[TrainingRun]) -> None:
     names = escape_markdown(" and ".join(run.label for run in runs))
     have, its = ("have", "their") if len(runs) > 1 else ("has", "its")
     st.info(
-        f"**{names}** {have} no {LOAD} beside {its} metrics: the trainer did not write the load of "
-        "every expert yet. A run of `python -m model.train` does.",
+        f"**{names}** {have} no {LOAD} beside {its} metrics. `python -m model.train` writes the "
+        "load of every expert there; older versions did not.",
         icon=":material/visibility_off:",
     )
 
