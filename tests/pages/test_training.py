@@ -37,7 +37,7 @@ def trained(tmp_path: Path) -> Path:
             for s in range(length)
         ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    load = [{"step": s, "load": [[0.25, 0.75], [0.5, 0.5]]} for s in range(0, STEPS, 20)]
+    load = [{"step": s, "load": [[], [0.25, 0.75]]} for s in range(0, STEPS, 20)]
     (tmp_path / "whole" / "load.jsonl").write_text("".join(json.dumps(row) + "\n" for row in load))
     return tmp_path
 
@@ -68,6 +68,8 @@ def test_along_tokens_a_step_is_as_wide_as_its_tokens(tiny_assets: Path, trained
 
 def test_the_loads_of_a_layer_are_multiples_of_even_use(tiny_assets: Path, trained: Path):
     at = opened(trained, training_view="Expert load")
+    layers = at.get("button_group")[0]
+    assert layers.options == ["1"]  # layer 0 is dense
     (chart,) = charts(at)
     trace = chart["data"][0]
     assert trace["x"] == ["0", "20", "40", "60"]
@@ -111,6 +113,7 @@ def test_checkpoints_are_sent_to_the_browser_at_once(tiny_assets: Path, tmp_path
     assert data["documents"][0] == ["sea", "<i>", "text"]
     assert data["runs"][0]["cuts"][0][0][0] == pytest.approx(0.5, abs=1e-4)
     said = texts(at)
+    assert "two: a run of its own; 2 checkpoints, the last at step 20" in said
     assert "4 held-out documents of 2 domains, 20 tokens" in said and "3 other documents" in said
 
 

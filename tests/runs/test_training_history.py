@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from emo_viz.__main__ import main
 from emo_viz.analysis.curves import ROUTER_PROBABILITY, read_curves
@@ -29,8 +30,6 @@ from emo_viz.trace import Trace
 from model.emo.modeling import EmoForCausalLM
 from model.emo.routing import PoolSizes
 from model.run.loading import load_tokenizer
-from model.train import checkpoint
-from model.train.loop import make_optimizer
 from model.train.presets import NANO
 
 KEEPS = (4, 8)
@@ -147,8 +146,12 @@ def trained(tiny_assets: Path, tmp_path: Path) -> tuple[Path, EmoForCausalLM]:
     torch.manual_seed(0)
     model = EmoForCausalLM(preset.model_config(tokenizer.eos_token_id, tokenizer.pad_token_id))
     settings = json.loads(json.dumps(asdict(preset)))
-    checkpoint.save(tmp_path, 50, model, make_optimizer(model, preset), {"preset": settings})
-    return tmp_path / "step-50", model
+    folder = tmp_path / "step-50"
+    folder.mkdir()
+    weights = {name: value.detach() for name, value in model.named_parameters()}
+    save_file(weights, folder / "model.safetensors")
+    (folder / "run.json").write_text(json.dumps({"step": 50, "preset": settings}))
+    return folder, model
 
 
 def test_a_training_checkpoint_opens_as_its_model(tiny_assets: Path, trained):

@@ -39,6 +39,11 @@ SIDEBAR_PIXELS = 230
 BOTH_DIRECTIONS = (
     'textarea, [data-testid="stText"] * { unicode-bidi: plaintext; text-align: start; }'
 )
+# What is chosen of several: white on the dark theme's primary colour has too little contrast.
+CHIPS = (
+    "span[data-tag][data-tag] { background: rgba(128, 132, 140, 0.24); color: inherit; } "
+    "span[data-tag][data-tag] * { color: inherit; }"
+)
 ICON = Path(__file__).with_name("icon.png")
 
 
@@ -62,7 +67,7 @@ def page(title: str) -> Iterator[None]:
         glossary.popover()
         loaded = st.container()
         keys.listen()
-    st.html(f"<style>{BOTH_DIRECTIONS}{frame.TIGHT}</style>")
+    st.html(f"<style>{BOTH_DIRECTIONS}{CHIPS}{frame.TIGHT}</style>")
     first_line = st.container()
     with looks.one(), warm.drawing(), links.page(title), missing.said():
         frame.read()

@@ -62,6 +62,7 @@ def show() -> None:
                 "does not stand beside the other run.",
                 icon=":material/visibility_off:",
             )
+    _about(shown)
     _COMPONENT(key=KEY, data=_data(tuple(map(histories.key, found)), shown))
     _source(shown)
 
@@ -116,12 +117,20 @@ def _told(text: str) -> str:
     return isolated(visible(text))
 
 
+def _about(shown: Sequence[History]) -> None:
+    """Which runs these are: not those that the other pages show."""
+    about = sorted({each.about for each in shown if each.about})
+    runs = " and ".join(escape_markdown(each.run) for each in shown)
+    said = f"{runs}: {escape_markdown('; '.join(about))}" if about else runs
+    last = max(moment.step for each in shown for moment in each.moments)
+    checkpoints = count(max(len(each.moments) for each in shown), "checkpoint")
+    st.caption(f"{said}; {checkpoints}, the last at step {last:,}.")
+
+
 def _source(shown: Sequence[History]) -> None:
     first = shown[0]
-    about = {each.about for each in shown if each.about}
-    runs = " and ".join(escape_markdown(each.run) for each in shown)
     documents = first.documents
-    said = (f"{runs}: {escape_markdown('; '.join(sorted(about)))}. " if about else f"{runs}. ") + (
+    said = (
         f"{count(len(documents.ids), 'held-out document')} of "
         f"{count(len(set(documents.domains)), 'domain')}, {count(sum(documents.tokens), 'token')}; "
         f"experts chosen by router probability on {count(first.calibration, 'other document')} of "

@@ -54,8 +54,8 @@ def _lacks(runs: Sequence[TrainingRun]) -> None:
     names = escape_markdown(" and ".join(run.label for run in runs))
     have, its = ("have", "their") if len(runs) > 1 else ("has", "its")
     st.info(
-        f"**{names}** {have} no {LOAD} beside {its} metrics: the trainer did not write the load of "
-        "every expert yet. A run of `python -m model.train` does.",
+        f"**{names}** {have} no {LOAD} beside {its} metrics. `python -m model.train` writes the "
+        "load of every expert there; older versions did not.",
         icon=":material/visibility_off:",
     )
 
@@ -81,12 +81,14 @@ def _of_histories() -> list[Use]:
 
 
 def _side_by_side(uses: Sequence[Use]) -> None:
-    layers = max(use.shares.shape[1] for use in uses)
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
-    names = [str(layer) for layer in range(layers)]
+    names = [str(layer) for layer in sorted({each for use in uses for each in routed_layers(use)})]
+    if not names:
+        st.info("No layer of these runs has experts.", icon=":material/visibility_off:")
+        return
     layer = int(links.choice(row, "Layer", names, routes.TRAINING_LAYER))
     times = {
-        use.id: times_even(use.shares[:, layer]) for use in uses if layer < use.shares.shape[1]
+        use.id: times_even(use.shares[:, layer]) for use in uses if layer in routed_layers(use)
     }
     highest = figures.colour_end(list(times.values()))
     cells = st.grid(min(2, len(times)), min_column_width=NARROWEST)
@@ -94,6 +96,12 @@ def _side_by_side(uses: Sequence[Use]) -> None:
         if use.id in times:
             with cells.cell():
                 _draw(use, times[use.id], layer, highest)
+
+
+def routed_layers(use: Use) -> list[int]:
+    """The layers that have experts: a dense one has no share."""
+    there = np.isfinite(use.shares).any(axis=(0, 2))
+    return [int(layer) for layer in np.flatnonzero(there)]
 
 
 def times_even(shares: NDArray[np.float32]) -> NDArray[np.float32]:

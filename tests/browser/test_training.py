@@ -1,0 +1,70 @@
+"""The Training page with the bundled runs: its curves, and the checkpoints that play."""
+
+from collections.abc import Iterator
+
+import axe
+import harness
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+# The middle of all points of a map, and how far they lie from it, from its pixels.
+SPREAD = """(canvas) => {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const xs = [];
+  for (let i = 3; i < data.length; i += 4) if (data[i] > 100) xs.push(((i - 3) / 4) % canvas.width);
+  const middle = xs.reduce((a, b) => a + b, 0) / xs.length;
+  return Math.sqrt(xs.reduce((a, x) => a + (x - middle) ** 2, 0) / xs.length) / canvas.width;
+}"""
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Iterator[harness.Server]:
+    """The app on what it comes with: the metrics of the pair, and its checkpoints."""
+    with harness.serve(harness.ROOT / "assets") as server:
+        yield server
+
+
+def faults(page: Page) -> list[str]:
+    """What axe-core finds; nothing where it is not installed."""
+    try:
+        axe.installed()
+    except RuntimeError:
+        return []
+    return axe.violations(page)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (900, "dark")])
+def test_the_first_screen_says_where_both_runs_are_and_draws_their_losses(
+    bundled: harness.Server, browser: Browser, width: int, scheme: str
+):
+    with harness.new_page(browser, width, scheme=scheme) as page:
+        harness.visit(page, f"{bundled.url}/Training")
+        said = page.get_by_text("Standard MoE ended at step 1,900")
+        box, chart = (
+            said.bounding_box(),
+            page.locator(".stPlotlyChart .main-svg").first.bounding_box(),
+        )
+        assert box is not None and box["y"] < 500
+        assert chart is not None and chart["y"] + 300 < 900  # the losses are on the first screen
+        assert page.locator(".stPlotlyChart .xy .scatterlayer .trace").count() == 6
+        assert not faults(page)
+
+
+def test_checkpoints_play_in_the_browser_from_a_knot_to_a_map(
+    bundled: harness.Server, browser_page: Page
+):
+    page = browser_page
+    harness.visit(page, f"{bundled.url}/Training?training_view=Checkpoints")
+    canvas, slider = page.locator(".history canvas").first, page.locator(".history input")
+    expect(page.get_by_text("nats a token; ").first).to_be_visible()
+    assert not faults(page)
+    spread, last = canvas.evaluate(SPREAD), slider.input_value()
+    slider.fill("0")
+    expect(page.locator(".history output")).to_have_text("Step 50")
+    assert canvas.evaluate(SPREAD) < spread
+    page.get_by_role("button", name="Play").click()
+    expect(slider).to_have_value(last)
+    expect(page.get_by_role("button", name="Play")).to_be_visible()  # it ends by itself
+    canvas.focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".history .readout")).to_contain_text(" · ")
