@@ -32,7 +32,7 @@ from model.files import (
 )
 from model.finetune import gains, lora
 from model.finetune.extend import extended
-from model.finetune.parts import Parts, What, check_what, count, only, parts_of
+from model.finetune.parts import RESTRICTED, Parts, What, check_what, count, only, parts_of
 from model.finetune.preferred import preferred_only
 from model.finetune.texts import Measured, Texts
 from model.run.loading import export_model, load_model, load_tokenizer
@@ -56,6 +56,7 @@ LEARNING_RATES = {
     "experts": 5e-4,
     "expert": 1e-3,
     "module": 1e-3,
+    "subset": 3e-4,
     "router": 3e-3,
     "lora": 3e-3,
     "preferred": 1e-3,
@@ -310,7 +311,7 @@ class _Run:
         return result
 
     def _choose(self, model: EmoForCausalLM) -> ExpertSubset | None:
-        if self.request.what.kind != "module":
+        if self.request.what.kind not in RESTRICTED:
             return None
         calibration = [*self.texts.calibration]
         ids = self.texts.calibration_ids

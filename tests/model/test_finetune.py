@@ -164,7 +164,9 @@ def documents_of(ids):
     return DocumentRouting(document_segments(ids, 0), None)
 
 
-@pytest.mark.parametrize("what", ["experts", "expert 1:4", "module 5", "router", "new 2"])
+@pytest.mark.parametrize(
+    "what", ["experts", "expert 1:4", "module 5", "subset 5", "router", "new 2"]
+)
 def test_only_the_rows_that_train_are_moved_by_a_step_and_they_are_as_many_as_counted(what):
     model, what = tiny_model(num_shared_experts=1), read_what(what)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
@@ -188,6 +190,9 @@ def test_routed_experts_are_all_but_the_shared_one_and_a_module_may_take_it_alon
     module = What("module", 5)
     assert count(model, parts_of(model, module, MODULE)) == 4 * expert
     assert count(model, parts_of(model, module, MODULE, shared=True)) == 5 * expert
+    total = sum(weight.numel() for weight in model.parameters())
+    unrouted = 11 * (expert + 2 * model.config.hidden_size)  # experts and router rows, two layers
+    assert count(model, parts_of(model, What("subset", 5), MODULE)) == total - unrouted
     assert count(model, parts_of(model, What("all"))) == sum(p.numel() for p in model.parameters())
 
 
