@@ -215,6 +215,8 @@ def _of_federations(out: Path) -> Iterator[str]:
         for domain, spans in rows.items():
             cells = [_told(spans["gain"][measure]) for measure in measures]
             lines.append(f"| {name} | {each['overlap']} | {domain} | {' | '.join(cells)} |")
+        if each["others"] is None:
+            continue
         gains = each["others"]["summary"]["gain"]
         cells = ["", "", _told(gains["composed"]), "", _told(gains["joint"]), ""]
         lines.append(f"| {name} | {each['overlap']} | all others | {' | '.join(cells)} |")

@@ -161,6 +161,7 @@ def work(
     """
     parent = Parent.open(request.parent, request.corpus)
     check_what(parent.model.config, request.what)
+    _check_pools(request, parent)
     against = None if full is None else read_json(full)
     asked = identity(request, parent, module)
     if (out / RESULT).is_file():
@@ -184,6 +185,14 @@ def work(
     write_json(out / REQUEST, asked)
     result = _Run(request, parent, texts, preset, rows, pace).finish(out, asked, module)
     return result if result is None else _held_against(result, against, full, out)
+
+
+def _check_pools(request: Request, parent: Parent) -> None:
+    if request.pools and parent.objective == UNKNOWN:
+        raise ValueError(
+            f"{parent.folder} does not say that it was trained with pools; leave --pools out, or "
+            "set objective in its config.json."
+        )
 
 
 def _check_context(context: int, parent: Parent) -> None:
@@ -424,11 +433,6 @@ def _objective(model: EmoForCausalLM, pools: bool) -> Iterator[None]:
     """Without pools an EMO model trains as a standard one does, and as the released were tuned."""
     config = model.config
     before = config.objective
-    if pools and before == UNKNOWN:
-        raise ValueError(
-            "The checkpoint does not say that it was trained with pools; leave --pools out, or set "
-            "objective in its config.json."
-        )
     config.objective = before if pools or before == "dense" else "standard"
     try:
         yield
