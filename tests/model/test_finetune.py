@@ -22,6 +22,7 @@ from model.finetune.extend import extended
 from model.finetune.parts import What, check_what, count, only, parts_of, read_what
 from model.finetune.preferred import preferred_only
 from model.finetune.run import Pace, Request, work
+from model.finetune.run import document_losses as document_means
 from model.finetune.texts import Measured, Texts
 from model.run.cut import check_made_for, cut_checkpoint
 from model.run.inference import document_losses
@@ -360,6 +361,13 @@ def test_documents_of_domains_with_one_each_have_an_interval_all_the_same():
     assert gain[0] == pytest.approx((5 + 2 + 12) / 60, abs=1e-5) and gain[1] < gain[0] < gain[2]
     assert pooled["unseen"]["documents"] == 2
     assert gains.summary(losses, measured)["all"]["gain"][0] == pytest.approx(1 / 3, abs=1e-5)
+
+
+def test_a_corpus_of_no_other_domain_has_nothing_to_forget(at):
+    texts = Texts.read(at.corpus, DOMAINS, 64, own=3)
+    assert len(texts.own.ids) == 9 and texts.others.ids == ()
+    nothing = document_means(tiny_model(vocab_size=320), texts.others)
+    assert gains.summary({"parent": nothing, "tuned": nothing}, texts.others, apart=False) == {}
 
 
 # Bad input, by the command
