@@ -24,9 +24,10 @@ from model.finetune.run import EXPORT, RESULT, Pace, Request, work
 
 ROOT = Path(__file__).parents[1]
 MODELS = {"EMO": "emo-nano", "Standard": "std-nano"}
-WHATS = ("all", "experts", "module 16", "lora", "router", "preferred 16", "expert 3:0", "new 8")
-MAIN = WHATS[:5]
+WHATS = ("all", "experts", "module 16", "subset 16", "lora", "router", "preferred 16", "new 8")
+MAIN = WHATS[:6]
 DOMAINS = ("recipes", "chess", "code_python", "medicine")
+ALONE = "tuned/module"
 OVERLAPS = ("average", "disjoint")
 
 
@@ -147,7 +148,7 @@ def _row(name: str, what: str, results: dict[tuple[str, str], list[dict[str, Any
     full = {each["domains"][0]: each for each in results.get((name, "all"), [])}
     held = [each for each in found if each["domains"][0] in full]
     gain = _mean(found, "own", "parent", "tuned")
-    alone = _mean(found, "own", "parent", "tuned/module") if what.startswith("module") else ""
+    alone = _mean(found, "own", "parent", ALONE) if ALONE in found[0]["losses"]["own"] else ""
     cells = [
         *(name, what, f"{found[0]['parameters']['share']:.1%}", str(len(found)), gain, alone),
         _mean(found, "others", "parent", "tuned"),
@@ -176,7 +177,7 @@ def _kept(found: Sequence[dict[str, Any]], full: Sequence[dict[str, Any]]) -> st
     """The share of the full fine-tuning's mean gain; a module's as it is used, alone."""
     if not found:
         return ""
-    after = "tuned/module" if found[0]["what"].startswith("module") else "tuned"
+    after = ALONE if ALONE in found[0]["losses"]["own"] else "tuned"
     own, tokens, places = _columns(found, "own", "parent", after)
     whole, *_ = _columns(full, "own", "parent", "tuned")
     gains = np.stack([own[:, 0] - own[:, 1], whole[:, 0] - whole[:, 1]], 1)
@@ -209,11 +210,13 @@ def _of_federations(out: Path) -> Iterator[str]:
     head = f"| Model | Overlap | Domain | {' | '.join(measures)} |\n| --- | --- | --- "
     lines = [head + "| --: " * len(measures) + "|"]
     for each in found:
-        name = each["parent"]["objective"]
+        name = {v: k for k, v in MODELS.items()}[Path(each["parent"]["folder"]).name]
         rows = {**each["by_domain"], "mean": each["summary"]}
         for domain, spans in rows.items():
             cells = [_told(spans["gain"][measure]) for measure in measures]
             lines.append(f"| {name} | {each['overlap']} | {domain} | {' | '.join(cells)} |")
+        if each["others"] is None:
+            continue
         gains = each["others"]["summary"]["gain"]
         cells = ["", "", _told(gains["composed"]), "", _told(gains["joint"]), ""]
         lines.append(f"| {name} | {each['overlap']} | all others | {' | '.join(cells)} |")

@@ -83,8 +83,9 @@ def _tell(result: dict[str, Any], out: Path) -> None:
     )
     rows = {**result["by_domain"], "mean of domains": result["summary"]}
     for domain, found in rows.items():
-        told = ", ".join(f"{name} {_span(gain)}" for name, gain in found["gain"].items())
-        say(f"  {domain}: {told}")
+        say(f"  {domain}")
+        for name, gain in found["gain"].items():
+            say(f"    {name:16} {_span(gain)}")
     say(f"{out / RESULT}; the composition is {out / EXPORT}.")
 
 

@@ -90,17 +90,9 @@ def federate(
     composed = compose(parent.model, clients, modules, usage_CLR)
     losses = _measure(parent.model, clients, composed, joint, modules, texts)
     others = _texts(request, domains, context).others
-    elsewhere = {
-        name: document_losses(model, others)
-        for name, model in ((PARENT, parent.model), (COMPOSED, composed), (JOINT, joint))
-    }
     result = _result(plan, parent, asked, modules, [each.own for each in texts], losses)
-    result["others"] = {
-        "domains": len(set(others.domains)),
-        "documents": len(others.ids),
-        "tokens": int(others.counts.sum()),
-        "summary": _spans(elsewhere, [others], apart=False),
-    }
+    models = {PARENT: parent.model, COMPOSED: composed, JOINT: joint}
+    result["others"] = elsewhere(models, others)
     with new_folder(out / EXPORT) as folder:
         export_model(composed, parent.tokenizer, folder)
         write_json(folder / "federation.json", asked)
@@ -175,6 +167,19 @@ def _measure(
                 losses[name + MODULE] = document_losses(models[name], each.own)
         found.append(losses)
     return found
+
+
+def elsewhere(models: dict[str, EmoForCausalLM], others: Measured) -> dict[str, Any] | None:
+    """What is forgotten of the domains that no client has; None if there are none."""
+    if not others.ids:
+        return None
+    losses = {name: document_losses(model, others) for name, model in models.items()}
+    return {
+        "domains": len(set(others.domains)),
+        "documents": len(others.ids),
+        "tokens": int(others.counts.sum()),
+        "summary": _spans(losses, [others], apart=False),
+    }
 
 
 def _result(

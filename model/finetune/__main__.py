@@ -133,6 +133,8 @@ def _tell(result: dict[str, Any], out: Path) -> None:
         if isinstance(found, list):
             elsewhere = f"   other domains {_span(others[name])}" if name in others else ""
             say(f"  {name:16} {_span(found)}{elsewhere}")
+    if result.get("kept") == {}:
+        say("  The full fine-tuning gained nothing, so nothing of it is kept.")
     for name, share in result.get("kept", {}).items():
         alone = ", by the module alone" if name.endswith(gains.MODULE) else ""
         say(f"  share of the full fine-tuning's gain{alone}: {_span(share)}")

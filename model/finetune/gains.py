@@ -62,14 +62,14 @@ def kept_shares(
 ) -> dict[str, Span]:
     """The share of a full fine-tuning's gain that each tuned model has, on the same documents.
 
-    full: losses of the model that was tuned in full. The share is nan where it gained nothing.
+    full: losses of the model that was tuned in full. {} if that one gained nothing.
     """
     names = [name for name in losses if name.startswith(TUNED)]
     columns = [losses[PARENT] - full, *(losses[PARENT] - losses[name] for name in names)]
     one = np.zeros(len(tokens_D), np.int64)
     means, drawn = domain_means(np.stack(columns, 1), tokens_D, one)
     if means[0] <= 0:
-        return {name: [float("nan")] * 3 for name in names}
+        return {}
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = drawn[:, 1:] / drawn[:, :1]
     return {

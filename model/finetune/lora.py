@@ -41,7 +41,7 @@ def adapter_parameters(peft_model: Any) -> int:
 def save_adapter(peft_model: Any, parent: Path, folder: Path) -> None:
     """The pairs alone, as peft reads them (`PeftModel.from_pretrained`); names its parent."""
     peft_model.peft_config["default"].base_model_name_or_path = str(parent)
-    peft_model.save_pretrained(folder)
+    peft_model.save_pretrained(folder, save_embedding_layers=False)
 
 
 def merged(peft_model: Any) -> EmoForCausalLM:

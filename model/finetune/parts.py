@@ -18,9 +18,10 @@ from model.emo.config import EmoConfig
 from model.emo.modeling import EmoForCausalLM
 from model.run.subset import ExpertSubset, check_keep_k, routed_in_layer
 
-KINDS = ("all", "experts", "expert", "module", "router", "lora", "preferred", "new")
-COUNTED = ("module", "preferred", "new")
-FORMS = "all, experts, expert L:E, module K, router, lora, preferred E or new N"
+KINDS = ("all", "experts", "expert", "module", "subset", "router", "lora", "preferred", "new")
+COUNTED = ("module", "subset", "preferred", "new")
+RESTRICTED = ("module", "subset")  # only the experts of a module are routed to while they train
+FORMS = "all, experts, expert L:E, module K, subset K, router, lora, preferred E or new N"
 
 Parts = Mapping[str, Tensor | None]
 """By the name of a parameter that trains: which of its rows do, bool [E], or None for all."""
@@ -32,6 +33,7 @@ class What:
 
     all: every weight. experts: all routed experts. expert: the one of `layer` and `number`. module:
     the `number` experts (shared ones counted) that the domain prefers, which alone are routed to.
+    subset: the same, with all weights that are no experts, as the released subsets were tuned.
     router: the routed experts' rows of every router. lora: low-rank changes of all experts.
     preferred: routed experts, of every document only by the tokens of its `number` preferred ones.
     new: `number` experts a layer that are added to the model, with their router rows.
@@ -66,7 +68,7 @@ def check_what(config: EmoConfig, what: What) -> None:
     """Raises ValueError unless a model of this config has what is to be trained."""
     if what.kind != "all" and config.objective == "dense":
         raise ValueError(f"A dense model has no experts, so no {what}; train --what all.")
-    if what.kind == "module":
+    if what.kind in RESTRICTED:
         check_keep_k(config, what.number)
     if what.kind == "expert":
         _check_expert(config, what)
@@ -98,13 +100,15 @@ def parts_of(
 ) -> Parts:
     """Which parameters, and which rows of them, `what` trains in a model.
 
-    module: the experts of a module (needed for one). shared: of a module, the shared experts too.
+    module: the experts of a module or subset (needed for one). shared: of a module, the shared
+    experts too; a subset's always train.
     new: the model has its new experts already, before the shared ones. lora trains no parameter of
     the model itself: {}.
     """
     if what.kind == "all":
         return dict.fromkeys(name for name, _ in model.named_parameters())
-    parts: dict[str, Tensor | None] = {}
+    names = [name for name, _ in model.named_parameters() if what.kind == "subset"]
+    parts: dict[str, Tensor | None] = dict.fromkeys(names)
     for layer in range(model.config.num_hidden_layers):
         rows_E = _rows(model.config, what, module, shared, layer)
         if rows_E is None or not rows_E.any():
@@ -116,7 +120,12 @@ def parts_of(
 
 def _tensors(what: What) -> tuple[str, ...]:
     experts, router = ("experts.gate_up_proj", "experts.down_proj"), ("gate.weight",)
-    return {"router": router, "new": (*experts, *router), "lora": ()}.get(what.kind, experts)
+    return {
+        "router": router,
+        "new": (*experts, *router),
+        "subset": (*experts, *router),
+        "lora": (),
+    }.get(what.kind, experts)
 
 
 def _rows(
@@ -131,10 +140,10 @@ def _rows(
         return rows_E & (torch.arange(num_experts) == what.number) & (layer == what.layer)
     if what.kind == "new":
         return rows_E & (torch.arange(num_experts) >= routed - what.number)
-    if what.kind == "module" and module is not None:
+    if what.kind in RESTRICTED and module is not None:
         kept_E = torch.zeros(num_experts, dtype=torch.bool)
         kept_E[list(module.experts[layer])] = True
-        return kept_E if shared else rows_E & kept_E
+        return kept_E if shared or what.kind == "subset" else rows_E & kept_E
     return rows_E
 
 

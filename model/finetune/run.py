@@ -32,7 +32,7 @@ from model.files import (
 )
 from model.finetune import gains, lora
 from model.finetune.extend import extended
-from model.finetune.parts import Parts, What, check_what, count, only, parts_of
+from model.finetune.parts import RESTRICTED, Parts, What, check_what, count, only, parts_of
 from model.finetune.preferred import preferred_only
 from model.finetune.texts import Measured, Texts
 from model.run.loading import export_model, load_model, load_tokenizer
@@ -56,6 +56,7 @@ LEARNING_RATES = {
     "experts": 5e-4,
     "expert": 1e-3,
     "module": 1e-3,
+    "subset": 3e-4,
     "router": 3e-3,
     "lora": 3e-3,
     "preferred": 1e-3,
@@ -160,6 +161,7 @@ def work(
     """
     parent = Parent.open(request.parent, request.corpus)
     check_what(parent.model.config, request.what)
+    _check_pools(request, parent)
     against = None if full is None else read_json(full)
     asked = identity(request, parent, module)
     if (out / RESULT).is_file():
@@ -183,6 +185,14 @@ def work(
     write_json(out / REQUEST, asked)
     result = _Run(request, parent, texts, preset, rows, pace).finish(out, asked, module)
     return result if result is None else _held_against(result, against, full, out)
+
+
+def _check_pools(request: Request, parent: Parent) -> None:
+    if request.pools and parent.objective == UNKNOWN:
+        raise ValueError(
+            f"{parent.folder} does not say that it was trained with pools; leave --pools out, or "
+            "set objective in its config.json."
+        )
 
 
 def _check_context(context: int, parent: Parent) -> None:
@@ -310,7 +320,7 @@ class _Run:
         return result
 
     def _choose(self, model: EmoForCausalLM) -> ExpertSubset | None:
-        if self.request.what.kind != "module":
+        if self.request.what.kind not in RESTRICTED:
             return None
         calibration = [*self.texts.calibration]
         ids = self.texts.calibration_ids
@@ -423,11 +433,6 @@ def _objective(model: EmoForCausalLM, pools: bool) -> Iterator[None]:
     """Without pools an EMO model trains as a standard one does, and as the released were tuned."""
     config = model.config
     before = config.objective
-    if pools and before == UNKNOWN:
-        raise ValueError(
-            "The checkpoint does not say that it was trained with pools; leave --pools out, or set "
-            "objective in its config.json."
-        )
     config.objective = before if pools or before == "dense" else "standard"
     try:
         yield

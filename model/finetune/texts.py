@@ -132,5 +132,5 @@ def _measured(
         tuple(_id(shard, place) for place in places),
         tuple(str(shard.index["domain"].iloc[place]) for place in places),
         texts,
-        tuple(seen_shares(stream, texts)),
+        tuple(seen_shares(stream, texts)) if texts else (),
     )

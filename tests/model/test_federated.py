@@ -9,6 +9,8 @@ from click.testing import CliRunner
 
 from model.federated.__main__ import main as federated_command
 from model.federated.compose import compose, disjoint_modules, overlaps, union
+from model.federated.run import elsewhere
+from model.finetune.texts import Measured, Texts
 from model.run.inference import document_losses
 from model.run.loading import load_model
 from model.run.subset import ExpertSubset, apply_subset
@@ -97,8 +99,6 @@ def command(at, out, *options):  # noqa: F811
 
 
 def test_the_command_leaves_a_composition_whose_losses_can_be_computed_again(at, tmp_path):  # noqa: F811
-    from model.finetune.texts import Texts
-
     out = tmp_path / "federation"
     options = ("--domains", "garden", "kitchen", "--module", 6, "--overlap", "disjoint")
     done = command(at, out, *options)
@@ -118,6 +118,19 @@ def test_the_command_leaves_a_composition_whose_losses_can_be_computed_again(at,
     assert set(result["summary"]["gain"]) >= {"client/module", "composed", "joint"}
     other = command(at, out, *options, "--seed", 3)
     assert "is another federation (seed 0, not 3)" in refused(other)
+
+
+def test_domains_that_no_client_has_are_measured_and_may_be_none():
+    parent, changed, _ = models()
+    texts = tuple(np.arange(2, n) for n in (20, 30))
+    others = Measured(("a", "b"), ("x", "y"), texts, (0.0, 0.0))
+    found = elsewhere({"parent": parent, "composed": changed}, others)
+    loss = [document_losses(model, list(texts)) for model in (parent, changed)]
+    means = [np.concatenate([each[1:] for each in model]).mean() for model in loss]
+    gain = found["summary"]["gain"]["composed"]
+    assert gain[0] == pytest.approx(means[0] - means[1], abs=1e-4)
+    assert found["documents"] == 2 and found["tokens"] == 17 + 27
+    assert elsewhere({"parent": parent}, Measured((), (), (), ())) is None
 
 
 def test_bad_input_is_one_sentence(at, tmp_path):  # noqa: F811

@@ -22,6 +22,7 @@ from model.finetune.extend import extended
 from model.finetune.parts import What, check_what, count, only, parts_of, read_what
 from model.finetune.preferred import preferred_only
 from model.finetune.run import Pace, Request, work
+from model.finetune.run import document_losses as document_means
 from model.finetune.texts import Measured, Texts
 from model.run.cut import check_made_for, cut_checkpoint
 from model.run.inference import document_losses
@@ -164,7 +165,9 @@ def documents_of(ids):
     return DocumentRouting(document_segments(ids, 0), None)
 
 
-@pytest.mark.parametrize("what", ["experts", "expert 1:4", "module 5", "router", "new 2"])
+@pytest.mark.parametrize(
+    "what", ["experts", "expert 1:4", "module 5", "subset 5", "router", "new 2"]
+)
 def test_only_the_rows_that_train_are_moved_by_a_step_and_they_are_as_many_as_counted(what):
     model, what = tiny_model(num_shared_experts=1), read_what(what)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
@@ -188,6 +191,9 @@ def test_routed_experts_are_all_but_the_shared_one_and_a_module_may_take_it_alon
     module = What("module", 5)
     assert count(model, parts_of(model, module, MODULE)) == 4 * expert
     assert count(model, parts_of(model, module, MODULE, shared=True)) == 5 * expert
+    total = sum(weight.numel() for weight in model.parameters())
+    unrouted = 11 * (expert + 2 * model.config.hidden_size)  # experts and router rows, two layers
+    assert count(model, parts_of(model, What("subset", 5), MODULE)) == total - unrouted
     assert count(model, parts_of(model, What("all"))) == sum(p.numel() for p in model.parameters())
 
 
@@ -343,8 +349,7 @@ def test_shares_of_a_gain_are_ratios_of_token_weighted_means_with_an_interval_ar
     mean, *ends = gains.kept_shares(losses, full, tokens)["tuned"]
     assert mean == pytest.approx((5 + 2 + 12) / (10 + 4 + 18), abs=1e-5)
     assert low - 1e-4 <= ends[0] <= mean <= ends[1] <= high + 1e-4
-    nothing = gains.kept_shares(losses, losses["parent"], tokens)["tuned"]
-    assert np.isnan(nothing).all()
+    assert gains.kept_shares(losses, losses["parent"], tokens) == {}  # of nothing
 
 
 def test_documents_of_domains_with_one_each_have_an_interval_all_the_same():
@@ -356,6 +361,13 @@ def test_documents_of_domains_with_one_each_have_an_interval_all_the_same():
     assert gain[0] == pytest.approx((5 + 2 + 12) / 60, abs=1e-5) and gain[1] < gain[0] < gain[2]
     assert pooled["unseen"]["documents"] == 2
     assert gains.summary(losses, measured)["all"]["gain"][0] == pytest.approx(1 / 3, abs=1e-5)
+
+
+def test_a_corpus_of_no_other_domain_has_nothing_to_forget(at):
+    texts = Texts.read(at.corpus, DOMAINS, 64, own=3)
+    assert len(texts.own.ids) == 9 and texts.others.ids == ()
+    nothing = document_means(tiny_model(vocab_size=320), texts.others)
+    assert gains.summary({"parent": nothing, "tuned": nothing}, texts.others, apart=False) == {}
 
 
 # Bad input, by the command
