@@ -3,6 +3,7 @@
 import streamlit as st
 
 from emo_viz.ui.ablation import (
+    against,
     chosen,
     controls,
     export,
@@ -29,6 +30,7 @@ with chrome.page("Subset ablation"):
     shown = live.compute_live(study, choice, found)
     stops = sorted({*notches, *shown.losses})
     lines.draw(study, choice, found, shown, stops)
+    against.say(study, choice, shown)
     both = st.grid(2, min_column_width=NARROWEST)
     with both.cell():
         slider.draw(study, choice, found, shown, stops, notches, controls.measure())
