@@ -4,6 +4,7 @@ import streamlit as st
 
 from emo_viz.analysis.curves import Measured
 from emo_viz.ui.ablation import (
+    against,
     chosen,
     controls,
     export,
@@ -35,6 +36,7 @@ def _at_the_slider(study: page.Study, choice: page.Choice, found: Measured | Non
     shown = live.compute_live(study, choice, found)
     stops = sorted({*notches, *shown.losses})
     lines.draw(study, choice, found, shown, stops)
+    against.say(study, choice, shown)
     both = st.grid(2, min_column_width=NARROWEST)
     with both.cell():
         slider.draw(study, choice, found, shown, stops, notches, controls.measure())

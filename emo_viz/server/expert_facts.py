@@ -50,6 +50,10 @@ def tokens(run: Run) -> ExpertTokens | None:
         return None
     read = _load(file, assets.content(file))
     _check_run(file, read, run)
+    of_trace = read.info.get("of") == "trace"
+    held = len(use(run.id).ids if of_trace else library.documents())
+    if int(read.context_rows.max(initial=-1)) >= held:
+        raise ValueError(f"{file.name} names documents that are not here; it must be made again.")
     return read
 
 

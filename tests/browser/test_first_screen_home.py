@@ -89,6 +89,7 @@ def test_notch_layer_and_token_stand_in_the_address(
         expect(other.get_by_role("radio", name="Layer 0")).to_have_attribute("aria-checked", "true")
         for text in other.locator(".first .text").all():
             expect(text.locator("span").nth(5)).to_have_class(HERE)
+    browser_page.mouse.move(1, 1)  # what is pointed at is marked too
     with harness.rerun(browser_page):
         browser_page.go_back()
     expect(first.locator(".here")).to_have_count(0)

@@ -117,9 +117,14 @@ def _stops(study: Study, choice: Choice, found: Measured | None) -> list[int]:
     """Where the document is run: at every notch unless that would take long."""
     ends = {choice.keep_k, study.num_experts}
     chosen_anew = found is None and choice.method == GREEDY
-    if chosen_anew or any(_size(one, one.key) > LARGE for one in study.models):
+    if chosen_anew or any(map(is_large, study.models)):
         return sorted(ends)
     return sorted({*ends, *notches(study, choice, found)})
+
+
+def is_large(loaded: LoadedModel) -> bool:
+    """Whether a pass of the model takes long."""
+    return _size(loaded, loaded.key) > LARGE
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)

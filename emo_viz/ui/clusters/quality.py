@@ -55,8 +55,8 @@ def of_documents(data: Data, view: View, found: Mapping[str, Clustered]) -> None
         _row("Largest cluster", found, lambda one: f"{found[one].clustering.sizes.max():,}"),
         _row("Smallest cluster", found, lambda one: f"{found[one].clustering.sizes.min():,}"),
     ]
-    _table(data.runs, rows)
     where = "all layers" if view.layer is None else f"layer {view.layer}"
+    _table(data.runs, rows, "document clusters", f"{view.k} clusters, {data.size}, {where}")
     st.caption(
         f"{view.k} clusters of {data.size}, routing of {where}. In brackets the 95 % interval over "
         f"documents. {SCALES}"
@@ -66,6 +66,8 @@ def of_documents(data: Data, view: View, found: Mapping[str, Clustered]) -> None
 def of_tokens(runs: Comparison, said: Headline) -> None:
     """The quality of the stored clusters of all tokens, a column a run."""
     measured = said.runs
+    first = measured[runs.first.id]
+    size = f"{count(first.tokens, 'token')} of {count(said.documents, 'document')}"
     _table(
         runs,
         [
@@ -74,12 +76,10 @@ def of_tokens(runs: Comparison, said: Headline) -> None:
             _row("NMI with the token itself", measured, lambda o: interval(measured[o].token)),
             _row("Clusters", measured, lambda one: str(measured[one].clusters)),
         ],
+        "token clusters",
+        size,
     )
-    first = measured[runs.first.id]
-    st.caption(
-        f"{count(first.tokens, 'token')} of {count(said.documents, 'document')}. In brackets the "
-        "95 % interval over documents."
-    )
+    st.caption(f"{size}. In brackets the 95 % interval over documents.")
 
 
 def of_sample(runs: Comparison, made: Mapping[str, OfSample], of: str) -> None:
@@ -101,6 +101,8 @@ def of_sample(runs: Comparison, made: Mapping[str, OfSample], of: str) -> None:
             _row("Largest cluster", made, lambda one: f"{made[one].sizes.max():,}"),
             _row("Smallest cluster", made, lambda one: f"{made[one].sizes.min():,}"),
         ],
+        "clusters of the sample",
+        of,
     )
     clusters = len(next(iter(made.values())).sizes)
     st.caption(f"{clusters} clusters of the sample alone: {of}. {SCALES}")
@@ -146,14 +148,17 @@ def _row(measure: str, runs: Iterable[str], value: Callable[[str], str]) -> dict
     return {"Measure": measure} | {run: value(run) for run in runs}
 
 
-def _table(runs: Comparison, rows: Sequence[dict[str, str]]) -> None:
+def _table(runs: Comparison, rows: Sequence[dict[str, str]], of: str, shown: str) -> None:
+    """of: whose quality, in a few words; shown: how much of it, for who takes it home."""
+    table = pd.DataFrame(list(rows))
     columns = {run.id: st.column_config.TextColumn(escape_plotly(run.label)) for run in runs}
     st.dataframe(
-        pd.DataFrame(list(rows)),
+        table,
         hide_index=True,
         column_config=columns,
         alt="Measures of the clusters' quality, a column a run",
     )
+    export.offer(f"quality of {of}", runs, tables={"Quality": lambda: table}, shown=shown)
 
 
 @st.cache_resource(max_entries=32, show_spinner="Clustering again with other seeds …")

@@ -231,6 +231,7 @@ def _ranked(found: Tokens, rows: Rows | None) -> None:
         column_config=_RANKED_COLUMNS,
         alt="Documents by the share of their sampled tokens that are selected",
     )
+    _export(found, "documents", {"Documents": lambda: ranked})
 
 
 def ranking(table: pd.DataFrame, rows: Rows) -> pd.DataFrame:
@@ -354,6 +355,8 @@ def _table(found: Tokens, rows: Rows | None) -> None:
         column_config=_columns(found.runs),
         alt="Tokens in their context with their domain and clusters",
     )
+    tables = {"Tokens": lambda: _listing(found.runs, found.table.iloc[every])}
+    _export(found, "listing", tables)
 
 
 def _selected(found: Tokens, rows: Rows | None) -> str:

@@ -41,6 +41,13 @@ def usual_of(runs: Comparison, table: pd.DataFrame) -> str:
     return found if found in set(table["id"]) else str(table["id"].iloc[0])
 
 
+def prepare(runs: Comparison) -> None:
+    """Find what the picker offers, before anybody waits for it."""
+    table = _table(runs)
+    if table is not None and len(table) > 1:
+        _good(runs.ids, usual.key(runs.ids), usual_of(runs, table))
+
+
 def _table(runs: Comparison) -> pd.DataFrame | None:
     """The documents that can be shown, with id, domain and title; None where there are none."""
     try:

@@ -5,7 +5,7 @@ picture is large and the choice is not, so the answer to a choice is a component
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import streamlit as st
 
@@ -65,8 +65,8 @@ def taker(own: list[Glance], key: str) -> Callable[[], None]:
             st.session_state[routes.HOME_KEEP] = first.keeps[notch]
         if _within(layer, len(layers)):
             st.session_state[routes.HOME_LAYER] = layers[layer]
-        there = _within(token, len(first.pieces))
-        st.session_state[routes.HOME_TOKEN] = token + 1 if there else None
+        picked = token + 1 if _within(token, len(first.pieces)) else None
+        st.session_state[routes.HOME_TOKEN] = picked
 
     return take
 
@@ -80,5 +80,5 @@ def _keeps(first: Glance) -> Any:
     return one_of("number of experts", list(dict.fromkeys(first.keeps)))
 
 
-def _within(value: Any, count: int) -> bool:
+def _within(value: object, count: int) -> TypeGuard[int]:
     return isinstance(value, int) and 0 <= value < count

@@ -7,7 +7,7 @@ from typing import Any
 
 from emo_viz.analysis.runs import Comparison
 from emo_viz.server import library
-from emo_viz.ui.home import look, page, stories
+from emo_viz.ui.home import documents, look, page, stories
 
 
 def steps() -> Iterator[Callable[[], Any]]:
@@ -16,6 +16,7 @@ def steps() -> Iterator[Callable[[], Any]]:
         runs = library.default()
         yield partial(look.stored, runs)
         yield partial(stories.offered, runs)
+        yield partial(documents.prepare, runs)
         for card in page.CARDS:
             yield partial(_find, card, runs)
 

@@ -134,7 +134,7 @@ def of_text(reading: Reading) -> None:
         f"{reading.runs.names}.",
     )
     st.dataframe(
-        _layer_table(reading), key="routing_layers", alt="More numbers of each layer, as a table."
+        layer_table(reading), key="routing_layers", alt="More numbers of each layer, as a table."
     )
     st.caption(
         f"1 document, {count(reading.num_tokens, 'token')}; "
@@ -144,7 +144,8 @@ def of_text(reading: Reading) -> None:
     )
 
 
-def _layer_table(reading: Reading) -> pd.DataFrame:
+def layer_table(reading: Reading) -> pd.DataFrame:
+    """What each layer of every run does with the whole text, as the page shows it."""
     own = [reading.routing[run.id] for run in reading.runs]
     columns = {
         "Distinct": _together([one.distinct for one in own], "{:d}".format),

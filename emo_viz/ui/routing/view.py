@@ -260,12 +260,15 @@ def export(reading: Reading, view: View) -> None:
         charts["Experts that carry half"] = "routing_half"
     if st.session_state.get("routing_along_open"):
         charts["Router entropy and loss"] = "routing_along"
+    tables = {"Every token, layer and model": lambda: table(reading)}
+    if view.token is None:
+        tables["Layers"] = lambda: panel.layer_table(reading).reset_index()
     document = reading.chosen.document or "own text"
     offer(
         "token routing",
         reading.runs,
         charts=charts,
-        tables={"Every token, layer and model": lambda: table(reading)},
+        tables=tables,
         shown=f"{document}, {count(reading.num_tokens, 'token')}",
     )
 
