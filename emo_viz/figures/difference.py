@@ -53,7 +53,7 @@ def agreement(layers: Sequence[LayerDifference], names: Sequence[int]) -> go.Fig
     )
     style(fig, "Agreement of the chosen experts by layer")
     _layer_axis(fig, names)
-    top = max(max(one.shared.mean, one.same.mean, one.chance_shared) for one in layers)
+    top = max(max(_top(one.shared), _top(one.same), one.chance_shared) for one in layers)
     fig.update_yaxes(title_text="Share", tickformat=".0~%", range=[0, min(1.04, 1.25 * top)])
     return legend_below(fig, rows=2).update_layout(height=PANEL_PIXELS)
 
@@ -212,6 +212,11 @@ def _bars(values: Sequence[Interval]) -> dict[str, Any]:
         "thickness": 1.5,
         "width": 3,
     }
+
+
+def _top(one: Interval) -> float:
+    """Where what is drawn of it ends."""
+    return one.mean if one.n == 1 else max(one.mean, one.high)
 
 
 def _places(names: Sequence[object]) -> list[int]:

@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
         ("", 2),
         ("Token_routing", 2),
         ("Subset_ablation", 1),
+        ("Routing_difference", 3),
         ("Experts", 1),
         ("Experts?expert=0.1&expert_run=emo-nano", 1),
         ("Domains", 1),

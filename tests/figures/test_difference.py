@@ -1,5 +1,7 @@
 """The figures of two routings, without Streamlit: what is drawn, and what hover and click give."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -76,3 +78,9 @@ def test_a_token_has_the_colour_of_the_run_that_predicts_it_better():
 def test_many_layers_have_some_labels_and_the_last():
     fig = figures.agreement([layer(0.8)] * 48, names=range(48))
     assert len(fig.layout.xaxis.ticktext) <= 13 and fig.layout.xaxis.ticktext[-1] == "47"
+
+
+def test_intervals_end_inside_the_figure():
+    wide = replace(layer(0.4), shared=Interval(0.4, 0.1, 0.7, 9))
+    fig = figures.agreement([layer(0.4), wide], names=[0, 1])
+    assert fig.layout.yaxis.range[1] > 0.7

@@ -339,7 +339,11 @@ def test_two_traces_without_weights(recorded: Path):
     assert at.selectbox(key="difference_of").value == f"{PAIR}, recorded"
     documents = pd.read_parquet(recorded / "documents" / "documents.parquet")
     assert "of 24 documents" in words(at) and len(charts(at)) == 2
-    assert "Token routing" not in at.dataframe[-1].value
+    first = at.dataframe[-1].value.iloc[0]
+    address = urlsplit(first["Token routing"])
+    link = follow_link("pages/1_Token_routing.py", **dict(parse_qsl(address.query)))
+    assert cards(link)[0]["title"].startswith(f"Token {first['Token']} of ")
+    assert len(heatmaps(link)[0]["sides"]) == 2
     text = "".join(token["text"] for token in strips(at)[0]["tokens"])
     assert text == documents["text"][0]
 

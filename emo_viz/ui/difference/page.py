@@ -20,7 +20,7 @@ from emo_viz.analysis.difference_stream import Head, Pairs, paired
 from emo_viz.analysis.matching import matched_by_use
 from emo_viz.analysis.routed import Layers, common_layers
 from emo_viz.analysis.runs import Comparison, compare
-from emo_viz.server import assets, commands, library
+from emo_viz.server import assets, commands, library, recordings
 from emo_viz.trace.absent import Absent
 from emo_viz.ui.difference import sources
 from emo_viz.ui.difference.sources import Choice, Opened, Words
@@ -307,7 +307,7 @@ def _recorded(choice: Choice, sides: Sides, layers: Layers, row: Any) -> Found:
         repr(list(places.items())),
         _titles(sources.openings(traces[0], places)),
         None,
-        linked=False,
+        linked=bool(recordings.without_checkpoint()),
     )
 
 

@@ -173,14 +173,23 @@ def opened(side: Side) -> Opened:
 
 
 def trained_apart(one: Opened, other: Opened) -> bool:
-    """Whether the sides are known to be of two models: by the digests of their weights or, where
-    these are too large to be read for it, by their being two checkpoints."""
+    """Whether the sides are known to be of two models, or of one whose experts two engines number
+    otherwise: by the digests of their weights or, where these are too large to be read for it, by
+    their being two checkpoints; and by their numbers of experts."""
     if one.side.run.id == other.side.run.id:
         return False
+    if _experts_known(one) and _experts_known(other):
+        routed = [{count for count in each.layers.routed if count} for each in (one, other)]
+        if routed[0] != routed[1]:
+            return True
     digests = [_digest(each) for each in (one, other)]
     if all(digests):
         return digests[0] != digests[1]
     return one.side.live and other.side.live
+
+
+def _experts_known(one: Opened) -> bool:
+    return one.side.live or one.trace.has("num_experts")
 
 
 def _digest(one: Opened) -> str:

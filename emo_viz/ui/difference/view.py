@@ -47,18 +47,13 @@ NO_VALUE = "rgba(0, 0, 0, 0)"
 LEANS = 0.15  # of the scale: a line beside the colour from here on
 
 
-@st.fragment
 def overview(found: Found) -> None:
     """All documents together: agreement and where it parts; weights and losses when asked for."""
-    with links.fragment():
-        lazy_tabs(
-            routes.DIFFERENCE_VIEW,
-            [
-                Tab(BY_EXPERTS, lambda: _agreement(found)),
-                Tab(BY_WEIGHTS, lambda: _weights_and_losses(found)),
-            ],
-            "view",
-        )
+    tabs = [
+        Tab(BY_EXPERTS, lambda: _agreement(found)),
+        Tab(BY_WEIGHTS, lambda: _weights_and_losses(found)),
+    ]
+    lazy_tabs(routes.DIFFERENCE_VIEW, tabs, "view")
 
 
 def _weights_and_losses(found: Found) -> None:

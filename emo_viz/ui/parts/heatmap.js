@@ -84,11 +84,12 @@ class Heatmap {
     ramp.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
   }
 
+  around(name) { return this.root.getRootNode().host?.closest(`[data-testid="${name}"]`); }
+
   // The picture, what its colours mean and its buttons end above the window's edge, unless they
   // begin so far down that one has to scroll anyway.
   height() {
-    const { stage, foot } = this.parts;
-    const main = this.root.getRootNode().host?.closest('[data-testid="stMain"]');
+    const { stage, foot } = this.parts, main = this.around("stMain");
     const top = stage.getBoundingClientRect().top + (main?.scrollTop ?? 0);
     const room = window.innerHeight - top - foot.offsetHeight - BELOW;
     return room < LOWEST ? this.shown.pixels : Math.round(Math.min(this.shown.pixels, room));
@@ -314,9 +315,13 @@ class Heatmap {
     rows.onclick = () => { this.readable(); this.settle(); };
     all.onclick = () => { this.whole(); this.settle(); };
     new ResizeObserver(() => this.shown && this.size()).observe(stage);
+    // What comes or goes above the picture, or the window's edge, moves its foot.
+    const moved = () => this.shown && this.height() !== this.pixels && this.size();
+    const page = this.around("stMainBlockContainer");
+    if (page) new ResizeObserver(moved).observe(page);
     const resized = () => {
       if (!this.root.isConnected) window.removeEventListener("resize", resized);
-      else if (this.shown) this.size();
+      else moved();
     };
     window.addEventListener("resize", resized);
     matchMedia("(prefers-color-scheme: dark)").onchange = () =>
