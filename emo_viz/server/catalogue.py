@@ -5,6 +5,7 @@ A run that is broken is an entry with a fault, in one sentence with the way out.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -171,7 +172,8 @@ def _read_model(folder: str, states: tuple[FileState, ...]) -> Model:
     place = Path(folder)
     config = read_json(inside(place, "config.json"))
     told = _flat(config)
-    tensors = {name: size for file in weight_files(place) for name, size in _header(file).items()}
+    headers = [_header(file) for file in weight_files(place)]
+    tensors = {name: size for header in headers for name, (_, size) in header.items()}
     experts = _experts(told)
     top_k = _first(told, TOP_K) or FIXED_TOP_K.get(str(config.get("model_type")))
     layers, parameters = _layers(told), sum(tensors.values())
@@ -195,6 +197,24 @@ def _read_model(folder: str, states: tuple[FileState, ...]) -> Model:
         bytes=sum(file.stat().st_size for file in weight_files(place)),
         context=_first(told, CONTEXT),
     )
+
+
+def stored_types(folder: Path) -> dict[str, int]:
+    """How many numbers of a checkpoint are stored in each type, as safetensors calls it.
+
+    Raises ValueError, one sentence, if it cannot be read.
+    """
+    return dict(_stored_types(tuple(map(file_state, weight_files(folder)))))
+
+
+@lru_cache(maxsize=64)
+def _stored_types(files: tuple[FileState, ...]) -> Counter[str]:
+    """The states of the files are the key: what is replaced is read again."""
+    found = Counter[str]()
+    for file in files:
+        for kind, size in _header(file.path).values():
+            found[kind] += size
+    return found
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
@@ -229,8 +249,11 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _header(file: Path) -> dict[str, int]:
-    """Numbers in each tensor of a safetensors file. Raises ValueError for one that is damaged."""
+def _header(file: Path) -> dict[str, tuple[str, int]]:
+    """The type of each tensor of a safetensors file, and how many numbers are in it.
+
+    Raises ValueError for a file that is damaged.
+    """
     try:
         with file.open("rb") as handle:
             size = int.from_bytes(handle.read(8), "little")
@@ -238,7 +261,7 @@ def _header(file: Path) -> dict[str, int]:
                 raise ValueError("its header is longer than the file")
             header = json.loads(handle.read(size))
         return {
-            name: prod(map(int, each["shape"]))
+            name: (str(each["dtype"]), prod(map(int, each["shape"])))
             for name, each in header.items()
             if name != "__metadata__"
         }

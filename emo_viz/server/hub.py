@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from emo_viz.runs.progress import Report
+from emo_viz.server import assets
 from emo_viz.server.jobs import Cancelled
+from model.files import weight_files
 
 MEGABYTE = 1_000_000  # what is reported in: a checkpoint has more bytes than anybody can read
 
@@ -19,22 +21,33 @@ def fetch(name: str, report: Report) -> Path:
     report(megabytes that are here, of all): what it raises ends the fetch. Raises ValueError, one
     sentence, if the hub cannot be asked or does not have it.
     """
-    from model.families.opening import FILES, local_folder
+    from model.families.opening import FILES
 
     try:
         report(0, 0)
-        _fetch(name, list(FILES), report)
+        return _fetch(name, list(FILES), report)
     except Cancelled:
         raise
     except Exception as error:  # the hub's errors, and those of whatever transport it has
+        if (here := _whole(name)) is not None:  # without network what is in the cache will do
+            return here
+        reason = type(error.__cause__ or error).__name__
         raise ValueError(
             f"{name} is no folder here and could not be had from the Hugging Face hub "
-            f"({type(error).__name__}); check the name and the network, or copy it to a folder."
+            f"({reason}); check the name and the network, or copy it to a folder."
         ) from error
-    return local_folder(name)
 
 
-def _fetch(name: str, patterns: list[str], report: Report) -> None:
+def _whole(name: str) -> Path | None:
+    """Its folder in the cache, if all of its weights are there."""
+    folder = assets.local_checkpoint(name)
+    try:
+        return folder if folder and weight_files(folder) else None
+    except ValueError:
+        return None
+
+
+def _fetch(name: str, patterns: list[str], report: Report) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
 
     files: Any = snapshot_download(name, allow_patterns=patterns, dry_run=True)
@@ -51,6 +64,7 @@ def _fetch(name: str, patterns: list[str], report: Report) -> None:
             hf_hub_download(name, file.filename, revision=file.commit_hash, tqdm_class=_bar(more))
         arrived = before + file.file_size
         report(arrived // MEGABYTE, total // MEGABYTE)
+    return Path(snapshot_download(name, allow_patterns=patterns))  # nothing is left to fetch
 
 
 def _bar(more: Callable[[float], None]) -> Any:

@@ -84,3 +84,19 @@ def test_bytes_that_arrive_twice_count_once(lent: Hub, monkeypatch: pytest.Monke
     told = list[int]()
     hub.fetch("owner/model", lambda done, total: told.append(done))
     assert max(told) == 9
+
+
+def test_without_network_what_is_whole_in_the_cache_will_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    def no_network(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", no_network)
+    (tmp_path / "config.json").write_text("{}")
+    cached = str(tmp_path / "config.json")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: cached)
+    with pytest.raises(ValueError, match="could not be had from the Hugging Face hub"):
+        hub.fetch("owner/model", lambda done, total: None)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert hub.fetch("owner/model", lambda done, total: None) == tmp_path
