@@ -205,7 +205,10 @@ def _of_federations(out: Path) -> Iterator[str]:
     found = [read_json(path) for path in sorted(out.glob(f"*/federation-*/{RESULT}"))]
     if not found:
         return
-    measures = ("client", "client/module", "composed", "composed/module", "joint", "parent/module")
+    measures = tuple(
+        f"{who}{how}" for how in ("/module", "") for who in ("client", "composed", "joint")
+    )
+    measures = ("parent/module", *measures)
     yield f"Federations: gain over the parent on the clients' domains, of {', '.join(measures)}:"
     head = f"| Model | Overlap | Domain | {' | '.join(measures)} |\n| --- | --- | --- "
     lines = [head + "| --: " * len(measures) + "|"]

@@ -162,7 +162,7 @@ def _measure(
     for client, module, each in zip(clients, modules, texts, strict=True):
         models = {PARENT: parent, CLIENT: client, COMPOSED: composed, JOINT: joint}
         losses = {name: document_losses(model, each.own) for name, model in models.items()}
-        for name in (PARENT, CLIENT, COMPOSED):
+        for name in models:
             with apply_subset(models[name], module):
                 losses[name + MODULE] = document_losses(models[name], each.own)
         found.append(losses)

@@ -115,7 +115,7 @@ def test_the_command_leaves_a_composition_whose_losses_can_be_computed_again(at,
         assert torch.equal(
             experts(composed, layer).down_proj[mine], experts(client, layer).down_proj[mine]
         )
-    assert set(result["summary"]["gain"]) >= {"client/module", "composed", "joint"}
+    assert set(result["summary"]["gain"]) >= {"client/module", "composed", "joint/module"}
     other = command(at, out, *options, "--seed", 3)
     assert "is another federation (seed 0, not 3)" in refused(other)
 
