@@ -24,7 +24,7 @@ MIN_TOKENS = 64
 EVALUATED, CALIBRATION = "evaluated", "calibration"
 Role = Literal["evaluated", "calibration"]
 BLOCK = 1 << 18  # training tokens hashed at a time: they stay in the processor's cache
-AT_ONCE = 1 << 25  # tokens of held-out documents whose hashes are in memory
+AT_ONCE = 1 << 23  # tokens of held-out documents whose hashes are in memory
 
 
 @dataclass(frozen=True)
