@@ -157,7 +157,7 @@ def lay_out(
         clusters={run: clusters[run].assign_rows(own) for run, own in rows.items()},
         info=info,
         layer_places={
-            run: np.stack([procrustes(flatten(layer), first) for layer in own.swapaxes(0, 1)])
+            run: np.stack([_by_layer(layer, flatten, first) for layer in own.swapaxes(0, 1)])
             for run, own in routing.items()
         },
         routing={
@@ -166,6 +166,17 @@ def lay_out(
         },
         numbers={run: tuple(map(int, own)) for run, own in numbers.items()},
     )
+
+
+def _by_layer(
+    rows: NDArray[np.floating],
+    flatten: Callable[[NDArray[np.floating]], NDArray[np.float32]],
+    first: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Places [N, 2] by one layer's rows [N, R]; all in one where a single expert serves all tokens."""
+    if (rows == rows[:1]).all():
+        return np.zeros((len(rows), 2), np.float32)
+    return procrustes(flatten(rows), first)
 
 
 def save_token_map(path: Path, token_map: TokenMap) -> None:

@@ -136,6 +136,29 @@ def test_one_run_alone_has_a_map(made, tmp_path):
     assert list(load_token_map(tmp_path / "map.npz").places) == ["std-nano"]
 
 
+def test_a_layer_of_one_expert_puts_all_tokens_in_one_place(made):
+    token_map, clusters, routing = made
+    rows = routing["std-nano"].copy()
+    rows[:, 0] = np.eye(5)[0]
+
+    def unlike(rows):
+        assert (rows != rows[:1]).any()
+        return rows[:, :2]
+
+    own = {"std-nano": clusters["std-nano"]}
+    found = lay_out(
+        token_map.sample,
+        {"std-nano": rows},
+        {"std-nano": (0, 1)},
+        own,
+        unlike,
+        {"std-nano": ""},
+        {},
+    )
+    assert (found.layer_places["std-nano"][0] == 0).all()
+    assert (found.layer_places["std-nano"][1] != 0).any()
+
+
 def test_a_map_of_version_2_has_no_routing(made, tmp_path):
     token_map, clusters, _ = made
     arrays = {name: values.astype(np.int32) for name, values in vars(token_map.sample).items()}
