@@ -173,7 +173,7 @@ def _by_layer(
     flatten: Callable[[NDArray[np.floating]], NDArray[np.float32]],
     first: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Places [N, 2] by one layer's rows [N, R]; all in one where a single expert serves all tokens."""
+    """Places [N, 2] by one layer's rows [N, R]; all in one where one expert serves all."""
     if (rows == rows[:1]).all():
         return np.zeros((len(rows), 2), np.float32)
     return procrustes(flatten(rows), first)
