@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emo_viz.analysis import projection
-from emo_viz.analysis.origins import Origins, documents_digest, stale
 from emo_viz.analysis.checkpoints import Checkpoint, open_runs, side_by_side
+from emo_viz.analysis.origins import Origins, documents_digest, stale
 from emo_viz.analysis.projection import content_key
 from emo_viz.analysis.token_map import (
     Sample,
@@ -137,10 +137,9 @@ def _max_tokens(clusters: Mapping[str, TokenClusters]) -> int:
 def _check(one: Checkpoint, clusters: TokenClusters, path: Path, documents: pd.DataFrame) -> None:
     """Raises ValueError unless the clusters are of this model and these documents."""
     mend = f"run `python -m emo_viz clusters --out {path}` again"
-    made = Origins(
-        {one.run: weights for weights in clusters.origins.models.values()},
-        clusters.origins.documents,
-    )
+    # The file is of one model, whatever its run was called when it was made.
+    made_of = list(clusters.origins.models.values())
+    made = Origins({one.run: made_of[-1]} if made_of else {}, clusters.origins.documents)
     present = Origins({one.run: one.weights}, documents_digest(documents))
     if found := stale(f"The clusters in {path.name}", made, present, mend):
         raise ValueError(found[0])

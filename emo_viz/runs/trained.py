@@ -69,9 +69,7 @@ def read_preset(folder: Path) -> "Preset":
         ) from error
 
 
-def _load(
-    folder: Path, preset: "Preset", tokenizer: "PreTrainedTokenizerBase"
-) -> "EmoForCausalLM":
+def _load(folder: Path, preset: "Preset", tokenizer: "PreTrainedTokenizerBase") -> "EmoForCausalLM":
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -72,7 +72,8 @@ def _weight(name: str, given: Any) -> float:
         raise ValueError(f"A mixture cannot name {name!r}, for its comma; rename the domain.")
     if not name or not math.isfinite(weight) or weight <= 0:
         raise ValueError(
-            f"The weight of {name or 'a domain without a name'} is {given!r}; give a number above 0."
+            f"The weight of {name or 'a domain without a name'} is {given!r}; give a number "
+            "above 0."
         )
     return weight
 

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.data.alike import signature
-from model.data.repetition import repeats
 from model.data.places import Where, read_texts_at
+from model.data.repetition import repeats
 from model.files import new_file
 
 PART_BYTES = 1 << 22  # of texts

@@ -1,7 +1,7 @@
 """Writes a corpus from a spool of documents: tokens, split, filters, digest.
 
-Texts and tokens are in memory a part at a time (`model.data.spool`, `model.data.tokens`); what stays
-is a row a document, without its text.
+Texts and tokens are in memory a part at a time (`model.data.spool`, `model.data.tokens`); what
+stays is a row a document, without its text.
 """
 
 from collections import Counter
@@ -20,8 +20,8 @@ from tqdm import tqdm
 from model.data.alike import Alike
 from model.data.documents import COLUMNS, CorpusError, Reason, digest, held_out_parents
 from model.data.heldout import seen_shares
-from model.data.shards import DTYPES, FORMAT, SPLITS, Ids, digest_files, version_of
 from model.data.places import read_texts_at
+from model.data.shards import DTYPES, FORMAT, SPLITS, Ids, digest_files, version_of
 from model.data.spool import wheres
 from model.data.tokenizer import load_tokenizer, sample_of, train_on, vocabulary_size
 from model.data.tokens import Job, Part, Recipe, each_part, jobs_of, make_parts

@@ -71,12 +71,17 @@ def test_what_a_cut_costs_is_what_the_curves_say(
 
 
 def test_a_checkpoint_that_comes_later_is_added_and_no_other_is_measured_again(
-    tiny_assets: Path, history: tuple[Path, History], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_assets: Path,
+    history: tuple[Path, History],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     out, asked = tmp_path / "training-later.npz", list[int]()
     measure = runs._measure
     monkeypatch.setattr(
-        runs, "_measure", lambda model, step, *rest: (asked.append(step), measure(model, step, *rest))[1]
+        runs,
+        "_measure",
+        lambda model, step, *rest: (asked.append(step), measure(model, step, *rest))[1],
     )
     measured(tiny_assets, out, (100, "std-nano"))
     measured(tiny_assets, out, (50, "emo-nano"), (100, "std-nano"))
@@ -190,7 +195,9 @@ def test_a_training_checkpoint_that_cannot_be_read_says_why(tiny_assets: Path, t
     assert "several processes" in fault()
 
 
-def test_the_command_measures_and_refuses_in_one_sentence(tiny_assets: Path, trained, tmp_path: Path):
+def test_the_command_measures_and_refuses_in_one_sentence(
+    tiny_assets: Path, trained, tmp_path: Path
+):
     folder, _ = trained
     documents, out = tiny_assets / "documents", tmp_path / "out" / "training-run.npz"
 
@@ -212,7 +219,10 @@ def test_the_command_measures_and_refuses_in_one_sentence(tiny_assets: Path, tra
         (call(f"step-50={folder}", keep="2,8"), "2 experts cannot be kept; choose from 4 to 15"),
         (call(f"step-50={folder}", keep="few"), "is not a list"),
         (call(f"step-50={folder}", tokenizer=str(tmp_path)), "There is no tokenizer"),
-        (call(f"step-50={folder}", calibration=str(documents / "documents.parquet")), "calibration"),
+        (
+            call(f"step-50={folder}", calibration=str(documents / "documents.parquet")),
+            "calibration",
+        ),
     ):
         assert result.exit_code == 2 and said in result.output, result.output
         assert not out.exists()
@@ -221,15 +231,3 @@ def test_the_command_measures_and_refuses_in_one_sentence(tiny_assets: Path, tra
     assert "at steps 50, 24 documents" in result.output
     assert read_history(out).tokens_per_step == 64 * 256
     shutil.rmtree(out.parent)
-
-
-def test_debug(tiny_assets, history):
-    for m, run in ((0, "emo-nano"), (1, "std-nano")):
-        rows = read_curves(tiny_assets / "analysis" / "curves.parquet").rows.astype({"model": str})
-        rows = rows[(rows["model"] == run) & (rows["method"] == ROUTER_PROBABILITY)]
-        for notch, keep in enumerate((4, 8)):
-            cell = rows[rows["keep_k"] == keep].set_index("document")
-            e = cell["loss_sum"] / cell["tokens"]
-            own = pd.Series(history[1].moments[m].losses[:, notch], history[1].documents.ids)
-            d = (own - e.loc[own.index]).abs()
-            print(run, keep, d.max(), own.iloc[d.argmax()], d.groupby(lambda i: i.split("-")[1]).max().to_dict())
