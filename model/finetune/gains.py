@@ -96,6 +96,11 @@ def check_full(result: Mapping[str, Any], full: Mapping[str, Any], name: str) ->
             raise ValueError(f"{name} is of {words}; run --what all with the same options.")
 
 
+def in_words(found: Sequence[float]) -> str:
+    """A mean with its interval, as a command prints it."""
+    return f"{found[0]:.3f} [{found[1]:.3f}, {found[2]:.3f}]"
+
+
 def rounded(losses: Losses) -> dict[str, list[float]]:
     """As a result keeps them."""
     return {name: np.round(loss, 5).tolist() for name, loss in losses.items()}
