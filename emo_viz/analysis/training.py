@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from model.files import read_json
@@ -261,11 +262,7 @@ def smooth(values: Array, weight: float) -> Array:
     """
     if weight <= 0:
         return values
-    found, mean, total = np.empty(len(values)), 0.0, 0.0
-    for place, value in enumerate(values.tolist()):
-        mean, total = weight * mean + (1 - weight) * value, weight * total + (1 - weight)
-        found[place] = mean / total
-    return found
+    return pd.Series(values).ewm(alpha=1 - weight).mean().to_numpy(np.float64)
 
 
 def thin(x: NDArray[Any], y: Array, most: int) -> tuple[NDArray[Any], Array]:

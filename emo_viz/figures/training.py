@@ -4,7 +4,7 @@ Shapes: P points, S steps, E experts.
 """
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from emo_viz.figures.kept import kept
+from emo_viz.figures.kept import Arguments, Shelf, kept
 from emo_viz.figures.theme import (
     AMBER,
     GROUP_COLOURS,
@@ -27,6 +27,12 @@ ROW_PIXELS, FIRST_PIXELS, EDGE_PIXELS = 190, 330, 150
 EXTRA_COLOURS: Final = tuple(c for c in GROUP_COLOURS if c not in ("#2c605d", "#ba5d1b"))
 DASHES: Final = ("solid", "solid", "dash", "dot", "dashdot", "longdash")
 MOST_TIMES = 2.0  # even use: where the colours of the heatmap end at least
+# A run in progress is another figure at each look: such figures push out only their like.
+_SHELF = Shelf(8 << 20)
+
+
+def _kept(make: Callable[Arguments, go.Figure]) -> Callable[Arguments, go.Figure]:
+    return kept(make, _SHELF)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def metric_of(name: str) -> Metric:
     return known.get(name) or Metric(name, html.escape(name[:40], quote=False), ".4~g")
 
 
-@kept
+@_kept
 def curves(
     runs: Sequence[RunLook],
     lines: Mapping[str, Sequence[Line | None]],
@@ -223,7 +229,7 @@ def _all_positive(lines: Sequence[Line | None]) -> bool:
     return bool(there) and all(float(line.raw.min()) > 0 for line in there)
 
 
-@kept
+@_kept
 def loads(
     steps: NDArray[np.integer],
     times: NDArray[np.floating],

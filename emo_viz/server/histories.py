@@ -24,6 +24,11 @@ def _in(place: Path) -> list[Path]:
     return sorted(place.glob(PATTERN)) if place.is_dir() else []
 
 
+def is_bundled(path: Path) -> bool:
+    """Whether a file is of the assets, not the user's own."""
+    return path.parent == assets.root() / "analysis"
+
+
 def key(path: Path) -> str:
     """What changes with the file: caches of it go by this."""
     return assets.content(path)

@@ -4,13 +4,15 @@ A file is read on from where it was left; it is read anew where it was replaced 
 (a run that is resumed writes it again, without the lines past its checkpoint).
 """
 
+import math
 import os
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -26,6 +28,8 @@ MOST_RUNS = 300
 MOST_READ = 64  # files whose lines are held
 MOST_BYTES = 512 << 20
 DEEPEST = 2  # folders below a place that are looked into
+MOST_FOLDERS = 1000  # of a place: a link may name the root of a disk
+MOST_INSIDE = 10_000  # names that are read of one folder
 NOT_RUNS = ("step-", "damaged-", ".")
 
 
@@ -60,16 +64,20 @@ def runs(given: str = "") -> list[TrainingRun]:
         for folder in _below(base):
             name = str(folder.relative_to(base.parent))
             found.setdefault(folder.resolve(), TrainingRun(name, name, folder))
+    found = dict(islice(found.items(), MOST_RUNS))  # of those that nobody asked for
     if given.strip():
         base = home.given_path(given)
-        if not base.is_dir():
+        if not os.path.isdir(base):
             raise ValueError(f"There is no folder {base}; check the path.")
-        there = list(_below(base))
+        there = _below(base)
         if not there:
-            raise ValueError(f"There is no {METRICS} in {base} nor up to two folders below it.")
+            raise ValueError(
+                f"There is no {METRICS} in {base} nor up to two folders below it, of which "
+                f"{MOST_FOLDERS:,} are looked at."
+            )
         for folder in there:
             found.setdefault(folder.resolve(), TrainingRun(str(folder), _short(folder), folder))
-    return _told_apart(list(found.values())[:MOST_RUNS])
+    return _told_apart(list(found.values()))
 
 
 def _short(folder: Path) -> str:
@@ -78,11 +86,9 @@ def _short(folder: Path) -> str:
 
 
 def _told_apart(found: list[TrainingRun]) -> list[TrainingRun]:
-    labels = [one.label for one in found]
+    labels = Counter(one.label for one in found)
     return [
-        one
-        if labels.count(one.label) == 1
-        else TrainingRun(one.id, f"{one.label} ({one.id})", one.folder, one.run)
+        one if labels[one.label] == 1 else replace(one, label=f"{one.label} ({one.id})")
         for one in found
     ]
 
@@ -92,7 +98,7 @@ def _of_library() -> Iterator[TrainingRun]:
     there = [run for run in assets.runs() if run.checkpoint is not None]
     for run in sorted(there, key=lambda run: order.get(run.id, len(order))):
         folder = run.checkpoint
-        if folder is not None and (folder / METRICS).is_file():
+        if folder is not None and os.path.isfile(folder / METRICS):
             yield TrainingRun(run.id, label_of(run.id), folder, run.id)
 
 
@@ -100,23 +106,52 @@ def _places() -> list[Path]:
     places = [Path(RUNS).absolute()]
     with suppress(ValueError):  # there may be no place for what is the user's own
         places.append(home.folder() / OWN)
-    return [place for place in places if place.is_dir()]
+    return [place for place in places if os.path.isdir(place)]
 
 
-def _below(base: Path, deep: int = DEEPEST) -> Iterator[Path]:
-    """The run folders at `base` and below; nothing inside a run is another run."""
-    if (base / METRICS).is_file():
-        yield base
-        return
-    if deep == 0:
-        return
+def _below(base: Path) -> list[Path]:
+    """The run folders at `base` and below, by name; nothing inside a run is another run.
+
+    The nearest are looked at first, MOST_FOLDERS in all.
+    """
+    found, level, left = list[Path](), [base], MOST_FOLDERS
+    for deep in range(DEEPEST + 1):
+        inside = list[Path]()
+        left -= len(level)
+        for folder in level:
+            # Not Path.is_file: of a folder that may not be entered it raises PermissionError.
+            if os.path.isfile(folder / METRICS):
+                found.append(folder)
+            elif deep < DEEPEST and len(inside) < left:
+                inside += _inside(folder)[:MOST_RUNS]
+        level = inside[:left]
+    return sorted(found)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The folders in a folder that may hold runs, by name; none where it cannot be read."""
     try:
-        inside = sorted(path for path in base.iterdir() if path.is_dir())
+        with os.scandir(folder) as entries:
+            names = [
+                entry.name
+                for entry in islice(entries, MOST_INSIDE)
+                if not entry.name.startswith(NOT_RUNS) and entry.is_dir()
+            ]
     except OSError:
-        return
-    for folder in inside[:MOST_RUNS]:
-        if not folder.name.startswith(NOT_RUNS):
-            yield from _below(folder, deep - 1)
+        return []
+    return [folder / name for name in sorted(names)]
+
+
+def silent_seconds(run: TrainingRun) -> float:
+    """Since a run's file was last written, without reading it; infinite if there is none."""
+    try:
+        return _silence(os.stat(run.folder / METRICS))
+    except OSError:
+        return math.inf
+
+
+def _silence(state: os.stat_result) -> float:
+    return max(0.0, time.time() - state.st_mtime)
 
 
 def read(run: TrainingRun) -> Reading:
@@ -125,7 +160,7 @@ def read(run: TrainingRun) -> Reading:
     path = run.folder / METRICS
     try:
         metrics = _METRICS.read(path, lambda log: log.metrics())
-        silent = max(0.0, time.time() - path.stat().st_mtime)
+        silent = _silence(path.stat())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         return Reading(run, None, plan, problem=f"{path} cannot be read ({reason}).")

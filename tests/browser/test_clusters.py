@@ -91,7 +91,7 @@ def test_escape_clears_wherever_the_focus_is(app_server: harness.Server, browser
     plot = open_clusters(page, app_server)
     places = (
         lambda: plot.focus(),
-        lambda: page.get_by_role("radio").first.focus(),
+        lambda: page.get_by_role("slider").first.focus(),
         lambda: page.get_by_role("tab").first.focus(),
         lambda: page.locator(".legend button").first.focus(),
         lambda: page.get_by_test_id("stDataFrame").click(position={"x": 80, "y": 60}),

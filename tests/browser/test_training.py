@@ -1,7 +1,5 @@
 """The Training page with the bundled runs: its curves, and the checkpoints that play."""
 
-from collections.abc import Iterator
-
 import axe
 import harness
 import pytest
@@ -17,22 +15,6 @@ SPREAD = """(canvas) => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def bundled() -> Iterator[harness.Server]:
-    """The app on what it comes with: the metrics of the pair, and its checkpoints."""
-    with harness.serve(harness.ROOT / "assets") as server:
-        yield server
-
-
-def faults(page: Page) -> list[str]:
-    """What axe-core finds; nothing where it is not installed."""
-    try:
-        axe.installed()
-    except RuntimeError:
-        return []
-    return axe.violations(page)
-
-
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (900, "dark")])
 def test_the_first_screen_says_where_both_runs_are_and_draws_their_losses(
     bundled: harness.Server, browser: Browser, width: int, scheme: str
@@ -46,8 +28,8 @@ def test_the_first_screen_says_where_both_runs_are_and_draws_their_losses(
         )
         assert box is not None and box["y"] < 500
         assert chart is not None and chart["y"] + 300 < 900  # the losses are on the first screen
-        assert page.locator(".stPlotlyChart .xy .scatterlayer .trace").count() == 6
-        assert not faults(page)
+        traces = page.locator(".stPlotlyChart .xy .scatterlayer .trace")
+        expect(traces).to_have_count(6)
 
 
 def test_checkpoints_play_in_the_browser_from_a_knot_to_a_map(
@@ -57,7 +39,6 @@ def test_checkpoints_play_in_the_browser_from_a_knot_to_a_map(
     harness.visit(page, f"{bundled.url}/Training?training_view=Checkpoints")
     canvas, slider = page.locator(".history canvas").first, page.locator(".history input")
     expect(page.get_by_text("nats a token; ").first).to_be_visible()
-    assert not faults(page)
     spread, last = canvas.evaluate(SPREAD), slider.input_value()
     slider.fill("0")
     expect(page.locator(".history output")).to_have_text("Step 50")
@@ -68,3 +49,21 @@ def test_checkpoints_play_in_the_browser_from_a_knot_to_a_map(
     canvas.focus()
     page.keyboard.press("ArrowRight")
     expect(page.locator(".history .readout")).to_contain_text(" · ")
+
+
+@pytest.mark.parametrize(
+    ("view", "width", "scheme"),
+    [
+        ("Curves", 1440, "light"),
+        ("Curves", 900, "dark"),
+        ("Expert load", 1440, "light"),
+        ("Checkpoints", 1440, "light"),
+    ],
+)
+def test_axe_finds_nothing_serious_in_a_view(
+    bundled: harness.Server, browser: Browser, axe_core: None, view: str, width: int, scheme: str
+):
+    with harness.new_page(browser, width, scheme=scheme) as page:
+        harness.visit(page, f"{bundled.url}/Training?training_view={view.replace(' ', '+')}")
+        found = axe.violations(page)
+    assert not found, "\n".join(found)

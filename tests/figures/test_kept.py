@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from emo_viz.figures import kept as kept_figures
+from emo_viz.figures import training
 from emo_viz.figures.kept import Shelf, beside, kept
 
 
@@ -84,3 +86,12 @@ def test_what_is_made_of_something_shared_lives_as_long_as_it():
     del one
     gc.collect()
     assert gone() is None
+
+
+def test_a_run_that_grows_pushes_out_no_figure_but_those_of_runs():
+    (look,) = training.looks(["a run"], [None])
+    before, own = len(kept_figures._SHELF), len(training._SHELF)
+    for steps in (5, 6):
+        line = training.Line(np.arange(steps), np.ones(steps, np.float32))
+        training.curves([look], {"loss": [line]}, "Steps", log=False)
+    assert len(kept_figures._SHELF) == before and len(training._SHELF) == own + 2

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from emo_viz.server import training
 from emo_viz.ui.parts import export
 from tests.pages.opened import follow_link
+from tests.pages.training_runs import write_histories, write_runs
 
 Table = Callable[[], pd.DataFrame]
 
@@ -46,7 +48,7 @@ def values(column: pd.Series) -> set[str]:
 
 
 @pytest.fixture
-def offered(tiny_assets: Path, monkeypatch: pytest.MonkeyPatch) -> Offered:
+def offered(tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Offered:
     """What the page that is opened offers."""
     seen, draw = Offered(), export._COMPONENT
 
@@ -56,6 +58,9 @@ def offered(tiny_assets: Path, monkeypatch: pytest.MonkeyPatch) -> Offered:
 
     monkeypatch.setattr(export, "_COMPONENT", pictures)
     monkeypatch.setattr(export, "_table", lambda title, make, *_: seen.tables.append((title, make)))
+    write_runs(tmp_path / "runs")
+    monkeypatch.setattr(training, "RUNS", str(tmp_path / "runs"))
+    write_histories(tmp_path / "own", monkeypatch, "stopped")
     return seen
 
 
@@ -76,6 +81,7 @@ def opened(page: str, **params: str) -> AppTest:
 
 CLUSTERS, WHOLE = "2_Document_clusters", {"cluster_level": "Documents"}
 BOTH, OF_BOTH = ["EMO", "Standard MoE"], ["Both runs' clusters"]
+LOADS, OF_LOADS = {"training_view": "Expert load"}, "Every step, layer and expert"
 # Page, what of it is asked for, and some of the tables that it offers.
 OFFERED = [
     ("", {}, ["Findings", "Models"]),
@@ -99,6 +105,10 @@ OFFERED = [
         {"search_view": "Compare pins", "pins": ["5.d.heldout-court-1", "7.d.heldout-garden-2"]},
         BOTH,
     ),
+    ("11_Training", {}, ["Every step"]),
+    ("11_Training", LOADS | {"training_run": "runs/whole"}, [OF_LOADS]),
+    ("11_Training", LOADS | {"training_run": "runs/stopped"}, [OF_LOADS]),
+    ("11_Training", {"training_view": "Checkpoints"}, ["By checkpoint"]),
     (CLUSTERS, {}, ["Tokens"]),
     (CLUSTERS, {"cluster_part": "Quality"}, ["Quality"]),
     (CLUSTERS, {"cluster_part": "Domains"}, BOTH),
@@ -143,3 +153,11 @@ def test_the_losses_that_are_saved_are_those_of_the_cut(offered: Offered):
         table = offered["Losses of every token"]()
         rises.append((table["std-nano_cut"] - table["std-nano_full"]).mean())
     assert rises[0] > rises[1]
+
+
+def test_the_loads_that_are_saved_are_those_that_the_run_wrote(offered: Offered):
+    opened("11_Training", **LOADS, training_run="runs/whole")
+    table = offered[OF_LOADS]()
+    assert len(table) == 4 * 2 and set(table["layer"]) == {1}  # layer 0 is dense
+    last = table[table["step"] == 60]
+    assert last["expert"].tolist() == [0, 1] and last["share"].tolist() == [0.25, 0.75]

@@ -1,44 +1,24 @@
 """The Training page: curves and alarms of runs, and the load of their experts."""
 
 import base64
-import json
+import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from emo_viz.analysis.bootstrap import Interval
-from emo_viz.analysis.training_history import (
-    MEASURES,
-    Documents,
-    History,
-    Moment,
-    write_history,
-)
-from emo_viz.server import home
+from emo_viz.server import histories, training
 from tests.pages.opened import charts, components, follow_link, numbers, texts
+from tests.pages.training_runs import write_histories, write_runs
 
 PAGE = "pages/11_Training.py"
-STEPS = 80
 
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
-    """Two runs: one whole with loads, one that stopped in the middle with a spike."""
-    for name, length in (("whole", STEPS), ("stopped", STEPS - 10)):
-        folder = tmp_path / name
-        folder.mkdir()
-        preset = {"steps": STEPS, "rows": 4, "context": 16, "objective": "emo"}
-        (folder / "training.json").write_text(json.dumps(preset))
-        rows = [
-            {"step": s, "loss": 3.0 + 2 * (s == 60 and name == "stopped"), "own <b>value": s}
-            for s in range(length)
-        ]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    load = [{"step": s, "load": [[], [0.25, 0.75]]} for s in range(0, STEPS, 20)]
-    (tmp_path / "whole" / "load.jsonl").write_text("".join(json.dumps(row) + "\n" for row in load))
+    """The folder of two runs."""
+    write_runs(tmp_path)
     return tmp_path
 
 
@@ -79,6 +59,46 @@ def test_the_loads_of_a_layer_are_multiples_of_even_use(tiny_assets: Path, train
     assert "stopped** has no load.jsonl" in texts(at)
 
 
+def test_runs_that_ended_long_ago_are_not_read_to_find_those_in_progress(
+    tiny_assets: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(training, "RUNS", str(trained))
+    for number in range(5):
+        shutil.copytree(trained / "stopped", trained / f"old-{number}")
+        os.utime(trained / f"old-{number}" / "metrics.jsonl", (0, 0))
+    asked, read = list[str](), training.read
+    monkeypatch.setattr(training, "read", lambda run: (asked.append(run.folder.name), read(run))[1])
+    assert "/stopped** is at step" in texts(follow_link(PAGE))
+    assert set(asked) == {"stopped", "whole"}
+
+
+def test_a_run_without_loads_shows_the_checkpoints_that_are_of_it_and_no_others(
+    tiny_assets: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_histories(trained / "own", monkeypatch, "stopped", "EMO")
+    params = {"training_folder": str(trained), "training_view": "Expert load"}
+    at = follow_link(PAGE, **params, training_run=str(trained / "stopped"))
+    (chart,) = charts(at)
+    assert chart["layout"]["title"]["text"].startswith("stopped: router probability of layer 0")
+    assert "measured: stopped (a run of its own) over 4 held-out documents." in texts(at)
+    shutil.copy(trained / "own" / "training-0.npz", trained / "own" / "training-1.npz")
+    at = follow_link(PAGE, **params, training_run=str(trained / "stopped"))
+    assert len(charts(at)) == 2  # both that are of it, each told apart from the other
+    (trained / "whole" / "load.jsonl").unlink()
+    at = follow_link(PAGE, **params, training_run=str(trained / "whole"))
+    assert not charts(at) and "Instead" not in texts(at)
+
+
+def test_bundled_checkpoints_are_of_no_folder_that_has_such_a_name(
+    tiny_assets: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_histories(trained / "own", monkeypatch, "stopped")
+    monkeypatch.setattr(histories, "is_bundled", lambda path: True)
+    run = str(trained / "stopped")
+    at = follow_link(PAGE, training_folder=run, training_run=run, training_view="Expert load")
+    assert not charts(at) and "Instead" not in texts(at)
+
+
 def test_without_a_run_the_page_says_how_to_get_one(tiny_assets: Path):
     at = follow_link(PAGE)
     assert "There is no training run here" in texts(at)
@@ -89,20 +109,13 @@ def test_a_folder_that_is_not_there_is_one_sentence(tiny_assets: Path):
     assert "There is no folder /not/here; check the path." in texts(at).replace("\\", "")
 
 
-def test_checkpoints_are_sent_to_the_browser_at_once(tiny_assets: Path, tmp_path: Path):
-    moments = tuple(moment(step) for step in (10, 20))
-    documents = Documents(
-        ("a", "b", "c", "d"), ("sea", "sea", "hill", "hill"), ("<i>",) * 4, ("text",) * 4, (5,) * 4
-    )
-    history = History("EMO", "a run of its own", "key", documents, 3, (2, 4), 64, moments)
-    folder = home.folder() / "training"
-    for name in ("one", "two"):
-        write_history(folder / f"training-{name}.npz", replace(history, run=name))
+def test_checkpoints_are_sent_to_the_browser_at_once(
+    tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "own"
+    write_histories(folder, monkeypatch, "one", "two")
     (folder / "training-zzz.npz").write_bytes(b"nothing")
-    try:
-        at = follow_link(PAGE, training_view="Checkpoints", training_history=["two", "zzz"])
-    finally:
-        shutil.rmtree(folder)
+    at = follow_link(PAGE, training_view="Checkpoints", training_history=["1", "zzz"])
     (data,) = [each for each in components(at) if "measures" in each]
     assert [run["label"] for run in data["runs"]] == ["two"]  # zzz is damaged, and said to be
     assert "training-zzz.npz is damaged" in texts(at).replace("\\", "")
@@ -115,12 +128,6 @@ def test_checkpoints_are_sent_to_the_browser_at_once(tiny_assets: Path, tmp_path
     said = texts(at)
     assert "two: a run of its own; 2 checkpoints, the last at step 20" in said
     assert "4 held-out documents of 2 domains, 20 tokens" in said and "3 other documents" in said
-
-
-def moment(step: int) -> Moment:
-    usage = np.random.default_rng(step).dirichlet(np.ones(3), (4, 2)).astype(np.float32)
-    losses = np.tile(np.array([3.5, 3.0], np.float32), (4, 1))
-    return Moment(step, "digest", usage, losses, {m: Interval(0.5, 0.4, 0.6, 4) for m in MEASURES})
 
 
 def test_without_a_history_the_page_says_how_one_is_made(tiny_assets: Path):

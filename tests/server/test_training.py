@@ -1,6 +1,7 @@
 """Which training runs are found, and that a growing file is read on from where it was left."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,54 @@ def test_a_folder_that_is_none_or_holds_nothing_is_one_sentence(place: Path):
     ):
         with pytest.raises(ValueError, match=said):
             training.runs(typed)
+
+
+def test_a_folder_that_may_not_be_entered_is_passed_over(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write(place / "runs" / "mine", 0)
+    locked = [place / "runs" / "theirs", place / "assets" / "checkpoints" / "emo-nano"]
+    for folder in locked:
+        write(folder, 0)
+    stat = os.stat
+
+    def refuse(path, *rest, **how):
+        if isinstance(path, str | Path) and Path(path).parent in locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *rest, **how)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert [one.id for one in training.runs()] == ["runs/mine"]
+    with pytest.raises(ValueError, match="no folder"):
+        training.runs(str(locked[0] / "inside"))
+    assert training.silent_seconds(TrainingRun("", "", locked[0])) == float("inf")
+
+
+def test_of_many_runs_those_of_the_typed_folder_are_all_there(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(training, "MOST_RUNS", 3)
+    for number in range(5):
+        write(place / "runs" / f"run-{number}", 0)
+    write(place / "elsewhere" / "emo", 0)
+    found = training.runs(str(place / "elsewhere"))
+    assert [one.label for one in found][3:] == ["elsewhere/emo"] and len(found) == 4
+
+
+def test_of_a_wide_folder_only_so_many_folders_are_looked_at(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(training, "MOST_FOLDERS", 30)
+    for number in range(100):
+        (place / "wide" / str(number // 10) / str(number % 10)).mkdir(parents=True)
+    write(place / "wide" / "0" / "0", 0)
+    write(place / "wide" / "9" / "9", 0)
+    looked = list[str]()
+    isfile = os.path.isfile
+    monkeypatch.setattr(os.path, "isfile", lambda path: (looked.append(str(path)), isfile(path))[1])
+    found = training.runs(str(place / "wide"))
+    assert [one.label for one in found] == ["0/0"]
+    assert len([path for path in looked if "wide" in path]) == 30
 
 
 def test_only_what_was_appended_is_read(place: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import streamlit as st
 
 from emo_viz.analysis.training_alarms import is_finished, stall_minutes
 from emo_viz.figures.training import RunLook, looks
 from emo_viz.server import library, training
-from emo_viz.server.training import Reading, TrainingRun
+from emo_viz.server.training import MOST_FOLDERS, Reading, TrainingRun, silent_seconds
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.address import checked, several_of
 from emo_viz.ui.shell.words import escape_markdown
@@ -72,7 +73,8 @@ def _folder(place: st.delta_generator.DeltaGenerator) -> str:
         )
         st.caption(
             "Runs are folders with a metrics.jsonl: those of the library, of runs/ where the app "
-            "was started, of training/ in the user's folder, and of this one."
+            "was started, of training/ in the user's folder, and of this one: in itself or up to "
+            f"two folders below, of which {MOST_FOLDERS:,} are looked at."
         )
     return links.leave(routes.TRAINING_FOLDER, kind, typed, "")
 
@@ -93,9 +95,11 @@ def _found(given: str) -> list[TrainingRun]:
 
 def _usual(found: Sequence[TrainingRun]) -> list[str]:
     """What is shown at first: runs in progress, else the pair in the slots, else the first ones."""
-    going = [one.id for one in found if not one.run and in_progress(training.read(one))]
+    # Only what was written lately is read: there may be hundreds of runs that have ended.
+    lately = (one for one in found if not one.run and silent_seconds(one) < WATCHED_SECONDS)
+    going = list(islice((one.id for one in lately if in_progress(training.read(one))), MOST))
     if going:
-        return going[:MOST]
+        return going
     own = [one.id for run in _compared() for one in found if one.run == run]
     return own or [one.id for one in found[:2]]
 

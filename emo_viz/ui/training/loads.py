@@ -1,17 +1,21 @@
 """Training page: how the load of a layer's experts changed over the steps of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
 from emo_viz.analysis.training import LOAD
+from emo_viz.analysis.training_history import History
 from emo_viz.figures import training as figures
 from emo_viz.figures.theme import chart_config
 from emo_viz.server import histories, training
 from emo_viz.server.training import TrainingRun
+from emo_viz.ui.parts import export
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.words import count, escape_markdown
 from emo_viz.ui.training.chosen import choose
@@ -45,7 +49,7 @@ def show() -> None:
         for run, loads in found.items()
         if loads is not None
     ]
-    uses = uses or _of_histories()
+    uses = uses or _of_histories(lacking)
     if uses:
         _side_by_side(uses)
 
@@ -60,24 +64,37 @@ def _lacks(runs: Sequence[TrainingRun]) -> None:
     )
 
 
-def _of_histories() -> list[Use]:
-    """What the checkpoints that were measured say instead: mean router probabilities."""
-    found = []
-    for path in histories.paths()[:2]:
+def _of_histories(runs: Sequence[TrainingRun]) -> list[Use]:
+    """What measured checkpoints of these runs say instead: mean router probabilities."""
+    uses, told = list[Use](), list[str]()
+    for path, each in _measured(runs):
+        shares = np.stack([moment.usage.mean(axis=0) for moment in each.moments])
+        steps = np.array(each.steps, np.int64)
+        again = any(use.label == each.run for use in uses)
+        label = f"{each.run} ({path.stem})" if again else each.run
+        uses.append(Use(str(path), label, steps, shares, PROBABLE))
+        about = f" ({escape_markdown(each.about)})" if each.about else ""
+        documents = count(len(each.documents.ids), "held-out document")
+        told.append(f"{escape_markdown(label)}{about} over {documents}")
+    if uses:
+        st.markdown(
+            "Instead, the mean router probability of every expert at the checkpoints that were "
+            f"measured: {'; '.join(told)}."
+        )
+    return uses
+
+
+def _measured(runs: Sequence[TrainingRun]) -> Iterator[tuple[Path, History]]:
+    """The histories that are of one of these runs, by what each says it is of."""
+    for path in histories.paths():
         try:
             each = histories.read(path)
         except ValueError:  # the view of checkpoints says why
             continue
-        shares = np.stack([moment.usage.mean(axis=0) for moment in each.moments])
-        steps = np.array(each.steps, np.int64)
-        found.append(Use(path.stem, each.run, steps, shares, PROBABLE))
-    if found:
-        st.markdown(
-            "Instead, the mean router probability of every expert at the checkpoints that were "
-            f"measured ({escape_markdown(each.about or each.run)}), over "
-            f"{count(len(each.documents.ids), 'held-out document')}:"
-        )
-    return found
+        # The bundled ones are of the library's runs, of no folder that happens to have such a name.
+        own = [run for run in runs if run.run or not histories.is_bundled(path)]
+        if any(each.run in (run.label, run.folder.name) for run in own):
+            yield path, each
 
 
 def _side_by_side(uses: Sequence[Use]) -> None:
@@ -91,11 +108,40 @@ def _side_by_side(uses: Sequence[Use]) -> None:
         use.id: times_even(use.shares[:, layer]) for use in uses if layer in routed_layers(use)
     }
     highest = figures.colour_end(list(times.values()))
+    _offer(row, uses, layer)
     cells = st.grid(min(2, len(times)), min_column_width=NARROWEST)
+    drawn = [use for use in uses if use.id in times]
+    for place, use in enumerate(drawn):
+        with cells.cell():
+            _draw(use, times[use.id], layer, highest, chart_key(place))
+
+
+def chart_key(place: int) -> str:
+    """By place: the export finds a chart by a key in which Streamlit leaves no path as it is."""
+    return f"training_load_{place}"
+
+
+def _offer(row: st.delta_generator.DeltaGenerator, uses: Sequence[Use], layer: int) -> None:
+    labels = [use.label for use in uses if layer in routed_layers(use)]
+    export.offer(
+        "expert load in training",
+        charts={label: chart_key(place) for place, label in enumerate(labels)},
+        tables={"Every step, layer and expert": lambda: table(uses)},
+        shown=f"{', '.join(use.label for use in uses)}; pictures of layer {layer}",
+        place=row,
+    )
+
+
+def table(uses: Sequence[Use]) -> pd.DataFrame:
+    """A row for each step, layer and expert of each run; an expert that a layer lacks has none."""
+    frames = []
     for use in uses:
-        if use.id in times:
-            with cells.cell():
-                _draw(use, times[use.id], layer, highest)
+        places = np.argwhere(np.isfinite(use.shares))
+        step, layer, expert = places.T
+        columns = {"run": use.label, "measure": use.what, "step": use.steps[step]}
+        columns |= {"layer": layer, "expert": expert, "share": use.shares[step, layer, expert]}
+        frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)
 
 
 def routed_layers(use: Use) -> list[int]:
@@ -110,10 +156,10 @@ def times_even(shares: NDArray[np.float32]) -> NDArray[np.float32]:
     return times
 
 
-def _draw(use: Use, times: NDArray[np.float32], layer: int, highest: float) -> None:
+def _draw(use: Use, times: NDArray[np.float32], layer: int, highest: float, key: str) -> None:
     st.plotly_chart(
         figures.loads(use.steps, times, use.label, layer, use.what, highest),
-        key=f"training_load_{use.id}",
+        key=key,
         config=chart_config(f"expert load {use.label}"),
         alt=f"A map of steps by experts: the {use.what} of each expert of layer {layer}.",
     )
