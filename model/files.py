@@ -24,6 +24,17 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
+def _umask() -> int:
+    """What the process takes from the mode of new files; to ask for it is to set it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# Once: of two threads that asked at one time, one would read the other's 0 and leave it.
+UMASK = _umask()
+
+
 def inside(folder: Path, name: object) -> Path:
     """The file called `name` in `folder`, for a name that came out of a file.
 
@@ -277,9 +288,7 @@ def _unwritable(path: Path, error: Exception) -> ValueError:
 
 def _open_as_surroundings(path: Path, mode: int) -> None:
     """tempfile makes what only its owner can read; what we write is as open as any other file."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(mode & ~mask)
+    path.chmod(mode & ~UMASK)
 
 
 def _replace_folder(new: Path, path: Path) -> None:

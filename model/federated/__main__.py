@@ -66,6 +66,7 @@ def main(
     **options: Any,
 ) -> None:
     """Train modules apart, put their experts together, hold that against joint training."""
+    parallel.check_alone("A federation")
     torch.set_num_threads(threads or os.cpu_count() or 1)
     request = Request(parent, corpus, domains, What("module", keep_k), own=measured, **options)
     try:

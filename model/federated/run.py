@@ -29,6 +29,7 @@ from model.finetune.run import (
     check_same,
     document_losses,
     identity,
+    round_weights,
     work,
 )
 from model.finetune.texts import Measured, Texts
@@ -67,9 +68,9 @@ def federate(
 ) -> dict[str, Any]:
     """Train the clients and the joint model, compose, measure; returns what result.json holds.
 
-    Goes on where an earlier try stopped. clients_in: where the clients' runs lie or will, if not
-    in `out`. Raises ValueError for fewer than two domains, for what `model.finetune` refuses, and
-    for a folder of another federation.
+    Goes on where an earlier try stopped; what is done is not done again. clients_in: where the
+    clients' runs lie or will, if not in `out`. Raises ValueError for fewer than two domains, for
+    what `model.finetune` refuses, and for a folder of another federation.
     """
     request, domains = plan.request, plan.request.domains
     if len(set(domains)) != len(domains) or len(domains) < 2:
@@ -78,6 +79,8 @@ def federate(
     check_what(parent.model.config, request.what)
     asked = identity(request, parent, None) | {"overlap": plan.overlap}
     check_same(out, asked, "federation")
+    if (out / RESULT).is_file():
+        return read_result(out / RESULT)
     context = request.context or parent.context
     texts = [_texts(request, (domain,), context) for domain in domains]
     usage_CLR = np.stack([expert_scores(parent.model, [*each.calibration]) for each in texts])
@@ -88,6 +91,7 @@ def federate(
     together = union(parent.model.config, modules)
     joint = _train_joint(plan, out, together, pace)
     composed = compose(parent.model, clients, modules, usage_CLR)
+    round_weights(composed)
     losses = _measure(parent.model, clients, composed, joint, modules, texts)
     others = _texts(request, domains, context).others
     result = _result(plan, parent, asked, modules, [each.own for each in texts], losses)

@@ -91,8 +91,7 @@ def main(
     **options: Any,
 ) -> None:
     """Train a finished model further on one domain, wholly or in part, and say what it gained."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("Fine-tuning runs in one process; start it without torchrun.")
+    parallel.check_alone("Fine-tuning")
     torch.set_num_threads(threads or os.cpu_count() or 1)
     what = read_what(" ".join(words))
     chosen = tuple(dict.fromkeys(domains))

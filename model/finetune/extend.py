@@ -16,19 +16,21 @@ from torch import Tensor
 from model.emo.config import EmoConfig
 from model.emo.modeling import EmoForCausalLM
 from model.run.subset import routed_in_layer
+from model.train.checkpoint import values_of
 
 
 def extended(model: EmoForCausalLM, number: int, scores_LR: np.ndarray) -> EmoForCausalLM:
     """A new model with `number` more routed experts in every layer that has any.
 
     scores_LR: how much the domain prefers each expert; the best are copied, in turns if there are
-    fewer than `number`. New ids come after the old routed ones; shared experts stay the last.
+    fewer than `number`. New ids come after the old routed ones; shared experts stay the last. A
+    bias of the choice is copied with its expert.
     """
     config = _config(model.config, number)
     larger = EmoForCausalLM(config).eval()
     theirs = model.state_dict()
     with torch.no_grad():
-        for name, weight in larger.named_parameters():
+        for name, weight in values_of(larger).items():
             layer = int(name.split(".")[2]) if ".mlp." in name else -1
             routed = routed_in_layer(model.config, layer) if layer >= 0 else 0
             if not routed:

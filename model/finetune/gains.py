@@ -47,27 +47,30 @@ def _spans(
     columns: Losses, measured: Measured, kept: NDArray[np.bool_], apart: bool
 ) -> dict[str, Span]:
     losses_DC = np.stack([column[kept] for column in columns.values()], 1)
-    places_D = _places(measured)[kept] * apart
+    places_D = _places(measured.domains)[kept] * apart
     means, drawn = domain_means(losses_DC, measured.counts[kept], places_D)
     return {name: span(float(means[i]), drawn[:, i]) for i, name in enumerate(columns)}
 
 
-def _places(measured: Measured) -> NDArray[np.int64]:
-    names = sorted(set(measured.domains))
-    return np.array([names.index(name) for name in measured.domains], np.int64)
+def _places(domains: Sequence[str]) -> NDArray[np.int64]:
+    names = sorted(set(domains))
+    return np.array([names.index(name) for name in domains], np.int64)
 
 
 def kept_shares(
-    losses: Losses, full: NDArray[np.float64], tokens_D: NDArray[np.float64]
+    losses: Losses,
+    full: NDArray[np.float64],
+    tokens_D: NDArray[np.float64],
+    domains: Sequence[str],
 ) -> dict[str, Span]:
     """The share of a full fine-tuning's gain that each tuned model has, on the same documents.
 
-    full: losses of the model that was tuned in full. {} if that one gained nothing.
+    full: losses of the model that was tuned in full. domains: of the documents [D]; the gains are
+    the plain means over them, as those of `summary`. {} if the full one gained nothing.
     """
     names = [name for name in losses if name.startswith(TUNED)]
     columns = [losses[PARENT] - full, *(losses[PARENT] - losses[name] for name in names)]
-    one = np.zeros(len(tokens_D), np.int64)
-    means, drawn = domain_means(np.stack(columns, 1), tokens_D, one)
+    means, drawn = domain_means(np.stack(columns, 1), tokens_D, _places(domains))
     if means[0] <= 0:
         return {}
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -77,11 +80,13 @@ def kept_shares(
     }
 
 
-def check_full(result: Mapping[str, Any], full: Mapping[str, Any], name: str) -> None:
-    """Raises ValueError unless `full` is the full fine-tuning that `result` is to be held against:
+def check_full(known: Mapping[str, Any], full: Mapping[str, Any], name: str) -> None:
+    """Raises ValueError unless `full` is the full fine-tuning that a result is to be held against:
     of the same parent, corpus, domains and held-out documents.
+
+    known: the result, or as much of it as is known before it is there, its format at the least.
     """
-    if full.get("format") != result["format"] or full.get("what") != "all":
+    if full.get("format") != known["format"] or full.get("what") != "all":
         raise ValueError(f"{name} is no result of --what all; give the full fine-tuning's.")
     for part, words in (
         ("parent", "another checkpoint"),
@@ -89,16 +94,20 @@ def check_full(result: Mapping[str, Any], full: Mapping[str, Any], name: str) ->
         ("domains", "another domain"),
         ("documents", "other held-out documents"),
     ):
-        theirs, own = full.get(part), result[part]
+        theirs, own = full.get(part), known.get(part)
         if part == "parent":  # the folder may have been moved; the weights tell
-            theirs, own = (dict(each or {}).get("weights_sha256") for each in (theirs, own))
-        if theirs != own:
+            theirs, own = (_weights(each) for each in (theirs, own))
+        if part in known and theirs != own:
             raise ValueError(f"{name} is of {words}; run --what all with the same options.")
 
 
 def in_words(found: Sequence[float]) -> str:
     """A mean with its interval, as a command prints it."""
     return f"{found[0]:.3f} [{found[1]:.3f}, {found[2]:.3f}]"
+
+
+def _weights(parent: Any) -> Any:
+    return parent.get("weights_sha256") if isinstance(parent, dict) else None
 
 
 def rounded(losses: Losses) -> dict[str, list[float]]:

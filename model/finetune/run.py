@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -164,6 +165,9 @@ def work(
     _check_pools(request, parent)
     against = None if full is None else read_json(full)
     asked = identity(request, parent, module)
+    known = _known(parent, asked)
+    if against is not None:
+        gains.check_full(known, against, str(full))
     if (out / RESULT).is_file():
         check_same(out, asked)
         return _held_against(read_json(out / RESULT), against, full, out)
@@ -177,6 +181,8 @@ def work(
         own=request.own,
         others=request.others,
     )
+    if against is not None:  # before the long work: what it is held against must be of these
+        gains.check_full(known | {"documents": texts.to_json()}, against, str(full))
     pace = pace or Pace()
     preset = _preset(request, parent, context, pace.device)
     rows = PackedRows(texts.stream, preset, parent.eos)
@@ -185,6 +191,22 @@ def work(
     write_json(out / REQUEST, asked)
     result = _Run(request, parent, texts, preset, rows, pace).finish(out, asked, module)
     return result if result is None else _held_against(result, against, full, out)
+
+
+def _known(parent: Parent, asked: dict[str, Any]) -> dict[str, Any]:
+    """What a result says of where it comes from."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "what": asked["what"],
+        "domains": asked["domains"],
+        "parent": {
+            "folder": str(parent.folder),
+            "weights_sha256": parent.digest,
+            "objective": parent.objective,
+        },
+        "corpus": asked["corpus"],
+    }
 
 
 def _check_pools(request: Request, parent: Parent) -> None:
@@ -232,7 +254,7 @@ def check_same(out: Path, asked: dict[str, Any], kind: str = "fine-tuning") -> N
         raise ValueError(f"{out} is a file; --out needs a folder.")
     theirs = read_json(out / REQUEST) if (out / REQUEST).is_file() else None
     if theirs is None:
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and not all(_is_left_over(path) for path in out.iterdir()):
             raise ValueError(f"{out} holds something that is no {kind}; choose another --out.")
         return
     other = [name for name in asked if theirs.get(name) != asked[name]]
@@ -243,6 +265,11 @@ def check_same(out: Path, asked: dict[str, Any], kind: str = "fine-tuning") -> N
         raise ValueError(
             f"{out} is another {kind} ({told}); give the same options, or another --out."
         )
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a kill in the middle of writing left it (`model.files` names it)."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _short(value: Any) -> str:
@@ -314,6 +341,7 @@ class _Run:
         if adapted is not None:
             lora.save_adapter(adapted, self.parent.folder, out / ADAPTER)
             model = lora.merged(adapted)
+        round_weights(model)
         losses = _joined(losses, self._measure(model, gains.TUNED))
         result = self._result(asked, losses, trained, total)
         self._export(model.cpu(), out, result)
@@ -371,19 +399,9 @@ class _Run:
     def _result(
         self, asked: dict[str, Any], losses: dict[str, dict[str, Any]], trained: int, total: int
     ) -> dict[str, Any]:
-        texts, request = self.texts, self.request
+        texts = self.texts
         module = None if self.module is None else self.module.experts
-        return {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "what": str(request.what),
-            "domains": list(request.domains),
-            "parent": {
-                "folder": str(self.parent.folder),
-                "weights_sha256": self.parent.digest,
-                "objective": self.parent.objective,
-            },
-            "corpus": asked["corpus"],
+        return _known(self.parent, asked) | {
             "request": asked,
             "parameters": {"trained": trained, "all": total, "share": trained / total},
             "tokens": self.preset.steps * self.preset.tokens_per_step,
@@ -393,7 +411,7 @@ class _Run:
                 "own": gains.summary(losses["own"], texts.own),
                 "others": gains.summary(losses["others"], texts.others, apart=False),
             },
-            "documents": {"own": texts.own.to_json(), "others": texts.others.to_json()},
+            "documents": texts.to_json(),
             "losses": {group: gains.rounded(found) for group, found in losses.items()},
         }
 
@@ -421,6 +439,13 @@ class _Run:
         write_json(out / RESULT, result)
         for old in checkpoint.newest_first(out):
             shutil.rmtree(old)
+
+
+@torch.no_grad()
+def round_weights(model: EmoForCausalLM) -> None:
+    """Weights as an export has them (bfloat16): what is measured is what is given away."""
+    for weight in model.parameters():
+        weight.copy_(weight.bfloat16())
 
 
 def document_losses(model: EmoForCausalLM, measured: Measured) -> Any:
@@ -455,7 +480,8 @@ def _held_against(
     gains.check_full(result, against, str(full))
     own = gains.as_losses(result["losses"]["own"])
     theirs = gains.as_losses(against["losses"]["own"])[gains.TUNED]
-    tokens = gains.as_losses({"tokens": result["documents"]["own"]["tokens"]})["tokens"]
-    held = result | {"kept": gains.kept_shares(own, theirs, tokens)}
+    documents = result["documents"]["own"]
+    tokens = np.array(documents["tokens"], np.float64)
+    held = result | {"kept": gains.kept_shares(own, theirs, tokens, documents["domain"])}
     write_json(out / RESULT, held)
     return held

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.data.heldout import MIN_TOKENS, seen_shares
-from model.data.shards import TokenShard
+from model.data.shards import Ids, TokenShard
 
 Tokens = NDArray[np.int64]
 
@@ -54,11 +54,15 @@ class Texts:
     their ids. own, others: held-out documents of the domains, and of all other domains.
     """
 
-    stream: NDArray[np.uint16]
+    stream: NDArray[Ids]
     calibration: tuple[Tokens, ...]
     calibration_ids: tuple[str, ...]
     own: Measured
     others: Measured
+
+    def to_json(self) -> dict[str, Any]:
+        """What measures, as a result keeps it: no text."""
+        return {"own": self.own.to_json(), "others": self.others.to_json()}
 
     @classmethod
     def read(
@@ -125,7 +129,7 @@ def _id(shard: TokenShard, place: int) -> str:
 
 
 def _measured(
-    shard: TokenShard, places: Sequence[int], length: int, stream: NDArray[np.uint16]
+    shard: TokenShard, places: Sequence[int], length: int, stream: NDArray[Ids]
 ) -> Measured:
     texts = tuple(_text(shard, place, length) for place in places)
     return Measured(

@@ -72,6 +72,12 @@ def process_group(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def check_alone(kind: str) -> None:
+    """Raises ValueError if torchrun started this process beside others, for what takes one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"{kind} runs in one process; start it without torchrun.")
+
+
 def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1

@@ -106,9 +106,7 @@ def test_the_command_leaves_a_composition_whose_losses_can_be_computed_again(at,
     assert "2 clients, 20 routed experts between them, 0% of several" in done.output
     result = json.loads((out / "result.json").read_text())
     composed = load_model(out / "export")
-    texts = Texts.read(at.corpus, ("kitchen",), 64, calibration=2, own=4, others=2).own.texts
-    again = [loss[1:].mean() for loss in document_losses(composed, list(texts))]
-    np.testing.assert_allclose(result["losses"]["kitchen"]["composed"], again, atol=0.02)
+    check_losses(at, result, composed)
     client = load_model(out / "clients" / "garden" / "export")
     for layer, kept in enumerate(result["modules"]["garden"]):
         mine = kept[:-1]
@@ -116,8 +114,28 @@ def test_the_command_leaves_a_composition_whose_losses_can_be_computed_again(at,
             experts(composed, layer).down_proj[mine], experts(client, layer).down_proj[mine]
         )
     assert set(result["summary"]["gain"]) >= {"client/module", "composed", "joint/module"}
+    before = (out / "export" / "model.safetensors").stat()
+    again = command(at, out, *options)
+    assert again.exit_code == 0 and again.stdout == done.stdout
+    assert (out / "export" / "model.safetensors").stat() == before, "what is done stays"
     other = command(at, out, *options, "--seed", 3)
     assert "is another federation (seed 0, not 3)" in refused(other)
+
+
+def check_losses(at, result, composed):  # noqa: F811
+    texts = Texts.read(at.corpus, ("kitchen",), 64, calibration=2, own=4, others=2).own.texts
+    again = [loss[1:].mean() for loss in document_losses(composed, list(texts))]
+    np.testing.assert_allclose(result["losses"]["kitchen"]["composed"], again, atol=2e-5)
+
+
+def test_what_is_measured_of_averaged_experts_is_what_is_exported(at, tmp_path):  # noqa: F811
+    out = tmp_path / "federation"
+    # Modules of all experts: every one is a mean.
+    done = command(at, out, "--domains", "garden", "kitchen", "--module", 16)
+    assert done.exit_code == 0, done.output
+    result = json.loads((out / "result.json").read_text())
+    assert result["overlaps"]["share"] == 1.0
+    check_losses(at, result, load_model(out / "export"))
 
 
 def test_domains_that_no_client_has_are_measured_and_may_be_none():
@@ -140,4 +158,11 @@ def test_bad_input_is_one_sentence(at, tmp_path):  # noqa: F811
     assert "has no domain 'chess'" in refused(unknown)
     small = command(at, tmp_path / "run", "--domains", "garden", "kitchen", "--module", 2)
     assert "keep-k must be 4" in refused(small)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_of_several_processes_is_refused(at, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = refused(command(at, tmp_path / "run", "--domains", "garden", "kitchen", "--module", 6))
+    assert "A federation runs in one process; start it without torchrun" in told
     assert not list(tmp_path.iterdir())

@@ -125,6 +125,17 @@ def test_what_is_written_is_as_open_as_its_surroundings(tmp_path: Path) -> None:
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
+def test_no_write_sets_what_all_threads_make_their_files_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(os, "umask", lambda mask: asked.append(mask) or 0)
+    write_text(tmp_path / "a", "x")
+    with new_folder(tmp_path / "folder"):
+        pass
+    assert asked == []
+
+
 def test_a_place_that_cannot_be_written_is_known_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match="cannot be written"):
