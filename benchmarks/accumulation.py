@@ -44,6 +44,8 @@ def main() -> None:
             process.start()
         for process in processes:
             process.join()
+        if any(process.exitcode for process in processes):
+            raise click.ClickException("One of the two processes failed; what it said is above.")
         for one, other in (("whole", "1 x 4"), ("1 x 4", "2 x 2"), ("whole", "2 x 2")):
             _compare(folder, one, other)
 

@@ -21,6 +21,7 @@ from model.federated.run import CLIENTS, Federation, federate
 from model.files import read_json, write_text
 from model.finetune.parts import read_what
 from model.finetune.run import EXPORT, RESULT, Pace, Request, work
+from model.train.loop import Silent
 
 ROOT = Path(__file__).parents[1]
 MODELS = {"EMO": "emo-nano", "Standard": "std-nano"}
@@ -89,17 +90,7 @@ def _one(request: Request, out: Path, name: str, what: str, domain: str) -> None
 
 
 def _pace() -> Pace:
-    return Pace(checkpoint_every=100, progress=_Silent)
-
-
-class _Silent(list[int]):
-    """What the loop takes for a progress bar."""
-
-    def __init__(self, steps: Any, **_: Any) -> None:
-        super().__init__(steps)
-
-    def set_postfix(self, **_: Any) -> None:
-        """Nothing."""
+    return Pace(checkpoint_every=100, progress=Silent)
 
 
 def _federations(request: Request, overlaps: Sequence[Overlap], folder: Path) -> None:

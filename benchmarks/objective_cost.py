@@ -67,7 +67,7 @@ def main(rounds: int, rows: int | None, recompute: bool, accumulation: bool) -> 
     keep_freed_memory()
     sides = {name: _side(name, rows) for name in ("standard", "emo", "causal")}
     if recompute:
-        sides |= {f"standard, {w} again": _side("standard", rows, redo=w) for w in ("experts",)}
+        sides["standard, experts again"] = _side("standard", rows, redo="experts")
         sides["standard, layers again"] = _side("standard", rows, redo="layers")
     if accumulation:
         for balance in ("step", "micro"):

@@ -11,7 +11,7 @@ import torch
 from model.emo.modeling import EmoForCausalLM
 from model.emo.routing import PoolSizes
 from model.train.batches import PackedRows
-from model.train.loop import train
+from model.train.loop import Silent, train
 from model.train.presets import NANO, Preset
 
 EOS = 0
@@ -41,22 +41,12 @@ def small_stream(length: int = 6000) -> np.ndarray:
     return tokens.astype(np.uint16)
 
 
-class Quiet(list):
-    """What the loop takes for a progress bar."""
-
-    def __init__(self, steps: Any, **_: Any) -> None:
-        super().__init__(steps)
-
-    def set_postfix(self, **_: Any) -> None:
-        """Nothing."""
-
-
 def train_small(out: Path, preset: Preset, **how: Any) -> None:
     """Train a model of `preset` on the stream, as `model.train.loop.train` does."""
     torch.manual_seed(preset.seed)
     model = EmoForCausalLM(preset.model_config(EOS, 1))
     rows = PackedRows(small_stream(), preset, EOS)
-    train(model, rows, preset, out, [], progress=Quiet, **how)
+    train(model, rows, preset, out, [], progress=Silent, **how)
 
 
 def metrics_of(out: Path) -> list[dict[str, float]]:

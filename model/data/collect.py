@@ -151,7 +151,8 @@ def losses(left_out: Mapping[Reason, int], unread: Sequence[str] = ()) -> str:
 def collect_sources(domains: list[str], downloads: Path, collector: Collector) -> None:
     """The documents of the table of sources; all its domains when `domains` is empty.
 
-    Raises CorpusError for an unknown domain, and for a package that cannot be had or read.
+    Raises CorpusError for an unknown domain and a package that cannot be read, Unreachable for one
+    that cannot be had.
     """
     _check_domains(domains, DOMAINS)
     downloads.mkdir(parents=True, exist_ok=True)

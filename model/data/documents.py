@@ -56,6 +56,10 @@ class CorpusError(ValueError):
     """A mistake the caller can mend, in one sentence."""
 
 
+class Unreachable(ValueError):
+    """What cannot be had for now, in one sentence: nothing is wrong with what was read before."""
+
+
 def printable(name: str) -> str:
     """A name of a file as it can be stored and shown: a byte that is not UTF-8 is escaped."""
     return name.encode("utf-8", "backslashreplace").decode()

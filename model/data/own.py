@@ -64,7 +64,8 @@ def read_texts(spec: str, skip: Skip = refuse) -> Iterator[Text]:
 
     skip: gets the place of what is not UTF-8 and left out; by default it is an error.
 
-    Raises CorpusError, at the latest when the text in question is reached.
+    Raises CorpusError, at the latest when the text in question is reached, and Unreachable for a
+    dataset that cannot be fetched.
     """
     if not spec:
         raise CorpusError(f"--documents is empty; give {ENDINGS}, a folder or hf:NAME.")

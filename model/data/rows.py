@@ -1,8 +1,8 @@
 """Rows of the files that own data comes in, each with its place in the file: "line 3", "row 12".
 
-Every fault is a CorpusError that names the file and, where it can be known, the place. A row that
-is not UTF-8 is one too, unless the caller gives a function `skip`: that gets its place, and the
-reading goes on.
+Every fault of a file is a CorpusError that names it and, where it can be known, the place. A row
+that is not UTF-8 is one too, unless the caller gives a function `skip`: that gets its place, and
+the reading goes on.
 """
 
 import codecs
@@ -17,7 +17,7 @@ from typing import IO, Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.data.documents import CorpusError
+from model.data.documents import CorpusError, Unreachable
 from model.files import inside, read_json
 
 Rows = Iterator[tuple[str, Mapping[str, Any]]]
@@ -224,16 +224,19 @@ def _arrow_rows(path: Path, skip: Skip) -> Rows:
 
 
 def dataset_rows(spec: str) -> Rows:
-    """Rows of a dataset by name, NAME[:SPLIT], streamed."""
+    """Rows of a dataset by name, NAME[:SPLIT], streamed.
+
+    Raises Unreachable if it cannot be loaded or the stream breaks off.
+    """
     name, _, split = spec.partition(":")
     try:
         datasets = importlib.import_module("datasets")
     except ImportError:
-        raise CorpusError(f"hf:{name} needs the package datasets: pip install datasets.") from None
+        raise Unreachable(f"hf:{name} needs the package datasets: pip install datasets.") from None
     try:
         rows = iter(datasets.load_dataset(name, split=split or "train", streaming=True))
     except Exception as error:
-        raise CorpusError(f"The dataset {name} cannot be loaded: {_reason(error)}") from error
+        raise Unreachable(f"The dataset {name} cannot be loaded: {_reason(error)}") from error
     number = 0
     while True:
         number += 1
@@ -242,7 +245,7 @@ def dataset_rows(spec: str) -> Rows:
         except StopIteration:
             return
         except Exception as error:
-            raise CorpusError(
+            raise Unreachable(
                 f"Row {number} of the dataset {name} cannot be read: {_reason(error)}"
             ) from error
         yield f"row {number}", row

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
 from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -29,11 +28,6 @@ PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-
-
-def train_tokenizer(documents: pd.DataFrame, vocab_size: int) -> "PreTrainedTokenizerFast":
-    """A tokenizer from the frame's training split (columns domain, split, text)."""
-    return train_on(_sample(documents), vocab_size)
 
 
 def train_on(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
@@ -61,12 +55,6 @@ def train_on(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast"
         pad_token=PADDING,
         clean_up_tokenization_spaces=False,
     )
-
-
-def _sample(documents: pd.DataFrame) -> Iterator[str]:
-    train = documents[documents["split"] == "train"]
-    for _, texts in train.groupby("domain")["text"]:
-        yield from sample_of(texts)
 
 
 def sample_of(texts: Iterable[str]) -> Iterator[str]:
@@ -103,10 +91,3 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
 def vocabulary_size(tokenizer: "PreTrainedTokenizerFast") -> int:
     """One more than the largest id that the tokenizer may give, gaps between ids counted."""
     return 1 + max(tokenizer.get_vocab().values())
-
-
-def encode(tokenizer: "PreTrainedTokenizerFast", texts: list[str]) -> list[list[int]]:
-    """Token ids of each text; a special token written out in a text stays plain text."""
-    batch = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
-    ids: list[list[int]] = batch["input_ids"]
-    return ids

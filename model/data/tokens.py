@@ -116,13 +116,18 @@ _worker: dict[str, Any] = {}  # of this process: its recipe and tokenizer
 
 
 def _begin(recipe: Recipe) -> None:
+    _worker.update(recipe=recipe, tokenizer=plain_tokenizer(recipe.tokenizer))
+
+
+def plain_tokenizer(content: str) -> Any:
+    """The `tokenizers.Tokenizer` of this JSON that takes whole texts, and all in them as text."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_str(recipe.tokenizer)
+    tokenizer = Tokenizer.from_str(content)
     tokenizer.encode_special_tokens = True  # written out in a text they stay plain text
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    _worker.update(recipe=recipe, tokenizer=tokenizer)
+    return tokenizer
 
 
 def _make(job: Job) -> int:

@@ -23,9 +23,9 @@ STATE, LOCK = "state.json", "lock"
 def work_folder(out: Path, of: Mapping[str, Any], tell: Callable[[str], None]) -> Iterator[Path]:
     """A `with` block that fills the folder it is given; gone afterwards, unless it was cut short.
 
-    of: JSON of all that decides the corpus. Input that is no good (CorpusError) leaves nothing,
-    a kill, Ctrl-C or a full disk leaves what is whole. Raises ValueError if another process builds
-    there, or the folder holds something else.
+    of: JSON of all that decides the corpus. Input that is no good (CorpusError) leaves nothing;
+    what cannot be had (Unreachable), a kill, Ctrl-C or a full disk leaves what is whole.
+    Raises ValueError if another process builds there, or the folder holds something else.
     """
     folder = out.parent / f".{out.name[:100]}.partial"
     folder.mkdir(parents=True, exist_ok=True)

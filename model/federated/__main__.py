@@ -11,13 +11,14 @@ from typing import Any
 import click
 import torch
 
-from model.cli import Several, SeveralCommand, say
+from model.cli import INTERRUPTED, Several, SeveralCommand, say
 from model.federated.compose import Overlap
 from model.federated.run import Federation, federate
-from model.finetune.__main__ import INTERRUPTED, MAX_SEED
+from model.finetune import gains
 from model.finetune.parts import What
 from model.finetune.run import EXPORT, RESULT, Pace, Request
 from model.train import parallel
+from model.train.options import MAX_SEED
 
 
 @click.command(cls=SeveralCommand)
@@ -86,12 +87,8 @@ def _tell(result: dict[str, Any], out: Path) -> None:
     for domain, found in rows.items():
         say(f"  {domain}")
         for name, gain in found["gain"].items():
-            say(f"    {name:16} {_span(gain)}")
+            say(f"    {name:16} {gains.in_words(gain)}")
     say(f"{out / RESULT}; the composition is {out / EXPORT}.")
-
-
-def _span(found: list[float]) -> str:
-    return f"{found[0]:.3f} [{found[1]:.3f}, {found[2]:.3f}]"
 
 
 if __name__ == "__main__":

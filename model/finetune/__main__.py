@@ -10,15 +10,12 @@ from typing import Any
 import click
 import torch
 
-from model.cli import Several, SeveralCommand, say
+from model.cli import INTERRUPTED, Several, SeveralCommand, say
 from model.finetune import gains
 from model.finetune.parts import FORMS, read_what
 from model.finetune.run import EXPORT, RESULT, Pace, Request, work
 from model.train import checkpoint, parallel
-
-INTERRUPTED = 130
-"""Exit status of a command that Ctrl-C ended, as shells have it."""
-MAX_SEED = 10**12
+from model.train.options import MAX_SEED
 
 
 @click.command(cls=SeveralCommand)
@@ -103,19 +100,12 @@ def main(
         pace = Pace(parallel.own_device(device), stop_at=stop_at)
         result = work(request, out, full=full, pace=pace)
     except KeyboardInterrupt:
-        say(_where_it_stands(out), err=True)
+        say(checkpoint.where_it_stands(out), err=True)
         raise SystemExit(INTERRUPTED) from None
     if result is None:
-        say(_where_it_stands(out), err=True)
+        say(checkpoint.where_it_stands(out), err=True)
     else:
         _tell(result, out)
-
-
-def _where_it_stands(out: Path) -> str:
-    newest = checkpoint.latest(out)
-    if newest is None:
-        return f"Stopped before the first checkpoint in {out}; the same command starts again."
-    return f"Stopped; {newest} is whole, and the same command goes on from there."
 
 
 def _tell(result: dict[str, Any], out: Path) -> None:
@@ -130,18 +120,14 @@ def _tell(result: dict[str, Any], out: Path) -> None:
     say(f"{own['documents']} held-out documents, {own['tokens']:,} tokens, in nats a token:")
     for name, found in own.items():
         if isinstance(found, list):
-            elsewhere = f"   other domains {_span(others[name])}" if name in others else ""
-            say(f"  {name:16} {_span(found)}{elsewhere}")
+            elsewhere = f"   other domains {gains.in_words(others[name])}" if name in others else ""
+            say(f"  {name:16} {gains.in_words(found)}{elsewhere}")
     if result.get("kept") == {}:
         say("  The full fine-tuning gained nothing, so nothing of it is kept.")
     for name, share in result.get("kept", {}).items():
         alone = ", by the module alone" if name.endswith(gains.MODULE) else ""
-        say(f"  share of the full fine-tuning's gain{alone}: {_span(share)}")
+        say(f"  share of the full fine-tuning's gain{alone}: {gains.in_words(share)}")
     say(f"{out / RESULT}; the model is {out / EXPORT}.")
-
-
-def _span(found: list[float]) -> str:
-    return f"{found[0]:.3f} [{found[1]:.3f}, {found[2]:.3f}]"
 
 
 if __name__ == "__main__":

@@ -101,6 +101,11 @@ def check_full(known: Mapping[str, Any], full: Mapping[str, Any], name: str) -> 
             raise ValueError(f"{name} is of {words}; run --what all with the same options.")
 
 
+def in_words(found: Sequence[float]) -> str:
+    """A mean with its interval, as a command prints it."""
+    return f"{found[0]:.3f} [{found[1]:.3f}, {found[2]:.3f}]"
+
+
 def _weights(parent: Any) -> Any:
     return parent.get("weights_sha256") if isinstance(parent, dict) else None
 

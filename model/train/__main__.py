@@ -7,6 +7,7 @@ step is done the model is exported to <out>/export in the released format (bf16 
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ import click
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from model.cli import Command
+from model.cli import INTERRUPTED, Command
 from model.data.mixture import in_words, read_mixture
 from model.data.shards import TokenShard, corpus_digest
 from model.data.tokenizer import load_tokenizer, vocabulary_size
 from model.emo.modeling import EmoForCausalLM
-from model.files import check_writable, new_folder, write_json
+from model.files import check_writable, new_folder, read_json, write_json
 from model.run.loading import export_model
 from model.train import checkpoint, metrics, options, parallel
 from model.train.batches import PackedRows, check_ids, heldout_batches
@@ -28,10 +29,8 @@ from model.train.checkpoint import Kept
 from model.train.loop import train
 from model.train.presets import Preset, find_preset, multiplies_bf16
 from model.train.recompute import Recompute
+from model.train.resume import identity
 from model.train.start import ANNEALED, start_from
-
-INTERRUPTED = 130
-"""Exit status of a command that Ctrl-C ended, as shells have it."""
 
 
 @click.command(cls=Command)
@@ -84,7 +83,7 @@ def main(
             how["accumulation"] = parts_of_a_step(preset, accumulation, micro_rows)
             _run(preset, corpus, out, place, source, how)
     except KeyboardInterrupt:
-        parallel.tell(_where_it_stands(out))
+        parallel.tell(checkpoint.where_it_stands(out))
         raise SystemExit(INTERRUPTED) from None
 
 
@@ -98,19 +97,12 @@ def parts_of_a_step(preset: Preset, accumulation: int | None, micro_rows: int | 
     if accumulation is not None:
         raise ValueError("Give --accumulation or --micro-rows, not both.")
     mine = preset.rows // parallel.world_size()
-    if mine % micro_rows:
+    if not mine or mine % micro_rows:
         raise ValueError(
             f"The {mine} rows that a process takes of a step are no multiple of --micro-rows "
             f"{micro_rows}."
         )
     return mine // micro_rows
-
-
-def _where_it_stands(out: Path) -> str:
-    newest = checkpoint.latest(out)
-    if newest is None:
-        return f"Stopped before the first checkpoint in {out}; the same command starts again."
-    return f"Stopped; {newest} is whole, and the same command goes on from there."
 
 
 def _fair_threads() -> int:
@@ -135,6 +127,9 @@ def _run(
     domains = shard.index["domain"].astype(str).tolist()
     batches = PackedRows(shard.tokens, preset, tokenizer.eos_token_id, domains)
     check_out(out)
+    if source is None and _is_exported(out, preset, digest):
+        parallel.tell(f"{out / 'export'} is this very model, finished; remove it to export anew.")
+        return
     for sentence in batches.told():
         parallel.tell(sentence)
     if preset.steps < preset.warmup_steps:
@@ -152,9 +147,18 @@ def _run(
     train(model, batches, preset, out, documents, corpus=digest, **how)
     stop_at = how["stop_at"]
     if stop_at is None or stop_at >= preset.steps:
-        whole = parallel.gather(model)
+        whole = parallel.whole_model(model)
         if whole is not None:
             _export(whole, tokenizer, preset, digest, out)
+
+
+def _is_exported(out: Path, preset: Preset, digest: str) -> bool:
+    """Whether what is asked for was trained to its end, and is there."""
+    with suppress(ValueError):
+        kept, asked = read_json(out / "export" / "training.json"), identity(preset, digest)
+        asked = asked["preset"] | {"corpus": digest}
+        return all(kept.get(name) == value for name, value in asked.items())
+    return False
 
 
 def check_out(out: Path) -> None:

@@ -61,7 +61,9 @@ class Accumulated:
             figures, counts_LR = router_figures(model, documents), expert_counts(documents)
             parts.append(Reported(total.detach(), loss, total.detach(), figures, counts_LR))
             (total / self.parts).backward()
-        return _joined(parts, parallel.clip_gradients(model, preset.grad_clip))
+        grad_norm = parallel.clip_gradients(model, preset.grad_clip)
+        # Of a part that was given the totals of the step, these are its counts.
+        return _joined(parts[:1] if totals else parts, parts, grad_norm)
 
 
 def whole_step_totals(
@@ -92,9 +94,9 @@ def _documents(model: EmoForCausalLM, piece: Batch, totals: dict[int, Tensor]) -
     return documents
 
 
-def _joined(parts: list[Reported], grad_norm: Tensor) -> Reported:
-    """What the parts reported as one: means, and counts summed."""
-    counts = [part.counts_LR for part in parts if part.counts_LR is not None]
+def _joined(counting: list[Reported], parts: list[Reported], grad_norm: Tensor) -> Reported:
+    """What the parts reported as one: means, and the counts of those `counting` summed."""
+    counts = [part.counts_LR for part in counting if part.counts_LR is not None]
     counts_LR = torch.stack(counts).sum(0) if counts else None
     names = parts[0].routers
     figures = {name: torch.stack([part.routers[name] for part in parts]).mean() for name in names}

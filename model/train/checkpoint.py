@@ -46,6 +46,14 @@ def latest(folder: Path) -> Path | None:
     return next(iter(newest_first(folder)), None)
 
 
+def where_it_stands(folder: Path) -> str:
+    """What a command says that was stopped."""
+    newest = latest(folder)
+    if newest is None:
+        return f"Stopped before the first checkpoint in {folder}; the same command starts again."
+    return f"Stopped; {newest} is whole, and the same command goes on from there."
+
+
 def tidy(folder: Path) -> None:
     """Remove what a killed process left half-written in a run's folder."""
     for path in folder.glob(".*.tmp"):

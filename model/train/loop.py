@@ -1,7 +1,7 @@
 """The training loop: one step is a pure function of (weights, optimiser state, step number)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -137,7 +137,7 @@ def train(
     keep_for_backward(model, preset)
     parallel.shard(model, preset, gather)
     optimizer, guard = make_optimizer(model, preset), Guard(preset)
-    run = identity(preset, corpus, accumulation)
+    run = identity(preset, corpus, accumulation, gather)
     resumed = resume(out, model, optimizer, run)
     first, last = int(resumed["step"]), min(preset.steps, stop_at or preset.steps)
     guard.load(resumed.get("guard") or {})
@@ -207,6 +207,16 @@ class _Training:
         reported = self.passes(*given)
         self.counts_LR = reported.counts_LR
         return reported
+
+
+class Silent(list[int]):
+    """A progress bar for `train` that shows nothing, as where several runs have no room for one."""
+
+    def __init__(self, steps: Iterable[int], **_: Any) -> None:
+        super().__init__(steps)
+
+    def set_postfix(self, **_: Any) -> None:
+        """Nothing."""
 
 
 def _tell_if_done(out: Path, first: int, last: int, preset: Preset) -> None:

@@ -106,9 +106,10 @@ def main(out: Path, **options: Any) -> None:
     options |= {name: getattr(fit.preset, name) for name in given if name in options}
     train = training.main.callback
     assert train is not None, "it is a command"
-    for role in ROLES:
-        parallel.tell(f"Training {role} into {out / role}.")
-        train(**options, objective=role, out=out / role, source=None, anneal=False)
+    with parallel.process_group(parallel.own_device(options["device"])):
+        for role in ROLES:
+            parallel.tell(f"Training {role} into {out / role}.")
+            train(**options, objective=role, out=out / role, source=None, anneal=False)
     if options["stop_at"] is None:
         parallel.tell(f"Next: {next_command(corpus, out)}")
 

@@ -55,10 +55,14 @@ def own_device(name: str) -> torch.device:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun started, for the length of a `with` block."""
+    """Join the processes that torchrun started, for the length of a `with` block.
+
+    Inside another such block nothing is left to join. torchrun's store outlives a group, and a
+    second one would find the addresses of the first in it.
+    """
     if device.index is not None:  # torch refuses "cuda" alone, which is the current one
         torch.cuda.set_device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     dist.init_process_group(BACKENDS[device.type])
@@ -192,7 +196,7 @@ def average(metrics: dict[str, float]) -> dict[str, float]:
     return dict(zip(metrics, (values / world_size()).tolist(), strict=True))
 
 
-def gather(model: EmoForCausalLM) -> EmoForCausalLM | None:
+def whole_model(model: EmoForCausalLM) -> EmoForCausalLM | None:
     """The model with all its weights in the leading process, None in the others."""
     if world_size() == 1:
         return model

@@ -17,10 +17,16 @@ GUARDS = ("guard_sigmas", "guard_norms")
 ANOTHER = "or choose another --out."
 
 
-def identity(preset: Preset, corpus: str | None, accumulation: int = 1) -> dict[str, Any]:
+def identity(
+    preset: Preset,
+    corpus: str | None,
+    accumulation: int = 1,
+    gather: parallel.Gather = "fp32",
+) -> dict[str, Any]:
     """What decides a run, as its checkpoints keep it; `corpus` is its digest, None if unknown.
 
-    How the rows of a step are shared (processes, parts) decides no more than rounding.
+    How the rows of a step are shared (processes, parts), and in which numbers weights travel
+    between processes, decides no more than rounding.
     """
     settings = json.loads(json.dumps(asdict(preset)))
     return {
@@ -28,6 +34,7 @@ def identity(preset: Preset, corpus: str | None, accumulation: int = 1) -> dict[
         "corpus": corpus,
         "processes": parallel.world_size(),
         "accumulation": accumulation,
+        "gather": gather if parallel.world_size() > 1 else "fp32",  # one process sends none
     }
 
 
@@ -78,17 +85,17 @@ def _set_aside(damaged: list[tuple[Path, Damaged]], taken: Path) -> None:
 
 def _tell_of_sharing(path: Path, run: dict[str, Any], wanted: dict[str, Any]) -> None:
     theirs, ours = _sharing(run), _sharing(wanted)
-    if None not in theirs and theirs != ours:
-        words = [f"{_counted(n, 'process')} x {_counted(p, 'part')}" for n, p in (theirs, ours)]
+    if "processes" in run and theirs != ours:  # an older checkpoint does not say
         parallel.tell(
-            f"{path} was written by {words[0]} and goes on by {words[1]}: the same run, but for "
-            "rounding."
+            f"{path} was written by {theirs} and goes on by {ours}: the same run, but for rounding."
         )
 
 
-def _sharing(run: dict[str, Any]) -> tuple[int | None, int | None]:
-    """Processes and parts; an older checkpoint does not say the first, and has one part."""
-    return run.get("processes"), run.get("accumulation", 1)
+def _sharing(run: dict[str, Any]) -> str:
+    """Processes and parts in words, and weights that travelled in bf16."""
+    parts = _counted(run.get("accumulation", 1), "part")
+    gathered = " with weights gathered in bf16" if run.get("gather") == "bf16" else ""
+    return f"{_counted(run.get('processes'), 'process')} x {parts}{gathered}"
 
 
 def _counted(number: int | None, what: str) -> str:

@@ -8,10 +8,10 @@ import torch
 
 from model.train.accumulation import Accumulated, split, whole_step_totals
 from model.train.batches import PackedRows
-from model.train.loop import make_optimizer, train, train_step
+from model.train.loop import Silent, make_optimizer, train, train_step
 from model.train.step import backward, training_loss
 from tests.model.test_objectives import tiny
-from tests.model.test_train import EOS, PRESET, _Quiet, metrics_of, new_model, run, stream
+from tests.model.test_train import EOS, PRESET, metrics_of, new_model, run, stream
 
 EXACT = replace(PRESET, bf16=False, rows=8, grad_clip=0.5)
 SAME = 1e-5
@@ -26,7 +26,7 @@ def losses(out, accumulation, preset=EXACT):
         [],
         accumulation=accumulation,
         load_every=4,
-        progress=lambda steps, **_: _Quiet(steps),
+        progress=Silent,
     )
     return [{k: v for k, v in m.items() if k != "tokens_per_second"} for m in metrics_of(out)]
 
@@ -61,6 +61,7 @@ def test_balance_of_every_part_is_another_loss_and_gradient():
     torch.testing.assert_close(of_step[router], of_whole[router], rtol=1e-4, atol=1e-7)
     assert (of_micro[router] - of_whole[router]).abs().max() > 1e-5
     assert torch.equal(micro.counts_LR, whole.counts_LR), "the load is the whole step's in both"
+    assert torch.equal(step.counts_LR, whole.counts_LR)
 
 
 def test_parts_with_more_or_fewer_tokens_that_have_a_loss_weigh_as_their_tokens_do():

@@ -1,6 +1,7 @@
 """Balancing without a loss: a bias that chooses, weighs nothing, and stays with the model."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,12 +20,11 @@ from model.train.checkpoint import latest
 from model.train.loop import make_optimizer, train_step
 from model.train.start import start_from
 from tests.model.helpers import tiny_ids, tiny_model
-from tests.model.test_parallel import ROOT
 from tests.model.test_train import EOS, PRESET, metrics_of, new_model, run, stream
 
 BIASED = replace(PRESET, balancing_coef=0.0, bias_rate=1e-2)
 NAME = "model.layers.1.mlp.gate.correction_bias"
-TOKENIZER = ROOT / "assets/checkpoints/emo-nano"
+TOKENIZER = Path(__file__).parents[2] / "assets/checkpoints/emo-nano"
 
 
 def slow_route(logits_R, bias_R, allowed_R, slots):

@@ -29,8 +29,7 @@ from model.run.cut import check_made_for, cut_checkpoint
 from model.run.inference import document_losses
 from model.run.loading import export_model, load_model
 from model.run.subset import ExpertSubset, apply_subset
-from model.study.run import Silent
-from model.train.loop import make_optimizer
+from model.train.loop import Silent, make_optimizer
 from model.train.presets import NANO
 from tests.model.helpers import tiny_ids, tiny_model
 from tests.model.test_train_command import refused

@@ -21,10 +21,11 @@ from model.emo.modeling import EmoForCausalLM
 from model.emo.router import EmoRouter
 from model.run.loading import load_model
 from model.train import checkpoint, parallel
-from model.train.__main__ import main as train_command
 from model.train.batches import PackedRows
 from model.train.finite import NotFinite
 from model.train.loop import make_optimizer, train_step
+from model.train.pair import main as pair_command
+from model.train.presets import PRESETS
 from tests.model.helpers import tiny_ids, tiny_model
 from tests.model.test_train import PRESET, metrics_of, new_model, run, stream
 from tests.model.test_train_resume import no_file_above
@@ -118,7 +119,7 @@ def test_global_balancing_over_two_ranks_is_that_of_the_joined_batch_and_local_i
 
 def train_and_gather(out, *args):
     """Weights after training: whole in the leading process, None in the other."""
-    whole = parallel.gather(run(out, *args))
+    whole = parallel.whole_model(run(out, *args))
     return whole and {name: weight.numpy() for name, weight in whole.state_dict().items()}
 
 
@@ -167,27 +168,19 @@ def test_tokens_without_a_loss_weigh_nothing_whichever_rank_has_them(on_two_rank
     assert one == other == pytest.approx(some_ignored(tmp_path), rel=1e-6)
 
 
-def test_two_stopped_ranks_continue_to_bit_identical_weights(on_two_ranks, tmp_path):
-    whole, _ = on_two_ranks(train_and_gather, tmp_path / "whole")
-    on_two_ranks(train_and_gather, tmp_path / "parts", 5)
-    parts, _ = on_two_ranks(train_and_gather, tmp_path / "parts")
-    assert all(np.array_equal(whole[name], parts[name]) for name in whole)
-    assert [m["step"] for m in metrics_of(tmp_path / "parts")] == list(range(PRESET.steps))
-    folders = sorted(path.name for path in (tmp_path / "parts").glob("*-*"))
-    assert folders == ["step-12", "step-8"], "the newest two, nothing half-written"
-
-
-def test_a_damaged_shard_is_seen_by_both_ranks_and_the_checkpoint_before_is_taken(
+def test_two_stopped_ranks_continue_bit_for_bit_from_the_newest_checkpoint_that_is_whole(
     on_two_ranks, tmp_path
 ):
     whole, _ = on_two_ranks(train_and_gather, tmp_path / "whole")
+    on_two_ranks(train_and_gather, tmp_path / "parts", 5)
     on_two_ranks(train_and_gather, tmp_path / "parts", 8)
     shard = tmp_path / "parts" / "step-8" / "__1_0.distcp"
     shard.write_bytes(shard.read_bytes()[:100])
     parts, _ = on_two_ranks(train_and_gather, tmp_path / "parts")
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+    assert [m["step"] for m in metrics_of(tmp_path / "parts")] == list(range(PRESET.steps))
     folders = sorted(path.name for path in (tmp_path / "parts").glob("*-*"))
-    assert folders == ["damaged-step-8", "step-12", "step-8"]
+    assert folders == ["damaged-step-8", "step-12", "step-8"], "nothing half-written"
 
 
 def on_a_full_disk(out):
@@ -233,39 +226,44 @@ def test_both_ranks_name_the_same_part_that_is_not_finite(on_two_ranks, tmp_path
     assert one == other and "At step 0 " in one and "the output of layer 1, router" in one
 
 
-def gathered_in_bf16(out):
-    """Losses of a run, and in which numbers the parts of a layer computed."""
-    seen, forward = {}, EmoRouter.forward
+def gathered_in_bf16(out, preset):
+    """In which numbers the parts of a layer computed in a run."""
+    seen, forward, made = {}, EmoRouter.forward, []
 
     def router(self, hidden_NH, documents=None):
         seen["router"] = str(self.weight.dtype)
         return forward(self, hidden_NH, documents)
 
-    with patch.object(EmoRouter, "forward", router):
-        preset = replace(PRESET, bf16=True)
-        model = new_model(preset)
-        parallel.shard(model, preset, "bf16")
-        optimizer, rows = make_optimizer(model, preset), PackedRows(stream(), preset, 0)
-        losses = []
-        for step in range(6):
-            batch = parallel.share(rows.batch(step))
-            losses.append(train_step(model, optimizer, batch, preset, step)["loss"])
-        layer = model.model.layers[0]
-        layer.unshard()
-        seen["experts"] = str(layer.mlp.experts.down_proj.dtype)
-        layer.reshard()
-    moments = [value for state in optimizer.state.values() for value in state.values()]
+    def optimizer(*given):
+        made.append(make_optimizer(*given))
+        return made[0]
+
+    making = patch("model.train.loop.make_optimizer", optimizer)
+    with patch.object(EmoRouter, "forward", router), making:
+        model = run(out, 6, preset, gather="bf16")
+    layer = model.model.layers[0]
+    layer.unshard()
+    seen["experts"] = str(layer.mlp.experts.down_proj.dtype)
+    layer.reshard()
+    moments = [value for state in made[0].state.values() for value in state.values()]
     seen["shards"] = {str(p.dtype) for p in model.parameters()}
     seen["moments"] = {str(value.dtype) for value in moments}
-    return losses, seen
+    return seen
 
 
-def test_weights_gathered_in_bf16_train_alike_and_are_kept_in_float32(on_two_ranks, tmp_path):
-    (losses, seen), (others, _) = on_two_ranks(gathered_in_bf16, tmp_path)
-    assert losses == others
+def test_weights_gathered_in_bf16_train_alike_and_are_kept_in_float32(
+    on_two_ranks, tmp_path, capfd
+):
     preset = replace(PRESET, bf16=True)
+    seen, _ = on_two_ranks(gathered_in_bf16, tmp_path / "two", preset)
     run(tmp_path / "one", 6, preset)
-    assert losses == pytest.approx([m["loss"] for m in metrics_of(tmp_path / "one")], abs=0.02)
+    ones, twos = ([m["loss"] for m in metrics_of(tmp_path / name)] for name in ("one", "two"))
+    assert len(twos) == 6 and twos == pytest.approx(ones, abs=0.02)
+    run(tmp_path / "two", 7, preset)
+    words = (
+        "by 2 processes x 1 part with weights gathered in bf16 and goes on by 1 process x 1 part"
+    )
+    assert words in capfd.readouterr().err
     assert seen["router"] == "torch.float32" and seen["experts"] == "torch.bfloat16"
     assert seen["shards"] == seen["moments"] == {"torch.float32"}
     with pytest.raises(ValueError, match="gathered in bf16 need --bf16"):
@@ -308,10 +306,14 @@ def write_corpus(folder):
 
 
 def as_torchrun(rank, port, arguments):
-    """Run the command with what torchrun puts into the environment."""
+    """Run the pair with what torchrun puts into the environment; how often it joined a group."""
     given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": rank}
-    with patch.dict(os.environ, {name: str(value) for name, value in given.items()}):
-        train_command(arguments, standalone_mode=False)
+    nano = replace(PRESET, name="nano", steps=1, warmup_steps=0)
+    joining = patch.object(dist, "init_process_group", wraps=dist.init_process_group)
+    environment = patch.dict(os.environ, {name: str(value) for name, value in given.items()})
+    with environment, patch.dict(PRESETS, nano=nano), joining as joined:
+        pair_command(arguments, standalone_mode=False)
+    return joined.call_count
 
 
 def free_port():
@@ -320,14 +322,15 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def test_the_command_trains_and_exports_as_torchrun_starts_it(two_processes, tmp_path):
+def test_a_pair_is_trained_and_exported_by_one_group_as_torchrun_starts_it(two_processes, tmp_path):
+    """torchrun's store outlives a group: a second one could find the addresses of the first."""
     write_corpus(tmp_path)
-    out = tmp_path / "run"
-    settings = ["--steps=1", "--rows=2", "--threads=1", f"--corpus={tmp_path}", f"--out={out}"]
-    two_processes(as_torchrun, free_port(), settings)
-    assert len(metrics_of(out)) == 1
-    assert (checkpoint.latest(out) / ".metadata").exists(), "written by both"
-    assert load_model(out / "export").config.num_experts == 128
+    settings = ["--steps=1", "--rows=2", "--threads=1", f"--corpus={tmp_path}", f"--out={tmp_path}"]
+    assert two_processes(as_torchrun, free_port(), settings) == [1, 1]
+    for out in (tmp_path / "emo", tmp_path / "standard"):
+        assert len(metrics_of(out)) == 1
+        assert (checkpoint.latest(out) / ".metadata").exists(), "written by both"
+        assert load_model(out / "export").config.num_experts == PRESET.num_experts
 
 
 def test_a_gpu_without_a_number_is_the_current_one(monkeypatch):

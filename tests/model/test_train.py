@@ -18,7 +18,7 @@ from model.emo.modeling import EmoForCausalLM
 from model.emo.routing import PoolSizes
 from model.train import checkpoint
 from model.train.batches import PackedRows, RowTable
-from model.train.loop import learning_rate, make_optimizer, train, train_step
+from model.train.loop import Silent, learning_rate, make_optimizer, train, train_step
 from model.train.presets import NANO, Preset, find_preset
 
 EOS = 0
@@ -73,14 +73,10 @@ def run(
         checkpoint_every=every,
         evaluate_every=2,
         stop_at=stop_at,
-        progress=lambda steps, **_: _Quiet(steps),
+        progress=Silent,
         **more,
     )
     return model
-
-
-class _Quiet(list):
-    def set_postfix(self, **_: object) -> None: ...
 
 
 def final_weights(out: Path) -> dict[str, torch.Tensor]:

@@ -15,8 +15,9 @@ from model.data.__main__ import main as data_command
 from model.data.shards import corpus_digest
 from model.data.tokenizer import load_tokenizer, vocabulary_size
 from model.run.loading import load_model
-from model.train import checkpoint, presets
+from model.train import checkpoint, parallel, presets
 from model.train.__main__ import main as train_command
+from model.train.__main__ import parts_of_a_step
 from tests.model.test_train import PRESET, metrics_of
 
 TINY = replace(PRESET, name="nano", steps=3, warmup_steps=2)
@@ -132,11 +133,31 @@ def test_an_export_that_fails_leaves_the_old_one(corpora, tmp_path, monkeypatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("model.train.__main__.write_json", full_disk)
-    assert refused(train(corpora.one, tmp_path)) == (
+    # With other guards, so that it is not that very model that is there.
+    assert refused(train(corpora.one, tmp_path, "--no-guards")) == (
         f"{tmp_path}/export cannot be written (No space left on device); make room or name another "
         "place."
     )
     assert files_of(tmp_path) == before
+
+
+def test_a_finished_model_is_not_made_again(corpora, tmp_path):
+    assert train(corpora.one, tmp_path).exit_code == 0
+    weights = tmp_path / "export" / "model.safetensors"
+    made = weights.stat().st_ino
+    again = train(corpora.one, tmp_path)
+    assert again.exit_code == 0 and "is this very model, finished" in again.output
+    assert weights.stat().st_ino == made
+    assert "seed 0, not 1" in refused(train(corpora.one, tmp_path, "--seed", 1))
+    (tmp_path / "export" / "training.json").write_text("{")
+    assert train(corpora.one, tmp_path).exit_code == 0
+    assert weights.stat().st_ino != made, "what does not say what it is is made anew"
+
+
+def test_fewer_rows_than_processes_have_no_parts(monkeypatch):
+    monkeypatch.setattr(parallel, "world_size", lambda: 8)
+    with pytest.raises(ValueError, match="0 rows that a process takes of a step are no multiple"):
+        parts_of_a_step(TINY, None, 2)
 
 
 @pytest.mark.parametrize(("vocab_size", "rows"), [(300, 320), (4200, 4224)])
