@@ -236,6 +236,16 @@ def _real(path: Path, device: int, inode: int, changed: int) -> Path:
     return path.resolve()
 
 
+@lru_cache(maxsize=512)
+def file_digest(state: FileState) -> str:
+    """SHA-256 of a file. Its state is the key: a file that is replaced is read again.
+
+    Raises OSError.
+    """
+    with state.path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @lru_cache(maxsize=64)
 def _digest(files: tuple[FileState, ...]) -> str:
     """The files' states are the key: a file that is replaced is read again."""

@@ -10,12 +10,44 @@ Shapes: T tokens, L layers, K experts a token, E experts.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emo_viz.analysis.difference import EMPTY, Ids, Pair
 from emo_viz.analysis.pairs import PairSequence
+
+if TYPE_CHECKING:
+    from emo_viz.trace import Trace
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What is known of the model behind a run: the routed experts of its layers (None: not known),
+    the SHA-256 of its weights ("": not known), and whether it is a checkpoint that lies here."""
+
+    routed: tuple[int, ...] | None
+    sha256: str
+    here: bool = False
+
+    @classmethod
+    def of_trace(cls, trace: "Trace") -> "Weights":
+        model = trace.manifest.model
+        return cls(model.routed if trace.has("num_experts") else None, model.checkpoint_sha256)
+
+
+def trained_apart(one: Weights, other: Weights) -> bool:
+    """Whether two runs are known to be of two models, or of one whose experts two engines number
+    otherwise: by their numbers of experts; by the digests of their weights or, where these are too
+    large to be read for it, by their being two checkpoints."""
+    if one.routed is not None and other.routed is not None:
+        counts = [{count for count in each.routed or () if count} for each in (one, other)]
+        if counts[0] != counts[1]:
+            return True
+    if one.sha256 and other.sha256:
+        return one.sha256 != other.sha256
+    return one.here and other.here
 
 
 @dataclass(frozen=True, eq=False)

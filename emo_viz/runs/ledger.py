@@ -10,12 +10,11 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from emo_viz.runs.progress import Report
-from model.files import FileState, file_state, read_json, write_json
+from model.files import file_digest, file_state, read_json, write_json
 
 FORMAT = "emo-viz-made"
 
@@ -98,17 +97,11 @@ def content(path: Path) -> str:
     """A digest of a file, or of the names and contents of a folder's; "" where there is nothing."""
     try:
         if not path.is_dir():
-            return _digest(file_state(path))
+            return file_digest(file_state(path))
         files = sorted(file for file in path.rglob("*") if file.is_file())
         names = "".join(
-            f"{file.relative_to(path)}\n{_digest(file_state(file))}\n" for file in files
+            f"{file.relative_to(path)}\n{file_digest(file_state(file))}\n" for file in files
         )
     except OSError:
         return ""
     return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-@lru_cache(maxsize=512)
-def _digest(state: FileState) -> str:
-    with state.path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

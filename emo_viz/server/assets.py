@@ -16,7 +16,7 @@ from emo_viz.analysis.origins import Origins, present_origins, stale
 from emo_viz.analysis.runs import Run, label_of, runs_in
 from emo_viz.analysis.widths import in_words
 from emo_viz.server import home, looks
-from model.files import FileState, file_state, num_parameters, read_json, weight_files
+from model.files import FileState, file_digest, file_state, num_parameters, read_json, weight_files
 
 APP_FOLDER = Path(__file__).parents[2]
 CURVES = "curves.parquet"
@@ -61,17 +61,12 @@ def content(*paths: Path) -> str:
 
 def _content(file: Path) -> str:
     try:
-        return _digest(file_state(file)) if file.is_file() else ""
+        if not file.is_file():
+            return ""
+        state = file_state(file)
+        return repr(state) if state.size > LARGE else file_digest(state)
     except OSError:
         return ""
-
-
-@lru_cache(maxsize=512)
-def _digest(state: FileState) -> str:
-    if state.size > LARGE:
-        return repr(state)
-    with open(state.path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def root() -> Path:

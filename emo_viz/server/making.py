@@ -1,7 +1,8 @@
 """What the Library page has done in the background: runs added, recorded and measured.
 
-Each piece of work is one job of the server, whoever asked for it, and one is done at a time. A
-recording that was stopped goes on where it was; whatever else was stopped leaves what was there.
+Each piece of work is one job of the server, whoever asked for it, and one is done at a time; only
+fetching from the hub, which waits for the network, goes on beside it. A recording that was stopped
+goes on where it was; whatever else was stopped leaves what was there.
 """
 
 from collections.abc import Callable

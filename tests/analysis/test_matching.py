@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emo_viz.analysis.difference import EMPTY, Pair, RoutedDocument, compare_pairs, matched
-from emo_viz.analysis.matching import co_use, matched_by_use
+from emo_viz.analysis.matching import Weights, co_use, matched_by_use, trained_apart
 
 EXPERTS, LAYERS, SLOTS = 12, 2, 3
 
@@ -64,3 +64,19 @@ def test_partners_undo_a_renaming_and_leave_out_what_is_shown():
         less.counts, co_use([pairs[0], pairs[2]], (EXPERTS, EXPERTS + 3)).counts
     )
     assert (less.documents, less.tokens) == (2, 600)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "apart"),
+    [
+        (Weights((8, 8), "x"), Weights((8, 8), "y"), True),
+        (Weights((8, 8), "x"), Weights((8, 8), "x", here=True), False),
+        (Weights((8, 8), "x"), Weights((12, 12), "x"), True),  # physical ids of an engine
+        (Weights((0, 8), ""), Weights((8,), ""), False),  # a dense layer that one of them lists
+        (Weights(None, ""), Weights((12,), "x"), False),
+        (Weights((8,), "", here=True), Weights((8,), "x", here=True), True),
+        (Weights((8,), ""), Weights((8,), "x", here=True), False),
+    ],
+)
+def test_ids_mean_the_same_in_one_model_alone(one: Weights, other: Weights, apart: bool):
+    assert trained_apart(one, other) == trained_apart(other, one) == apart

@@ -272,3 +272,18 @@ def test_any_family_has_a_first_screen(family: str):
     else:
         assert "mine keeps" in said(picture, 0) and drawn["change"]
     assert "whole" in said(picture, -1)
+
+
+def test_a_document_that_the_trace_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(tmp_path / "own"))
+    ids = np.argsort(np.random.default_rng(0).random((20, 3, 8)), axis=2)[:, :, :2]
+    line = {"id": "here", "prompt_routed_experts": ids.tolist()}
+    line["choices"] = [{"index": 0, "routed_experts": ids[:1].tolist()}]
+    (tmp_path / "answers.jsonl").write_text(json.dumps(line))
+    trace = tmp_path / "own" / "traces" / "qwen"
+    import_trace(tmp_path / "answers.jsonl", trace, Known(num_experts=8))
+    runs = library.comparison()
+    for asked, named in (("gone", True), ("here", False), (None, False)):
+        found, _, sentences = look.made(runs, document=asked)
+        assert found.text.id == "here"
+        assert any("The document gone is not shown" in each for each in sentences) == named

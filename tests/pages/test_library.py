@@ -145,6 +145,25 @@ def test_a_routing_file_becomes_a_run_and_its_routing_is_shown(tmp_path: Path):
     assert "answers" in texts(at)
 
 
+def test_a_stopped_import_speaks_of_no_checkpoint(tmp_path: Path):
+    np.save(tmp_path / "answers.npy", np.tile(np.arange(8), (30, 3, 1)))
+    at = with_way(follow_link(PAGE), "Routing file")
+    at.text_input(key="library_file").set_value(str(tmp_path / "answers.npy"))
+    opened.run(at)
+    with jobs._turn:  # something else is being done
+        next(each for each in at.button if each.label == "Import").click()
+        opened.run(at)
+        job = registry().find(at.session_state["library_job"])
+        next(each for each in at.button if each.label == "Stop").click()
+        opened.run(at)
+        job.wait()
+    if "library_job" in at.session_state:
+        opened.run(at)
+    assert [each.value for each in at.info if "Stopped" in each.value] == [
+        "Stopped; nothing was added."
+    ]
+
+
 def test_a_file_of_a_foreign_shape_adds_nothing(tmp_path: Path, own_home: Path):
     (tmp_path / "other.json").write_text('{"hello": 1}')
     at = import_file(follow_link(PAGE), tmp_path / "other.json")

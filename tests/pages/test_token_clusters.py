@@ -307,3 +307,19 @@ def test_a_file_of_an_earlier_version_says_what_it_lacks(tiny_assets: Path, tmp_
     said = texts(at)
     assert "lacks the tokens' routing; make it" in said and "colouring Entropy" in said
     assert len(drawn_points(sent_maps(at)["panels"][0])) == 120
+
+
+def test_a_run_of_the_file_that_is_not_shown_need_not_have_the_layer(
+    tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = shutil.copytree(tiny_assets, tmp_path / "assets")
+    path = folder / "analysis" / "token_map.npz"
+    found, parts = load_token_map(path), ("places", "clusters", "layer_places", "routing", "keys")
+    more = {
+        part: getattr(found, part) | {"deep": getattr(found, part)["emo-nano"]} for part in parts
+    }
+    numbers = found.numbers | {"deep": (7, 8)}
+    save_token_map(path, replace(found, numbers=numbers, **more))
+    monkeypatch.setenv("EMO_VIZ_ASSETS", str(folder))
+    at = opened(cluster_layer="1", cluster_token_k="4")
+    assert "routing of layer 1" in texts(at) and len(sent_maps(at)["panels"]) == 2

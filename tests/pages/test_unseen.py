@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from emo_viz.__main__ import main
-from emo_viz.analysis.curves import Measured, read_curves
+from emo_viz.analysis.curves import Curves, Measured, read_curves, write_curves
 from emo_viz.analysis.unseen import unseen_ids
 from tests.pages.ablation_page import lines, opened, slider
 from tests.pages.opened import follow_link, texts
@@ -97,3 +97,14 @@ def test_documents_that_do_not_say_it_offer_nothing(tiny_assets: Path):
     for at in (follow_link(""), opened()):
         assert CONTROL not in [control.label for control in at.segmented_control]
         assert "training has seen" not in texts(at)
+
+
+def test_new_documents_that_no_curve_is_of_are_not_offered(folder: Path):
+    path, control = folder / "analysis/curves.parquet", "subset_seen"
+    curves, documents = read_curves(path), pd.read_parquet(folder / "documents/documents.parquet")
+    new = documents.loc[(documents["domain"] == "garden") & (documents["seen"] < 0.01), "id"]
+    write_curves(Curves(curves.rows[~curves.rows["document"].isin(new)], curves.info), path)
+    at = opened(subset_domain="garden", subset_seen="New")
+    assert not at.exception and control not in [each.key for each in at.segmented_control]
+    assert "garden" in lines(at)["all"]
+    assert opened(subset_domain="court").segmented_control(key=control).label == CONTROL

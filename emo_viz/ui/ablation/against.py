@@ -25,6 +25,7 @@ from emo_viz.ui.ablation.page import BY_WORTH, WORTH_HERE, Choice, Study
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell.words import count, escape_markdown
 
+DIGITS = 3  # of a loss increase
 SAMPLE = 8  # held-out documents of the domain: a second or two for small models
 
 
@@ -37,7 +38,8 @@ def say(study: Study, choice: Choice, live: Live) -> None:
     first = study.models.first
     tokens = sum(len(encode(first)(text).token_ids) - 1 for text in texts)
     lost = in_each(
-        study.runs, lambda run: f"**{found[run][0]:+.3f}** against **{found[run][1]:+.3f}**"
+        study.runs,
+        lambda run: " against ".join(f"**{each:+.{DIGITS}f}**" for each in found[run]),
     )
     kept = escape_markdown(lines.keep(study, live.keep_k))
     st.caption(
@@ -79,10 +81,15 @@ def _sum(
 
 
 def _verdict(study: Study, found: dict[str, tuple[float, float]]) -> str:
-    """Which of the two chose better, in words."""
-    worse = [name(run) for run in study.runs if found[run.id][0] > found[run.id][1]]
-    if len(worse) == len(study.runs):
-        return "Router probability chooses better here."
-    if not worse:
-        return "Importance chooses better here."
-    return f"Router probability chooses better for {worse[0]}, importance for the other run."
+    """Which of the two chose better, in words, by the numbers as they are shown."""
+    better = {run: _better(*lost) for run, lost in found.items()}
+    if len(set(better.values())) == 1:
+        return f"{next(iter(better.values()))} here."
+    return " ".join(f"{better[run.id]} for {name(run)}." for run in study.runs)
+
+
+def _better(by_importance: float, by_probability: float) -> str:
+    one, other = (round(lost, DIGITS) for lost in (by_importance, by_probability))
+    if one == other:
+        return "Both choose alike"
+    return f"{'Router probability' if one > other else 'Importance'} chooses better"

@@ -16,7 +16,16 @@ from emo_viz.figures.ablation import Measure
 from emo_viz.figures.kept import beside
 from emo_viz.server import assets
 from emo_viz.ui.ablation import grid
-from emo_viz.ui.ablation.page import ALL_DOMAINS, BY_WORTH, OWN, WORTH, WORTH_HERE, Choice, Study
+from emo_viz.ui.ablation.page import (
+    ALL_DOMAINS,
+    BY_WORTH,
+    OWN,
+    WORTH,
+    WORTH_HERE,
+    Choice,
+    Study,
+    measured_ids,
+)
 from emo_viz.ui.parts import unseen
 from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.together import name
@@ -76,10 +85,10 @@ def controls(study: Study) -> Choice:
 
 
 def _offer_new(study: Study, domain: str | None, method: str) -> bool:
-    """Whether the curves are to be of new documents alone, where there are curves."""
+    """Whether the curves are to be of new documents alone, where there are curves of some."""
     if study.curves is None or method in BY_WORTH:
         return False
-    documents = study.documents
+    documents = study.documents[study.documents["id"].isin(measured_ids(study.curves))]
     own = documents if domain is None else documents[documents["domain"] == domain]
     return unseen.offer(st, own, routes.SUBSET_SEEN)
 

@@ -315,7 +315,7 @@ def losses(
     loaded: LoadedModel, token_ids: NDArray[np.int64], experts: Experts
 ) -> NDArray[np.float32]:
     """Losses of one document [T]; `experts` are those kept in each layer, () for all."""
-    key = loaded.key, token_ids.tobytes(), experts
+    key = loaded.key, token_ids.tobytes(), _digest(experts)
     found: NDArray[np.float32] | None = _LOSSES.find(key)
     if found is None:
         with run_exclusive(loaded):
@@ -339,7 +339,8 @@ def pass_seconds(_loaded: LoadedModel, key: str) -> float:
 
 
 def _digest(experts: Experts) -> str:
-    """Names experts; Streamlit would walk through the ids one by one, which takes longer."""
+    """Names experts in a few bytes: of a large model the ids themselves outweigh what is kept of
+    them, and Streamlit would walk through them one by one."""
     return hashlib.sha256(repr(experts).encode()).hexdigest()
 
 

@@ -194,14 +194,13 @@ def _measured_or_live(models: Models) -> Study:
         st.stop()
     documents, paths = library.documents(), assets.curves_paths(models.comparison.ids)
     try:
-        curves = _curves(paths, _key(paths)).of_runs(models.comparison.ids)
-        freshness.check("The subset curves", curves.origins)
+        curves = _fresh(_curves(paths, _key(paths)), models)
     except freshness.Stale as error:
         st.warning(f"{error} They are not shown.", icon=":material/update:")
         return _unmeasured(models, documents)
     except ValueError:
         return _unmeasured(models, documents)
-    if not set(curves.rows["document"].unique()) <= set(documents["id"]):
+    if not _are_of(curves, documents):
         return _unmeasured(models, documents)
     return Study(curves, models, documents)
 
@@ -221,18 +220,32 @@ def _unmeasured(models: Models, documents: pd.DataFrame) -> Study:
 
 def _measured_study(every: Curves, models: Models) -> Study:
     try:
-        ids = models.comparison.ids
-        curves = beside(every, ids, lambda: every.of_runs(ids))
-        freshness.check("The subset curves", curves.origins)
+        curves = _fresh(every, models)
     except freshness.Stale as error:
         _nothing(models, str(error), freshness.OUT_OF_DATE)
     except ValueError as error:
         _nothing(models, escape_markdown(str(error)))
     documents = library.documents()
-    measured = beside(curves, "documents", lambda: set(curves.rows["document"].unique()))
-    if not measured <= beside(documents, "ids", lambda: set(documents["id"])):
+    if not _are_of(curves, documents):
         _nothing(models, "The subset curves were measured on other documents than these.")
     return Study(curves, models, documents)
+
+
+def _fresh(every: Curves, models: Models) -> Curves:
+    """Those of the runs that are shown. Raises ValueError where they are not of what lies here."""
+    ids = models.comparison.ids
+    curves = beside(every, ids, lambda: every.of_runs(ids))
+    freshness.check("The subset curves", curves.origins)
+    return curves
+
+
+def measured_ids(curves: Curves) -> set[str]:
+    """The ids of the documents that curves were measured on."""
+    return beside(curves, "documents", lambda: set(curves.rows["document"].unique()))
+
+
+def _are_of(curves: Curves, documents: pd.DataFrame) -> bool:
+    return measured_ids(curves) <= beside(documents, "ids", lambda: set(documents["id"]))
 
 
 def _nothing(models: Models, sentence: str, headline: str = "Nothing to show yet") -> NoReturn:

@@ -120,7 +120,8 @@ def confusion(
         return
     rows, columns, counts = contingency(labels[0], labels[1])
     table = pd.DataFrame(counts, index=[str(r) for r in rows], columns=[str(c) for c in columns])
-    agreed = _agreement(tuple(map(bytes, labels)), labels, documents)
+    key = (*map(bytes, labels), "\0".join(documents).encode("utf-8", "surrogatepass"))
+    agreed = _agreement(key, labels, documents)
     size = count(len(labels[0]), item)
     st.plotly_chart(
         confusion_heatmap(runs, table, f"{size}: share of each cluster's {item}s", item),
@@ -172,4 +173,5 @@ def _quality(
 def _agreement(
     key: tuple[bytes, ...], _labels: Sequence[NDArray[np.int64]], _documents: Sequence[str]
 ) -> Alignment:
+    """key: of the labels and of the documents, which decide the interval."""
     return alignment(_labels[0], _labels[1], list(_documents), "items")

@@ -140,9 +140,9 @@ def _seen(key: str, k: int, layer: int | None, _found: Tokens) -> Tokens:
     names = {cluster_column(run): _names(_found, one, k) for run, one in made.items()}
     whole = _found.token_map
     places = whole.places
-    if layer is not None:
+    if layer is not None:  # the file may hold other runs too, which need not have this layer
         places = {
-            run: own[whole.numbers[run].index(layer)] for run, own in whole.layer_places.items()
+            run: whole.layer_places[run][whole.numbers[run].index(layer)] for run in _found.runs.ids
         }
     labels = {run: one.labels for run, one in made.items()}
     return replace(

@@ -13,19 +13,12 @@ from numpy.typing import NDArray
 from emo_viz.analysis.difference import DocumentSummary, Pair, loss_by_overlap, token_difference
 from emo_viz.analysis.difference_table import all_tokens, most_different
 from emo_viz.figures import difference as figures
-from emo_viz.figures.theme import (
-    BETTER_NAME,
-    DIVERGING,
-    SELECTION_COLOUR,
-    SEQUENTIAL,
-    WORSE_NAME,
-    chart_config,
-    colour_at,
-)
+from emo_viz.figures.theme import SELECTION_COLOUR, SEQUENTIAL, chart_config
 from emo_viz.ui.difference import panel
 from emo_viz.ui.difference.page import DOCUMENT, FIELD, TOKEN, Found
 from emo_viz.ui.difference.sources import Words
 from emo_viz.ui.parts import heatmap
+from emo_viz.ui.parts.colouring import DEEPEST, NO_VALUE, Colouring, loss_difference, plain
 from emo_viz.ui.parts.export import offer
 from emo_viz.ui.parts.heatmap import Layer, Pick, Side
 from emo_viz.ui.parts.lazy_tabs import Tab, lazy_tabs
@@ -42,9 +35,6 @@ BY_EXPERTS, BY_WEIGHTS = "Experts", "Gate weights and losses"
 MOST_TOKENS = 2048  # in the strip and the map: a browser holds more, but slowly
 MOST_ROWS = 200
 MOST_MARKS = 1_500
-DEEPEST = 0.75  # letters stay legible on the colour
-NO_VALUE = "rgba(0, 0, 0, 0)"
-LEANS = 0.15  # of the scale: a line beside the colour from here on
 
 
 def overview(found: Found) -> None:
@@ -258,7 +248,7 @@ def _text(
     token: int | None,
     colour: str,
 ) -> None:
-    colours, leans, legend = _colours(found, summary, colour)
+    colouring = _colouring(found, summary, colour)
     by_place = dict(zip(pair.places.tolist(), range(len(pair.places)), strict=True))
     differs = summary.first < len(found.names)
     shown = min(len(words.pieces), MOST_TOKENS)
@@ -269,11 +259,11 @@ def _text(
         return StripToken(
             text=visible(piece),
             title=f"Token {place + 1}: {words.labels[place]}\n{overlap}",
-            colour=NO_VALUE if at is None else colours[at],
+            colour=NO_VALUE if at is None else colouring.colour(at),
             marked=at is not None and bool(differs[at]),
             sign=piece.isspace() and "\n" in piece,
             breaks=piece.count("\n"),
-            lean=0 if at is None else leans[at],
+            lean=0 if at is None else colouring.lean(at),
         )
 
     token_strip(
@@ -289,41 +279,21 @@ def _text(
     cut = "" if shown == len(words.pieces) else f" The first {shown:,} tokens are shown."
     st.caption(
         f"Underlined: the {int(differs.sum()):,} of {count(len(pair.places), 'token')} that differ "
-        f"in a layer. {legend}{cut}"
+        f"in a layer. {colouring.legend}{cut}"
     )
 
 
-def _colours(
-    found: Found, summary: DocumentSummary, colour: str
-) -> tuple[list[str], list[int], str]:
-    """A colour for each compared token, the end of the scale that it leans to (1, -1; 0: neither),
-    and the scale in words."""
-    none = [0] * len(summary.overlap)
+def _colouring(found: Found, summary: DocumentSummary, colour: str) -> Colouring:
+    """Of the compared tokens."""
     if colour == AGREEMENT:
-        return (
-            [colour_at(SEQUENTIAL, DEEPEST * (1 - float(value))) for value in summary.overlap],
-            none,
+        return Colouring(
+            DEEPEST * (1 - summary.overlap.astype(np.float64)),
+            SEQUENTIAL,
             "Colour: overlap of the experts, mean over the layers, from 1 (pale) to 0 (deep).",
         )
     if colour == LOSS and summary.loss is not None and np.isfinite(summary.loss).any():
-        reach = float(np.nanmax(np.abs(summary.loss))) or 1.0
-        first, second = found.runs
-        return (
-            [
-                NO_VALUE if np.isnan(value) else colour_at(DIVERGING, (value / reach + 1) / 2)
-                for value in summary.loss
-            ],
-            [_lean(float(value) / reach) for value in summary.loss],
-            f"Which predicts the token better: {BETTER_NAME}, line above, {name(first)}; "
-            f"{WORSE_NAME}, line below, {name(second)}. Full colour: a loss lower by {reach:.2g} "
-            "nats.",
-        )
-    return [NO_VALUE] * len(summary.overlap), none, ""
-
-
-def _lean(value: float) -> int:
-    """To which end of -1..1 a value leans clearly: 1, -1, or 0 for neither and for NaN."""
-    return 1 if value >= LEANS else -1 if value <= -LEANS else 0
+        return loss_difference(summary.loss, found.runs)
+    return plain(len(summary.overlap))
 
 
 def _map(found: Found, pair: Pair, words: Words) -> None:

@@ -32,16 +32,18 @@ Part = dict[str, Any]
 
 def draw(runs: Comparison, found: Glances, key: str) -> None:
     """Draw the picture of these runs. key: changes with what is shown."""
-    own, data = [found.runs[run.id] for run in runs], _data(runs.ids, runs, found, key)
+    drawn = tuple((run.id, run.slot, run.label) for run in runs)
+    own, data = [found.runs[run.id] for run in runs], _data(drawn, runs, found, key)
     with st.container(gap=None):
         position.tell(own, data["start"], data["key"])
         _COMPONENT(key=KEY, data=data, on_moved_change=position.taker(own, KEY))
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
-def _data(ids: tuple[str, ...], _runs: Comparison, _found: Glances, key: str) -> Part:
-    """All that the browser needs; cached by what it is of."""
-    return picture(_runs, _found) | {"key": hashlib.sha256(repr((ids, key)).encode()).hexdigest()}
+def _data(drawn: tuple[tuple[Any, ...], ...], _runs: Comparison, _found: Glances, key: str) -> Part:
+    """All that the browser needs; cached by what it is of. drawn: id, slot and label of each run,
+    as a run's colour and name are drawn too."""
+    return picture(_runs, _found) | {"key": hashlib.sha256(repr((drawn, key)).encode()).hexdigest()}
 
 
 def picture(runs: Comparison, found: Glances) -> Part:

@@ -73,7 +73,11 @@ def made(
     if not loaded:
         return _of_traces(runs, left_out, document)
     try:
-        row = typical.document(runs) if document is None else _row(document)
+        row = (
+            typical.document(runs)
+            if document is None
+            else library.row_of(library.documents(), document)
+        )
     except library.Missing as error:
         raise ValueError(escape_markdown(error.sentence)) from error
     keeps = usual_notches(loaded[0].live)
@@ -81,11 +85,6 @@ def made(
     found = {one.run: _read(one, one.key, texts, str(row["id"]), keeps) for one in loaded}
     key = repr([one.key for one in loaded] + [texts, row["id"]])
     return Glances(text_of(row), found), key, left_out
-
-
-def _row(document: str) -> pd.Series:
-    documents = library.documents()
-    return documents[documents["id"] == document].iloc[0]
 
 
 def _models(runs: Comparison) -> tuple[list[LoadedModel], list[str]]:
@@ -103,7 +102,7 @@ def _read(
     _loaded: LoadedModel, key: str, texts: str, document: str, keeps: tuple[int, ...]
 ) -> Glance:
     documents = library.documents()
-    row = documents[documents["id"] == document].iloc[0]
+    row = library.row_of(documents, document)
     try:
         calibration = library.calibration_documents()
     except ValueError:
@@ -125,10 +124,12 @@ def _of_traces(
         raise ValueError(" ".join([*left_out, *said]))
     first = next(iter(tokens.values()))
     ids = first.facts["id"].astype(str).tolist()
+    found, sentences = dict[str, Glance](), list[str]()
+    if document is not None and document not in ids:
+        sentences.append(_another(document, first))
     row = shortest(first.facts["n_tokens"].fillna(0).astype(int).tolist())
     row = ids.index(document) if document in ids else row
     document, keeps = ids[row], tuple[int, ...]()
-    found, sentences = dict[str, Glance](), list[str]()
     for run in runs:
         if run.id not in tokens or document not in set(tokens[run.id].facts["id"].astype(str)):
             sentences.append(_lacks(run))
@@ -137,6 +138,14 @@ def _of_traces(
         found[run.id] = _recorded(tokens[run.id], library.trace_key(run.id), document, keeps)
     key = repr([document, *(library.trace_key(run) for run in found)])
     return Glances(_text(first, row), found), key, sentences
+
+
+def _another(document: str, trace: "Trace") -> str:
+    return (
+        f"The document {escape_markdown(document)} is not shown: its runs are not loaded, and the "
+        f"trace {escape_markdown(trace.path.name)} does not hold it. This is the shortest document "
+        "of that trace."
+    )
 
 
 def _lacks(run: Run) -> str:

@@ -13,6 +13,9 @@ from emo_viz.ui.shell import slots
 from emo_viz.ui.shell.words import escape_markdown
 
 FOLDER, HUB, FILE = "Checkpoint folder", "Hugging Face hub", "Routing file"
+IN_CACHE = (
+    " What has arrived of the checkpoint stays in the Hugging Face cache, and is not fetched again."
+)
 _JOB, _SAID, _ADDED = "library_job", "library_said", "library_added"
 
 
@@ -35,15 +38,13 @@ def watch() -> None:
     job = registry().find(key) if key else None
     if job is None:
         return
+    fetched = making.FETCH in str(key).split("|")
     if job.running:
-        _watch(job, fetched=making.FETCH in str(key).split("|"))
+        _watch(job, fetched)
         return
     del st.session_state[_JOB]
     if job.cancelled and job.result is None:
-        st.info(
-            "Stopped; nothing was added. What has arrived of a checkpoint stays in the Hugging "
-            "Face cache, and is not fetched again."
-        )
+        st.info(f"Stopped; nothing was added.{IN_CACHE if fetched else ''}")
     elif job.error is not None:
         st.error(f"Nothing was added: {escape_markdown(str(job.error))}", icon=":material/error:")
     elif isinstance(job.result, str):

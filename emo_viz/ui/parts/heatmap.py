@@ -102,39 +102,34 @@ def heatmap(
     *,
     key: str,
     on_pick: Callable[[Pick], None],
-    selected: int | None = None,
-    followed: Follow | None = None,
+    group: str,
     pixels: int = 560,
     what: str = "gate weight",
     differences: bool = False,
     columns: str = EXPERTS,
-    group: str = "",
 ) -> None:
     """Draw the sides beside each other (one layer), or a line of layers for each (several).
 
-    tokens [P]: labels. selected: a position, from 1. pixels: the height of all at most. what: the
-    value in words, for key and hover ("" where every value is 1: an expert is used or not).
-    differences: values are from -1 to 1 on a scale with two ends. group: pictures and texts of one
-    group show each other's hover and what the page tells them (`tell`); by default the picture is
-    alone. columns: what a column is, an "expert" or a "layer"; the experts of a `Layer` are
-    then its columns, a value of 0 is clear, and a pick follows none. A picture whose foot the
-    window cuts off is lower.
+    tokens [P]: labels. pixels: the height of all at most. what: the value in words, for key and
+    hover ("" where every value is 1: an expert is used or not). differences: values are from -1 to
+    1 on a scale with two ends. group: pictures and texts of one group show each other's hover and
+    what the page tells them (`tell`). columns: what a column is, an "expert" or a "layer"; the
+    experts of a `Layer` are then its columns, a value of 0 is clear, and a pick follows none. A
+    picture whose foot the window cuts off is lower.
     """
 
     def picked() -> None:
         event = st.session_state[key]["picked"]
         if event is not None:
-            hear(group or key, event)
+            hear(group, event)
             on_pick(_pick(event))
 
     reach = max((_reach(layer) for side in sides for layer in side.layers), default=0.0) or 1.0
     with st.container(gap=None):
-        if not group:
-            tell(key, selected, followed, key=f"{key}_look")
         _COMPONENT(
             key=key,
             data={
-                "group": group or key,
+                "group": group,
                 "tokens": list(tokens),
                 "sides": [_side(side, reach, differences) for side in sides],
                 "pixels": pixels,

@@ -14,18 +14,19 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from emo_viz.analysis.difference import Documents, Left, Pair, RoutedDocument, pair_of
-from emo_viz.analysis.matching import CoUse, co_use
+from emo_viz.analysis.matching import CoUse, Weights, co_use, trained_apart
 from emo_viz.analysis.routed import of_recording
 from emo_viz.server import assets, library
 from emo_viz.server.library import LoadedModel, Models
+from emo_viz.ui.parts.few import Few
 from emo_viz.ui.parts.reading import Reading
+from emo_viz.ui.parts.same_experts import ways, weights_of
 from emo_viz.ui.parts.work import run_exclusive
 from emo_viz.ui.shell.words import count
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
 
-BY_USE, BY_ID = "Matched by use", "By id"
 DOCUMENTS = 24  # that experts are matched by
 TOKENS = 256  # of each that a model reads
 MOST_KEPT = 4
@@ -60,8 +61,7 @@ class Matching:
 
 def of_models(models: Models, documents: pd.DataFrame) -> Others:
     """Bundled documents, of every domain one in turn, as two models read them."""
-    turn = documents.groupby("domain", sort=False).cumcount()
-    some = documents.loc[turn.sort_values(kind="stable").index[:DOCUMENTS]]
+    some = _some(documents)
     texts = dict(zip(some["id"], some["text"], strict=True))
     first, second = models
 
@@ -69,9 +69,19 @@ def of_models(models: Models, documents: pd.DataFrame) -> Others:
         ids = library.encoded(first, texts[document], TOKENS).token_ids
         return _routed(first, document, ids), _routed(second, document, ids)
 
+    stored = assets.content(assets.documents_path())  # other texts may come under the same ids
     return Others(
-        repr((first.key, second.key, list(texts))), lambda: _apart(models), list(texts), read
+        repr((first.key, second.key, stored, list(texts))),
+        lambda: trained_apart(weights_of(first), weights_of(second)),
+        list(texts),
+        read,
     )
+
+
+def _some(documents: pd.DataFrame) -> pd.DataFrame:
+    """Of every domain one in turn: in a sorted file the first ones are all of one."""
+    turn = documents.groupby(documents["domain"].fillna(""), sort=False).cumcount()
+    return documents.iloc[np.argsort(turn.to_numpy(), kind="stable")[:DOCUMENTS]]
 
 
 def _routed(loaded: LoadedModel, document: str, token_ids: NDArray[np.integer]) -> RoutedDocument:
@@ -80,29 +90,23 @@ def _routed(loaded: LoadedModel, document: str, token_ids: NDArray[np.integer]) 
     return of_recording(document, recording, range(len(recording.expert_ids)))
 
 
-def _apart(models: Models) -> bool:
-    """By the digests of the weights; two checkpoints too large to be read for it are two models."""
-    found = assets.origins(one.run for one in models).models
-    digests = [found[one.run].sha256 for one in models if one.run in found]
-    return len(set(digests)) > 1 if len(digests) == len(tuple(models)) else True
-
-
 def of_traces(
     key: str, traces: "Sequence[Trace]", ids: Sequence[str], read: Callable[[str], Documents]
 ) -> Others:
-    """Some of the documents that two traces have in common."""
+    """Some of the documents, of every domain one in turn, that two traces have in common."""
+    first, second = traces
+    facts = first.facts.assign(id=first.facts["id"].astype(str)).drop_duplicates("id")
+    some = _some(facts[facts["id"].isin(set(ids))])
 
     def apart() -> bool:
-        digests = [trace.manifest.model.checkpoint_sha256 for trace in traces]
-        return all(digests) and digests[0] != digests[1]
+        return trained_apart(Weights.of_trace(first), Weights.of_trace(second))
 
-    return Others(key, apart, ids[:DOCUMENTS], read)
+    return Others(key, apart, some["id"].tolist(), read)
 
 
 def options(reading: Reading, others: Others) -> list[str]:
     """The ways to tell that two experts are the same; the first is the usual one."""
-    apart = reading.even_routed is None or others.apart()
-    return [BY_USE, BY_ID] if apart else [BY_ID, BY_USE]
+    return ways(reading.even_routed is None or others.apart())
 
 
 def matched(reading: Reading, others: Others, layer: int) -> Matching | None:
@@ -153,17 +157,12 @@ def _first_tokens(document: RoutedDocument) -> RoutedDocument:
 
 def _counted(others: Others, experts: tuple[int, int]) -> CoUse:
     """Counted once for all visitors."""
-    kept = _kept()
-    if others.key not in kept:
-        kept[others.key] = co_use(_pairs(others), experts)
-        for old in list(kept)[:-MOST_KEPT]:
-            kept.pop(old, None)
-    return kept[others.key]
+    return _kept().of(others.key, lambda: co_use(_pairs(others), experts))
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
-def _kept() -> dict[str, CoUse]:
-    return {}
+def _kept() -> Few[CoUse]:
+    return Few(MOST_KEPT)
 
 
 def _pairs(others: Others) -> Iterator[Pair]:

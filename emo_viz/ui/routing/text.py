@@ -1,21 +1,13 @@
 """Token routing page: the text itself, token by token, and what its colours mean."""
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from emo_viz.figures.theme import (
-    BETTER_NAME,
-    DIVERGING,
-    SELECTION_COLOUR,
-    SEQUENTIAL,
-    WORSE_NAME,
-    colour_at,
-    colour_of,
-)
+from emo_viz.figures.theme import SELECTION_COLOUR, SEQUENTIAL, colour_of
+from emo_viz.ui.parts.colouring import DEEPEST, NO_VALUE, Colouring, loss_difference, plain
 from emo_viz.ui.parts.heatmap import Follow
 from emo_viz.ui.parts.reading import Reading
 from emo_viz.ui.parts.strip import StripToken, token_strip
@@ -27,27 +19,6 @@ from emo_viz.ui.shell.words import count, visible
 
 DIFFERENCE, PLAIN = "Loss difference", "None"
 PIXELS = 165
-# Where on the sequential scale a text's colours end: letters stay legible on them.
-DEEPEST = 0.75
-# How far from even a token leans before a line says so: below it the models are about as good.
-LEANS = 0.15
-NO_VALUE = "rgba(0, 0, 0, 0)"
-
-
-@dataclass(frozen=True)
-class Colouring:
-    """A place on a colour scale for every position [T] (NaN: none), and the scale in words."""
-
-    places: NDArray[np.float64]
-    scale: list[list[Any]]
-    legend: str
-
-    def lean(self, position: int) -> int:
-        """To which end of a scale with two ends a token leans: 1, -1, or 0 for neither."""
-        place = self.places[position]
-        if self.scale is not DIVERGING or np.isnan(place) or abs(2 * place - 1) < LEANS:
-            return 0
-        return 1 if place > 0.5 else -1
 
 
 def draw(
@@ -104,7 +75,6 @@ def _marked(reading: Reading, follow: Follow | None) -> NDArray[np.bool_]:
 
 def _strip_token(reading: Reading, position: int, colouring: Colouring, marked: bool) -> StripToken:
     piece = reading.pieces[position]
-    place = colouring.places[position]
     losses = " · ".join(
         f"{run.label} {or_none(reading.recordings[run.id].loss[position])}"
         for run in reading.runs
@@ -114,7 +84,7 @@ def _strip_token(reading: Reading, position: int, colouring: Colouring, marked: 
     return StripToken(
         text=visible(piece),
         title=f"Token {position}: {reading.labels[position]}{said}",
-        colour=NO_VALUE if np.isnan(place) else colour_at(colouring.scale, place),
+        colour=colouring.colour(position),
         marked=marked,
         sign=piece.isspace() and "\n" in piece,
         breaks=piece.count("\n"),
@@ -140,7 +110,7 @@ def _colouring(reading: Reading, layer: int, colour: str) -> Colouring:
     if colour == DIFFERENCE:
         return _difference(reading)
     if colour == PLAIN:
-        return Colouring(np.full(len(reading.pieces), np.nan), SEQUENTIAL, "")
+        return plain(len(reading.pieces))
     what, run = _measures(reading)[colour]
     place = reading.place(layer)
     every = {
@@ -164,12 +134,5 @@ def _colouring(reading: Reading, layer: int, colour: str) -> Colouring:
 
 def _difference(reading: Reading) -> Colouring:
     """Which of two runs predicts each token better."""
-    first, second = reading.runs
-    gain = reading.recordings[second.id].loss - reading.recordings[first.id].loss
-    reach = float(np.nanmax(np.abs(gain))) or 1.0
-    return Colouring(
-        places=(gain / reach + 1) / 2,
-        scale=DIVERGING,
-        legend=f"Which predicts the token better: {BETTER_NAME}, line above, {name(first)}; "
-        f"{WORSE_NAME}, line below, {name(second)}. Full colour: a loss lower by {reach:.1f} nats.",
-    )
+    first, second = (reading.recordings[run].loss for run in reading.runs.ids)
+    return loss_difference(second - first, reading.runs)

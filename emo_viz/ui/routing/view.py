@@ -15,7 +15,7 @@ import streamlit as st
 from emo_viz.analysis.routing import routing_table
 from emo_viz.figures import routing as figures
 from emo_viz.figures.theme import chart_config
-from emo_viz.ui.parts import heatmap, pins
+from emo_viz.ui.parts import heatmap, pins, same_experts
 from emo_viz.ui.parts.export import offer
 from emo_viz.ui.parts.heatmap import Follow, Pick
 from emo_viz.ui.parts.pins import Pin
@@ -127,7 +127,7 @@ def _is_matched(reading: Reading, others: Others | None) -> bool:
         help="In two models that were trained apart an id means nothing: there, experts are "
         "matched by the tokens of other documents that chose both.",
     )
-    return how == matching.BY_USE
+    return how == same_experts.BY_USE
 
 
 def _layer(numbers: Sequence[int]) -> int:
