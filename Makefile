@@ -26,7 +26,7 @@ EMO_VIZ := OMP_NUM_THREADS=1 $(BIN)/python -m emo_viz
 PAIR := emo-nano std-nano
 WORKERS := 2
 
-# `make assets` makes the bundled folder; `make own` one of the same layout of your documents.
+# What `make assets` makes.
 ASSETS := assets
 CORPUS := data/corpus
 COUNTS := --per-domain 48 --calibration-per-domain 16
@@ -87,15 +87,8 @@ assets: $(APP_READY) ## Make documents, traces, clusters, experts, maps, curves 
 own: $(APP_READY) ## Build, train and analyse a pair of your own: DOCUMENTS=my.jsonl OUT=own (BUILDING=, TRAINING=: options)
 	@test -n "$(DOCUMENTS)" || { echo "Name your documents, as in 'make own DOCUMENTS=my.jsonl OUT=own'."; exit 2; }
 	$(BIN)/python -m model.data build --documents $(DOCUMENTS) --out $(OUT)/corpus $(BUILDING)
-	for role in emo:emo-nano standard:std-nano; do \
-	  $(KEEP_MEMORY) $(BIN)/python -m model.train --preset nano --objective $${role%:*} \
-	    --corpus $(OUT)/corpus --out $(OUT)/runs/$${role%:*} $(TRAINING) && \
-	  $(BIN)/python -m model.train.release --run $(OUT)/runs/$${role%:*} \
-	    --out $(OUT)/checkpoints/$${role#*:} --licence other || exit 1; \
-	done
-	$(MAKE) assets ASSETS=$(OUT) CORPUS=$(OUT)/corpus COUNTS= FIRST=
-	cp assets/analysis/kernel_report.json $(OUT)/analysis/
-	@echo "Ready: EMO_VIZ_ASSETS=$(OUT) make app"
+	$(KEEP_MEMORY) $(BIN)/python -m model.train.pair --corpus $(OUT)/corpus --out $(OUT)/runs $(TRAINING)
+	$(BIN)/python -m emo_viz analyse --runs $(OUT)/runs --corpus $(OUT)/corpus --out $(OUT)
 
 docs-shots: $(DEV_READY) browser ## Take the README's screenshots anew
 	$(BROWSER) docs/shots.py

@@ -3,9 +3,10 @@
 Each visitor is one connection of Streamlit's own websocket protocol: it opens three pages in an
 order of its own, moves the slider of each that has one, and thinks for half a second to two between
 (drawn by a seed, so every server gets the same visitors). The server is a process of its own.
-Printed: page runs, wall seconds, runs a second, CPU seconds of the server a run, p50 and p95 of a
-page and of a slider move, KiB sent to a visitor, errors, the server's peak memory. `--against` runs
-the same visitors on another checkout first, in turn on this machine, and prints the ratios.
+Printed: page runs, wall seconds, runs a second, CPU seconds of the server and of the visitors a
+run, p50 and p95 of a page and of a slider move, KiB sent to a visitor, errors, the server's peak
+memory. `--against` runs the same visitors on another checkout first, in turn on this machine, and
+prints the ratios.
 """
 
 import asyncio
@@ -51,6 +52,7 @@ class Found:
     sent: int = 0
     wall: float = 0.0
     cpu: float = 0.0
+    own: float = 0.0  # of this process, which is all visitors
     peak: float = 0.0
 
     @property
@@ -117,9 +119,11 @@ async def _all_visit(port: int, server: int, visitors: int, seed: int, warm: boo
     if warm:
         await Visitor(port, random.Random(seed), Found()).visit()
     found, started, used = Found(), time.perf_counter(), cpu_seconds(server)
+    own = time.process_time()
     each = [Visitor(port, random.Random(seed * 1000 + n), found).visit() for n in range(visitors)]
     await asyncio.gather(*each)
     found.wall, found.cpu = time.perf_counter() - started, cpu_seconds(server) - used
+    found.own = time.process_time() - own
     return found
 
 
@@ -242,7 +246,8 @@ def _peak(pid: int) -> float:
 def _report(found: Found) -> None:
     print(
         f"  {found.runs} page runs in {found.wall:.1f} s: {found.runs / found.wall:.2f} a second, "
-        f"{found.cpu / max(1, found.runs):.3f} CPU seconds each, "
+        f"{found.cpu / max(1, found.runs):.3f} CPU seconds each "
+        f"(and {found.own / max(1, found.runs):.3f} of the visitors), "
         f"{found.sent / 1024 / max(1, found.runs):,.0f} KiB each"
     )
     for name, seconds in (("page", found.pages), ("slider move", found.moves)):

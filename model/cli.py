@@ -8,6 +8,9 @@ import click
 
 from model.files import OUT_OF_ROOM
 
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended, as shells have it."""
+
 
 class BadInput(click.ClickException):
     """What a command cannot work with, as one printable line on stderr."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,17 @@ from typing import Any, NamedTuple
 OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+
+
+def _umask() -> int:
+    """What the process takes from the mode of new files; to ask for it is to set it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# Once: of two threads that asked at one time, one would read the other's 0 and leave it.
+UMASK = _umask()
 
 
 def inside(folder: Path, name: object) -> Path:
@@ -213,9 +225,25 @@ class FileState(NamedTuple):
 
 def file_state(path: Path) -> FileState:
     """The state of a file, without reading it. Raises OSError."""
-    real = path.resolve()
-    state = real.stat()
+    state = path.stat()
+    real = _real(path.absolute(), state.st_dev, state.st_ino, state.st_ctime_ns)
     return FileState(real, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _real(path: Path, device: int, inode: int, changed: int) -> Path:
+    """Where a file lies, links followed; as long as it is the same file it lies there."""
+    return path.resolve()
+
+
+@lru_cache(maxsize=512)
+def file_digest(state: FileState) -> str:
+    """SHA-256 of a file. Its state is the key: a file that is replaced is read again.
+
+    Raises OSError.
+    """
+    with state.path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @lru_cache(maxsize=64)
@@ -250,11 +278,17 @@ def _blaming(path: Path, written: Path) -> Iterator[None]:
         yield
     except Exception as error:
         own = isinstance(error, OSError) and str(error.filename or "").startswith(str(written))
-        # safetensors has an error of its own, with the system's number in its text.
-        full = getattr(error, "errno", None) in OUT_OF_ROOM or "(os error 28)" in str(error)
-        if own or full:
+        if own or _number(error) in OUT_OF_ROOM:
             raise _unwritable(path, error) from error
         raise
+
+
+def _number(error: Exception) -> int | None:
+    """The system's number of an error; safetensors has it in the text of an error of its own."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _unwritable(path: Path, error: Exception) -> ValueError:
@@ -264,9 +298,7 @@ def _unwritable(path: Path, error: Exception) -> ValueError:
 
 def _open_as_surroundings(path: Path, mode: int) -> None:
     """tempfile makes what only its owner can read; what we write is as open as any other file."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(mode & ~mask)
+    path.chmod(mode & ~UMASK)
 
 
 def _replace_folder(new: Path, path: Path) -> None:

@@ -4,7 +4,7 @@ import streamlit as st
 
 from emo_viz.server import library, recordings
 from emo_viz.ui.parts import reading
-from emo_viz.ui.routing import page, recorded, view
+from emo_viz.ui.routing import matching, page, recorded, view
 from emo_viz.ui.shell import chrome
 from emo_viz.ui.shell.words import escape_markdown
 
@@ -31,4 +31,5 @@ with chrome.page("Token routing"):
     with headline:
         page.answer(read)
     reading.cut_notice(read)
-    view.explore(read)
+    others = matching.of_models(models.of(read.runs), documents) if len(read.runs) > 1 else None
+    view.explore(read, others)

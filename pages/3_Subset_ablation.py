@@ -2,7 +2,9 @@
 
 import streamlit as st
 
+from emo_viz.analysis.curves import Measured
 from emo_viz.ui.ablation import (
+    against,
     chosen,
     controls,
     export,
@@ -17,18 +19,24 @@ from emo_viz.ui.ablation import (
     tokens,
     writing,
 )
-from emo_viz.ui.shell import chrome
+from emo_viz.ui.shell import chrome, links
 
 NARROWEST = 330  # pixels: narrower, the text and the curve stand one below the other
 
-with chrome.page("Subset ablation"):
-    study = page.open_study()
-    choice = controls.controls(study)
-    found = page.measured(study, choice)
+
+@st.fragment
+def at_the_slider(study: page.Study, choice: page.Choice, found: Measured | None) -> None:
+    """What follows the slider, in a fragment: a move runs this part, not the page around it."""
+    with links.fragment():
+        _at_the_slider(study, controls.moved(study, choice), found)
+
+
+def _at_the_slider(study: page.Study, choice: page.Choice, found: Measured | None) -> None:
     notches = live.notches(study, choice, found)
     shown = live.compute_live(study, choice, found)
     stops = sorted({*notches, *shown.losses})
     lines.draw(study, choice, found, shown, stops)
+    against.say(study, choice, shown)
     both = st.grid(2, min_column_width=NARROWEST)
     with both.cell():
         slider.draw(study, choice, found, shown, stops, notches, controls.measure())
@@ -46,3 +54,9 @@ with chrome.page("Subset ablation"):
     more_points.offer(study, choice)
     with texts:  # last: it is slower than the rest
         writing.draw(study, choice, shown, notches)
+
+
+with chrome.page("Subset ablation"):
+    opened = page.open_study()
+    asked = controls.controls(opened)
+    at_the_slider(opened, asked, page.measured(opened, asked))

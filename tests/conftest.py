@@ -90,13 +90,13 @@ def _write_documents(folder: Path) -> None:
 def _write_checkpoints(folder: Path) -> None:
     import torch
 
-    from model.data.tokenizer import train_tokenizer
+    from model.data.tokenizer import train_on
     from model.emo.config import EmoConfig
     from model.emo.modeling import EmoForCausalLM
     from model.run.loading import export_model
 
     documents = pd.read_parquet(folder / "documents" / "documents.parquet")
-    tokenizer = train_tokenizer(documents.assign(split="train"), VOCAB_SIZE)
+    tokenizer = train_on(documents["text"], VOCAB_SIZE)
     (folder / "checkpoints").mkdir()
     for seed, (objective, name) in enumerate(MODELS.items()):
         torch.manual_seed(seed)

@@ -89,6 +89,19 @@ def read_keys(info: Mapping[str, Any]) -> tuple[dict[str, str], str]:
     return {str(run): str(info["keys"][run]) for run in info["runs"]}, ""
 
 
+def read_geometry(info: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The numbers of the layers that a file is of, and the routed experts of each.
+
+    Raises ValueError for none, for a layer named twice, or where the two do not fit.
+    """
+    numbers, routed = (tuple(map(int, info[name])) for name in ("numbers", "routed"))
+    if not numbers or len(set(numbers)) < len(numbers) or len(routed) != len(numbers):
+        raise ValueError("a number of experts for each layer is needed")
+    if min(routed) < 0 or max(routed) < 1:
+        raise ValueError("a file about experts needs some")
+    return numbers, routed
+
+
 def said(info: Mapping[str, Any]) -> dict[str, Any]:
     """What a description says of how the file was made, without what belongs to its format."""
     of_format = {"format", "format_version", "runs", "key", "keys", "pair_key"}

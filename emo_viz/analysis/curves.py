@@ -15,7 +15,7 @@ two of them is paired.
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,6 +106,13 @@ class Curves:
         by_run = {name: self.info[name] | kept.info[name] for name in BY_RUN}
         rows = pd.concat([each.rows.astype(TEXTS) for each in (self, kept)], ignore_index=True)
         return Curves(rows.astype(dict.fromkeys(TEXTS, "category")), self.info | by_run)
+
+    def of_documents(self, ids: Collection[str]) -> "Curves":
+        """The curves over these documents alone. Raises ValueError if none of them was measured."""
+        rows = self.rows[self.rows["document"].astype(str).isin(ids)]
+        if rows.empty:
+            raise ValueError("The curves were measured on none of these documents.")
+        return Curves(rows, self.info)
 
     def of_domain(self, domain: str | None) -> pd.DataFrame:
         """The rows of one domain, or of all domains for None."""
@@ -348,8 +355,14 @@ class Measured:
 
     def tokens_of(self, model: str) -> int:
         """Tokens of all documents by the tokenizer of a run."""
-        at = self._full_cell(model)
-        return int(sum(tokens[:, at].sum() for tokens in self.cells.tokens))
+        if model not in self._counted:
+            at = self._full_cell(model)
+            self._counted[model] = int(sum(tokens[:, at].sum() for tokens in self.cells.tokens))
+        return self._counted[model]
+
+    @cached_property
+    def _counted(self) -> dict[str, int]:
+        return {}
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -387,7 +400,14 @@ class Measured:
 
     def increase(self, model: str, method: str, keep_k: int) -> Interval:
         """Loss increase over the full model. Raises ValueError if it was not measured."""
-        return self._interval(*self._increases(model, method, keep_k))
+        point = model, method, keep_k
+        if point not in self._known:  # a page asks for each point again and again
+            self._known[point] = self._interval(*self._increases(*point))
+        return self._known[point]
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, str, int], Interval]:
+        return {}
 
     def full_loss(self, model: str) -> Interval:
         """Loss of a model with all its experts."""

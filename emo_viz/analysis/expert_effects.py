@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emo_viz.analysis.arrays import check_shape, damaged, load_arrays, save_arrays
+from emo_viz.analysis.arrays import (
+    check_shape,
+    damaged,
+    load_arrays,
+    read_geometry,
+    save_arrays,
+)
 from emo_viz.analysis.bootstrap import Interval, bootstrap_interval
 from emo_viz.analysis.origins import Origins
 
@@ -98,12 +104,14 @@ def load(path: Path) -> Effects:
     """
     arrays, info = load_arrays(path, FORMAT, FORMAT_VERSION)
     with damaged(path):
-        numbers, routed = tuple(map(int, info["numbers"])), tuple(map(int, info["routed"]))
+        numbers, routed = read_geometry(info)
         documents = check_shape(arrays["full"], len(info["domains"]))
         check_shape(arrays["tokens"], documents)
+        if not documents or arrays["tokens"].min() <= 0:
+            raise ValueError("losses are of documents with tokens")
         changes = arrays["changes"].astype(np.float64)
-        check_shape(np.nan_to_num(changes), len(numbers), max(routed, default=0), documents)
-        return Effects(
+        check_shape(np.where(np.isnan(changes), 0, changes), len(numbers), max(routed), documents)
+        found = Effects(
             run=str(info["run"]),
             numbers=numbers,
             routed=routed,
@@ -113,3 +121,5 @@ def load(path: Path) -> Effects:
             without=(changes + arrays["full"]).astype(np.float64),
             info=dict(info["info"]),
         )
+        _ = found.origins
+        return found

@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emo_viz.analysis.arrays import check_shape, damaged, load_arrays, save_arrays
+from emo_viz.analysis.arrays import (
+    Arrays,
+    check_shape,
+    damaged,
+    load_arrays,
+    read_geometry,
+    save_arrays,
+)
 from emo_viz.analysis.origins import Origins
 
 FORMAT, FORMAT_VERSION = "emo-viz-experts", 1
@@ -268,10 +275,8 @@ def load(path: Path) -> ExpertTokens:
     """
     arrays, info = load_arrays(path, FORMAT, FORMAT_VERSION)
     with damaged(path):
-        numbers, routed = tuple(map(int, info["numbers"])), tuple(map(int, info["routed"]))
-        layers, wide = len(numbers), max(routed, default=0)
-        if len(routed) != layers:
-            raise ValueError("a number of experts for each layer is needed")
+        numbers, routed = read_geometry(info)
+        layers, wide = len(numbers), max(routed)
         check_shape(arrays["counts"], layers, wide)
         check_shape(arrays["pairs"], layers, wide, wide)
         check_shape(arrays["flow"], max(0, layers - 1), wide, wide)
@@ -281,8 +286,9 @@ def load(path: Path) -> ExpertTokens:
         contexts = arrays["context_rows"].shape[-1]
         for name in _ARRAYS:
             if name.startswith("context"):
-                check_shape(np.nan_to_num(arrays[name]), layers, wide, contexts)
-        return ExpertTokens(
+                _check_contexts(name, arrays[name], (layers, wide, contexts))
+        _check_numbers(arrays, int(info["documents"]), int(info["tokens"]))
+        found = ExpertTokens(
             run=str(info["run"]),
             numbers=numbers,
             routed=routed,
@@ -292,6 +298,25 @@ def load(path: Path) -> ExpertTokens:
             tokens=int(info["tokens"]),
             info=dict(info["info"]),
         )
+        _ = found.origins
+        return found
+
+
+def _check_contexts(name: str, values: NDArray[Any], shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless they fit; a gate weight alone may be unknown."""
+    unknown = np.isnan(values) if name == "context_gates" else False
+    check_shape(np.where(unknown, 0, values), *shape)
+
+
+def _check_numbers(arrays: Arrays, documents: int, tokens: int) -> None:
+    """Raises ValueError for ids and counts that no documents have."""
+    whole = [name for name, kind in _ARRAYS.items() if np.issubdtype(kind, np.integer)]
+    if any(arrays[name].dtype.kind not in "iu" for name in whole):
+        raise ValueError("ids and counts are whole numbers")
+    if any(values.min(initial=0) < NONE for values in arrays.values()):
+        raise ValueError("ids and counts are 0 or more, and -1 stands for none")
+    if documents < 1 or tokens < 1 or arrays["counts"].min() < 0 or arrays["pairs"].min() < 0:
+        raise ValueError("experts are counted on documents with tokens")
 
 
 def _wide(values: NDArray[Any]) -> NDArray[Any]:

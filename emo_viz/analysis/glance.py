@@ -31,6 +31,7 @@ from emo_viz.analysis.origins import Origins
 FORMAT, FORMAT_VERSION = "emo-viz-glance", 1
 KEEP_K = 16
 STEPS = (1.0, 1.25, 1.5, 1.75)  # notches between a number of experts and its double
+NONE = -1
 FEWEST_TOKENS = 40  # of a document that is worth a look
 
 
@@ -233,6 +234,10 @@ def load_glances(path: Path) -> Glances:
 def _read(arrays: Arrays, info: dict[str, Any]) -> Glances:
     runs = [str(run) for run in info["runs"]]
     of = {name: of_runs(name, arrays, runs) for name in ("experts", "weights", "ranking", "losses")}
+    if any(
+        ids.dtype.kind not in "iu" for name in ("experts", "ranking") for ids in of[name].values()
+    ):
+        raise ValueError("ids of experts are whole numbers")
     found = {}
     for run, about in zip(runs, info["about"], strict=True):
         losses = of["losses"][run].astype(np.float32)
@@ -258,10 +263,25 @@ def _read(arrays: Arrays, info: dict[str, Any]) -> Glances:
 def _check(one: Glance) -> None:
     """Raises ValueError unless the arrays fit one another."""
     layers, tokens = len(one.layers), len(one.pieces)
+    if not tokens or not layers or len(one.routed) != layers or min(one.routed) < 0:
+        raise ValueError("a first look is of tokens and layers")
     check_shape(one.expert_ids, layers, tokens, None)
     check_shape(one.weights, *one.expert_ids.shape)
-    check_shape(one.ranking, len(one.routed), max(one.routed))
-    if one.expert_ids.max() >= max(one.routed) or len(one.routed) != layers:
-        raise ValueError("an expert that the model lacks")
+    check_shape(one.ranking, layers, max(one.routed))
+    for ranking, ids, routed in zip(one.ranking, one.expert_ids, one.routed, strict=True):
+        if sorted(ranking[:routed]) != list(range(routed)) or (ranking[routed:] != NONE).any():
+            raise ValueError("a ranking holds each expert of its layer once")
+        if ids.max(initial=NONE) >= routed or ids.min(initial=NONE) < NONE:
+            raise ValueError("an expert that the model lacks")
+    if one.weights.min(initial=0) < 0 or one.shared < 0:
+        raise ValueError("shares and numbers of experts are 0 or more")
+    _check_notches(one)
+
+
+def _check_notches(one: Glance) -> None:
+    """Raises ValueError unless experts to keep never fall, with a loss of each token."""
+    keeps = np.array(one.keeps)
+    if not len(keeps) or keeps[0] < 1 or (np.diff(keeps) < 0).any():
+        raise ValueError("the numbers of experts to keep do not fall")
     if one.losses is not None:
-        check_shape(one.losses, len(one.keeps), tokens)
+        check_shape(one.losses, len(keeps), len(one.pieces))

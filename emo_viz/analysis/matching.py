@@ -8,14 +8,78 @@ that it cannot learn the choices that it is measured on.
 Shapes: T tokens, L layers, K experts a token, E experts.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emo_viz.analysis.difference import EMPTY, Ids, Pair
 from emo_viz.analysis.pairs import PairSequence
+
+if TYPE_CHECKING:
+    from emo_viz.trace import Trace
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What is known of the model behind a run: the routed experts of its layers (None: not known),
+    the SHA-256 of its weights ("": not known), and whether it is a checkpoint that lies here."""
+
+    routed: tuple[int, ...] | None
+    sha256: str
+    here: bool = False
+
+    @classmethod
+    def of_trace(cls, trace: "Trace") -> "Weights":
+        model = trace.manifest.model
+        return cls(model.routed if trace.has("num_experts") else None, model.checkpoint_sha256)
+
+
+def trained_apart(one: Weights, other: Weights) -> bool:
+    """Whether two runs are known to be of two models, or of one whose experts two engines number
+    otherwise: by their numbers of experts; by the digests of their weights or, where these are too
+    large to be read for it, by their being two checkpoints."""
+    if one.routed is not None and other.routed is not None:
+        counts = [{count for count in each.routed or () if count} for each in (one, other)]
+        if counts[0] != counts[1]:
+            return True
+    if one.sha256 and other.sha256:
+        return one.sha256 != other.sha256
+    return one.here and other.here
+
+
+@dataclass(frozen=True, eq=False)
+class CoUse:
+    """How often experts of two runs were chosen for the same token: counts [L, E, E'], over how
+    many documents and tokens."""
+
+    counts: NDArray[np.int64]
+    documents: int
+    tokens: int
+
+    def less(self, pair: Pair) -> "CoUse":
+        """The same without one of the documents, so that no matching knows what it is used on."""
+        own = co_use([pair], (self.counts.shape[1], self.counts.shape[2]))
+        return CoUse(self.counts - own.counts, self.documents - 1, self.tokens - own.tokens)
+
+    def partners(self, layer: int) -> Ids:
+        """For each expert of the second run [E'] the one of the first that it stands for; EMPTY
+        where none is left, or where no token chose both."""
+        return _partners(self.counts[layer])
+
+
+def co_use(pairs: Iterable[Pair], experts: tuple[int, int]) -> CoUse:
+    """Count over some documents. experts: E and E', how many there are in the largest layer."""
+    counts, documents, tokens = None, 0, 0
+    for pair in pairs:
+        ours, theirs = pair.first.expert_ids, pair.second.expert_ids
+        layers = range(ours.shape[1])
+        own = np.stack([_together(ours[:, at], theirs[:, at], experts) for at in layers])
+        counts = own if counts is None else counts + own
+        documents, tokens = documents + 1, tokens + len(pair.places)
+    return CoUse(np.zeros((0, *experts), np.int64) if counts is None else counts, documents, tokens)
 
 
 def matched_by_use(pairs: Sequence[Pair]) -> Sequence[Pair]:
@@ -85,6 +149,13 @@ def _names(counts: NDArray[np.int64]) -> Ids:
     names = len(counts) + np.arange(counts.shape[1])
     names[theirs] = ours
     return names
+
+
+def _partners(counts: NDArray[np.int64]) -> Ids:
+    names, second = _names(counts), np.arange(counts.shape[1])
+    together = counts[np.minimum(names, len(counts) - 1), second]
+    found: Ids = np.where((names < len(counts)) & (together > 0), names, EMPTY)
+    return found
 
 
 def _renamed(pair: Pair, half_T: Ids, names: Sequence[Ids]) -> Ids:

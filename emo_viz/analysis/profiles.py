@@ -112,12 +112,39 @@ def expert_name(index: int, routed: int) -> str:
     return f"L{index // routed} E{index % routed}"
 
 
-def top_experts(usage: NDArray[np.floating], layer: int | None = None) -> list[str]:
-    """For each document of usage [D, L, R] the expert with the largest mean router probability,
-    in `layer` or in any."""
-    first = 0 if layer is None else layer * usage.shape[2]
-    best = flatten_usage(usage, layer).argmax(axis=1) + first
-    return [expert_name(int(i), usage.shape[2]) for i in best]
+def top_experts(
+    usage: NDArray[np.floating], layer: int | None = None, numbers: Sequence[int] | None = None
+) -> list[str]:
+    """For each document (or token) of usage [D, L, R] the expert with the largest mean router
+    probability, in `layer` or in any. numbers [L]: the model's own number of each layer, if it is
+    not its place."""
+    routed = usage.shape[2]
+    best = flatten_usage(usage, layer).argmax(axis=1) + (layer or 0) * routed
+    own = range(usage.shape[1]) if numbers is None else numbers
+    return [expert_name(own[i // routed] * routed + i % routed, routed) for i in best.tolist()]
+
+
+def mean_entropy(usage: NDArray[np.floating], layer: int | None = None) -> NDArray[np.float32]:
+    """Of the router probabilities of each row of usage [D, L, R], in nats: in `layer`, or the mean
+    over all layers [D]."""
+    shares = _of_layer(usage, layer)
+    logs = np.log(np.where(shares > 0, shares, 1))
+    found: NDArray[np.float32] = -(shares * logs).sum(axis=2).mean(axis=1)
+    return found
+
+
+def mean_spread(usage: NDArray[np.floating], layer: int | None = None) -> NDArray[np.float32]:
+    """How many experts hold half of the routing of each row of usage [D, L, R]: in `layer`, or the
+    mean over all layers [D]."""
+    held = np.cumsum(-np.sort(-_of_layer(usage, layer), axis=2), axis=2)
+    fewest = 1 + (held < held[..., -1:] / 2).sum(axis=2)
+    found: NDArray[np.float32] = fewest.mean(axis=1).astype(np.float32)
+    return found
+
+
+def _of_layer(usage: NDArray[np.floating], layer: int | None) -> NDArray[np.float32]:
+    own = usage if layer is None else usage[:, layer : layer + 1]
+    return np.asarray(own, np.float32)
 
 
 def _member(clustering: Clustering) -> csr_array:

@@ -18,15 +18,20 @@ from emo_viz.trace import Trace
 DOCUMENTS_AT_ONCE = 512  # bounds the float64 copies made of a large trace
 
 
-class Recorded(Protocol):
-    """What these functions read of a `model.run.inference.Recording`."""
+class Gated(Protocol):
+    """Which experts the tokens use, and how much: shapes of `model.run.inference.Recording`."""
 
-    @property
-    def token_ids(self) -> np.ndarray: ...
     @property
     def expert_ids(self) -> np.ndarray: ...
     @property
     def gate_weights(self) -> np.ndarray: ...
+
+
+class Recorded(Gated, Protocol):
+    """What these functions read of a `model.run.inference.Recording`."""
+
+    @property
+    def token_ids(self) -> np.ndarray: ...
     @property
     def entropy(self) -> np.ndarray: ...
     @property
@@ -90,7 +95,7 @@ def _mean(losses: NDArray[np.floating]) -> float:
     return float(known.mean(dtype=np.float64)) if known.size else float("nan")
 
 
-def expert_order(recorded: Recorded, layer: int, num_routed: int) -> NDArray[np.int64]:
+def expert_order(recorded: Gated, layer: int, num_routed: int) -> NDArray[np.int64]:
     """All routed experts of a layer by falling sum of gate weights over the text, [R].
 
     num_routed: R, how many this layer has.
@@ -101,7 +106,7 @@ def expert_order(recorded: Recorded, layer: int, num_routed: int) -> NDArray[np.
     return np.argsort(-mass, kind="stable")
 
 
-def gate_matrix(recorded: Recorded, layer: int, num_routed: int) -> NDArray[np.float32]:
+def gate_matrix(recorded: Gated, layer: int, num_routed: int) -> NDArray[np.float32]:
     """Gate weights of one layer as [T - 1, R]: 0 where a token does not use the expert.
 
     num_routed: R, how many this layer has.

@@ -5,7 +5,7 @@ read from its document: the map holds where in the text it begins and ends.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ from emo_viz.analysis.runs import from_version_1
 from emo_viz.analysis.tokens import TokenClusters
 
 FORMAT = "emo-viz-token-map"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PER_DOMAIN = 200
+NUMBERS = "layer_numbers"
+LEVELS = 255  # of a router probability's square root, as it is stored
 
 Integers = NDArray[np.int64]
 
@@ -56,8 +58,11 @@ class Sample:
 class TokenMap:
     """By run id: the place [N, 2] and the token cluster [N] of every token.
 
-    keys: by run id, the `map_key` of what it was made from; empty where pair_key, that of all runs,
-    says it (version 1). info: how it was made.
+    layer_places [L, N, 2]: the same by the routing of one layer. routing [N, L, R]: the `LEVELS` of
+    the router probabilities, read by `probabilities`. numbers: by run id, the model's own number of
+    each of these layers. Files before version 3 have none of the three, and they are empty. keys:
+    by run id, the `map_key` of what it was made from; empty where pair_key, that of all runs, says
+    it (version 1). info: how it was made.
     """
 
     keys: dict[str, str]
@@ -66,6 +71,17 @@ class TokenMap:
     clusters: dict[str, Integers]
     info: dict[str, Any]
     pair_key: str = ""
+    layer_places: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    routing: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    numbers: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def probabilities(self, run: str) -> NDArray[np.float32]:
+        """Router probabilities [N, L, R] of a run's tokens, to a 255th of their square roots; those
+        of a layer sum to 1. Raises KeyError where the file has none."""
+        roots = self.routing[run].astype(np.float32)
+        squares = roots * roots
+        found: NDArray[np.float32] = squares / np.maximum(squares.sum(axis=2, keepdims=True), 1)
+        return found
 
     @property
     def origins(self) -> Origins:
@@ -118,21 +134,49 @@ def sample_tokens(
 
 def lay_out(
     sample: Sample,
-    rows: Mapping[str, NDArray[np.floating]],
+    routing: Mapping[str, NDArray[np.floating]],
+    numbers: Mapping[str, Sequence[int]],
     clusters: Mapping[str, TokenClusters],
     flatten: Callable[[NDArray[np.floating]], NDArray[np.float32]],
     keys: Mapping[str, str],
     info: dict[str, Any],
 ) -> TokenMap:
-    """The map of every run's `token_rows` [N, L * R], all turned onto that of the first.
+    """The maps of every run, by all layers and by each, all turned onto the first run's first.
 
-    flatten: makes places [N, 2] of rows.
+    routing: router probabilities [N, L, R]; numbers: the model's own number of each layer. flatten:
+    makes places [N, 2] of rows [N, columns].
     """
+    rows = {run: own.reshape(len(own), -1) for run, own in routing.items()}
     places = {run: flatten(own) for run, own in rows.items()}
     first = next(iter(places.values()))
     turned = {run: own if own is first else procrustes(own, first) for run, own in places.items()}
-    found = {run: clusters[run].assign_rows(own) for run, own in rows.items()}
-    return TokenMap(dict(keys), sample, turned, found, info)
+    return TokenMap(
+        keys=dict(keys),
+        sample=sample,
+        places=turned,
+        clusters={run: clusters[run].assign_rows(own) for run, own in rows.items()},
+        info=info,
+        layer_places={
+            run: np.stack([_by_layer(layer, flatten, first) for layer in own.swapaxes(0, 1)])
+            for run, own in routing.items()
+        },
+        routing={
+            run: np.rint(LEVELS * np.sqrt(own.astype(np.float32))).astype(np.uint8)
+            for run, own in routing.items()
+        },
+        numbers={run: tuple(map(int, own)) for run, own in numbers.items()},
+    )
+
+
+def _by_layer(
+    rows: NDArray[np.floating],
+    flatten: Callable[[NDArray[np.floating]], NDArray[np.float32]],
+    first: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Places [N, 2] by one layer's rows [N, R]; all in one where one expert serves all."""
+    if (rows == rows[:1]).all():
+        return np.zeros((len(rows), 2), np.float32)
+    return procrustes(flatten(rows), first)
 
 
 def save_token_map(path: Path, token_map: TokenMap) -> None:
@@ -142,14 +186,17 @@ def save_token_map(path: Path, token_map: TokenMap) -> None:
     }
     small = {run: values.astype(np.int16) for run, values in token_map.clusters.items()}
     arrays |= by_number("places", token_map.places) | by_number("clusters", small)
+    arrays |= by_number("layer_places", token_map.layer_places)
+    arrays |= by_number("routing", token_map.routing)
     keys, pair_key = token_map.keys, token_map.pair_key
     about = head(FORMAT, FORMAT_VERSION, token_map.places, keys, pair_key)
+    about |= {NUMBERS: [list(own) for own in token_map.numbers.values()]}
     save_arrays(path, arrays, about | token_map.info)
 
 
 def load_token_map(path: Path) -> TokenMap:
     """Read a map. Raises ValueError if there is none, or it is damaged or of another version."""
-    arrays, info = load_arrays(path, FORMAT, 1, FORMAT_VERSION)
+    arrays, info = load_arrays(path, FORMAT, 1, 2, FORMAT_VERSION)
     with damaged(path):
         found = _version_1(arrays, info) if info["format_version"] == 1 else _read(arrays, info)
         _check(found)
@@ -160,8 +207,22 @@ def _read(arrays: Arrays, info: dict[str, Any]) -> TokenMap:
     runs = info["runs"]
     clusters = {run: _integers(own) for run, own in of_runs("clusters", arrays, runs).items()}
     keys, pair_key = read_keys(info)
-    places = of_runs("places", arrays, runs)
-    return TokenMap(keys, _sample(arrays), places, clusters, said(info), pair_key)
+    found = TokenMap(
+        keys, _sample(arrays), of_runs("places", arrays, runs), clusters, _made(info), pair_key
+    )
+    if info["format_version"] < 3 or not info[NUMBERS]:
+        return found
+    numbers = [tuple(map(int, own)) for own in info[NUMBERS]]
+    return replace(
+        found,
+        layer_places=of_runs("layer_places", arrays, runs),
+        routing=of_runs("routing", arrays, runs),
+        numbers=dict(zip(found.places, numbers, strict=True)),
+    )
+
+
+def _made(info: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in said(info).items() if name != NUMBERS}
 
 
 def _version_1(arrays: Arrays, info: dict[str, Any]) -> TokenMap:
@@ -194,4 +255,9 @@ def _check(found: TokenMap) -> None:
         check_shape(values, count, 2)
     if min(values.min(initial=0) for values in whole) < 0:
         raise ValueError("numbers of documents, tokens and clusters are 0 or more")
+    for run, numbers in found.numbers.items():
+        check_shape(found.routing[run], count, len(numbers), None)
+        check_shape(found.layer_places[run], len(numbers), count, 2)
+        if found.routing[run].dtype != np.uint8 or not found.routing[run].shape[2]:
+            raise ValueError("routing is stored in bytes")
     _ = found.origins

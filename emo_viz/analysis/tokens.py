@@ -163,7 +163,7 @@ def fit_token_clusters(
         pca=pca,
         centroids=clustering.centroids,
         shares=(clustering.sizes / len(found)).astype(np.float32),
-        labels=_labels(found, table, k),
+        labels=cluster_labels(found, table, k),
         agreements={
             "domain": _agreement(domain),
             "token": _agreement(token),
@@ -300,8 +300,9 @@ def _modal_shares(found: NDArray[np.int64], documents: NDArray[np.int64]) -> NDA
     return shares
 
 
-def _labels(found: NDArray[np.int64], table: TokenTable, k: int) -> list[str]:
-    """A name for each cluster from its domains and its most enriched tokens."""
+def cluster_labels(found: NDArray[np.int64], table: TokenTable, k: int) -> list[str]:
+    """A name for each of the k clusters [N] of tokens from its domains and its most enriched
+    tokens; the table's rows are not looked at."""
     shares = top_shares(np.asarray(table.domains)[table.documents], found, k)
     tokens, clusters, counts = contingency(table.token_ids, found)
     frequent = counts.sum(axis=1) >= MIN_TOKEN_COUNT

@@ -30,11 +30,21 @@ FILE = click.Path(path_type=Path)
 def command(
     checkpoint: Path, documents_path: Path, out: Path, per_domain: int, max_tokens: int
 ) -> None:
-    """Leave out every expert in turn and measure the loss of each domain."""
+    """Leave out every expert in turn and measure the loss of each domain.
+
+    Stopped at any point and started again with the same options, it goes on where it was.
+    """
     run = run_id(checkpoint)
     with progress_bar("Leaving out") as report:
         found = measure_effects(
-            checkpoint, documents_path, out, run, per_domain, max_tokens, report
+            checkpoint,
+            documents_path,
+            out,
+            run,
+            per_domain,
+            max_tokens,
+            report,
+            lambda sentence: say(sentence, err=True),
         )
     say(
         f"{out}: {int(sum(found.routed)):,} experts, each left out of {found.documents:,} "

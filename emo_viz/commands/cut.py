@@ -27,7 +27,7 @@ PATH = click.Path(path_type=Path)
     help="Cut even if the subset was made for another model, or does not say for which.",
 )
 def command(checkpoint: Path, subset_path: Path, out: Path, force: bool) -> None:
-    """Write a checkpoint without the experts that a subset leaves out.
+    """Write a checkpoint of EMO's format without the experts that a subset leaves out.
 
     The whole model is never in memory, only the kept part of one of its files at a time.
     """

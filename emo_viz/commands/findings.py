@@ -33,6 +33,12 @@ FILE = click.Path(path_type=Path)
     "analysis/clusters-*.npz in --assets.",
 )
 @click.option(
+    "--seen-below",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="The curves of documents of which training has seen a smaller share, by sequences of 20 "
+    "tokens: 0.01.",
+)
+@click.option(
     "--check",
     is_flag=True,
     help="Print each claim and whether it holds; exit code 1 if one does not.",
@@ -46,11 +52,13 @@ def command(
     assets: Path,
     curves_path: Path | None,
     clusters_paths: tuple[Path, ...],
+    seen_below: float | None,
     check: bool,
     force: bool,
 ) -> None:
     """Print the results as Markdown."""
-    found = read_findings(assets, curves_path, clusters_paths, _warn if force else None)
+    warn = _warn if force else None
+    found = read_findings(assets, curves_path, clusters_paths, warn, seen_below)
     if not check:
         say("\n".join(found.report()))
         return

@@ -17,7 +17,13 @@ METHODS = (ROUTER_PROBABILITY, GREEDY)
 
 
 @click.command()
-@click.option("--model", "checkpoint", type=FILE, required=True, help="Checkpoint folder.")
+@click.option(
+    "--model",
+    "checkpoint",
+    type=FILE,
+    required=True,
+    help="Checkpoint folder, of any family whose experts can be left out.",
+)
 @click.option(
     "--documents",
     "documents_path",
@@ -51,7 +57,10 @@ def command(
     max_tokens: int,
     out: Path,
 ) -> None:
-    """Choose the experts that a domain's documents prefer, and write their ids to a file."""
+    """Choose the experts that a domain's documents prefer, and write their ids to a file.
+
+    Of a model of another family than EMO the file is a list: `cut` writes EMO's format alone.
+    """
     subset = choose_subset(
         checkpoint, documents_path, out, keep_k, cast("Method", method), max_tokens, domain
     )

@@ -20,8 +20,6 @@ from emo_viz.figures.kept import kept
 from emo_viz.figures.theme import (
     NEUTRAL_COLOUR,
     REFERENCE_COLOUR,
-    SELECTION_COLOUR,
-    SEQUENTIAL,
     colour_of,
     label_of,
     legend_below,
@@ -30,11 +28,7 @@ from emo_viz.figures.theme import (
 )
 
 DIFFERENCE_COLOUR = "#7660ea"  # the sequential scale's, opaque
-_SCALE: list[list[Any]] = SEQUENTIAL
-# Where both chose the same experts the map fades into the page.
-ALIKE_IS_CLEAR = [[1 - place, colour] for place, colour in reversed(_SCALE)]
-FEW_TOKENS = 48
-PANEL_PIXELS, LEAST_MAP_PIXELS = 300, 300
+PANEL_PIXELS = 300
 SMALLEST_LOSS = 1e-5  # nats: the lower end of a logarithmic axis
 
 
@@ -59,7 +53,7 @@ def agreement(layers: Sequence[LayerDifference], names: Sequence[int]) -> go.Fig
     )
     style(fig, "Agreement of the chosen experts by layer")
     _layer_axis(fig, names)
-    top = max(max(one.shared.mean, one.same.mean, one.chance_shared) for one in layers)
+    top = max(max(_top(one.shared), _top(one.same), one.chance_shared) for one in layers)
     fig.update_yaxes(title_text="Share", tickformat=".0~%", range=[0, min(1.04, 1.25 * top)])
     return legend_below(fig, rows=2).update_layout(height=PANEL_PIXELS)
 
@@ -112,66 +106,6 @@ def divergence(
     fig.update_yaxes(tickformat=".0%", range=[0, 1.04])
     fig.update_yaxes(title_text="Share", row=1, col=1)
     return fig.update_layout(height=PANEL_PIXELS)
-
-
-@kept
-def token_map(
-    overlap: NDArray[np.floating],
-    tokens: Sequence[str],
-    positions: Sequence[int],
-    names: Sequence[int],
-    selected: int | None,
-) -> go.Figure:
-    """Tokens (down) by layers (across): the overlap [T, L] of the chosen experts, deep where the
-    runs have none in common.
-
-    tokens: T labels at T positions. selected: a position, or None. Invisible markers above the
-    cells carry (position, layer) for clicks, which a heatmap does not report.
-    """
-    rows, layers = np.indices(overlap.shape).reshape(2, -1)
-    escaped = [html.escape(token, quote=False) for token in tokens]
-    heat = go.Heatmap(
-        z=overlap.astype(np.float32),
-        x=_places(names),
-        y=list(positions),
-        coloraxis="coloraxis",
-        hoverinfo="skip",
-    )
-    unseen = {"marker": {"opacity": 0}}
-    at = np.asarray(positions)[rows]
-    targets = go.Scattergl(
-        x=layers.astype(np.float32),
-        y=at.astype(np.float32),
-        mode="markers",
-        marker={"size": 6, "opacity": 0},
-        selected=unseen,
-        unselected=unseen,
-        customdata=np.stack([at, np.asarray(names)[layers], overlap.ravel()], axis=1).astype(
-            np.float32
-        ),
-        text=[escaped[row] for row in rows],
-        hovertemplate="<b>%{text}</b> (token %{customdata[0]})<br>layer %{customdata[1]}: overlap "
-        "%{customdata[2]:.2f}<extra></extra>",
-        showlegend=False,
-    )
-    fig = go.Figure([heat, targets])
-    style(fig, "Overlap of the chosen experts (Jaccard, colour)")
-    bar = {"orientation": "h", "y": -0.16, "yanchor": "top", "thickness": 10, "len": 0.6}
-    axis = {"colorscale": ALIKE_IS_CLEAR, "cmin": 0, "cmax": 1, "colorbar": bar | {"dtick": 0.25}}
-    few = len(tokens) <= FEW_TOKENS
-    pixels = 190 + (18 if few else 5) * len(tokens)
-    fig.update_layout(coloraxis=axis, height=max(LEAST_MAP_PIXELS, min(pixels, 640)))
-    _layer_axis(fig, names)
-    fig.update_xaxes(showgrid=False, range=[-0.5, len(names) - 0.5], title_standoff=4)
-    fig.update_yaxes(range=[max(positions) + 0.5, min(positions) - 0.5], showgrid=False)
-    if few:
-        fig.update_yaxes(tickvals=list(positions), ticktext=escaped)
-    else:
-        fig.update_yaxes(title_text="Position in the text (tokens)")
-    if selected is not None:
-        mark = {"line": {"color": SELECTION_COLOUR, "width": 2}}
-        fig.add_hrect(y0=selected - 0.5, y1=selected + 0.5, **mark)
-    return fig
 
 
 @kept
@@ -278,6 +212,11 @@ def _bars(values: Sequence[Interval]) -> dict[str, Any]:
         "thickness": 1.5,
         "width": 3,
     }
+
+
+def _top(one: Interval) -> float:
+    """Where what is drawn of it ends."""
+    return one.mean if one.n == 1 else max(one.mean, one.high)
 
 
 def _places(names: Sequence[object]) -> list[int]:

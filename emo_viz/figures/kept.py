@@ -8,8 +8,9 @@ nobody may change a figure that a `kept` function returned.
 import hashlib
 import pickle
 import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -24,10 +25,10 @@ class Shelf:
 
     def __init__(self, most: int = MOST_BYTES) -> None:
         self._most, self._held = most, 0
-        self._made: OrderedDict[bytes, tuple[Any, int]] = OrderedDict()
+        self._made: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def find(self, key: bytes) -> Any:
+    def find(self, key: Hashable) -> Any:
         """What is kept by this key, or None."""
         with self._lock:
             if key not in self._made:
@@ -35,7 +36,7 @@ class Shelf:
             self._made.move_to_end(key)
             return self._made[key][0]
 
-    def keep(self, key: bytes, made: Any, size: int) -> None:
+    def keep(self, key: Hashable, made: Any, size: int) -> None:
         """Keep something of so many bytes, and let go of what has not been asked for longest."""
         with self._lock:
             self._held += size - self._made.pop(key, (None, 0))[1]
@@ -74,3 +75,31 @@ def kept(make: Callable[Arguments, Made], shelf: Shelf = _SHELF) -> Callable[Arg
         return found
 
     return asked
+
+
+class _Beside:
+    """What was made of objects that are shared and only read, for as long as each lives."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, dict[Hashable, Any]] = {}
+
+    def of(self, owner: object) -> dict[Hashable, Any]:
+        if id(owner) not in self._made:
+            weakref.finalize(owner, self._made.pop, id(owner), None).atexit = False
+        return self._made.setdefault(id(owner), {})
+
+
+_BESIDE = _Beside()
+
+
+def beside(owner: object, key: Hashable, make: Callable[[], Made]) -> Made:
+    """What `make` returns of a shared, read-only `owner`: made once for each key, kept with it.
+
+    For what takes longer to tell by its content than to make. The key says which of its views it
+    is, and there are few of them: nothing is let go of before the owner is. Not to be changed.
+    """
+    made = _BESIDE.of(owner)
+    if key not in made:
+        made[key] = make()
+    found: Made = made[key]
+    return found

@@ -21,13 +21,11 @@ def expert_use(
     routed: Sequence[int],
     layers: Sequence[int],
     of: str,
-    followed: tuple[int, int] | None = None,
 ) -> go.Figure:
     """How much each expert is used [L, R], layers down, experts across.
 
     routed: experts of each layer; what a layer lacks is left blank. layers: the model's own numbers
-    of them. of: what the shares are of, "tokens" or "choices". followed: a layer's place and one of
-    its experts.
+    of them. of: what the shares are of, "tokens" or "choices".
     """
     values = np.array(used, np.float32)
     values[np.arange(values.shape[1]) >= np.array(routed)[:, None]] = np.nan
@@ -47,8 +45,4 @@ def expert_use(
     fig.update_xaxes(title_text="Expert", showgrid=False)
     fig.update_yaxes(title_text="Layer", autorange="reversed", showgrid=False)
     fig.update_yaxes(tickvals=list(range(len(layers))), ticktext=[str(layer) for layer in layers])
-    if followed is not None:
-        layer, expert = followed
-        corners = {"x0": expert - 0.5, "x1": expert + 0.5, "y0": layer - 0.5, "y1": layer + 0.5}
-        fig.add_shape(type="rect", **corners)
     return fig

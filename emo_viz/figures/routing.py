@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from emo_viz.analysis.runs import Comparison, Run
+from emo_viz.figures.kept import kept
 from emo_viz.figures.theme import (
     REFERENCE_COLOUR,
     SELECTION_COLOUR,
@@ -30,15 +31,21 @@ from emo_viz.figures.theme import (
     symbol_of,
 )
 
+MOST_TICKS = 12
+
 
 def along_text(
     runs: Comparison,
     entropy: Mapping[str, NDArray[np.float32]],
     loss: Mapping[str, NDArray[np.float32]],
+    numbers: Sequence[int],
     tokens: Sequence[str],
     selected: int | None,
 ) -> go.Figure:
-    """Router entropy [L, P] of every layer and loss [P] at every token, the runs on one scale."""
+    """Router entropy [L, P] of every layer and loss [P] at every token, the runs on one scale.
+
+    numbers [L]: what the layers are called. Clicks give a layer's place.
+    """
     tokens, panels = _escaped(tokens), len(runs)
     fig = make_subplots(
         rows=panels + 1,
@@ -48,10 +55,12 @@ def along_text(
     )
     for row, run in enumerate(runs, start=1):
         fig.add_trace(_entropy_heatmap(entropy[run.id]), row=row, col=1)
-        fig.add_trace(_entropy_targets(entropy[run.id], tokens, row - 1), row=row, col=1)
+        targets = _entropy_targets(entropy[run.id], numbers, tokens, row - 1)
+        fig.add_trace(targets, row=row, col=1)
         fig.add_trace(_loss_line(loss[run.id], tokens, run, row - 1), row=panels + 1, col=1)
         title = f"{coloured(run)}<br>layer"
-        fig.update_yaxes(title_text=title, dtick=1, autorange="reversed", row=row, col=1)
+        ticks = {"tickvals": list(range(len(numbers))), "ticktext": list(map(str, numbers))}
+        fig.update_yaxes(title_text=title, **ticks, autorange="reversed", row=row, col=1)
     style(fig, "Router entropy (nats, colour) and loss along the text")
     every = np.concatenate([entropy[run.id].ravel() for run in runs])
     axis = _entropy_axis(float(np.nanmin(every)), float(np.nanmax(every)))
@@ -67,20 +76,25 @@ def along_text(
     return fig
 
 
+@kept
 def by_layer(
     runs: Comparison,
     values: Mapping[str, NDArray[Any]],
+    numbers: Sequence[int],
     title: str,
     unit: str,
     even_use: NDArray[np.float64] | None = None,
 ) -> go.Figure:
-    """One number by layer [L] for each run; a dotted line where even use [L] would lie."""
-    fig = go.Figure([_layer_line(values[run.id], run, unit) for run in runs])
+    """One number by layer [L] for each run; a dotted line where even use [L] would lie.
+
+    numbers [L]: what the layers are called.
+    """
+    fig = go.Figure([_layer_line(values[run.id], numbers, run, unit) for run in runs])
     if even_use is not None:
-        fig.add_trace(_even_line(even_use, unit))
+        fig.add_trace(_even_line(even_use, numbers, unit))
     style(fig, title)
     legend_below(fig).update_layout(height=270)
-    fig.update_xaxes(title_text="Layer", dtick=1)
+    fig.update_xaxes(title_text="Layer", dtick=max(1, -(-len(numbers) // MOST_TICKS)))
     fig.update_yaxes(title_text=sentence_case(unit), rangemode="tozero")
     return fig
 
@@ -95,15 +109,21 @@ def _entropy_heatmap(entropy: NDArray[np.float32]) -> go.Heatmap:
 
 
 def _entropy_targets(
-    entropy: NDArray[np.float32], tokens: Sequence[str], model: int
+    entropy: NDArray[np.float32], numbers: Sequence[int], tokens: Sequence[str], model: int
 ) -> go.Scattergl:
     layers, columns = np.indices(entropy.shape).reshape(2, -1)
     return _targets(
         x=columns + 1,
         y=layers,
-        customdata=[columns + 1, layers, np.full(len(layers), model), entropy.ravel()],
+        customdata=[
+            columns + 1,
+            layers,
+            np.full(len(layers), model),
+            entropy.ravel(),
+            np.array(numbers)[layers],
+        ],
         text=[tokens[column] for column in columns],
-        what="layer %{customdata[1]}, entropy %{customdata[3]:.2f} nats",
+        what="layer %{customdata[4]}, entropy %{customdata[3]:.2f} nats",
     )
 
 
@@ -150,9 +170,9 @@ def _loss_line(
     )
 
 
-def _layer_line(values: NDArray[Any], run: Run, unit: str) -> go.Scatter:
+def _layer_line(values: NDArray[Any], numbers: Sequence[int], run: Run, unit: str) -> go.Scatter:
     return go.Scatter(
-        x=np.arange(len(values)),
+        x=np.array(numbers),
         y=values,
         mode="lines+markers",
         name=label_of(run),
@@ -162,9 +182,9 @@ def _layer_line(values: NDArray[Any], run: Run, unit: str) -> go.Scatter:
     )
 
 
-def _even_line(levels: NDArray[np.float64], unit: str) -> go.Scatter:
+def _even_line(levels: NDArray[np.float64], numbers: Sequence[int], unit: str) -> go.Scatter:
     return go.Scatter(
-        x=np.arange(len(levels)),
+        x=np.array(numbers),
         y=levels,
         mode="lines",
         name="Even use",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from emo_viz.analysis.origins import documents_digest
 from emo_viz.analysis.checkpoints import check_routers
+from emo_viz.analysis.origins import documents_digest
 from emo_viz.analysis.runs import run_id
 from emo_viz.analysis.tokens import (
     TokenClusters,
@@ -40,8 +40,9 @@ def cluster_tokens(
 ) -> TokenClusters:
     """Write the token clusters of a checkpoint to the .npz file `out`.
 
-    run: the id of the run, if not that of the checkpoint's folder. max_tokens: of each document, its EOS counted. report: of the documents recorded; tell: gets a
-    sentence before the clustering. Raises ValueError for what cannot be read, clustered or written.
+    run: the id of the run, if not that of the checkpoint's folder. max_tokens: of each document,
+    its EOS counted. report: of the documents recorded; tell: gets a sentence before the
+    clustering. Raises ValueError for what cannot be read, clustered or written.
     """
     from model.run.live import open_live
 

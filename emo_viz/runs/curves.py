@@ -12,8 +12,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -210,7 +211,7 @@ class Workers:
         threads = max(1, (os.cpu_count() or 1) // self.number)
         # Spawned, not forked: torch's thread pool does not survive a fork.
         pool = ProcessPoolExecutor(
-            min(self.number, len(jobs)), get_context("spawn"), _limit_threads, (threads,)
+            min(self.number, len(jobs)), get_context("spawn"), _begin_worker, (threads,)
         )
         try:
             for done in as_completed([pool.submit(_measure, job) for job in jobs]):
@@ -224,10 +225,19 @@ class Workers:
             pool.shutdown(cancel_futures=True)
 
 
-def _limit_threads(threads: int) -> None:
+def _begin_worker(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever, with a model in memory."""
+    parent = parent_process()
+    assert parent is not None, "a worker has one"
+    parent.join()
+    os._exit(1)
 
 
 _model: "dict[Path, Live]" = {}  # of this worker process: the one it used last

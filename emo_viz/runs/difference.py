@@ -16,7 +16,7 @@ import pandas as pd
 from emo_viz.analysis.difference import Difference, Documents, Pair, compare_pairs
 from emo_viz.analysis.difference_stream import paired
 from emo_viz.analysis.difference_table import all_tokens, by_layer
-from emo_viz.analysis.matching import matched_by_use
+from emo_viz.analysis.matching import Weights, matched_by_use, trained_apart
 from emo_viz.analysis.routed import Layers, Numbered, common_layers, known, of_trace
 from emo_viz.analysis.runs import run_ids
 from emo_viz.runs.record import Options, record
@@ -130,7 +130,7 @@ def _compared(sides: tuple[Source, Source], traces: tuple[Trace, Trace], experts
     numbered = [Numbered(t.manifest.model.own_layers, t.manifest.model.routed) for t in traces]
     layers = common_layers(numbered[0], numbered[1], names)
     pairs, notes = paired(_both(traces, layers))
-    by_use = experts == "use" or experts == "auto" and _trained_apart(traces)
+    by_use = experts == "use" or experts == "auto" and trained_apart(*map(Weights.of_trace, traces))
     named = matched_by_use(pairs) if by_use and len(pairs) else pairs
     found = compare_pairs(named, [note for note in (layers.note, *notes) if note])
     return Found(names, layers, named, found, by_use, traces[0])
@@ -156,11 +156,6 @@ def _both(traces: tuple[Trace, Trace], layers: Layers) -> Iterator[Documents]:
         rows = [(row, row) for row in range(len(ids[0]))]
     for one, other in rows:
         yield of_trace(traces[0], one, layers.first), of_trace(traces[1], other, layers.second)
-
-
-def _trained_apart(traces: tuple[Trace, Trace]) -> bool:
-    one, other = (trace.manifest.model.checkpoint_sha256 for trace in traces)
-    return bool(one and other and one != other)
 
 
 def write_table(tables: Iterator[pd.DataFrame], out: Path) -> int:

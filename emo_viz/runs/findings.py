@@ -5,6 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.curves import (
     FULL,
@@ -18,6 +22,8 @@ from emo_viz.analysis.curves import (
 from emo_viz.analysis.origins import Origins, assets_origins, stale
 from emo_viz.analysis.runs import Comparison, Run, compare, label_of
 from emo_viz.analysis.tokens import Headline, headline
+from emo_viz.analysis.unseen import in_words as percent
+from emo_viz.analysis.unseen import unseen_ids
 from emo_viz.analysis.widths import in_words
 
 METHODS = {
@@ -43,17 +49,22 @@ class Bar:
 
 @dataclass(frozen=True)
 class Findings:
-    """Curves and token clusters of the same runs; experts: of every layer, by run id."""
+    """Curves and token clusters of the same runs; experts: of every layer, by run id.
+
+    seen_below: the curves are of the documents of which less than this was seen in training; the
+    token clusters are always of all."""
 
     runs: Comparison
     measured: Measured
     clusters: Headline
     experts: dict[str, tuple[int, ...]]
+    seen_below: float | None = None
 
     def report(self) -> Iterator[str]:
         """The lines of the Markdown."""
         counts = {count for experts in self.experts.values() for count in experts}
-        yield from _report(self.runs, self.measured, self.clusters, in_words(sorted(counts)))
+        every = in_words(sorted(counts))
+        yield from _report(self.runs, self.measured, self.clusters, every, self.seen_below)
 
     def bars(self) -> Iterator[Bar]:
         """The claims, each judged by its measured value: that the first run can be cut down, and
@@ -66,8 +77,11 @@ def read_findings(
     curves_path: Path | None = None,
     clusters_paths: Sequence[Path] = (),
     warn: Callable[[str], None] | None = None,
+    seen_below: float | None = None,
 ) -> Findings:
     """What lies in the folder `assets`, or in the files named.
+
+    seen_below: only of the documents of which training has seen a smaller share.
 
     Raises ValueError for what is not there or damaged, and for results of other models or documents
     than are there, or than each other; `warn`, where it is given, gets a sentence on these instead.
@@ -86,7 +100,24 @@ def read_findings(
     root = curves_path.absolute().parent.parent if curves_path else assets
     _check_origins(curves.origins, clusters.origins, assets_origins(root), warn)
     experts = {run: curves.experts(run) for run in runs.ids}
-    return Findings(runs, Measured.of(curves.rows), clusters, experts)
+    if seen_below is not None:
+        documents = root / "documents" / "documents.parquet"
+        curves = curves.of_documents(unseen_ids(_seen(documents), seen_below))
+    return Findings(runs, Measured.of(curves.rows), clusters, experts, seen_below)
+
+
+def _seen(path: Path) -> pd.DataFrame:
+    """Ids of documents and, where they say it, how much of each was seen."""
+    try:
+        with path.open("rb") as file:
+            table = pq.ParquetFile(file)
+            there = [name for name in ("id", "seen") if name in table.schema_arrow.names]
+            found: pd.DataFrame = table.read(there).to_pandas()
+            return found
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path} cannot be read; --seen-below needs the documents that were measured."
+        ) from error
 
 
 def _check_origins(
@@ -101,13 +132,20 @@ def _check_origins(
 
 
 def _report(
-    runs: Comparison, measured: Measured, clusters: Headline, experts: str
+    runs: Comparison,
+    measured: Measured,
+    clusters: Headline,
+    experts: str,
+    seen_below: float | None = None,
 ) -> Iterator[str]:
     keys = {key[:3] for key in measured.cells.keys if key.method != FULL}
     keep = sorted({keep_k for _, _, keep_k in keys})
+    unseen = (
+        "" if seen_below is None else f"training has seen under {percent(seen_below)} of each, "
+    )
     yield (
         f"{measured.documents:,} held-out documents of {len(measured.cells.tokens)} domains, "
-        f"{measured.tokens:,} tokens. Loss increase over all {experts} experts in nats a "
+        f"{unseen}{measured.tokens:,} tokens. Loss increase over all {experts} experts in nats a "
         "token, mean over domains, with 95 % bootstrap intervals over documents:"
     )
     yield ""
@@ -177,9 +215,7 @@ def _bars(runs: Comparison, measured: Measured, clusters: Headline) -> Iterator[
         yield from _bars_of_two(runs, measured, clusters.ratio)
 
 
-def _bars_of_two(
-    runs: Comparison, measured: Measured, clusters: Interval
-) -> Iterator[Bar]:
+def _bars_of_two(runs: Comparison, measured: Measured, clusters: Interval) -> Iterator[Bar]:
     one, other = (run.label for run in runs)
     ratio = _second_over_first(runs, measured)
     claim = f"{other} loses at least 8 times as much as {one} with {RATIO_AT} experts"

@@ -1,6 +1,6 @@
 """The first look at a pair: one document, routed and cut at every notch, and written to a file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -168,9 +168,7 @@ def _import_counts(
     model = _model(routing, name, slots=top_k)
     tokens = int(counts.sum(axis=1).max()) // top_k if top_k else 0
     notes = [*_notes(routing), "The file counts experts over all texts: it is one document here."]
-    writer = TraceWriter(
-        out, model, "documents", opening_eos=False, source=source, notes=notes
-    )
+    writer = TraceWriter(out, model, "documents", opening_eos=False, source=source, notes=notes)
     with writer:
         writer.add_shares(
             {"id": "all texts"},

@@ -44,8 +44,8 @@ def map_documents(
 ) -> Maps:
     """Write the maps of one trace, or of two, to the .npz file `out`, by run id.
 
-    ids: of the runs, if not those of the folders.     neighbours, min_dist: UMAP's. report: of the maps laid out. Raises ValueError for traces that
-    are not of the same documents, or of too few.
+    ids: of the runs, if not those of the folders. neighbours, min_dist: UMAP's. report: of the maps
+    laid out. Raises ValueError for traces that are not of the same documents, or of too few.
     """
     check_new_file(out)
     runs = list(ids) or run_ids(traces)

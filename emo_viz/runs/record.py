@@ -162,7 +162,7 @@ def write_trace(
     """Record a job, going on with what is there of it (`of`: all that decides its bytes)."""
     check_replaceable(out)
     check_writable(out)
-    with Partial.beside(out, job.level, of) as partial:
+    with Partial.place(out, of) as partial:
         partial.resume(tell)
         _record_windows(job, partial, report)
         with TraceWriter(
@@ -172,7 +172,7 @@ def write_trace(
             opening_eos=job.opened,
             recorded_with=job.recorded_with,
         ) as writer:
-            for recorded in partial.read():
+            for recorded in partial.recorded():
                 writer.add(recorded.row, recorded.texts, recorded.routing)
         partial.clear()
     return Trace.open(out)
@@ -195,18 +195,19 @@ def _batch_tokens(options: Options, device: str) -> int | None:
 def _record_windows(job: Job, partial: Partial, report: Report) -> None:
     """Record what no window has yet."""
     total = len(job.documents)
-    report(partial.documents, total)
-    for window in _windows(job, partial.documents):
+    report(partial.done, total)
+    for window in _windows(job, partial.done):
         routings: dict[int, Routing] = {}
         with _told_of_memory():
             for batch in job.record([encoded.token_ids for _, encoded in window]):
                 routings.update(batch)
-                report(partial.documents + len(routings), total)
-        partial.write(
+                report(partial.done + len(routings), total)
+        partial.keep(
             [
                 Recorded(row | {"dropped_tokens": encoded.dropped}, encoded.texts, routings[n])
                 for n, (row, encoded) in enumerate(window)
-            ]
+            ],
+            job.level,
         )
 
 

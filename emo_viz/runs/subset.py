@@ -25,23 +25,24 @@ def choose_subset(
 ) -> "ExpertSubset":
     """Write the `keep_k` experts a layer that a domain's documents prefer to the JSON file `out`.
 
-    domain: None for all documents. max_tokens: of each, its EOS counted. Raises ValueError for what
-    cannot be read, kept or written, and for an `out` that is something else than a subset.
+    domain: None for all documents. max_tokens: of each, its opening token counted. The model may be
+    of any family whose experts can be left out. Raises ValueError for what cannot be read, kept or
+    written, and for an `out` that is something else than a subset.
     """
-    from model.run.inference import encode
-    from model.run.loading import load_model, load_tokenizer
-    from model.run.selection import select_experts
+    from model.run.live import open_live
     from model.run.subset import check_keep_k
 
     _check_out(out)
     documents = read_documents(documents_path, required=("domain",) if domain else ())
     documents = _of_domain(documents, domain, documents_path)
-    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
-    check_max_tokens(model, max_tokens)
-    check_keep_k(model.config, keep_k)
-    texts = [encode(tokenizer, text, max_tokens).token_ids for text in documents["text"]]
+    live = open_live(checkpoint)
+    if live.why_not_cut:
+        raise ValueError(live.why_not_cut)
+    check_max_tokens(live.model, max_tokens)
+    check_keep_k(live.geometry, keep_k)
+    texts = [live.encode(text, max_tokens).token_ids for text in documents["text"]]
     subset = replace(
-        select_experts(model, texts, keep_k, method, documents["id"].tolist()),
+        live.select(texts, keep_k, method, documents["id"].tolist()),
         model=checkpoint.resolve().name,
         weights_sha256=weights_digest(checkpoint),
         domain=domain,

@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emo_viz.analysis import projection
-from emo_viz.analysis.origins import Origins, documents_digest, stale
 from emo_viz.analysis.checkpoints import Checkpoint, open_runs, side_by_side
+from emo_viz.analysis.origins import Origins, documents_digest, stale
 from emo_viz.analysis.projection import content_key
 from emo_viz.analysis.token_map import (
     Sample,
@@ -20,7 +20,7 @@ from emo_viz.analysis.token_map import (
     sample_tokens,
     save_token_map,
 )
-from emo_viz.analysis.tokens import TokenClusters, load_token_clusters, token_rows
+from emo_viz.analysis.tokens import TokenClusters, load_token_clusters
 from emo_viz.runs.maps import choose_neighbours
 from emo_viz.runs.progress import Counter, Report, unreported
 from emo_viz.trace.documents import read_documents
@@ -94,7 +94,7 @@ def make(
         per_domain,
         seed,
     )
-    rows = _record_each(opened, encoded, sample, report)
+    routing, numbers = _record_each(opened, encoded, sample, report)
     ids, texts = documents["id"].tolist(), documents["text"].tolist()
     keys = {run: map_key(ids, texts, own) for run, own in clusters.items()}
     origins = Origins({one.run: one.weights for one in opened}, documents_digest(documents))
@@ -104,7 +104,7 @@ def make(
         "seed": seed,
         "max_tokens": max_tokens,
     }
-    return lay_out(sample, rows, clusters, flatten, keys, info)
+    return lay_out(sample, routing, numbers, clusters, flatten, keys, info)
 
 
 def _clusters(
@@ -137,10 +137,9 @@ def _max_tokens(clusters: Mapping[str, TokenClusters]) -> int:
 def _check(one: Checkpoint, clusters: TokenClusters, path: Path, documents: pd.DataFrame) -> None:
     """Raises ValueError unless the clusters are of this model and these documents."""
     mend = f"run `python -m emo_viz clusters --out {path}` again"
-    made = Origins(
-        {one.run: weights for weights in clusters.origins.models.values()},
-        clusters.origins.documents,
-    )
+    # The file is of one model, whatever its run was called when it was made.
+    made_of = list(clusters.origins.models.values())
+    made = Origins({one.run: made_of[-1]} if made_of else {}, clusters.origins.documents)
     present = Origins({one.run: one.weights}, documents_digest(documents))
     if found := stale(f"The clusters in {path.name}", made, present, mend):
         raise ValueError(found[0])
@@ -150,22 +149,28 @@ def _check(one: Checkpoint, clusters: TokenClusters, path: Path, documents: pd.D
 
 def _record_each(
     opened: Sequence[Checkpoint], encoded: "list[Encoded]", sample: Sample, report: Report
-) -> dict[str, NDArray[np.float16]]:
-    """Router probabilities of the sampled tokens by run; one model at a time is in memory."""
+) -> tuple[dict[str, NDArray[np.float16]], dict[str, Sequence[int]]]:
+    """By run, router probabilities of the sampled tokens and the model's own numbers of its layers;
+    one model at a time is in memory."""
     from model.run.live import open_live
 
     step = Counter(report, len(opened) * len(np.unique(sample.documents)))
-    return {one.run: _record(open_live(one.folder), encoded, sample, step) for one in opened}
+    routing, numbers = dict[str, NDArray[np.float16]](), dict[str, Sequence[int]]()
+    for one in opened:
+        live = open_live(one.folder)
+        routing[one.run] = _record(live, encoded, sample, step)
+        numbers[one.run] = live.own_layers
+    return routing, numbers
 
 
 def _record(
     live: "Live", encoded: "list[Encoded]", sample: Sample, step: Counter
 ) -> NDArray[np.float16]:
-    """Router probabilities [N, L * R] of the sampled tokens, each read in its document."""
-    rows = []
+    """Router probabilities [N, L, R] of the sampled tokens, each read in its document."""
+    found = []
     for document in np.unique(sample.documents):
         probs = live.record(encoded[document].token_ids).router_probs
         own = sample.positions[sample.documents == document]
-        rows.append(token_rows(probs[:, own]).astype(np.float16))
+        found.append(probs[:, own].swapaxes(0, 1).astype(np.float16))
         step()
-    return np.concatenate(rows)
+    return np.concatenate(found)

@@ -15,8 +15,8 @@ from typing import Any
 from emo_viz.analysis.origins import Origins, present_origins, stale
 from emo_viz.analysis.runs import Run, label_of, runs_in
 from emo_viz.analysis.widths import in_words
-from emo_viz.server import home
-from model.files import FileState, file_state, num_parameters, read_json, weight_files
+from emo_viz.server import home, looks
+from model.files import FileState, file_digest, file_state, num_parameters, read_json, weight_files
 
 APP_FOLDER = Path(__file__).parents[2]
 CURVES = "curves.parquet"
@@ -45,6 +45,7 @@ class ModelFacts:
         return in_words([experts - less for experts in self.experts])
 
 
+@looks.once
 def content(*paths: Path) -> str:
     """A digest of what stands in files, and in those of folders: what caches of them go by.
 
@@ -60,17 +61,12 @@ def content(*paths: Path) -> str:
 
 def _content(file: Path) -> str:
     try:
-        return _digest(file_state(file)) if file.is_file() else ""
+        if not file.is_file():
+            return ""
+        state = file_state(file)
+        return repr(state) if state.size > LARGE else file_digest(state)
     except OSError:
         return ""
-
-
-@lru_cache(maxsize=512)
-def _digest(state: FileState) -> str:
-    if state.size > LARGE:
-        return repr(state)
-    with open(state.path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def root() -> Path:
@@ -78,11 +74,13 @@ def root() -> Path:
     return Path(os.environ.get("EMO_VIZ_ASSETS") or APP_FOLDER / "assets")
 
 
+@looks.once
 def is_bundled(name: str) -> bool:
     """Whether a run lies in the assets folder; what is added has other ids."""
     return any((root() / place / name).exists() for place in ("checkpoints", "traces"))
 
 
+@looks.once
 def is_added(name: str) -> bool:
     """Whether a run is one that the user has added."""
     return not is_bundled(name) and home.find(name) is not None
@@ -90,10 +88,15 @@ def is_added(name: str) -> bool:
 
 def runs() -> list[Run]:
     """All runs that can be opened: those of the assets folder, then those that were added."""
+    return list(_runs())
+
+
+@looks.once
+def _runs() -> tuple[Run, ...]:
     bundled = runs_in(root())
     known = {run.id for run in bundled}
     added = [one for one in home.runs().values() if isinstance(one, home.Added)]
-    return bundled + [_run(one) for one in added if one.id not in known]
+    return (*bundled, *(_run(one) for one in added if one.id not in known))
 
 
 def _run(one: home.Added) -> Run:
@@ -107,6 +110,7 @@ def _run(one: home.Added) -> Run:
     )
 
 
+@looks.once
 def checkpoint_path(name: str) -> Path:
     """Folder of the checkpoint of a run, there or not."""
     added = None if is_bundled(name) else home.find(name)
@@ -131,6 +135,7 @@ def is_hub_name(source: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source, re.ASCII) is not None
 
 
+@looks.once
 def trace_path(name: str) -> Path:
     """Folder of the document trace of a run."""
     return home.trace_path(name) if is_added(name) else root() / "traces" / name
@@ -148,6 +153,11 @@ def analysis_path(name: str) -> Path:
 
 def measured_path(name: str, runs: Sequence[str]) -> Path:
     """Where such a file of these runs lies, or belongs: what is of added runs lies with them."""
+    return _measured_path(name, tuple(runs))
+
+
+@looks.once
+def _measured_path(name: str, runs: tuple[str, ...]) -> Path:
     if all(map(is_bundled, runs)):
         return analysis_path(name)
     try:
@@ -156,6 +166,7 @@ def measured_path(name: str, runs: Sequence[str]) -> Path:
         return analysis_path(name)
 
 
+@looks.once
 def curves_path(run: str) -> Path:
     """Where the subset curves of a run lie, or belong.
 
@@ -187,6 +198,7 @@ def curves_paths(runs: Iterable[str]) -> tuple[Path, ...]:
     return tuple(sorted(paths, key=lambda path: path == analysis_path(CURVES)))
 
 
+@looks.once
 def token_clusters_path(name: str) -> Path:
     """Where the token clusters of a run lie, or belong."""
     if is_added(name):
@@ -197,7 +209,11 @@ def token_clusters_path(name: str) -> Path:
 def origins(runs: Iterable[str]) -> Origins:
     """What lies here now of these runs. Which documents an added run was recorded over is its own
     affair; so is what is in weights too large to read for it."""
-    ids = list(runs)
+    return _origins(tuple(runs))
+
+
+@looks.once
+def _origins(ids: tuple[str, ...]) -> Origins:
     bundled = all(map(is_bundled, ids))
     documents = documents_path() if bundled else None
     checkpoints = {run: checkpoint_path(run) for run in ids}
@@ -208,6 +224,7 @@ def origins(runs: Iterable[str]) -> Origins:
     )
 
 
+@looks.once
 def is_small(checkpoint: Path) -> bool:
     """Whether a checkpoint's weights are few enough to be read without being asked for."""
     try:
@@ -223,7 +240,7 @@ def model_facts(run: Run) -> ModelFacts:
     """
     folder = checkpoint_path(run.id)
     try:
-        return _facts(run.label, folder)
+        return _facts(run.label, folder, content_state(folder))
     except FileNotFoundError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
@@ -232,9 +249,21 @@ def model_facts(run: Run) -> ModelFacts:
         ) from error
 
 
-def _facts(label: str, folder: Path) -> ModelFacts:
-    if not (folder / "config.json").exists():
+def content_state(folder: Path) -> tuple[FileState, ...]:
+    """The states of the files that say what a checkpoint is: another one has others.
+
+    Raises FileNotFoundError where there is none, ValueError where it has no weights.
+    """
+    config, training = folder / "config.json", folder / "training.json"
+    if not config.exists():
         raise FileNotFoundError(folder)
+    beside = [training] if training.is_file() else []
+    return tuple(map(file_state, (config, *weight_files(folder), *beside)))
+
+
+@lru_cache(maxsize=64)
+def _facts(label: str, folder: Path, states: tuple[FileState, ...]) -> ModelFacts:
+    """The states of the files are the key: what is replaced is read again."""
     config, training = read_json(folder / "config.json"), _training(folder / "training.json")
     layers = int(config["num_hidden_layers"])
     return ModelFacts(

@@ -5,20 +5,20 @@ A run that is broken is an entry with a fault, in one sentence with the way out.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import streamlit as st
-
 from emo_viz.analysis.runs import Run
 from emo_viz.analysis.widths import in_words
-from emo_viz.server import assets, home
+from emo_viz.server import assets, home, looks
 from emo_viz.server.home import Kind
 from emo_viz.trace.schema import MANIFEST, TraceManifest
-from model.files import file_state, inside, read_json, read_text, weight_files
+from model.files import FileState, file_state, inside, read_json, read_text, weight_files
 
 # What families call it in config.json; the first that is there counts.
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -106,6 +106,7 @@ def entries() -> list[Entry]:
     return found + broken
 
 
+@looks.once
 def entry(run: Run) -> Entry:
     """One of `assets.runs()`."""
     faults: list[str] = []
@@ -160,18 +161,19 @@ def read_model(folder: Path) -> Model:
     read."""
     try:
         files = [folder / "config.json", *weight_files(folder)]
-        return _read_model(str(folder), tuple(repr(file_state(file)) for file in files))
+        return _read_model(str(folder), tuple(map(file_state, files)))
     except OSError as error:
         raise ValueError(f"{folder} cannot be read ({error.strerror}); copy it again.") from error
 
 
-@st.cache_data(max_entries=256, show_spinner=False)
-def _read_model(folder: str, states: tuple[str, ...]) -> Model:
+@lru_cache(maxsize=256)
+def _read_model(folder: str, states: tuple[FileState, ...]) -> Model:
     """The states of the files are the key: what is replaced is read again."""
     place = Path(folder)
     config = read_json(inside(place, "config.json"))
     told = _flat(config)
-    tensors = {name: size for file in weight_files(place) for name, size in _header(file).items()}
+    headers = [_header(file) for file in weight_files(place)]
+    tensors = {name: size for header in headers for name, (_, size) in header.items()}
     experts = _experts(told)
     top_k = _first(told, TOP_K) or FIXED_TOP_K.get(str(config.get("model_type")))
     layers, parameters = _layers(told), sum(tensors.values())
@@ -195,6 +197,24 @@ def _read_model(folder: str, states: tuple[str, ...]) -> Model:
         bytes=sum(file.stat().st_size for file in weight_files(place)),
         context=_first(told, CONTEXT),
     )
+
+
+def stored_types(folder: Path) -> dict[str, int]:
+    """How many numbers of a checkpoint are stored in each type, as safetensors calls it.
+
+    Raises ValueError, one sentence, if it cannot be read.
+    """
+    return dict(_stored_types(tuple(map(file_state, weight_files(folder)))))
+
+
+@lru_cache(maxsize=64)
+def _stored_types(files: tuple[FileState, ...]) -> Counter[str]:
+    """The states of the files are the key: what is replaced is read again."""
+    found = Counter[str]()
+    for file in files:
+        for kind, size in _header(file.path).values():
+            found[kind] += size
+    return found
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
@@ -229,8 +249,11 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _header(file: Path) -> dict[str, int]:
-    """Numbers in each tensor of a safetensors file. Raises ValueError for one that is damaged."""
+def _header(file: Path) -> dict[str, tuple[str, int]]:
+    """The type of each tensor of a safetensors file, and how many numbers are in it.
+
+    Raises ValueError for a file that is damaged.
+    """
     try:
         with file.open("rb") as handle:
             size = int.from_bytes(handle.read(8), "little")
@@ -238,7 +261,7 @@ def _header(file: Path) -> dict[str, int]:
                 raise ValueError("its header is longer than the file")
             header = json.loads(handle.read(size))
         return {
-            name: prod(map(int, each["shape"]))
+            name: (str(each["dtype"]), prod(map(int, each["shape"])))
             for name, each in header.items()
             if name != "__metadata__"
         }
@@ -254,9 +277,15 @@ def _trace(run: Run) -> Recording | None:
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"The trace of {run.id} is unfinished; record it again.")
     try:
-        return _recording(TraceManifest.from_json(read_text(folder / MANIFEST)))
+        return _recorded(folder / MANIFEST, file_state(folder / MANIFEST))
     except ValueError as error:
         raise ValueError(f"The trace of {run.id} cannot be opened: {error}") from error
+
+
+@lru_cache(maxsize=256)
+def _recorded(path: Path, state: FileState) -> Recording:
+    """The state of the file is the key: what is replaced is read again."""
+    return _recording(TraceManifest.from_json(read_text(path)))
 
 
 def _recording(manifest: TraceManifest) -> Recording:

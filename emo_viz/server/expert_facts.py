@@ -49,7 +49,11 @@ def tokens(run: Run) -> ExpertTokens | None:
     if not file.exists():
         return None
     read = _load(file, assets.content(file))
-    _check_run(file, read.run, run)
+    _check_run(file, read, run)
+    of_trace = read.info.get("of") == "trace"
+    held = len(use(run.id).ids if of_trace else library.documents())
+    if int(read.context_rows.max(initial=-1)) >= held:
+        raise ValueError(f"{file.name} names documents that are not here; it must be made again.")
     return read
 
 
@@ -98,13 +102,21 @@ def all_effects(run: Run) -> Effects | None:
     if not file.exists():
         return None
     read = _load_effects(file, assets.content(file))
-    _check_run(file, read.run, run)
+    _check_run(file, read, run)
     return read
 
 
-def _check_run(file: Path, of: str, run: Run) -> None:
-    if of != run.id:
-        raise ValueError(f"{file.name} is of the run {of}, not of {run.id}; it is not shown.")
+def _check_run(file: Path, read: ExpertTokens | Effects, run: Run) -> None:
+    """Raises ValueError for a file of another run, or with other experts than the recording has."""
+    if read.run != run.id:
+        raise ValueError(f"{file.name} is of the run {read.run}, not of {run.id}; it is not shown.")
+    known = use(run.id)
+    recorded = dict(zip(known.numbers, known.routed, strict=True))
+    if any(recorded.get(n) != r for n, r in zip(read.numbers, read.routed, strict=True) if r):
+        raise ValueError(
+            f"{file.name} is of layers or experts that the recording of {run.id} lacks; make it "
+            "again, or record the model again."
+        )
 
 
 def find_effect(run: Run, number: int, expert: int) -> Job | None:
@@ -130,7 +142,7 @@ def measure_effect(run: Run, number: int, expert: int) -> None:
             PER_DOMAIN,
             experts.MAX_TOKENS,
             report,
-            politely(loaded.lock),
+            guard=politely(loaded.lock),
         )
 
     registry().start(_effect_key(run, number, expert), work)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from emo_viz.analysis.runs import safe_id
+from emo_viz.server import looks
 from model.files import check_writable, new_file, read_json, write_json
 
 VARIABLE = "EMO_VIZ_HOME"
@@ -191,6 +192,7 @@ def delete(run: str) -> None:
 
     Raises ValueError if there is none, or if it cannot be deleted.
     """
+    looks.again()
     path = _file(run)
     if not path.is_file():
         raise ValueError(f"There is no added run {run}; it may have been deleted already.")
@@ -249,3 +251,4 @@ def _write(run: Added) -> None:
     head = {"format": FORMAT, "format_version": FORMAT_VERSION}
     said = {"checkpoint": run.checkpoint, "documents": run.documents}
     write_json(_file(run.id), head | said)
+    looks.again()

@@ -19,7 +19,8 @@ from emo_viz.analysis.origins import of_trace
 from emo_viz.analysis.projection import content_key
 from emo_viz.analysis.runs import Comparison, Facts, Run, compare, default_of, label_of
 from emo_viz.analysis.widths import routed_by_layer
-from emo_viz.server import assets, commands, imports
+from emo_viz.figures.kept import beside
+from emo_viz.server import assets, catalogue, commands, imports
 from model.files import read_json
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from model.run.live import Live
 
 DEVICE, CPU = "EMO_VIZ_DEVICE", "cpu"
-FULL = "float32"  # the dtype that the pages run models in
+DTYPE, FULL, STORED = "EMO_VIZ_DTYPE", "float32", "auto"
+DTYPES = (FULL, "bfloat16", "float16")
+STORED_AS = {"F32": FULL, "BF16": "bfloat16", "F16": "float16"}  # as safetensors calls them
 CHOSEN = "library_chosen"  # in the session: of one visitor alone
 DOCUMENT_COLUMNS = {"id", "domain", "source", "licence", "parent", "text"}
 
@@ -141,7 +144,7 @@ def models(device: str = "") -> Models:
     runs, loaded, left_out = comparison(), list[LoadedModel](), list[str]()
     for run in runs:
         try:
-            loaded.append(_loaded(run, device))
+            loaded.append(_loaded(run, device, _dtype(run.id)))
         except ValueError as error:
             left_out.append(str(error))
     if not loaded:
@@ -151,13 +154,13 @@ def models(device: str = "") -> Models:
     return Models(compare(known), tuple(loaded), tuple(left_out))
 
 
-def model(run: Run, dtype: str = FULL, device: str = "") -> LoadedModel:
+def model(run: Run, dtype: str = "", device: str = "") -> LoadedModel:
     """The model of one run, computing in a dtype of torch, on a device as `models` takes it.
 
-    Raises Missing where it cannot.
+    dtype: that of EMO_VIZ_DTYPE unless it is given, or float32. Raises Missing where it cannot.
     """
     try:
-        return _loaded(run, _device(device), dtype)
+        return _loaded(run, _device(device), dtype or _dtype(run.id))
     except ValueError as error:
         raise Missing(str(error), "" if assets.is_added(run.id) else commands.TRAIN) from error
 
@@ -185,6 +188,13 @@ def documents() -> pd.DataFrame:
         return _documents(path, assets.content(path))
     except ValueError as error:
         raise Missing(f"The file of documents {error}", commands.DOCUMENTS) from error
+
+
+def row_of(documents: pd.DataFrame, document: str) -> pd.Series:
+    """The row of one of some shared documents, by its id; do not write into it."""
+    return beside(
+        documents, ("row", document), lambda: documents[documents["id"] == document].iloc[0]
+    )
 
 
 def calibration_documents() -> pd.DataFrame:
@@ -264,7 +274,31 @@ def _device(name: str) -> str:
     )
 
 
-def _loaded(run: Run, device: str, dtype: str = FULL) -> LoadedModel:
+def _dtype(run: str) -> str:
+    """The type that the pages run a model in: that of EMO_VIZ_DTYPE, or float32; "auto" is the one
+    that most of its weights are stored in. Raises Missing for another word."""
+    name = os.environ.get(DTYPE) or FULL
+    if name == STORED:
+        return _stored_dtype(assets.checkpoint_path(run))
+    if name in DTYPES:
+        return name
+    raise Missing(
+        f"There is no type {name!r} to run models in; set {DTYPE} to {', '.join(DTYPES)} or "
+        f"{STORED}, or leave it out for {FULL}.",
+        f"{DTYPE}={FULL} streamlit run app.py",
+    )
+
+
+def _stored_dtype(checkpoint: Path) -> str:
+    """float32 where it is another one than can be run, or the checkpoint cannot be read."""
+    try:
+        stored = catalogue.stored_types(checkpoint)
+    except ValueError:  # whoever opens it says what is wrong
+        return FULL
+    return STORED_AS.get(max(stored, key=stored.__getitem__, default=""), FULL)
+
+
+def _loaded(run: Run, device: str, dtype: str) -> LoadedModel:
     """Raises ValueError for a run without a checkpoint, or with one that is of no use."""
     path = assets.checkpoint_path(run.id)
     if not (path / "config.json").exists():
@@ -279,7 +313,7 @@ def warm_up(run: str) -> None:
     """
     path = assets.checkpoint_path(run)
     if can_run(run) and assets.is_small(path):
-        _hold(run, path, assets.content(path), _device(""), FULL)
+        _hold(run, path, assets.content(path), _device(""), _dtype(run))
 
 
 @st.cache_resource(max_entries=4, show_spinner="Loading the model …")

@@ -1,7 +1,8 @@
 """What the Library page has done in the background: runs added, recorded and measured.
 
-Each piece of work is one job of the server, whoever asked for it, and one is done at a time. A
-recording that was stopped goes on where it was; whatever else was stopped leaves what was there.
+Each piece of work is one job of the server, whoever asked for it, and one is done at a time; only
+fetching from the hub, which waits for the network, goes on beside it. A recording that was stopped
+goes on where it was; whatever else was stopped leaves what was there.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from uuid import uuid4
 
 from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.runs.progress import Report
-from emo_viz.server import assets, catalogue, home, imports, library, measurements
+from emo_viz.server import assets, catalogue, home, hub, imports, library, measurements
 from emo_viz.server.jobs import Job, in_turn, registry
 from model.files import read_json
 
@@ -19,6 +20,7 @@ CLUSTERS, MAX_TOKENS, PER_DOMAIN, MIN_DIST = 32, 256, 200, 0.9  # as the command
 STOP_SECONDS = 10.0
 OF_RUN = "library"
 RECORDING = "Recording"
+FETCH, IMPORT = "fetch", "import"  # in the key of a job that adds a run
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,12 @@ def add_hub(name: str) -> str:
     if not assets.is_hub_name(name):
         raise ValueError(f"{name!r:.80} is not a name on the hub; it looks like owner/model.")
     home.check()
-    key = f"{OF_RUN}|fetch|{uuid4()}"
+    key = f"{OF_RUN}|{FETCH}|{uuid4()}"
 
     def work(report: Report) -> str:
         imports.for_models()
-        from model.families.opening import local_folder
-
-        report(0, 0)
-        _check_experts(local_folder(name))
+        folder = hub.fetch(name, report)
+        _check_experts(folder)
         report(0, 0)
         return home.add(name, name, _taken()).id
 
@@ -110,7 +110,7 @@ def add_file(
     if not path.exists():
         raise ValueError(f"There is no file {path}; check the path.")
     home.check()
-    key = f"{OF_RUN}|import|{uuid4()}"
+    key = f"{OF_RUN}|{IMPORT}|{uuid4()}"
 
     def work(report: Report) -> str:
         from emo_viz.runs.import_trace import Known, import_trace

@@ -19,7 +19,7 @@ def document(runs: Comparison) -> pd.Series:
     """Its row in the documents. Raises Missing where there are none."""
     documents = library.documents()
     chosen = _chosen(runs.ids, key(runs.ids))
-    return documents[documents["id"] == chosen].iloc[0]
+    return library.row_of(documents, chosen)
 
 
 def key(runs: Iterable[str]) -> str:

@@ -1,20 +1,34 @@
-"""Writes a corpus folder: documents, tokenizer, token shards and, last, the manifest."""
+"""Builds a corpus: what may be written where, and each step from the sources to the folder.
 
-from dataclasses import asdict, dataclass
+A build that is killed goes on where it was (`model.data.work`).
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from tqdm import tqdm
-from transformers import PreTrainedTokenizerFast
 
-from model.data.documents import CorpusError
-from model.data.shards import FORMAT, FORMAT_VERSION, SPLITS, TOKEN_DTYPE, digest_files
-from model.data.tokenizer import encode
-from model.files import check_writable, new_folder, read_json, write_json
+from model.data.collect import Collector, collect_own, collect_sources, losses
+from model.data.documents import REASONS, CorpusError, Reason, digest
+from model.data.own import (
+    LARGEST_VOCABULARY,
+    LEAST_HELD_OUT,
+    heldout_fraction,
+    inputs_state,
+    vocabulary_for,
+)
+from model.data.shards import FORMAT, SPLITS
+from model.data.sources import SOURCES
+from model.data.spool import Spool
+from model.data.tokenizer import load_tokenizer
+from model.data.work import work_folder
+from model.data.write import Settings, make_tokenizer, ordered, write_corpus
+from model.files import check_writable, read_json
 
-BATCH = 512
 SPLIT_FILES = (".bin", ".offsets.npy", ".index.parquet")
 CORPUS_NAMES = {
     *("manifest.json", "documents.parquet", "tokenizer", ".DS_Store"),
@@ -23,12 +37,74 @@ CORPUS_NAMES = {
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What shapes a corpus besides its sources; kept in the manifest."""
+class Inputs:
+    """What a corpus is made of: `own` documents (see `own.read_texts`), or, if None, the packages
+    in `downloads`; of all domains if `domains` is empty. A saved `tokenizer`, or None to train one
+    of `vocab_size` tokens, 0 for as many as fit the texts."""
 
-    max_bytes_per_domain: int
-    heldout_fraction: float
-    seed: int
+    own: str | None
+    downloads: Path
+    domains: list[str]
+    vocab_size: int
+    tokenizer: Path | None
+
+
+def build_corpus(
+    inputs: Inputs, settings: Settings, out: Path, workers: int, tell: Callable[[str], None]
+) -> tuple[dict[str, Any], str]:
+    """Builds the corpus `out`; returns its manifest and, in words, what was left out.
+
+    Raises CorpusError or ValueError for what cannot be read or written, and a tokenizer that does
+    not fit.
+    """
+    local = inputs.own is not None and not inputs.own.startswith("hf:")
+    own = Path(inputs.own) if inputs.own and local else None
+    check_out(out, own, None if inputs.own else inputs.downloads)
+    given = load_tokenizer(inputs.tokenizer) if inputs.tokenizer else None
+    with work_folder(out.resolve(), _identity(inputs, settings), tell) as folder:
+        spool = Spool(folder)
+        collector = Collector(settings.max_bytes_per_domain, spool)
+        if inputs.own is None:
+            collect_sources(inputs.domains, inputs.downloads, collector)
+        else:
+            collect_own(inputs.own, inputs.domains, collector)
+        rows = spool.rows()
+        settings, vocab_size = _fitted(inputs, settings, rows)
+        documents = ordered(rows, settings)
+        check_documents(documents, collector.losses())
+        tokenizer = given or make_tokenizer(documents, folder, vocab_size)
+        left_out: Counter[Reason] = Counter(dict.fromkeys(REASONS, 0))
+        left_out.update(collector.left_out)
+        manifest = write_corpus(documents, folder, tokenizer, settings, left_out, out, workers)
+    return manifest, losses(left_out, collector.unread)
+
+
+def _fitted(inputs: Inputs, settings: Settings, rows: pd.DataFrame) -> tuple[Settings, int]:
+    """The settings and the size of the vocabulary, those that were left open by the documents."""
+    own = inputs.own is not None
+    sizes = rows.groupby("domain").size().tolist()
+    fraction = heldout_fraction(sizes) if own else LEAST_HELD_OUT
+    vocabulary = vocabulary_for(int(rows["bytes"].sum())) if own else LARGEST_VOCABULARY
+    settings = replace(settings, heldout_fraction=settings.heldout_fraction or fraction)
+    return settings, inputs.vocab_size or vocabulary
+
+
+def _identity(inputs: Inputs, settings: Settings) -> dict[str, Any]:
+    """What decides the corpus: an unfinished build of another one is not gone on with."""
+    files = (
+        inputs_state(inputs.own)
+        if inputs.own is not None
+        else [(each.domain, each.package) for each in SOURCES]
+    )
+    chosen = inputs.tokenizer and (inputs.tokenizer / "tokenizer.json").read_bytes()
+    return {
+        "documents": inputs.own or "",
+        "files": digest(files),
+        "domains": inputs.domains,
+        "vocab_size": inputs.vocab_size,
+        "tokenizer": hashlib.sha256(chosen).hexdigest() if chosen else "",
+        "settings": asdict(settings),
+    }
 
 
 def check_out(out: Path, documents: Path | None, downloads: Path | None) -> None:
@@ -74,70 +150,7 @@ def check_documents(documents: pd.DataFrame, losses: str) -> None:
         raise CorpusError(f"No document is left: {losses or 'there are no texts'}.")
     if set(documents["split"]) != set(SPLITS):
         raise CorpusError(
-            "The documents are too few, or of too few parents, to hold some out; "
-            "give more of them or a larger --heldout-fraction."
+            "The documents are too few, or of too few parents, to hold some out"
+            f"{losses and f' (left out: {losses})'}; give more of them or a larger "
+            "--heldout-fraction."
         )
-
-
-def write_corpus(
-    documents: pd.DataFrame,
-    tokenizer: PreTrainedTokenizerFast,
-    settings: Settings,
-    left_out: dict[str, int],
-    out: Path,
-) -> dict[str, Any]:
-    """Writes the corpus to `out` and returns its manifest.
-
-    documents: the frame of `documents.to_frame`; left_out: pieces that are no documents, by reason.
-    All or nothing: a failed build leaves the old corpus as it was.
-    """
-    with new_folder(out.resolve()) as folder:
-        documents.to_parquet(folder / "documents.parquet", index=False)
-        tokenizer.save_pretrained(str(folder / "tokenizer"))
-        splits = {name: _write_split(folder, name, documents, tokenizer) for name in SPLITS}
-        counts = {"splits": splits, "left_out": left_out, "digest": digest_files(folder)}
-        manifest = _manifest(documents, tokenizer, settings) | counts
-        write_json(folder / "manifest.json", manifest)
-    return manifest
-
-
-def _write_split(
-    folder: Path, split: str, documents: pd.DataFrame, tokenizer: PreTrainedTokenizerFast
-) -> dict[str, int]:
-    rows = documents[documents["split"] == split]
-    lengths = []
-    with (folder / f"{split}.bin").open("wb") as file:
-        for start in tqdm(range(0, len(rows), BATCH), desc=f"tokens of {split}", unit="batch"):
-            for ids in encode(tokenizer, rows["text"].iloc[start : start + BATCH].tolist()):
-                file.write(np.array([tokenizer.eos_token_id, *ids], dtype=TOKEN_DTYPE).tobytes())
-                lengths.append(len(ids) + 1)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    np.save(folder / f"{split}.offsets.npy", offsets)
-    rows[["id", "domain"]].to_parquet(folder / f"{split}.index.parquet", index=False)
-    return {"tokens": int(offsets[-1]), "documents": len(rows)}
-
-
-def _manifest(
-    documents: pd.DataFrame, tokenizer: PreTrainedTokenizerFast, settings: Settings
-) -> dict[str, Any]:
-    domains = {str(name): _domain_counts(rows) for name, rows in documents.groupby("domain")}
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "documents": len(documents),
-        "domains": domains,
-        "tokenizer": {
-            "vocab_size": len(tokenizer),
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        "settings": asdict(settings),
-    }
-
-
-def _domain_counts(rows: pd.DataFrame) -> dict[str, int]:
-    return {
-        "documents": len(rows),
-        "bytes": sum(len(text.encode()) for text in rows["text"]),
-        **{split: int((rows["split"] == split).sum()) for split in SPLITS},
-    }

@@ -7,10 +7,8 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Literal
-
-import pandas as pd
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 MIN_CHARS = 400
 # Well below the 20,000 a document may have: short enough to read, and enough of them a domain.
@@ -32,18 +30,34 @@ BOUNDARIES = tuple(
 
 
 # Why a text, or a piece of one, is not in the corpus.
-Reason = Literal["short", "undecodable", "duplicate", "near_duplicate", "over_limit"]
+Reason = Literal[
+    "not_utf8",
+    "short",
+    "undecodable",
+    "duplicate",
+    "near_duplicate",
+    "over_limit",
+    "repetitive",
+    "near_heldout",
+]
 REASONS: dict[Reason, str] = {
+    "not_utf8": "that are not UTF-8",
     "short": f"shorter than {MIN_CHARS} characters",
     "undecodable": "with characters that could not be decoded",
     "duplicate": "the same as another",
     "near_duplicate": "mostly the lines of others",
     "over_limit": "over --max-bytes-per-domain",
+    "repetitive": "that repeat a few tokens over and over",
+    "near_heldout": "almost the same as a held-out document",
 }
 
 
 class CorpusError(ValueError):
     """A mistake the caller can mend, in one sentence."""
+
+
+class Unreachable(ValueError):
+    """What cannot be had for now, in one sentence: nothing is wrong with what was read before."""
 
 
 def printable(name: str) -> str:
@@ -85,7 +99,8 @@ class Document:
     group: str
 
 
-COLUMNS = [name for name in Document.__dataclass_fields__ if name != "group"]
+# `seen`: of a held-out document, the share of its sequences of 20 tokens that training has too.
+COLUMNS = [*(name for name in Document.__dataclass_fields__ if name != "group"), "seen"]
 
 
 def clean(text: str) -> str:
@@ -109,9 +124,10 @@ def _boundary(text: str) -> int:
     low, high = len(text) // 4, len(text) * 3 // 4
     middle = len(text) // 2
     for pattern in BOUNDARIES:
-        places = [match.end() for match in pattern.finditer(text, low, high)]
-        if places:
-            return min(places, key=lambda place: abs(place - middle))
+        places = (match.end() for match in pattern.finditer(text, low, high))
+        nearest = min(places, key=lambda place: abs(place - middle), default=None)
+        if nearest is not None:
+            return nearest
     return middle
 
 
@@ -151,45 +167,59 @@ def _document(item: Text, part: int, parts: int, piece: str) -> Document:
     )
 
 
+class Marks(NamedTuple):
+    """What tells a document from others: a hash of its letters, and one of each long line."""
+
+    letters: str
+    lines: list[int]
+
+
+def marks(document: Document) -> Marks:
+    """The marks by which a document is known again."""
+    lines = [line for line in map(str.strip, document.text.split("\n")) if len(line) > LONG_LINE]
+    return Marks(fingerprint(document.text), [_line_hash(line) for line in lines])
+
+
+def _line_hash(line: str) -> int:
+    return int.from_bytes(hashlib.blake2b(line.encode(), digest_size=8).digest())
+
+
 class Deduplicator:
-    """Says which documents are new: exact over all domains, near duplicates within a domain."""
+    """Says which documents are new: exact over all domains, near duplicates within a domain.
+
+    It remembers hashes, no texts.
+    """
 
     def __init__(self) -> None:
-        self.prints: set[str] = set()
-        self.lines: dict[str, set[str]] = defaultdict(set)
+        self.letters: set[str] = set()
+        self.lines: dict[str, set[int]] = defaultdict(set)
 
-    def known(self, document: Document) -> Reason | None:
-        """Why the document is not new; one that is new is remembered, with None."""
-        key = fingerprint(document.text)
-        lines = [
-            line for line in map(str.strip, document.text.split("\n")) if len(line) > LONG_LINE
-        ]
-        known = self.lines[document.domain]
-        repeated = sum(line in known for line in lines)
-        if key in self.prints:
+    def known(self, domain: str, own: Marks) -> Reason | None:
+        """Why a document of a domain is not new, or None."""
+        repeated = sum(line in self.lines[domain] for line in own.lines)
+        if own.letters in self.letters:
             return "duplicate"
-        if repeated > NEAR_DUPLICATE_SHARE * len(lines):
-            return "near_duplicate"
-        self.prints.add(key)
-        known.update(lines)
-        return None
+        return "near_duplicate" if repeated > NEAR_DUPLICATE_SHARE * len(own.lines) else None
+
+    def remember(self, domain: str, own: Marks) -> None:
+        """Takes a document as known from now on."""
+        self.letters.add(own.letters)
+        self.lines[domain].update(own.lines)
 
 
-def hold_out(documents: list[Document], fraction: float) -> list[Document]:
-    """The documents of one domain with `split` set: about `fraction` of the bytes held out.
+def held_out_parents(documents: Iterable[tuple[str, str, int]], fraction: float) -> set[str]:
+    """The parents of one domain that are held out, about `fraction` of its bytes.
 
-    Whole groups are taken in the order of a hash of their name, so the choice depends on nothing
-    but names and sizes. A parent belongs to the group of its first document.
+    documents: parent, group and bytes of each. Whole groups are taken in the order of a hash of
+    their name, so the choice depends on nothing but names and sizes. A parent belongs to the group
+    of its first document.
     """
     group_of: dict[str, str] = {}
     sizes: dict[str, int] = defaultdict(int)
-    for item in documents:
-        sizes[group_of.setdefault(item.parent, item.group)] += len(item.text.encode())
+    for parent, group, size in documents:
+        sizes[group_of.setdefault(parent, group)] += size
     held = _held_groups(sizes, fraction * sum(sizes.values()))
-    return [
-        replace(item, split="heldout" if group_of[item.parent] in held else "train")
-        for item in documents
-    ]
+    return {parent for parent, group in group_of.items() if group in held}
 
 
 def _held_groups(sizes: dict[str, int], target: float) -> set[str]:
@@ -205,9 +235,3 @@ def _held_groups(sizes: dict[str, int], target: float) -> set[str]:
 def digest(*parts: object) -> str:
     """A stable key to sort by when an order should look random."""
     return hashlib.sha1("|".join(map(str, parts)).encode()).hexdigest()
-
-
-def to_frame(documents: Iterable[Document], seed: int) -> pd.DataFrame:
-    """Columns COLUMNS, sorted by split and, within it, in an order that mixes the domains."""
-    rows = sorted(documents, key=lambda item: (item.split, digest(seed, item.id)))
-    return pd.DataFrame([asdict(row) for row in rows], columns=COLUMNS)

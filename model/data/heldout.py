@@ -8,22 +8,23 @@ the training split: templates and boilerplate recur however documents are split.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from model.data.alike import sequence_hashes
 from model.data.documents import digest
-from model.data.shards import TokenShard
+from model.data.shards import Ids, TokenShard
 
 SEQUENCE = 20
 MAX_TOKENS = 256
 MIN_TOKENS = 64
 EVALUATED, CALIBRATION = "evaluated", "calibration"
 Role = Literal["evaluated", "calibration"]
-BLOCK = 1 << 21  # training tokens hashed at a time
-FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd: every token keeps its say in the hash
+BLOCK = 1 << 18  # training tokens hashed at a time: they stay in the processor's cache
+AT_ONCE = 1 << 23  # tokens of held-out documents whose hashes are in memory
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ def held_out(folder: Path, evaluated: int = 12, calibration: int = 12) -> list[H
     ]
 
 
-def _roles(folder: Path, shard: TokenShard, evaluated: int, calibration: int) -> NDArray[np.object_]:
+def _roles(
+    folder: Path, shard: TokenShard, evaluated: int, calibration: int
+) -> NDArray[np.object_]:
     """What every held-out document is for: "" for those that are not needed [documents]."""
     try:
         parents = pd.read_parquet(folder / "documents.parquet", columns=["id", "split", "parent"])
@@ -97,17 +100,33 @@ def _deal(rows: pd.DataFrame, evaluated: int, calibration: int) -> dict[Role, li
 
 
 def seen_shares(
-    train: NDArray[np.uint16], documents: Sequence[NDArray[np.int64]], length: int = SEQUENCE
+    train: NDArray[Ids], documents: Sequence[NDArray[Any]], length: int = SEQUENCE
 ) -> list[float]:
     """The share of each document's sequences of `length` tokens that are in the training stream.
 
-    The opening end-of-text token is of no sequence. 0 for a document shorter than that.
+    The opening end-of-text token is of no sequence. 0 for a document shorter than that. Reads the
+    stream once for every AT_ONCE tokens of documents.
     """
-    own = [_hashes(np.asarray(tokens[1:]), length) for tokens in documents]
+    sizes = np.cumsum([len(tokens) for tokens in documents])
+    edges = np.arange(AT_ONCE, sizes[-1] if len(sizes) else 0, AT_ONCE)
+    bounds = np.unique([0, *np.searchsorted(sizes, edges), len(documents)]).tolist()
+    return [
+        share
+        for start, end in zip(bounds[:-1], bounds[1:], strict=True)
+        for share in _seen_shares(train, documents[start:end], length)
+    ]
+
+
+def _seen_shares(
+    train: NDArray[Ids], documents: Sequence[NDArray[Any]], length: int
+) -> list[float]:
+    own = [sequence_hashes(np.asarray(tokens[1:]), length) for tokens in documents]
     wanted = np.unique(np.concatenate([*own, np.empty(0, np.uint64)]))
     found = np.zeros(len(wanted), bool)
-    for block in _blocks(train, length):
-        hashes = _hashes(block, length)
+    shift, likely = _sieve(wanted)
+    for block in _blocks(train, length) if len(wanted) else ():
+        hashes = sequence_hashes(block, length)
+        hashes = hashes[likely[hashes >> shift]]
         places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
         found[places[wanted[places] == hashes]] = True
     return [
@@ -115,15 +134,16 @@ def seen_shares(
     ]
 
 
-def _blocks(train: NDArray[np.uint16], length: int) -> Iterator[NDArray[np.uint16]]:
+def _sieve(wanted: NDArray[np.uint64]) -> tuple[np.uint64, NDArray[np.bool_]]:
+    """Which first bits any of the hashes has, and how far to shift for them: one in sixteen other
+    hashes has them too."""
+    bits = min(28, max(8, len(wanted).bit_length() + 4))
+    shift = np.uint64(64 - bits)
+    likely = np.zeros(1 << bits, bool)
+    likely[wanted >> shift] = True
+    return shift, likely
+
+
+def _blocks(train: NDArray[Ids], length: int) -> Iterator[NDArray[Ids]]:
     for start in range(0, len(train), BLOCK):
         yield train[start : start + BLOCK + length - 1]
-
-
-def _hashes(tokens: NDArray[np.integer], length: int) -> NDArray[np.uint64]:
-    """A hash of every sequence of `length` tokens: uint64 [len - length + 1]."""
-    count = max(0, len(tokens) - length + 1)
-    total = np.zeros(count, np.uint64)
-    for place in range(length):
-        total = total * FACTOR + tokens[place : place + count].astype(np.uint64) + np.uint64(1)
-    return total

@@ -2,35 +2,70 @@
 
 A row has the field `text` and may have `domain`, `id`, `parent` (texts of one parent stay on one
 side of the held-out split), `licence`, `source` and `rights`. Every mistake is a CorpusError that
-names the place.
+names the place; what is not UTF-8 is left out where the caller has a `skip` for it (rows.py).
 """
 
 import os
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from model.data.documents import CorpusError, Text, printable
 from model.data.rows import (
     ENDINGS,
     FIELDS,
+    MAX_BYTES,
     Rows,
+    Skip,
     dataset_folder_rows,
     dataset_rows,
     is_dataset,
     reader_of,
-    unzipped,
+    refuse,
+    too_long,
+    whole_file,
 )
 
 # Nothing is known of it but whose it is: what is made of it is for its owner to pass on.
 RIGHTS = "own"
 OPTIONAL_FIELDS = tuple(name for name in FIELDS if name != "text")
+# A domain wants this many held-out documents: some to show and measure, some to choose experts by.
+HELD_OUT = 16
+LEAST_HELD_OUT, MOST_HELD_OUT = 0.1, 0.3
+# A token of the vocabulary wants so many bytes to be seen often enough to be learnt.
+BYTES_A_TOKEN, SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 200, 512, 4096
 
 
-def read_texts(spec: str) -> Iterator[Text]:
+def heldout_fraction(documents: Sequence[int]) -> float:
+    """The share of a collection to hold out, by the number of documents of each of its domains.
+
+    A tenth where that is enough documents of a usual domain, else more, up to three tenths.
+    """
+    usual = median(documents) if documents else 0
+    return min(MOST_HELD_OUT, max(LEAST_HELD_OUT, HELD_OUT / max(1, usual)))
+
+
+def vocabulary_for(size: int) -> int:
+    """The size of a vocabulary to learn from so many bytes of text, in whole rows of 32 tokens."""
+    fitting = size // BYTES_A_TOKEN // 32 * 32
+    return min(LARGEST_VOCABULARY, max(SMALLEST_VOCABULARY, fitting))
+
+
+def next_command(corpus: Path) -> str:
+    """The command that trains a pair on a corpus of one's own."""
+    runs = shlex.quote(str(corpus.parent / "runs"))
+    return f"python -m model.train.pair --corpus {shlex.quote(str(corpus))} --out {runs}"
+
+
+def read_texts(spec: str, skip: Skip = refuse) -> Iterator[Text]:
     """The texts of a file, a folder (its sub-folders are the domains) or `hf:NAME[:SPLIT]`.
 
-    Raises CorpusError, at the latest when the text in question is reached.
+    skip: gets the place of what is not UTF-8 and left out; by default it is an error.
+
+    Raises CorpusError, at the latest when the text in question is reached, and Unreachable for a
+    dataset that cannot be fetched.
     """
     if not spec:
         raise CorpusError(f"--documents is empty; give {ENDINGS}, a folder or hf:NAME.")
@@ -42,16 +77,16 @@ def read_texts(spec: str) -> Iterator[Text]:
         raise CorpusError(f"{spec} does not exist.")
     name = printable(path.resolve().name)
     if is_dataset(path):
-        return _texts(dataset_folder_rows(path), name, name)
+        return _texts(dataset_folder_rows(path, skip), name, name)
     if path.is_dir():
-        return _folder_texts(path)
+        return _folder_texts(path, skip)
     reader = reader_of(path)
     if reader is None:
         raise CorpusError(
             f"{path.name} has an unknown extension; give {ENDINGS}, a folder or hf:NAME."
         )
     name = printable(path.name)
-    return _texts(reader(path, name), name, name.partition(".")[0])
+    return _texts(reader(path, name, skip), name, name.partition(".")[0])
 
 
 def _texts(rows: Rows, source: str, domain: str, of_many: bool = False) -> Iterator[Text]:
@@ -77,6 +112,8 @@ def _text(row: Mapping[str, Any], where: str) -> str:
         raise CorpusError(f"{where}: the field text is missing.")
     if not isinstance(text, str):
         raise CorpusError(f"{where}: the field text is not a string.")
+    if len(text) > MAX_BYTES:
+        raise too_long(where)
     return _unicode(text, "text", where)
 
 
@@ -102,7 +139,7 @@ def _unicode(value: str, name: str, where: str) -> str:
     return value
 
 
-def _folder_texts(folder: Path) -> Iterator[Text]:
+def _folder_texts(folder: Path, skip: Skip) -> Iterator[Text]:
     """One text a file; a file of rows gives one a row."""
     source = printable(folder.resolve().name)
     for path in _files(folder):
@@ -110,10 +147,14 @@ def _folder_texts(folder: Path) -> Iterator[Text]:
         domain = printable(name.parts[0]) if len(name.parts) > 1 else source
         shown = printable(str(name))
         if reader := reader_of(path):
-            yield from _texts(reader(path, shown), shown, domain, of_many=True)
-        else:
-            text = _file_text(path, shown)
-            yield Text(domain, shown, text, source=source, rights=RIGHTS, place=shown)
+            yield from _texts(reader(path, shown, skip), shown, domain, of_many=True)
+            continue
+        try:
+            text = whole_file(path, shown).decode()
+        except UnicodeDecodeError:
+            skip(shown)
+            continue
+        yield Text(domain, shown, text, source=source, rights=RIGHTS, place=shown)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -122,21 +163,22 @@ def _files(folder: Path) -> list[Path]:
     Raises OSError for a folder that cannot be read: its texts would be missing without a word.
     """
     found = []
-    for at, folders, names in os.walk(folder, onerror=_refuse):
+    for at, folders, names in os.walk(folder, onerror=_give_up):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(at, name) for name in names if not name.startswith(".")]
     return sorted(path for path in found if path.is_file())
 
 
-def _refuse(error: OSError) -> None:
+def _give_up(error: OSError) -> None:
     raise error
 
 
-def _file_text(path: Path, shown: str) -> str:
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        data = unzipped(data, shown)
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise CorpusError(f"{shown} is not UTF-8.") from None
+def inputs_state(spec: str) -> list[list[Any]]:
+    """Names, sizes and times of the files that `read_texts` would read; none of a dataset by name.
+
+    Raises OSError for a folder that cannot be read.
+    """
+    path = Path(spec)
+    files = _files(path) if path.is_dir() else [path] if path.is_file() else []
+    states = [(file, file.stat()) for file in files]
+    return [[printable(str(file)), state.st_size, state.st_mtime_ns] for file, state in states]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.data.heldout import held_out
-from model.data.shards import TOKEN_DTYPE, TokenShard, digest_files, read_manifest
+from model.data.shards import Ids, TokenShard, digest_files, read_manifest
 from model.files import check_new_file, new_file, new_folder, write_json
 
 # Two bytes a token: the coder keeps statistics for each of them apart.
@@ -41,6 +41,7 @@ def pack(
     """
     check_new_file(out)
     train = TokenShard.open(corpus, "train")
+    kind = train.tokens.dtype
     documents = max(1, int(np.searchsorted(train.offsets, train_tokens, side="right")) - 1)
     heldout = held_out(corpus, evaluated, calibration)
     with new_folder(out.with_name(out.name + ".folder")) as folder:
@@ -49,32 +50,37 @@ def pack(
             "train",
             [train.document(place) for place in range(documents)],
             {"domain": train.index["domain"].iloc[:documents].tolist()},
+            kind,
         )
         if documents < len(train):  # what is seen is seen in the tokens that are packed
-            seen = _seen(folder, [each.tokens for each in heldout])
+            seen = _seen(folder, [each.tokens for each in heldout], kind)
         else:
             seen = [each.seen for each in heldout]
         columns: dict[str, list[Any]] = {
             name: [getattr(each, name) for each in heldout] for name in ("id", "domain", "role")
         }
         columns["seen"] = [round(share, 4) for share in seen]
-        _write_split(folder, "heldout", [each.tokens for each in heldout], columns)
+        _write_split(folder, "heldout", [each.tokens for each in heldout], columns, kind)
         manifest = _finish(folder, corpus)
         _compress(folder, out)
     shutil.rmtree(out.with_name(out.name + ".folder"))
     return manifest
 
 
-def _seen(folder: Path, documents: list[NDArray[np.int64]]) -> list[float]:
+def _seen(folder: Path, documents: list[NDArray[np.int64]], kind: "np.dtype[Ids]") -> list[float]:
     from model.data.heldout import seen_shares
 
-    return seen_shares(np.fromfile(folder / "train.bin", TOKEN_DTYPE), documents)
+    return seen_shares(np.fromfile(folder / "train.bin", kind), documents)
 
 
 def _write_split(
-    folder: Path, split: str, documents: list[Any], columns: dict[str, list[Any]]
+    folder: Path,
+    split: str,
+    documents: list[Any],
+    columns: dict[str, list[Any]],
+    kind: "np.dtype[Ids]",
 ) -> None:
-    np.concatenate(documents).astype(TOKEN_DTYPE).tofile(folder / f"{split}.bin")
+    np.concatenate(documents).astype(kind).tofile(folder / f"{split}.bin")
     lengths = [len(tokens) for tokens in documents]
     np.save(folder / f"{split}.offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
     write_json(folder / f"{split}.index.json", columns, indent=None)
@@ -86,7 +92,7 @@ def _finish(folder: Path, corpus: Path) -> dict[str, Any]:
     given = read_manifest(corpus)
     counts = {
         split: {
-            "tokens": (folder / f"{split}.bin").stat().st_size // TOKEN_DTYPE.itemsize,
+            "tokens": int(np.load(folder / f"{split}.offsets.npy")[-1]),
             "documents": len(np.load(folder / f"{split}.offsets.npy")) - 1,
         }
         for split in ("train", "heldout")
@@ -100,11 +106,14 @@ def _finish(folder: Path, corpus: Path) -> dict[str, Any]:
 
 
 def _compress(folder: Path, out: Path) -> None:
-    with new_file(out) as temporary, lzma.open(temporary, "wb", filters=FILTERS) as raw:
-        with tarfile.open(fileobj=raw, mode="w") as archive:
-            for path in sorted(folder.rglob("*")):
-                if path.is_file():
-                    archive.add(path, path.relative_to(folder).as_posix(), filter=_anonymous)
+    with (
+        new_file(out) as temporary,
+        lzma.open(temporary, "wb", filters=FILTERS) as raw,
+        tarfile.open(fileobj=raw, mode="w") as archive,
+    ):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.add(path, path.relative_to(folder).as_posix(), filter=_anonymous)
 
 
 def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -1,6 +1,8 @@
 """Rows of the files that own data comes in, each with its place in the file: "line 3", "row 12".
 
-Every fault is a CorpusError that names the file and, where it can be known, the place.
+Every fault of a file is a CorpusError that names it and, where it can be known, the place. A row
+that is not UTF-8 is one too, unless the caller gives a function `skip`: that gets its place, and
+the reading goes on.
 """
 
 import codecs
@@ -10,47 +12,79 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.data.documents import CorpusError
+from model.data.documents import CorpusError, Unreachable
 from model.files import inside, read_json
 
 Rows = Iterator[tuple[str, Mapping[str, Any]]]
+Skip = Callable[[str], None]
 FIELDS = ("text", "domain", "id", "parent", "licence", "source", "rights")
 ENDINGS = ".jsonl, .jsonl.gz or .parquet"
-MAX_LINE_BYTES = 2**28
-BATCH = 1024
+# A text is cut into documents in memory, which takes some ten times as much.
+MAX_BYTES = 2**26
+BATCH, BATCH_BYTES = 1024, 2**26
 DATASET_MARKS = ("dataset_info.json", "dataset_dict.json")
 
 
-def reader_of(path: Path) -> Callable[[Path, str], Rows] | None:
+def refuse(place: str) -> None:
+    """Does not skip what is not UTF-8."""
+    raise CorpusError(f"{place} is not UTF-8.")
+
+
+def too_long(where: str) -> CorpusError:
+    """Of one text that would fill the memory."""
+    return CorpusError(
+        f"{where} is longer than {MAX_BYTES:,} bytes; cut the text into several, with one parent."
+    )
+
+
+def reader_of(path: Path) -> "Reader | None":
     """What reads a file of this ending in rows, given its path and its name for messages."""
     readers = {".jsonl": _json_rows, ".jsonl.gz": _json_rows, ".parquet": _parquet_rows}
     return next((read for end, read in readers.items() if path.name.endswith(end)), None)
 
 
-def unzipped(data: bytes, name: str) -> bytes:
-    """What a gzip file holds. Raises CorpusError for one that is damaged."""
+class Reader(Protocol):
+    """Reads the rows of a file: its path, its name for messages, and what skips bad ones."""
+
+    def __call__(self, path: Path, name: str, skip: Skip = refuse) -> Rows: ...
+
+
+def whole_file(path: Path, name: str) -> bytes:
+    """What a file of one text holds, unzipped. Raises CorpusError if it is too long or damaged."""
+    opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     try:
-        return gzip.decompress(data)
+        with opener(path, "rb") as file:
+            data: bytes = file.read(MAX_BYTES + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise _no_gzip(name) from None
+    if len(data) > MAX_BYTES:
+        raise too_long(name)
+    return data
 
 
 def _no_gzip(name: str) -> CorpusError:
     return CorpusError(f"{name} is not a complete gzip file.")
 
 
-def _json_rows(path: Path, name: str) -> Rows:
+def _json_rows(path: Path, name: str, skip: Skip = refuse) -> Rows:
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
             for number, line in enumerate(_lines(file, name), 1):
-                if line.strip():
-                    yield f"line {number}", _json_row(line, f"{name}, line {number}")
+                if not line.strip():
+                    continue
+                where = f"{name}, line {number}"
+                try:
+                    text = line.decode()
+                except UnicodeDecodeError:
+                    skip(where)
+                    continue
+                yield f"line {number}", _json_row(text, where)
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise _no_gzip(name) from None
 
@@ -58,21 +92,16 @@ def _json_rows(path: Path, name: str) -> Rows:
 def _lines(file: IO[bytes], name: str) -> Iterator[bytes]:
     """Lines without the byte order mark at the head, none of which fills the memory."""
     number = 0
-    while line := file.readline(MAX_LINE_BYTES + 1):
+    while line := file.readline(MAX_BYTES + 1):
         number += 1
-        if len(line) > MAX_LINE_BYTES:
-            raise CorpusError(
-                f"{name}, line {number} is longer than {MAX_LINE_BYTES:,} bytes; put one text "
-                "on a line."
-            )
+        if len(line) > MAX_BYTES:
+            raise too_long(f"{name}, line {number}")
         yield line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
 
 
-def _json_row(line: bytes, where: str) -> dict[str, Any]:
+def _json_row(line: str, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode())
-    except UnicodeDecodeError:
-        raise CorpusError(f"{where} is not UTF-8.") from None
+        row = json.loads(line)
     except json.JSONDecodeError:
         raise CorpusError(f"{where} is not JSON.") from None
     except ValueError:
@@ -85,15 +114,28 @@ def _json_row(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
-def _parquet_rows(path: Path, name: str) -> Rows:
+def _parquet_rows(path: Path, name: str, skip: Skip = refuse) -> Rows:
     with path.open("rb") as raw:
         try:
             with pq.ParquetFile(raw) as file:
                 columns = _columns(file.schema_arrow, name)
-                batches = file.iter_batches(batch_size=BATCH, columns=columns)
-                yield from _numbered(batches, name)
+                batches = _batches(file, columns, name)
+                yield from _numbered(batches, name, skip)
         except (pa.ArrowException, OSError):
             raise CorpusError(f"{name} is not a Parquet file that can be read.") from None
+
+
+def _batches(file: pq.ParquetFile, columns: list[str], name: str) -> Iterator[pa.RecordBatch]:
+    """Batches that fit in memory: fewer rows where they are long."""
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group)
+        chunks = map(rows.column, range(rows.num_columns))
+        total = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema in columns)
+        size = max(1, total // max(1, rows.num_rows))
+        if size > MAX_BYTES:
+            raise too_long(f"{name}, a text of row group {group + 1},")
+        most = max(1, min(BATCH, BATCH_BYTES // size))
+        yield from file.iter_batches(batch_size=most, columns=columns, row_groups=[group])
 
 
 def _columns(schema: pa.Schema, name: str) -> list[str]:
@@ -102,30 +144,33 @@ def _columns(schema: pa.Schema, name: str) -> list[str]:
     return [field for field in FIELDS if field in schema.names]
 
 
-def _numbered(batches: Iterator[pa.RecordBatch], name: str) -> Rows:
+def _numbered(batches: Iterator[pa.RecordBatch], name: str, skip: Skip) -> Rows:
     done = 0
     for batch in batches:
-        for number, row in enumerate(_as_dicts(batch, done, name), done + 1):
-            yield f"row {number}", row
+        yield from _as_dicts(batch, done, name, skip)
         done += len(batch)
 
 
-def _as_dicts(batch: pa.RecordBatch, done: int, name: str) -> list[dict[str, Any]]:
+def _as_dicts(batch: pa.RecordBatch, done: int, name: str, skip: Skip) -> Rows:
     try:
-        return list(batch.to_pylist())
+        rows = batch.to_pylist()
     except (ValueError, OverflowError):
-        for number in range(len(batch)):
-            _check_row(batch.slice(number, 1), f"{name}, row {done + number + 1}")
-        raise
+        yield from _one_by_one(batch, done, name, skip)
+        return
+    for number, row in enumerate(rows, done + 1):
+        yield f"row {number}", row
 
 
-def _check_row(row: pa.RecordBatch, where: str) -> None:
-    try:
-        row.to_pylist()
-    except UnicodeDecodeError:
-        raise CorpusError(f"{where} is not UTF-8.") from None
-    except (ValueError, OverflowError):
-        raise CorpusError(f"{where} holds a value that cannot be read.") from None
+def _one_by_one(batch: pa.RecordBatch, done: int, name: str, skip: Skip) -> Rows:
+    """The rows of a batch in which something cannot be read."""
+    for number in range(len(batch)):
+        place = f"row {done + number + 1}"
+        try:
+            yield place, batch.slice(number, 1).to_pylist()[0]
+        except UnicodeDecodeError:
+            skip(f"{name}, {place}")
+        except (ValueError, OverflowError):
+            raise CorpusError(f"{name}, {place} holds a value that cannot be read.") from None
 
 
 def is_dataset(folder: Path) -> bool:
@@ -133,7 +178,7 @@ def is_dataset(folder: Path) -> bool:
     return any((folder / mark).is_file() for mark in DATASET_MARKS)
 
 
-def dataset_folder_rows(folder: Path) -> Rows:
+def dataset_folder_rows(folder: Path, skip: Skip = refuse) -> Rows:
     """Rows of a dataset that `save_to_disk` wrote; of its split train if it has splits."""
     if (folder / "dataset_dict.json").is_file():
         folder = _train_split(folder)
@@ -143,7 +188,7 @@ def dataset_folder_rows(folder: Path) -> Rows:
     ]
     done = 0
     for file in files:
-        for _, row in _arrow_rows(file):
+        for _, row in _arrow_rows(file, skip):
             done += 1
             yield f"row {done}", row
 
@@ -165,7 +210,7 @@ def _listed(folder: Path, name: str, key: str) -> list[Any]:
     return listed
 
 
-def _arrow_rows(path: Path) -> Rows:
+def _arrow_rows(path: Path, skip: Skip) -> Rows:
     if not path.is_file():
         raise CorpusError(f"{path} is missing; save the dataset again.")
     with path.open("rb") as raw:
@@ -173,22 +218,25 @@ def _arrow_rows(path: Path) -> Rows:
             with pa.ipc.open_stream(raw) as stream:
                 columns = _columns(stream.schema, path.name)
                 batches = (batch.select(columns) for batch in stream)
-                yield from _numbered(batches, path.name)
+                yield from _numbered(batches, path.name, skip)
         except (pa.ArrowException, OSError):
             raise CorpusError(f"{path} is damaged; save the dataset again.") from None
 
 
 def dataset_rows(spec: str) -> Rows:
-    """Rows of a dataset by name, NAME[:SPLIT], streamed."""
+    """Rows of a dataset by name, NAME[:SPLIT], streamed.
+
+    Raises Unreachable if it cannot be loaded or the stream breaks off.
+    """
     name, _, split = spec.partition(":")
     try:
         datasets = importlib.import_module("datasets")
     except ImportError:
-        raise CorpusError(f"hf:{name} needs the package datasets: pip install datasets.") from None
+        raise Unreachable(f"hf:{name} needs the package datasets: pip install datasets.") from None
     try:
         rows = iter(datasets.load_dataset(name, split=split or "train", streaming=True))
     except Exception as error:
-        raise CorpusError(f"The dataset {name} cannot be loaded: {_reason(error)}") from error
+        raise Unreachable(f"The dataset {name} cannot be loaded: {_reason(error)}") from error
     number = 0
     while True:
         number += 1
@@ -197,7 +245,7 @@ def dataset_rows(spec: str) -> Rows:
         except StopIteration:
             return
         except Exception as error:
-            raise CorpusError(
+            raise Unreachable(
                 f"Row {number} of the dataset {name} cannot be read: {_reason(error)}"
             ) from error
         yield f"row {number}", row

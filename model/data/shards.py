@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from model.files import read_json
 
 FORMAT = "emo-viz-corpus"
-FORMAT_VERSION = 1
+# Each corpus is of the first version that can say it: 2 has ids of 32 bits.
+Ids = np.uint16 | np.uint32
+DTYPES: dict[int, np.dtype[Ids]] = {1: np.dtype("<u2"), 2: np.dtype("<u4")}
 SPLITS = ("train", "heldout")
-TOKEN_DTYPE = np.dtype("<u2")
 # What a training run sees of a corpus.
 DIGESTED = ("train.bin", "heldout.bin", "heldout.offsets.npy", "tokenizer/tokenizer.json")
 
@@ -29,13 +30,14 @@ DIGESTED = ("train.bin", "heldout.bin", "heldout.offsets.npy", "tokenizer/tokeni
 class TokenShard:
     """One split of a corpus.
 
-    tokens: uint16 [tokens], memory-mapped; each document is the end-of-text id and its tokens.
+    tokens: uint16 [tokens] (uint32 if the vocabulary has more than 65,536 ids), memory-mapped;
+    each document is the end-of-text id and its tokens.
     offsets: int64 [documents + 1], where each document starts.
     index: one row a document, columns id and domain, in the order of the tokens; of a packed
     corpus (`model.data.pack`) domain alone in training, role and seen as well of held-out ones.
     """
 
-    tokens: NDArray[np.uint16]
+    tokens: NDArray[Ids]
     offsets: NDArray[np.int64]
     index: pd.DataFrame
 
@@ -49,7 +51,7 @@ class TokenShard:
         try:
             offsets = np.load(folder / f"{split}.offsets.npy")
             index = _read_index(folder, split)
-            tokens = np.memmap(folder / f"{split}.bin", dtype=TOKEN_DTYPE, mode="r")
+            tokens = np.memmap(folder / f"{split}.bin", dtype=token_dtype(manifest), mode="r")
         except (OSError, ValueError, EOFError, TokenError) as error:
             raise ValueError(_damaged(folder, split)) from error
         if not _fit(offsets, index, tokens) or not _as_counted(manifest, split, tokens):
@@ -59,8 +61,8 @@ class TokenShard:
     def __len__(self) -> int:
         return len(self.index)
 
-    def document(self, position: int) -> NDArray[np.uint16]:
-        """Token ids of a document, end-of-text first: uint16 [length]."""
+    def document(self, position: int) -> NDArray[Ids]:
+        """Token ids of a document, end-of-text first: [length]."""
         return self.tokens[self.offsets[position] : self.offsets[position + 1]]
 
 
@@ -77,7 +79,7 @@ def _read_index(folder: Path, split: str) -> pd.DataFrame:
         raise ValueError(str(error)) from error
 
 
-def _fit(offsets: NDArray[Any], index: pd.DataFrame, tokens: NDArray[np.uint16]) -> bool:
+def _fit(offsets: NDArray[Any], index: pd.DataFrame, tokens: NDArray[Ids]) -> bool:
     """Whether the documents that the offsets tell apart are those of the index and the tokens."""
     if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or len(offsets) != len(index) + 1:
         return False
@@ -85,7 +87,7 @@ def _fit(offsets: NDArray[Any], index: pd.DataFrame, tokens: NDArray[np.uint16])
     return bool(offsets[0] == 0 and offsets[-1] == len(tokens) and in_order)
 
 
-def _as_counted(manifest: dict[str, Any], split: str, tokens: NDArray[np.uint16]) -> bool:
+def _as_counted(manifest: dict[str, Any], split: str, tokens: NDArray[Ids]) -> bool:
     try:
         return bool(manifest["splits"][split]["tokens"] == len(tokens))
     except (LookupError, TypeError):  # a manifest that does not say
@@ -137,9 +139,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder}/manifest.json is damaged; run python -m model.data build again."
         ) from error
     found = (manifest.get("format"), manifest.get("format_version"))
-    if found != (FORMAT, FORMAT_VERSION):
+    if found not in [(FORMAT, version) for version in DTYPES]:
         raise ValueError(
             f"The corpus in {folder} is {found[0]} version {found[1]}, not {FORMAT} version "
-            f"{FORMAT_VERSION}; run python -m model.data build again."
+            f"{max(DTYPES)} or earlier; run python -m model.data build again."
         )
     return manifest
+
+
+def token_dtype(manifest: dict[str, Any]) -> np.dtype[Ids]:
+    """What the token ids of a corpus are stored as."""
+    return DTYPES[manifest["format_version"]]
+
+
+def version_of(vocabulary: int) -> int:
+    """The first format version that has room for so many ids."""
+    fitting = (
+        version for version, kind in DTYPES.items() if vocabulary <= 2 ** (8 * kind.itemsize)
+    )
+    return next(fitting)

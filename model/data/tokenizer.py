@@ -1,23 +1,25 @@
 """The byte-level BPE tokenizer: trained on a balanced sample, saved in transformers' format."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.trainers import BpeTrainer
-from transformers import PreTrainedTokenizerFast
 
 from model.data.documents import CorpusError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 EOS = "<|endoftext|>"
 PADDING = "<|padding|>"
 # Characters a domain may give to the training: the same for all, so that no script dominates.
 SAMPLE_CHARS = 600_000
-MAX_VOCAB_SIZE = 2**16
+MAX_VOCAB_SIZE = 2**24  # what training a tokenizer can take; ids have 16 bits or 32
 # Every byte and the two special tokens.
 MIN_VOCAB_SIZE = 258
 
@@ -28,8 +30,10 @@ PATTERN = (
 )
 
 
-def train_tokenizer(documents: pd.DataFrame, vocab_size: int) -> PreTrainedTokenizerFast:
-    """A tokenizer from the frame's training split (columns domain, split, text)."""
+def train_on(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
+    """A tokenizer from some texts."""
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = Sequence(
         [
@@ -44,7 +48,7 @@ def train_tokenizer(documents: pd.DataFrame, vocab_size: int) -> PreTrainedToken
         initial_alphabet=sorted(ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_sample(documents), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=EOS,
@@ -53,23 +57,23 @@ def train_tokenizer(documents: pd.DataFrame, vocab_size: int) -> PreTrainedToken
     )
 
 
-def _sample(documents: pd.DataFrame) -> Iterator[str]:
-    train = documents[documents["split"] == "train"]
-    for _, texts in train.groupby("domain")["text"]:
-        left = SAMPLE_CHARS
-        for text in texts:
-            yield text
-            left -= len(text)
-            if left <= 0:
-                break
+def sample_of(texts: Iterable[str]) -> Iterator[str]:
+    """What one domain gives to the training: its first texts."""
+    left = SAMPLE_CHARS
+    for text in texts:
+        yield text
+        left -= len(text)
+        if left <= 0:
+            break
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     """A saved tokenizer that can write a corpus.
 
-    Raises CorpusError when the folder holds none, or one without an end-of-text token or with
-    ids that do not fit 16 bits.
+    Raises CorpusError when the folder holds none, or one without an end-of-text token.
     """
+    from transformers import PreTrainedTokenizerFast
+
     if not (folder / "tokenizer.json").is_file():
         raise CorpusError(f"{folder} holds no tokenizer.json; save a fast tokenizer there.")
     try:
@@ -81,21 +85,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         ) from error
     if tokenizer.eos_token_id is None:
         raise CorpusError(f"The tokenizer in {folder} has no eos_token, which opens a document.")
-    if vocabulary_size(tokenizer) > MAX_VOCAB_SIZE:
-        raise CorpusError(
-            f"The tokenizer in {folder} has {vocabulary_size(tokenizer):,} tokens; at most 65,536 "
-            "fit."
-        )
     return tokenizer
 
 
-def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+def vocabulary_size(tokenizer: "PreTrainedTokenizerFast") -> int:
     """One more than the largest id that the tokenizer may give, gaps between ids counted."""
     return 1 + max(tokenizer.get_vocab().values())
-
-
-def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text; a special token written out in a text stays plain text."""
-    batch = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
-    ids: list[list[int]] = batch["input_ids"]
-    return ids

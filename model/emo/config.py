@@ -50,6 +50,8 @@ class EmoConfig(PreTrainedConfig):
     `balancing_rows` demands balance of every so many rows alone. `pool_choice` is how a pool is
     chosen, and two coefficients weigh losses of `model.emo.objectives`; 0 is without. With an
     `expert_capacity` slots beyond so many times an expert's even share are dropped in training.
+    `correction_bias` gives every routed expert a number that is added to its score for the choice
+    alone, in training and outside it; training moves it towards an even load.
 
     Raises ValueError for a geometry in which a token cannot find enough experts, for pools that
     cannot be drawn, and for a field of the released code that this model does not compute.
@@ -104,6 +106,7 @@ class EmoConfig(PreTrainedConfig):
     expert_overlap_coef: float = 0.0
     lost_information_coef: float = 0.0
     expert_capacity: float = 0.0
+    correction_bias: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.num_key_value_heads is None:

@@ -14,9 +14,13 @@ class DocumentRouting:
     """What the routers of one training forward need to know of its documents, and what they report.
 
     `pool_sizes_LBD` is None for a model without pools, `real_BT` (false for padding) for rows
-    without padding. Each layer appends one entry to every list. Not a dataclass: FSDP2 hands a
-    sharded layer a copy of any that holds tensors with gradients, and the layer's report would be
-    lost with the copy.
+    without padding. Each layer appends one entry to every list, once, also if it is run again for
+    the backward pass. Not a dataclass: FSDP2 hands a sharded layer a copy of any that holds tensors
+    with gradients, and the layer's report would be lost with the copy.
+
+    `totals` holds by layer the slots of each routed expert and, last, the tokens that balance is
+    demanded of: [R + 1]. A layer fills in its own; given beforehand, they are those of a whole step
+    of which these rows are a part.
     """
 
     def __init__(
@@ -29,6 +33,8 @@ class DocumentRouting:
         self.counts_R: list[Tensor] = []
         self.entropies: list[Tensor] = []
         self.extra_losses: list[Tensor] = []  # weighted; of the objectives that have any
+        self.totals: dict[int, Tensor] = {}
+        self.reported: set[int] = set()
 
     def visible(self, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         """Whether a token may see another (earlier) one: of its own document, and real or itself.

@@ -134,6 +134,7 @@ class EmoPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["EmoDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
+    _keep_in_fp32_modules_strict = ["correction_bias"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -340,6 +341,10 @@ class EmoForCausalLM(EmoPreTrainedModel, GenerationMixin):
     def extra_loss(self, documents: DocumentRouting) -> Tensor | float:
         """The objective's own weighted losses (`model.emo.objectives`), mean over layers."""
         return torch.stack(documents.extra_losses).mean() if documents.extra_losses else 0.0
+
+    def report_routing(self, input_ids_BT: Tensor, documents: DocumentRouting) -> None:
+        """Run the layers alone, for what their routers report to `documents`."""
+        self.model(input_ids=input_ids_BT, documents=documents, use_cache=False)
 
     def next_token_loss(
         self, input_ids_BT: Tensor, labels_BT: Tensor, documents: DocumentRouting, z_coef: float

@@ -92,6 +92,15 @@ def within_capacity(ids_NS: Tensor, num_routed: int, factor: float) -> Tensor:
     return flat.masked_fill(place_S > most, -1).view_as(ids_NS)
 
 
+def corrected_bias(bias_R: Tensor, counts_R: Tensor, rate: float) -> Tensor:
+    """The bias of the choice after a step: `rate` more for experts with less than an even load.
+
+    And less for those with more, by the sign of the error alone (auxiliary-loss-free balancing,
+    arXiv 2408.15664).
+    """
+    return bias_R + rate * (counts_R.mean() - counts_R).sign()
+
+
 def expert_overlap(scores_NR: Tensor) -> Tensor:
     """Mean cosine of the activations of two experts over the tokens: 0 if no token likes two.
 

@@ -4,6 +4,8 @@ Shapes: B rows, T tokens, N = B*T, D documents a row, E experts, R routed, K exp
 H hidden size.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -28,6 +30,8 @@ from model.emo.routing import (
 class EmoRouter(nn.Module):
     """Router of one layer; the row of `weight` of a lone shared expert is never used (A.1)."""
 
+    correction_bias: Tensor | None
+
     def __init__(self, config: EmoConfig, layer_idx: int) -> None:
         super().__init__()
         self.layer_idx = layer_idx
@@ -38,6 +42,20 @@ class EmoRouter(nn.Module):
         self.global_balancing = config.load_balancing_scope == "global"
         self.config = config
         self.weight = nn.Parameter(torch.empty(self.num_experts, config.hidden_size))
+        routed = self.num_experts - self.num_shared
+        self.register_buffer(
+            "correction_bias",
+            torch.zeros(routed, dtype=torch.float32) if config.correction_bias else None,
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EmoRouter":
+        """As any module, but the bias stays in float32: half precision would round its steps."""
+        bias = self.correction_bias
+        super()._apply(fn, recurse)
+        moved = self.correction_bias
+        if bias is not None and moved is not None and moved.dtype != bias.dtype:
+            self.correction_bias = bias.to(moved.device)
+        return self
 
     def forward(
         self, hidden_NH: Tensor, documents: DocumentRouting | None = None
@@ -46,7 +64,8 @@ class EmoRouter(nn.Module):
         with torch.autocast(hidden_NH.device.type, enabled=False):
             logits_NE = F.linear(hidden_NH.to(self.weight.dtype), self.weight)
         allowed = self._allowed(logits_NE, documents)
-        routed = route(logits_NE, self.num_shared, self.top_k, allowed, self.normalise)
+        rule = (self.num_shared, self.top_k, allowed, self.normalise, self.correction_bias)
+        routed = route(logits_NE, *rule)
         if documents is not None:
             self._report(documents, logits_NE, routed)
             if self.config.expert_capacity:
@@ -93,24 +112,38 @@ class EmoRouter(nn.Module):
             logits_NE, routed = logits_NE[real_N], Routed(*(part[real_N] for part in routed))
         num_routed = self.num_experts - self.num_shared
         slots = self.top_k - self.num_shared
+        totals = self._totals(documents, routed, slots)
+        if self.config.balancing_rows and self.training:
+            balancing = self._balancing_of_groups(documents, routed, slots)
+        else:
+            scope = (totals[:-1], slots, totals[-1].clamp(min=1))
+            balancing = load_balancing_loss(routed.scores_NR, *scope)
+        extra, z_loss = self._extra_losses(routed.scores_NR), router_z_loss(routed.lse_N)
+        with torch.no_grad():
+            entropy_N = router_entropy(logits_NE[:, :num_routed], routed)
+        if self.layer_idx in documents.reported:  # run again, for the backward pass
+            return
+        documents.reported.add(self.layer_idx)
+        documents.balancing_losses.append(balancing)
+        documents.extra_losses.extend(extra)
+        documents.z_losses.append(z_loss)
+        documents.counts_R.append(totals[:-1])
+        documents.entropies.append(mean_of_tokens(entropy_N))
+
+    def _totals(self, documents: DocumentRouting, routed: Routed, slots: int) -> Tensor:
+        """Slots of each routed expert and, last, tokens, over all that balance is demanded of."""
+        known = documents.totals.get(self.layer_idx)
+        if known is not None:
+            return known
+        num_routed = self.num_experts - self.num_shared
         counts_R = expert_counts(routed.expert_ids_NK[:, :slots], num_routed)
         # Filled, not copied: a copy from the host would stop a CUDA graph from being captured.
         tokens_1 = counts_R.new_full((1,), routed.scores_NR.shape[0])
         totals = torch.cat([counts_R, tokens_1])
         if self.global_balancing and dist.is_available() and dist.is_initialized():
             dist.all_reduce(totals)
-        if self.config.balancing_rows and self.training:
-            balancing = self._balancing_of_groups(documents, routed, slots)
-        else:
-            scope = (totals[:-1], slots, totals[-1].clamp(min=1))
-            balancing = load_balancing_loss(routed.scores_NR, *scope)
-        documents.balancing_losses.append(balancing)
-        documents.extra_losses.extend(self._extra_losses(routed.scores_NR))
-        documents.z_losses.append(router_z_loss(routed.lse_N))
-        documents.counts_R.append(totals[:-1])
-        with torch.no_grad():
-            entropy_N = router_entropy(logits_NE[:, :num_routed], routed)
-        documents.entropies.append(mean_of_tokens(entropy_N))
+        documents.totals[self.layer_idx] = totals
+        return totals
 
     def _balancing_of_groups(
         self, documents: DocumentRouting, routed: Routed, slots: int

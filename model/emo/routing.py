@@ -174,6 +174,7 @@ def route(
     top_k: int,
     allowed_NR: Tensor | None = None,
     normalise: bool = False,
+    bias_R: Tensor | None = None,
 ) -> Routed:
     """Choose K experts a token: the `top_k - num_shared` likeliest routed ones, then the shared.
 
@@ -181,7 +182,9 @@ def route(
     unless `normalise` says so (norm_topk_prob). A shared expert has weight 1 (appendix A.1);
     several share it by the softmax of their own logits, as the released code runs. `allowed_NR` (or
     anything that broadcasts to it) masks experts before the softmax: a document pool, an expert
-    subset, or both. A token with a logit that is not a number gets weights that are none either.
+    subset, or both. `bias_R` is added to the scores for the choice alone, not to the weights
+    (DeepSeek-V3, arXiv 2412.19437, section 2.1.2). A token with a logit that is not a number gets
+    weights that are none either.
     """
     N, E = logits_NE.shape
     num_routed = E - num_shared
@@ -189,15 +192,31 @@ def route(
     if allowed_NR is not None:
         logits_NR = logits_NR.masked_fill(~allowed_NR, float("-inf"))
     scores_NR = logits_NR.softmax(-1)
-    ids = top_k_ids(scores_NR.detach(), top_k - num_shared)
+    ids = _chosen(scores_NR.detach(), top_k - num_shared, allowed_NR, bias_R)
     weights = scores_NR.gather(1, ids)
-    # Two numbers a token give what a pass over all logits would.
-    lse_N = logits_NR.gather(1, ids[:, :1]).squeeze(1) - weights[:, 0].log()
+    if bias_R is None:  # two numbers a token give what a pass over all logits would
+        lse_N = logits_NR.gather(1, ids[:, :1]).squeeze(1) - weights[:, 0].log()
+    else:  # the chosen may have scores of 0
+        lse_N = logits_NR.logsumexp(-1)
     if normalise:
         weights = weights / weights.sum(1, keepdim=True)
     shared_ids = torch.arange(num_routed, E, device=ids.device).expand(N, num_shared)
     gate_weights_NK = torch.cat([weights, _shared_weights(logits_NE, num_shared)], 1)
     return Routed(gate_weights_NK, torch.cat([ids, shared_ids], 1), scores_NR, lse_N)
+
+
+def _chosen(
+    scores_NR: Tensor, slots: int, allowed_NR: Tensor | None, bias_R: Tensor | None
+) -> Tensor:
+    """Ids of the routed experts of every token by falling score, whatever the bias chose."""
+    if bias_R is None:
+        return top_k_ids(scores_NR, slots)
+    choice_NR = scores_NR + bias_R
+    if allowed_NR is not None:
+        choice_NR = choice_NR.masked_fill(~allowed_NR, float("-inf"))
+    ids = top_k_ids(choice_NR, slots)
+    order = scores_NR.gather(1, ids).argsort(dim=1, descending=True, stable=True)
+    return ids.gather(1, order)
 
 
 def _shared_weights(logits_NE: Tensor, num_shared: int) -> Tensor:

@@ -27,10 +27,12 @@ class EmoLayer(FusedLayer):
     def choose(self, logits_NE: Tensor, allowed_E: Tensor | None) -> Chosen:
         """Shared experts always stay, whatever `allowed_E` says of them."""
         num_routed = self.num_routed
+        allowed_R = None if allowed_E is None else allowed_E[:num_routed]
+        router = self.block.router
+        rule = (self.num_shared, self.top_k, allowed_R, router.normalise, router.correction_bias)
+        routed = route(logits_NE, *rule)
         if allowed_E is None:
-            routed = route(logits_NE, self.num_shared, self.top_k)
             return Chosen(routed.expert_ids_NK, routed.gate_weights_NK)
-        routed = route(logits_NE, self.num_shared, self.top_k, allowed_E[:num_routed])
         stays_E = allowed_E.clone()
         stays_E[num_routed:] = True
         gone_NK = ~stays_E[routed.expert_ids_NK]

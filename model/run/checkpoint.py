@@ -68,7 +68,8 @@ def read_config(folder: Path) -> EmoConfig:
     if fields.get("model_type") != "emo":
         raise ValueError(
             f"{folder} holds a model of type {fields.get('model_type')!r}; this loader reads type "
-            "'emo'."
+            "'emo' alone, as do `cut`, training and model.evaluate. The app, and `record` and "
+            "`subset` of `python -m emo_viz`, take the other families too."
         )
     if fields.get("quantization_config"):
         raise ValueError(

@@ -44,7 +44,7 @@ METADATA = "pruning_metadata.json"
 # What belongs to the parent alone, or is written anew.
 LEFT_BEHIND = (CONFIG, "training.json", METADATA)
 
-ROUTER = re.compile(r"model\.layers\.(\d+)\.mlp\.gate\.weight")
+ROUTER = re.compile(r"model\.layers\.(\d+)\.mlp\.gate\.(weight|correction_bias)")
 
 Kept = Sequence[Sequence[int]]
 Progress = Callable[[int, int], None]
@@ -162,7 +162,10 @@ def _renamed(name: str, kept: Kept) -> str | None:
 
 def _cut_tensor(name: str, weight: Tensor, kept: Kept) -> Tensor:
     match = ROUTER.fullmatch(name)
-    return weight[list(kept[int(match[1])])] if match else weight
+    if match is None:
+        return weight
+    # The shared experts, the last, have no place in a bias.
+    return weight[[expert for expert in kept[int(match[1])] if expert < len(weight)]]
 
 
 def _cut_config(parent: Path, kept: Kept) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def export_model(
     check_writable(folder)
     copy = EmoForCausalLM(model.config)
     copy.load_state_dict(model.state_dict())
-    copy.to(torch.bfloat16)
+    copy.to(torch.bfloat16)  # but for biases of the choice, which keep float32
     with new_folder(folder) as partial:
         copy.save_pretrained(partial)
         tokenizer.save_pretrained(partial)

@@ -25,7 +25,7 @@ from model.study.queue import answer
 from model.study.runs import ANNEAL_SHARE, Run
 from model.train import checkpoint, metrics
 from model.train.batches import PackedRows
-from model.train.loop import train
+from model.train.loop import Silent, train
 from model.train.presets import Preset, find_preset, multiplies_bf16
 from model.train.start import start_from
 
@@ -177,16 +177,6 @@ def _export(model: EmoForCausalLM, preset: Preset, corpus: Corpus, folder: Path)
         export_model(model, corpus.tokenizer, export)
         write_json(export / "training.json", asdict(preset) | about | {"processes": 1}, indent=1)
         shutil.copyfile(folder / metrics.FILE, export / metrics.FILE)
-
-
-class Silent(list[int]):
-    """What the loop takes for a progress bar; several runs at once have no room for theirs."""
-
-    def __init__(self, steps: Any, **_: Any) -> None:
-        super().__init__(steps)
-
-    def set_postfix(self, **_: Any) -> None:
-        """Nothing."""
 
 
 def _curves(path: Path) -> dict[str, list[float]]:

@@ -7,120 +7,102 @@ step is done the model is exported to <out>/export in the released format (bf16 
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from model.cli import Command
+from model.cli import INTERRUPTED, Command
+from model.data.mixture import in_words, read_mixture
 from model.data.shards import TokenShard, corpus_digest
 from model.data.tokenizer import load_tokenizer, vocabulary_size
 from model.emo.modeling import EmoForCausalLM
-from model.files import check_writable, new_folder, write_json
+from model.files import check_writable, new_folder, read_json, write_json
 from model.run.loading import export_model
-from model.train import checkpoint, metrics, parallel
+from model.train import checkpoint, metrics, options, parallel
 from model.train.batches import PackedRows, check_ids, heldout_batches
+from model.train.checkpoint import Kept
 from model.train.loop import train
-from model.train.objectives import OBJECTIVES
-from model.train.presets import PRESETS, Preset, find_preset, multiplies_bf16
+from model.train.presets import Preset, find_preset, multiplies_bf16
+from model.train.recompute import Recompute
+from model.train.resume import identity
 from model.train.start import ANNEALED, start_from
-
-# Larger ones would leave the 64 bits of torch's generators (batches.py draws one a step).
-MAX_SEED = 10**12
-INTERRUPTED = 130
-"""Exit status of a command that Ctrl-C ended, as shells have it."""
 
 
 @click.command(cls=Command)
-@click.option("--preset", "name", default="nano", type=click.Choice(sorted(PRESETS)))
-@click.option("--objective", default="emo", type=click.Choice(list(OBJECTIVES)))
-@click.option("--corpus", type=click.Path(path_type=Path), default=Path("data/corpus"))
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=None, help="runs/<preset>-<objective>"
-)
-@click.option("--steps", type=click.IntRange(min=1), default=None)
-@click.option("--rows", type=click.IntRange(min=1), default=None, help="Packed rows a step.")
-@click.option(
-    "--own-rows/--packed",
-    default=None,
-    help="Long documents share their rows with no other; or rows are cut wherever documents end.",
-)
-@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=None)
-@click.option(
-    "--save",
-    default=None,
-    type=click.Choice(["xh", "x"]),
-    help="What experts on a GPU keep for the backward pass; x computes more and keeps a ninth.",
-)
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="cpu, cuda, or auto: the GPU where there is one.",
-)
-@click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads.")
-@click.option(
-    "--bf16/--fp32",
-    default=None,
-    help="Of matrix products; bf16 where the device multiplies it.",
-)
-@click.option(
-    "--from",
-    "source",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Start from the weights of this checkpoint, as to anneal it with another objective.",
-)
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=None)
-@click.option(
-    "--anneal",
-    is_flag=True,
-    help="The learning rate falls from the first step, in a line to 0.",
-)
-@click.option("--stop-at", type=click.IntRange(min=1), default=None, help="Pause after this step.")
+@options.of_the_run
+@options.of_the_preset
 def main(
     name: str,
     objective: str,
     corpus: Path,
     out: Path | None,
-    steps: int | None,
-    rows: int | None,
-    own_rows: bool | None,
-    seed: int | None,
-    save: Literal["xh", "x"] | None,
     device: str,
     threads: int | None,
-    bf16: bool | None,
     source: Path | None,
-    learning_rate: float | None,
     anneal: bool,
     stop_at: int | None,
+    accumulation: int | None,
+    micro_rows: int | None,
+    recompute: Recompute,
+    gather: parallel.Gather,
+    checkpoint_every: int,
+    evaluate_every: int,
+    load_every: int,
+    keep: int,
+    keep_at: frozenset[int],
+    guards: bool,
+    bf16: bool | None,
+    **changes: Any,
 ) -> None:
     """Pretrain an EMO, a standard MoE or a dense model on a built corpus."""
     torch.set_num_threads(threads or _fair_threads())
     place = parallel.own_device(device)
     bf16 = multiplies_bf16(place) if bf16 is None else bf16
     out = out or Path("runs") / f"{name}-{objective}"
-    changes: dict[str, Any] = {"steps": steps, "rows": rows, "own_rows": own_rows, "seed": seed}
-    changes |= {"bf16": bf16, "save": save, "learning_rate": learning_rate}
+    if changes["mixture"] is not None:
+        changes["mixture"] = in_words(read_mixture(changes["mixture"]))
+    changes |= {} if guards else {"guard_sigmas": 0.0, "guard_norms": 0.0}
     changes |= ANNEALED if anneal else {}
-    preset = find_preset(name, objective, **changes)
+    preset = find_preset(name, objective, bf16=bf16, **changes)
+    how: dict[str, Any] = {
+        "checkpoint_every": checkpoint_every,
+        "evaluate_every": evaluate_every,
+        "load_every": load_every,
+        "recompute": recompute,
+        "gather": gather,
+        "kept": Kept(keep, keep_at),
+        "stop_at": stop_at,
+    }
     try:
         with parallel.process_group(place):
-            _run(preset, corpus, out, place, stop_at, source)
+            how["accumulation"] = parts_of_a_step(preset, accumulation, micro_rows)
+            _run(preset, corpus, out, place, source, how)
     except KeyboardInterrupt:
-        parallel.tell(_where_it_stands(out))
+        parallel.tell(checkpoint.where_it_stands(out))
         raise SystemExit(INTERRUPTED) from None
 
 
-def _where_it_stands(out: Path) -> str:
-    newest = checkpoint.latest(out)
-    if newest is None:
-        return f"Stopped before the first checkpoint in {out}; the same command starts again."
-    return f"Stopped; {newest} is whole, and the same command goes on from there."
+def parts_of_a_step(preset: Preset, accumulation: int | None, micro_rows: int | None) -> int:
+    """In how many parts each process takes its rows of a step.
+
+    Raises ValueError if both are given, or if no number of parts has so many rows.
+    """
+    if micro_rows is None:
+        return accumulation or 1
+    if accumulation is not None:
+        raise ValueError("Give --accumulation or --micro-rows, not both.")
+    mine = preset.rows // parallel.world_size()
+    if not mine or mine % micro_rows:
+        raise ValueError(
+            f"The {mine} rows that a process takes of a step are no multiple of --micro-rows "
+            f"{micro_rows}."
+        )
+    return mine // micro_rows
 
 
 def _fair_threads() -> int:
@@ -133,16 +115,23 @@ def _run(
     corpus: Path,
     out: Path,
     device: torch.device,
-    stop_at: int | None,
     source: Path | None,
+    how: dict[str, Any],
 ) -> None:
+    """Train and export; `how` are the arguments of `train` that decide no weight."""
     shard, heldout = TokenShard.open(corpus, "train"), TokenShard.open(corpus, "heldout")
     digest = corpus_digest(corpus)
     tokenizer = load_tokenizer(corpus / "tokenizer")
     preset = preset.for_vocabulary(vocabulary_size(tokenizer))
     check_ids(heldout.tokens, preset.vocab_size)
-    batches = PackedRows(shard.tokens, preset, tokenizer.eos_token_id)
-    _check_out(out)
+    domains = shard.index["domain"].astype(str).tolist()
+    batches = PackedRows(shard.tokens, preset, tokenizer.eos_token_id, domains)
+    check_out(out)
+    if source is None and _is_exported(out, preset, digest):
+        parallel.tell(f"{out / 'export'} is this very model, finished; remove it to export anew.")
+        return
+    for sentence in batches.told():
+        parallel.tell(sentence)
     if preset.steps < preset.warmup_steps:
         parallel.tell(
             f"The warm-up takes {preset.warmup_steps:,} steps and the run {preset.steps:,}: its "
@@ -155,14 +144,24 @@ def _run(
         preset = start_from(source, model, preset)
     model.to(device)
     documents = heldout_batches(heldout.document, min(256, len(heldout)), preset.context)
-    train(model, batches, preset, out, documents, corpus=digest, stop_at=stop_at)
+    train(model, batches, preset, out, documents, corpus=digest, **how)
+    stop_at = how["stop_at"]
     if stop_at is None or stop_at >= preset.steps:
-        whole = parallel.gather(model)
+        whole = parallel.whole_model(model)
         if whole is not None:
             _export(whole, tokenizer, preset, digest, out)
 
 
-def _check_out(out: Path) -> None:
+def _is_exported(out: Path, preset: Preset, digest: str) -> bool:
+    """Whether what is asked for was trained to its end, and is there."""
+    with suppress(ValueError):
+        kept, asked = read_json(out / "export" / "training.json"), identity(preset, digest)
+        asked = asked["preset"] | {"corpus": digest}
+        return all(kept.get(name) == value for name, value in asked.items())
+    return False
+
+
+def check_out(out: Path) -> None:
     """Try the run's folder before the work, and that its export may be replaced at the end."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out needs a folder.")

@@ -3,13 +3,14 @@
 Shapes: B rows, T tokens a row, L layers, D documents a row (at most).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from model.data.mixture import Mixture, check_domains, read_mixture
 from model.train.presets import Preset
 
 
@@ -33,10 +34,26 @@ class RowTable:
     packed. Without, the stream is cut every `context` tokens, wherever documents end.
     """
 
-    def __init__(self, tokens: np.ndarray, context: int, eos_token_id: int, own_rows: bool) -> None:
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        context: int,
+        eos_token_id: int,
+        own_rows: bool,
+        documents: np.ndarray | None = None,
+    ) -> None:
+        """documents: the places of those that are taken, one after another; by default all."""
         self.context = context
-        offsets = _document_offsets(tokens, eos_token_id) if own_rows else np.array([0])
+        by_document = own_rows or documents is not None
+        offsets = _document_offsets(tokens, eos_token_id) if by_document else np.array([0])
         lengths = np.diff(np.append(offsets, len(tokens)))
+        if documents is not None:
+            offsets, lengths = offsets[documents], lengths[documents]
+        if documents is not None and not own_rows:
+            tokens = np.concatenate(
+                [tokens[a : a + n] for a, n in zip(offsets, lengths, strict=True)]
+            )
+            offsets, lengths = np.array([0]), np.array([len(tokens)])
         own = np.repeat(offsets, lengths // context) + context * _count_up(lengths // context)
         rests = _rests(tokens, offsets, lengths, context, eos_token_id) if own_rows else tokens[:0]
         packed = np.arange((len(rests) - 1) // context) * context
@@ -78,15 +95,29 @@ def _rests(
 class PackedRows:
     """Batches of rows cut from a memory-mapped stream (see RowTable).
 
-    Every epoch visits each row once, in its own permutation. Raises ValueError if the stream is
-    shorter than one step, or holds ids that the preset's vocabulary has not.
+    Every epoch visits each row once, in its own permutation; with a mixture (`preset.mixture`)
+    every domain has epochs of its own. Raises ValueError if the stream is shorter than one step, or
+    holds ids that the preset's vocabulary has not, and for a mixture of what is not there.
+
+    domains: the domain of every document, in their order; of use to a mixture alone.
     """
 
-    def __init__(self, tokens: np.ndarray, preset: Preset, eos_token_id: int) -> None:
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        preset: Preset,
+        eos_token_id: int,
+        domains: Sequence[str] | None = None,
+    ) -> None:
         check_ids(tokens, preset.vocab_size)
         self.preset, self.eos_token_id = preset, eos_token_id
-        self.table = RowTable(tokens, preset.context, eos_token_id, preset.own_rows)
-        self.num_rows = len(self.table)
+        self.mixture: Mixture | None = None
+        layout = (preset.context, eos_token_id, preset.own_rows)
+        if preset.mixture:
+            self._mix(tokens, layout, domains or [])
+        else:
+            self._tables = [RowTable(tokens, *layout)]
+        self.num_rows = sum(map(len, self._tables))
         if self.num_rows < preset.rows:
             raise ValueError(
                 f"The corpus has {len(tokens):,} tokens, less than one step of "
@@ -94,7 +125,30 @@ class PackedRows:
             )
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
-    def _row(self, index: int) -> int:
+    def _mix(
+        self, tokens: np.ndarray, layout: tuple[int, int, bool], domains: Sequence[str]
+    ) -> None:
+        weights = read_mixture(self.preset.mixture)
+        check_domains(weights, domains)
+        if len(domains) != len(_document_offsets(tokens, self.eos_token_id)):
+            raise ValueError("The corpus' tokens and its documents do not fit; build it again.")
+        own = {name: np.flatnonzero(np.array(domains) == name) for name in weights}
+        tables = {name: RowTable(tokens, *layout, own[name]) for name in sorted(weights)}
+        sizes = {name: len(table) for name, table in tables.items()}
+        self.mixture = Mixture(weights, sizes, self.preset.seed)
+        self._tables = list(tables.values())
+
+    def told(self) -> list[str]:
+        """What to say before a run: which domains it repeats often."""
+        return self.mixture.told(self.preset.rows * self.preset.steps) if self.mixture else []
+
+    def _row(self, index: int) -> np.ndarray:
+        if self.mixture:
+            domain, place = self.mixture.row(index)
+            return self._tables[domain].row(place)
+        return self._tables[0].row(self._place(index))
+
+    def _place(self, index: int) -> int:
         epoch, offset = divmod(index, self.num_rows)
         if epoch != self._epoch:
             rng = np.random.default_rng((self.preset.seed, epoch))
@@ -104,7 +158,7 @@ class PackedRows:
     def batch(self, step: int) -> Batch:
         """The batch of one step; equal for equal (corpus, preset, step)."""
         rows = range(step * self.preset.rows, (step + 1) * self.preset.rows)
-        stream = np.stack([self.table.row(self._row(i)) for i in rows]).astype(np.int64)
+        stream = np.stack([self._row(i) for i in rows]).astype(np.int64)
         input_ids_BT = torch.from_numpy(stream[:, :-1].copy())
         documents = 1 + int((stream[:, 1:-1] == self.eos_token_id).sum(1).max())
         return Batch(

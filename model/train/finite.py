@@ -23,6 +23,8 @@ WORDS = {
     "mlp": "MLP",
 }
 HEAD = "lm_head"
+NOWHERE = "the norm of the gradient"
+"""What `find` says when every part by itself is finite."""
 
 
 class NotFinite(ValueError):
@@ -57,7 +59,7 @@ def _gradient(model: EmoForCausalLM, order: list[str]) -> str:
         (i for i, name in enumerate(order) if _is_bad(model.get_submodule(name))), default=-1
     )
     last = -parallel.smallest(-last)
-    return f"the gradient of {_words(order[last])}" if last >= 0 else "the norm of the gradient"
+    return f"the gradient of {_words(order[last])}" if last >= 0 else NOWHERE
 
 
 def _is_bad(module: nn.Module) -> bool:

@@ -33,6 +33,10 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "lost_information_coef": 0.1,
         "balancing_coef": 0.0,
     },
+    # DeepSeek-V3: no balancing loss; a bias on the choice goes up by 0.001 a step for experts with
+    # less than an even load, down for the others.
+    "loss-free": {"objective": "standard", "balancing_coef": 0.0, "bias_rate": 1e-3},
+    "emo-loss-free": {"objective": "emo", "balancing_coef": 0.0, "bias_rate": 1e-3},
     # As much memory as 32 experts of the others.
     "standard-32": {"objective": "standard", "num_experts": 32},
     # Softmax over the chosen experts, none shared.

@@ -2,38 +2,32 @@
 
 `torchrun --nproc-per-node=2 -m model.train` starts them. Weights and optimiser state are sharded
 and gradients averaged by FSDP2, so that a step is that of one process on the whole batch, but for
-rounding. In a process that torchrun did not start, every function here but `save` and `restore`
-changes nothing.
+rounding. In a process that torchrun did not start, every function here changes nothing.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import Any
+from contextlib import contextmanager
+from typing import Literal
 
 import click
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import state_dict_saver
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 
 from model.emo.modeling import EmoForCausalLM
-from model.train import checkpoint
 from model.train.batches import Batch
 from model.train.presets import Preset
-from model.train.shards import read_shards
 
+Gather = Literal["fp32", "bf16"]
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
 
@@ -61,10 +55,14 @@ def own_device(name: str) -> torch.device:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun started, for the length of a `with` block."""
+    """Join the processes that torchrun started, for the length of a `with` block.
+
+    Inside another such block nothing is left to join. torchrun's store outlives a group, and a
+    second one would find the addresses of the first in it.
+    """
     if device.index is not None:  # torch refuses "cuda" alone, which is the current one
         torch.cuda.set_device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     dist.init_process_group(BACKENDS[device.type])
@@ -72,6 +70,12 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def check_alone(kind: str) -> None:
+    """Raises ValueError if torchrun started this process beside others, for what takes one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"{kind} runs in one process; start it without torchrun.")
 
 
 def world_size() -> int:
@@ -107,6 +111,15 @@ def smallest(number: int) -> int:
     return int(numbers)
 
 
+def total(number: int) -> int:
+    """The sum of all processes' numbers, the same on all of them."""
+    if world_size() == 1:
+        return number
+    numbers = torch.tensor(number, device=_meeting_device())
+    dist.all_reduce(numbers)
+    return int(numbers)
+
+
 def _meeting_device() -> torch.device:
     """Where the processes exchange numbers: NCCL knows none but GPUs."""
     if dist.get_backend() == "nccl":
@@ -122,25 +135,50 @@ def share(batch: Batch) -> Batch:
     return Batch(batch.input_ids_BT[mine], batch.labels_BT[mine], batch.pool_sizes_LBD[:, mine])
 
 
-def shard(model: EmoForCausalLM, preset: Preset) -> None:
+def check_rows(preset: Preset, parts: int) -> None:
+    """Raises ValueError if the processes, each in so many parts, cannot share a step evenly."""
+    count = world_size() * parts
+    who = f"{world_size()} processes" if parts == 1 else f"{world_size()} x {parts} parts"
+    if parts > 1 and world_size() == 1:
+        who = f"{parts} parts"
+    if preset.rows % count:
+        raise ValueError(
+            f"The {preset.rows} rows of a step cannot be shared evenly by {who}; choose --rows as "
+            f"a multiple of {count}."
+        )
+    together = preset.rows // count
+    if preset.balancing_rows and together % preset.balancing_rows:
+        raise ValueError(
+            f"The objective balances every {preset.balancing_rows} rows alone, and {who} take "
+            f"{together} at once; choose --rows as a multiple of {count * preset.balancing_rows}."
+        )
+
+
+def shard(model: EmoForCausalLM, preset: Preset, gather: Gather = "fp32") -> None:
     """Shard the weights in place, layer by layer. Call before the optimiser is made.
 
-    Raises ValueError if the rows of a step cannot be shared evenly.
+    gather: in which numbers weights travel to where they are used. With "bf16" half the bytes do,
+    and activations between the parts are bf16 too; routers stay in float32, gradients are summed in
+    float32, and so are the weights that the optimiser changes. Raises ValueError for bf16 in a run
+    that multiplies in float32.
     """
+    if gather == "bf16" and not preset.bf16:
+        raise ValueError("Weights gathered in bf16 need --bf16; or gather them in fp32.")
     if world_size() == 1:
         return
-    if preset.rows % world_size():
-        raise ValueError(
-            f"The {preset.rows} rows of a step cannot be shared evenly by {world_size()} "
-            f"processes; choose --rows as a multiple of {world_size()}."
-        )
     mesh = init_device_mesh(model.device.type, (world_size(),))
+    sums = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    policy = half if gather == "bf16" else sums
+    for router in model.routers() if gather == "bf16" else ():
+        fully_shard(router, mesh=mesh, mp_policy=sums)
     for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
     # The root too gives its weights back after the forward: on held-out documents no backward
     # follows that would.
-    fully_shard(model, mesh=mesh, reshard_after_forward=True)
-    register_fsdp_forward_method(model, "next_token_loss")
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    for method in ("next_token_loss", "report_routing"):
+        register_fsdp_forward_method(model, method)
 
 
 def clip_gradients(model: EmoForCausalLM, max_norm: float) -> Tensor:
@@ -158,7 +196,7 @@ def average(metrics: dict[str, float]) -> dict[str, float]:
     return dict(zip(metrics, (values / world_size()).tolist(), strict=True))
 
 
-def gather(model: EmoForCausalLM) -> EmoForCausalLM | None:
+def whole_model(model: EmoForCausalLM) -> EmoForCausalLM | None:
     """The model with all its weights in the leading process, None in the others."""
     if world_size() == 1:
         return model
@@ -169,34 +207,3 @@ def gather(model: EmoForCausalLM) -> EmoForCausalLM | None:
     whole = EmoForCausalLM(model.config)
     whole.load_state_dict(weights)
     return whole
-
-
-def save(
-    folder: Path, step: int, model: EmoForCausalLM, optimizer: torch.optim.Optimizer, run: dict
-) -> None:
-    """As `checkpoint.save`, each process writing its shards (torch.distributed.checkpoint)."""
-    with checkpoint.publish(folder, step, run) if leads() else nullcontext() as made:
-        partial = [str(made)]
-        dist.broadcast_object_list(partial)
-        try:
-            state_dict_saver.save(_state(model, optimizer), checkpoint_id=partial[0])
-        except CheckpointException as error:
-            raise ValueError(
-                f"{folder / f'step-{step}'} cannot be written by all processes; make room or "
-                "choose another --out."
-            ) from error
-    dist.barrier()
-
-
-def restore(path: Path, model: EmoForCausalLM, optimizer: torch.optim.Optimizer) -> None:
-    """As `checkpoint.restore`, each process reading its shards."""
-    state = _state(model, optimizer)
-    read_shards(state, path)
-    set_state_dict(
-        model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
-    )
-
-
-def _state(model: EmoForCausalLM, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    weights, moments = get_state_dict(model, optimizer)
-    return {"model": weights, "optimizer": moments}

@@ -47,19 +47,25 @@ class Preset:
     pools: PoolSizes = PoolSizes(8, 128)
     own_rows: bool = False
     seed: int = 0
+    mixture: str = ""  # weights of domains (`model.data.mixture`); "": every row as often
     bf16: bool = True  # of matrix products; the routers stay in float32
     save: Literal["xh", "x"] = "xh"  # what experts on a GPU keep for the backward pass
     pool_choice: PoolChoice = "document"
     pool_schedule: float = 0.0  # share of the steps in which pools shrink from all experts
     balancing_rows: int = 0  # rows of which balance is demanded alone; 0: of the whole step
+    balance: Literal["step", "micro"] = "step"  # of a step in parts: of it all, or of each part
     overlap_coef: float = 0.0
     lost_information_coef: float = 0.0
     norm_topk_prob: bool = False
     merged_experts: int = 1  # of so many experts one is made, as wide as they together
     dense_every_second: bool = False  # layers, from the first: an MLP as wide as what a token uses
+    bias_rate: float = 0.0  # a step, of the bias that evens the load in place of a loss; 0: none
     expert_capacity: float = 0.0  # times an even share of the slots; 0: no limit
     rope_theta: float = EmoConfig.default_theta
-    schedule: Literal["cosine", "linear"] = "cosine"  # of the learning rate after the warm-up
+    schedule: Literal["cosine", "linear", "wsd"] = "cosine"  # of the rate after the warm-up
+    decay_share: float = 0.2  # of the steps in which "wsd" falls, at the end
+    guard_sigmas: float = 6.0  # a loss so far above the latest skips its step; 0: none does
+    guard_norms: float = 10.0  # a gradient's norm so many times the usual, too; 0: none does
     start: str = ""  # digest of the weights that the run starts from; "": fresh ones
 
     @property
@@ -96,6 +102,7 @@ class Preset:
             expert_overlap_coef=self.overlap_coef,
             lost_information_coef=self.lost_information_coef,
             expert_capacity=self.expert_capacity,
+            correction_bias=self.bias_rate > 0,
             norm_topk_prob=self.norm_topk_prob,
             rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
             eos_token_id=eos_token_id,
@@ -153,7 +160,9 @@ def find_preset(name: str, objective: str, **changes: Any) -> Preset:
             f"There is no objective {objective!r}; choose one of {', '.join(OBJECTIVES)}."
         )
     given = {key: value for key, value in changes.items() if value is not None}
-    return replace(PRESETS[name], **(OBJECTIVES[objective] | given))
+    preset = replace(PRESETS[name], **(OBJECTIVES[objective] | given))
+    positions = max(preset.max_position_embeddings, preset.context)
+    return replace(preset, max_position_embeddings=positions)
 
 
 def multiplies_bf16(device: torch.device) -> bool:

@@ -58,6 +58,15 @@ KINDS = {
 )
 def main(run: Path, out: Path, mantissa_bits: int, licence: str) -> None:
     """Copy a finished run's model, settings and metrics, and write its model card."""
+    size = release(run, out, mantissa_bits, licence)
+    say(f"{out}: {size / 1e6:.1f} MB of weights and a model card.")
+
+
+def release(run: Path, out: Path, mantissa_bits: int = 7, licence: str = "apache-2.0") -> int:
+    """Write a finished run's release to the folder `out`; returns the bytes of its weights.
+
+    Raises ValueError for a run without an export, or an `out` that is something else.
+    """
     if not (run / "export" / TRAINING).is_file():
         raise ValueError(f"{run} has no finished export; run python -m model.train first.")
     check_out(out)
@@ -70,8 +79,7 @@ def main(run: Path, out: Path, mantissa_bits: int, licence: str) -> None:
         for file in weight_files(folder):
             _round_weights(file, mantissa_bits)
         write_text(folder / CARD_NAME, card)
-    size = sum(file.stat().st_size for file in weight_files(out))
-    say(f"{out}: {size / 1e6:.1f} MB of weights and a model card.")
+    return sum(file.stat().st_size for file in weight_files(out))
 
 
 def check_out(out: Path) -> None:
@@ -88,7 +96,11 @@ def check_out(out: Path) -> None:
 
 
 def _round_weights(path: Path, mantissa_bits: int) -> None:
-    weights = {name: rounded(weight, mantissa_bits) for name, weight in load_file(path).items()}
+    # Not the biases of the choice: few numbers, and steps of a thousandth would be lost.
+    weights = {
+        name: weight if name.endswith("correction_bias") else rounded(weight, mantissa_bits)
+        for name, weight in load_file(path).items()
+    }
     save_file(weights, path, metadata={"format": "pt"})
 
 

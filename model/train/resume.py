@@ -3,34 +3,45 @@
 import json
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
 from model.emo.modeling import EmoForCausalLM
-from model.train import checkpoint, parallel
+from model.train import checkpoint, parallel, sharded
 from model.train.checkpoint import Damaged
 from model.train.presets import Preset
 
+GUARDS = ("guard_sigmas", "guard_norms")
+"""What a run may change as it goes on: who is stopped by a guard should not have to start anew."""
 ANOTHER = "or choose another --out."
 
 
-def identity(preset: Preset, corpus: str | None) -> dict[str, Any]:
-    """What decides a run, as its checkpoints keep it; `corpus` is its digest, None if unknown."""
+def identity(
+    preset: Preset,
+    corpus: str | None,
+    accumulation: int = 1,
+    gather: parallel.Gather = "fp32",
+) -> dict[str, Any]:
+    """What decides a run, as its checkpoints keep it; `corpus` is its digest, None if unknown.
+
+    How the rows of a step are shared (processes, parts), and in which numbers weights travel
+    between processes, decides no more than rounding.
+    """
     settings = json.loads(json.dumps(asdict(preset)))
-    return {"preset": settings, "corpus": corpus, "processes": parallel.world_size()}
-
-
-def keeper() -> ModuleType:
-    """Who writes and reads checkpoints: one process a file, several their shards."""
-    return parallel if parallel.world_size() > 1 else checkpoint
+    return {
+        "preset": settings,
+        "corpus": corpus,
+        "processes": parallel.world_size(),
+        "accumulation": accumulation,
+        "gather": gather if parallel.world_size() > 1 else "fp32",  # one process sends none
+    }
 
 
 def resume(
     out: Path, model: EmoForCausalLM, optimizer: torch.optim.Optimizer, wanted: dict[str, Any]
-) -> int:
-    """Load the newest checkpoint that is whole; returns its step, 0 where there is none.
+) -> dict[str, Any]:
+    """Load the newest checkpoint that is whole; returns its run.json, step 0 where there is none.
 
     Damaged ones before it are set aside with a word. Raises ValueError if the checkpoint is of
     another run (see `identity`), or if all are damaged.
@@ -38,29 +49,30 @@ def resume(
     damaged: list[tuple[Path, Damaged]] = []
     for path in checkpoint.newest_first(out):
         try:
-            step = _continue(path, model, optimizer, wanted)
+            run = _continue(path, model, optimizer, wanted)
         except Damaged as error:
             damaged.append((path, error))
             continue
         _set_aside(damaged, path)
-        return step
+        return run
     if damaged:
         raise ValueError(
             f"{damaged[0][1]}, and there is no other to go on from; remove it to start from the "
             f"beginning, {ANOTHER}"
         )
-    return 0
+    return {"step": 0}
 
 
 def _continue(
     path: Path, model: EmoForCausalLM, optimizer: torch.optim.Optimizer, wanted: dict[str, Any]
-) -> int:
+) -> dict[str, Any]:
     run = checkpoint.read_run(path)
-    _check_processes(path, run, wanted["processes"])
     _check_preset(path, run["preset"], wanted["preset"])
     _check_corpus(path, run.get("corpus"), wanted["corpus"])
-    keeper().restore(path, model, optimizer)
-    return int(run["step"])
+    from_shards = (path / sharded.INDEX).exists()
+    (sharded if from_shards else checkpoint).restore(path, model, optimizer)
+    _tell_of_sharing(path, run, wanted)
+    return run
 
 
 def _set_aside(damaged: list[tuple[Path, Damaged]], taken: Path) -> None:
@@ -71,27 +83,34 @@ def _set_aside(damaged: list[tuple[Path, Damaged]], taken: Path) -> None:
     parallel.wait()
 
 
-def _check_processes(path: Path, run: dict[str, Any], wanted: int) -> None:
-    # An older checkpoint does not say; several processes wrote the file .metadata.
-    count = run.get("processes", None if (path / ".metadata").exists() else 1)
-    if count == wanted or (count is None and wanted > 1):
-        return
-    if count == 1:
-        raise ValueError(
-            f"{path} was written by one process; continue it without torchrun {ANOTHER}"
+def _tell_of_sharing(path: Path, run: dict[str, Any], wanted: dict[str, Any]) -> None:
+    theirs, ours = _sharing(run), _sharing(wanted)
+    if "processes" in run and theirs != ours:  # an older checkpoint does not say
+        parallel.tell(
+            f"{path} was written by {theirs} and goes on by {ours}: the same run, but for rounding."
         )
-    who, option = ("several", "") if count is None else (count, f" --nproc-per-node={count}")
-    raise ValueError(
-        f"{path} was written by {who} processes; continue it with torchrun{option} {ANOTHER}"
-    )
+
+
+def _sharing(run: dict[str, Any]) -> str:
+    """Processes and parts in words, and weights that travelled in bf16."""
+    parts = _counted(run.get("accumulation", 1), "part")
+    gathered = " with weights gathered in bf16" if run.get("gather") == "bf16" else ""
+    return f"{_counted(run.get('processes'), 'process')} x {parts}{gathered}"
+
+
+def _counted(number: int | None, what: str) -> str:
+    plural = f"{what}es" if what.endswith("s") else f"{what}s"
+    return f"1 {what}" if number == 1 else f"{number} {plural}"
 
 
 def _check_preset(path: Path, theirs: dict[str, Any], wanted: dict[str, Any]) -> None:
     # What an older checkpoint does not name was as the default is.
     theirs = {f.name: f.default for f in fields(Preset) if f.default is not MISSING} | theirs
     other = [name for name in wanted if theirs.get(name) != wanted[name]]
-    if other:
-        told = "; ".join(f"{name} {theirs.get(name)}, not {wanted[name]}" for name in other)
+    told = "; ".join(f"{name} {theirs.get(name)}, not {wanted[name]}" for name in other)
+    if other and all(name in GUARDS for name in other):
+        parallel.tell(f"{path} was trained with other guards ({told}); the run goes on with these.")
+    elif other:
         raise ValueError(
             f"{path} was trained with other settings ({told}); give the same ones, {ANOTHER}"
         )

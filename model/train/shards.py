@@ -6,10 +6,12 @@ any function. Here it can name what such an index is made of, and files of its o
 
 import io
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -46,7 +48,10 @@ def read_shards(state: dict[str, Any], folder: Path) -> None:
     except Exception as error:  # whatever a damaged pickle leads to; torch would log all of it
         raise Damaged(f"{folder} is damaged: its .metadata cannot be read") from error
     try:
-        load(state, storage_reader=reader, planner=_Planner())
+        alone = not dist.is_initialized()
+        with warnings.catch_warnings():  # which says that one process reads; it is meant to
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            load(state, storage_reader=reader, planner=_Planner(), no_dist=alone)
     except CheckpointException as error:
         raise Damaged(f"{folder} is damaged: its shards cannot be read") from error
 

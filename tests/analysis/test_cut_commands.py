@@ -4,16 +4,19 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from tiny import save_tiny
 
 from emo_viz.__main__ import main
 from emo_viz.trace import Trace
 from emo_viz.trace.documents import texts_digest
 from model.files import weights_digest
 from model.run.inference import encode
+from model.run.live import open_live
 from model.run.loading import load_model, load_tokenizer
 from model.run.selection import select_experts
 from model.run.subset import ExpertSubset, apply_subset, random_subset
@@ -211,3 +214,41 @@ def test_a_file_that_is_no_subset_is_one_sentence(tiny_assets, tmp_path, content
     assert result.exit_code == 2
     assert "subset" in result.stderr and result.stderr.count("Error") == 1
     assert not (tmp_path / "small").exists()
+
+
+@pytest.fixture(scope="module")
+def other_families(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("families")
+    for family in ("mixtral", "switch_transformers"):
+        save_tiny(family, folder / family)
+    documents = [{"id": f"d{n}", "domain": "x", "text": "a b c d e f g h"[: 5 + n]} for n in (1, 3)]
+    pd.DataFrame(documents).to_json(folder / "documents.jsonl", orient="records", lines=True)
+    return folder
+
+
+def choose_of(folder, family, out):
+    how = ["--domain", "x", "--keep", "4", "--max-tokens", "32", "--out", out]
+    documents = folder / "documents.jsonl"
+    named = ["--model", folder / family, "--documents", documents, *how]
+    return CliRunner().invoke(main, ["subset", *map(str, named)])
+
+
+def test_experts_of_another_family_are_chosen_as_its_router_prefers(other_families, tmp_path):
+    out = tmp_path / "mixtral.json"
+    result = choose_of(other_families, "mixtral", out)
+    assert result.exit_code == 0, result.output
+    assert "4 experts in each of 3 layers, chosen on 2 documents" in result.output
+    live = open_live(other_families / "mixtral")
+    texts = [live.encode("a b c d e f g h"[: 5 + n], 32).token_ids for n in (1, 3)]
+    best = np.argsort(-live.scores(texts), axis=1)[:, :4]
+    written = ExpertSubset.from_json(out.read_text())
+    assert [sorted(layer) for layer in written.experts] == np.sort(best, axis=1).tolist()
+
+
+def test_what_a_family_cannot_do_is_one_sentence(other_families, tmp_path):
+    subset = tmp_path / "mixtral.json"
+    assert "encoder-decoder" in choose_of(other_families, "switch_transformers", subset).output
+    choose_of(other_families, "mixtral", subset)
+    result = cut(other_families / "mixtral", subset, tmp_path / "out")
+    assert result.exit_code == 2 and "'emo' alone" in result.output
+    assert not (tmp_path / "out").exists()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emo_viz.analysis.difference import EMPTY, Pair, RoutedDocument, compare_pairs, matched
-from emo_viz.analysis.matching import matched_by_use
+from emo_viz.analysis.matching import Weights, co_use, matched_by_use, trained_apart
 
 EXPERTS, LAYERS, SLOTS = 12, 2, 3
 
@@ -45,3 +45,38 @@ def test_an_expert_without_a_match_is_none_of_the_first_run_s():
     second = [np.array([[[0]], [[1]], [[1]], [[1]], [[EMPTY]], [[1]]])] * 2
     ids = matched_by_use(pairs_of(first, second))[0].second.expert_ids
     assert ids.ravel().tolist() == [1, 0, 0, 0, 0]  # the token without an expert is left out
+
+
+def test_partners_undo_a_renaming_and_leave_out_what_is_shown():
+    rng = np.random.default_rng(2)
+    names = np.stack([rng.permutation(EXPERTS + 3)[:EXPERTS] for _ in range(LAYERS)])
+    first = [choices(rng, 300) for _ in range(3)]
+    second = [names[np.arange(LAYERS)[:, None], ids] for ids in first]
+    pairs = pairs_of(first, second)
+    found = co_use(pairs, (EXPERTS, EXPERTS + 3))
+    assert (found.documents, found.tokens) == (3, 900)
+    for layer in range(LAYERS):
+        partners = found.partners(layer)
+        assert partners[names[layer]].tolist() == list(range(EXPERTS))
+        assert (np.delete(partners, names[layer]) == EMPTY).all()  # no token chose them
+    less = found.less(pairs[1])
+    np.testing.assert_array_equal(
+        less.counts, co_use([pairs[0], pairs[2]], (EXPERTS, EXPERTS + 3)).counts
+    )
+    assert (less.documents, less.tokens) == (2, 600)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "apart"),
+    [
+        (Weights((8, 8), "x"), Weights((8, 8), "y"), True),
+        (Weights((8, 8), "x"), Weights((8, 8), "x", here=True), False),
+        (Weights((8, 8), "x"), Weights((12, 12), "x"), True),  # physical ids of an engine
+        (Weights((0, 8), ""), Weights((8,), ""), False),  # a dense layer that one of them lists
+        (Weights(None, ""), Weights((12,), "x"), False),
+        (Weights((8,), "", here=True), Weights((8,), "x", here=True), True),
+        (Weights((8,), ""), Weights((8,), "x", here=True), False),
+    ],
+)
+def test_ids_mean_the_same_in_one_model_alone(one: Weights, other: Weights, apart: bool):
+    assert trained_apart(one, other) == trained_apart(other, one) == apart

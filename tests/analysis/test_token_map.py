@@ -54,7 +54,8 @@ def test_every_token_of_a_domain_is_as_likely():
 def made():
     rng = np.random.default_rng(0)
     found = sample(per_domain=100)
-    rows = {name: rng.dirichlet(np.ones(5), len(found.ends)) for name in RUNS}
+    routing = {name: rng.dirichlet(np.ones(5), (len(found.ends), 2)) for name in RUNS}
+    rows = {name: own.reshape(len(own), -1) for name, own in routing.items()}
     documents = np.arange(len(found.ends)) % 3
     table = {"token_ids": documents, "documents": documents, "ids": list("abc")}
     clusters = {
@@ -68,7 +69,13 @@ def made():
         for name, each in rows.items()
     }
     keys = {name: map_key(["a"], ["text"], one) for name, one in clusters.items()}
-    return lay_out(found, rows, clusters, lambda each: each[:, :2], keys, {"seed": 0}), clusters
+    numbers = {name: (0, 3) for name in RUNS}
+    flat = lay_out(found, routing, numbers, clusters, first_two, keys, {"seed": 0})
+    return flat, clusters, routing
+
+
+def first_two(rows):
+    return rows[:, :2]
 
 
 def test_the_second_map_is_turned_onto_the_first(made):
@@ -79,7 +86,7 @@ def test_the_second_map_is_turned_onto_the_first(made):
 
 
 def test_a_stored_map_comes_back(made, tmp_path):
-    token_map, _ = made
+    token_map, _, routing = made
     save_token_map(tmp_path / "map.npz", token_map)
     read = load_token_map(tmp_path / "map.npz")
     assert read.keys == token_map.keys and read.info == {"seed": 0}
@@ -88,10 +95,14 @@ def test_a_stored_map_comes_back(made, tmp_path):
     for name in RUNS:
         assert (read.clusters[name] == token_map.clusters[name]).all()
         assert read.places[name] == pytest.approx(token_map.places[name])
+        assert read.layer_places[name].shape == (2, len(token_map.sample.ends), 2)
+        assert read.layer_places[name] == pytest.approx(token_map.layer_places[name])
+        assert read.probabilities(name) == pytest.approx(routing[name], abs=0.006)
+    assert read.numbers == {"emo-nano": (0, 3), "std-nano": (0, 3)}
 
 
 def test_a_map_of_other_documents_or_clusters_is_told(made):
-    token_map, clusters = made
+    token_map, clusters, _ = made
     swapped = dict(zip(clusters, reversed(clusters.values()), strict=True))
     assert token_map.is_of(["a"], ["text"], clusters)
     assert token_map.is_of(["a"], ["text"], {"std-nano": clusters["std-nano"]})
@@ -102,7 +113,7 @@ def test_a_map_of_other_documents_or_clusters_is_told(made):
 
 
 def test_a_map_of_version_1_is_that_of_the_bundled_runs(made, tmp_path):
-    token_map, clusters = made
+    token_map, clusters, _ = made
     arrays = {name: values.astype(np.int32) for name, values in vars(token_map.sample).items()}
     for role, run in zip(("emo", "standard"), RUNS, strict=True):
         arrays[f"{role}_places"] = token_map.places[run]
@@ -116,10 +127,65 @@ def test_a_map_of_version_1_is_that_of_the_bundled_runs(made, tmp_path):
 
 
 def test_one_run_alone_has_a_map(made, tmp_path):
-    token_map, clusters = made
-    rows = np.random.default_rng(1).dirichlet(np.ones(5), len(token_map.sample.ends))
+    token_map, clusters, _ = made
+    routing = np.random.default_rng(1).dirichlet(np.ones(5), (len(token_map.sample.ends), 2))
     one = {"std-nano": clusters["std-nano"]}
-    keys = {"std-nano": "k"}
-    alone = lay_out(token_map.sample, {"std-nano": rows}, one, lambda each: each[:, :2], keys, {})
+    keys, numbers = {"std-nano": "k"}, {"std-nano": (0, 1)}
+    alone = lay_out(token_map.sample, {"std-nano": routing}, numbers, one, first_two, keys, {})
     save_token_map(tmp_path / "map.npz", alone)
     assert list(load_token_map(tmp_path / "map.npz").places) == ["std-nano"]
+
+
+def test_a_layer_of_one_expert_puts_all_tokens_in_one_place(made):
+    token_map, clusters, routing = made
+    rows = routing["std-nano"].copy()
+    rows[:, 0] = np.eye(5)[0]
+
+    def unlike(rows):
+        assert (rows != rows[:1]).any()
+        return rows[:, :2]
+
+    own = {"std-nano": clusters["std-nano"]}
+    found = lay_out(
+        token_map.sample,
+        {"std-nano": rows},
+        {"std-nano": (0, 1)},
+        own,
+        unlike,
+        {"std-nano": ""},
+        {},
+    )
+    assert (found.layer_places["std-nano"][0] == 0).all()
+    assert (found.layer_places["std-nano"][1] != 0).any()
+
+
+def test_a_map_of_version_2_has_no_routing(made, tmp_path):
+    token_map, clusters, _ = made
+    arrays = {name: values.astype(np.int32) for name, values in vars(token_map.sample).items()}
+    for number, run in enumerate(RUNS):
+        arrays[f"places_{number}"] = token_map.places[run]
+        arrays[f"clusters_{number}"] = token_map.clusters[run].astype(np.int16)
+    info = {"format": "emo-viz-token-map", "format_version": 2, "runs": list(RUNS)}
+    save_arrays(tmp_path / "map.npz", arrays, info | {"keys": token_map.keys, "seed": 0})
+    read = load_token_map(tmp_path / "map.npz")
+    assert read.is_of(["a"], ["text"], clusters) and read.info == {"seed": 0}
+    assert not read.numbers and not read.routing and not read.layer_places
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("routing_0", lambda own: own.astype(np.float32)),
+        ("routing_1", lambda own: own[:, :1]),
+        ("layer_places_0", lambda own: own * np.nan),
+        ("layer_places_1", lambda own: own[:, :-1]),
+    ],
+)
+def test_routing_that_does_not_fit_is_damage(name, change, made, tmp_path):
+    path = tmp_path / "map.npz"
+    save_token_map(path, made[0])
+    with np.load(path) as file:
+        arrays = {each: file[each] for each in file.files}
+    np.savez(path, **(arrays | {name: change(arrays[name])}))
+    with pytest.raises(ValueError, match=r"map\.npz is damaged"):
+        load_token_map(path)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import axe
 import harness
 import pytest
 from playwright.sync_api import Browser, Page
@@ -29,6 +30,22 @@ def app_server(tiny_assets: Path) -> Iterator[harness.Server]:
     """The app on the tiny assets, shared by the tests; `harness.serve` gives one of one's own."""
     with harness.serve(tiny_assets) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Iterator[harness.Server]:
+    """The app on what it comes with, where the tiny assets lack it: the training of the pair."""
+    with harness.serve(harness.ROOT / "assets") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def axe_core() -> None:
+    """axe-core is there, or the test is left out."""
+    try:
+        axe.installed()
+    except RuntimeError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

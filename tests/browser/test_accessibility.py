@@ -25,14 +25,6 @@ INKS = """(tokens) => tokens.filter((node) => node.textContent.trim()).map((node
 })"""
 
 
-@pytest.fixture(scope="module")
-def axe_core() -> None:
-    try:
-        axe.installed()
-    except RuntimeError as error:
-        pytest.skip(str(error))
-
-
 def address_of(path: str) -> str:
     """The address of a page's file, as Streamlit derives it."""
     if path == routes.HOME:

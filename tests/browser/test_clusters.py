@@ -91,7 +91,7 @@ def test_escape_clears_wherever_the_focus_is(app_server: harness.Server, browser
     plot = open_clusters(page, app_server)
     places = (
         lambda: plot.focus(),
-        lambda: page.get_by_role("radio").first.focus(),
+        lambda: page.get_by_role("slider").first.focus(),
         lambda: page.get_by_role("tab").first.focus(),
         lambda: page.locator(".legend button").first.focus(),
         lambda: page.get_by_test_id("stDataFrame").click(position={"x": 80, "y": 60}),
@@ -142,6 +142,33 @@ def test_an_arrow_key_turns_the_document_that_is_read_and_no_other(
     page.evaluate(harness.TWO_FRAMES)
     harness.settle(page)
     assert "cluster_document" not in page.url
+
+
+def test_one_step_back_leaves_the_drawer_whatever_was_read_in_it(
+    app_server: harness.Server, browser_page: Page
+):
+    page = browser_page
+    open_clusters(page, app_server, "?cluster_level=Documents")
+    with harness.rerun(page):
+        page.locator(".legend button").filter(has_text="harbour").click()
+    before = page.url
+    with harness.rerun(page):
+        page.get_by_role("button", name="Read", exact=True).click()
+    steps, drawer = page.evaluate("history.length"), page.get_by_role("dialog")
+    drawer.get_by_text("largest of").first.click()
+    read = set[str]()
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
+        with harness.rerun(page):
+            page.keyboard.press(key)
+        read.add(page.url)
+    with harness.rerun(page):
+        drawer.locator(".token").nth(4).click()
+    assert len(read) == 2 and "cluster_token=5" in page.url
+    assert page.evaluate("history.length") == steps
+    with harness.rerun(page):
+        page.go_back()
+    expect(drawer).to_have_count(0)
+    assert page.url == before
 
 
 def test_the_saved_image_holds_the_maps_and_their_legend(

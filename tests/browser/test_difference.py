@@ -15,20 +15,19 @@ def test_a_token_is_chosen_in_the_text_and_in_the_map(
         browser_page.locator(STRIP).nth(6).click()
     harness.wait_for_text(browser_page, "Token 7 of")
     assert "difference_token=7" in browser_page.url
-    chart = browser_page.locator(".st-key-difference_map .js-plotly-plot")
-    chart.scroll_into_view_if_needed()
-    # Where plotly drew the 20th token in the second layer, from the figure itself.
-    x, y = chart.evaluate(
-        """(plot) => {
-          const trace = plot._fullData.find((one) => one.type.startsWith("scatter"));
-          const {xaxis, yaxis} = plot._fullLayout;
-          const at = trace.customdata.findIndex((data) => data[0] === 20 && data[1] === 1);
-          const box = plot.getBoundingClientRect();
-          return [box.x + xaxis._offset + xaxis.d2p(trace.x[at]),
-                  box.y + yaxis._offset + yaxis.d2p(trace.y[at])];
+    picture = browser_page.locator(".st-key-difference_map .heatmap")
+    picture.scroll_into_view_if_needed()
+    # Where the 20th token is drawn in the second layer, from the picture itself.
+    x, y = picture.evaluate(
+        """(root) => {
+          const { at, view } = root.map, one = at.panels[0], box = root.getBoundingClientRect();
+          return [box.x + one.x + 0.75 * one.w,
+                  box.y + one.y + ((19.5 - view.top) / (view.bottom - view.top)) * one.h];
         }"""
     )
     browser_page.mouse.move(x, y)
+    expect(picture.locator(".tip")).to_contain_text("Token 20 of")
+    expect(picture.locator(".tip")).to_contain_text("layer 1: share of experts that differ ")
     with harness.rerun(browser_page):
         browser_page.mouse.click(x, y)
     harness.wait_for_text(browser_page, "Token 20 of")

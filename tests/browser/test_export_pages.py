@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
         ("", 2),
         ("Token_routing", 2),
         ("Subset_ablation", 1),
+        ("Routing_difference", 3),
         ("Experts", 1),
         ("Experts?expert=0.1&expert_run=emo-nano", 1),
         ("Domains", 1),
@@ -22,10 +23,23 @@ from playwright.sync_api import Page, expect
 def test_every_chart_can_be_saved(
     app_server: harness.Server, browser_page: Page, address: str, charts: int
 ):
-    page = browser_page
-    harness.visit(page, f"{app_server.url}/{address}")
+    save_every_chart(browser_page, f"{app_server.url}/{address}", charts)
+
+
+@pytest.mark.parametrize(
+    ("view", "charts"), [("Curves", 1), ("Expert+load", 2), ("Checkpoints", 1)]
+)
+def test_every_chart_of_a_training_can_be_saved(
+    bundled: harness.Server, browser_page: Page, view: str, charts: int
+):
+    save_every_chart(browser_page, f"{bundled.url}/Training?training_view={view}", charts)
+
+
+def save_every_chart(page: Page, address: str, charts: int) -> None:
+    """Each picture that the page offers first, `charts` or more of them, is saved."""
+    harness.visit(page, address)
     main = page.get_by_test_id("stMain")
-    if address == "Token_routing":
+    if address.endswith("/Token_routing"):
         page.get_by_text("How it was measured").first.click()
     main.get_by_role("button", name="Export").first.click()
     choice = page.get_by_test_id("stPopoverBody")

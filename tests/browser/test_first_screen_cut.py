@@ -34,6 +34,25 @@ def test_all_that_matters_is_seen_without_scrolling(opened: Page):
             assert box["y"] + box["height"] <= 900 and box["x"] + box["width"] <= 1440, what
 
 
+def test_the_answer_is_a_heading_that_follows_the_slider(opened: Page):
+    heading = opened.get_by_role("heading", level=2).filter(has_text="All documents:")
+    expect(heading).to_have_count(1)  # those of other places of the slider are not there
+    expect(heading).to_contain_text("8 of 16 experts")
+    with harness.rerun(opened):
+        opened.locator(".track").press("Home")
+    expect(heading).to_contain_text("4 of 16 experts")
+
+
+def test_answer_chart_and_slider_are_on_one_screen_900_pixels_wide(
+    app_server: harness.Server, browser: Browser
+):
+    with harness.new_page(browser, 900) as page:
+        harness.visit(page, app_server.url + ADDRESS)
+        for what in (".lines .current", ".chart svg", ".track", ".play"):
+            box = page.locator(what).first.bounding_box()
+            assert box is not None and box["y"] >= 0 and box["y"] + box["height"] <= 900, what
+
+
 def test_the_slider_is_as_wide_as_the_plot_and_aligned_with_it(opened: Page):
     labels = opened.locator(".track .label").all_inner_texts()
     assert labels == ["4", "8", "16"]

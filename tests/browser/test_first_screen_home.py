@@ -35,7 +35,8 @@ def test_the_slider_repaints_without_the_server(app_server: harness.Server, brow
     first = open_home(browser_page, app_server)
     sent: list[object] = []
     browser_page.on("request", lambda request: sent.append(request))
-    harness._sockets[browser_page].on("framesent", lambda frame: sent.append(frame))
+    # The choice is told once the hand has come to rest; the picture waits for no answer.
+    browser_page.evaluate("() => { WebSocket.prototype.send = () => {}; }")
     canvas, says, slider = (
         first.locator("canvas").first,
         first.locator(".says"),
@@ -67,6 +68,31 @@ def test_nothing_moves_with_the_slider_on_a_narrow_page(
             tops |= {canvas.bounding_box()["y"] for canvas in first.locator("canvas").all()}
         expect(first.locator(".says")).to_contain_text("All 16 experts")
         assert len(tops) == 1
+
+
+def test_notch_layer_and_token_stand_in_the_address(
+    app_server: harness.Server, browser: Browser, browser_page: Page
+):
+    first = open_home(browser_page, app_server)
+    assert "home" not in browser_page.url
+    first.locator("input").focus()
+    with harness.rerun(browser_page):
+        browser_page.keyboard.press("Home")
+    with harness.rerun(browser_page):
+        first.get_by_role("radio", name="Layer 0").click()
+    with harness.rerun(browser_page):
+        first.locator(".text").first.locator("span").nth(5).click()
+    assert browser_page.url.endswith("?home_k=4&home_layer=0&home_token=6")
+    with harness.new_page(browser) as other:
+        harness.visit(other, browser_page.url)
+        expect(other.locator(".says")).to_contain_text("With 4 of 16 experts")
+        expect(other.get_by_role("radio", name="Layer 0")).to_have_attribute("aria-checked", "true")
+        for text in other.locator(".first .text").all():
+            expect(text.locator("span").nth(5)).to_have_class(HERE)
+    browser_page.mouse.move(1, 1)  # what is pointed at is marked too
+    with harness.rerun(browser_page):
+        browser_page.go_back()
+    expect(first.locator(".here")).to_have_count(0)
 
 
 def test_pointing_at_a_token_marks_it_in_both_models(

@@ -57,6 +57,20 @@ def test_pictures_text_and_panel_are_on_the_first_screen(
         inside(page, page.locator(CARD))
 
 
+@pytest.mark.parametrize("picture", ["One layer", "All layers", "Difference"])
+def test_headline_controls_and_pictures_are_within_one_screen_at_900(
+    app_server: harness.Server, browser: Browser, picture: str
+):
+    with harness.new_page(browser, 900, 900) as page:
+        # A run alone has no difference, which is said above its picture.
+        run = "&b=none" if picture == "Difference" else ""
+        query = f"?routing_picture={picture.replace(' ', '+')}&routing_token=3{run}"
+        visit(page, app_server, query)
+        inside(page, page.locator("h2").first)
+        for name in (".stage", ".foot"):
+            inside(page, page.locator(f"{ROOT} {name}"))
+
+
 def inside(page: Page, part: Locator) -> None:
     box, size = part.bounding_box(), page.viewport_size
     assert box is not None and size is not None

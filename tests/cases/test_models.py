@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from emo_viz.ui.parts.token_text import vocabulary_label
-from model.data.tokenizer import train_tokenizer
+from model.data.tokenizer import train_on
 from model.emo.config import EmoConfig
 from model.emo.modeling import EmoForCausalLM
 from model.run.inference import continue_text, encode
@@ -147,7 +147,7 @@ def test_a_config_field_has_its_effect_or_is_refused(change):
 @pytest.fixture
 def tokenizer(tiny_assets):
     documents = pd.read_parquet(tiny_assets / "documents" / "documents.parquet")
-    return train_tokenizer(documents.assign(split="train"), 320)
+    return train_on(documents["text"], 320)
 
 
 def test_a_continuation_ends_with_a_whole_character(tokenizer, monkeypatch):

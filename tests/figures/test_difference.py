@@ -1,5 +1,7 @@
 """The figures of two routings, without Streamlit: what is drawn, and what hover and click give."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -60,18 +62,6 @@ def test_one_document_has_no_distribution_of_documents():
     assert len(fig.data) == 1 and list(fig.data[0].y) == [0.5, 0.5]
 
 
-def test_the_map_is_deep_where_nothing_is_in_common():
-    fig = figures.token_map(np.array([[1.0, 0], [0.5, 1]]), ["a", "<b>"], [1, 3], [3, 4], 3)
-    heat, targets = fig.data
-    assert heat.z.tolist() == [[1, 0], [0.5, 1]] and list(heat.y) == [1, 3]
-    scale = fig.layout.coloraxis.colorscale
-    assert (scale[0][0], scale[-1][0]) == (0, 1) and "1.0)" in scale[0][1]
-    assert targets.customdata[:, :2].tolist() == [[1, 3], [1, 4], [3, 3], [3, 4]]
-    assert targets.text[2] == "&lt;b&gt;" and list(fig.layout.yaxis.ticktext) == ["a", "&lt;b&gt;"]
-    (mark,) = fig.layout.shapes
-    assert (mark.y0, mark.y1) == (2.5, 3.5)
-
-
 def test_a_token_has_the_colour_of_the_run_that_predicts_it_better():
     bins = [LossBin(0, 0.4, 0.2, 10, interval(0.5)), LossBin(1, 1, 1, 30, interval(0.2, n=1))]
     overlap, change = np.array([0.2, 0.4, 1.0, 1.0]), np.array([0.3, -0.2, 0.0, np.nan])
@@ -88,3 +78,9 @@ def test_a_token_has_the_colour_of_the_run_that_predicts_it_better():
 def test_many_layers_have_some_labels_and_the_last():
     fig = figures.agreement([layer(0.8)] * 48, names=range(48))
     assert len(fig.layout.xaxis.ticktext) <= 13 and fig.layout.xaxis.ticktext[-1] == "47"
+
+
+def test_intervals_end_inside_the_figure():
+    wide = replace(layer(0.4), shared=Interval(0.4, 0.1, 0.7, 9))
+    fig = figures.agreement([layer(0.4), wide], names=[0, 1])
+    assert fig.layout.yaxis.range[1] > 0.7

@@ -1,11 +1,15 @@
 """Figures are made once for the same content, anew for any other, and memory is bounded."""
 
+import gc
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from emo_viz.figures.kept import Shelf, kept
+from emo_viz.figures import kept as kept_figures
+from emo_viz.figures import training
+from emo_viz.figures.kept import Shelf, beside, kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,3 +70,28 @@ def test_the_oldest_goes_when_the_shelf_is_full():
     assert len(calls) == 6
     make(bytes(4_000), 3)
     assert len(calls) == 7
+
+
+class Shared:
+    """Something that all visitors read."""
+
+
+def test_what_is_made_of_something_shared_lives_as_long_as_it():
+    one, other = Shared(), Shared()
+    made = beside(one, "view", object)
+    assert beside(one, "view", object) is made
+    assert beside(one, "another view", object) is not made
+    assert beside(other, "view", object) is not made
+    gone = weakref.ref(beside(one, "big", Shared))
+    del one
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_run_that_grows_pushes_out_no_figure_but_those_of_runs():
+    (look,) = training.looks(["a run"], [None])
+    before, own = len(kept_figures._SHELF), len(training._SHELF)
+    for steps in (5, 6):
+        line = training.Line(np.arange(steps), np.ones(steps, np.float32))
+        training.curves([look], {"loss": [line]}, "Steps", log=False)
+    assert len(kept_figures._SHELF) == before and len(training._SHELF) == own + 2

@@ -18,29 +18,30 @@ TOKENS = ["one", "<b>two</b>", "three"]
 def test_along_text_puts_both_models_on_one_scale():
     entropy = {"emo-nano": np.array([[1.0, 2, 3]]), "std-nano": np.array([[2.0, 4, 5]])}
     loss = {"emo-nano": np.array([1.0, 2, 3]), "std-nano": np.array([3.0, 2, 1])}
-    fig = routing.along_text(RUNS, entropy, loss, TOKENS, selected=None)
+    fig = routing.along_text(RUNS, entropy, loss, [3], TOKENS, selected=None)
     assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (1, 5)
     lines = [trace for trace in fig.data if trace.name in ("EMO", "Standard MoE")]
     assert [line.line.color for line in lines] == list(RUN_COLOURS)
     np.testing.assert_array_equal(lines[1].customdata[:, 0], [1, 2, 3])
-    assert not fig.layout.shapes
-    again = routing.along_text(RUNS, entropy, loss, TOKENS, selected=2).layout
+    assert not fig.layout.shapes and list(fig.layout.yaxis.ticktext) == ["3"]
+    again = routing.along_text(RUNS, entropy, loss, [3], TOKENS, selected=2).layout
     assert len(again.shapes) == 3 and again.uirevision == fig.layout.uirevision
 
 
 def test_token_texts_are_escaped():
     entropy = {run: np.array([[1.0, 2, 3]]) for run in RUNS.ids}
     loss = {run: np.arange(3.0) for run in RUNS.ids}
-    fig = routing.along_text(RUNS, entropy, loss, TOKENS, selected=None)
+    fig = routing.along_text(RUNS, entropy, loss, [3], TOKENS, selected=None)
     texts = [text for trace in fig.data if trace.text is not None for text in trace.text]
     assert "&lt;b&gt;two&lt;/b&gt;" in texts and not any("<b>" in text for text in texts)
 
 
 def test_by_layer_draws_even_use_only_if_known():
     values = {"emo-nano": np.array([3, 4]), "std-nano": np.array([5, 6])}
-    drawn = routing.by_layer(RUNS, values, "Distinct", "experts", np.array([7.0, 5.5])).data
+    drawn = routing.by_layer(RUNS, values, [2, 5], "Distinct", "experts", np.array([7.0, 5.5])).data
+    assert all(list(line.x) == [2, 5] for line in drawn)
     assert [list(line.y) for line in drawn] == [[3, 4], [5, 6], [7, 5.5]]
-    assert len(routing.by_layer(RUNS, values, "Distinct", "experts").data) == 2
+    assert len(routing.by_layer(RUNS, values, [2, 5], "Distinct", "experts").data) == 2
 
 
 def test_comparison_draws_intervals_from_the_mean():
@@ -53,10 +54,10 @@ def test_comparison_draws_intervals_from_the_mean():
 def test_one_run_alone_has_one_panel():
     loss = np.arange(3.0)
     entropy = {"mine": np.array([[1.0, 2, 3]])}
-    along = routing.along_text(ONE, entropy, {"mine": loss}, TOKENS, selected=2)
+    along = routing.along_text(ONE, entropy, {"mine": loss}, [0], TOKENS, selected=2)
     assert [trace.yaxis for trace in along.data] == ["y", "y", "y2"]
     assert len(along.layout.shapes) == 2
-    assert len(routing.by_layer(ONE, {"mine": loss}, "Distinct", "experts").data) == 1
+    assert len(routing.by_layer(ONE, {"mine": loss}, [0, 1, 2], "Distinct", "experts").data) == 1
     value = Compared({"mine": Interval(2, 1, 3, 9)}, "experts")
     assert list(by_run(ONE, value, "Title").data[0].y) == ["mine"]
 

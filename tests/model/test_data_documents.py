@@ -12,11 +12,13 @@ from model.data.documents import (
     Text,
     clean,
     cut,
-    hold_out,
-    to_frame,
+    held_out_parents,
     to_pieces,
     unfit,
 )
+from model.data.places import read_texts_at
+from model.data.spool import Spool, wheres
+from model.data.write import Settings, ordered
 
 
 def prose(name, sentences=12):
@@ -36,11 +38,27 @@ def documents(*texts):
     return [piece for item in texts for piece in to_pieces(item) if not unfit(piece)]
 
 
-def collected(*texts, limit=10**9):
-    collector = Collector(limit)
+def spooled(folder, *texts, limit=10**9):
+    """The rows of a spool that took these texts."""
+    folder.mkdir(exist_ok=True)
+    collector = Collector(limit, spool := Spool(folder))
     for item in texts:
         collector.add(item)
-    return [document for domain in collector.documents.values() for document in domain]
+    spool.write({})
+    return spool.rows()
+
+
+@pytest.fixture
+def collected(tmp_path):
+    return lambda *texts, **options: spooled(tmp_path / "spool", *texts, **options)
+
+
+def held(documents, fraction):
+    """The documents that are held out."""
+    found = held_out_parents(
+        [(item.parent, item.group, len(item.text.encode())) for item in documents], fraction
+    )
+    return [item for item in documents if item.parent in found]
 
 
 LONG_TEXT = st.lists(
@@ -92,13 +110,13 @@ def test_clean_takes_control_characters_and_white_space_away():
     assert clean("half \ud83d of a pair\udcff") == "half  of a pair"
 
 
-def test_exact_duplicates_are_dropped_over_all_domains():
+def test_exact_duplicates_are_dropped_over_all_domains(collected):
     item = text("a")
     shouted = Text("kitchen", "b", item.text.upper().replace(".", " !"))
-    assert [document.parent for document in collected(item, shouted)] == ["a"]
+    assert collected(item, shouted)["parent"].tolist() == ["a"]
 
 
-def test_near_duplicates_are_dropped_within_a_domain_only():
+def test_near_duplicates_are_dropped_within_a_domain_only(collected):
     lines = prose("a", 20).split("\n")
     mostly_old = "\n".join(lines[:13] + prose("new", 7).split("\n"))
     half_new = "\n".join(lines[:11] + prose("other", 9).split("\n"))
@@ -108,22 +126,20 @@ def test_near_duplicates_are_dropped_within_a_domain_only():
         Text("kitchen", "65 percent old elsewhere", mostly_old),
         Text("garden", "55 percent old", half_new),
     )
-    parents = [document.parent for document in found]
-    assert sorted(parents) == ["55 percent old", "65 percent old elsewhere", "first"]
+    assert sorted(found["parent"]) == ["55 percent old", "65 percent old elsewhere", "first"]
 
 
-def test_a_domain_stops_at_its_bytes_and_leaves_the_others_alone():
+def test_a_domain_stops_at_its_bytes_and_leaves_the_others_alone(collected):
     size = len(text("000").text)
     found = collected(
         *(text(f"{n:03}") for n in range(20)),
         *(text(f"{n:03}", domain="kitchen") for n in range(3)),
         limit=5 * size,
     )
-    assert [document.domain for document in found].count("garden") == 5
-    assert [document.domain for document in found].count("kitchen") == 3
+    assert found["domain"].value_counts().to_dict() == {"garden": 5, "kitchen": 3}
 
 
-def test_an_id_that_comes_twice_is_refused():
+def test_an_id_that_comes_twice_is_refused(collected):
     with pytest.raises(CorpusError, match="The id one stands twice"):
         collected(text("a", id="one"), text("b", id="one"))
 
@@ -135,56 +151,54 @@ def test_given_ids_are_kept_and_numbered_when_the_text_is_cut():
 
 
 def test_parents_and_groups_never_stand_on_both_sides():
-    items = [text(f"p{n}", group=f"thread {n // 3}", sentences=120) for n in range(60)]
-    split = hold_out(documents(*items), 0.1)
-    assert len(split) > len(items)
+    items = documents(*(text(f"p{n}", group=f"thread {n // 3}", sentences=120) for n in range(60)))
+    out = held(items, 0.1)
+    assert 0 < len(out) < len(items)
     for key in ("parent", "group"):
-        sides = {}
-        for document in split:
-            sides.setdefault(getattr(document, key), set()).add(document.split)
-        assert all(len(side) == 1 for side in sides.values())
+        inside = {getattr(item, key) for item in out}
+        assert [item for item in items if getattr(item, key) in inside] == out
 
 
 def test_a_parent_stays_whole_even_when_its_texts_name_different_groups():
     items = [text(f"p{n % 40}", group=f"g{n}") for n in range(120)]
     items = [Text("garden", t.parent, prose(f"{n}"), t.group) for n, t in enumerate(items)]
-    sides = {}
-    for document in hold_out(documents(*items), 0.2):
-        sides.setdefault(document.parent, set()).add(document.split)
-    assert set(map(len, sides.values())) == {1}
-    assert set.union(*sides.values()) == {"train", "heldout"}
+    out = held(documents(*items), 0.2)
+    assert 0 < len(out) < 120
+    assert len(out) == 3 * len({item.parent for item in out})
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.3])
 def test_about_the_asked_share_of_bytes_is_held_out(fraction):
     items = [text(f"p{n}", sentences=12 + n % 30) for n in range(300)]
-    split = hold_out(documents(*items), fraction)
-    held = sum(len(d.text.encode()) for d in split if d.split == "heldout")
-    assert held / sum(len(d.text.encode()) for d in split) == pytest.approx(fraction, rel=0.16)
+    found = documents(*items)
+    sizes = [sum(len(d.text.encode()) for d in some) for some in (held(found, fraction), found)]
+    assert sizes[0] / sizes[1] == pytest.approx(fraction, rel=0.16)
 
 
 def test_a_group_too_large_to_hold_out_stays_in_training():
     for name in range(12):
         giant = [Text("garden", f"g{n}", prose(f"{n}"), f"giant {name}") for n in range(40)]
-        split = hold_out(documents(*giant, *(text(f"p{n}") for n in range(60))), 0.1)
-        assert 0 < sum(d.split == "heldout" for d in split) <= 12
-        assert {d.split for d in split if d.group == f"giant {name}"} == {"train"}
+        out = held(documents(*giant, *(text(f"p{n}") for n in range(60))), 0.1)
+        assert 0 < len(out) <= 12
+        assert f"giant {name}" not in {item.group for item in out}
 
 
 def test_the_split_does_not_depend_on_the_order_of_the_texts():
     found = documents(*(text(f"p{n}") for n in range(100)))
-    forward = {d.parent: d.split for d in hold_out(found, 0.1)}
-    assert forward == {d.parent: d.split for d in hold_out(found[::-1], 0.1)}
+    assert {d.parent for d in held(found, 0.1)} == {d.parent for d in held(found[::-1], 0.1)}
 
 
-def test_the_frame_is_sorted_by_split_and_mixes_the_domains():
+def test_the_rows_are_sorted_by_split_and_mix_the_domains(tmp_path):
     items = [text(f"{n}", domain=domain) for domain in ("garden", "kitchen") for n in range(100)]
-    frame = to_frame(hold_out(documents(*items), 0.2), seed=0)
+    rows = spooled(tmp_path / "one", *items)
+    frame = ordered(rows, Settings(10**9, 0.2, seed=0))
     assert frame["split"].is_monotonic_increasing
     train = frame[frame["split"] == "train"]["domain"]
     changes = (train != train.shift()).mean()
     assert 0.3 < changes < 0.7
-    again = to_frame(hold_out(documents(*items[::-1]), 0.2), seed=0)
+    again = ordered(spooled(tmp_path / "two", *items[::-1]), Settings(10**9, 0.2, seed=0))
     assert frame["id"].tolist() == again["id"].tolist()
-    other = to_frame(hold_out(documents(*items), 0.2), seed=1)
+    other = ordered(rows, Settings(10**9, 0.2, seed=1))
     assert frame["id"].tolist() != other["id"].tolist()
+    texts = list(read_texts_at(tmp_path / "one", wheres(frame)))
+    assert sorted(texts) == sorted(item.text for item in items)

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from model.data import collect, own
 from model.data import rows as model_rows
 from model.data.__main__ import main
+from model.data.spool import Spool
 from tests.model.test_data_build import (
     body,
     build,
@@ -114,7 +115,7 @@ BAD_FILES = {
     "no UTF-8": (
         "own.jsonl",
         lambda path: path.write_bytes(b'{"text": "\xff"}'),
-        "own.jsonl, line 1 is not UTF-8.",
+        "No document is left: 1 that are not UTF-8 (own.jsonl, line 1).",
     ),
     "broken gzip": ("own.jsonl.gz", bad_gzip, "own.jsonl.gz is not a complete gzip file."),
     "no gzip": (
@@ -165,7 +166,8 @@ BAD_FILES = {
     "Parquet with a text that is not UTF-8": (
         "own.parquet",
         parquet_of_bytes,
-        "own.parquet, row 2 is not UTF-8.",
+        "The documents are too few, or of too few parents, to hold some out (left out: 1 that are "
+        "not UTF-8 (own.parquet, row 2)); give more of them or a larger --heldout-fraction.",
     ),
     "a dataset whose index leads outside": (
         "own",
@@ -212,7 +214,7 @@ BAD_FILES = {
     "a folder with a picture": (
         "own",
         lambda path: (path.mkdir(), (path / "a.png").write_bytes(b"\x89PNG\xff")),
-        "a.png is not UTF-8.",
+        "No document is left: 1 that are not UTF-8 (a.png).",
     ),
     "unknown extension": (
         "own.csv",
@@ -266,13 +268,13 @@ def test_bad_data_ends_in_one_sentence_and_keeps_the_old_corpus(
 
 
 def test_a_line_that_would_fill_the_memory_is_refused(monkeypatch, source, tmp_path):
-    monkeypatch.setattr(model_rows, "MAX_LINE_BYTES", 2000)
+    monkeypatch.setattr(model_rows, "MAX_BYTES", 2000)
     lines = source.read_text().splitlines()
     source.write_text("\n".join([*lines[:3], lines[0] + " " * 2000]))
     result = build(source, tmp_path / "corpus")
     assert result.exit_code == 2
     assert sentence_of(result) == (
-        "own.jsonl, line 4 is longer than 2,000 bytes; put one text on a line."
+        "own.jsonl, line 4 is longer than 2,000 bytes; cut the text into several, with one parent."
     )
 
 
@@ -328,14 +330,15 @@ def test_a_build_that_dies_while_writing_keeps_the_old_corpus(source, tmp_path, 
     def full_disk(*_args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("model.data.build._manifest", full_disk)
+    monkeypatch.setattr("model.data.write._manifest", full_disk)
     result = build(source, tmp_path / "corpus", "--seed", "1")
     assert result.exit_code == 2
     assert sentence_of(result) == (
         f"{tmp_path}/corpus cannot be written (No space left on device); make room or name "
         "another place."
     )
-    assert {path.name for path in tmp_path.iterdir()} == {"corpus", "own.jsonl"}
+    kept = {"corpus", "own.jsonl", ".corpus.partial"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
     assert fingerprints(tmp_path / "corpus") == before
     monkeypatch.undo()
     built(source, tmp_path / "corpus", "--seed", "1")
@@ -376,7 +379,8 @@ def test_options_out_of_range_are_refused(option, source, tmp_path):
 def test_sources_that_give_nothing_are_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(collect, "domain_texts", lambda *_: iter(()))
     with pytest.raises(own.CorpusError, match="The packages of chess gave no documents"):
-        collect.collect_sources(["chess"], tmp_path / "downloads", 1000)
+        collector = collect.Collector(1000, Spool(tmp_path))
+        collect.collect_sources(["chess"], tmp_path / "downloads", collector)
     assert list((tmp_path / "downloads").iterdir()) == []
 
 

@@ -41,7 +41,7 @@ def test_a_corpus_that_is_not_there_or_unfinished(corpus, missing):
 @pytest.mark.parametrize(
     ("manifest", "message"),
     [
-        ('{"format": "emo-viz-corpus", "format_version": 2}', "version 2, not emo-viz-corpus"),
+        ('{"format": "emo-viz-corpus", "format_version": 3}', "version 3, not emo-viz-corpus"),
         ('{"format": "other"}', "is other version None"),
         ("{", "manifest.json is damaged"),
         ("[1]", "manifest.json is damaged"),

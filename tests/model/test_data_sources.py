@@ -14,7 +14,7 @@ from collections import defaultdict
 import pytest
 
 from model.data import extract
-from model.data.documents import CorpusError
+from model.data.documents import CorpusError, Unreachable
 from model.data.download import Package, fetch, unpack, version_of
 from model.data.sources import DOMAINS, SOURCES, domain_texts
 
@@ -63,13 +63,13 @@ def test_a_file_that_is_there_needs_no_client(client, package, file, tmp_path):
 
 
 def test_a_missing_client_is_said_in_one_sentence(client, tmp_path):
-    with pytest.raises(CorpusError, match="apt-get is not on this machine, so pychess cannot be"):
+    with pytest.raises(Unreachable, match="apt-get is not on this machine, so pychess cannot be"):
         fetch(CHESS, tmp_path)
 
 
 def test_a_failed_download_says_why_and_leaves_nothing(client, tmp_path):
     client("apt-get", "echo half > pychess_1_all.deb; echo 'E: No route' >&2; exit 100")
-    with pytest.raises(CorpusError, match="apt-get download pychess failed: E: No route"):
+    with pytest.raises(Unreachable, match="apt-get download pychess failed: E: No route"):
         fetch(CHESS, tmp_path / "downloads")
     assert os.listdir(tmp_path / "downloads") == []
 

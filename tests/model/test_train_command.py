@@ -15,8 +15,9 @@ from model.data.__main__ import main as data_command
 from model.data.shards import corpus_digest
 from model.data.tokenizer import load_tokenizer, vocabulary_size
 from model.run.loading import load_model
-from model.train import checkpoint, presets
+from model.train import checkpoint, parallel, presets
 from model.train.__main__ import main as train_command
+from model.train.__main__ import parts_of_a_step
 from tests.model.test_train import PRESET, metrics_of
 
 TINY = replace(PRESET, name="nano", steps=3, warmup_steps=2)
@@ -132,11 +133,31 @@ def test_an_export_that_fails_leaves_the_old_one(corpora, tmp_path, monkeypatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("model.train.__main__.write_json", full_disk)
-    assert refused(train(corpora.one, tmp_path)) == (
+    # With other guards, so that it is not that very model that is there.
+    assert refused(train(corpora.one, tmp_path, "--no-guards")) == (
         f"{tmp_path}/export cannot be written (No space left on device); make room or name another "
         "place."
     )
     assert files_of(tmp_path) == before
+
+
+def test_a_finished_model_is_not_made_again(corpora, tmp_path):
+    assert train(corpora.one, tmp_path).exit_code == 0
+    weights = tmp_path / "export" / "model.safetensors"
+    made = weights.stat().st_ino
+    again = train(corpora.one, tmp_path)
+    assert again.exit_code == 0 and "is this very model, finished" in again.output
+    assert weights.stat().st_ino == made
+    assert "seed 0, not 1" in refused(train(corpora.one, tmp_path, "--seed", 1))
+    (tmp_path / "export" / "training.json").write_text("{")
+    assert train(corpora.one, tmp_path).exit_code == 0
+    assert weights.stat().st_ino != made, "what does not say what it is is made anew"
+
+
+def test_fewer_rows_than_processes_have_no_parts(monkeypatch):
+    monkeypatch.setattr(parallel, "world_size", lambda: 8)
+    with pytest.raises(ValueError, match="0 rows that a process takes of a step are no multiple"):
+        parts_of_a_step(TINY, None, 2)
 
 
 @pytest.mark.parametrize(("vocab_size", "rows"), [(300, 320), (4200, 4224)])
@@ -246,3 +267,39 @@ def test_options_that_cannot_be_are_refused(corpora, tmp_path):
         result = train(corpora.one, tmp_path / "run", *option)
         assert result.exit_code == 2 and option[0] in result.output
     assert "less than one step" in refused(train(corpora.one, tmp_path, "--rows", 10**6))
+
+
+def test_a_run_in_parts_with_other_checkpoints_is_the_same_run(corpora, tmp_path):
+    settings = ("--fp32", "--schedule", "wsd", "--warmup", 1, "--context", 48)
+    how = ("--micro-rows", 2, "--checkpoint-every", 1, "--keep", 1, "--keep-at", "1")
+    assert train(corpora.one, tmp_path / "a", *settings).exit_code == 0
+    result = train(corpora.one, tmp_path / "b", *settings, *how, "--stop-at", 2)
+    assert result.exit_code == 0, result.output
+    result = train(corpora.one, tmp_path / "b", *settings)
+    assert "by 1 process x 2 parts and goes on by 1 process x 1 part" in result.output
+    ours, theirs = metrics_of(tmp_path / "b"), metrics_of(tmp_path / "a")
+    assert [m["loss"] for m in ours] == pytest.approx([m["loss"] for m in theirs], abs=1e-5)
+    names = [path.name for path in checkpoint.newest_first(tmp_path / "b")]
+    assert names == ["step-3", "step-2", "step-1"], "the last is kept for good"
+    model = load_model(tmp_path / "b" / "export")
+    assert model.config.max_position_embeddings == 48
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--keep-at", "5,x"], "no list of steps, such as 50,100,400"),
+        (["--keep-at", "0"], "a checkpoint is of step 1 or later"),
+        (["--micro-rows", 2, "--accumulation", 2], "--accumulation or --micro-rows, not both"),
+        (["--micro-rows", 3], "4 rows that a process takes of a step are no multiple"),
+        (["--accumulation", 3], "4 rows of a step cannot be shared evenly by 3 parts"),
+        (["--objective", "emoo"], "is not one of 'emo', 'standard'"),
+        (["--schedule", "step"], "is not one of 'cosine', 'linear', 'wsd'"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_options_that_do_not_fit_are_one_sentence(given, words, corpora, tmp_path):
+    result = train(corpora.one, tmp_path / "run", *given)
+    assert result.exit_code == 2 and words in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "run").exists()

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import resource
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -27,7 +29,8 @@ def whole(tmp_path_factory):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name != "tensorboard")
+    beside = ("tensorboard", "load.jsonl")
+    return sorted(path.name for path in folder.iterdir() if path.name not in beside)
 
 
 def cut_short(path):
@@ -112,6 +115,26 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_half_written(
         run(tmp_path)
     assert names(tmp_path) == ["metrics.jsonl", "step-4"]
     monkeypatch.undo()
+    run(tmp_path)
+    assert same(whole, final_weights(tmp_path))
+
+
+@contextmanager
+def no_file_above(size):
+    """The system refuses to write more to a file, as it would on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_write_that_the_system_refuses_leaves_the_last_checkpoint(whole, tmp_path):
+    run(tmp_path, stop_at=4)
+    with no_file_above(100_000), pytest.raises(ValueError, match=r"step-8 cannot be written \(.*"):
+        run(tmp_path)
+    assert names(tmp_path) == ["metrics.jsonl", "step-4"]
     run(tmp_path)
     assert same(whole, final_weights(tmp_path))
 

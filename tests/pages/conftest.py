@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from emo_viz.analysis.curves import Curves, read_curves
+from emo_viz.server import training
 from model.emo.modeling import EmoForCausalLM
 from model.run.loading import load_model
 
@@ -17,6 +18,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.timeout(1800))
+
+
+@pytest.fixture(autouse=True)
+def no_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No page sees what has been trained in this checkout."""
+    monkeypatch.setattr(training, "RUNS", str(tmp_path / "no-runs"))
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import streamlit as st
 
+from emo_viz.analysis.ablation import ranked_subset
 from emo_viz.server import jobs
 from model.run.importance import expert_importance
 from model.run.live import open_live
@@ -63,6 +64,9 @@ def test_every_expert_has_its_importance_beside_its_use(tiny_assets, models, mon
     assert np.unravel_index(worth.argmax(), worth.shape) == (best["Layer"], best["Expert"])
 
 
+BY_WORTH = "Importance (first-order)"
+
+
 @pytest.mark.parametrize(
     ("way", "part"),
     [("Importance (first-order)", "calibration"), ("Importance on this document", "heldout")],
@@ -83,3 +87,33 @@ def test_experts_are_chosen_by_importance(tiny_assets, models, way: str, part: s
     assert [button.label for button in at.button if "Measure" in button.label] == [
         "Measure all domains again"
     ]
+
+
+def test_importance_stands_beside_router_probability_in_measured_numbers(
+    tiny_assets, models, curves
+):
+    said = next(
+        each.value.replace("\\", "")
+        for each in opened(subset_domain="garden", k="8", subset_method=BY_WORTH).caption
+        if each.value.startswith("Importance against router probability")
+    )
+    documents, calibration = (
+        tokens_of(tiny_assets, f"{part}-garden") for part in ("heldout", "calibration")
+    )
+    lost = []
+    for name, model in models.items():
+        live = open_live(tiny_assets / "checkpoints" / name)
+        worth = subset_from_scores(expert_importance(live, calibration), 8, model.config, "")
+        ranking = np.asarray(curves.info["ranking"][name]["garden"])
+        ranked = ranked_subset(ranking, 8, live.geometry, ())
+        full, one, other = (
+            np.concatenate([losses(model, ids, subset) for ids in documents]).mean()
+            for subset in (None, worth, ranked)
+        )
+        lost.append((one - full, other - full))
+        assert f"**{one - full:+.3f}** against **{other - full:+.3f}** in" in said
+    worse = [one > other for one, other in lost]
+    assert ("Router probability chooses better here" in said) == all(worse)
+    assert "8 of 16 experts, on 6 held-out documents of garden" in said
+    whole = opened(subset_domain="garden", k="16", subset_method=BY_WORTH).caption
+    assert not any("against router" in each.value for each in whole)

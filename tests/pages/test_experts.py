@@ -1,11 +1,13 @@
 """Experts page: all experts, one of them, what breaks without it, and two side by side."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from emo_viz.analysis import expert_effects, expert_tokens
 from emo_viz.analysis.experts import use_of
 from emo_viz.server import expert_facts, library
 from emo_viz.server.jobs import registry
@@ -96,6 +98,29 @@ def test_one_expert_has_its_contexts_partners_and_effect(opened):
     use = used(opened, "emo-nano")
     assert max(numbers(bars[1]["x"])) == pytest.approx(100 * use.affinity[:, 1, 6].max())
     assert any("worse without it" in trace["name"] for trace in bars)
+
+
+@pytest.mark.parametrize("damage", ["experts", "layers", "documents"])
+def test_files_that_do_not_fit_the_recording_are_named_and_left_out(damage, read, tmp_path):
+    folder = shutil.copytree(read, tmp_path / "assets")
+    paths = [folder / "analysis" / f"{name}-emo-nano.npz" for name in ("experts", "expert-effects")]
+    tokens, effects = expert_tokens.load(paths[0]), expert_effects.load(paths[1])
+    if damage == "documents":
+        expert_tokens.save(paths[0], replace(tokens, context_rows=tokens.context_rows + 24))
+    elif damage == "layers":
+        expert_tokens.save(paths[0], replace(tokens, numbers=(0, 7)))
+        expert_effects.save(paths[1], replace(effects, numbers=(0, 7)))
+    else:
+        few = replace(effects, routed=(14, 14), without=effects.without[:, :14])
+        expert_effects.save(paths[1], few)
+    with shown(folder):
+        at = follow_link(PAGE, expert="1.6")
+    said = " ".join(each.value.replace("\\", "") for each in at.warning)
+    assert not at.exception and "must be made again" in said or "make it again" in said
+    assert ("expert-effects-emo-nano.npz is of layers or experts" in said) == (
+        damage == "experts" or damage == "layers"
+    )
+    assert (" experts-emo-nano.npz" in said) == (damage != "experts")
 
 
 def test_the_keys_and_buttons_go_from_expert_to_expert(opened):

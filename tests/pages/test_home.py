@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from emo_viz.analysis.curves import Measured, read_curves
 from emo_viz.trace import Trace
-from emo_viz.ui.home import page, prepare
+from emo_viz.ui.home import page, prepare, sources
 from tests.pages.opened import follow_link
 
 SECONDS = 600
@@ -85,7 +85,11 @@ def test_what_is_prepared_at_the_start_is_not_made_again(tiny_assets: Path, monk
     for step in prepare.steps():
         step()
     made = []
-    for owner, name in ((page.curves.Measured, "of"), (page, "coverage"), (page, "by_run")):
+    for owner, name in (
+        (page.curves.Measured, "of"),
+        (sources.routing, "coverage"),
+        (page, "by_run"),
+    ):
         monkeypatch.setattr(owner, name, lambda *_, what=name: made.append(what))
     at = home()
     assert not at.exception and not made

@@ -132,6 +132,63 @@ def test_a_file_of_another_checkpoint_is_not_shown(own: Path):
     assert one == other  # they are one model now
 
 
+def stands(at: AppTest) -> dict:
+    """Where the browser was told that the slider, the layer and the token stand."""
+    given = [json.loads(part.proto.json) for part in at.get("bidi_component")]
+    return next(each for each in given if "notch" in each)
+
+
+def test_a_link_says_where_the_slider_the_layer_and_the_token_stand(own: Path):
+    write(own)
+    usual = follow_link("")
+    assert stands(usual)["of"] == first(usual)["key"]
+    assert (stands(usual)["notch"], stands(usual)["layer"]) == (first(usual)["start"], 1)
+    assert stands(usual)["token"] is None and not usual.query_params
+    at = follow_link("", home_k="6", home_layer="0", home_token="3")
+    assert (stands(at)["notch"], stands(at)["layer"], stands(at)["token"]) == (2, 0, 2)
+    assert at.query_params == {"home_k": "6", "home_layer": "0", "home_token": "3"}
+
+
+def test_a_link_that_asks_in_vain_is_named_and_shows_the_usual(own: Path):
+    write(own)
+    at = follow_link("", home_k="7000", home_layer="9", home_token="0", home_document="gone")
+    said = texts(at)
+    for words in ("number of experts 7000", "layer 9", "token 0", "document gone"):
+        assert words in said
+    assert stands(at) == stands(follow_link("")) and not at.query_params
+
+
+def test_any_document_can_be_shown(own: Path, lives: dict):
+    write(own, "--document", "heldout-court-2")
+    at = follow_link("")
+    assert at.selectbox(key="home_domain_heldout-court-2").value == "court"
+    listed = at.selectbox(key="home_all_heldout-court-2_court")
+    assert listed.value == "heldout-court-2" and len(listed.options) == 6
+    at.session_state["home_token"] = 4
+    at.query_params["home_token"] = "4"
+    listed.set_value("heldout-court-5")
+    at = opened.run(at)
+    assert at.query_params == {"home_document": "heldout-court-5"}
+    text = library.documents().set_index("id").loc["heldout-court-5", "text"]
+    for drawn, live in zip(first(at)["runs"], lives.values(), strict=True):
+        assert "".join(drawn["tokens"]) == "".join(live.encode(text, 256).texts[1:])
+    assert [n["label"] for n in first(at)["notches"]] == [
+        n["label"] for n in first(follow_link(""))["notches"]
+    ]
+
+
+def test_documents_typical_of_their_domains_are_one_click_away(own: Path):
+    write(own, "--document", "heldout-court-2")
+    at = follow_link("")
+    good = {
+        one.key.removeprefix("home_good_"): one for one in at.button if "good" in (one.key or "")
+    }
+    assert good["heldout-court-2"].disabled and len(good) == 4
+    other = next(key for key in good if "garden" in key)
+    good[other].click()
+    assert opened.run(at).query_params["home_document"] == other
+
+
 def test_one_run_alone_has_a_first_screen(own: Path):
     write(own)
     both = first(follow_link(""))
@@ -215,3 +272,18 @@ def test_any_family_has_a_first_screen(family: str):
     else:
         assert "mine keeps" in said(picture, 0) and drawn["change"]
     assert "whole" in said(picture, -1)
+
+
+def test_a_document_that_the_trace_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(tmp_path / "own"))
+    ids = np.argsort(np.random.default_rng(0).random((20, 3, 8)), axis=2)[:, :, :2]
+    line = {"id": "here", "prompt_routed_experts": ids.tolist()}
+    line["choices"] = [{"index": 0, "routed_experts": ids[:1].tolist()}]
+    (tmp_path / "answers.jsonl").write_text(json.dumps(line))
+    trace = tmp_path / "own" / "traces" / "qwen"
+    import_trace(tmp_path / "answers.jsonl", trace, Known(num_experts=8))
+    runs = library.comparison()
+    for asked, named in (("gone", True), ("here", False), (None, False)):
+        found, _, sentences = look.made(runs, document=asked)
+        assert found.text.id == "here"
+        assert any("The document gone is not shown" in each for each in sentences) == named

@@ -79,6 +79,18 @@ def test_without_a_check_nothing_was_timed(folder: Path):
     assert "None was timed on a GPU." in said and "What was not measured" in said
 
 
+def test_a_pair_of_ones_own_has_the_kernels_of_this_code(folder: Path):
+    """`python -m emo_viz analyse` writes no report: that is about the code, not about the pair."""
+    bundled = words(opened())
+    (folder / "kernel_report.json").unlink()
+    found = words(opened())
+    assert "Every kernel that ships" in found
+    assert ("None was timed" in found) != (
+        assets.APP_FOLDER / "assets" / "analysis" / "kernel_check.json"
+    ).exists()
+    assert "None was timed" in bundled, "a report of one's own has no check of another's"
+
+
 def test_a_check_is_shown_with_its_failures(folder: Path):
     (folder / "kernel_check.json").write_text(json.dumps(FOUND))
     at = opened()

@@ -89,6 +89,21 @@ def test_a_folder_is_added_recorded_and_deleted(checkpoint: Path, own_home: Path
     assert (checkpoint / "config.json").is_file()
 
 
+def popover_id(at: AppTest) -> str:
+    """Which popover the fields of a new run are in: another one is drawn closed."""
+    found = [block for block in at.get("popover") if block.proto.popover.label == "Add a run"]
+    return found[0].proto.id
+
+
+def test_the_way_to_add_a_run_closes_once_one_is_added(checkpoint: Path, tmp_path: Path):
+    at = follow_link(PAGE)
+    before = popover_id(at)
+    add(at, tmp_path / "nowhere")
+    assert errors(at) and popover_id(at) == before, "what was typed can be mended"
+    add(at, checkpoint)
+    assert popover_id(at) != before
+
+
 def errors(at: AppTest) -> list[str]:
     return [each.value.replace("\\", "") for each in at.error]
 
@@ -128,6 +143,25 @@ def test_a_routing_file_becomes_a_run_and_its_routing_is_shown(tmp_path: Path):
     assert at.selectbox(key="a").value == "answers"
     at = follow_link("pages/1_Token_routing.py", a="answers", b="none")
     assert "answers" in texts(at)
+
+
+def test_a_stopped_import_speaks_of_no_checkpoint(tmp_path: Path):
+    np.save(tmp_path / "answers.npy", np.tile(np.arange(8), (30, 3, 1)))
+    at = with_way(follow_link(PAGE), "Routing file")
+    at.text_input(key="library_file").set_value(str(tmp_path / "answers.npy"))
+    opened.run(at)
+    with jobs._turn:  # something else is being done
+        next(each for each in at.button if each.label == "Import").click()
+        opened.run(at)
+        job = registry().find(at.session_state["library_job"])
+        next(each for each in at.button if each.label == "Stop").click()
+        opened.run(at)
+        job.wait()
+    if "library_job" in at.session_state:
+        opened.run(at)
+    assert [each.value for each in at.info if "Stopped" in each.value] == [
+        "Stopped; nothing was added."
+    ]
 
 
 def test_a_file_of_a_foreign_shape_adds_nothing(tmp_path: Path, own_home: Path):

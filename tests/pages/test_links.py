@@ -34,6 +34,8 @@ PARAMS = {
         "cluster_level": "view",
         "cluster_tokens": "selects tokens",
         "cluster_token_colour": "colouring",
+        "cluster_token_k": "number of clusters",
+        "cluster_layer": "layer",
         "cluster_domain": "domain",
         "cluster_highlight": "token",
         "cluster_document": "document",

@@ -20,6 +20,7 @@ from emo_viz.analysis.difference import (
     compare,
     compare_pairs,
     matched,
+    token_difference,
 )
 from emo_viz.analysis.matching import matched_by_use
 from emo_viz.figures import theme
@@ -29,10 +30,21 @@ from emo_viz.ui.difference import page, view
 from emo_viz.ui.parts import export
 from model.run.inference import encode, record
 from model.run.loading import load_model, load_tokenizer
-from tests.pages.opened import cards, charts, follow_link, looks, numbers, run, strips
+from tests.pages.opened import (
+    cards,
+    cells,
+    charts,
+    follow_link,
+    heatmaps,
+    looks,
+    numbers,
+    run,
+    strips,
+)
 from tests.uneven import emo_viz, shown
 
 PAGE = "pages/7_Routing_difference.py"
+WEIGHTS = "Gate weights and losses"
 PAIR, PRECISIONS = "EMO and Standard MoE", "EMO in float32 and bfloat16"
 
 
@@ -114,8 +126,10 @@ def test_first_line_and_figures_say_how_far_two_runs_agree(pair: Difference):
     assert "Experts are compared by their ids" in said
     bars = charts(at)[1]["data"][0]
     assert numbers(bars["y"]) == pytest.approx(pair.first_layer.tolist())
+    assert len(charts(at)) == 2  # the others are made when they are looked at
     moved = [one.weight.mean for one in pair.layers if one.weight]
-    assert numbers(charts(at)[2]["data"][0]["y"]) == pytest.approx(moved)
+    weights = charts(by_id(difference_view=WEIGHTS))
+    assert numbers(weights[0]["data"][0]["y"]) == pytest.approx(moved) and len(weights) == 2
 
 
 def test_the_same_model_in_another_precision(pair: Difference, precisions: Difference):
@@ -177,8 +191,11 @@ def test_a_link_opens_a_document_at_a_token(tiny_assets: Path, documents: pd.Dat
         assert alone == ours - theirs
         assert table["Overlap"][layer] == pytest.approx(len(both) / len(ours | theirs), abs=1e-3)
     assert looks(at)[0]["selected"] == 7
-    overlap = charts(at)[-1]["data"][0]
-    assert overlap["z"]["shape"] == f"{len(one.expert_ids)}, 2"
+    (picture,) = heatmaps(at)
+    root = np.array(list(cells(picture["sides"][0]["layers"][0]).values())) / 255
+    shown = picture["top"] * root.reshape(-1, 2) ** 2
+    differs = 1 - token_difference(matched([one], [other])[0][0]).overlap
+    np.testing.assert_allclose(shown, differs, atol=0.01)
 
 
 def test_the_table_lists_what_differs_most_and_leads_to_the_routing_page(pair: Difference):
@@ -256,7 +273,7 @@ def test_which_run_predicts_a_token_better_has_a_second_mark():
 def test_what_a_link_asks_for_in_vain_is_named(name: str, what: str):
     at = opened(**{name: "<b>nothing"})
     assert any(f"asks for the {what}" in each.value for each in at.warning)
-    assert len(charts(at)) == 5 and name not in at.query_params
+    assert len(charts(at)) == 2 and name not in at.query_params
 
 
 @pytest.fixture
@@ -298,7 +315,7 @@ def test_different_tokenizers_are_said_and_what_compares_instead(copy: Path):
     assert "EMO and Standard MoE have different tokenizers" in words(at)
     assert "in another precision" in words(at) and not charts(at)
     at.selectbox(key="difference_of").select(PRECISIONS).run()
-    assert len(charts(at)) == 5
+    assert len(charts(at)) == 2
 
 
 def record_tokens(folder: Path, name: str) -> None:
@@ -321,8 +338,12 @@ def test_two_traces_without_weights(recorded: Path):
     at = opened()
     assert at.selectbox(key="difference_of").value == f"{PAIR}, recorded"
     documents = pd.read_parquet(recorded / "documents" / "documents.parquet")
-    assert "of 24 documents" in words(at) and len(charts(at)) == 5
-    assert "Token routing" not in at.dataframe[-1].value
+    assert "of 24 documents" in words(at) and len(charts(at)) == 2
+    first = at.dataframe[-1].value.iloc[0]
+    address = urlsplit(first["Token routing"])
+    link = follow_link("pages/1_Token_routing.py", **dict(parse_qsl(address.query)))
+    assert cards(link)[0]["title"].startswith(f"Token {first['Token']} of ")
+    assert len(heatmaps(link)[0]["sides"]) == 2
     text = "".join(token["text"] for token in strips(at)[0]["tokens"])
     assert text == documents["text"][0]
 
@@ -386,8 +407,10 @@ def test_a_server_s_routing_beside_the_model_s_trace(recorded: Path, tmp_path: P
     assert "They first differ at token 10 of document 3 (" in said
     assert "as one run recorded no expert of them: 4." in said
     assert "compared by their places" in said
-    assert said.count("Not shown: there are no") == 2 and "of served;" in said
-    assert len(charts(at)) == 3
+    assert len(charts(at)) == 2
+    lacking = opened(difference_view=WEIGHTS)
+    assert words(lacking).count("Not shown: there are no") == 2 and not charts(lacking)
+    assert "of served;" in words(lacking)
     table = at.dataframe[-1].value
     assert table[["Document", "Token", "First layer"]].values.tolist() == [
         [table["Document"].iloc[0], 10, 1]

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from click.testing import CliRunner
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.__main__ import main
-from emo_viz.analysis.token_map import load_token_map
+from emo_viz.analysis.alignment import alignment
+from emo_viz.analysis.clusters import spherical_kmeans
+from emo_viz.analysis.token_map import load_token_map, save_token_map
 from emo_viz.analysis.tokens import headline, load_token_clusters
+from emo_viz.analysis.vectors import fit_pca, unit_rows
 from emo_viz.ui.shell.words import visible
 from tests.pages.opened import (
     charts,
@@ -173,12 +177,14 @@ def test_documents_are_ranked_by_the_share_of_their_tokens_selected(tiny_assets:
     assert "Select tokens" in texts(opened(cluster_part="Documents"))
 
 
-def test_the_quality_says_what_was_measured_and_what_is_not_stored(tiny_assets: Path):
+def test_the_quality_is_of_all_tokens_and_of_the_sample(tiny_assets: Path):
     at = opened(cluster_part="Quality")
-    table = at.dataframe[0].value.set_index("Measure")
+    stored, sampled = (each.value.set_index("Measure") for each in at.dataframe[:2])
     for name, each in headline(*clusters_paths(tiny_assets)).runs.items():
-        assert table.loc["NMI with the token itself", name].startswith(f"{each.token.mean:.2f} [")
-    assert "which is not stored" in texts(at)
+        assert stored.loc["NMI with the token itself", name].startswith(f"{each.token.mean:.2f} [")
+        sizes = [int(sampled.loc[f"{which} cluster", name]) for which in ("Largest", "Smallest")]
+        assert 0 < sizes[1] <= 20 <= sizes[0] <= 120  # 120 tokens in 6 clusters
+    assert "6 clusters of the sample alone: 120 tokens of 24 documents" in texts(at)
 
 
 def test_tokens_by_the_clusters_of_both_runs(tiny_assets: Path):
@@ -253,3 +259,67 @@ def test_both_maps_refuse_more_neighbours_than_points(tiny_assets, tmp_path):
         result = CliRunner().invoke(main, [str(each) for each in wanted])
         assert result.exit_code == 2 and "choose fewer with --neighbours" in result.output
     assert not out.exists()
+
+
+def test_clusters_of_one_layer_are_those_of_the_sample(tiny_assets: Path):
+    token_map, documents = stored(tiny_assets)
+    at = opened(cluster_layer="1", cluster_token_k="4", cluster_part="Quality")
+    rows = token_map.probabilities("emo-nano")[:, 1]
+    labels = spherical_kmeans(unit_rows(fit_pca(rows).project(rows)), 4).labels
+    sample = documents.iloc[token_map.sample.documents]
+    agreed = alignment(labels, sample["domain"].tolist(), sample["id"].tolist())
+    said = f"**{agreed.nmi.mean:.2f} [{agreed.nmi.low:.2f}, {agreed.nmi.high:.2f}]** in"
+    told = next(each.value for each in at.caption if "of the sample alone (120 " in each.value)
+    assert told.startswith("4 clusters") and "routing of layer 1" in told and said in told
+    panel = sent_maps(at)["panels"][0]
+    places = [place for _, place in drawn_points(panel)]
+    assert np.allclose(places, token_map.layer_places["emo-nano"][1], atol=1e-3)
+
+
+def test_counts_below_are_of_the_clusters_chosen():
+    at = opened(cluster_token_k="3", cluster_part="Clusters")
+    table = at.dataframe[0].value
+    assert table["sampled"].sum() == 120 and sorted(table["cluster"]) == [0, 1, 2]
+    assert table["share"].tolist() == pytest.approx((100 * table["sampled"] / 120).tolist())
+
+
+@pytest.mark.parametrize("colour", ["Cluster", "Top expert", "Entropy", "Spread", "Source"])
+def test_every_colouring_draws_every_token(colour: str, tiny_assets: Path):
+    token_map, _ = stored(tiny_assets)
+    at = opened(cluster_token_colour=colour, cluster_layer="0")
+    assert not at.exception
+    names = [name for name, _ in drawn_points(sent_maps(at)["panels"][0])]
+    assert len(names) == 120
+    if colour == "Top expert":
+        best = token_map.probabilities("emo-nano")[:, 0].argmax(axis=1)
+        assert all(
+            name == f"L0 E{expert}" or name.endswith("others")
+            for name, expert in zip(names, best, strict=True)
+        )
+
+
+def test_a_file_of_an_earlier_version_says_what_it_lacks(tiny_assets: Path, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_assets, tmp_path / "assets")
+    path = folder / "analysis" / "token_map.npz"
+    save_token_map(path, replace(load_token_map(path), numbers={}, routing={}, layer_places={}))
+    monkeypatch.setenv("EMO_VIZ_ASSETS", str(folder))
+    at = opened(cluster_token_colour="Entropy")
+    said = texts(at)
+    assert "lacks the tokens' routing; make it" in said and "colouring Entropy" in said
+    assert len(drawn_points(sent_maps(at)["panels"][0])) == 120
+
+
+def test_a_run_of_the_file_that_is_not_shown_need_not_have_the_layer(
+    tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = shutil.copytree(tiny_assets, tmp_path / "assets")
+    path = folder / "analysis" / "token_map.npz"
+    found, parts = load_token_map(path), ("places", "clusters", "layer_places", "routing", "keys")
+    more = {
+        part: getattr(found, part) | {"deep": getattr(found, part)["emo-nano"]} for part in parts
+    }
+    numbers = found.numbers | {"deep": (7, 8)}
+    save_token_map(path, replace(found, numbers=numbers, **more))
+    monkeypatch.setenv("EMO_VIZ_ASSETS", str(folder))
+    at = opened(cluster_layer="1", cluster_token_k="4")
+    assert "routing of layer 1" in texts(at) and len(sent_maps(at)["panels"]) == 2

@@ -302,15 +302,25 @@ def test_all_layers_are_small_pictures(tiny_assets: Path, documents: pd.DataFram
         assert set(cells(layer)) == {(t, int(e)) for t in range(1, len(ids)) for e in ids[t]}
 
 
-def test_a_difference_is_the_first_less_the_second(tiny_assets: Path, documents: pd.DataFrame):
-    given = heatmaps(opened(routing_picture="Difference"))[0]
+@pytest.mark.parametrize("match", ["Matched by use", "By id"])
+def test_a_difference_is_the_first_less_the_second(
+    tiny_assets: Path, documents: pd.DataFrame, match: str
+):
+    shown = {} if match == "Matched by use" else {"routing_match": match}  # two models: by use
+    given = heatmaps(opened(routing_picture="Difference", **shown))[0]
     emo, std = (
         recorded(tiny_assets, documents["text"][0], name) for name in ("emo-nano", "std-nano")
     )
     dense = np.zeros((2, emo.expert_ids.shape[1], 256))
     for weights, one in zip(dense, (emo, std), strict=True):
         np.put_along_axis(weights, one.expert_ids[0].astype(int), one.gate_weights[0], axis=1)
-    expected = dense[0] - dense[1]
+    names = given["sides"][0]["layers"][0]["names"]
+    assert bool(names) == (match == "Matched by use")
+    for column, name in enumerate(names):  # "5=7": the second's 7 stands where the first's 5 does
+        first, _, second = name.partition("=")
+        for side, expert in enumerate((first, second)):
+            dense[side, :, 128 + column] = dense[side, :, int(expert)] if expert else 0
+    expected = (dense[0] - dense[1])[:, 128 if names else 0 :]
     shown = cells(given["sides"][0]["layers"][0])
     assert set(shown) == {(t, e) for t, e in np.argwhere(expected != 0).tolist() if t}
     for (token, expert), level in shown.items():

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from emo_viz.analysis.curves import METHODS, OTHER_DOMAIN, read_curves
 from emo_viz.analysis.checkpoints import open_runs
+from emo_viz.analysis.curves import METHODS, OTHER_DOMAIN, read_curves
 from emo_viz.runs.curves import Loaded, Plan, Workers, measure, plan_files
 from emo_viz.runs.curves import plan as make_plan
 from model.run.live import open_live

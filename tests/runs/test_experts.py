@@ -1,5 +1,10 @@
 """Reading tokens and leaving out experts, on a small model, against single runs of it."""
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +16,7 @@ from emo_viz.trace import Trace
 from model.run.live import open_live
 from tests.uneven import emo_viz
 
+ROOT = Path(__file__).parents[2]
 WEIGHTS = Weights("emo-nano", "0" * 64)
 
 
@@ -89,6 +95,89 @@ def test_a_stop_ends_the_measurement(live, documents):
             raise Stopped
 
     with pytest.raises(Stopped):
-        ablate_experts.effects(
-            live, documents, "emo-nano", WEIGHTS, [(0, 1)], 4, 64, report
+        ablate_experts.effects(live, documents, "emo-nano", WEIGHTS, [(0, 1)], 4, 64, report)
+
+
+# Killed and started again
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from emo_viz.runs import ablate_experts
+ablate_experts.WINDOW = 4
+means, calls = ablate_experts._means, []
+def killed(losses):
+    calls.append(1)
+    if len(calls) == int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return means(losses)
+ablate_experts._means = killed
+ablate_experts.measure_effects(*map(Path, sys.argv[1:4]), "emo-nano", 1, 32)
+"""
+
+
+@pytest.fixture
+def measured(tiny_assets, tmp_path, monkeypatch):
+    """Measure into tmp_path/NAME; says what was told, and keeps in `.steps` what was reported."""
+    monkeypatch.setattr(ablate_experts, "WINDOW", 4)
+
+    def run(name="out.npz", max_tokens=32, stop_at=0, checkpoint="emo-nano"):
+        told, run.steps = [], []
+
+        def report(done, total):
+            run.steps.append(done)
+            if stop_at and done == stop_at:
+                raise KeyboardInterrupt
+
+        ablate_experts.measure_effects(
+            tiny_assets / "checkpoints" / checkpoint,
+            tiny_assets / "documents" / "documents.parquet",
+            tmp_path / name,
+            "emo-nano",
+            1,
+            max_tokens,
+            report,
+            told.append,
         )
+        return " ".join(told)
+
+    return run
+
+
+def test_killed_and_started_again_it_ends_with_the_same_bytes(measured, tiny_assets, tmp_path):
+    call, finished = 13, 8  # the first call is with all experts
+    source = (tiny_assets / "checkpoints" / "emo-nano", tiny_assets / "documents")
+    places = (source[0], source[1] / "documents.parquet", tmp_path / "out.npz", call)
+    command = [sys.executable, "-c", KILLED, *map(str, places)]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not (tmp_path / "out.npz").exists()
+    assert measured() == f"The unfinished measurement goes on after {finished} experts."
+    assert measured.steps[:3] == [0, 1, 1 + finished]
+    measured("whole.npz")
+    assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npz", "whole.npz"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"max_tokens": 31}, "another set of options"),
+        ({"checkpoint": "std-nano"}, "another model and another tokenizer or config"),
+    ],
+)
+def test_a_measurement_of_anything_else_begins_anew(change, words, measured, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        measured(stop_at=8)
+    assert f"is of {words}; it begins anew" in measured(**change)
+    measured("whole.npz", **change)
+    assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def test_two_processes_do_not_measure_to_one_place(measured, tmp_path):
+    with (
+        ablate_experts.Unmeasured.place(tmp_path / "out.npz", {}),
+        pytest.raises(ValueError, match="Another process is measuring to the same place"),
+    ):
+        measured()

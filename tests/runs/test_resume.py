@@ -160,7 +160,7 @@ def test_a_window_that_the_disk_lost_is_recorded_again(left, recorded, tmp_path)
 
 def test_two_processes_do_not_record_to_one_place(recorded, tmp_path) -> None:
     with (
-        Partial.beside(tmp_path / "trace", "tokens", {}),
+        Partial.place(tmp_path / "trace", {}),
         pytest.raises(ValueError, match="Another process is recording to the same place"),
     ):
         recorded()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from emo_viz.server import library, warm
 
@@ -81,3 +82,20 @@ def test_a_large_model_is_not_loaded_before_it_is_asked_for(tiny_assets: Path, m
     library._hold.clear()
     library.warm_up("emo-nano")
     assert not loaded
+
+
+def _part() -> None:
+    """AppTest runs the source of this function by itself."""
+    import streamlit as st
+
+    from emo_viz.server import warm
+    from emo_viz.ui.shell import links
+
+    with links.fragment():
+        st.text(str(warm.WARMING.drawing._count))
+
+
+def test_a_part_of_a_page_that_is_drawn_by_itself_counts_as_a_page():
+    at = AppTest.from_function(_part).run()
+    assert not at.exception and at.text[0].value == "1"
+    assert warm.WARMING.drawing._count == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from emo_viz.trace.schema import TracedModel
-from model.data.tokenizer import train_tokenizer
+from model.data.tokenizer import train_on
 from model.emo.config import EmoConfig
 from model.emo.modeling import EmoForCausalLM
 from model.run.inference import Recording
@@ -45,7 +45,7 @@ def documents() -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def tokenizer(documents: pd.DataFrame):
-    return train_tokenizer(documents.assign(split="train"), vocab_size=400)
+    return train_on(documents["text"], vocab_size=400)
 
 
 def tiny_config(**changes: object) -> EmoConfig:

@@ -292,3 +292,40 @@ def test_words_with_bars_and_line_ends_stay_in_their_cell(run, corpus_folder, tm
     assert run(**SMALL).exit_code == 0
     text = (tmp_path / "out" / "ATTRIBUTION.md").read_text()
     assert "| tea | a \\| b | not stated |" in text
+
+
+# How much of a document was seen in training
+
+
+def test_documents_say_how_much_of_them_training_has_seen(
+    run, corpus_folder, corpus, tokenizer, tmp_path
+):
+    """Of the text as it is shown; half of every second held-out document is in training."""
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    held = corpus.loc[corpus["split"] == "heldout", "text"]
+    train = [ids(text) for text in corpus.loc[corpus["split"] == "train", "text"]]
+    train += [ids(text)[: len(ids(text)) // 2] for text in held[::2]]
+    stream = np.array([token for own in train for token in (tokenizer.eos_token_id, *own)], "<u2")
+    stream.tofile(corpus_folder / "train.bin")
+    np.save(corpus_folder / "train.offsets.npy", np.cumsum([0, *(len(own) + 1 for own in train)]))
+    index = pd.DataFrame({"id": range(len(train)), "domain": "a"})
+    index.to_parquet(corpus_folder / "train.index.parquet")
+    result = run()
+    assert result.exit_code == 0, result.output
+    table = pd.read_parquet(tmp_path / "out/documents.parquet")
+    known = {tuple(own[at : at + 20]) for own in train for at in range(len(own) - 19)}
+    for text, seen in zip(table["text"], table["seen"], strict=True):
+        own = ids(text)
+        slow = [tuple(own[at : at + 20]) in known for at in range(len(own) - 19)]
+        assert seen == pytest.approx(np.mean(slow) if slow else 0)
+    assert 0 < table["seen"].mean() < 0.5
+    over = (table["seen"] > 0.5).sum()
+    assert f"Training has seen under 1\u00a0% of {(table['seen'] < 0.01).sum()} documents and " in (
+        result.output
+    )
+    assert f"over half of {over}, by" in result.output
+    calibration = pd.read_parquet(tmp_path / "out/calibration.parquet")
+    assert list(calibration.columns) == COLUMNS

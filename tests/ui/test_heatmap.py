@@ -70,17 +70,18 @@ def _page(selected: int) -> None:
     """AppTest runs the source of this function by itself."""
     import numpy as np
 
-    from emo_viz.ui.parts.heatmap import Layer, Side, heatmap
+    from emo_viz.ui.parts.heatmap import Layer, Side, heatmap, tell
 
     ids = np.arange(3)[None].repeat(600, axis=0)
     weights = np.full(ids.shape, 0.1)
     sides = [Side("a", "A", "#000000", [Layer(0, ids, weights, np.arange(9))])]
-    heatmap(sides, ["t"] * 600, key="map", on_pick=print, selected=selected)
+    heatmap(sides, ["t"] * 600, key="map", on_pick=print, group="text")
+    tell("text", selected, None, key="map_look")
 
 
 def test_a_pick_sends_a_few_bytes_and_the_picture_not_again():
     sent = [AppTest.from_function(_page, args=(token,)).run() for token in (1, 2)]
-    looks, maps = zip(*(at.get("bidi_component") for at in sent), strict=True)
+    maps, looks = zip(*(at.get("bidi_component") for at in sent), strict=True)
     assert maps[0].proto.json == maps[1].proto.json and len(maps[0].proto.json) < 12_000
     assert [json.loads(look.proto.json)["selected"] for look in looks] == [1, 2]
     assert len(looks[0].proto.json) < 200

@@ -11,6 +11,7 @@ from emo_viz.figures.theme import chart_config
 from emo_viz.server import library
 from emo_viz.ui.ablation.live import Live, ranking
 from emo_viz.ui.ablation.page import METHOD_WORDS, WORTH_HERE, Choice, Study
+from emo_viz.ui.parts import export
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, share
 
@@ -48,8 +49,44 @@ def _kept(study: Study, choice: Choice, live: Live) -> None:
         alt="The kept experts of each layer by expert id, from above: "
         f"{in_each(study.runs, lambda run: study.kept_in_words(run, choice.keep_k))}.",
     )
-    _overlap(study, choice, live)
-    _calibration_documents(study, choice, live)
+    shares = _overlap(study, choice, live)
+    documents = _calibration_documents(study, choice, live)
+    _export(study, choice, live, shares, documents)
+
+
+def _export(
+    study: Study,
+    choice: Choice,
+    live: Live,
+    shares: pd.DataFrame | None,
+    documents: pd.DataFrame | None,
+) -> None:
+    """The two pictures and what they are drawn of. shares, documents: where they are shown."""
+    charts, tables = {"Kept experts": "subset_kept"}, {"Kept experts": lambda: _kept_table(live)}
+    if shares is not None:
+        charts["Shared with other domains"] = "subset_overlap"
+        named = shares.rename_axis("domain").reset_index()
+        tables["Shared with other domains"] = lambda: named
+    if documents is not None:
+        tables["Calibration documents"] = lambda: documents
+    export.offer(
+        "kept experts",
+        study.runs,
+        charts=charts,
+        tables=tables,
+        shown=f"{live.domain}, {choice.method}, keep-k {choice.keep_k}",
+    )
+
+
+def _kept_table(live: Live) -> pd.DataFrame:
+    """A row for each expert that is kept."""
+    rows = [
+        {"run": live.runs[run].label, "layer": layer, "expert": expert}
+        for run, subset in live.subsets.items()
+        for layer, experts in enumerate(subset.experts)
+        for expert in experts
+    ]
+    return pd.DataFrame(rows)
 
 
 def _by_hand(study: Study, live: Live) -> str:
@@ -59,12 +96,12 @@ def _by_hand(study: Study, live: Live) -> str:
     return f" Single experts are switched by hand: {numbers}."
 
 
-def _overlap(study: Study, choice: Choice, live: Live) -> None:
-    """How much of the subset the other domains would keep too."""
+def _overlap(study: Study, choice: Choice, live: Live) -> pd.DataFrame | None:
+    """How much of the subset the other domains would keep too; what was drawn, if anything."""
     routed = {one.run: one.routed for one in study.models}
     others = [domain for domain in study.domains if domain != live.domain]
     if not others or choice.keep_k == study.num_experts:
-        return
+        return None
     shares = pd.DataFrame(
         {
             run: [
@@ -87,15 +124,17 @@ def _overlap(study: Study, choice: Choice, live: Live) -> None:
         f"{share(chance)} by chance.",
     )
     st.caption("The other domains' subsets are chosen by router probability at the same keep-k.")
+    return shares
 
 
-def _calibration_documents(study: Study, choice: Choice, live: Live) -> None:
+def _calibration_documents(study: Study, choice: Choice, live: Live) -> pd.DataFrame | None:
+    """Those that the experts were chosen on; what was listed, if anything."""
     if choice.method == RANDOM:
         st.caption("A random subset needs no calibration documents; this one is of seed 0.")
-        return
+        return None
     if choice.method == WORTH_HERE:
         st.caption("No calibration documents: the experts are chosen on the document shown.")
-        return
+        return None
     other = study.other(live.domain) if choice.method == OTHER_DOMAIN else None
     source = other or live.domain
     ids = study.calibration_ids(source)
@@ -104,12 +143,14 @@ def _calibration_documents(study: Study, choice: Choice, live: Live) -> None:
         every = library.calibration_documents().set_index("id")
     except ValueError as error:
         st.markdown(escape_markdown(str(error)))
-        return
-    rows = every.reindex(list(ids))[["parent", "source"]]
+        return None
+    named = {"id": "Id", "parent": "Document", "source": "Source"}
+    rows = every.reindex(list(ids))[["parent", "source"]].reset_index().rename(columns=named)
     st.dataframe(
-        rows.reset_index().rename(columns={"id": "Id", "parent": "Document", "source": "Source"}),
+        rows,
         hide_index=True,
         height=180,
         key="subset_calibration",
         alt=f"The {len(ids)} calibration documents of {source}.",
     )
+    return rows

@@ -1,5 +1,7 @@
 """Subset ablation page: the row of controls, and what it stands for in the address."""
 
+from dataclasses import replace
+
 import pandas as pd
 import streamlit as st
 
@@ -11,9 +13,20 @@ from emo_viz.analysis.curves import (
 )
 from emo_viz.analysis.widths import in_words
 from emo_viz.figures.ablation import Measure
+from emo_viz.figures.kept import beside
 from emo_viz.server import assets
 from emo_viz.ui.ablation import grid
-from emo_viz.ui.ablation.page import ALL_DOMAINS, OWN, WORTH, WORTH_HERE, Choice, Study
+from emo_viz.ui.ablation.page import (
+    ALL_DOMAINS,
+    BY_WORTH,
+    OWN,
+    WORTH,
+    WORTH_HERE,
+    Choice,
+    Study,
+    measured_ids,
+)
+from emo_viz.ui.parts import unseen
 from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, routes
@@ -50,7 +63,7 @@ def controls(study: Study) -> Choice:
     domains = [ALL_DOMAINS, *study.domains]
     keep_k = _keep_k(study)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        domain = links.select(st, "Domain", domains, DOMAIN, on_change=_forget_token, width=180)
+        domain = links.select(st, "Domain", domains, DOMAIN, on_change=_forget_token, width=170)
         method = links.select(
             st,
             "Experts chosen by",
@@ -63,11 +76,27 @@ def controls(study: Study) -> Choice:
         chosen = None if domain == ALL_DOMAINS else domain
         document = _choose_document(study, chosen)
         links.choice(st, "Curve of", list(MEASURES), VIEW, what="curve")
+        only_new = _offer_new(study, chosen, method)
     text = _own_text() if document == OWN else None
     if document == OWN and text is None:
         st.stop()
     switched = links.value(routes.SUBSET_SWITCHED, grid.kind_of(study), ())
-    return Choice(chosen, method, keep_k, document, text or "", switched)
+    return Choice(chosen, method, keep_k, document, text or "", switched, only_new)
+
+
+def _offer_new(study: Study, domain: str | None, method: str) -> bool:
+    """Whether the curves are to be of new documents alone, where there are curves of some."""
+    if study.curves is None or method in BY_WORTH:
+        return False
+    documents = study.documents[study.documents["id"].isin(measured_ids(study.curves))]
+    own = documents if domain is None else documents[documents["domain"] == domain]
+    return unseen.offer(st, own, routes.SUBSET_SEEN)
+
+
+def moved(study: Study, choice: Choice) -> Choice:
+    """The same with what is chosen below the controls: the slider's place, experts by hand."""
+    switched = links.value(routes.SUBSET_SWITCHED, grid.kind_of(study), ())
+    return replace(choice, keep_k=_keep_k(study), switched=switched)
 
 
 def measure() -> Measure:
@@ -144,7 +173,11 @@ def _choose_document(study: Study, domain: str | None) -> str:
 def _reads_well(study: Study, ids: list[str]) -> str:
     """The document that is shown first."""
     documents = study.documents
-    fitting = documents.loc[documents["domain"] == READS_WELL, "id"]
+    fitting = beside(
+        documents,
+        ("reads well", READS_WELL),
+        lambda: documents.loc[documents["domain"] == READS_WELL, "id"].tolist(),
+    )
     known = set(ids)
     return next((str(each) for each in fitting if each in known), ids[0])
 

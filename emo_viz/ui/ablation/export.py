@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,8 @@ def offer(study: Study, choice: Choice, found: Measured | None, live: Live) -> N
         study.runs,
         charts={"Curve": slider.KEY},
         tables=tables,
-        shown=f"{choice.domain or 'all domains'}, {choice.method}, keep-k {_number(choice)}; "
+        shown=f"{choice.domain or 'all domains'}, {choice.method}, keep-k {_number(choice)}"
+        f"{', new documents' * choice.only_new}; "
         f"losses of document {choice.document}",
     )
     with st.popover("Subset and checkpoint", icon=":material/content_cut:", key="subset_export"):
@@ -46,7 +48,7 @@ def _subsets(study: Study, choice: Choice, live: Live) -> None:
         )
         return
     for run in study.runs:
-        text = subset_json(study, run.id, live.subsets[run.id])
+        text = partial(subset_json, study, run.id, live.subsets[run.id])  # once it is asked for
         file = subset_file(run.id, choice, live)
         st.download_button(
             f"{name(run)} subset as JSON",

@@ -8,6 +8,7 @@ from emo_viz.ui.ablation import live as running
 from emo_viz.ui.ablation import worth
 from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import Study
+from emo_viz.ui.parts import export
 from emo_viz.ui.shell.words import count, escape_markdown
 
 IMPORTANCE = "Importance (nats a token)"
@@ -38,6 +39,12 @@ def offer(study: Study, live: Live) -> None:
         ranked = table.sort_values(IMPORTANCE, ascending=False, ignore_index=True)
         st.dataframe(ranked, hide_index=True, height=320, key="subset_importance_table")
         st.caption(f"{MEANING} Of {count(live.num_tokens, 'token')} of one document.")
+        export.offer(
+            "importance",
+            study.runs,
+            tables={"Importance": lambda: ranked},
+            shown=f"{live.shown.title}, {count(live.num_tokens, 'token')}, keep-k {live.keep_k}",
+        )
 
 
 def _table(study: Study, live: Live, loaded: LoadedModel) -> pd.DataFrame:

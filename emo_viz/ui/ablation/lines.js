@@ -1,5 +1,5 @@
 function line(name, parts, data) {
-  const node = make("div", name);
+  const node = make(name === "all" ? "h2" : "p", name); // the first is the page's answer
   for (const part of parts) {
     if (part.run !== undefined) node.append(runName(data.runs[part.run]));
     else node.append(make("span", part.kind ?? "", part.text));

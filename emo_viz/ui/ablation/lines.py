@@ -19,6 +19,7 @@ from emo_viz.analysis.widths import kept_of
 from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import BY_WORTH, Choice, Study
 from emo_viz.ui.ablation.parts import runs_data, view
+from emo_viz.ui.parts import unseen
 from emo_viz.ui.shell.words import count, share, shorten, visible
 
 SUFFIXES = {
@@ -76,7 +77,7 @@ def keep(study: Study, stop: int) -> str:
 
 
 def _all(study: Study, choice: Choice, found: Measured | None, stop: int) -> Iterator[Part]:
-    yield _strong("All documents: ")
+    yield _strong(f"{whose(choice)} documents: ")
     if found is None:
         yield _plain(
             "no curves are measured of experts chosen by importance."
@@ -94,11 +95,16 @@ def _all(study: Study, choice: Choice, found: Measured | None, stop: int) -> Ite
     yield _plain("likelihood kept: ")
     yield from _kept(study, {run: span.mean for run, span in spans.items()})
     yield _plain(".")
-    where = count(len(study.domains), "domain") if choice.domain is None else choice.domain
+    where = count(len(found.cells.tokens), "domain") if choice.domain is None else choice.domain
     yield _small(
         f" {count(found.documents, 'held-out document')} of {visible(where)}, "
-        f"{count(found.tokens, 'token')}."
+        f"{unseen.in_a_sentence(choice.only_new)}{count(found.tokens, 'token')}."
     )
+
+
+def whose(choice: Choice) -> str:
+    """Which documents the curves are of."""
+    return "New" if choice.only_new else "All"
 
 
 def spans_at(

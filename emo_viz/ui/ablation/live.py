@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from emo_viz.analysis import ablation
 from emo_viz.analysis.curves import GREEDY, OTHER_DOMAIN, RANDOM, Measured
 from emo_viz.analysis.runs import Comparison
+from emo_viz.figures.kept import Shelf
 from emo_viz.server import commands, library
 from emo_viz.server.library import LoadedModel
 from emo_viz.server.measurements import documents_key
@@ -38,6 +39,8 @@ SEED = 0
 WORSE = 0.1  # nats: a token counts as worse only beyond what rounding could do
 LARGE = 1_000_000_000  # parameters: of larger models only the stop that was chosen is run
 Experts = tuple[tuple[int, ...], ...]
+# Not Streamlit's cache: a move of the slider asks a dozen times, and that hashes every argument.
+_LOSSES = Shelf(32 << 20)
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,14 @@ def _stops(study: Study, choice: Choice, found: Measured | None) -> list[int]:
     """Where the document is run: at every notch unless that would take long."""
     ends = {choice.keep_k, study.num_experts}
     chosen_anew = found is None and choice.method == GREEDY
-    if chosen_anew or any(_size(one, one.key) > LARGE for one in study.models):
+    if chosen_anew or any(map(is_large, study.models)):
         return sorted(ends)
     return sorted({*ends, *notches(study, choice, found)})
+
+
+def is_large(loaded: LoadedModel) -> bool:
+    """Whether a pass of the model takes long."""
+    return _size(loaded, loaded.key) > LARGE
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
@@ -190,7 +198,7 @@ def _chosen_document(study: Study, choice: Choice) -> Document:
     """The chosen document, or the visitor's own text as one."""
     if choice.is_own:
         return Document("Your own text", choice.text, None, "")
-    row = study.documents[study.documents["id"] == choice.document].iloc[0]
+    row = library.row_of(study.documents, choice.document)
     return Document(
         title=row["parent"] or row["id"],
         text=row["text"],
@@ -307,20 +315,15 @@ def losses(
     loaded: LoadedModel, token_ids: NDArray[np.int64], experts: Experts
 ) -> NDArray[np.float32]:
     """Losses of one document [T]; `experts` are those kept in each layer, () for all."""
-    return _losses(loaded, loaded.key, token_ids, experts, _digest(experts))
-
-
-@st.cache_resource(max_entries=4096, show_spinner=False)
-def _losses(
-    _loaded: LoadedModel,
-    key: str,
-    token_ids: NDArray[np.int64],
-    _experts: Experts,
-    digest: str,
-) -> NDArray[np.float32]:
-    with run_exclusive(_loaded):
-        found = _loaded.live.losses(token_ids, _experts)
-    found.flags.writeable = False
+    key = loaded.key, token_ids.tobytes(), _digest(experts)
+    found: NDArray[np.float32] | None = _LOSSES.find(key)
+    if found is None:
+        with run_exclusive(loaded):
+            found = _LOSSES.find(key)  # another visitor may have asked for the same meanwhile
+            if found is None:
+                found = loaded.live.losses(token_ids, experts)
+                found.flags.writeable = False
+                _LOSSES.keep(key, found, found.nbytes + token_ids.nbytes)
     return found
 
 
@@ -336,7 +339,8 @@ def pass_seconds(_loaded: LoadedModel, key: str) -> float:
 
 
 def _digest(experts: Experts) -> str:
-    """Names experts; Streamlit would walk through the ids one by one, which takes longer."""
+    """Names experts in a few bytes: of a large model the ids themselves outweigh what is kept of
+    them, and Streamlit would walk through them one by one."""
     return hashlib.sha256(repr(experts).encode()).hexdigest()
 
 

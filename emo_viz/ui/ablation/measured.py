@@ -1,15 +1,21 @@
 """Subset ablation page: what its numbers rest on, out of the way until somebody asks."""
 
+from collections.abc import Mapping
+from functools import partial
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import streamlit as st
 
 from emo_viz.analysis.curves import OTHER_DOMAIN, RANDOM, Measured
+from emo_viz.figures.kept import beside
 from emo_viz.server import commands
 from emo_viz.ui.ablation import lines, sizes, writing
 from emo_viz.ui.ablation.controls import FIELD, NO_CURVES, about_keep
 from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import BY_WORTH, METHOD_WORDS, WORTH_HERE, Choice, Study
+from emo_viz.ui.parts import unseen
 from emo_viz.ui.parts.reading import absent_of, say_absent
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import routes, slots
@@ -58,24 +64,31 @@ def _all_documents(study: Study, choice: Choice, found: Measured) -> str:
             f"documents: {increases}."
         )
     return (
-        f"**All documents.** {lost} With all experts, in nats a token: {losses}. "
-        f"{_rests_on(study, choice, found.table)}"
+        f"**{lines.whose(choice)} documents.** {lost} With all experts, in nats a token: {losses}. "
+        f"{_rests_on(study, choice, found.table, len(found.cells.tokens))}"
     )
 
 
 def _table(study: Study, choice: Choice, found: Measured) -> None:
     """The points of the curve: what the picture shows, for who cannot see it."""
-    rows = found.table[found.table["method"] == choice.method]
+    make = partial(_points, found.table, choice.method, study.runs.labels)
+    shown = beside(found, ("table", choice.method, study.runs.names), make)
+    st.dataframe(shown, hide_index=True, height=180, key="subset_points")
+
+
+def _points(table: pd.DataFrame, method: str, labels: Mapping[str, str]) -> pa.Table:
+    """As the browser takes it: what pandas holds is turned into it at every drawing."""
+    rows = table[table["method"] == method]
     shown = pd.DataFrame(
         {
-            "Run": [study.runs[run].label for run in rows["model"]],
+            "Run": [labels[run] for run in rows["model"]],
             "Experts kept": rows["keep_k"],
             "Loss increase (nats a token)": rows["increase"].round(3),
             "95 % from": rows["increase_low"].round(3),
             "to": rows["increase_high"].round(3),
         }
     )
-    st.dataframe(shown, hide_index=True, height=180, key="subset_points")
+    return pa.Table.from_pandas(shown, preserve_index=False)
 
 
 def _this_document(study: Study, choice: Choice, live: Live) -> str:
@@ -92,14 +105,16 @@ def _this_document(study: Study, choice: Choice, live: Live) -> str:
     )
 
 
-def _rests_on(study: Study, choice: Choice, points: pd.DataFrame) -> str:
+def _rests_on(study: Study, choice: Choice, points: pd.DataFrame, domains: int) -> str:
     """What chose the experts and what was evaluated, in words."""
-    seeds = _seeds(points)
+    seeds = beside(points, "seeds", lambda: _seeds(points))
     drawn = seeds and choice.method != RANDOM
     band = (
         f"Grey: least to greatest of {seeds} random subsets, dashed their mean. " if drawn else ""
     )
-    mean = "" if choice.domain else f"Mean over {count(len(study.domains), 'domain')}. "
+    new = unseen.in_a_sentence(choice.only_new).rstrip(", ")
+    told = f"{new[:1].upper()}{new[1:]}. " if new else ""
+    mean = told + ("" if choice.domain else f"Mean over {count(domains, 'domain')}. ")
     return (
         f"{_chosen_on(study, choice, seeds)} {mean}Coloured band: 95 % interval, bootstrap over "
         f"the held-out documents. {band}Dotted, open marks: the document shown."

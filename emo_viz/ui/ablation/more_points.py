@@ -22,6 +22,8 @@ def offer(study: Study, choice: Choice) -> None:
     if choice.domain is None or choice.method in page.BY_WORTH:
         measuring.all_curves(study.models, "Measure all domains again")
         return
+    if choice.only_new:  # they would be of all documents
+        return
     job = page.fine_job(study, choice)
     if job is not None and job.running:
         progress.watch(job, "Measuring more points")

@@ -4,6 +4,7 @@ Opens the curves and the models. Nothing here draws, but for an empty state.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,11 +24,12 @@ from emo_viz.analysis.curves import (
 )
 from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.widths import experts_by_layer, in_words
+from emo_viz.figures.kept import beside
 from emo_viz.server import assets, commands, library, measurements
 from emo_viz.server.jobs import Job
 from emo_viz.server.library import Models
 from emo_viz.ui.ablation.by_hand import Switches
-from emo_viz.ui.parts import freshness, measuring, together
+from emo_viz.ui.parts import freshness, measuring, together, unseen
 from emo_viz.ui.shell import missing, routes
 from emo_viz.ui.shell.words import escape_markdown
 
@@ -74,7 +76,7 @@ class Study:
         """An EmoConfig, or what stands for one."""
         return self.models[run].live.geometry
 
-    @property
+    @cached_property
     def experts(self) -> dict[str, tuple[int, ...]]:
         """Experts of every layer of each run, the shared ones counted."""
         return {one.run: experts_by_layer(one.live.geometry) for one in self.models}
@@ -112,7 +114,7 @@ class Study:
     def domains(self) -> list[str]:
         return sorted(self.curves.info["domains"] if self.curves else self.live_domains)
 
-    @property
+    @cached_property
     def methods(self) -> list[str]:
         if self.curves is None:
             return [*ablation.default_methods(len(self.domains)), *BY_WORTH]
@@ -138,7 +140,8 @@ class Study:
 @dataclass(frozen=True)
 class Choice:
     """What the visitor looks at; domain None means all. `document` is an id, or OWN with `text`.
-    switched: single experts, by hand."""
+    switched: single experts, by hand. only_new: the curves are of documents that training has
+    hardly seen."""
 
     domain: str | None
     method: str
@@ -146,6 +149,7 @@ class Choice:
     document: str
     text: str = ""
     switched: Switches = ()
+    only_new: bool = False
 
     @property
     def is_own(self) -> bool:
@@ -190,14 +194,13 @@ def _measured_or_live(models: Models) -> Study:
         st.stop()
     documents, paths = library.documents(), assets.curves_paths(models.comparison.ids)
     try:
-        curves = _curves(paths, _key(paths)).of_runs(models.comparison.ids)
-        freshness.check("The subset curves", curves.origins)
+        curves = _fresh(_curves(paths, _key(paths)), models)
     except freshness.Stale as error:
         st.warning(f"{error} They are not shown.", icon=":material/update:")
         return _unmeasured(models, documents)
     except ValueError:
         return _unmeasured(models, documents)
-    if not set(curves.rows["document"].unique()) <= set(documents["id"]):
+    if not _are_of(curves, documents):
         return _unmeasured(models, documents)
     return Study(curves, models, documents)
 
@@ -217,16 +220,32 @@ def _unmeasured(models: Models, documents: pd.DataFrame) -> Study:
 
 def _measured_study(every: Curves, models: Models) -> Study:
     try:
-        curves = every.of_runs(models.comparison.ids)
-        freshness.check("The subset curves", curves.origins)
+        curves = _fresh(every, models)
     except freshness.Stale as error:
         _nothing(models, str(error), freshness.OUT_OF_DATE)
     except ValueError as error:
         _nothing(models, escape_markdown(str(error)))
     documents = library.documents()
-    if not set(curves.rows["document"].unique()) <= set(documents["id"]):
+    if not _are_of(curves, documents):
         _nothing(models, "The subset curves were measured on other documents than these.")
     return Study(curves, models, documents)
+
+
+def _fresh(every: Curves, models: Models) -> Curves:
+    """Those of the runs that are shown. Raises ValueError where they are not of what lies here."""
+    ids = models.comparison.ids
+    curves = beside(every, ids, lambda: every.of_runs(ids))
+    freshness.check("The subset curves", curves.origins)
+    return curves
+
+
+def measured_ids(curves: Curves) -> set[str]:
+    """The ids of the documents that curves were measured on."""
+    return beside(curves, "documents", lambda: set(curves.rows["document"].unique()))
+
+
+def _are_of(curves: Curves, documents: pd.DataFrame) -> bool:
+    return measured_ids(curves) <= beside(documents, "ids", lambda: set(documents["id"]))
 
 
 def _nothing(models: Models, sentence: str, headline: str = "Nothing to show yet") -> NoReturn:
@@ -258,16 +277,24 @@ def measured(study: Study, choice: Choice) -> Measured | None:
     if job is not None and isinstance(job.result, Measured):
         return job.result
     key = _key(assets.curves_paths(study.runs.ids))
-    return _measured(study.curves, key, study.runs.ids, choice.domain)
+    if choice.only_new:
+        key += assets.content(assets.documents_path())
+    return _measured(study, key, study.runs.ids, choice.domain, choice.only_new)
 
 
 @st.cache_resource(max_entries=64, show_spinner="Averaging the curves …")
-def _measured(_curves: Curves, key: str, runs: tuple[str, ...], domain: str | None) -> Measured:
-    return Measured.of(_curves.of_domain(domain))
+def _measured(
+    _study: Study, key: str, runs: tuple[str, ...], domain: str | None, only_new: bool
+) -> Measured:
+    assert _study.curves is not None, "the caller has looked"
+    curves = unseen.restricted(_study.curves, _study.documents, only_new)
+    return Measured.of(curves.of_domain(domain))
 
 
 def fine_job(study: Study, choice: Choice) -> Job | None:
     """The finer measurement of the chosen domain and method, if anybody has asked for it."""
     if choice.domain is None or study.curves is None or choice.method in BY_WORTH:
+        return None
+    if choice.only_new:  # it is of all documents
         return None
     return measurements.find_points(study.models, choice.domain, choice.method)

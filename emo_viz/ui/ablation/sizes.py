@@ -7,8 +7,7 @@ from emo_viz.server.library import LoadedModel
 from emo_viz.ui.ablation.page import Study
 from emo_viz.ui.shell.words import compact
 
-BYTES = 4  # of a parameter, in float32: what the pages run
-HEAD = ("Run", "Parameters", "Memory (float32)", "Modelled speed")
+HEAD = ("Run", "Parameters", "Memory (as run here)", "Modelled speed")
 MODELLED = (
     f"Modelled speed is no measurement: a step that writes one token for each of {STEP_TEXTS} "
     "texts is taken to read each weight that it uses once, to be bound by that alone, and to "
@@ -37,27 +36,33 @@ def weights(_loaded: LoadedModel, key: str) -> Weights | None:
 
 def facts(study: Study, stops: list[int]) -> dict[int, list[list[str]]]:
     """Rows of the table below the slider, by stop: one a run, or one where both are alike."""
-    found = [(one.run, weights(one, one.key)) for one in study.models]
-    known = [(study.runs[run].label, run, own) for run, own in found if own is not None]
-    alike = len({own for _, _, own in known}) == 1 and len(known) > 1
+    found = [(one.run, weights(one, one.key), _bytes(one)) for one in study.models]
+    known = [(study.runs[run].label, run, own, size) for run, own, size in found if own is not None]
+    alike = len({each[2:] for each in known}) == 1 and len(known) > 1
     shown = [("Each run", *known[0][1:])] if alike else known
     if not shown:
         return {}
     return {
-        stop: [[label, *_row(own, study.keep_of(run, stop))] for label, run, own in shown]
+        stop: [
+            [label, *_row(own, study.keep_of(run, stop), size)] for label, run, own, size in shown
+        ]
         for stop in stops
     }
 
 
-def _row(own: Weights, keep_k: int) -> list[str]:
+def _bytes(loaded: LoadedModel) -> int:
+    """Of a parameter, in the type that the pages run the model in."""
+    return int(next(loaded.model.parameters()).element_size())
+
+
+def _row(own: Weights, keep_k: int, size: int) -> list[str]:
     kept = own.kept(keep_k)
     return [
         f"{compact(kept)} of {compact(own.parameters)}",
-        f"{_megabytes(kept)} of {_megabytes(own.parameters)}",
+        f"{_megabytes(kept * size)} of {_megabytes(own.parameters * size)}",
         f"{own.speed(keep_k):.2f} times",
     ]
 
 
-def _megabytes(parameters: int) -> str:
-    size = parameters * BYTES
+def _megabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -187,7 +187,7 @@ function legend(root, data) {
     item.append(make("span", `sample ${name}`), text);
     return item;
   };
-  if (data.runs.some((run) => run.points.length)) items.push(entry("solid", "all documents"));
+  if (data.runs.some((run) => run.points.length)) items.push(entry("solid", data.of));
   if (data.runs.some((run) => run.document.length)) items.push(entry("dotted", "this document"));
   if (data.runs.some((run) => run.random.length)) items.push(entry("dashed", "random subsets"));
   root.querySelector(".legend").replaceChildren(...items);

@@ -4,6 +4,7 @@ A Streamlit component without an iframe. It is given all it draws at once; while
 nothing is sent, and once it is let go its place comes back.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import streamlit as st
 from emo_viz.analysis.curves import RANDOM, Measured
 from emo_viz.analysis.runs import Run
 from emo_viz.figures.ablation import AXIS_TITLES, Experts, Measure, axis_ticks, line_of
+from emo_viz.figures.kept import beside
 from emo_viz.ui.ablation import lines, sizes
 from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import Choice, Study
@@ -73,6 +75,7 @@ def draw(
             "said": {str(stop): _said(study, choice, found, stop) for stop in stops},
             "facts": {str(stop): rows for stop, rows in sizes.facts(study, stops).items()},
             "position": choice.keep_k,
+            "of": f"{lines.whose(choice).lower()} documents",
             "heard": heard(KEY),
         },
         on_moved_change=lambda: _moved(study),
@@ -109,10 +112,9 @@ def _run(
     """Points as (place, value, low, high, hover text), of the method and of random subsets."""
     points, random = list[Any](), list[Any]()
     if found is not None:
-        own = found.table[found.table["model"] == run.id]
-        points = _points(line_of(own, choice.method), run, measure, axis, ("low", "high"))
-        if choice.method != RANDOM and (own["method"] == RANDOM).any():
-            random = _points(line_of(own, RANDOM), run, measure, axis, ("min", "max"))
+        view = ("slider", run, choice.method, measure, repr(axis))
+        make = partial(_curves, found, choice.method, run, measure, axis)
+        points, random = beside(found, view, make)
     first = study.runs.first.id
     return {
         "points": points,
@@ -122,6 +124,17 @@ def _run(
             for stop in sorted(live.losses)
         ],
     }
+
+
+def _curves(
+    found: Measured, method: str, run: Run, measure: Measure, axis: Experts
+) -> tuple[list[Any], list[Any]]:
+    """The points of the method, and of random subsets where they are another one."""
+    own = found.table[found.table["model"] == run.id]
+    points = _points(line_of(own, method), run, measure, axis, ("low", "high"))
+    if method == RANDOM or not (own["method"] == RANDOM).any():
+        return points, []
+    return points, _points(line_of(own, RANDOM), run, measure, axis, ("min", "max"))
 
 
 def _value(live: Live, run: str, stop: int, measure: Measure) -> float:

@@ -4,6 +4,7 @@ A Streamlit component without an iframe, given the losses of every stop of the s
 reaches the browser as data and is written with textContent.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ def draw(live: Live) -> None:
     )
 
 
+@cache
 def palette() -> list[str]:
     """From a loss that fell by COLOUR_REACH nats to one that rose by as much."""
     places = np.linspace(1, 0, STEPS)

@@ -7,6 +7,7 @@ played: each text takes a model a moment.
 import difflib
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import streamlit as st
@@ -110,6 +111,7 @@ def visible_lines(text: str) -> str:
     return "\n".join(visible(line) for line in text.strip().splitlines())
 
 
+@lru_cache(maxsize=1024)
 def marked(text: str, whole: str) -> Parts:
     """The text in pieces, and of each whether it differs from what all experts wrote."""
     words, others = _WORDS.findall(text), _WORDS.findall(whole)

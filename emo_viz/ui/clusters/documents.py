@@ -12,7 +12,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.alignment import Alignment, alignment
 from emo_viz.analysis.clusters import Clustering, match_clusters, spherical_kmeans
-from emo_viz.analysis.profiles import cluster_table, top_experts
+from emo_viz.analysis.profiles import cluster_table, mean_entropy, mean_spread, top_experts
 from emo_viz.analysis.projection import Maps, load_maps, pca_map, pca_scale, procrustes
 from emo_viz.analysis.vectors import (
     MOST_COMPONENTS,
@@ -202,24 +202,8 @@ def number_of(data: Data, run: str, view: View) -> NDArray[np.float32]:
     Entropy is that of a document's mean router probabilities, spread the number of experts that
     hold half of them; of several layers their mean.
     """
-    usage = data.traces[run].usage
-    layers = range(usage.shape[1]) if view.layer is None else [view.layer]
-    each = _entropy if view.colour == ENTROPY else _spread
-    found = [each(np.asarray(usage[:, layer], np.float32)) for layer in layers]
-    mean: NDArray[np.float32] = np.stack(found).mean(axis=0)
-    return mean
-
-
-def _entropy(shares: NDArray[np.float32]) -> NDArray[np.float32]:
-    logs = np.log(np.where(shares > 0, shares, 1))
-    found: NDArray[np.float32] = -(shares * logs).sum(axis=1)
-    return found
-
-
-def _spread(shares: NDArray[np.float32]) -> NDArray[np.float32]:
-    held = np.cumsum(-np.sort(-shares, axis=1), axis=1)
-    found: NDArray[np.float32] = (1 + (held < held[:, -1:] / 2).sum(axis=1)).astype(np.float32)
-    return found
+    each = mean_entropy if view.colour == ENTROPY else mean_spread
+    return each(data.traces[run].usage, view.layer)
 
 
 def experts_of(data: Data, run: str, view: View) -> list[str]:

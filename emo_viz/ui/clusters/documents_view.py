@@ -213,6 +213,7 @@ def _documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustere
         column_config=_columns(data.runs),
         alt="Documents with their domain, clusters, length and losses",
     )
+    _export(data, "listing", {"Documents": lambda: _listing(data, table, listed, found)})
 
 
 def _cluster_tables(data: Data, found: Mapping[str, Clustered]) -> None:

@@ -40,6 +40,9 @@ def _headline(data: Data, said: Headline | None) -> None:
     """Whose clusters follow the domains, of whole documents and of single tokens: one sentence."""
     if not data.has_domains:
         return
+    if len(set(data.domains)) == 1:
+        st.markdown("## All documents are of one domain, so clusters cannot follow domains.")
+        return
     parts = [of_documents(data)]
     if said:
         domain = {run: one.domain for run, one in said.runs.items()}

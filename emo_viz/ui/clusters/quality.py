@@ -1,6 +1,7 @@
 """Clusters page: how good the clusters are, and how those of the two runs go together."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,10 +20,21 @@ from emo_viz.ui.parts import export
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell.words import count, escape_plotly, interval
 
-NO_VECTORS = (
-    "Silhouette and stability over seeds need the routing of every token, which is not stored; "
-    "whole documents have them."
+SCALES = (
+    "NMI: 0 to 1; ARI (adjusted Rand index): 0 by chance, 1 for the same groups. Silhouette, by "
+    "cosine distance: 1 where clusters lie far apart, 0 where they touch. Stability: mean ARI of "
+    "every two clusterings that differ in their seed alone."
 )
+
+
+@dataclass(frozen=True)
+class OfSample:
+    """Clusters of the sampled tokens in one run: against the domains, by themselves, their sizes
+    [K]."""
+
+    domain: Alignment
+    quality: Quality
+    sizes: NDArray[np.int64]
 
 
 def of_documents(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
@@ -43,19 +55,19 @@ def of_documents(data: Data, view: View, found: Mapping[str, Clustered]) -> None
         _row("Largest cluster", found, lambda one: f"{found[one].clustering.sizes.max():,}"),
         _row("Smallest cluster", found, lambda one: f"{found[one].clustering.sizes.min():,}"),
     ]
-    _table(data.runs, rows)
     where = "all layers" if view.layer is None else f"layer {view.layer}"
+    _table(data.runs, rows, "document clusters", f"{view.k} clusters, {data.size}, {where}")
     st.caption(
         f"{view.k} clusters of {data.size}, routing of {where}. In brackets the 95 % interval over "
-        "documents. NMI: 0 to 1; ARI (adjusted Rand index): 0 by chance, 1 for the same groups. "
-        "Silhouette, by cosine distance: 1 where clusters lie far apart, 0 where they touch. "
-        "Stability: mean ARI of every two clusterings that differ in their seed alone."
+        f"documents. {SCALES}"
     )
 
 
 def of_tokens(runs: Comparison, said: Headline) -> None:
-    """The quality of the tokens' clusters, a column a run."""
+    """The quality of the stored clusters of all tokens, a column a run."""
     measured = said.runs
+    first = measured[runs.first.id]
+    size = f"{count(first.tokens, 'token')} of {count(said.documents, 'document')}"
     _table(
         runs,
         [
@@ -64,12 +76,36 @@ def of_tokens(runs: Comparison, said: Headline) -> None:
             _row("NMI with the token itself", measured, lambda o: interval(measured[o].token)),
             _row("Clusters", measured, lambda one: str(measured[one].clusters)),
         ],
+        "token clusters",
+        size,
     )
-    first = measured[runs.first.id]
-    st.caption(
-        f"{count(first.tokens, 'token')} of {count(said.documents, 'document')}. In brackets the "
-        f"95 % interval over documents. {NO_VECTORS}"
+    st.caption(f"{size}. In brackets the 95 % interval over documents.")
+
+
+def of_sample(runs: Comparison, made: Mapping[str, OfSample], of: str) -> None:
+    """The quality of the sampled tokens' own clusters, a column a run. of: which tokens and layers,
+    in words."""
+    seeds = next(iter(made.values())).quality.seeds
+    _table(
+        runs,
+        [
+            _row("NMI with the domain", made, lambda one: interval(made[one].domain.nmi)),
+            _row(
+                "NMI with the domain by chance", made, lambda o: f"{made[o].domain.chance_nmi:.2f}"
+            ),
+            _row("ARI with the domain", made, lambda one: interval(made[one].domain.ari)),
+            _row("Silhouette", made, lambda one: f"{made[one].quality.silhouette:.2f}"),
+            _row(
+                f"Stability over {seeds} seeds", made, lambda o: f"{made[o].quality.stability:.2f}"
+            ),
+            _row("Largest cluster", made, lambda one: f"{made[one].sizes.max():,}"),
+            _row("Smallest cluster", made, lambda one: f"{made[one].sizes.min():,}"),
+        ],
+        "clusters of the sample",
+        of,
     )
+    clusters = len(next(iter(made.values())).sizes)
+    st.caption(f"{clusters} clusters of the sample alone: {of}. {SCALES}")
 
 
 def confusion(
@@ -84,7 +120,8 @@ def confusion(
         return
     rows, columns, counts = contingency(labels[0], labels[1])
     table = pd.DataFrame(counts, index=[str(r) for r in rows], columns=[str(c) for c in columns])
-    agreed = _agreement(tuple(map(bytes, labels)), labels, documents)
+    key = (*map(bytes, labels), "\0".join(documents).encode("utf-8", "surrogatepass"))
+    agreed = _agreement(key, labels, documents)
     size = count(len(labels[0]), item)
     st.plotly_chart(
         confusion_heatmap(runs, table, f"{size}: share of each cluster's {item}s", item),
@@ -112,14 +149,17 @@ def _row(measure: str, runs: Iterable[str], value: Callable[[str], str]) -> dict
     return {"Measure": measure} | {run: value(run) for run in runs}
 
 
-def _table(runs: Comparison, rows: Sequence[dict[str, str]]) -> None:
+def _table(runs: Comparison, rows: Sequence[dict[str, str]], of: str, shown: str) -> None:
+    """of: whose quality, in a few words; shown: how much of it, for who takes it home."""
+    table = pd.DataFrame(list(rows))
     columns = {run.id: st.column_config.TextColumn(escape_plotly(run.label)) for run in runs}
     st.dataframe(
-        pd.DataFrame(list(rows)),
+        table,
         hide_index=True,
         column_config=columns,
         alt="Measures of the clusters' quality, a column a run",
     )
+    export.offer(f"quality of {of}", runs, tables={"Quality": lambda: table}, shown=shown)
 
 
 @st.cache_resource(max_entries=32, show_spinner="Clustering again with other seeds …")
@@ -133,4 +173,5 @@ def _quality(
 def _agreement(
     key: tuple[bytes, ...], _labels: Sequence[NDArray[np.int64]], _documents: Sequence[str]
 ) -> Alignment:
+    """key: of the labels and of the documents, which decide the interval."""
     return alignment(_labels[0], _labels[1], list(_documents), "items")

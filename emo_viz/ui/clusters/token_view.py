@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,18 +13,26 @@ import streamlit as st
 from emo_viz.analysis.alignment import contingency
 from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.analysis.tokens import Headline
-from emo_viz.figures.clusters import Group, Shown, colour_groups, concentration, share_heatmap
+from emo_viz.figures.clusters import (
+    Group,
+    Shown,
+    colour_groups,
+    concentration,
+    scale_groups,
+    share_heatmap,
+)
 from emo_viz.figures.theme import chart_config, colour_of
-from emo_viz.ui.clusters import quality, tokens
+from emo_viz.server import commands
+from emo_viz.ui.clusters import quality, sampled, tokens
 from emo_viz.ui.clusters.data import Data
-from emo_viz.ui.clusters.documents import UMAP
-from emo_viz.ui.clusters.tokens import CLUSTER, DOMAIN, SOURCE, TOKEN, Tokens, View
+from emo_viz.ui.clusters.documents import CLUSTER, DOMAIN, ENTROPY, EXPERT, SOURCE, SPREAD, UMAP
+from emo_viz.ui.clusters.tokens import TOKEN, Tokens, View
 from emo_viz.ui.parts import export, maps, reader
 from emo_viz.ui.parts.lazy_tabs import Tab, lazy_tabs
 from emo_viz.ui.parts.point_maps import Fact, Panel, payload
 from emo_viz.ui.parts.selection import Rows, Selection
 from emo_viz.ui.parts.together import in_each, name
-from emo_viz.ui.shell import routes
+from emo_viz.ui.shell import missing, routes
 from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, share, visible
 
 SELECTION = Selection(routes.CLUSTER_TOKENS)
@@ -38,6 +47,9 @@ COLOURED_BY = {
     CLUSTER: "its own clusters",
     TOKEN: "token",
     SOURCE: "the source of its document",
+    EXPERT: "top expert",
+    ENTROPY: "the entropy of its routing",
+    SPREAD: "the number of experts that hold half of its routing",
 }
 
 
@@ -48,7 +60,9 @@ def show(data: Data, said: Headline | None) -> None:
     listed, view = documents, None
     if found:
         row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
-        view = tokens.controls(row, found)
+        view = _possible(found, tokens.controls(row, found))
+        sampled.answer(found, view)
+        whole, found = found, sampled.seen(found, view)
         ids = found.table["id"].tolist()
         SELECTION.follow_address(ids, "tokens")
         rows = SELECTION.rows(ids)
@@ -57,9 +71,18 @@ def show(data: Data, said: Headline | None) -> None:
         maps.summary(SELECTION, rows, "token", _selected(found, rows), partial(_read, found, rows))
         _maps(data, found, view)
         if said:
-            _below(found, rows, said)
+            _below(found, whole, view, rows, said)
     _explanation(data, said, found, view)
     reader.drawer(data.runs, data.documents, listed or documents)
+
+
+def _possible(found: Tokens, view: View) -> View:
+    """The view with no more clusters than there are ways to be routed, and a sentence if fewer."""
+    if sampled.is_stored(found, view) or view.k <= (most := sampled.most(found, view.layer)):
+        return view
+    where = sampled.where(view)
+    st.info(f"The routing of {where} tells apart {most} groups of the sampled tokens at most.")
+    return replace(view, k=most)
 
 
 def _maps(data: Data, found: Tokens, view: View) -> None:
@@ -67,7 +90,7 @@ def _maps(data: Data, found: Tokens, view: View) -> None:
     maps.draw(
         maps.Shown(
             found.table["id"].tolist(),
-            f"{found.version} {view.colour}",
+            f"{found.version} {view.colour} {view.layer}",
             partial(_sent, data, found, view),
             found.highlighted(view),
             SELECTION,
@@ -79,7 +102,8 @@ def _sent(data: Data, found: Tokens, view: View) -> dict[str, Any]:
     """What the browser is sent of the maps."""
     table = found.table
     names, codes = np.unique(table["domain"].to_numpy(str), return_inverse=True)
-    one_legend = view.colour != CLUSTER
+    one_legend = view.colour in (DOMAIN, TOKEN, SOURCE)
+    above = " + ".join([ABOVE, *["1rem"] * (not one_legend), *["2.5rem"] * found.of_sample])
     return payload(
         maps.channel(SELECTION),
         [_panel(data, found, view, run) for run in found.runs],
@@ -98,7 +122,7 @@ def _sent(data: Data, found: Tokens, view: View) -> dict[str, Any]:
         UMAP,
         MARKER_SIZE,
         one_legend,
-        ABOVE if one_legend else f"calc({ABOVE} + 1rem)",
+        f"calc({above})",
         f"{data.provenance} · {found.size} · coloured by {COLOURED_BY[view.colour]}",
     )
 
@@ -127,6 +151,11 @@ def _panel(data: Data, found: Tokens, view: View, run: Run) -> Panel:
 
 def _groups(data: Data, found: Tokens, view: View, run: str) -> list[Group]:
     """What the tokens of a run are coloured by."""
+    if view.colour in (ENTROPY, SPREAD):
+        look = (".2f", "nats") if view.colour == ENTROPY else (".1f", "experts")
+        return scale_groups(sampled.number_of(found, run, view), *look)
+    if view.colour == EXPERT:
+        return colour_groups(sampled.experts_of(found, run, view))
     names = tokens.colour_names(found, view, run)
     if view.colour == TOKEN:
         return colour_groups(names)
@@ -143,8 +172,9 @@ def _open(found: Tokens, row: int) -> None:
     reader.open_document(one["document"], int(one["position"]))
 
 
-def _below(found: Tokens, rows: Rows | None, said: Headline) -> None:
-    """What lies below the maps, each part made only while it is looked at."""
+def _below(found: Tokens, whole: Tokens, view: View, rows: Rows | None, said: Headline) -> None:
+    """What lies below the maps, each part made only while it is looked at. whole: with the stored
+    clusters."""
     domains = sorted(set(found.table["domain"]))
     lazy_tabs(
         routes.CLUSTER_PART,
@@ -152,13 +182,29 @@ def _below(found: Tokens, rows: Rows | None, said: Headline) -> None:
             Tab("Tokens", lambda: _table(found, rows)),
             Tab("Documents", lambda: _ranked(found, rows)),
             Tab("Clusters", lambda: _clusters(found)),
-            Tab("Quality", lambda: quality.of_tokens(found.runs, said)),
+            Tab("Quality", lambda: _quality(whole, view, said)),
             Tab("Domains", lambda: _where(found, "domain", domains)),
             Tab("Frequent tokens", lambda: _where(found, "token", found.frequent[:MOST_ROWS])),
             Tab("Both runs' clusters", lambda: _confusion(found), "Confusion"),
         ],
         "part",
     )
+
+
+def _quality(whole: Tokens, view: View, said: Headline) -> None:
+    quality.of_tokens(whole.runs, said)
+    if made := sampled.measured(whole, view):
+        quality.of_sample(whole.runs, made, f"{whole.size}, routing of {sampled.where(view)}")
+        return
+    st.caption(f"Silhouette and stability of the sample: {_lacks_routing(whole.runs)}")
+
+
+def _lacks_routing(runs: Comparison) -> str:
+    """Why there is no choice of clusters and layers, and what makes it."""
+    if why_not := runs.why_not("layers"):
+        return f"{escape_markdown(why_not)} Show one run alone."
+    way = missing.in_words(commands.token_map(runs.ids))
+    return f"the file of the maps, of an earlier version, lacks the tokens' routing; make it: {way}"
 
 
 def _ranked(found: Tokens, rows: Rows | None) -> None:
@@ -185,6 +231,7 @@ def _ranked(found: Tokens, rows: Rows | None) -> None:
         column_config=_RANKED_COLUMNS,
         alt="Documents by the share of their sampled tokens that are selected",
     )
+    _export(found, "documents", {"Documents": lambda: ranked})
 
 
 def ranking(table: pd.DataFrame, rows: Rows) -> pd.DataFrame:
@@ -223,9 +270,14 @@ def _clusters(found: Tokens) -> None:
         tab.dataframe(
             clusters_table(found, run.id),
             hide_index=True,
-            column_config=_CLUSTER_COLUMNS,
+            column_config=_CLUSTER_COLUMNS | {"share": _share_column(found)},
             alt=f"Clusters of {run.label} with their share of the tokens, domains and tokens",
         )
+
+
+def _share_column(found: Tokens) -> Any:
+    what = "% of the sampled tokens" if found.of_sample else "% of all tokens"
+    return st.column_config.NumberColumn(what, format="%.1f")
 
 
 def clusters_table(found: Tokens, run: str) -> pd.DataFrame:
@@ -262,7 +314,10 @@ def _explanation(
     with st.expander("How it was measured"):
         tokens.details(data.runs, said, found, len(set(data.domains)))
         if found and view:
+            sampled.details(found, view)
             _map_caption(found, view)
+            if not found.layers:
+                st.caption(f"Clusters of one layer or another number: {_lacks_routing(data.runs)}")
 
 
 def _map_caption(found: Tokens, view: View) -> None:
@@ -274,8 +329,8 @@ def _map_caption(found: Tokens, view: View) -> None:
     own = " Numbers are each model's own." if several else ""
     st.caption(
         f"{found.size}, drawn at random; a point is a token, its place its router probabilities of "
-        f"all layers.{maps.turned(found.runs, 'token')} A name stands where most of its tokens lie "
-        f"together. UMAP distances far apart mean little.{own}{highlight}"
+        f"{sampled.where(view)}.{maps.turned(found.runs, 'token')} A name stands where most of its "
+        f"tokens lie together. UMAP distances far apart mean little.{own}{highlight}"
     )
 
 
@@ -300,6 +355,8 @@ def _table(found: Tokens, rows: Rows | None) -> None:
         column_config=_columns(found.runs),
         alt="Tokens in their context with their domain and clusters",
     )
+    tables = {"Tokens": lambda: _listing(found.runs, found.table.iloc[every])}
+    _export(found, "listing", tables)
 
 
 def _selected(found: Tokens, rows: Rows | None) -> str:
@@ -427,7 +484,6 @@ _CLUSTER_COLUMNS = {
     "cluster": st.column_config.NumberColumn("Cluster", width=60),
     "tokens": st.column_config.TextColumn("Enriched tokens", width=260),
     "domains": st.column_config.TextColumn("Largest domains", width=260),
-    "share": st.column_config.NumberColumn("% of all tokens", format="%.1f"),
     "sampled": st.column_config.NumberColumn("Tokens on the map"),
     "documents": st.column_config.NumberColumn("Their documents"),
 }

@@ -15,7 +15,17 @@ from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.token_map import Sample, TokenMap, load_token_map
 from emo_viz.analysis.tokens import Headline, TokenClusters, headline, load_token_clusters
 from emo_viz.server import assets, commands
-from emo_viz.ui.clusters.data import Data
+from emo_viz.ui.clusters.data import FEWEST, Data
+from emo_viz.ui.clusters.documents import (
+    ALL_LAYERS,
+    CLUSTER,
+    DOMAIN,
+    ENTROPY,
+    EXPERT,
+    MOST,
+    SOURCE,
+    SPREAD,
+)
 from emo_viz.ui.clusters.highlighting import ALL_DOMAINS, highlight
 from emo_viz.ui.parts import freshness
 from emo_viz.ui.parts.maps import cluster_column
@@ -23,7 +33,9 @@ from emo_viz.ui.parts.together import in_each, less
 from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.words import count, escape_markdown, interval, token_label
 
-DOMAIN, CLUSTER, TOKEN, SOURCE = "Domain", "Cluster", "Token", "Source"
+TOKEN = "Token"
+PLAIN = (DOMAIN, CLUSTER, TOKEN, SOURCE)  # colourings that need no routing of single tokens
+OF_ROUTING = (EXPERT, ENTROPY, SPREAD)
 ALL_TOKENS = "All tokens"
 CONTEXT = 48  # characters before and after a token
 FREQUENT = 8  # a token that occurs so often in the sample can be highlighted
@@ -31,11 +43,14 @@ FREQUENT = 8  # a token that occurs so often in the sample can be highlighted
 
 @dataclass(frozen=True)
 class View:
-    """What the controls ask for: domains and tokens to highlight (none: all of them)."""
+    """What the controls ask for: domains and tokens to highlight (none: all of them), the number of
+    clusters, and a layer by the model's own number (None: all of them)."""
 
     colour: str
     domains: tuple[str, ...]
     tokens: tuple[str, ...]
+    k: int
+    layer: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +59,8 @@ class Tokens:
 
     table: a row for each, with the columns id, document, position, before, text, after (its place
     in the document's text), token (its label), domain and, for each run, the name of its cluster
-    (`maps.cluster_column`). shares: by run id, the share of all tokens that each cluster holds [K].
+    (`maps.cluster_column`). shares: by run id, the share that each cluster holds [K] of all tokens,
+    or of those of the sample where the clusters are the sample's own (`of_sample`).
     """
 
     runs: Comparison
@@ -52,6 +68,26 @@ class Tokens:
     token_map: TokenMap
     table: pd.DataFrame
     shares: Mapping[str, NDArray[np.float32]]
+    of_sample: bool = False
+
+    @property
+    def usual_k(self) -> int:
+        """The number of stored clusters, of the first run."""
+        return len(self.shares[self.runs.first.id])
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers whose routing is stored and can tell tokens apart in every run, by the models'
+        own numbers; none where the runs' layers differ, or in a file of an earlier version."""
+        held = [self.token_map.numbers.get(run, ()) for run in self.runs.ids]
+        if len(set(held)) > 1:
+            return []
+        several = [
+            (self.token_map.routing[run] > 0).any(axis=0).sum(axis=1) > 1
+            for run in self.runs.ids
+            if held[0]
+        ]
+        return [n for n, *tells in zip(held[0], *several, strict=True) if all(tells)]
 
     @cached_property
     def frequent(self) -> list[str]:
@@ -115,18 +151,37 @@ def load(data: Data) -> Tokens | None:
 def controls(row: DeltaGenerator, found: Tokens) -> View:
     """The controls of this view, put into `row`."""
     domains = sorted(set(found.table["domain"]))
-    colour = links.choice(
-        row,
-        "Colour by",
-        [DOMAIN, CLUSTER, TOKEN, SOURCE],
-        routes.CLUSTER_TOKEN_COLOUR,
-        what="colouring",
+    layers = [ALL_LAYERS, *map(str, found.layers)]
+    colours = [*PLAIN, *OF_ROUTING] if found.layers else PLAIN
+    colour = links.select(
+        row, "Colour by", colours, routes.CLUSTER_TOKEN_COLOUR, what="colouring", width=140
     )
+    layer, k = ALL_LAYERS, found.usual_k
+    if found.layers:
+        layer = links.select(row, "Layer", layers, routes.CLUSTER_LAYER, width=120)
+        k = _how_many(row, found)
     more = row.popover("Highlight", icon=":material/flare:")
     return View(
         colour,
         highlight(more, "Highlight domains", domains, ALL_DOMAINS, routes.CLUSTER_DOMAIN),
         highlight(more, "Highlight tokens", found.frequent, ALL_TOKENS, routes.CLUSTER_HIGHLIGHT),
+        k,
+        None if layer == ALL_LAYERS else int(layer),
+    )
+
+
+def _how_many(row: DeltaGenerator, found: Tokens) -> int:
+    """The number of clusters: those that are stored, or any other of the sample."""
+    return links.slider(
+        row,
+        "Number of clusters",
+        FEWEST,
+        max(found.usual_k, min(MOST, len(found.table) // 2)),
+        found.usual_k,
+        routes.CLUSTER_TOKEN_K,
+        width=200,
+        help=f"{found.usual_k} clusters of all layers are those of all tokens. Of another number, "
+        f"and of one layer, the {len(found.table):,} sampled tokens are clustered.",
     )
 
 

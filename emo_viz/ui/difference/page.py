@@ -20,11 +20,13 @@ from emo_viz.analysis.difference_stream import Head, Pairs, paired
 from emo_viz.analysis.matching import matched_by_use
 from emo_viz.analysis.routed import Layers, common_layers
 from emo_viz.analysis.runs import Comparison, compare
-from emo_viz.server import assets, commands, library
+from emo_viz.server import assets, commands, library, recordings
 from emo_viz.trace.absent import Absent
 from emo_viz.ui.difference import sources
 from emo_viz.ui.difference.sources import Choice, Opened, Words
+from emo_viz.ui.parts.few import Few
 from emo_viz.ui.parts.own_text import OwnText
+from emo_viz.ui.parts.same_experts import BY_USE, ways
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.words import (
@@ -37,7 +39,6 @@ from emo_viz.ui.shell.words import (
     visible,
 )
 
-BY_ID, BY_USE = "By id", "Matched by use"
 BUNDLED, OWN = "Bundled documents", routes.OWN_SOURCE
 ALL_DOMAINS = "All domains"
 COUNTS = (24, 96, 384)
@@ -307,7 +308,7 @@ def _recorded(choice: Choice, sides: Sides, layers: Layers, row: Any) -> Found:
         repr(list(places.items())),
         _titles(sources.openings(traces[0], places)),
         None,
-        linked=False,
+        linked=bool(recordings.without_checkpoint()),
     )
 
 
@@ -394,26 +395,18 @@ def _paired(
     key: str, documents: tuple[list[str], Callable[[str], Documents]]
 ) -> tuple[Pairs, list[str]]:
     """Both runs over the documents, once for all visitors; the last few stay on disk."""
-    kept = _kept()
-    found = kept.get(key)
-    if found is None:
-        names, routed = documents
-        found = paired(_run(names, routed, st.empty()))
-        kept[key] = found
-        for old in list(kept)[:-MOST_KEPT]:
-            kept.pop(old, None)
-    return found
+    names, routed = documents
+    return _kept().of(key, lambda: paired(_run(names, routed, st.empty())))
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
-def _kept() -> dict[str, tuple[Pairs, list[str]]]:
-    return {}
+def _kept() -> Few[tuple[Pairs, list[str]]]:
+    return Few(MOST_KEPT)
 
 
 def _experts(row: Any, sides: Sides) -> str:
     """An id means the same in one model run in two ways; in two models it need not."""
-    apart = sources.trained_apart(*sides)
-    options = [BY_USE, BY_ID] if apart else [BY_ID, BY_USE]
+    options = ways(sources.trained_apart(*sides))
     how: str = links.choice(
         row,
         "Experts",

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import streamlit as st
 from numpy.typing import NDArray
 
+from emo_viz.analysis import matching
 from emo_viz.analysis.difference import RoutedDocument
 from emo_viz.analysis.routed import Numbered, of_recording, of_trace
 from emo_viz.analysis.runs import Comparison, Run, compare
 from emo_viz.server import assets, catalogue, library
 from emo_viz.server.library import LoadedModel, Missing
+from emo_viz.ui.parts.same_experts import weights_of
 from emo_viz.ui.parts.token_text import recorded_pieces, text_labels
 from emo_viz.ui.parts.work import run_exclusive
 from emo_viz.ui.shell.words import token_label
@@ -173,21 +175,14 @@ def opened(side: Side) -> Opened:
 
 
 def trained_apart(one: Opened, other: Opened) -> bool:
-    """Whether the sides are known to be of two models: by the digests of their weights or, where
-    these are too large to be read for it, by their being two checkpoints."""
+    """Whether an id need not mean the same expert on both sides."""
     if one.side.run.id == other.side.run.id:
         return False
-    digests = [_digest(each) for each in (one, other)]
-    if all(digests):
-        return digests[0] != digests[1]
-    return one.side.live and other.side.live
+    return matching.trained_apart(_weights(one), _weights(other))
 
 
-def _digest(one: Opened) -> str:
-    if not one.side.live:
-        return one.trace.manifest.model.checkpoint_sha256
-    found = assets.origins([one.side.run.id]).models.get(one.side.run.id)
-    return found.sha256 if found else ""
+def _weights(one: Opened) -> matching.Weights:
+    return weights_of(one.model) if one.side.live else matching.Weights.of_trace(one.trace)
 
 
 def of_text(

@@ -13,19 +13,15 @@ from numpy.typing import NDArray
 from emo_viz.analysis.difference import DocumentSummary, Pair, loss_by_overlap, token_difference
 from emo_viz.analysis.difference_table import all_tokens, most_different
 from emo_viz.figures import difference as figures
-from emo_viz.figures.theme import (
-    BETTER_NAME,
-    DIVERGING,
-    SELECTION_COLOUR,
-    SEQUENTIAL,
-    WORSE_NAME,
-    chart_config,
-    colour_at,
-)
+from emo_viz.figures.theme import SELECTION_COLOUR, SEQUENTIAL, chart_config
 from emo_viz.ui.difference import panel
 from emo_viz.ui.difference.page import DOCUMENT, FIELD, TOKEN, Found
 from emo_viz.ui.difference.sources import Words
+from emo_viz.ui.parts import heatmap
+from emo_viz.ui.parts.colouring import DEEPEST, NO_VALUE, Colouring, loss_difference, plain
 from emo_viz.ui.parts.export import offer
+from emo_viz.ui.parts.heatmap import Layer, Pick, Side
+from emo_viz.ui.parts.lazy_tabs import Tab, lazy_tabs
 from emo_viz.ui.parts.strip import StripToken, token_strip
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, routes, slots
@@ -33,17 +29,32 @@ from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import count, isolated, share, visible
 
 AGREEMENT, LOSS, PLAIN = "Agreement", "Loss difference", "None"
-TEXT_PIXELS, PANEL_PIXELS = 560, 660
+TEXT_PIXELS, MAP_PIXELS = 560, 520
+GROUP = "difference"
+BY_EXPERTS, BY_WEIGHTS = "Experts", "Gate weights and losses"
 MOST_TOKENS = 2048  # in the strip and the map: a browser holds more, but slowly
 MOST_ROWS = 200
 MOST_MARKS = 1_500
-DEEPEST = 0.75  # letters stay legible on the colour
-NO_VALUE = "rgba(0, 0, 0, 0)"
-LEANS = 0.15  # of the scale: a line beside the colour from here on
 
 
 def overview(found: Found) -> None:
-    """All documents together: agreement, where it parts, weights."""
+    """All documents together: agreement and where it parts; weights and losses when asked for."""
+    tabs = [
+        Tab(BY_EXPERTS, lambda: _agreement(found)),
+        Tab(BY_WEIGHTS, lambda: _weights_and_losses(found)),
+    ]
+    lazy_tabs(routes.DIFFERENCE_VIEW, tabs, "view")
+
+
+def _weights_and_losses(found: Found) -> None:
+    with st.grid(2, min_column_width=380) as grid:
+        with grid.cell():
+            _weights(found)
+        with grid.cell():
+            _losses(found)
+
+
+def _agreement(found: Found) -> None:
     layers, names = found.difference.layers, found.names
     over = f"95 % intervals over {count(len(found.pairs), 'document')}"
     several = over if len(found.pairs) > 1 else "one document, so there is no interval"
@@ -69,10 +80,6 @@ def overview(found: Found) -> None:
                 "documents that have parted up to each position.",
             )
             st.caption(_how_many_differ(found))
-        with grid.cell():
-            _weights(found)
-        with grid.cell():
-            _losses(found)
 
 
 def _how_many_differ(found: Found) -> str:
@@ -167,7 +174,8 @@ def explore(found: Found) -> None:
             with grid.cell():
                 _text(found, pair, summary, words, token, colour)
             with grid.cell():
-                _map(found, pair, words, token)
+                _map(found, pair, words)
+        heatmap.tell(GROUP, token, None, key="difference_look")
         if token is not None:
             panel.of_token(found, pair, words, token)
         _most_different(found)
@@ -240,7 +248,7 @@ def _text(
     token: int | None,
     colour: str,
 ) -> None:
-    colours, leans, legend = _colours(found, summary, colour)
+    colouring = _colouring(found, summary, colour)
     by_place = dict(zip(pair.places.tolist(), range(len(pair.places)), strict=True))
     differs = summary.first < len(found.names)
     shown = min(len(words.pieces), MOST_TOKENS)
@@ -251,11 +259,11 @@ def _text(
         return StripToken(
             text=visible(piece),
             title=f"Token {place + 1}: {words.labels[place]}\n{overlap}",
-            colour=NO_VALUE if at is None else colours[at],
+            colour=NO_VALUE if at is None else colouring.colour(at),
             marked=at is not None and bool(differs[at]),
             sign=piece.isspace() and "\n" in piece,
             breaks=piece.count("\n"),
-            lean=0 if at is None else leans[at],
+            lean=0 if at is None else colouring.lean(at),
         )
 
     token_strip(
@@ -266,72 +274,57 @@ def _text(
         pixels=TEXT_PIXELS,
         key="difference_strip",
         on_pick=_pick,
+        group=GROUP,
     )
     cut = "" if shown == len(words.pieces) else f" The first {shown:,} tokens are shown."
     st.caption(
         f"Underlined: the {int(differs.sum()):,} of {count(len(pair.places), 'token')} that differ "
-        f"in a layer. {legend}{cut}"
+        f"in a layer. {colouring.legend}{cut}"
     )
 
 
-def _colours(
-    found: Found, summary: DocumentSummary, colour: str
-) -> tuple[list[str], list[int], str]:
-    """A colour for each compared token, the end of the scale that it leans to (1, -1; 0: neither),
-    and the scale in words."""
-    none = [0] * len(summary.overlap)
+def _colouring(found: Found, summary: DocumentSummary, colour: str) -> Colouring:
+    """Of the compared tokens."""
     if colour == AGREEMENT:
-        return (
-            [colour_at(SEQUENTIAL, DEEPEST * (1 - float(value))) for value in summary.overlap],
-            none,
+        return Colouring(
+            DEEPEST * (1 - summary.overlap.astype(np.float64)),
+            SEQUENTIAL,
             "Colour: overlap of the experts, mean over the layers, from 1 (pale) to 0 (deep).",
         )
     if colour == LOSS and summary.loss is not None and np.isfinite(summary.loss).any():
-        reach = float(np.nanmax(np.abs(summary.loss))) or 1.0
-        first, second = found.runs
-        return (
-            [
-                NO_VALUE if np.isnan(value) else colour_at(DIVERGING, (value / reach + 1) / 2)
-                for value in summary.loss
-            ],
-            [_lean(float(value) / reach) for value in summary.loss],
-            f"Which predicts the token better: {BETTER_NAME}, line above, {name(first)}; "
-            f"{WORSE_NAME}, line below, {name(second)}. Full colour: a loss lower by {reach:.2g} "
-            "nats.",
-        )
-    return [NO_VALUE] * len(summary.overlap), none, ""
+        return loss_difference(summary.loss, found.runs)
+    return plain(len(summary.overlap))
 
 
-def _lean(value: float) -> int:
-    """To which end of -1..1 a value leans clearly: 1, -1, or 0 for neither and for NaN."""
-    return 1 if value >= LEANS else -1 if value <= -LEANS else 0
-
-
-def _map(found: Found, pair: Pair, words: Words, token: int | None) -> None:
-    overlap = token_difference(pair).overlap[:MOST_TOKENS]
-    places = pair.places[:MOST_TOKENS]
-    st.plotly_chart(
-        figures.token_map(
-            overlap,
-            [isolated(words.labels[place]) for place in places],
-            (places + 1).tolist(),
-            found.names,
-            token,
-        ),
+def _map(found: Found, pair: Pair, words: Words) -> None:
+    """Tokens by layers: how much of the experts differs."""
+    shown = min(len(words.labels), MOST_TOKENS)
+    layers = len(found.names)
+    columns = np.full((shown, layers), -1)
+    parts = np.zeros((shown, layers), np.float32)
+    inside = pair.places < shown
+    columns[pair.places[inside]] = np.arange(layers)
+    parts[pair.places[inside]] = 1 - token_difference(pair).overlap[inside]
+    names = [str(name) for name in found.names]
+    picture = Layer(0, columns, parts, np.arange(layers), names, "Layer")
+    heatmap.heatmap(
+        [Side("difference", "Experts that differ", figures.DIFFERENCE_COLOUR, [picture])],
+        [isolated(label) for label in words.labels[:shown]],
         key="difference_map",
-        on_select=_pick_point,
-        selection_mode="points",
-        config=chart_config("routing overlap"),
-        alt=f"The overlap of the chosen experts of {count(len(places), 'token')} in "
-        f"{count(len(found.names), 'layer')}; mean {overlap.mean():.2f}.",
+        on_pick=_pick_cell,
+        pixels=MAP_PIXELS,
+        what="share of experts that differ",
+        columns="layer",
+        group=GROUP,
+    )
+    st.caption(
+        "Of all experts that a token uses in a layer, in either run, the share that one run alone "
+        f"uses: 1 less the overlap (Jaccard). {count(len(pair.places), 'token')}."
     )
 
 
-def _pick_point() -> None:
-    points = st.session_state["difference_map"]["selection"]["points"]
-    if points:
-        # The browser sends a row of a typed array as an object with the keys "0", "1", ...
-        _pick(int(points[0]["customdata"]["0"]))
+def _pick_cell(pick: Pick) -> None:
+    _pick(pick.token)
 
 
 def _most_different(found: Found) -> None:
@@ -415,13 +408,14 @@ def _pick_row(table: pd.DataFrame) -> Callable[[], None]:
 def export(found: Found) -> None:
     """Every picture, and every token as a table."""
     weighed = all(layer.weight is not None for layer in found.difference.layers)
-    charts = {
-        "Experts in common": "difference_agreement",
-        "Where they part": "difference_divergence",
-        "Weight moved": "difference_weight" if weighed else "",
-        "Loss difference": "difference_loss" if loss_by_overlap(found.difference.summaries) else "",
-        "One document": "difference_map",
-    }
+    charts = {"One document": "difference_map"}
+    if st.session_state.get(routes.DIFFERENCE_VIEW) == BY_WEIGHTS:
+        charts["Weight moved"] = "difference_weight" if weighed else ""
+        lost = loss_by_overlap(found.difference.summaries)
+        charts["Loss difference"] = "difference_loss" if lost else ""
+    else:
+        charts["Experts in common"] = "difference_agreement"
+        charts["Where they part"] = "difference_divergence"
     offer(
         "routing difference",
         found.runs,

@@ -15,16 +15,16 @@ from emo_viz.ui.shell import links, routes
 
 
 class Question(NamedTuple):
-    """A view of the page, and what it needs besides a recording."""
+    """A view of the page, and how many domains it needs."""
 
     draw: Callable[[View], None]
-    domains: bool = False
+    domains: int = 0
 
 
 QUESTIONS: Mapping[str, Question] = {
-    "Similarity": Question(shared.similarity, domains=True),
-    "Coverage": Question(shared.coverage, domains=True),
-    "Kept": Question(shared.kept, domains=True),
+    "Similarity": Question(shared.similarity, domains=2),
+    "Coverage": Question(shared.coverage, domains=1),
+    "Kept": Question(shared.kept, domains=2),
     "Co-activation": Question(work.together),
     "Flow": Question(work.flow),
     "Balance": Question(balance.show),
@@ -56,6 +56,9 @@ def show() -> None:
         if not rest:
             return
         runs = runs if not lacking else runs.only(rest[0])
+        if min(len(data.known[run.id].use.domains) for run in runs) < question.domains:
+            headline.markdown("## All documents are of one domain, so there are no two to compare.")
+            return
     known = {run.id: data.known[run.id] for run in runs}
     keys = {run: library.trace_key(run) for run in known}
     question.draw(View(runs, known, keys, headline, row))

@@ -10,6 +10,7 @@ from emo_viz.figures import experts as figures
 from emo_viz.figures.theme import chart_config, colour_of
 from emo_viz.ui.experts import effects
 from emo_viz.ui.experts.state import form, kind, opener
+from emo_viz.ui.parts import export
 from emo_viz.ui.parts.known import Data, Known, Place
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, routes
@@ -64,15 +65,20 @@ def _beside(known: Known, place: Place, other: Known, chosen: Place) -> None:
         st.info("This is the same expert; choose another one.", icon=":material/compare_arrows:")
         return
     st.markdown(" ".join(_said(known, place, other, chosen)))
+    table = pd.DataFrame({label: _facts(*one) for label, one in zip(names, both, strict=True)})
     with st.grid(2, min_column_width=NARROWEST) as grid:
         with grid.cell():
             _profiles(known, place, other, chosen)
         with grid.cell():
-            st.dataframe(
-                pd.DataFrame({label: _facts(*one) for label, one in zip(names, both, strict=True)}),
-                height="content",
-                row_height=28,
-            )
+            st.dataframe(table, height="content", row_height=28)
+    compared = bool(known.use.domains) and known.use.domains == other.use.domains
+    export.offer(
+        "two experts",
+        dict.fromkeys([known.run, other.run]),
+        charts={"By domain": "experts_profiles"} if compared else {},
+        tables={"Two experts": lambda: table.rename_axis("fact").reset_index()},
+        shown=" beside ".join(names),
+    )
 
 
 def _said(known: Known, place: Place, other: Known, chosen: Place) -> list[str]:

@@ -1,5 +1,7 @@
 """Experts page: one expert: what it is used for, whom it works with, what breaks without it."""
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import streamlit as st
 
 from emo_viz.analysis import flow
 from emo_viz.analysis.expert_effects import Effects
+from emo_viz.analysis.expert_tokens import ExpertTokens
 from emo_viz.analysis.experts import CONFIDENCE, SHUFFLES, top
 from emo_viz.figures import experts as figures
 from emo_viz.figures.theme import chart_config
@@ -42,20 +45,22 @@ def show(data: Data, known: Known, place: Place) -> None:
         with grid.cell():
             _partners(known, place)
     _neighbours(known, place)
+    _export(known, place, measured)
     compare.show(data, known, place)
-    _export(known, place)
     _how(known, place, measured)
 
 
-def _export(known: Known, place: Place) -> None:
-    """The expert's chart, and its domains and partners as tables."""
+def _export(known: Known, place: Place, measured: Effects | None) -> None:
+    """The expert's chart, and its domains, partners and neighbours as tables."""
     tables: dict[str, export.Table] = {}
     layer = None if known.tokens is None else known.tokens.place(place[0])
     if known.tokens is not None and layer is not None:
         pairs = known.tokens.pairs[layer]
         tables["Partners"] = lambda: flow.partners(pairs, place[1])
+        for number, _, _, near in _near(known.tokens, layer, place[1]):
+            tables[f"Neighbours in layer {number}"] = partial(_itself, near)
     if known.use.domains:
-        tables["Domains"] = lambda: _by_domain(known, place)
+        tables["Domains"] = lambda: _by_domain(known, place, measured)
     export.offer(
         f"expert {place[0]}.{place[1]}",
         [known.run],
@@ -65,10 +70,21 @@ def _export(known: Known, place: Place) -> None:
     )
 
 
-def _by_domain(known: Known, place: Place) -> pd.DataFrame:
-    """Of every domain the share of its choices that the expert has."""
+def _itself(table: pd.DataFrame) -> pd.DataFrame:
+    return table
+
+
+def _by_domain(known: Known, place: Place, measured: Effects | None) -> pd.DataFrame:
+    """Of every domain the share of its choices that the expert has, and what it loses without it in
+    nats a token with the 95 % interval, as far as that is measured."""
     own = known.use.affinity[:, known.use.place(place[0]), place[1]]
-    return pd.DataFrame({"domain": known.use.domains, "share": own})
+    table = pd.DataFrame({"domain": known.use.domains, "share": own})
+    if measured is not None:
+        lost = measured.by_domain(*place)
+        for field in ("mean", "low", "high"):
+            found = {domain: getattr(one, field) for domain, one in lost.items()}
+            table[f"loss_without_{field}"] = table["domain"].map(found)
+    return table
 
 
 def _steps(known: Known, place: Place) -> None:
@@ -193,17 +209,21 @@ def _neighbours(known: Known, place: Place) -> None:
     if found is None or layer is None:
         return
     with st.grid(2, min_column_width=NARROWEST) as grid:
-        for step, what, key in ((-1, "before", "experts_before"), (1, "after", "experts_after")):
-            at = layer + step
-            if not 0 <= at < len(found.numbers):
-                continue
-            between = found.flow[min(layer, at)]
+        for number, what, key, table in _near(found, layer, place[1]):
             with grid.cell():
-                st.markdown(f"**Neighbours** of its tokens in layer {found.numbers[at]}, {what} it")
-                table = flow.neighbours(between, place[1], back=step < 0)
-                _table(
-                    known, found.numbers[at], table, key, "Of their gate weight", "Of all tokens"
-                )
+                st.markdown(f"**Neighbours** of its tokens in layer {number}, {what} it")
+                _table(known, number, table, key, "Of their gate weight", "Of all tokens")
+
+
+def _near(
+    found: ExpertTokens, layer: int, expert: int
+) -> Iterator[tuple[int, str, str, pd.DataFrame]]:
+    """The layers next to one: number, which of the two it is, key of its table, and neighbours."""
+    for step, what, key in ((-1, "before", "experts_before"), (1, "after", "experts_after")):
+        at = layer + step
+        if 0 <= at < len(found.numbers):
+            table = flow.neighbours(found.flow[min(layer, at)], expert, back=step < 0)
+            yield found.numbers[at], what, key, table
 
 
 def _table(known: Known, number: int, table: pd.DataFrame, key: str, own: str, usual: str) -> None:

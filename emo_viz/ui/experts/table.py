@@ -95,12 +95,14 @@ def _controls(data: Data) -> Filter:
 def _answer(data: Data) -> None:
     """How specialised the experts are, in one sentence, beside chance."""
     first = next(iter(data.known.values())).use
-    if not all(known.use.domains for known in data.known.values()):
+    fewest = min(len(known.use.domains or ()) for known in data.known.values())
+    if fewest < 2:
         experts = sum(len(known.places) for known in data.known.values())
         st.markdown(f"## {count(experts, 'expert')} of {_names(data)}, by their load.")
+        what = "All documents are of one domain" if fewest else "The recording has no domains"
         st.caption(
-            "The recording has no domains, so how experts divide over them is not known; record "
-            "the model on documents with a domain each."
+            f"{what}, so how experts divide over domains is not known; record the model on "
+            "documents of several."
         )
         return
     runs = [known.run for known in data.known.values()]

@@ -1,5 +1,6 @@
 const NONE = 65535;
 const STEP_MS = 420; // of the notches while it plays
+const SEND_AFTER_MS = 300; // of rest: a drag is one choice
 const FULL_WEIGHT = 0.35; // the share of a token's routing from which on a cell is as dark as it gets
 
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer;
@@ -23,13 +24,16 @@ function unpack(run) {
 }
 
 class First {
-  constructor(root, data) {
+  constructor(root, data, send) {
     this.root = root;
     this.data = data;
+    this.send = send;
+    this.n = 0;
     this.runs = data.runs.map(unpack);
     this.notch = data.start;
     this.layer = data.layer;
-    this.token = null;
+    this.token = this.kept = null; // the one that is looked at, and the one that a click keeps
+    this.looked = this.runs[0];
     root.replaceChildren();
     const says = make("div", root);
     says.setAttribute("role", "status");
@@ -40,7 +44,38 @@ class First {
     this.below();
     this.watch = new ResizeObserver(() => this.paint());
     this.watch.observe(place);
+    this.hear = () => this.take(window.emoVizFirst);
+    document.addEventListener("emo-viz-first", this.hear);
+    this.hear();
     this.paint();
+  }
+
+  // Where the address puts it; the visitor may have moved on while the server answered.
+  take(place) {
+    if (place?.of !== this.data.key) return;
+    this.n = Math.max(this.n, place.heard);
+    if (place.heard < this.n || this.timer) return;
+    this.notch = place.notch;
+    this.layer = place.layer;
+    if (this.kept === place.token) return this.paint();
+    this.kept = place.token;
+    this.look(place.token, this.runs[0]);
+  }
+
+  tell() {
+    const n = (this.n += 1);
+    clearTimeout(this.pending);
+    this.pending = setTimeout(() => {
+      const { notch, layer, kept: token } = this;
+      this.send({ notch, layer, token, n });
+    }, SEND_AFTER_MS);
+  }
+
+  keep(token, run) {
+    // The address counts the tokens of the first run.
+    this.kept = token !== null && this.shows(this.runs[0], run) ? token : null;
+    this.look(token, run);
+    this.tell();
   }
 
   controls() {
@@ -61,6 +96,7 @@ class First {
       this.stop();
       this.notch = Number(this.range.value);
       this.paint();
+      this.tell();
     };
     this.ticks(slide);
     this.layerButtons(row);
@@ -114,6 +150,7 @@ class First {
   show(layer) {
     this.layer = layer;
     this.paint();
+    this.tell();
   }
 
   build(run, place) {
@@ -126,7 +163,8 @@ class First {
     run.canvas.tabIndex = 0;
     run.canvas.setAttribute("role", "img");
     run.canvas.onpointermove = (event) => this.point(run, event);
-    run.canvas.onpointerleave = () => this.look(null, run);
+    run.canvas.onpointerleave = () => this.look(this.kept, this.runs[0]);
+    run.canvas.onclick = (event) => this.toggle(this.row(run, event), run);
     run.canvas.onkeydown = (event) => this.walk(run, event);
     const axis = make("div", box, "axis");
     make("span", axis, "", this.data.axis[0]);
@@ -135,9 +173,10 @@ class First {
     run.spans = run.tokens.map((token, index) => {
       const span = make("span", run.text, "", token);
       span.onpointerenter = () => this.look(index, run);
+      span.onclick = () => this.toggle(index, run);
       return span;
     });
-    run.text.onpointerleave = () => this.look(null, run);
+    run.text.onpointerleave = () => this.look(this.kept, this.runs[0]);
   }
 
   below() {
@@ -168,9 +207,14 @@ class First {
   }
 
   stop() {
+    if (this.timer) this.tell();
     clearInterval(this.timer);
     this.timer = null;
     this.play.textContent = "▶ Play";
+  }
+
+  toggle(token, run) {
+    this.keep(this.kept === token ? null : token, run);
   }
 
   row(run, event) {
@@ -193,7 +237,7 @@ class First {
     if (!(event.key in moves) || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     event.stopPropagation();
-    this.look(moves[event.key], run);
+    this.keep(moves[event.key], run);
   }
 
   look(token, run) {
@@ -215,8 +259,8 @@ class First {
     });
   }
 
-  shows(run) {
-    return this.data.linked || run === this.looked;
+  shows(run, looked = this.looked) {
+    return this.data.linked || run === looked;
   }
 
   paint() {
@@ -366,17 +410,23 @@ class First {
   }
 
   end() {
-    this.stop();
+    clearInterval(this.timer);
+    clearTimeout(this.pending);
+    document.removeEventListener("emo-viz-first", this.hear);
     this.watch.disconnect();
   }
 }
 
 const drawn = new WeakMap();
 
-export default function ({ data, parentElement }) {
+export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".first");
+  const send = (event) => setTriggerValue("moved", event);
   const before = drawn.get(root);
-  if (before && before.data.key === data.key) return;
+  if (before && before.data.key === data.key) {
+    before.send = send;
+    return;
+  }
   if (before) before.end();
-  drawn.set(root, new First(root, data));
+  drawn.set(root, new First(root, data, send));
 }

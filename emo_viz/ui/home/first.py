@@ -15,6 +15,7 @@ from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.figures import home as figures
 from emo_viz.figures.theme import colour_of
+from emo_viz.ui.home import position
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell.words import count, escape_markdown, rest_cut, visible
 
@@ -31,13 +32,18 @@ Part = dict[str, Any]
 
 def draw(runs: Comparison, found: Glances, key: str) -> None:
     """Draw the picture of these runs. key: changes with what is shown."""
-    _COMPONENT(key=KEY, data=_data(runs.ids, runs, found, key))
+    drawn = tuple((run.id, run.slot, run.label) for run in runs)
+    own, data = [found.runs[run.id] for run in runs], _data(drawn, runs, found, key)
+    with st.container(gap=None):
+        position.tell(own, data["start"], data["key"])
+        _COMPONENT(key=KEY, data=data, on_moved_change=position.taker(own, KEY))
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
-def _data(ids: tuple[str, ...], _runs: Comparison, _found: Glances, key: str) -> Part:
-    """All that the browser needs; cached by what it is of."""
-    return picture(_runs, _found) | {"key": hashlib.sha256(repr((ids, key)).encode()).hexdigest()}
+def _data(drawn: tuple[tuple[Any, ...], ...], _runs: Comparison, _found: Glances, key: str) -> Part:
+    """All that the browser needs; cached by what it is of. drawn: id, slot and label of each run,
+    as a run's colour and name are drawn too."""
+    return picture(_runs, _found) | {"key": hashlib.sha256(repr((drawn, key)).encode()).hexdigest()}
 
 
 def picture(runs: Comparison, found: Glances) -> Part:
@@ -48,7 +54,7 @@ def picture(runs: Comparison, found: Glances) -> Part:
         figures.of_run(run, one, [visible(piece) for piece in one.pieces])
         for run, one in zip(runs, own, strict=True)
     ]
-    layers = max(own, key=lambda one: len(one.layers)).layers
+    layers = position.layers_of(own)
     return {
         "runs": drawn,
         "notches": [_notch(runs, own, place) for place in range(len(first.keeps))],
@@ -142,7 +148,7 @@ def _hint(found: Glances, own: list[Glance]) -> str:
     domain = f", {text.domain}" if text.domain else ""
     return (
         f"From above, each row is one of {read} of “{visible(text.title)}”{domain}; each cell an "
-        "expert that it uses. Grey: experts that the cut takes away."
+        "expert that it uses; a click keeps a token. Grey: experts that the cut takes away."
     )
 
 

@@ -63,15 +63,21 @@ def is_heavy(runs: Comparison) -> bool:
     return sum(one.bytes for one in known if one) > HEAVY
 
 
-def made(runs: Comparison, load: bool = True) -> tuple[Glances, str, list[str]]:
+def made(
+    runs: Comparison, load: bool = True, document: str | None = None
+) -> tuple[Glances, str, list[str]]:
     """Made now: of the models that can be run, else of traces; and a sentence for each run that is
-    left out. load: whether models may be loaded. Raises ValueError, one safe for Markdown, if there
-    is none."""
+    left out. load: whether models may be loaded. document: its id, else the usual one. Raises
+    ValueError, one safe for Markdown, if there is none."""
     loaded, left_out = _models(runs) if load else ([], [])
     if not loaded:
-        return _of_traces(runs, left_out)
+        return _of_traces(runs, left_out, document)
     try:
-        row = typical.document(runs)
+        row = (
+            typical.document(runs)
+            if document is None
+            else library.row_of(library.documents(), document)
+        )
     except library.Missing as error:
         raise ValueError(escape_markdown(error.sentence)) from error
     keeps = usual_notches(loaded[0].live)
@@ -96,7 +102,7 @@ def _read(
     _loaded: LoadedModel, key: str, texts: str, document: str, keeps: tuple[int, ...]
 ) -> Glance:
     documents = library.documents()
-    row = documents[documents["id"] == document].iloc[0]
+    row = library.row_of(documents, document)
     try:
         calibration = library.calibration_documents()
     except ValueError:
@@ -106,7 +112,9 @@ def _read(
     return read(live, str(row["text"]), given, keeps, guard=lambda: run_exclusive(_loaded))
 
 
-def _of_traces(runs: Comparison, left_out: Sequence[str]) -> tuple[Glances, str, list[str]]:
+def _of_traces(
+    runs: Comparison, left_out: Sequence[str], document: str | None
+) -> tuple[Glances, str, list[str]]:
     traces = {name: recordings.opened(name) for name in recordings.of_shown()}
     tokens = {name: trace for name, trace in traces.items() if trace.has_tokens}
     if not tokens:
@@ -115,9 +123,13 @@ def _of_traces(runs: Comparison, left_out: Sequence[str]) -> tuple[Glances, str,
         ]
         raise ValueError(" ".join([*left_out, *said]))
     first = next(iter(tokens.values()))
-    row = shortest(first.facts["n_tokens"].fillna(0).astype(int).tolist())
-    document, keeps = str(first.facts["id"].iloc[row]), tuple[int, ...]()
+    ids = first.facts["id"].astype(str).tolist()
     found, sentences = dict[str, Glance](), list[str]()
+    if document is not None and document not in ids:
+        sentences.append(_another(document, first))
+    row = shortest(first.facts["n_tokens"].fillna(0).astype(int).tolist())
+    row = ids.index(document) if document in ids else row
+    document, keeps = ids[row], tuple[int, ...]()
     for run in runs:
         if run.id not in tokens or document not in set(tokens[run.id].facts["id"].astype(str)):
             sentences.append(_lacks(run))
@@ -126,6 +138,14 @@ def _of_traces(runs: Comparison, left_out: Sequence[str]) -> tuple[Glances, str,
         found[run.id] = _recorded(tokens[run.id], library.trace_key(run.id), document, keeps)
     key = repr([document, *(library.trace_key(run) for run in found)])
     return Glances(_text(first, row), found), key, sentences
+
+
+def _another(document: str, trace: "Trace") -> str:
+    return (
+        f"The document {escape_markdown(document)} is not shown: its runs are not loaded, and the "
+        f"trace {escape_markdown(trace.path.name)} does not hold it. This is the shortest document "
+        "of that trace."
+    )
 
 
 def _lacks(run: Run) -> str:

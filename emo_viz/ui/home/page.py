@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,22 +10,20 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from emo_viz.analysis import curves, tokens
+from emo_viz.analysis import curves
 from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.glance import KEEP_K, Glances
-from emo_viz.analysis.origins import Origins, of_trace
-from emo_viz.analysis.routing import Coverage, coverage
-from emo_viz.analysis.runs import BUNDLED, Comparison, Run
+from emo_viz.analysis.routing import Coverage
+from emo_viz.analysis.runs import BUNDLED, Comparison
 from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.figures.comparison import Compared, by_run
 from emo_viz.figures.theme import chart_config, colour_of
-from emo_viz.server import assets, catalogue, commands, library
-from emo_viz.trace import Trace
-from emo_viz.ui.home import first, look, stories
-from emo_viz.ui.parts import export, freshness
+from emo_viz.server import assets, commands, library
+from emo_viz.ui.home import documents, first, loaded, look, sources, stories
+from emo_viz.ui.parts import export, freshness, unseen
 from emo_viz.ui.parts.together import in_each, less, name
 from emo_viz.ui.shell import missing, routes, slots
-from emo_viz.ui.shell.words import compact, count, escape_markdown
+from emo_viz.ui.shell.words import count, escape_markdown
 
 FIRST_PIXELS = 640
 LOAD = "home_load"  # in the session: this visitor wants large models loaded
@@ -45,14 +42,16 @@ class Finding:
 class Card:
     """A question, where its answer comes from, and the page that goes deeper.
 
-    command: the commands that make what is missing, for these runs.
+    find: of these runs; over new documents alone, if `ask` says so. command: the commands that make
+    what is missing, for these runs.
     """
 
     question: str
-    find: Callable[[Comparison], Finding]
+    find: Callable[[Comparison, bool], Finding]
     command: Callable[[Sequence[str]], str]
     page: str
     link: str
+    ask: Callable[[], bool] = lambda: False
 
 
 def show() -> None:
@@ -62,9 +61,11 @@ def show() -> None:
     except library.Missing as error:
         _nothing(error)
         return
-    st.caption(_who(runs))
+    row = st.container(horizontal=True, vertical_alignment="center", gap="small")
+    row.caption(_who(runs), width="stretch")
+    document = documents.chosen(runs, row)
     top = st.empty()
-    known = look.stored(runs)
+    known = look.stored(runs) if document is None else None
     if not known:
         top.skeleton(height=FIRST_PIXELS)
     else:
@@ -74,13 +75,13 @@ def show() -> None:
     how = st.container()
     _findings(runs)
     st.subheader("What is loaded")
-    _models(runs)
-    _documents(runs)
+    loaded.models(runs)
+    loaded.texts(runs)
     if known:
         _how(how, runs, known[0])
         return
     with top.container():  # last: a model may have to be loaded, and the rest need not wait for it
-        _make_first(runs, how)
+        _make_first(runs, how, document)
 
 
 def _nothing(error: library.Missing) -> None:
@@ -89,16 +90,16 @@ def _nothing(error: library.Missing) -> None:
         "EMO Viz shows how a mixture-of-experts model routes a text, token by token, which "
         "documents share experts, and what is lost when only some of the experts stay."
     )
-    missing.empty_state(escape_markdown(error.sentence), error.command)
+    missing.empty_state(escape_markdown(error.sentence), error.command, of_runs=False)
     st.markdown("Or add a checkpoint, a model of the Hugging Face hub or a routing file:")
     st.page_link(routes.LIBRARY, label="Add a run", icon=":material/inventory_2:")
 
 
-def _make_first(runs: Comparison, how: Any) -> None:
-    """The first screen where no file of it is here."""
+def _make_first(runs: Comparison, how: Any, document: str | None) -> None:
+    """The first screen where no file of it is here, or of another document than the file's."""
     load = not look.is_heavy(runs) or st.session_state.get(LOAD, False)
     try:
-        found, key, left_out = look.made(runs, load)
+        found, key, left_out = look.made(runs, load, document)
     except (ValueError, library.Missing) as error:
         if not load:
             _offer()
@@ -181,8 +182,11 @@ def _draw(card: Card, runs: Comparison, key: str) -> Finding | None:
     """Draw one card; its finding, or None where that is not known."""
     finding = None
     st.markdown(f"**{card.question}**")
+    above, control = st.container(), st.container()
     try:
-        finding = card.find(runs)
+        with control:
+            only_new = card.ask()
+        finding = card.find(runs, only_new)
     except (freshness.Stale, library.Missing, ValueError) as error:
         if isinstance(error, freshness.Stale):
             st.markdown(f":material/history: {error}")
@@ -190,13 +194,13 @@ def _draw(card: Card, runs: Comparison, key: str) -> Finding | None:
             st.markdown(escape_markdown(str(error)))
         missing.mend(card.command(runs.ids))
     else:
-        st.plotly_chart(
+        above.plotly_chart(
             chart(runs, finding),
             config=chart_config(finding.title),
             key=key,
             alt=finding.sentence,
         )
-        st.markdown(finding.sentence)  # below: charts line up whatever the sentences' lengths
+        above.markdown(finding.sentence)  # below: charts line up whatever the sentences' lengths
     way = slots.params()
     st.page_link(card.page, label=card.link, icon=":material/arrow_forward:", query_params=way)
     return finding
@@ -218,8 +222,8 @@ def _price(runs: Comparison) -> None:
         st.markdown(_full_models(runs))
 
 
-def _robustness(runs: Comparison) -> Finding:
-    measured, experts = _curves(runs)
+def _robustness(runs: Comparison, only_new: bool) -> Finding:
+    measured, experts = sources.curves(runs, only_new)
     keep = _keep(measured, experts, runs)
     kept = {
         run: _percent(_kept(measured.increase(run, curves.ROUTER_PROBABILITY, k)))
@@ -238,8 +242,9 @@ def _robustness(runs: Comparison) -> Finding:
         f"Likelihood kept with {keep[first]} experts" if even else "Likelihood kept by a subset",
         f"With {with_k if even else 'some of the experts'}, the likelihood kept a token is "
         f"{in_each(runs, said)}. "
-        f"{count(measured.documents, 'held-out document')}, {count(measured.tokens, 'token')}, "
-        f"{count(len(measured.cells.tokens), 'domain')}.",
+        f"{count(measured.documents, 'held-out document')} of "
+        f"{count(len(measured.cells.tokens), 'domain')}, {unseen.in_a_sentence(only_new)}"
+        f"{count(measured.tokens, 'token')}.",
         Compared(
             kept,
             "% of the likelihood a token",
@@ -266,7 +271,7 @@ def _keep(
 
 def _full_models(runs: Comparison) -> str:
     """What each model loses with all its experts: kept shares are shares of this."""
-    measured, experts = _curves(runs)
+    measured, experts = sources.curves(runs, sources.only_new())
     losses = in_each(runs, lambda run: f"**{measured.full_loss(run).mean:.3f}**")
     counts = {experts[run] for run in runs.ids}
     of_all = f"all {in_words(counts.pop())} experts" if len(counts) == 1 else "all experts"
@@ -279,9 +284,9 @@ def _full_models(runs: Comparison) -> str:
     return f"{said}; {less(runs)}: **{gap.mean:+.3f}** {_span(gap, '{:+.3f}')}."
 
 
-def _modularity(runs: Comparison) -> Finding:
-    paths = tuple(_existing(assets.token_clusters_path(run)) for run in runs.ids)
-    found = _tokens_headline(paths, assets.content(*paths))
+def _modularity(runs: Comparison, _only_new: bool) -> Finding:
+    paths = tuple(sources.existing(assets.token_clusters_path(run)) for run in runs.ids)
+    found = sources.tokens_headline(paths, assets.content(*paths))
     freshness.check("The token clusters", found.origins)
     own = dict(zip(runs.ids, found.runs.values(), strict=True))
     shared = in_each(runs, lambda run: f"**{own[run].domain.mean:.2f}** {_span(own[run].domain)}")
@@ -290,11 +295,15 @@ def _modularity(runs: Comparison) -> Finding:
         span = _span(found.difference, "{:+.3f}")
         gap = f"; {less(runs)}: {found.difference.mean:+.3f} {span}"
     first = own[runs.first.id]
+    said = (
+        "All documents are of one domain, so whether clusters follow domains cannot be told. "
+        if _of_one_domain()
+        else f"{first.clusters} clusters of tokens by routing agree with the domain (NMI) by "
+        f"{shared}{gap}. "
+    )
     return Finding(
         "Token clusters and domains",
-        f"{first.clusters} clusters of tokens by routing agree with the domain (NMI) by "
-        f"{shared}{gap}. "
-        f"{count(found.documents, 'document')}, {count(first.tokens, 'token')}.",
+        f"{said}{count(found.documents, 'document')}, {count(first.tokens, 'token')}.",
         Compared(
             {run: each.domain for run, each in own.items()},
             "NMI with the domain (0 to 1)",
@@ -304,8 +313,15 @@ def _modularity(runs: Comparison) -> Finding:
     )
 
 
-def _spread(runs: Comparison) -> Finding:
-    found = {run.id: _coverage(run) for run in runs}
+def _of_one_domain() -> bool:
+    try:
+        return library.documents()["domain"].nunique() == 1
+    except library.Missing:
+        return False
+
+
+def _spread(runs: Comparison, _only_new: bool) -> Finding:
+    found = {run.id: sources.coverage(run) for run in runs}
     first = found[runs.first.id]
     even = len({each.routed for each in found.values()}) == 1
 
@@ -362,124 +378,9 @@ CARDS = (
         commands.curves,
         routes.ABLATION,
         "Choose a subset of the experts",
+        sources.offer_new,
     ),
 )
-
-
-def _models(runs: Comparison) -> None:
-    rows = []
-    for run in runs:
-        try:
-            facts = assets.model_facts(run)
-        except FileNotFoundError:
-            continue
-        except ValueError as error:
-            if (model := catalogue.entry(run).model) and not library.is_emo(run.id):
-                rows.append(_row_of_another_family(run, model))
-                continue
-            st.error(escape_markdown(str(error)), icon=":material/error:")
-            continue
-        rows.append(_row(facts))
-    if rows:
-        table = pd.DataFrame(rows).set_index("Model").astype({"Layers": "Int64"})
-        st.table(table.astype({"Hidden size": "Int64"}) if "Hidden size" in table else table)
-    else:
-        st.write("No checkpoint is here.")
-        st.code(commands.TRAIN, language="bash")
-
-
-def _row(facts: assets.ModelFacts) -> dict[str, object]:
-    trained, shared = facts.tokens_trained, facts.num_shared_experts
-    return {
-        "Model": facts.label,
-        "Layers": facts.num_layers,
-        "Experts a layer": f"{facts.experts_in_words(shared)} routed + {shared} shared",
-        "Experts a token": f"{facts.num_experts_per_tok - shared} routed + {shared} shared",
-        "Hidden size": facts.hidden_size,
-        "Parameters": compact(facts.parameters),
-        "Tokens trained on": "not recorded" if trained is None else compact(trained),
-    }
-
-
-def _row_of_another_family(run: Run, model: catalogue.Model) -> dict[str, object]:
-    """As far as its config says what EMO's own say."""
-    return {
-        "Model": run.label,
-        "Layers": model.layers,
-        "Experts a layer": model.experts or None,
-        "Experts a token": None if model.top_k is None else str(model.top_k),
-        "Parameters": compact(model.parameters),
-    }
-
-
-def _documents(runs: Comparison) -> None:
-    if not assets.documents_path().exists():
-        st.write("No documents are here.")
-        st.code(commands.DOCUMENTS, language="bash")
-        return
-    documents = library.documents()
-    st.caption(
-        f"Bundled: {count(len(documents), 'document')} of "
-        f"{count(documents['domain'].nunique(), 'domain')}{_bundled_tokens(runs)}, with their "
-        f"licences in ATTRIBUTION.md beside them.{_cut(documents)}"
-    )
-
-
-def _cut(documents: pd.DataFrame) -> str:
-    """How many texts are not here as a whole."""
-    cut = int((documents["cut_tokens"] > 0).sum()) if "cut_tokens" in documents else 0
-    words = f" Of {count(cut, 'longer text')} only the beginning is here, as much as fits the "
-    return f"{words}models' context." if cut else ""
-
-
-def _bundled_tokens(runs: Comparison) -> str:
-    try:
-        tokens = library.trace(runs.first.id).manifest.tokens
-    except library.Missing:
-        return ""
-    return f", {count(tokens, 'token')}"
-
-
-def _curves(runs: Comparison) -> tuple[curves.Measured, dict[str, tuple[int, ...]]]:
-    """The curves of the runs, and the experts of every layer of each."""
-    paths = tuple(map(_existing, assets.curves_paths(runs.ids)))
-    key = assets.content(*paths, *(path.with_suffix(".json") for path in paths))
-    measured, experts, origins = _read_curves(paths, key, runs.ids)
-    freshness.check("The curves", origins)
-    return measured, experts
-
-
-@st.cache_resource(max_entries=4, show_spinner="Reading the curves …")
-def _read_curves(
-    paths: tuple[Path, ...], key: str, runs: tuple[str, ...]
-) -> tuple[curves.Measured, dict[str, tuple[int, ...]], Origins]:
-    """The curves of all domains, the experts of every layer, and what they are of."""
-    read = curves.read_together(paths).of_runs(runs)
-    experts = {run: read.experts(run) for run in runs}
-    return curves.Measured.of(read.rows), experts, read.origins
-
-
-def _coverage(run: Run) -> Coverage:
-    trace, key = library.trace(run.id), library.trace_key(run.id)
-    found, origins = _read_trace(run.id, key, trace)
-    freshness.check(f"The traces of {run.label}", origins)
-    return found
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _read_trace(run: str, key: str, _trace: Trace) -> tuple[Coverage, Origins]:
-    return coverage(_trace), of_trace(_trace, run)
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _tokens_headline(paths: tuple[Path, ...], key: str) -> tokens.Headline:
-    return tokens.headline(*paths)
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise ValueError(f"Not measured yet: {path.name} is not there.")
-    return path
 
 
 def _kept(increase: Interval) -> Interval:

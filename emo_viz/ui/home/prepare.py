@@ -7,7 +7,7 @@ from typing import Any
 
 from emo_viz.analysis.runs import Comparison
 from emo_viz.server import library
-from emo_viz.ui.home import look, page, stories
+from emo_viz.ui.home import documents, look, page, stories
 
 
 def steps() -> Iterator[Callable[[], Any]]:
@@ -16,9 +16,10 @@ def steps() -> Iterator[Callable[[], Any]]:
         runs = library.default()
         yield partial(look.stored, runs)
         yield partial(stories.offered, runs)
+        yield partial(documents.prepare, runs)
         for card in page.CARDS:
             yield partial(_find, card, runs)
 
 
 def _find(card: page.Card, runs: Comparison) -> None:
-    page.chart(runs, card.find(runs))
+    page.chart(runs, card.find(runs, False))

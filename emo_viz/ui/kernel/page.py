@@ -1,6 +1,7 @@
 """Kernel page: what the compiler made of the GPU kernels, and what a GPU found, if one did."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pandas as pd
@@ -41,9 +42,16 @@ COLUMNS = {
 }
 
 
+def _path(name: str) -> Path:
+    """A file on the kernels: of the assets folder if it has a report of its own, else the bundled
+    one, which is as true of a pair of one's own: it is about this code."""
+    own = assets.analysis_path(REPORT).exists()
+    return assets.analysis_path(name) if own else assets.APP_FOLDER / "assets" / "analysis" / name
+
+
 def open_report() -> dict[str, Any]:
-    """The bundled report; without a usable one the page says how to make it and ends."""
-    path = assets.analysis_path(REPORT)
+    """The report; without a usable one the page says how to make it and ends."""
+    path = _path(REPORT)
     if not path.exists():
         _nothing("The kernels were not compiled on this machine yet.")
     try:
@@ -56,13 +64,13 @@ def open_report() -> dict[str, Any]:
 
 
 def _nothing(sentence: str) -> NoReturn:
-    missing.empty_state(sentence, commands.KERNEL_REPORT)
+    missing.empty_state(sentence, commands.KERNEL_REPORT, of_runs=False)
     st.stop()
 
 
 def open_check() -> dict[str, Any] | None:
     """What a GPU found, if someone ran the check there and its file can be read."""
-    path = assets.analysis_path(CHECK)
+    path = _path(CHECK)
     if not path.exists():
         return None
     try:

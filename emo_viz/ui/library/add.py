@@ -7,18 +7,23 @@ from typing import Any
 import streamlit as st
 
 from emo_viz.server import home, making
-from emo_viz.server.jobs import registry
+from emo_viz.server.jobs import Job, registry
 from emo_viz.ui.parts import progress
 from emo_viz.ui.shell import slots
 from emo_viz.ui.shell.words import escape_markdown
 
 FOLDER, HUB, FILE = "Checkpoint folder", "Hugging Face hub", "Routing file"
-_JOB, _SAID = "library_job", "library_said"
+IN_CACHE = (
+    " What has arrived of the checkpoint stays in the Hugging Face cache, and is not fetched again."
+)
+_JOB, _SAID, _ADDED = "library_job", "library_said", "library_added"
 
 
 def popover() -> None:
     """The way to add a run."""
-    with st.popover("Add a run", icon=":material/add:"):
+    # Another key is another popover, which is closed: it has done what it was opened for.
+    number = st.session_state.get(_ADDED, 0)
+    with st.popover("Add a run", icon=":material/add:", key=f"library_add_{number}"):
         way = st.segmented_control(
             "From", [FOLDER, HUB, FILE], default=FOLDER, required=True, key="library_way"
         )
@@ -33,14 +38,22 @@ def watch() -> None:
     job = registry().find(key) if key else None
     if job is None:
         return
+    fetched = making.FETCH in str(key).split("|")
     if job.running:
-        progress.watch(job, "Adding the run", "documents")
+        _watch(job, fetched)
         return
     del st.session_state[_JOB]
-    if job.error is not None:
+    if job.cancelled and job.result is None:
+        st.info(f"Stopped; nothing was added.{IN_CACHE if fetched else ''}")
+    elif job.error is not None:
         st.error(f"Nothing was added: {escape_markdown(str(job.error))}", icon=":material/error:")
     elif isinstance(job.result, str):
         _added(job.result)
+
+
+def _watch(job: Job, fetched: bool) -> None:
+    what, noun = ("Fetching the checkpoint", "MB") if fetched else ("Adding the run", "documents")
+    progress.watch(job, what, noun)
 
 
 def _folder() -> None:
@@ -52,7 +65,10 @@ def _folder() -> None:
 
 def _hub() -> None:
     name = st.text_input("Name on the hub", key="library_hub", placeholder="owner/model")
-    st.caption("It is fetched to the Hugging Face cache of this machine, unless it is there.")
+    st.caption(
+        "What is not in the Hugging Face cache of this machine is fetched. It can be stopped, and "
+        "goes on from there when it is asked for again."
+    )
     if st.button("Fetch and add", disabled=not name.strip()):
         _tried(lambda: _started(making.add_hub(name)))
 
@@ -98,6 +114,7 @@ def _tried(work: Callable[[], None]) -> None:
 
 def _started(key: str) -> None:
     st.session_state[_JOB] = key
+    _close()
     st.rerun()
 
 
@@ -105,4 +122,10 @@ def _added(run: str) -> None:
     """The new run is what its visitor wants to see: it goes to slot A."""
     st.session_state[_SAID] = f"{escape_markdown(run)} is added, and stands in slot A."
     slots.put(a=run)
+    _close()
     st.rerun()
+
+
+def _close() -> None:
+    """Have the next run draw the popover anew."""
+    st.session_state[_ADDED] = st.session_state.get(_ADDED, 0) + 1

@@ -17,7 +17,7 @@ function build(root) {
   stage.setAttribute("aria-roledescription", "heatmap");
   const foot = element("div", "foot", root), key = element("div", "key", foot);
   const parts = {
-    stage, key, cells: element("canvas", "cells", stage), marks: element("canvas", "marks", stage),
+    stage, foot, key, cells: element("canvas", "cells", stage), marks: element("canvas", "marks", stage),
     tip: element("div", "tip", stage), rows: element("button", "rows", foot),
     all: element("button", "all", foot), hint: element("span", "hint", foot),
     live: element("div", "live", root),
@@ -61,9 +61,11 @@ class Heatmap {
     }
     this.key();
     const names = data.sides.map((side) => side.label).join(" and ");
-    this.parts.stage.setAttribute("aria-label", `Experts that each of ${data.tokens.length} tokens `
-      + `uses in ${names}. Arrow keys walk through tokens and experts, Enter picks, Escape clears, `
-      + "plus and minus zoom, 0 shows the whole text.");
+    const what = data.columns === "expert"
+      ? `Experts that each of ${data.tokens.length} tokens uses in ${names}`
+      : `${names}, of each of ${data.tokens.length} tokens by ${data.columns}`;
+    this.parts.stage.setAttribute("aria-label", `${what}. Arrow keys walk through tokens and `
+      + `${data.columns}s, Enter picks, Escape clears, plus and minus zoom, 0 shows the whole text.`);
     this.size();
     this.follow(before === undefined);
   }
@@ -82,9 +84,21 @@ class Heatmap {
     ramp.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
   }
 
+  around(name) { return this.root.getRootNode().host?.closest(`[data-testid="${name}"]`); }
+
+  // The picture, what its colours mean and its buttons end above the window's edge, unless they
+  // begin so far down that one has to scroll anyway.
+  height() {
+    const { stage, foot } = this.parts, main = this.around("stMain");
+    const top = stage.getBoundingClientRect().top + (main?.scrollTop ?? 0);
+    const room = window.innerHeight - top - foot.offsetHeight - BELOW;
+    return room < LOWEST ? this.shown.pixels : Math.round(Math.min(this.shown.pixels, room));
+  }
+
   size() {
-    const width = this.parts.stage.clientWidth, height = this.shown.pixels;
+    const width = this.parts.stage.clientWidth;
     if (!width) return;
+    const height = (this.pixels = this.height());
     const ratio = window.devicePixelRatio || 1;
     this.parts.stage.style.height = `${height}px`;
     for (const canvas of [this.parts.cells, this.parts.marks]) {
@@ -98,7 +112,7 @@ class Heatmap {
 
   // Rows whose texts can be read; the whole text where it is short or there are many pictures.
   readable() {
-    const height = this.shown.pixels - HEAD - AXIS, { count, widest } = this.shown;
+    const height = this.pixels - HEAD - AXIS, { count, widest } = this.shown;
     const many = this.shown.sides[0].layers.length > 1;
     const rows = many || height / count >= SHORTEST ? count : Math.floor(height / ROW);
     const middle = (this.look.selected ?? 1) - 1;
@@ -118,7 +132,7 @@ class Heatmap {
     [view.top, view.bottom] = into(view.top, view.bottom, count, Math.min(count, 3));
     [view.left, view.right] = into(view.left, view.right, widest, Math.min(widest, 3));
     const whole = view.bottom - view.top >= count;
-    this.at = places(this.shown, this.width, this.shown.pixels, whole);
+    this.at = places(this.shown, this.width, this.pixels, whole);
     this.theme = themeOf(this.root);
     this.root.dataset.rows = `${Math.floor(view.top) + 1} ${Math.ceil(view.bottom)}`;
     this.later();
@@ -185,7 +199,7 @@ class Heatmap {
   }
 
   lines({ row, column, panel }) {
-    const { tokens, sides, count, what, differences } = this.shown;
+    const { tokens, sides, count, what, differences, byExpert, columns } = this.shown;
     const said = [`Token ${row + 1} of ${count}: “${tokens[row]}”`];
     if (panel === null) return said;
     const over = this.at.panels[panel], expert = over.layer.order[column];
@@ -196,7 +210,12 @@ class Heatmap {
       const slot = here.findIndex(
         (id, i) => id === expert && layer.levels[row * layer.slots + i] > 0);
       const level = slot < 0 ? 0 : layer.levels[row * layer.slots + slot];
-      const where = `${side.label}, layer ${layer.number}: expert ${expert}`;
+      if (!byExpert) {
+        const value = level ? `${what} ${this.value(level)}` : "not compared";
+        said.push(`${columns} ${nameOf(layer, expert)}: ${value}`);
+        continue;
+      }
+      const where = `${side.label}, layer ${layer.number}: expert ${nameOf(layer, expert)}`;
       const value = what ? `, ${what} ${this.value(level)}` : "";
       const rank = differences ? "" : `, choice ${slot + 1} of ${layer.slots}`;
       said.push(slot < 0 ? `${where} is not used here` : `${where}${value}${rank}`);
@@ -234,7 +253,7 @@ class Heatmap {
       const from = cursor.row * slots;
       const used = Array.from({ length: slots }, (_, slot) => from + slot)
         .some((slot) => ids[slot] === expert && levels[slot] > 0);
-      if (used && !this.shown.differences) follow = { run: over.side.id, layer: number, expert };
+      if (used && this.shown.byExpert && !this.shown.differences) follow = { run: over.side.id, layer: number, expert };
     }
     this.choose({ token: cursor.row + 1, follow });
   }
@@ -296,6 +315,15 @@ class Heatmap {
     rows.onclick = () => { this.readable(); this.settle(); };
     all.onclick = () => { this.whole(); this.settle(); };
     new ResizeObserver(() => this.shown && this.size()).observe(stage);
+    // What comes or goes above the picture, or the window's edge, moves its foot.
+    const moved = () => this.shown && this.height() !== this.pixels && this.size();
+    const page = this.around("stMainBlockContainer");
+    if (page) new ResizeObserver(moved).observe(page);
+    const resized = () => {
+      if (!this.root.isConnected) window.removeEventListener("resize", resized);
+      else moved();
+    };
+    window.addEventListener("resize", resized);
     matchMedia("(prefers-color-scheme: dark)").onchange = () =>
       setTimeout(() => this.shown && this.settle(), 300);
     const hear = (name, act) => {

@@ -1,4 +1,5 @@
-"""Tokens by experts as pictures that the browser draws: one run or two, one layer or all of them.
+"""Tokens by experts, or by layers, as pictures that the browser draws: one run or two, one layer
+or all of them.
 
 A Streamlit component without an iframe. Hover, walking, zoom and scroll need no server; a click or
 Enter picks. What is picked travels in a message of its own, so that a pick sends no picture again.
@@ -18,7 +19,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from emo_viz.analysis.routing import Recorded, expert_order
+from emo_viz.analysis.routing import Gated, expert_order
 from emo_viz.figures.theme import DIVERGING, SELECTION_COLOUR, SEQUENTIAL
 from emo_viz.ui.parts import look
 from emo_viz.ui.parts.heard import hear
@@ -36,6 +37,7 @@ _COMPONENT = st.components.v2.component(
     js=_JS,
 )
 
+EXPERTS = "expert"  # what the columns of a picture are, unless it says otherwise
 LEVELS = 255  # of a weight: level 0 is an empty place
 
 
@@ -44,13 +46,16 @@ class Layer:
     """One layer of one run over a text.
 
     number: what the layer is called. expert_ids and values [P, S]; a value is 0..1, or -1..1 in a
-    picture of differences. order [R]: the expert of each column.
+    picture of differences. order [R]: the expert of each column. names [R]: what each expert is
+    called, if not by its id; axis: what these are.
     """
 
     number: int
     expert_ids: NDArray[np.integer]
     values: NDArray[np.floating]
     order: NDArray[np.integer]
+    names: Sequence[str] = ()
+    axis: str = "Routed expert (id)"
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Pick:
     follow: Follow | None = None
 
 
-def layer_of(recorded: Recorded, layer: int, number: int, routed: int, by_use: bool) -> Layer:
+def layer_of(recorded: Gated, layer: int, number: int, routed: int, by_use: bool) -> Layer:
     """A layer of a recording, its `routed` experts in the order of use in the text, or by id.
 
     layer: its place in the recording; number: what it is called.
@@ -97,41 +102,41 @@ def heatmap(
     *,
     key: str,
     on_pick: Callable[[Pick], None],
-    selected: int | None = None,
-    followed: Follow | None = None,
+    group: str,
     pixels: int = 560,
     what: str = "gate weight",
     differences: bool = False,
-    group: str = "",
+    columns: str = EXPERTS,
 ) -> None:
     """Draw the sides beside each other (one layer), or a line of layers for each (several).
 
-    tokens [P]: labels. selected: a position, from 1. pixels: the height of all. what: the value in
-    words, for key and hover ("" where every value is 1: an expert is used or not). differences:
-    values are from -1 to 1 on a scale with two ends. group: pictures and texts of one group show
-    each other's hover and what the page tells them (`tell`); by default the picture is alone.
+    tokens [P]: labels. pixels: the height of all at most. what: the value in words, for key and
+    hover ("" where every value is 1: an expert is used or not). differences: values are from -1 to
+    1 on a scale with two ends. group: pictures and texts of one group show each other's hover and
+    what the page tells them (`tell`). columns: what a column is, an "expert" or a "layer"; the
+    experts of a `Layer` are then its columns, a value of 0 is clear, and a pick follows none. A
+    picture whose foot the window cuts off is lower.
     """
 
     def picked() -> None:
         event = st.session_state[key]["picked"]
         if event is not None:
-            hear(group or key, event)
+            hear(group, event)
             on_pick(_pick(event))
 
     reach = max((_reach(layer) for side in sides for layer in side.layers), default=0.0) or 1.0
     with st.container(gap=None):
-        if not group:
-            tell(key, selected, followed, key=f"{key}_look")
         _COMPONENT(
             key=key,
             data={
-                "group": group or key,
+                "group": group,
                 "tokens": list(tokens),
                 "sides": [_side(side, reach, differences) for side in sides],
                 "pixels": pixels,
                 "what": what,
                 "top": reach,
                 "differences": differences,
+                "columns": columns,
                 "scale": _scale(differences),
                 "mark": SELECTION_COLOUR,
             },
@@ -188,6 +193,8 @@ def _layer(layer: Layer, reach: float, differences: bool) -> dict[str, Any]:
         "ids": _packed(np.maximum(ids, 0).astype(width)),
         "levels": _packed(level.astype("<u1")),
         "order": _packed(layer.order.astype("<u2")),
+        "names": list(layer.names),
+        "axis": layer.axis,
     }
 
 

@@ -1,4 +1,5 @@
 // What the heatmap shows and where: decoding, places, painting. heatmap.js adds hands to it.
+const LOWEST = 260, BELOW = 8; // pixels: of the picture, and between its foot and the window's edge
 const ROW = 15, SHORTEST = 9, HEAD = 22, AXIS = 34, GAP = 16, MAP = 40, FAINTEST = 0.32;
 
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -15,13 +16,14 @@ function decoded(data) {
     }),
   }));
   const widest = Math.max(...sides.flatMap((side) => side.layers.map((one) => one.order.length)));
+  data.byExpert = data.columns === "expert";
   return { ...data, sides, widest, colours: colours(data), count: data.tokens.length };
 }
 
 function colours(data) {
   const stops = data.scale.map((stop) => stop.match(/[\d.]+/g).map(Number));
   return Array.from({ length: 256 }, (_, level) => {
-    const low = data.differences ? 0 : FAINTEST;
+    const low = data.differences || !data.byExpert ? 0 : FAINTEST;
     const share = data.differences ? Math.max(0, level - 1) / 254 : level / 255;
     const at = (low + (1 - low) * share) * (stops.length - 1);
     const from = Math.min(Math.floor(at), stops.length - 2);
@@ -121,15 +123,19 @@ function heads(context, shown, at, view, theme) {
     context.fillRect(dot - 4, middle - 4, 8, 8);
     context.font = `600 ${at.many ? 12 : 14}px ${theme.font}`;
     const name = at.many && !panel.first ? "" : `${side.label}, `;
-    const said = shortened(context, `${name}layer ${layer.number}`, panel.w - 14);
+    const whole = shown.byExpert ? `${name}layer ${layer.number}` : side.label;
+    const said = shortened(context, whole, panel.w - 14);
     context.fillStyle = theme.text;
     context.fillText(said, panel.x + 14, middle);
     if (!at.many) ticks(context, panel, view, theme);
   }
 }
 
+const nameOf = (layer, expert) => layer.names[expert] ?? String(expert);
+
 function ticks(context, panel, view, theme) {
-  const step = panel.w / (view.right - view.left), stride = Math.max(1, Math.ceil(26 / step));
+  const widest = panel.layer.names.length ? 54 : 26; // pixels of a label
+  const step = panel.w / (view.right - view.left), stride = Math.max(1, Math.ceil(widest / step));
   context.font = `11px ${theme.font}`;
   context.textAlign = "center";
   context.fillStyle = theme.faint;
@@ -137,9 +143,9 @@ function ticks(context, panel, view, theme) {
   for (let column = Math.ceil(view.left); column < end; column += 1) {
     const x = xOf(panel, view, column + 0.5);
     if (column % stride || x > panel.x + panel.w) continue;
-    context.fillText(String(order[column]), x, panel.y + panel.h + 10);
+    context.fillText(nameOf(panel.layer, order[column]), x, panel.y + panel.h + 10);
   }
-  context.fillText("Routed expert (id)", panel.x + panel.w / 2, panel.y + panel.h + 25);
+  context.fillText(panel.layer.axis, panel.x + panel.w / 2, panel.y + panel.h + 25);
   context.textAlign = "left";
 }
 

@@ -1,8 +1,8 @@
 """One text as the models read it: the tokens, what was recorded, and what of it was cut off."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import streamlit as st
@@ -37,14 +37,40 @@ class Chosen:
     rest: str = ""
 
 
+class Recorded(Protocol):
+    """What a run did with a text: a `model.run.inference.Recording`, or what a trace says of one;
+    what that lacks is NaN, or has no entries. Shapes as there."""
+
+    @property
+    def token_ids(self) -> np.ndarray: ...
+    @property
+    def router_probs(self) -> np.ndarray: ...
+    @property
+    def expert_ids(self) -> np.ndarray: ...
+    @property
+    def gate_weights(self) -> np.ndarray: ...
+    @property
+    def entropy(self) -> np.ndarray: ...
+    @property
+    def loss(self) -> np.ndarray: ...
+    @property
+    def next_ids(self) -> np.ndarray: ...
+    @property
+    def next_probs(self) -> np.ndarray: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One text as the models of one tokenizer and of as many layers read it.
+    """One text as the models of one tokenizer and of as many layers read it, or as traces say that
+    they did.
 
     pieces: the texts of the tokens, "" for EOS; labels: what each is called, also where it is only
     a part of a character. recordings, routing and routed (routed experts of each layer) are by run
     id, in the order of `runs`. absent: sentences on what a run does not say of a text.
     whole_context: whether a long text is cut where the models end, not where this page does.
+    tokenizer: None of traces. layer_numbers: what the layers are called, if not 0, 1, 2, ...
+    unweighed: runs without gate weights, in which an expert that is used counts 1. at_least:
+    whether there may be more experts than those that are known.
     """
 
     runs: Comparison
@@ -54,13 +80,16 @@ class Reading:
     dropped_tokens: int
     exact: bool
     dropped_characters: int
-    recordings: "dict[str, Recording]"
+    recordings: Mapping[str, Recorded]
     routing: dict[str, TextRouting]
     routed: dict[str, tuple[int, ...]]
     shared: dict[str, int]
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: "PreTrainedTokenizerBase | None"
     absent: tuple[str, ...] = ()
     whole_context: bool = True
+    layer_numbers: tuple[int, ...] = ()
+    unweighed: frozenset[str] = frozenset()
+    at_least: bool = False
 
     def knows(self, run: str, part: Literal["loss", "entropy"]) -> bool:
         """Whether a run says this of the text."""
@@ -75,6 +104,15 @@ class Reading:
     @property
     def num_layers(self) -> int:
         return len(self.routed[self.runs.first.id])
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """What each layer is called."""
+        return self.layer_numbers or tuple(range(self.num_layers))
+
+    def place(self, number: int) -> int:
+        """Of the layer of that number."""
+        return self.numbers.index(number)
 
     @property
     def even_routed(self) -> tuple[int, ...] | None:

@@ -5,8 +5,9 @@ textContent, so a token that looks like markup stays a token.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
@@ -72,7 +73,7 @@ def token_strip(
             key=key,
             data={
                 "group": group or key,
-                "tokens": [asdict(token) for token in _counted(tokens)],
+                "tokens": _counted(tokens),
                 "mark_colour": mark_colour,
                 "selection_colour": selection_colour,
                 "pixels": pixels,
@@ -82,11 +83,11 @@ def token_strip(
         )
 
 
-def _counted(tokens: Sequence[StripToken]) -> list[StripToken]:
-    """The tokens, each knowing how many more of the same character follow it."""
-    counted: list[StripToken] = []
+def _counted(tokens: Sequence[StripToken]) -> list[dict[str, Any]]:
+    """The fields of the tokens, each knowing how many more of the same character follow it."""
+    counted: list[dict[str, Any]] = []
     after = 0
     for token in reversed(tokens):
-        counted.append(replace(token, after=after))
+        counted.append(vars(token) | {"after": after})
         after = 0 if token.text else after + 1
     return counted[::-1]

@@ -18,7 +18,12 @@ def shown(runs: Comparison, *aspects: Aspect) -> Comparison:
     said = next((sentence for sentence in map(runs.why_not, aspects) if sentence), "")
     if not said:
         return runs
-    st.info(f"{escape_markdown(said)} One of them is shown.", icon=":material/compare_arrows:")
+    return one_of_them(runs, said)
+
+
+def one_of_them(runs: Comparison, why: str) -> Comparison:
+    """The one of two runs that the visitor chooses. why: they do not stand side by side."""
+    st.info(f"{escape_markdown(why)} One of them is shown.", icon=":material/compare_arrows:")
     labels, kind = runs.labels, one_of("run", runs.ids)
     links.enter(routes.RUN, kind, runs.first.id)
     chosen = st.segmented_control(

@@ -41,7 +41,8 @@ function draw(card, data, send) {
     one.weights.length ? one.weights.reduce((a, b) => a + b, 0) : 1));
   const reach = Math.max(...sums, 1e-9);
   const head = add("div", "head", card);
-  add("span", "", head, "Experts by gate weight");
+  const weighed = data.parts.some((part) => part.bars.some((one) => one.weights.length));
+  add("span", "", head, weighed ? "Experts by gate weight" : "Experts (no gate weights here)");
   if (data.parts.some((part) => part.bars.some((one) => one.entropy !== null))) {
     add("span", "", head, "entropy, nats");
   }

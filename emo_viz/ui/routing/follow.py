@@ -21,8 +21,8 @@ _NAME = re.compile(r"(?:(.*) )?(?:L(\d{1,6}) E)?(\d{1,6})", re.DOTALL)
 
 @dataclass(frozen=True)
 class Experts:
-    """Which experts there are. runs: labels by run id, "" for a lone run's; numbers: what the
-    layers are called; routed: experts of each layer, by run id.
+    """Which experts there are. runs: labels by run id; numbers: what the layers are called;
+    routed: experts of each layer, by run id.
     """
 
     runs: Mapping[str, str]
@@ -31,13 +31,18 @@ class Experts:
 
     def name(self, follow: Follow) -> str:
         """As lists and the address have it."""
-        return f"{self.runs[follow.run]} L{follow.layer} E{follow.expert}".strip()
+        return f"{self.runs[follow.run]} L{follow.layer} E{follow.expert}"
 
     def parse(self, text: str, shown: int) -> Follow:
-        """The expert of a name; without a layer, of the one `shown`. Raises ValueError for none."""
+        """The expert of a name; without a layer, of the one `shown`; without a run, of the only
+        one. Raises ValueError for none."""
         found = _NAME.fullmatch(text)
-        run = found and next((id for id, own in self.runs.items() if own == (found[1] or "")), None)
-        if not found or run is None:
+        if not found:
+            raise ValueError
+        alone = next(iter(self.runs.values())) if len(self.runs) == 1 else ""
+        label = found[1] or alone
+        run = next((id for id, own in self.runs.items() if own == label), None)
+        if run is None:
             raise ValueError
         follow = Follow(run, shown if found[2] is None else int(found[2]), int(found[3]))
         if follow.layer not in self.numbers:

@@ -1,11 +1,14 @@
 """Token routing page: choosing a text, and what the models make of it in one sentence."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.widths import in_words
+from emo_viz.figures.kept import beside
 from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.reading import Chosen, Reading, say_absent
 from emo_viz.ui.parts.together import in_each
@@ -41,10 +44,11 @@ def choose_text(documents: pd.DataFrame) -> Chosen | None:
 def answer(reading: Reading) -> None:
     """The first line of the page: how the models route this text, in numbers."""
     runs, routing, even = reading.runs, reading.routing, reading.even_routed
-    of_all = f" of {in_words(even)} experts" if even else ""
+    known = "at least " if reading.at_least else ""
+    of_all = f" of {known}{in_words(even)} experts" if even else ""
 
     def half(run: str) -> str:
-        own = of_all if even else f" of {in_words(reading.routed[run])} experts"
+        own = of_all if even else f" of {known}{in_words(reading.routed[run])} experts"
         said = own if not even or run == runs.first.id else ""
         return f"**{routing[run].half.mean():.1f}**{said}"
 
@@ -88,21 +92,18 @@ def _own_text() -> Chosen | None:
 
 
 def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
-    domains = [ALL_DOMAINS, *sorted(documents["domain"].unique())]
-    domain = links.select(
-        row,
-        "Domain",
-        domains,
-        DOMAIN,
-        on_change=forget_selection,
-        width=210,
-        label_visibility="collapsed",
-    )
-    shown = documents if domain == ALL_DOMAINS else documents[documents["domain"] == domain]
+    document = choose_document(documents, row)
+    rest = rest_cut(document.get("cut_tokens", 0))
+    return Chosen(document["text"], origin(document), document["id"], rest)
+
+
+def choose_document(documents: pd.DataFrame, row: DeltaGenerator) -> pd.Series:
+    """One of some documents (id, domain, text, parent, source, licence), of a domain or of all."""
+    domain, shown = _of_domain(documents, row)
     ids = shown["id"].tolist()
     kind = one_of("document", ids, always=True)
     links.enter(DOCUMENT, kind, ids[0], routes.ROUTING_DOCUMENT)
-    labels = _document_labels(ids, shown["text"].tolist())
+    labels = beside(documents, (DOMAIN, domain), lambda: _document_labels(ids, shown["text"]))
     chosen = row.selectbox(
         f"Document ({len(ids):,})",
         ids,
@@ -115,9 +116,25 @@ def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
     steps = row.container(horizontal=True, width="content", gap="small")
     _step_button(steps, ids, -1)
     _step_button(steps, ids, +1)
-    document = shown.iloc[ids.index(chosen)]
-    rest = rest_cut(document.get("cut_tokens", 0))
-    return Chosen(document["text"], _origin(document), chosen, rest)
+    return shown.iloc[ids.index(chosen)]
+
+
+def _of_domain(documents: pd.DataFrame, row: DeltaGenerator) -> tuple[str, pd.DataFrame]:
+    domains = sorted(documents["domain"].unique())
+    if len(domains) < 2:  # nothing to choose
+        return ALL_DOMAINS, documents
+    domain = links.select(
+        row,
+        "Domain",
+        [ALL_DOMAINS, *domains],
+        DOMAIN,
+        on_change=forget_selection,
+        width=210,
+        label_visibility="collapsed",
+    )
+    if domain == ALL_DOMAINS:
+        return domain, documents
+    return domain, documents[documents["domain"] == domain]
 
 
 def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:
@@ -140,7 +157,7 @@ def _open_document(document: str) -> None:
     forget_selection()
 
 
-def _document_labels(ids: list[str], texts: list[str]) -> dict[str, str]:
+def _document_labels(ids: list[str], texts: Iterable[str]) -> dict[str, str]:
     """A numbered opening of each document; the number keeps equal openings apart."""
     openings = (
         shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), 90) for text in texts
@@ -151,7 +168,9 @@ def _document_labels(ids: list[str], texts: list[str]) -> dict[str, str]:
     }
 
 
-def _origin(row: pd.Series) -> str:
+def origin(row: pd.Series) -> str:
+    """Where a document is from, in words that are safe for Markdown."""
     parts = [row["parent"] or row["id"], row["source"], row["licence"]]
     known = [escape_markdown(shorten(str(part), 80)) for part in parts if part]
-    return f"Document of {escape_markdown(row['domain'])} ({', '.join(known)})"
+    of = f" of {escape_markdown(row['domain'])}" if row["domain"] else ""
+    return f"Document{of} ({', '.join(known)})"

@@ -1,7 +1,7 @@
 """Token routing page: the panel beside the text, of the chosen token or of the whole text."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,14 +12,11 @@ from emo_viz.analysis.runs import Run
 from emo_viz.figures import routing as figures
 from emo_viz.figures.theme import chart_config, colour_of
 from emo_viz.ui.parts.heatmap import Follow
-from emo_viz.ui.parts.reading import Reading
+from emo_viz.ui.parts.reading import Reading, Recorded
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.parts.token_text import vocabulary_label
 from emo_viz.ui.routing.card import Bar, Part, token_card
 from emo_viz.ui.shell.words import count, share
-
-if TYPE_CHECKING:
-    from model.run.inference import Recording
 
 PIXELS = 378
 
@@ -49,17 +46,18 @@ def _part(reading: Reading, run: Run, token: int) -> Part:
         run.id,
         run.label,
         colour_of(run),
-        [_bar(one, layer, token) for layer in range(reading.num_layers)],
+        [_bar(reading, run, number, token) for number in reading.numbers],
         f"{loss:.2f} nats ({share(float(np.exp(-loss)))})" if reading.knows_losses else "",
-        _next_tokens(reading, one, token) if reading.knows_losses else [],
+        _next_tokens(reading, one, token),
     )
 
 
-def _bar(one: "Recording", layer: int, token: int) -> Bar:
+def _bar(reading: Reading, run: Run, number: int, token: int) -> Bar:
+    one, layer = reading.recordings[run.id], reading.place(number)
     ids, entropy = one.expert_ids[layer, token], float(one.entropy[layer, token])
-    weights = one.gate_weights[layer, token][ids >= 0]
+    weights = [] if run.id in reading.unweighed else one.gate_weights[layer, token][ids >= 0]
     return Bar(
-        layer,
+        number,
         ids[ids >= 0].tolist(),
         [round(float(weight), 4) for weight in weights],
         None if np.isnan(entropy) else round(entropy, 3),
@@ -89,28 +87,27 @@ def _shared(reading: Reading) -> str:
 
 def _chosen_experts(reading: Reading, token: int) -> pd.DataFrame:
     """One row a layer and choice: the expert and its gate weight in each run."""
-    tables = [_experts_of(run, reading.recordings[run.id], token) for run in reading.runs]
+    tables = [_experts_of(reading, run, token) for run in reading.runs]
     joined = pd.concat(tables, axis=1).dropna(how="all").sort_index()
     return joined.rename_axis(["Layer", "Choice"]).reset_index()
 
 
-def _experts_of(run: Run, one: "Recording", token: int) -> pd.DataFrame:
+def _experts_of(reading: Reading, run: Run, token: int) -> pd.DataFrame:
     """By layer and choice; empty where a layer has fewer experts than a token could use."""
+    one = reading.recordings[run.id]
     ids = one.expert_ids[:, token]
     layers, choices = np.indices(ids.shape)
-    index = pd.MultiIndex.from_arrays([layers.ravel(), choices.ravel() + 1])
-    weights = one.gate_weights[:, token].ravel().round(4)
-    table = pd.DataFrame(
-        {
-            f"{run.label} expert": pd.array(ids.ravel(), "Int64"),
-            f"{run.label} gate weight": weights,
-        },
-        index,
-    )
+    numbers = np.array(reading.numbers)[layers.ravel()]
+    index = pd.MultiIndex.from_arrays([numbers, choices.ravel() + 1])
+    table = pd.DataFrame({f"{run.label} expert": pd.array(ids.ravel(), "Int64")}, index)
+    if run.id not in reading.unweighed:
+        table[f"{run.label} gate weight"] = one.gate_weights[:, token].ravel().round(4)
     return table[ids.ravel() >= 0]
 
 
-def _next_tokens(reading: Reading, one: "Recording", token: int) -> list[tuple[str, float]]:
+def _next_tokens(reading: Reading, one: Recorded, token: int) -> list[tuple[str, float]]:
+    if reading.tokenizer is None or not reading.knows_losses:
+        return []
     shares = [round(float(each), 4) for each in one.next_probs[token]]
     texts = [vocabulary_label(reading.tokenizer, int(each)) for each in one.next_ids[token]]
     return list(zip(texts, shares, strict=True))
@@ -126,6 +123,7 @@ def of_text(reading: Reading) -> None:
         figures.by_layer(
             reading.runs,
             {run: one.half for run, one in reading.routing.items()},
+            reading.numbers,
             "Experts that carry half of the routing",
             "routed experts",
             np.array(reading.even_routed) / 2 if reading.even_routed else None,
@@ -136,7 +134,7 @@ def of_text(reading: Reading) -> None:
         f"{reading.runs.names}.",
     )
     st.dataframe(
-        _layer_table(reading), key="routing_layers", alt="More numbers of each layer, as a table."
+        layer_table(reading), key="routing_layers", alt="More numbers of each layer, as a table."
     )
     st.caption(
         f"1 document, {count(reading.num_tokens, 'token')}; "
@@ -146,14 +144,15 @@ def of_text(reading: Reading) -> None:
     )
 
 
-def _layer_table(reading: Reading) -> pd.DataFrame:
+def layer_table(reading: Reading) -> pd.DataFrame:
+    """What each layer of every run does with the whole text, as the page shows it."""
     own = [reading.routing[run.id] for run in reading.runs]
     columns = {
         "Distinct": _together([one.distinct for one in own], "{:d}".format),
         "Shared": _together([one.overlap for one in own], share),
         "Entropy": _together([one.entropy for one in own], "{:.2f}".format),
     }
-    return pd.DataFrame(columns).rename_axis("Layer")
+    return pd.DataFrame(columns, pd.Index(reading.numbers, name="Layer"))
 
 
 def _together(values: Sequence[NDArray[Any]], form: Callable[[Any], str]) -> list[str]:

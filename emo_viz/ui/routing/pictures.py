@@ -1,102 +1,177 @@
 """Token routing page: the pictures of tokens by experts, of a layer, of all, or of a difference."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from emo_viz.analysis.routing import gate_matrix
-from emo_viz.analysis.runs import Comparison
+from emo_viz.analysis.routing import Gated, gate_matrix
+from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.figures.theme import colour_of
 from emo_viz.ui.parts.heatmap import Layer, Pick, Side, heatmap, layer_of
 from emo_viz.ui.parts.reading import Reading
-from emo_viz.ui.parts.together import in_each, less
-from emo_viz.ui.shell.words import count, escape_markdown, isolated
+from emo_viz.ui.parts.together import in_each, less, name
+from emo_viz.ui.routing.matching import Matching
+from emo_viz.ui.shell.words import count, escape_markdown, isolated, share
 
 ONE, ALL, DIFFERENCE = "One layer", "All layers", "Difference"
 GROUP = "routing"
 PIXELS = 530
 NEUTRAL = "#7a7f87"
+AXIS = "Routed expert (id)"
 
 
 def draw(
-    reading: Reading, picture: str, layer: int, by_use: bool, on_pick: Callable[[Pick], None]
+    reading: Reading,
+    picture: str,
+    layer: int,
+    by_use: bool,
+    match: Callable[[int], Matching | None] | None,
+    on_pick: Callable[[Pick], None],
 ) -> None:
-    """The picture and a line on what it shows. layer: the chosen one."""
-    reason = why_no_difference(reading.runs) if picture == DIFFERENCE else ""
+    """The picture and a line on what it shows. layer: the number of the chosen one. match: finds
+    the experts of a layer that are the same in a difference; None: those of one id."""
+    reason = _why_no_difference(reading.runs, match is None) if picture == DIFFERENCE else ""
+    same = match(reading.place(layer)) if match and picture == DIFFERENCE and not reason else None
+    if match and picture == DIFFERENCE and not (reason or same):
+        reason = "No other document says which experts of the two runs are the same."
     if reason:
         st.info(escape_markdown(reason), icon=":material/compare_arrows:")
     differences = picture == DIFFERENCE and not reason
-    layers = range(reading.num_layers) if picture == ALL else [layer]
+    layers = reading.numbers if picture == ALL else [layer]
     if differences:
-        sides = [_less(reading, layer, by_use)]
+        sides = [_less(reading, layer, by_use, same)]
+        if (sides[0].layers[0].expert_ids < 0).all():
+            st.info(f"Nothing differs in layer {layer}: both runs route every token alike.")
     else:
-        sides = [
-            Side(
-                run.id,
-                run.label,
-                colour_of(run),
-                [
-                    layer_of(
-                        reading.recordings[run.id],
-                        place,
-                        place,
-                        reading.routed[run.id][place],
-                        by_use,
-                    )
-                    for place in layers
-                ],
-            )
-            for run in reading.runs
-        ]
+        sides = [_side(reading, run, layers, by_use) for run in reading.runs]
     heatmap(
         sides,
         [isolated(label) for label in reading.labels[1:]],
         key="routing_map",
         on_pick=on_pick,
         pixels=PIXELS,
-        what=f"more gate weight in {reading.runs.first.label}" if differences else "gate weight",
+        what=_what(reading, differences),
         differences=differences,
         group=GROUP,
     )
-    st.caption(_said(reading, layer, by_use, differences))
+    st.caption(_said(reading, layer, by_use, differences, same))
 
 
-def _said(reading: Reading, layer: int, by_use: bool, differences: bool) -> str:
-    used = in_each(reading.runs, lambda run: f"{reading.routing[run].distinct[layer]}")
+def _side(reading: Reading, run: Run, layers: Sequence[int], by_use: bool) -> Side:
+    """A run's picture of each of these layers, by number."""
+    one, routed = _weights(reading, run), reading.routed[run.id]
+    places = zip(map(reading.place, layers), layers, strict=True)
+    return Side(
+        run.id,
+        run.label,
+        colour_of(run),
+        [layer_of(one, place, number, routed[place], by_use) for place, number in places],
+    )
+
+
+def _weights(reading: Reading, run: Run) -> Gated:
+    """A run's recording; its weights are 1 where one of the runs has none, as one scale is for
+    all of them."""
+    one = reading.recordings[run.id]
+    return _Used(one.expert_ids) if reading.unweighed else one
+
+
+@dataclass(frozen=True, eq=False)
+class _Used:
+    """Which experts are used, whatever their weights."""
+
+    expert_ids: NDArray[np.integer]
+
+    @property
+    def gate_weights(self) -> NDArray[np.floating]:
+        return (self.expert_ids >= 0).astype(np.float32)
+
+
+def _what(reading: Reading, differences: bool) -> str:
+    """What a colour is, in words."""
+    first = reading.runs.first.label
+    if reading.unweighed:
+        return f"used by {first} alone" if differences else ""
+    return f"more gate weight in {first}" if differences else "gate weight"
+
+
+def _said(
+    reading: Reading, layer: int, by_use: bool, differences: bool, same: Matching | None
+) -> str:
+    place = reading.place(layer)
+    used = in_each(reading.runs, lambda run: f"{reading.routing[run].distinct[place]}")
     order = "by use in this text, the most used on the left" if by_use else "by id"
     said = (
         f"1 document, {count(reading.num_tokens, 'token')}. Different routed experts used in layer "
         f"{layer}: {used}. Experts {order}."
     )
-    if differences:
-        said += (
-            f" Gate weights of {less(reading.runs)}, expert by expert of the same id; a cell with "
-            "a slit is below zero. Models that were trained apart may number their experts "
-            "otherwise."
+    if reading.unweighed:
+        without = " and ".join(name(run) for run in reading.runs if run.id in reading.unweighed)
+        said += f" A cell says that the expert is used: there are no gate weights of {without}."
+    return said + (_which_are_the_same(reading, place, same) if differences else "")
+
+
+def _which_are_the_same(reading: Reading, layer: int, same: Matching | None) -> str:
+    """How the experts of a difference are told to be the same, and what they then share."""
+    what = "Use" if reading.unweighed else "Gate weights"
+    by_id = _in_common(reading, layer, None)
+    if same is None:
+        how = (
+            f"of the same id: {share(by_id)} of this text's choices are of both. In models that "
+            "were trained apart an id means nothing; View matches them by use"
         )
-    return said
+    else:
+        how = (
+            f"matched by use: {same.said}. {share(_in_common(reading, layer, same))} of this "
+            f"text's choices are then of both, by id {share(by_id)}"
+        )
+    return f" {what} of {less(reading.runs)}; a slit is below zero. Experts are {how}."
 
 
-def why_no_difference(runs: Comparison) -> str:
+def _in_common(reading: Reading, layer: int, same: Matching | None) -> float:
+    """The share of the choices of a text that both runs have made, mean over the tokens."""
+    first, second = (gates > 0 for gates in _gates(reading, layer, same))
+    most = np.maximum(first.sum(axis=1), second.sum(axis=1))
+    return float(((first & second).sum(axis=1) / np.maximum(most, 1)).mean())
+
+
+def _why_no_difference(runs: Comparison, by_id: bool) -> str:
     """A sentence where there is nothing to subtract; "" where there is."""
     if len(runs) < 2:
         return "A difference is of two runs: choose a second one in the side bar."
-    return runs.why_not("experts")
+    said = runs.why_not("experts") if by_id else ""
+    return f"{said} View matches them by use." if said else ""
 
 
-def _less(reading: Reading, layer: int, by_use: bool) -> Side:
-    """The gate weights of the first run less those of the second."""
+def _gates(
+    reading: Reading, layer: int, same: Matching | None
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """The gate weights of both runs [P, R], the second's under the ids of the first."""
     first, second = (
-        gate_matrix(reading.recordings[run.id], layer, reading.routed[run.id][layer])
+        gate_matrix(_weights(reading, run), layer, reading.routed[run.id][layer])
         for run in reading.runs
     )
+    columns = np.arange(second.shape[1]) if same is None else same.ids
+    wide = max(first.shape[1], 1 + int(columns.max(initial=0)))
+    found = np.zeros((2, len(first), wide), np.float32)
+    found[0, :, : first.shape[1]] = first
+    found[1][:, columns] = second
+    return found[0], found[1]
+
+
+def _less(reading: Reading, layer: int, by_use: bool, same: Matching | None) -> Side:
+    """The gate weights of the first run less those of the second."""
+    first, second = _gates(reading, reading.place(layer), same)
     ids, values = sparse(first - second)
     mass = np.abs(first).sum(axis=0) + np.abs(second).sum(axis=0)
     order = np.argsort(-mass, kind="stable") if by_use else np.arange(len(mass))
     label = " less ".join(run.label for run in reading.runs)
-    return Side("difference", label, NEUTRAL, [Layer(layer, ids, values, order)])
+    names = same.names if same else ()
+    axis = f"Routed expert ({'='.join(run.label for run in reading.runs)})" if same else AXIS
+    return Side("difference", label, NEUTRAL, [Layer(layer, ids, values, order, names, axis)])
 
 
 def sparse(dense: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.floating]]:

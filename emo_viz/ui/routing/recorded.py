@@ -1,10 +1,9 @@
-"""Token routing page of a trace without a checkpoint: all of it that needs no weights.
+"""Token routing page of traces without a checkpoint: all of it that needs no weights.
 
-What the trace lacks is said in one line, with what would give it.
+What a trace lacks is said in one line, with what would give it.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -12,61 +11,162 @@ import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
+from emo_viz.analysis.difference import Documents
+from emo_viz.analysis.routed import known, of_trace
 from emo_viz.analysis.routing import half_load
+from emo_viz.analysis.runs import Comparison, compare
 from emo_viz.analysis.widths import in_words
 from emo_viz.figures import recorded as figures
-from emo_viz.figures.theme import SELECTION_COLOUR, SEQUENTIAL, chart_config, colour_at
-from emo_viz.server import recordings
+from emo_viz.figures.theme import chart_config
+from emo_viz.server import library, recordings
 from emo_viz.trace import absent
-from emo_viz.ui.parts.strip import StripToken, token_strip
-from emo_viz.ui.parts.token_text import recorded_pieces
-from emo_viz.ui.shell import links, routes
-from emo_viz.ui.shell.address import one_of
-from emo_viz.ui.shell.words import count, escape_markdown, shorten, token_label, visible
+from emo_viz.ui.parts import together
+from emo_viz.ui.parts.reading import MOST_TOKENS, Chosen, Reading
+from emo_viz.ui.routing import matching, page, traced, view
+from emo_viz.ui.routing.matching import Others
+from emo_viz.ui.shell.words import count, escape_markdown, shorten
 
 if TYPE_CHECKING:
+    from emo_viz.analysis.routed import Layers
     from emo_viz.trace import Trace
     from emo_viz.trace.absent import Part
     from emo_viz.trace.recorded import RecordedDocument
 
-DOCUMENT, LAYER, TOKEN = "recorded_choice", routes.ROUTING_LAYER, routes.ROUTING_TOKEN
-EXPERT, COLOUR = routes.ROUTING_EXPERT, routes.ROUTING_COLOUR
 # What this page would show of a token, if it were there.
 SHOWN: tuple["Part", ...] = ("token_texts", "gate_weights", "entropy", "loss")
-MOST_TOKENS = 2048  # in the strip: a browser holds more, but slowly
-TEXT_PIXELS = 420
-DEEPEST = 0.75
-NO_VALUE = "rgba(0, 0, 0, 0)"
-ENTROPY, LOSS, PLAIN = "Router entropy", "Loss", "None"
+
+Traces = Mapping[str, "Trace"]
 
 
 def draw(names: Sequence[str]) -> None:
-    """The page of one of these traces."""
-    row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
-    name = links.select(row, "Run", names, routes.RUN) if len(names) > 1 else names[0]
-    trace = recordings.opened(name)
-    document = _document(row, trace)
-    _answer(trace, document)
-    _what_is_absent(trace)
-    if trace.has_tokens:
-        _tokens(trace, document)
+    """The page of these traces."""
+    headline = st.container()
+    traces = {name: recordings.opened(name) for name in names}
+    runs = compare([run for run in library.comparison() if run.id in traces])
+    if why := _why_not(runs, traces):
+        runs = together.one_of_them(runs, why)
+    documents = _documents(runs, traces)
+    chosen = page.choose_document(documents, st.container(horizontal=True, gap="small"))
+    if traces[runs.first.id].has_tokens:
+        _tokens(runs, traces, chosen, headline)
     else:
-        _use(trace, document)
-    _notes(trace)
+        trace, row = traces[runs.first.id], int(chosen["row"])
+        with headline:
+            _answer(trace, row)
+            _what_is_absent(runs, traces)
+        _use(trace, row)
+    for run in runs:
+        _notes(run.label, traces[run.id])
 
 
-def _document(row: Any, trace: "Trace") -> int:
-    ids = trace.facts["id"].tolist()
-    kind = one_of("document", ids, always=True)
-    links.enter(DOCUMENT, kind, ids[0], routes.ROUTING_DOCUMENT)
-    chosen = row.selectbox(f"Document ({len(ids):,})", ids, key=DOCUMENT, on_change=_forget)
-    links.leave(DOCUMENT, kind, chosen, ids[0], routes.ROUTING_DOCUMENT)
-    return ids.index(chosen)
+def _why_not(runs: Comparison, traces: Traces) -> str:
+    """Why two traces do not stand side by side, whatever the document; "" if they do."""
+    if runs.second is None:
+        return ""
+    for run in runs:
+        if not traces[run.id].has_tokens:
+            return absent.sentence(traces[run.id].path.name, "tokens")
+    try:
+        traced.layers_of(runs, traces)
+    except ValueError as error:
+        return str(error)
+    ids = [set(traces[run.id].facts["id"].astype(str)) for run in runs]
+    return "" if ids[0] & ids[1] else f"{runs.names} have no document in common."
 
 
-def _forget() -> None:
-    """Another text has other tokens."""
-    st.session_state[TOKEN] = None
+def _documents(runs: Comparison, traces: Traces) -> pd.DataFrame:
+    """The documents of the first trace that the second one has too, with their texts ("" for
+    none). row: in the first trace; row_of_second: in the second."""
+    first = traces[runs.first.id]
+    found = first.documents if first.has("text") else first.facts.assign(text=None)
+    found = found.assign(id=found["id"].astype(str), row=np.arange(len(found)))
+    if runs.second is not None:
+        other = traces[runs.second.id].facts["id"].astype(str)
+        rows = dict(zip(other, range(len(other)), strict=True))
+        found = found.assign(row_of_second=found["id"].map(rows)).dropna(subset="row_of_second")
+    words = ["domain", "parent", "source", "licence"]
+    shown = found["text"].fillna("").where(lambda texts: texts.str.strip() != "", found["id"])
+    return found.assign(text=shown, **{name: found[name].fillna("") for name in words})
+
+
+def _tokens(runs: Comparison, traces: Traces, document: pd.Series, headline: Any) -> None:
+    """The views of a document; of one run alone where the tokens of two differ."""
+    rows = dict(zip(runs.ids, document.reindex(["row", "row_of_second"]), strict=False))
+    recorded = {run: traces[run].recorded(int(row)) for run, row in rows.items()}
+    if runs.second is not None and not traced.same_tokens(*recorded.values()):
+        runs = together.one_of_them(runs, f"{runs.names} have other tokens in this document.")
+    layers = traced.layers_of(runs, traces)
+    about = Chosen(_text(recorded), _origin(runs, traces, document), str(document["id"]))
+    reading = traced.read(runs, traces, recorded, layers, about)
+    if not reading.num_tokens:
+        st.info("This document holds no tokens; choose another one.")
+        return
+    with headline:
+        page.answer(reading)
+        _what_is_absent(runs, traces, reading, layers)
+    view.explore(reading, _others(runs, traces, layers) if len(runs) > 1 else None)
+
+
+def _others(runs: Comparison, traces: Traces, layers: "Layers") -> Others:
+    """The documents that two traces have in common, to match their experts by."""
+    first, second = (traces[run.id] for run in runs)
+    rows = [
+        {str(document): row for row, document in enumerate(trace.facts["id"])}
+        for trace in (first, second)
+    ]
+
+    def read(document: str) -> Documents:
+        one, other = (of[document] for of in rows)
+        return of_trace(first, one, layers.first), of_trace(second, other, layers.second)
+
+    key = repr(
+        [(each.path, each.manifest.created, each.manifest.files) for each in traces.values()]
+    )
+    both = [document for document in rows[0] if document in rows[1]]
+    return matching.of_traces(key, (first, second), both, read)
+
+
+def _text(recorded: "Mapping[str, RecordedDocument]") -> str:
+    """That of the tokens, as far as any trace has it."""
+    found = [known(document, "token_texts") for document in recorded.values()]
+    return next(("".join(pieces) for pieces in found if pieces is not None), "")
+
+
+def _origin(runs: Comparison, traces: Traces, document: pd.Series) -> str:
+    """Where a document and its recordings are from, safe for Markdown."""
+    from_where = [
+        f"{escape_markdown(traces[run.id].manifest.model.name)} "
+        f"({escape_markdown(traces[run.id].manifest.source or 'by this program')})"
+        for run in runs
+    ]
+    return f"{page.origin(document)}, recorded elsewhere of {' and of '.join(from_where)}"
+
+
+def _what_is_absent(
+    runs: Comparison,
+    traces: Traces,
+    reading: Reading | None = None,
+    layers: "Layers | None" = None,
+) -> None:
+    """In one line what is not shown, and what would need to be here."""
+    lacking = {
+        run.label: [part for part in SHOWN if not traces[run.id].has(part)]
+        if traces[run.id].has_tokens
+        else ["tokens"]
+        for run in runs
+    }
+    said = [absent.sentence(run, *cast("list[Part]", parts)) for run, parts in lacking.items()]
+    if len(runs) > 1 and len({*map(tuple, lacking.values())}) == 1 and said[0]:
+        said[1] = f"{runs.runs[1].label} lacks the same."
+    if reading is not None and not any(traces[run.id].has("token_texts") for run in runs):
+        said.append("Tokens are shown by their ids or places.")
+    if reading is not None and reading.dropped_tokens:
+        tokens = reading.num_tokens + reading.dropped_tokens
+        said.append(f"The first {MOST_TOKENS:,} of {tokens:,} tokens are shown.")
+    said += [layers.note if layers else ""]
+    said.append("Your own texts, next tokens and cuts need a checkpoint.")
+    words = " ".join(escape_markdown(each) for each in said if each)
+    st.caption(f":material/visibility_off: {words}")
 
 
 def _used(trace: "Trace", document: int) -> NDArray[np.floating]:
@@ -76,6 +176,7 @@ def _used(trace: "Trace", document: int) -> NDArray[np.floating]:
 
 
 def _answer(trace: "Trace", document: int) -> None:
+    """The first line where there are no tokens."""
     model, used = trace.manifest.model, _used(trace, document)
     own = [layer for layer, experts in enumerate(model.routed) if experts]  # those with a router
     used = used[own]
@@ -95,140 +196,21 @@ def _answer(trace: "Trace", document: int) -> None:
     )
 
 
-def _what_is_absent(trace: "Trace") -> None:
-    """In one line what is not shown, and what would need to be here."""
-    lacking = [part for part in SHOWN if not trace.has(part)] if trace.has_tokens else ["tokens"]
-    said = absent.sentence(trace.path.name, *cast("list[Part]", lacking))
-    rest = "Your own texts, next tokens and cuts need the model's checkpoint."
-    st.info(f"{escape_markdown(said)} {rest}".strip(), icon=":material/visibility_off:")
-
-
-def _notes(trace: "Trace") -> None:
-    notes = trace.manifest.notes
-    if notes:
-        with st.expander(f"What the import met ({len(notes)})"):
-            st.markdown("\n".join(f"- {escape_markdown(note)}" for note in notes))
-
-
-@st.fragment
-def _tokens(trace: "Trace", document: int) -> None:
-    """The text, the chosen token and the experts: what follows layer, token and expert."""
-    with links.fragment():
-        _explore(trace, document, trace.recorded(document))
-
-
-def _explore(trace: "Trace", document: int, recorded: "RecordedDocument") -> None:
-    model = trace.manifest.model
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        own = links.select(st, "Layer", model.own_layers, LAYER)
-        layer = model.own_layers.index(own)
-        tokens = recorded.expert_ids.shape[1] - 1
-        token = links.number_or_none(st, "token", "Token", tokens, TOKEN, placeholder="none")
-        experts = [str(expert) for expert in range(model.routed[layer])]
-        expert = links.select_or_none(
-            st, "expert", "Expert to follow", experts, EXPERT, placeholder="none"
-        )
-        colours = [*_measures(trace), PLAIN]
-        colour = links.select(st, "Colour of the text", colours, COLOUR)
-    followed = None if expert is None else int(expert)
-    _strip(trace, recorded, layer, token, followed, colour)
-    if token is not None:
-        _experts_of(trace, recorded, token)
-    _use(trace, document, None if followed is None else (layer, followed))
-
-
-def _measures(trace: "Trace") -> list[str]:
-    parts: dict[str, Part] = {ENTROPY: "entropy", LOSS: "loss"}
-    return [name for name, part in parts.items() if trace.has(part)]
-
-
-def _strip(
-    trace: "Trace",
-    recorded: "RecordedDocument",
-    layer: int,
-    token: int | None,
-    expert: int | None,
-    colour: str,
-) -> None:
-    pieces, values = recorded_pieces(recorded), _values(recorded, layer, colour)
-    marked = (recorded.expert_ids[layer] == expert).any(axis=1) if expert is not None else None
-    shown = range(1, min(len(pieces), MOST_TOKENS + 1))
-    token_strip(
-        [
-            StripToken(
-                text=visible(pieces[place]),
-                title=f"Token {place}: {token_label(pieces[place])}",
-                colour=NO_VALUE
-                if np.isnan(values[place])
-                else colour_at(SEQUENTIAL, values[place]),
-                marked=marked is not None and bool(marked[place]),
-                sign=pieces[place].isspace() and "\n" in pieces[place],
-                breaks=pieces[place].count("\n"),
-            )
-            for place in shown
-        ],
-        token,
-        mark_colour=SELECTION_COLOUR,
-        selection_colour=SELECTION_COLOUR,
-        pixels=TEXT_PIXELS,
-        key="recorded_strip",
-        on_pick=_pick,
-    )
-    said = [] if trace.has("token_texts") else ["Tokens are shown by their ids or places."]
-    if len(pieces) - 1 > MOST_TOKENS:
-        said.append(f"The first {MOST_TOKENS:,} of {len(pieces) - 1:,} tokens are shown.")
-    if marked is not None:
-        own = trace.manifest.model.own_layers[layer]
-        used = count(int(marked[1:].sum()), "token")
-        said.append(f"Underlined: the {used} routed to expert {expert} in layer {own}.")
-    st.caption(" ".join(said))
-
-
-def _pick(position: int | None) -> None:
-    st.session_state[TOKEN] = position
-
-
-def _values(recorded: "RecordedDocument", layer: int, colour: str) -> NDArray[np.float64]:
-    """A place on the colour scale for every position; NaN: none."""
-    values = np.full(recorded.expert_ids.shape[1], np.nan)
-    with suppress(absent.Absent):  # this document may lack what others have
-        if colour == ENTROPY:
-            values = recorded.entropy[layer].astype(np.float64)
-        elif colour == LOSS:
-            values = recorded.loss.astype(np.float64)
-    if not np.isnan(values).all():
-        low, top = np.nanmin(values), np.nanmax(values)
-        values = (values - low) / ((top - low) or 1.0) * DEEPEST
-    return values
-
-
-def _experts_of(trace: "Trace", recorded: "RecordedDocument", token: int) -> None:
-    """A row a layer and choice of one token."""
-    ids = recorded.expert_ids[:, token]
-    layers, choices = np.nonzero(ids >= 0)
-    own = np.array(trace.manifest.model.own_layers)
-    columns: dict[str, Any] = {
-        "Layer": own[layers],
-        "Choice": choices + 1,
-        "Expert": ids[layers, choices],
-    }
-    with suppress(absent.Absent):
-        columns["Gate weight"] = recorded.gate_weights[layers, token, choices].round(4)
-    st.dataframe(
-        pd.DataFrame(columns),
-        hide_index=True,
-        key="recorded_experts",
-        alt=f"The routed experts of token {token} in every layer.",
-    )
-
-
-def _use(trace: "Trace", document: int, followed: tuple[int, int] | None = None) -> None:
+def _use(trace: "Trace", document: int) -> None:
+    """What counts alone say: how much each expert is used, whatever the token."""
     model = trace.manifest.model
     of = "tokens" if trace.has("activation") else "choices"
     st.plotly_chart(
-        figures.expert_use(_used(trace, document), model.routed, model.own_layers, of, followed),
+        figures.expert_use(_used(trace, document), model.routed, model.own_layers, of),
         key="recorded_use",
         config=chart_config("expert use"),
         alt=f"The share of {of} of document {shorten(str(trace.facts['id'][document]), 60)} that "
         f"each expert has in each of {count(model.num_layers, 'layer')}.",
     )
+
+
+def _notes(label: str, trace: "Trace") -> None:
+    notes = trace.manifest.notes
+    if notes:
+        with st.expander(f"What the import of {escape_markdown(label)} met ({len(notes)})"):
+            st.markdown("\n".join(f"- {escape_markdown(note)}" for note in notes))

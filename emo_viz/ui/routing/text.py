@@ -1,21 +1,13 @@
 """Token routing page: the text itself, token by token, and what its colours mean."""
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from emo_viz.figures.theme import (
-    BETTER_NAME,
-    DIVERGING,
-    SELECTION_COLOUR,
-    SEQUENTIAL,
-    WORSE_NAME,
-    colour_at,
-    colour_of,
-)
+from emo_viz.figures.theme import SELECTION_COLOUR, SEQUENTIAL, colour_of
+from emo_viz.ui.parts.colouring import DEEPEST, NO_VALUE, Colouring, loss_difference, plain
 from emo_viz.ui.parts.heatmap import Follow
 from emo_viz.ui.parts.reading import Reading
 from emo_viz.ui.parts.strip import StripToken, token_strip
@@ -27,27 +19,6 @@ from emo_viz.ui.shell.words import count, visible
 
 DIFFERENCE, PLAIN = "Loss difference", "None"
 PIXELS = 165
-# Where on the sequential scale a text's colours end: letters stay legible on them.
-DEEPEST = 0.75
-# How far from even a token leans before a line says so: below it the models are about as good.
-LEANS = 0.15
-NO_VALUE = "rgba(0, 0, 0, 0)"
-
-
-@dataclass(frozen=True)
-class Colouring:
-    """A place on a colour scale for every position [T] (NaN: none), and the scale in words."""
-
-    places: NDArray[np.float64]
-    scale: list[list[Any]]
-    legend: str
-
-    def lean(self, position: int) -> int:
-        """To which end of a scale with two ends a token leans: 1, -1, or 0 for neither."""
-        place = self.places[position]
-        if self.scale is not DIVERGING or np.isnan(place) or abs(2 * place - 1) < LEANS:
-            return 0
-        return 1 if place > 0.5 else -1
 
 
 def draw(
@@ -59,7 +30,7 @@ def draw(
     on_pick: Any,
 ) -> None:
     """The text, its colours in words, and how many tokens use the followed expert."""
-    colouring = _colouring(reading, layer, colour)
+    colouring = _colouring(reading, layer, colour)  # layer: its number
     marked = _marked(reading, follow)
     token_strip(
         [
@@ -95,7 +66,8 @@ def _marked(reading: Reading, follow: Follow | None) -> NDArray[np.bool_]:
     """Whether each position [T] uses the followed expert; EOS never counts."""
     if follow is None:
         return np.zeros(len(reading.pieces), dtype=bool)
-    used = reading.recordings[follow.run].expert_ids[follow.layer] == follow.expert
+    place = reading.place(follow.layer)
+    used = reading.recordings[follow.run].expert_ids[place] == follow.expert
     marked: NDArray[np.bool_] = used.any(axis=1)
     marked[0] = False
     return marked
@@ -103,14 +75,16 @@ def _marked(reading: Reading, follow: Follow | None) -> NDArray[np.bool_]:
 
 def _strip_token(reading: Reading, position: int, colouring: Colouring, marked: bool) -> StripToken:
     piece = reading.pieces[position]
-    place = colouring.places[position]
     losses = " · ".join(
-        f"{run.label} {or_none(reading.recordings[run.id].loss[position])}" for run in reading.runs
+        f"{run.label} {or_none(reading.recordings[run.id].loss[position])}"
+        for run in reading.runs
+        if reading.knows(run.id, "loss")
     )
+    said = f"\nLoss in nats: {losses}" if losses else ""
     return StripToken(
         text=visible(piece),
-        title=f"Token {position}: {reading.labels[position]}\nLoss in nats: {losses}",
-        colour=NO_VALUE if np.isnan(place) else colour_at(colouring.scale, place),
+        title=f"Token {position}: {reading.labels[position]}{said}",
+        colour=colouring.colour(position),
         marked=marked,
         sign=piece.isspace() and "\n" in piece,
         breaks=piece.count("\n"),
@@ -136,16 +110,17 @@ def _colouring(reading: Reading, layer: int, colour: str) -> Colouring:
     if colour == DIFFERENCE:
         return _difference(reading)
     if colour == PLAIN:
-        return Colouring(np.full(len(reading.pieces), np.nan), SEQUENTIAL, "")
+        return plain(len(reading.pieces))
     what, run = _measures(reading)[colour]
+    place = reading.place(layer)
     every = {
-        each: one.entropy[layer, 1:] if what == "Router entropy" else one.loss[1:]
+        each: one.entropy[place, 1:] if what == "Router entropy" else one.loss[1:]
         for each, one in reading.recordings.items()
     }
     # Entropies lie close together, far from 0: their colours begin at the lowest.
     known = {each: values for each, values in every.items() if not np.isnan(values).all()}
-    low = min(float(values.min()) for values in known.values()) if what != "Loss" else 0.0
-    top = max(float(values.max()) for values in known.values())
+    low = min(float(np.nanmin(values)) for values in known.values()) if what != "Loss" else 0.0
+    top = max(float(np.nanmax(values)) for values in known.values())
     values = np.concatenate([[np.nan], every[run]])
     where = f" in layer {layer}" if what == "Router entropy" else ""
     same = ", the same for both models" if len(reading.runs) > 1 else ""
@@ -159,12 +134,5 @@ def _colouring(reading: Reading, layer: int, colour: str) -> Colouring:
 
 def _difference(reading: Reading) -> Colouring:
     """Which of two runs predicts each token better."""
-    first, second = reading.runs
-    gain = reading.recordings[second.id].loss - reading.recordings[first.id].loss
-    reach = float(np.nanmax(np.abs(gain))) or 1.0
-    return Colouring(
-        places=(gain / reach + 1) / 2,
-        scale=DIVERGING,
-        legend=f"Which predicts the token better: {BETTER_NAME}, line above, {name(first)}; "
-        f"{WORSE_NAME}, line below, {name(second)}. Full colour: a loss lower by {reach:.1f} nats.",
-    )
+    first, second = (reading.recordings[run].loss for run in reading.runs.ids)
+    return loss_difference(second - first, reading.runs)

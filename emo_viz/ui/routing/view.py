@@ -4,22 +4,25 @@ Choosing a token, an expert or a layer reruns only this part; the models are not
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
 from emo_viz.analysis.routing import routing_table
 from emo_viz.figures import routing as figures
 from emo_viz.figures.theme import chart_config
-from emo_viz.ui.parts import heatmap, pins
+from emo_viz.ui.parts import heatmap, pins, same_experts
 from emo_viz.ui.parts.export import offer
 from emo_viz.ui.parts.heatmap import Follow, Pick
 from emo_viz.ui.parts.pins import Pin
 from emo_viz.ui.parts.reading import Reading
-from emo_viz.ui.routing import follow, panel, pictures, text
+from emo_viz.ui.routing import follow, matching, panel, pictures, text
 from emo_viz.ui.routing.follow import EXPERT, Experts
+from emo_viz.ui.routing.matching import Others
 from emo_viz.ui.routing.page import FIELD, TOKEN, measured
 from emo_viz.ui.shell import links, routes, slots
 from emo_viz.ui.shell.words import count, isolated
@@ -47,41 +50,47 @@ class View:
     follow: Follow | None
     order: str
     colour: str
+    matched: bool
 
 
 @st.fragment
-def explore(reading: Reading) -> None:
-    """The pictures, the text and the chosen token: what follows the layer, token and expert."""
+def explore(reading: Reading, others: Others | None = None) -> None:
+    """The pictures, the text and the chosen token: what follows the layer, token and expert.
+
+    others: documents to match the experts of two runs by.
+    """
     with links.fragment():
-        _explore(reading)
+        _explore(reading, others)
 
 
-def _explore(reading: Reading) -> None:
+def _explore(reading: Reading, others: Others | None) -> None:
     experts = experts_of(reading)
-    view = _controls(reading, experts)
+    view = _controls(reading, experts, others)
     with st.container(horizontal=True, key="routing_views"):
         with st.container(key="routing_pictures"):
             by_use = view.order == BY_USE
-            pictures.draw(reading, view.picture, view.layer, by_use, _pick_cell(experts))
+            match = partial(matching.matched, reading, others) if others and view.matched else None
+            pictures.draw(reading, view.picture, view.layer, by_use, match, _pick_cell(experts))
             _more(reading, view)
         with st.container(key="routing_beside", gap="small"):
             text.draw(reading, view.layer, view.token, view.follow, view.colour, _pick_token)
             if view.follow and (said := follow.other_layer(experts, view.follow, view.layer)):
                 st.caption(f":material/info:{said}")
             panel.draw(reading, view.token, _follow(experts))
-            _ablation_link(reading)
+            if reading.tokenizer is not None:
+                _ablation_link(reading)
     st.html(STICKY)
     heatmap.tell(pictures.GROUP, view.token, view.follow, key="routing_look")
 
 
 def experts_of(reading: Reading) -> Experts:
     """The experts of all runs and layers, by name."""
-    return Experts(reading.runs.labels, range(reading.num_layers), reading.routed)
+    return Experts(reading.runs.labels, reading.numbers, reading.routed)
 
 
-def _controls(reading: Reading, experts: Experts) -> View:
+def _controls(reading: Reading, experts: Experts, others: Others | None) -> View:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        layer = _layer(reading.num_layers)
+        layer = _layer(reading.numbers)
         options = [pictures.ONE, pictures.ALL, pictures.DIFFERENCE]
         picture = links.choice(st, "Picture", options, PICTURE)
         token = links.number_or_none(
@@ -100,28 +109,47 @@ def _controls(reading: Reading, experts: Experts) -> View:
             options = [BY_USE, BY_ID]
             order = links.choice(st, "Order of the experts", options, ORDER)
             colour = links.select(st, "Colour of the text", text.options(reading), COLOUR)
-    return View(layer, picture, token, followed, order, colour)
+            matched = picture == pictures.DIFFERENCE and _is_matched(reading, others)
+    return View(layer, picture, token, followed, order, colour, matched)
 
 
-def _layer(layers: int) -> int:
-    choose = links.choice if layers <= MOST_BUTTONS else links.select
-    layer = choose(st, "Layer", range(layers), LAYER)
-    _layer_button(layer, -1, layers)
-    _layer_button(layer, +1, layers)
+def _is_matched(reading: Reading, others: Others | None) -> bool:
+    """Whether the experts of a difference are matched by use: an id means the same in one model
+    only."""
+    if others is None:
+        return False
+    how = links.choice(
+        st,
+        "Same experts of both runs",
+        matching.options(reading, others),
+        routes.ROUTING_MATCH,
+        what="matching of experts",
+        help="In two models that were trained apart an id means nothing: there, experts are "
+        "matched by the tokens of other documents that chose both.",
+    )
+    return how == same_experts.BY_USE
+
+
+def _layer(numbers: Sequence[int]) -> int:
+    choose = links.choice if len(numbers) <= MOST_BUTTONS else links.select
+    layer = choose(st, "Layer", numbers, LAYER)
+    _layer_button(layer, -1, numbers)
+    _layer_button(layer, +1, numbers)
     return layer
 
 
-def _layer_button(layer: int, step: int, num_layers: int) -> None:
+def _layer_button(layer: int, step: int, numbers: Sequence[int]) -> None:
     """To the layer below (-1) or above (+1), by click or key."""
+    place = numbers.index(layer) + step
     name, key = ("previous", "up") if step < 0 else ("next", "down")
     st.button(
         "",
         icon=":material/keyboard_arrow_up:" if step < 0 else ":material/keyboard_arrow_down:",
         help=f"Go to the {name} layer (Shift and {key} arrow key)",
         key=f"routing_{name}_layer",
-        disabled=not 0 <= layer + step < num_layers,
+        disabled=not 0 <= place < len(numbers),
         on_click=_open_layer,
-        args=(layer + step,),
+        args=(numbers[place % len(numbers)],),
     )
 
 
@@ -189,8 +217,8 @@ def _more(reading: Reading, view: View) -> None:
         export(reading, view)
 
 
-def _pick_point() -> None:
-    """Reads (position, layer, run) from the clicked marker of the chart along the text."""
+def _pick_point(numbers: Sequence[int]) -> None:
+    """Reads (position, layer's place, run) from the clicked marker of the chart along the text."""
     points = st.session_state["routing_along"]["selection"]["points"]
     if not points:
         return
@@ -198,7 +226,7 @@ def _pick_point() -> None:
     position, layer = (int(points[0]["customdata"][key]) for key in "01")
     st.session_state[TOKEN] = position
     if layer >= 0:
-        st.session_state[LAYER] = layer
+        st.session_state[LAYER] = numbers[layer]
 
 
 def _along_text(reading: Reading, view: View) -> None:
@@ -207,11 +235,12 @@ def _along_text(reading: Reading, view: View) -> None:
             reading.runs,
             {run: one.entropy[:, 1:] for run, one in reading.recordings.items()},
             {run: one.loss[1:] for run, one in reading.recordings.items()},
+            reading.numbers,
             [isolated(label) for label in reading.labels[1:]],
             view.token,
         ),
         key="routing_along",
-        on_select=_pick_point,
+        on_select=partial(_pick_point, reading.numbers),
         selection_mode="points",
         config=chart_config("routing along"),
         alt=f"Router entropy of {count(reading.num_layers, 'layer')} and the loss, at each of "
@@ -231,17 +260,28 @@ def export(reading: Reading, view: View) -> None:
         charts["Experts that carry half"] = "routing_half"
     if st.session_state.get("routing_along_open"):
         charts["Router entropy and loss"] = "routing_along"
+    tables = {"Every token, layer and model": lambda: table(reading)}
+    if view.token is None:
+        tables["Layers"] = lambda: panel.layer_table(reading).reset_index()
     document = reading.chosen.document or "own text"
     offer(
         "token routing",
         reading.runs,
         charts=charts,
-        tables={"Every token, layer and model": lambda: table(reading)},
+        tables=tables,
         shown=f"{document}, {count(reading.num_tokens, 'token')}",
     )
 
 
 def table(reading: Reading) -> pd.DataFrame:
-    """The routing table; tokens as JSON strings, so that none is taken for something else."""
+    """The routing table; tokens as JSON strings, so that none is taken for something else. What a
+    trace lacks is empty, and what all of them lack is left out."""
     quoted = [json.dumps(piece, ensure_ascii=False) for piece in reading.pieces]
-    return routing_table(reading.recordings, quoted)
+    found = routing_table(reading.recordings, quoted)
+    found["layer"] = np.array(reading.numbers)[found["layer"]]
+    weights = [column for column in found if str(column).startswith("gate_weight")]
+    found.loc[found["model"].isin(reading.unweighed), weights] = np.nan
+    if reading.tokenizer is None:
+        found["token_id"] = found["token_id"].astype("Int64").mask(found["token_id"] < 0)
+        found = found.dropna(axis="columns", how="all")
+    return found

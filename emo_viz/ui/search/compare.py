@@ -1,6 +1,7 @@
 """Two pins side by side: how far each model routes them through the same experts."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import streamlit as st
 from emo_viz.analysis.alike import Alike, RoutedText, texts_alike, tokens_alike
 from emo_viz.figures import alike as figures
 from emo_viz.figures.theme import chart_config
-from emo_viz.ui.parts import pins, together
+from emo_viz.ui.parts import export, pins, together
 from emo_viz.ui.parts.pins import Pin
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.search.sides import NotHere, Side, sides, title
@@ -84,6 +85,16 @@ def _compared(left: Side, right: Side) -> None:
             _chart(left, found, places is not None)
         with grid.cell():
             _tables(left, right, found, places)
+    export.offer(
+        "pins",
+        left.runs,
+        charts={"Experts in common": "search_alike"},
+        tables={
+            run.label: partial(_table, left, right, run.id, found[run.id], places)
+            for run in left.runs
+        },
+        shown="two texts" if places is None else "two tokens",
+    )
     _how(places is not None)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from emo_viz.server import catalogue, library, warm
+from emo_viz.server import catalogue, library, looks, warm
 from emo_viz.ui.shell import (
     frame,
     glossary,
@@ -30,6 +30,7 @@ PAGES = (
     (routes.DOMAINS, "Domains", ":material/category:"),
     (routes.SEARCH, "Search", ":material/search:"),
     (routes.DIFFERENCE, "Routing difference", ":material/difference:"),
+    (routes.TRAINING, "Training", ":material/show_chart:"),
     (routes.KERNEL, "Kernel", ":material/memory:"),
     (routes.LIBRARY, "Library", ":material/inventory_2:"),
 )
@@ -37,6 +38,11 @@ SIDEBAR_PIXELS = 230
 # Every line of a visitor's or a model's text has the direction of its own script.
 BOTH_DIRECTIONS = (
     'textarea, [data-testid="stText"] * { unicode-bidi: plaintext; text-align: start; }'
+)
+# What is chosen of several: white on the dark theme's primary colour has too little contrast.
+CHIPS = (
+    "span[data-tag][data-tag] { background: rgba(128, 132, 140, 0.24); color: inherit; } "
+    "span[data-tag][data-tag] * { color: inherit; }"
 )
 ICON = Path(__file__).with_name("icon.png")
 
@@ -61,9 +67,9 @@ def page(title: str) -> Iterator[None]:
         glossary.popover()
         loaded = st.container()
         keys.listen()
-    st.html(f"<style>{BOTH_DIRECTIONS}{frame.TIGHT}</style>")
+    st.html(f"<style>{BOTH_DIRECTIONS}{CHIPS}{frame.TIGHT}</style>")
     first_line = st.container()
-    with warm.drawing(), links.page(title), missing.said():
+    with looks.one(), warm.drawing(), links.page(title), missing.said():
         frame.read()
         session_file.follow({"EMO Viz": routes.HOME} | {label: path for path, label, _ in PAGES})
         with first_line:

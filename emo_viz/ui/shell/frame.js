@@ -10,14 +10,18 @@ const ICONS = {
 };
 
 // What a page writes into its own address before the visitor has touched it is no step of theirs.
-function onlyTheirSteps() {
+// While a drawer is open, all that is chosen in it is the one step that opened it.
+function onlyTheirSteps(drawers) {
   if (window.emoVizSteps) return;
+  const open = (url) => drawers.some((name) => new URL(url, location.href).searchParams.has(name));
   const seen = (window.emoVizSteps = { touched: false, first: alreadyWritten() });
   const push = history.pushState.bind(history);
   history.pushState = (state, title, url) => {
-    const there = new URL(url ?? location.href, location.href).pathname;
+    const then = url ?? location.href, there = new URL(then, location.href).pathname;
     if (there !== location.pathname) seen.touched = false;
-    else if (!seen.touched) return history.replaceState(state, title, url);
+    else if (!seen.touched || (open(location.href) && open(then))) {
+      return history.replaceState(state, title, url);
+    }
     return push(state, title, url);
   };
   const touch = (event) => { if (event.isTrusted) seen.touched = true; };
@@ -155,7 +159,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   buttons.present.lastChild.textContent = words;
   buttons.present.title = data.presenting ? `${words} (P)` : `${words} in large type (P)`;
   buttons.present.setAttribute("aria-label", buttons.present.title);
-  onlyTheirSteps();
+  onlyTheirSteps(data.drawers);
   enable();
   foldOnce();
   const onKey = (event) => shortcut(event, buttons);

@@ -62,7 +62,7 @@ def title(words: str) -> Any:
     with row:
         _COMPONENT(
             key="frame_buttons",
-            data={"presenting": presenting()},
+            data={"presenting": presenting(), "drawers": routes.DRAWERS},
             width="content",
             on_present_change=_turn,
         )

@@ -46,5 +46,5 @@ TERMS = {
 def popover() -> None:
     """A button that opens the definitions."""
     with st.popover("Glossary", icon=":material/menu_book:", width="stretch"):
-        for term, meaning in TERMS.items():
-            st.markdown(f"**{term}**  \n{meaning}")
+        # One element: each is a message of its own, to every visitor of every page.
+        st.markdown("\n\n".join(f"**{term}**  \n{meaning}" for term, meaning in TERMS.items()))

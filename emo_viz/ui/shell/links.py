@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import streamlit as st
 from streamlit.runtime.scriptrunner import StopException, get_script_run_ctx
 
+from emo_viz.server import looks, warm
 from emo_viz.ui.shell import missing, routes
 from emo_viz.ui.shell.address import Kind, one_of, quoted, several_of, whole_number
 
@@ -84,7 +85,7 @@ def fragment() -> Iterator[None]:
             yield
         return
     st.session_state[_PENDING] = {}
-    with missing.said():
+    with looks.one(), warm.drawing(), missing.said():
         yield
     _write(whole=False)
 

@@ -10,15 +10,23 @@ from emo_viz.ui.shell import routes
 from emo_viz.ui.shell.words import escape_markdown
 
 
-def empty_state(sentence: str, command: str, headline: str = "Nothing to show yet") -> None:
+def empty_state(
+    sentence: str,
+    command: str,
+    headline: str = "Nothing to show yet",
+    of_runs: bool = True,
+) -> None:
     """Say what is missing and how to make it, in place of what the page would show.
 
-    sentence: Markdown. command: "" for what the Library page makes.
+    sentence: Markdown. command: "" for what the Library page makes. of_runs: whether another run
+    would show something, so that the way to the Library is one out too.
     """
     with st.container(border=True):
         st.markdown(f":material/inventory_2: **{headline}**")
         st.write(sentence)
         mend(command)
+        if command and of_runs:
+            st.page_link(routes.LIBRARY, label="Or add another run", icon=":material/inventory_2:")
 
 
 def mend(command: str) -> None:

@@ -1,0 +1,330 @@
+"""From finished training runs and their corpus to a folder that the app shows: every step once.
+
+The folder is laid out as `assets` is. What was done by content (`emo_viz.runs.ledger`) is not done
+again, so a call that was stopped goes on, and one after another training makes anew what differs.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from emo_viz.analysis.projection import FEWEST_POINTS
+from emo_viz.analysis.runs import safe_id
+from emo_viz.runs import curves as curves_of
+from emo_viz.runs import documents as documents_of
+from emo_viz.runs.ablate_experts import measure_effects
+from emo_viz.runs.clusters import cluster_tokens
+from emo_viz.runs.experts import measure_experts
+from emo_viz.runs.glance import make as make_glance
+from emo_viz.runs.ledger import Ledger, Step
+from emo_viz.runs.maps import map_documents
+from emo_viz.runs.progress import Report, unreported
+from emo_viz.runs.record import record
+from emo_viz.runs.token_map import map_tokens
+from emo_viz.trace.documents import read_documents
+
+LEDGER = "analysis/made.json"
+ORDER = ("emo", "standard")
+EXPORT, SETTINGS = "export", "training.json"
+LICENCE = "other"  # the texts may be anybody's
+CLUSTERS, MAX_TOKENS, PER_DOMAIN, MIN_DIST = 32, 256, 200, 0.9  # as the single commands have them
+EFFECT_DOCUMENTS, EFFECT_TOKENS = 2, 64
+PROBED = 8  # documents that are read to tell how long all will take
+Show = Callable[[str], AbstractContextManager[Report]]
+"""What shows a step's progress under its name."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training run: its folder, and what it is called in the app."""
+
+    folder: Path
+    id: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is made of which runs: `out` is the folder, `corpus` what they were trained on."""
+
+    runs: tuple[Trained, ...]
+    corpus: Path
+    out: Path
+    workers: int = 1
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.out / LEDGER)
+
+    @property
+    def documents(self) -> Path:
+        return self.out / "documents" / documents_of.FILES[0]
+
+    @property
+    def calibration(self) -> Path:
+        return self.out / "documents" / documents_of.FILES[1]
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        return [self.out / "checkpoints" / run.id for run in self.runs]
+
+    def file(self, name: str) -> Path:
+        """A file of the analyses."""
+        return self.out / "analysis" / name
+
+
+def find_runs(folders: Sequence[Path], name: str) -> tuple[Trained, ...]:
+    """The finished runs among folders, or in them: one or two, EMO first.
+
+    name: what their ids begin with. Raises ValueError where there are none, more than two, or one
+    that is not finished.
+    """
+    found = [run for folder in folders for run in _runs_in(folder)]
+    found.sort(key=lambda run: (*(run.name != role for role in ORDER), run.name))
+    if len(found) > 2:
+        names = ", ".join(str(run) for run in found)
+        raise ValueError(f"These are {len(found)} runs ({names}); name one or two with --runs.")
+    ids = [safe_id(f"{name}-{run.resolve().name}") for run in found]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"Two runs are called {found[0].name}; rename the folder of one.")
+    return tuple(map(Trained, found, ids))
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {folder}; train first: python -m model.train.pair.")
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    runs = [folder] if _is_run(folder) else [path for path in inside if _is_run(path)]
+    if not runs:
+        raise ValueError(
+            f"{folder} holds no training run; train a pair first: python -m model.train.pair --out "
+            f"{folder}."
+        )
+    if unfinished := [run for run in runs if not (run / EXPORT / SETTINGS).is_file()]:
+        raise ValueError(
+            f"The run {unfinished[0]} is not finished; call its training again, which goes on "
+            "where it was, or name a finished run alone with --runs."
+        )
+    return runs
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a training began there."""
+    return (folder / "metrics.jsonl").is_file() or (folder / EXPORT / SETTINGS).is_file()
+
+
+def check_out(job: Analysis) -> None:
+    """Raises ValueError where the folder holds results that no such analysis wrote."""
+    if job.out.exists() and not job.out.is_dir():
+        raise ValueError(f"{job.out} is a file; --out needs a folder.")
+    steps = [*_first_steps(job), *_steps(job, 0, 0)]
+    theirs = [path for step in steps for path in step.outputs if path.exists()]
+    if theirs and not job.ledger.exists:
+        raise ValueError(
+            f"{theirs[0]} is there, and not by this command; choose another --out, or move it away."
+        )
+
+
+def analyse(job: Analysis, show: Show, tell: Callable[[str], None] = lambda said: None) -> bool:
+    """Make everything that is not there yet; returns whether there was anything to make.
+
+    tell: gets a sentence on what is made, on what cannot be, and how long it may take. Raises
+    ValueError for what cannot be read or written; what was finished stays.
+    """
+    check_out(job)
+    job.ledger.begin()
+    first = list(job.ledger.pending(_first_steps(job)))
+    for step in first:
+        with show(step.name) as report:
+            job.ledger.make(step, report)
+    texts = len(read_documents(job.documents))
+    domains = read_documents(job.documents)["domain"].nunique()
+    tell(f"{texts:,} documents of {domains} domain{'s' * (domains != 1)} to show and measure.")
+    for sentence in _cannot(texts, domains):
+        tell(sentence)
+    steps = list(job.ledger.pending(_steps(job, texts, domains)))
+    if steps:
+        tell(estimate(job, steps))
+    for number, step in enumerate(steps, 1):
+        with show(f"{number} of {len(steps)}: {step.name}") as report:
+            job.ledger.make(step, report)
+    return bool(first or steps)
+
+
+def _cannot(texts: int, domains: int) -> Iterator[str]:
+    """What so few documents do not show."""
+    if texts < FEWEST_POINTS:
+        yield f"{texts} documents make no map of documents; it takes {FEWEST_POINTS}."
+    if domains == 1:
+        yield (
+            "With one domain there is nothing to compare domains by: no curve of another domain's "
+            "experts, and clusters say nothing of domains. Sub-folders, or the field domain, make "
+            "more."
+        )
+
+
+def estimate(job: Analysis, steps: Sequence[Step]) -> str:
+    """How long the steps may take on this machine, by reading a few documents now."""
+    each = _seconds_a_document(job)
+    seconds = {step.name: step.passes * each + step.seconds for step in steps}
+    longest = max(seconds, key=lambda name: seconds[name])
+    return (
+        f"{len(steps)} steps, about {in_minutes(sum(seconds.values()))} if the machine stays as "
+        f"busy as now; most for {longest}."
+    )
+
+
+def in_minutes(seconds: float) -> str:
+    """ "40 seconds", or "12 minutes"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} second{'s' * (round(seconds) > 1)}"
+    return f"{round(seconds / 60)} minutes"
+
+
+def _seconds_a_document(job: Analysis) -> float:
+    from model.run.live import open_live
+
+    live = open_live(job.checkpoints[0])
+    texts = read_documents(job.documents)["text"].head(PROBED + 1)
+    tokens = [live.encode(text, MAX_TOKENS).token_ids for text in texts]
+    live.record(tokens[0])  # the first one compiles and allocates
+    started = time.perf_counter()
+    for each in tokens:
+        live.record(each)
+    return (time.perf_counter() - started) / len(tokens)
+
+
+def _first_steps(job: Analysis) -> Iterator[Step]:
+    """What the others read: the documents, and the checkpoints."""
+    where = job.out / "documents"
+    yield Step(
+        "choosing documents",
+        (job.corpus / "documents.parquet", job.corpus / "tokenizer"),
+        tuple(where / name for name in documents_of.FILES),
+        lambda _: documents_of.choose(job.corpus, where, max_megabytes=float("inf")),
+    )
+    for run, checkpoint in zip(job.runs, job.checkpoints, strict=True):
+        yield Step(
+            f"copying the model of {run.id}",
+            (run.folder / EXPORT, run.folder / "metrics.jsonl"),
+            (checkpoint,),
+            partial(_release, run.folder, checkpoint),
+        )
+
+
+def _release(folder: Path, out: Path, report: Report = unreported) -> None:
+    from model.train.release import release
+
+    release(folder, out, licence=LICENCE)
+
+
+def _steps(job: Analysis, texts: int, domains: int) -> Iterator[Step]:
+    """All else, in an order in which it can be made; texts, domains: how many there are."""
+    for run, checkpoint in zip(job.runs, job.checkpoints, strict=True):
+        yield from _of_run(job, run.id, checkpoint, texts, domains)
+    if texts >= FEWEST_POINTS or not texts:
+        yield _map(job)
+    yield _token_map(job, texts)
+    yield _curves(job, texts, domains)
+    yield _glance(job)
+
+
+def _of_run(job: Analysis, run: str, checkpoint: Path, texts: int, domains: int) -> Iterator[Step]:
+    inputs, documents = (checkpoint, job.documents), job.documents
+    trace, clusters = job.out / "traces" / run, job.file(f"clusters-{run}.npz")
+    experts, effects = job.file(f"experts-{run}.npz"), job.file(f"expert-effects-{run}.npz")
+    yield Step(
+        f"recording {run}",
+        inputs,
+        (trace,),
+        lambda report: record(checkpoint, read_documents(documents), trace, report=report),
+        passes=texts,
+    )
+    yield Step(
+        f"token clusters of {run}",
+        inputs,
+        (clusters,),
+        lambda report: cluster_tokens(
+            checkpoint, documents, clusters, CLUSTERS, MAX_TOKENS, report=report, run=run
+        ),
+        {"clusters": CLUSTERS},
+        passes=texts,
+        seconds=10 + 0.1 * texts,
+    )
+    yield Step(
+        f"experts of {run}",
+        inputs,
+        (experts,),
+        lambda report: measure_experts(checkpoint, documents, experts, run, report),
+        passes=texts,
+        seconds=5,
+    )
+    yield Step(
+        f"what {run} loses without each expert",
+        inputs,
+        (effects,),
+        lambda report: measure_effects(
+            checkpoint, documents, effects, run, EFFECT_DOCUMENTS, EFFECT_TOKENS, report
+        ),
+        {"documents": EFFECT_DOCUMENTS, "tokens": EFFECT_TOKENS},
+        passes=60.0 * EFFECT_DOCUMENTS * domains,
+    )
+
+
+def _map(job: Analysis) -> Step:
+    traces = [job.out / "traces" / run.id for run in job.runs]
+    out = job.file("maps.npz")
+    return Step(
+        "the map of documents",
+        tuple(traces),
+        (out,),
+        lambda report: map_documents(traces, out, None, MIN_DIST, report=report),
+        seconds=20,
+    )
+
+
+def _token_map(job: Analysis, texts: int) -> Step:
+    clusters = [job.file(f"clusters-{run.id}.npz") for run in job.runs]
+    models, out = job.checkpoints, job.file("token_map.npz")
+    return Step(
+        "the map of tokens",
+        (*models, job.documents, *clusters),
+        (out,),
+        lambda report: map_tokens(
+            models, job.documents, clusters, out, PER_DOMAIN, None, MIN_DIST, report=report
+        ),
+        {"per_domain": PER_DOMAIN},
+        passes=texts * len(models),
+        seconds=20,
+    )
+
+
+def _curves(job: Analysis, texts: int, domains: int) -> Step:
+    models, out = job.checkpoints, job.file("curves.parquet")
+
+    def work(report: Report) -> object:
+        plan = curves_of.plan_files(models, job.documents, job.calibration, out)
+        return curves_of.measure(plan, curves_of.Workers(job.workers), report)
+
+    return Step(
+        "the curves of what a cut costs",
+        (*models, job.documents, job.calibration),
+        (out, out.with_suffix(".json")),
+        work,
+        passes=30.0 * texts * len(models),
+    )
+
+
+def _glance(job: Analysis) -> Step:
+    models, out, measured = job.checkpoints, job.file("glance.npz"), job.file("curves.parquet")
+    return Step(
+        "the first screen",
+        (*models, job.documents, job.calibration, measured),
+        (out,),
+        lambda report: make_glance(
+            models, job.documents, job.calibration, out, measured, report=report
+        ),
+        passes=40.0 * len(models),
+    )

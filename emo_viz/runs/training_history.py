@@ -1,0 +1,261 @@
+"""Measures checkpoints of one training run on the same documents, one by one, into one file.
+
+The file is written after every checkpoint: what was stopped goes on from there, and checkpoints
+that come later are added to it.
+
+Shapes: D documents, M domains, L layers, R routed experts, K notches, T tokens.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from emo_viz.analysis.ablation import check_disjoint
+from emo_viz.analysis.alignment import alignment
+from emo_viz.analysis.bootstrap import Interval
+from emo_viz.analysis.clusters import spherical_kmeans
+from emo_viz.analysis.origins import documents_digest
+from emo_viz.analysis.runs import run_id
+from emo_viz.analysis.training_history import (
+    DOCUMENT_NMI,
+    MODAL_SHARE,
+    TOKEN_NMI,
+    Documents,
+    History,
+    Moment,
+    merged,
+    read_history,
+    write_history,
+)
+from emo_viz.analysis.vectors import fit_pca, flatten_usage, unit_rows
+from emo_viz.runs.progress import Counter, Report, unreported
+from emo_viz.runs.trained import find_tokenizer, open_checkpoint
+from emo_viz.trace.documents import read_documents
+from model.files import check_new_file, weights_digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from model.emo.modeling import EmoForCausalLM
+
+PER_DOMAIN = 12
+KEEPS = (8, 16, 32, 64)
+MAX_TOKENS = 256
+TOKEN_CLUSTERS = 32
+OPENING = 90  # characters of a text that the page tells
+
+Texts = list[NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What every checkpoint is measured on; domains of the documents in `names`."""
+
+    documents: pd.DataFrame
+    calibration: pd.DataFrame
+    texts: Texts
+    calibration_texts: Texts
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(set(self.documents["domain"]))
+
+    @property
+    def codes(self) -> NDArray[np.int64]:
+        """The domain of each document [D], as its place in `names`."""
+        return np.array([self.names.index(name) for name in self.documents["domain"]], np.int64)
+
+
+def measure_history(
+    checkpoints: Sequence[tuple[int, Path]],
+    documents: Path,
+    calibration: Path,
+    out: Path,
+    tokenizer: Path | None = None,
+    keeps: Sequence[int] = KEEPS,
+    per_domain: int = PER_DOMAIN,
+    run: str = "",
+    about: str = "",
+    report: Report = unreported,
+) -> History:
+    """Measure checkpoints, (step, folder) each, and write the history to `out`.
+
+    What `out` holds of other steps, or of the same weights, measured on the same documents, stays.
+    per_domain: documents of each domain that are measured. about: a sentence on which run it is.
+    Raises ValueError for checkpoints or documents that cannot be measured.
+    """
+    check_new_file(out)
+    _check_steps(checkpoints)
+    folders = [folder for _, folder in checkpoints]
+    found = find_tokenizer(folders, tokenizer)
+    given = _given(documents, calibration, per_domain, found)
+    history = _start(out, given, tuple(keeps), run or run_id(folders[0].resolve().parent), about)
+    digests = {folder: weights_digest(folder) for folder in folders}
+    there = {(moment.step, moment.weights) for moment in history.moments}
+    missing = [each for each in checkpoints if (each[0], digests[each[1]]) not in there]
+    step = Counter(report, len(missing))
+    for number, folder in sorted(missing):
+        model, tokens = open_checkpoint(folder, found)
+        history = _with_all(history, model, tokens)
+        moment = _measure(model, number, digests[folder], given, history.keeps)
+        history = replace(history, moments=merged(history.moments, [moment]))
+        write_history(out, history)
+        step()
+    if not missing and history.moments:
+        write_history(out, history)
+    return history
+
+
+def _check_steps(checkpoints: Sequence[tuple[int, Path]]) -> None:
+    steps = [step for step, _ in checkpoints]
+    for step, folder in checkpoints:
+        if steps.count(step) > 1:
+            raise ValueError(f"Step {step} is named twice; name each step once.")
+        if not folder.is_dir():
+            raise ValueError(f"There is no checkpoint at {folder}; check the path.")
+
+
+def _given(
+    documents: Path, calibration: Path, per_domain: int, tokenizer: "PreTrainedTokenizerBase"
+) -> Given:
+    """The first documents of each domain, and all calibration documents of these domains."""
+    from model.run.inference import encode
+
+    frames = [read_documents(path, required=("id", "domain")) for path in (documents, calibration)]
+    for frame in frames:
+        if "parent" not in frame:
+            frame["parent"] = np.nan
+    check_disjoint(*frames)
+    some = frames[0].groupby("domain", sort=True).head(per_domain).reset_index(drop=True)
+    few = frames[1][frames[1]["domain"].isin(some["domain"])].reset_index(drop=True)
+    if lacking := sorted(set(some["domain"]) - set(few["domain"])):
+        raise ValueError(f"The domain {lacking[0]!r} has no calibration documents.")
+    texts = [
+        [encode(tokenizer, text, MAX_TOKENS).token_ids for text in frame["text"]]
+        for frame in (some, few)
+    ]
+    return Given(some, few, *texts)
+
+
+def _start(out: Path, given: Given, keeps: tuple[int, ...], run: str, about: str) -> History:
+    """An empty history of these documents, or the one in the file if it is of the same."""
+    digests = [documents_digest(frame) for frame in (given.documents, given.calibration)]
+    key = hashlib.sha256(json.dumps([digests, list(keeps), MAX_TOKENS]).encode()).hexdigest()
+    fresh = History(run, about, key, _told(given), len(given.calibration), keeps, None, ())
+    if not out.exists():
+        return fresh
+    old = read_history(out)  # what cannot be read is not overwritten
+    if old.key != key or old.run != run:
+        raise ValueError(
+            f"{out} is of another run or of other documents; name another --out, or remove it."
+        )
+    return replace(old, about=about or old.about)
+
+
+def _told(given: Given) -> Documents:
+    frame = given.documents
+    sources = frame["source"] if "source" in frame else frame["id"]
+    return Documents(
+        tuple(map(str, frame["id"])),
+        tuple(map(str, frame["domain"])),
+        tuple("" if pd.isna(each) else str(each) for each in sources),
+        tuple(" ".join(text[: 3 * OPENING].split())[:OPENING] for text in frame["text"]),
+        tuple(len(tokens) - 1 for tokens in given.texts),
+    )
+
+
+def _with_all(history: History, model: "EmoForCausalLM", tokens: int | None) -> History:
+    """The history with the notch of all experts, and what the checkpoint says of a step."""
+    experts = {router.num_experts for router in model.routers()}  # shared ones among them
+    if len(experts) != 1:
+        raise ValueError(
+            "Only checkpoints whose layers all have the same number of experts can be measured."
+        )
+    whole, least = experts.pop(), model.config.num_experts_per_tok
+    cuts = [keep for keep in history.keeps if keep != whole]
+    if bad := [keep for keep in cuts if not least <= keep < whole]:
+        raise ValueError(f"{bad[0]} experts cannot be kept; choose from {least} to {whole - 1}.")
+    return replace(
+        history,
+        keeps=(*sorted(cuts), whole),
+        tokens_per_step=tokens or history.tokens_per_step,
+    )
+
+
+def _measure(
+    model: "EmoForCausalLM", step: int, weights: str, given: Given, keeps: Sequence[int]
+) -> Moment:
+    """What one checkpoint does with the documents."""
+    from model.evaluate.measure import keep_sets
+    from model.evaluate.passes import token_losses
+
+    scores_MLR = _preferences(model, given)
+    usage, modular = _routing(model, given)
+    shared, codes = model.config.num_shared_experts, given.codes
+    losses = []
+    for keep in keeps[:-1]:
+        masks = keep_sets(scores_MLR, keep - shared)[codes]
+        losses.append(_means(token_losses(model, given.texts, masks)))
+    losses.append(_means(token_losses(model, given.texts)))
+    return Moment(step, weights, usage, np.stack(losses, 1).astype(np.float32), modular)
+
+
+def _means(losses: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    return np.array([each.mean(dtype=np.float64) for each in losses])
+
+
+def _preferences(model: "EmoForCausalLM", given: Given) -> NDArray[np.float64]:
+    """Mean router probability of every expert over a domain's calibration documents: [M, L, R]."""
+    from model.run.selection import expert_scores
+
+    domains = np.array(given.calibration["domain"])
+    own = [np.flatnonzero(domains == name) for name in given.names]
+    return np.stack(
+        [expert_scores(model, [given.calibration_texts[d] for d in places]) for places in own]
+    )
+
+
+def _routing(
+    model: "EmoForCausalLM", given: Given
+) -> tuple[NDArray[np.float32], dict[str, Interval]]:
+    """The documents' usage [D, L, R], and how modular the routing is."""
+    import torch
+
+    from model.evaluate import modules
+    from model.evaluate.passes import router_probabilities
+
+    rows: dict[int, Any] = {}
+    usage: dict[int, NDArray[np.float32]] = {}
+    for place, probs_TLR in router_probabilities(model, given.texts):
+        rows[place] = probs_TLR.flatten(1).clone()
+        usage[place] = probs_TLR.mean(0).float().cpu().numpy()
+    places = range(len(given.texts))
+    usages = np.stack([usage[place] for place in places])
+    clusters = modules.token_clusters(torch.cat([rows[place] for place in places]), TOKEN_CLUSTERS)
+    documents = np.repeat(np.arange(len(given.texts)), [len(rows[place]) for place in places])
+    tokens = modules.agreement(clusters, documents, given.codes)
+    return usages, {
+        DOCUMENT_NMI: _document_nmi(usages, given),
+        TOKEN_NMI: _interval(tokens["nmi"], len(usages)),
+        MODAL_SHARE: _interval(tokens["modal_share"], len(usages)),
+    }
+
+
+def _interval(span: Sequence[float], documents: int) -> Interval:
+    mean, low, high = span
+    return Interval(mean, low, high, documents)
+
+
+def _document_nmi(usage: NDArray[np.float32], given: Given) -> Interval:
+    """Agreement of as many clusters of documents as there are domains with the domains."""
+    rows = flatten_usage(usage)
+    vectors = unit_rows(fit_pca(rows).project(rows))
+    found = spherical_kmeans(vectors, len(given.names))
+    return alignment(found.labels, given.codes).nmi

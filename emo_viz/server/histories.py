@@ -1,0 +1,44 @@
+"""The training histories that are here: analysis/training-*.npz of the assets, and the user's."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from emo_viz.analysis.training_history import PATTERN, History, read_history
+from emo_viz.server import assets, home
+
+OWN = "training"  # of the user's folder
+
+
+def paths() -> list[Path]:
+    """The files, bundled ones first."""
+    places = [assets.root() / "analysis"]
+    try:
+        places.append(home.folder() / OWN)
+    except ValueError:  # there is no place for what is the user's own
+        return _in(places[0])
+    return [path for place in places for path in _in(place)]
+
+
+def _in(place: Path) -> list[Path]:
+    return sorted(place.glob(PATTERN)) if place.is_dir() else []
+
+
+def is_bundled(path: Path) -> bool:
+    """Whether a file is of the assets, not the user's own."""
+    return path.parent == assets.root() / "analysis"
+
+
+def key(path: Path) -> str:
+    """What changes with the file: caches of it go by this."""
+    return assets.content(path)
+
+
+def read(path: Path) -> History:
+    """A history, read once for all visitors. Raises ValueError if it cannot be read."""
+    return _read(str(path), key(path))
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _read(path: str, content: str) -> History:
+    return read_history(Path(path))

@@ -1,0 +1,87 @@
+"""Home: which models and documents are loaded."""
+
+import pandas as pd
+import streamlit as st
+
+from emo_viz.analysis.runs import Comparison, Run
+from emo_viz.server import assets, catalogue, commands, library
+from emo_viz.ui.parts import export
+from emo_viz.ui.shell.words import compact, count, escape_markdown
+
+
+def models(runs: Comparison) -> None:
+    """What each model is, as a table to take along."""
+    rows = []
+    for run in runs:
+        try:
+            facts = assets.model_facts(run)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            if (model := catalogue.entry(run).model) and not library.is_emo(run.id):
+                rows.append(_row_of_another_family(run, model))
+                continue
+            st.error(escape_markdown(str(error)), icon=":material/error:")
+            continue
+        rows.append(_row(facts))
+    if rows:
+        table = pd.DataFrame(rows).set_index("Model").astype({"Layers": "Int64"})
+        table = table.astype({"Hidden size": "Int64"}) if "Hidden size" in table else table
+        st.table(table)
+        export.offer("models", runs, tables={"Models": lambda: table.reset_index()})
+    else:
+        st.write("No checkpoint is here.")
+        st.code(commands.TRAIN, language="bash")
+
+
+def _row(facts: assets.ModelFacts) -> dict[str, object]:
+    trained, shared = facts.tokens_trained, facts.num_shared_experts
+    return {
+        "Model": facts.label,
+        "Layers": facts.num_layers,
+        "Experts a layer": f"{facts.experts_in_words(shared)} routed + {shared} shared",
+        "Experts a token": f"{facts.num_experts_per_tok - shared} routed + {shared} shared",
+        "Hidden size": facts.hidden_size,
+        "Parameters": compact(facts.parameters),
+        "Tokens trained on": "not recorded" if trained is None else compact(trained),
+    }
+
+
+def _row_of_another_family(run: Run, model: catalogue.Model) -> dict[str, object]:
+    """As far as its config says what EMO's own say."""
+    return {
+        "Model": run.label,
+        "Layers": model.layers,
+        "Experts a layer": model.experts or None,
+        "Experts a token": None if model.top_k is None else str(model.top_k),
+        "Parameters": compact(model.parameters),
+    }
+
+
+def texts(runs: Comparison) -> None:
+    """How many documents are bundled, in a line."""
+    if not assets.documents_path().exists():
+        st.write("No documents are here.")
+        st.code(commands.DOCUMENTS, language="bash")
+        return
+    found = library.documents()
+    st.caption(
+        f"Bundled: {count(len(found), 'document')} of "
+        f"{count(found['domain'].nunique(), 'domain')}{_bundled_tokens(runs)}, with their "
+        f"licences in ATTRIBUTION.md beside them.{_cut(found)}"
+    )
+
+
+def _cut(texts: pd.DataFrame) -> str:
+    """How many texts are not here as a whole."""
+    cut = int((texts["cut_tokens"] > 0).sum()) if "cut_tokens" in texts else 0
+    words = f" Of {count(cut, 'longer text')} only the beginning is here, as much as fits the "
+    return f"{words}models' context." if cut else ""
+
+
+def _bundled_tokens(runs: Comparison) -> str:
+    try:
+        tokens = library.trace(runs.first.id).manifest.tokens
+    except library.Missing:
+        return ""
+    return f", {count(tokens, 'token')}"

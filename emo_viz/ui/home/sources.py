@@ -1,0 +1,79 @@
+"""Home: what the findings are read from, each once for all visitors."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from emo_viz.analysis import routing, tokens
+from emo_viz.analysis.curves import Measured, read_together
+from emo_viz.analysis.origins import Origins, of_trace
+from emo_viz.analysis.runs import Comparison, Run
+from emo_viz.server import assets, library
+from emo_viz.trace import Trace
+from emo_viz.ui.parts import freshness, unseen
+from emo_viz.ui.shell import routes
+
+
+def offer_new() -> bool:
+    """Asks whether the curves are to be of new documents alone, where the documents tell."""
+    try:
+        documents = library.documents()
+    except library.Missing:
+        return False
+    return unseen.offer(st, documents, routes.HOME_SEEN)
+
+
+def only_new() -> bool:
+    """What `offer_new` was answered."""
+    return bool(st.session_state.get(routes.HOME_SEEN) == unseen.NEW)
+
+
+def curves(runs: Comparison, only_new: bool) -> tuple[Measured, dict[str, tuple[int, ...]]]:
+    """The curves of the runs, and the experts of every layer of each.
+
+    only_new: over the documents that training has hardly seen.
+    """
+    paths = tuple(map(existing, assets.curves_paths(runs.ids)))
+    key = assets.content(*paths, *(path.with_suffix(".json") for path in paths))
+    if only_new:
+        key += assets.content(assets.documents_path())
+    measured, experts, origins = _read_curves(paths, key, runs.ids, only_new)
+    freshness.check("The curves", origins)
+    return measured, experts
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading the curves …")
+def _read_curves(
+    paths: tuple[Path, ...], key: str, runs: tuple[str, ...], only_new: bool
+) -> tuple[Measured, dict[str, tuple[int, ...]], Origins]:
+    """The curves of all domains, the experts of every layer, and what they are of."""
+    read = read_together(paths).of_runs(runs)
+    experts = {run: read.experts(run) for run in runs}
+    rows = unseen.restricted(read, library.documents(), True).rows if only_new else read.rows
+    return Measured.of(rows), experts, read.origins
+
+
+def coverage(run: Run) -> routing.Coverage:
+    """What a run's trace says of its use of experts."""
+    trace, key = library.trace(run.id), library.trace_key(run.id)
+    found, origins = _read_trace(run.id, key, trace)
+    freshness.check(f"The traces of {run.label}", origins)
+    return found
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _read_trace(run: str, key: str, _trace: Trace) -> tuple[routing.Coverage, Origins]:
+    return routing.coverage(_trace), of_trace(_trace, run)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def tokens_headline(paths: tuple[Path, ...], key: str) -> tokens.Headline:
+    """What the files of token clusters say."""
+    return tokens.headline(*paths)
+
+
+def existing(path: Path) -> Path:
+    """Raises ValueError if there is no such file."""
+    if not path.exists():
+        raise ValueError(f"Not measured yet: {path.name} is not there.")
+    return path

@@ -1,0 +1,55 @@
+"""The colours of a text's tokens: a place on a scale for each, and the scale in words."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emo_viz.analysis.runs import Comparison
+from emo_viz.figures.theme import BETTER_NAME, DIVERGING, SEQUENTIAL, WORSE_NAME, colour_at
+from emo_viz.ui.parts.together import name
+
+# Where on the sequential scale a text's colours end: letters stay legible on them.
+DEEPEST = 0.75
+# How far from even a token leans before a line says so: below it the models are about as good.
+LEANS = 0.15
+NO_VALUE = "rgba(0, 0, 0, 0)"
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """A place on a colour scale for every token [T] (NaN: none), and the scale in words."""
+
+    places: NDArray[np.float64]
+    scale: list[list[Any]]
+    legend: str
+
+    def colour(self, token: int) -> str:
+        place = self.places[token]
+        return NO_VALUE if np.isnan(place) else colour_at(self.scale, float(place))
+
+    def lean(self, token: int) -> int:
+        """To which end of a scale with two ends a token leans: 1, -1, or 0 for neither."""
+        place = self.places[token]
+        if self.scale is not DIVERGING or np.isnan(place) or abs(2 * place - 1) < LEANS:
+            return 0
+        return 1 if place > 0.5 else -1
+
+
+def plain(tokens: int) -> Colouring:
+    """None at all."""
+    return Colouring(np.full(tokens, np.nan), SEQUENTIAL, "")
+
+
+def loss_difference(gain: NDArray[np.floating], runs: Comparison) -> Colouring:
+    """Which of two runs predicts each token better. gain [T]: the second's loss less the first's,
+    in nats, NaN where it is not known; one at least is."""
+    first, second = runs
+    reach = float(np.nanmax(np.abs(gain))) or 1.0
+    return Colouring(
+        places=(gain.astype(np.float64) / reach + 1) / 2,
+        scale=DIVERGING,
+        legend=f"Which predicts the token better: {BETTER_NAME}, line above, {name(first)}; "
+        f"{WORSE_NAME}, line below, {name(second)}. Full colour: a loss lower by {reach:.2g} nats.",
+    )

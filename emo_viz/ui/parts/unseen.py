@@ -1,0 +1,43 @@
+"""Whether curves are of all held-out documents, or of those that training has hardly seen."""
+
+from typing import Any
+
+import pandas as pd
+
+from emo_viz.analysis.curves import Curves
+from emo_viz.analysis.unseen import BELOW, in_words, says_seen, unseen_ids
+from emo_viz.ui.shell import links
+
+ALL, NEW = "All", "New"
+HELP = (
+    "Templates and boilerplate recur however documents are split. New: training has seen under "
+    f"{in_words(BELOW)} of the document, by its sequences of 20 tokens."
+)
+
+
+def offer(place: Any, documents: pd.DataFrame, key: str) -> bool:
+    """A choice between all documents and the new ones; whether the latter. Draws nothing where
+    the documents do not say how much of them was seen, or are all new, or none is."""
+    new = _count(documents)
+    if not 0 < new < len(documents):
+        return False
+    said = f"{HELP} Here {new:,} of {len(documents):,} documents are new."
+    chosen = links.choice(place, "Measured on", [ALL, NEW], key, what="set of documents", help=said)
+    return chosen == NEW
+
+
+def _count(documents: pd.DataFrame) -> int:
+    try:
+        return len(unseen_ids(documents)) if says_seen(documents) else 0
+    except ValueError:
+        return 0
+
+
+def restricted(curves: Curves, documents: pd.DataFrame, only_new: bool) -> Curves:
+    """The curves of what was chosen."""
+    return curves.of_documents(unseen_ids(documents)) if only_new else curves
+
+
+def in_a_sentence(only_new: bool) -> str:
+    """What was chosen, behind a number of documents and before one of tokens."""
+    return f"training has seen under {in_words(BELOW)} of each, " if only_new else ""

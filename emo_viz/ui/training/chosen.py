@@ -1,0 +1,130 @@
+"""Training page: the runs that are shown, chosen by the visitor, and how each looks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import streamlit as st
+
+from emo_viz.analysis.training_alarms import is_finished, stall_minutes
+from emo_viz.figures.training import RunLook, looks
+from emo_viz.server import library, training
+from emo_viz.server.training import MOST_FOLDERS, Reading, TrainingRun, silent_seconds
+from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell.address import checked, several_of
+from emo_viz.ui.shell.words import escape_markdown
+
+MOST = 6  # runs beside each other
+LONGEST_PATH = 1000
+WATCHED_SECONDS = 3600.0  # a run that has been silent for longer is not looked at again and again
+HOW = (
+    "There is no training run here. `python -m model.train --objective emo` writes one to runs/; "
+    "or name a folder that holds a metrics.jsonl."
+)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some runs, in order, and the look of each."""
+
+    runs: tuple[TrainingRun, ...]
+    looks: tuple[RunLook, ...]
+
+
+def choose() -> Chosen | None:
+    """The row of controls that says which runs are shown; None, with a sentence, for none."""
+    row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
+    picked = row.container(width="stretch")
+    given = _folder(row)
+    found = _found(given)
+    if not found:
+        st.info(HOW, icon=":material/show_chart:")
+        return None
+    by_id = {one.id: one for one in found}
+    usual = _usual(found)
+    # What is usual changes while runs go on; a link shows the same all the same.
+    going = any(not by_id[each].run for each in usual)
+    kind = replace(several_of("training run", list(by_id), MOST), always=going)
+    links.enter(routes.TRAINING_RUNS, kind, usual)
+    chosen = picked.multiselect(
+        "Runs",
+        list(by_id),
+        format_func=lambda each: by_id[each].label,
+        max_selections=MOST,
+        key=routes.TRAINING_RUNS,
+    )
+    ids = links.leave(routes.TRAINING_RUNS, kind, list(chosen), usual)
+    if not ids:
+        st.info("Choose a run.", icon=":material/show_chart:")
+        return None
+    runs = tuple(by_id[each] for each in ids)
+    return Chosen(runs, tuple(looks([one.label for one in runs], _slots(runs))))
+
+
+def _folder(place: st.delta_generator.DeltaGenerator) -> str:
+    kind = checked("The link names the folder {asked}, which is no path; it is left out.", _path)
+    with place.popover("Another folder", icon=":material/folder_open:"):
+        links.enter(routes.TRAINING_FOLDER, kind, "")
+        typed: str = st.text_input(
+            "Path on this machine",
+            key=routes.TRAINING_FOLDER,
+            placeholder="a run's folder, or one that holds several",
+            max_chars=LONGEST_PATH,
+        )
+        st.caption(
+            "Runs are folders with a metrics.jsonl: those of the library, of runs/ where the app "
+            "was started, of training/ in the user's folder, and of this one: in itself or up to "
+            f"two folders below, of which {MOST_FOLDERS:,} are looked at."
+        )
+    return links.leave(routes.TRAINING_FOLDER, kind, typed, "")
+
+
+def _path(text: str) -> str:
+    if not text.strip() or len(text) > LONGEST_PATH or "\0" in text:
+        raise ValueError
+    return text
+
+
+def _found(given: str) -> list[TrainingRun]:
+    try:
+        return training.runs(given)
+    except ValueError as error:
+        st.warning(escape_markdown(str(error)), icon=":material/folder_off:")
+        return training.runs()
+
+
+def _usual(found: Sequence[TrainingRun]) -> list[str]:
+    """What is shown at first: runs in progress, else the pair in the slots, else the first ones."""
+    # Only what was written lately is read: there may be hundreds of runs that have ended.
+    lately = (one for one in found if not one.run and silent_seconds(one) < WATCHED_SECONDS)
+    going = list(islice((one.id for one in lately if in_progress(training.read(one))), MOST))
+    if going:
+        return going
+    own = [one.id for run in _compared() for one in found if one.run == run]
+    return own or [one.id for one in found[:2]]
+
+
+def _compared() -> dict[str, int]:
+    """The runs in the slots: their place by id."""
+    try:
+        return {run.id: run.slot for run in library.comparison()}
+    except library.Missing:
+        return {}
+
+
+def _slots(runs: Sequence[TrainingRun]) -> list[int | None]:
+    slots = _compared()
+    return [slots.get(one.run) for one in runs]
+
+
+def in_progress(reading: Reading) -> bool:
+    """Whether a run is being trained now, as far as its file tells."""
+    if reading.metrics is None or is_finished(reading.metrics, reading.plan):
+        return False
+    return reading.silent_seconds < 60 * stall_minutes(reading.metrics, reading.plan)
+
+
+def is_watched(reading: Reading) -> bool:
+    """Whether more may come of a run, so that it is looked at again by itself."""
+    finished = reading.metrics is not None and is_finished(reading.metrics, reading.plan)
+    return not finished and reading.silent_seconds < WATCHED_SECONDS

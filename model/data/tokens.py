@@ -1,0 +1,169 @@
+"""Tokens of documents, in parts that any number of processes make.
+
+A part is a function of its texts alone: which process makes it, and when, changes no byte. It is a
+file `tokens-SPLIT-00003.npz`, written under a temporary name; a part that is there is not made
+again.
+"""
+
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.data.alike import signature
+from model.data.places import Where, read_texts_at
+from model.data.repetition import repeats
+from model.files import new_file
+
+PART_BYTES = 1 << 22  # of texts
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a text becomes tokens: a tokenizer as JSON, its end-of-text and unknown ids, the type of
+    ids, and what else is asked of a document."""
+
+    tokenizer: str
+    eos: int
+    unknown: int | None
+    dtype: str
+    repetition: bool
+    signatures: bool
+
+
+class Job(NamedTuple):
+    """One part: where it goes, and where its texts are."""
+
+    file: Path
+    spool: Path
+    texts: tuple[Where, ...]
+
+
+class Part(NamedTuple):
+    """Tokens of documents end to end, each opened by the end-of-text id.
+
+    ids [tokens], lengths [documents], unknown: how many ids say "unknown". repeats [documents]:
+    whether it repeats a few tokens over and over; signatures [documents, hashes]: of its words.
+    Both are empty if not asked for.
+    """
+
+    ids: NDArray[Any]
+    lengths: NDArray[np.int64]
+    unknown: NDArray[np.int64]
+    repeats: NDArray[np.bool_]
+    signatures: NDArray[np.uint32]
+
+
+def jobs_of(split: str, spool: Path, texts: Sequence[Where]) -> list[Job]:
+    """The texts of a split in parts of about PART_BYTES bytes."""
+    sizes = np.cumsum([at.bytes for at in texts])
+    edges = np.searchsorted(sizes, np.arange(PART_BYTES, sizes[-1], PART_BYTES)) + 1
+    bounds = np.unique([0, *edges, len(texts)]).tolist()
+    return [
+        Job(spool / f"tokens-{split}-{number:05d}.npz", spool, tuple(texts[start:end]))
+        for number, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
+    ]
+
+
+def read_part(file: Path) -> Part | None:
+    """A part, or None if it is not there or not whole: the disk may have lost it with the power."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return Part(*(arrays[name] for name in Part._fields))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def make_parts(
+    jobs: Sequence[Job], recipe: Recipe, workers: int, done: Callable[[int], None]
+) -> None:
+    """Makes the parts that are not there, in so many processes (1: this one).
+
+    done: gets the number of documents of each part. Raises ValueError if a part cannot be written
+    or a process was killed.
+    """
+    missing = [job for job in jobs if read_part(job.file) is None]
+    done(sum(len(job.texts) for job in jobs) - sum(len(job.texts) for job in missing))
+    if workers == 1 or len(missing) < 2:
+        _begin(recipe)
+        for job in missing:
+            done(_make(job))
+        return
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # of the processes: one core each
+    # Spawned, not forked: the threads of Arrow and of the tokenizer do not survive a fork.
+    pool = ProcessPoolExecutor(min(workers, len(missing)), get_context("spawn"), _begin, (recipe,))
+    try:
+        for future in as_completed([pool.submit(_make, job) for job in missing]):
+            done(future.result())
+    except BrokenProcessPool as error:
+        raise ValueError(
+            "A worker process was killed, perhaps for want of memory; finished parts are kept: run "
+            "the same command again with fewer --workers."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker: dict[str, Any] = {}  # of this process: its recipe and tokenizer
+
+
+def _begin(recipe: Recipe) -> None:
+    _worker.update(recipe=recipe, tokenizer=plain_tokenizer(recipe.tokenizer))
+
+
+def plain_tokenizer(content: str) -> Any:
+    """The `tokenizers.Tokenizer` of this JSON that takes whole texts, and all in them as text."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(content)
+    tokenizer.encode_special_tokens = True  # written out in a text they stay plain text
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _make(job: Job) -> int:
+    """Writes a part; returns the number of its documents."""
+    recipe: Recipe = _worker["recipe"]
+    part = tokenised(list(read_texts_at(job.spool, job.texts)), recipe, _worker["tokenizer"])
+    with new_file(job.file) as temporary, temporary.open("wb") as file:
+        np.savez(file, **part._asdict())
+    return len(job.texts)
+
+
+def tokenised(texts: list[str], recipe: Recipe, tokenizer: Any) -> Part:
+    """The part of these texts."""
+    encoded = [np.array(each.ids, recipe.dtype) for each in _encoded(texts, tokenizer)]
+    opening = np.array([recipe.eos], recipe.dtype)
+    ids = np.concatenate([piece for own in encoded for piece in (opening, own)])
+    unknown = (
+        0 if recipe.unknown is None else sum(int((own == recipe.unknown).sum()) for own in encoded)
+    )
+    return Part(
+        ids,
+        np.array([len(own) + 1 for own in encoded]),
+        np.array([unknown]),
+        np.array([repeats(own) for own in encoded] if recipe.repetition else [], bool),
+        np.array([signature(own) for own in encoded] if recipe.signatures else [], np.uint32),
+    )
+
+
+def _encoded(texts: list[str], tokenizer: Any) -> Iterator[Any]:
+    yield from tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+
+
+def each_part(jobs: Sequence[Job]) -> Iterator[Part]:
+    """All parts in their order, one in memory at a time. Raises ValueError if one is gone."""
+    for job in jobs:
+        part = read_part(job.file)
+        if part is None:
+            raise ValueError(f"{job.file} cannot be read; run the same command again.")
+        yield part

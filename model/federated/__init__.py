@@ -1,0 +1,1 @@
+"""Modules trained apart: clients that share a parent, no documents, and in the end one model."""

@@ -1,0 +1,147 @@
+"""From two finished runs and their corpus to a folder that the app shows, each step once."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from emo_viz.__main__ import main as emo_viz
+from emo_viz.analysis import projection
+from emo_viz.analysis.curves import read_curves
+from emo_viz.analysis.origins import assets_origins, stale
+from emo_viz.runs import analyse as recipe
+from emo_viz.runs.findings import read_findings
+from emo_viz.trace import Trace
+from model.data.__main__ import main as data
+from model.emo.routing import PoolSizes
+from model.train import presets
+from model.train.pair import main as pair
+from model.train.presets import NANO
+
+TINY = replace(
+    NANO,
+    hidden_size=32,
+    expert_width=16,
+    num_layers=2,
+    num_heads=2,
+    num_experts=8,
+    num_experts_per_tok=3,
+    context=64,
+    rows=4,
+    steps=3,
+    warmup_steps=1,
+    pools=PoolSizes(3, 8),
+)
+WORDS = {"tea": "leaf pot steam cup brew pour", "sea": "wave salt tide ship sail foam"}
+
+
+def flat(rows, neighbours, min_dist, seed):
+    """Two directions of the rows instead of a UMAP, which takes half a minute to compile."""
+    return np.asarray(rows @ np.random.default_rng(seed).normal(size=(rows.shape[1], 2)), "f4")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder of texts, a corpus and a trained pair."""
+    place, rng = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+    for domain, words in WORDS.items():
+        (place / "texts" / domain).mkdir(parents=True)
+        for number in range(12):
+            text = " ".join(rng.choice(words.split(), 120))
+            (place / "texts" / domain / f"{number}.txt").write_text(text)
+    built = run(data, "build", "--documents", place / "texts", "--out", place / "corpus")
+    assert built.exit_code == 0, built.output
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(presets.PRESETS, "nano", TINY)
+        options = ("--corpus", place / "corpus", "--out", place / "runs", "--steps", 3)
+        trained = run(pair, *options, "--threads", 1)
+    assert trained.exit_code == 0, trained.output
+    return place
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(projection, "umap_map", flat)
+    monkeypatch.setattr(recipe, "CLUSTERS", 4)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(command, *arguments):
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def analyse(home, out, *more, runs=None, corpus=None):
+    where = ("--runs", runs or home / "runs", "--corpus", corpus or home / "corpus")
+    return run(emo_viz, "analyse", *where, "--out", out, "--name", "own", "--workers", 1, *more)
+
+
+def test_a_stopped_call_goes_on_and_everything_is_made_once(home, tmp_path):
+    def killed(*unused, **named):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "own"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "cluster_tokens", killed)
+        stopped = analyse(home, out)
+    assert stopped.exit_code == 1 and "same command goes on" in stopped.output
+    assert "steps, about" in stopped.output
+    trace = out / "traces" / "own-emo"
+    recorded = (trace / "manifest.json").stat().st_mtime_ns
+    assert not (out / "analysis" / "clusters-own-emo.npz").exists()
+
+    made = analyse(home, out)
+    assert made.exit_code == 0, made.output
+    assert f"EMO_VIZ_ASSETS={out} python -m streamlit run" in made.output
+    assert (trace / "manifest.json").stat().st_mtime_ns == recorded, "it was not done again"
+    number = Trace.open(trace).manifest.documents
+    assert f"{number:,} documents of 2 domains" in made.output
+    present = assets_origins(out)
+    assert set(present.models) == {"own-emo", "own-standard"}
+    curves = read_curves(out / "analysis" / "curves.parquet")
+    assert list(curves.runs) == ["own-emo", "own-standard"]
+    assert not stale("The curves", curves.origins, present)
+    assert "own-emo" in "\n".join(read_findings(out).report())
+
+    again = analyse(home, out)
+    assert again.exit_code == 0 and "is there already" in again.output
+    assert "steps, about" not in again.output
+
+
+def test_what_somebody_else_made_is_not_overwritten(home, tmp_path):
+    mine = tmp_path / "documents" / "documents.parquet"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    refused = analyse(home, tmp_path)
+    assert refused.exit_code == 2 and "not by this command" in refused.output
+    assert mine.read_text() == "mine" and not (tmp_path / "analysis").exists()
+
+
+def test_runs_that_are_not_there_or_not_finished_are_said(home, tmp_path):
+    for runs, said in [
+        (tmp_path / "nowhere", "no folder"),
+        (home / "texts", "no training run"),
+    ]:
+        refused = analyse(home, tmp_path / "own", runs=runs)
+        assert refused.exit_code == 2 and said in refused.output
+    half = tmp_path / "runs" / "emo"
+    half.mkdir(parents=True)
+    (half / "metrics.jsonl").write_text(json.dumps({"step": 0}) + "\n")
+    refused = analyse(home, tmp_path / "own", runs=tmp_path / "runs")
+    assert refused.exit_code == 2 and "not finished" in refused.output
+    refused = analyse(home, tmp_path / "own", corpus=tmp_path)
+    assert refused.exit_code == 2 and "model.data build" in refused.output
+    assert not (tmp_path / "own").exists()
+
+
+def test_a_run_may_be_analysed_alone_and_emo_comes_first(home):
+    alone = recipe.find_runs([home / "runs" / "standard"], "own")
+    assert [run.id for run in alone] == ["own-standard"]
+    both = recipe.find_runs([home / "runs" / "standard", home / "runs" / "emo"], "my own")
+    assert [run.id for run in both] == ["my-own-emo", "my-own-standard"]
+    with pytest.raises(ValueError, match="3 runs"):
+        recipe.find_runs([home / "runs", home / "runs" / "emo"], "own")
