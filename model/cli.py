@@ -31,6 +31,14 @@ def say(text: str, err: bool = False) -> None:
     click.echo(printable(text), err=err)
 
 
+def whole_numbers(_: click.Context, __: click.Parameter, text: str | None) -> list[int] | None:
+    """The callback of an option that takes a list such as 8,16,32; None stays None."""
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not a list such as 8,16,32.") from error
+
+
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """Gives the function (done, total) that draws a bar, from its first call until all is done."""

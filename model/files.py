@@ -315,3 +315,21 @@ def _replace_folder(new: Path, path: Path) -> None:
         aside.rmdir()
         raise
     shutil.rmtree(aside)
+
+
+def locked(file: Path, taken: str) -> int:
+    """A handle of a file that no other process holds; the system lets go of it with ours.
+
+    On a system without such locks it holds nothing. Raises ValueError(taken) if another has it.
+    """
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        return handle
+    except OSError as error:
+        os.close(handle)
+        raise ValueError(taken) from error
+    return handle

@@ -7,14 +7,7 @@ import click
 from emo_viz.analysis.ablation import RANDOM_SEEDS
 from emo_viz.analysis.curves import METHODS
 from emo_viz.runs.curves import Workers, measure, plan_files
-from model.cli import Several, SeveralCommand, progress_bar, say
-
-
-def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> list[int] | None:
-    try:
-        return None if text is None else [int(number) for number in text.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a list such as 8,16,32.") from error
+from model.cli import Several, SeveralCommand, progress_bar, say, whole_numbers
 
 
 def _methods(_: click.Context, __: click.Parameter, text: str | None) -> list[str] | None:
@@ -60,7 +53,7 @@ FOLDER = click.Path(path_type=Path)
 )
 @click.option(
     "--keep",
-    callback=_numbers,
+    callback=whole_numbers,
     help="Experts kept a layer, the shared one counted: 8,16,32. By default every doubling of "
     "the experts that a token uses.",
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from emo_viz.runs.training_history import KEEPS, PER_DOMAIN, measure_history
-from model.cli import Several, SeveralCommand, progress_bar, say
+from model.cli import Several, SeveralCommand, progress_bar, say, whole_numbers
 
 FOLDER = click.Path(path_type=Path)
 NAMED = re.compile(r"(?:step-)?([0-9]{1,12})=(.+)")
@@ -24,13 +24,6 @@ def _checkpoints(
             raise click.BadParameter(f"{text!r} says no step; write step-50=FOLDER.")
         found.append((int(match[1]), Path(match[2])))
     return found
-
-
-def _keeps(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(sorted({int(number) for number in text.split(",")}))
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a list such as 8,16,32.") from error
 
 
 @click.command(cls=SeveralCommand)
@@ -61,7 +54,7 @@ def _keeps(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
 )
 @click.option(
     "--keep",
-    callback=_keeps,
+    callback=whole_numbers,
     default=",".join(map(str, KEEPS)),
     show_default=True,
     help="Experts kept a layer, the shared one counted; all of them are measured besides.",
@@ -85,7 +78,7 @@ def command(
     calibration: Path,
     out: Path,
     tokenizer: Path | None,
-    keep: tuple[int, ...],
+    keep: list[int],
     per_domain: int,
     run_name: str,
     about: str,
@@ -102,7 +95,7 @@ def command(
                 calibration,
                 out,
                 tokenizer,
-                keep,
+                tuple(sorted(set(keep))),
                 per_domain,
                 run_name,
                 about,

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from model.files import new_file, read_json, write_json
+from model.files import locked, new_file, read_json, write_json
 
 STATE = "state.json"
 LOCK = "lock"
@@ -54,7 +54,11 @@ class Unfinished:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = self._locked()
+        self._lock = locked(
+            self.folder / LOCK,
+            f"Another process is {self.working} to the same place ({self.folder}); wait for "
+            f"it, or choose another place for the {self.goal}.",
+        )
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -136,26 +140,6 @@ class Unfinished:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:05d}.npz"
-
-    def _locked(self) -> int:
-        """A file of the folder that no other process holds; the system lets go of it with ours.
-
-        Raises ValueError if one does.
-        """
-        handle = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # a system without such locks
-            return handle
-        except OSError as error:
-            os.close(handle)
-            raise ValueError(
-                f"Another process is {self.working} to the same place ({self.folder}); wait for "
-                f"it, or choose another place for the {self.goal}."
-            ) from error
-        return handle
 
 
 def _difference(state: Mapping[str, Any], of: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model.data.documents import CorpusError
-from model.files import read_json, write_json
+from model.files import locked, read_json, write_json
 
 FORMAT = "emo-viz-partial-corpus"
 STATE, LOCK = "state.json", "lock"
@@ -29,7 +29,11 @@ def work_folder(out: Path, of: Mapping[str, Any], tell: Callable[[str], None]) -
     """
     folder = out.parent / f".{out.name[:100]}.partial"
     folder.mkdir(parents=True, exist_ok=True)
-    lock = _locked(folder)
+    lock = locked(
+        folder / LOCK,
+        f"Another process is building the same corpus ({folder}); wait for it, or choose another "
+        "--out.",
+    )
     try:
         _take_up(folder, dict(of), tell)
         try:
@@ -61,21 +65,3 @@ def _take_up(folder: Path, of: dict[str, Any], tell: Callable[[str], None]) -> N
         if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_json(folder / STATE, {"format": FORMAT, "of": of})
-
-
-def _locked(folder: Path) -> int:
-    """A file of the folder that no other process holds; the system lets go of it with ours."""
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # a system without such locks
-        return handle
-    except OSError as error:
-        os.close(handle)
-        raise ValueError(
-            f"Another process is building the same corpus ({folder}); wait for it, or choose "
-            "another --out."
-        ) from error
-    return handle

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from model.cli import whole_numbers
 from model.train.checkpoint import NEWEST_TWO
 from model.train.objectives import OBJECTIVES
 from model.train.presets import PRESETS
@@ -16,11 +17,8 @@ AT_LEAST_1 = click.IntRange(min=1)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def _steps(_context: click.Context, _option: click.Parameter, given: str) -> frozenset[int]:
-    try:
-        steps = frozenset(int(part) for part in given.split(",") if part.strip())
-    except ValueError:
-        raise click.BadParameter(f"{given!r} is no list of steps, such as 50,100,400.") from None
+def _steps(context: click.Context, option: click.Parameter, given: str) -> frozenset[int]:
+    steps = frozenset(whole_numbers(context, option, given or None) or ())
     if min(steps, default=1) < 1:
         raise click.BadParameter("a checkpoint is of step 1 or later.")
     return steps

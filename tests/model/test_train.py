@@ -14,39 +14,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.runs import EOS, SMALL, small_stream
 from model.emo.modeling import EmoForCausalLM
 from model.emo.routing import PoolSizes
 from model.train import checkpoint
 from model.train.batches import PackedRows, RowTable
 from model.train.loop import Silent, learning_rate, make_optimizer, train, train_step
-from model.train.presets import NANO, Preset, find_preset
+from model.train.presets import Preset, find_preset
 
-EOS = 0
-PRESET = replace(
-    NANO,
-    vocab_size=64,
-    hidden_size=32,
-    expert_width=16,
-    num_layers=2,
-    num_heads=1,
-    num_experts=16,
-    num_experts_per_tok=4,
-    max_position_embeddings=32,
-    context=32,
-    rows=4,
-    steps=12,
-    warmup_steps=3,
-    pools=PoolSizes(4, 16),
-    own_rows=True,
-)
+PRESET = replace(SMALL, steps=12, warmup_steps=3, own_rows=True)
 
 
 def stream(length=3000, seed=0):
-    """Tokens in which each is mostly the one before it plus one: easy to learn."""
-    rng = np.random.default_rng(seed)
-    tokens = (np.arange(length) + rng.integers(0, 2, length)) % 40 + 2
-    tokens[::37] = EOS
-    return tokens.astype(np.uint16)
+    return small_stream(length, seed)
 
 
 def new_model(preset: Preset = PRESET) -> EmoForCausalLM:

@@ -288,7 +288,7 @@ def test_a_run_in_parts_with_other_checkpoints_is_the_same_run(corpora, tmp_path
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--keep-at", "5,x"], "no list of steps, such as 50,100,400"),
+        (["--keep-at", "5,x"], "is not a list such as 8,16,32"),
         (["--keep-at", "0"], "a checkpoint is of step 1 or later"),
         (["--micro-rows", 2, "--accumulation", 2], "--accumulation or --micro-rows, not both"),
         (["--micro-rows", 3], "4 rows that a process takes of a step are no multiple"),

@@ -5,14 +5,6 @@ const FULL_WEIGHT = 0.35; // the share of a token's routing from which on a cell
 
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer;
 
-function make(kind, parent, className = "", text = "") {
-  const node = document.createElement(kind);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
-  parent.append(node);
-  return node;
-}
-
 function unpack(run) {
   return {
     ...run,
@@ -54,7 +46,7 @@ class First {
   take(place) {
     if (place?.of !== this.data.key) return;
     this.n = Math.max(this.n, place.heard);
-    if (place.heard < this.n || this.timer) return;
+    if (place.heard < this.n || this.player.timer) return;
     this.notch = place.notch;
     this.layer = place.layer;
     if (this.kept === place.token) return this.paint();
@@ -79,37 +71,22 @@ class First {
   }
 
   controls() {
-    const row = make("div", this.root, "controls");
-    this.play = make("button", row, "play", "▶ Play");
-    this.play.type = "button";
-    this.play.title = "Take experts away, notch by notch";
-    this.play.onclick = () => (this.timer ? this.stop() : this.start());
-    const slide = make("div", row, "slide");
-    const label = make("label", slide, "", "");
-    make("span", label, "", this.data.slider);
-    this.output = make("output", label);
-    this.range = make("input", slide);
-    Object.assign(this.range, { type: "range", min: 0, max: this.data.notches.length - 1, step: 1 });
-    this.range.value = this.notch;
-    this.range.setAttribute("aria-label", this.data.slider);
-    this.range.oninput = () => {
-      this.stop();
-      this.notch = Number(this.range.value);
-      this.paint();
-      this.tell();
-    };
-    this.ticks(slide);
-    this.layerButtons(row);
-  }
-
-  ticks(slide) {
-    const ticks = make("div", slide, "ticks");
-    ticks.setAttribute("aria-hidden", "true");
-    this.data.notches.forEach((notch, index) => {
-      if (!notch.tick) return;
-      const tick = make("span", ticks, "", notch.tick);
-      tick.style.left = `${(100 * index) / Math.max(1, this.data.notches.length - 1)}%`;
+    const { slider: name, notches } = this.data;
+    const ticks = notches.map(({ tick }, place) => [place, tick]).filter(([, tick]) => tick);
+    this.player = new Player(this.root, {
+      name,
+      title: "Take experts away, notch by notch",
+      last: notches.length - 1,
+      ticks,
+      moved: (notch) => {
+        this.notch = notch;
+        this.paint();
+        this.tell();
+      },
+      begin: () => this.start(),
+      ended: () => this.tell(),
     });
+    this.layerButtons(this.player.row);
   }
 
   layerButtons(row) {
@@ -193,24 +170,13 @@ class First {
   }
 
   start() {
-    const last = this.data.notches.length - 1;
-    if (this.notch === 0) this.notch = last;
-    this.play.textContent = "⏸ Pause";
-    const step = () => {
+    this.notch = this.data.notches.length - 1;
+    this.paint();
+    this.player.play(() => {
       this.notch -= 1;
       this.paint();
-      if (this.notch <= 0) this.stop();
-    };
-    if (this.notch < last) this.notch = last;
-    this.paint();
-    this.timer = setInterval(step, STEP_MS);
-  }
-
-  stop() {
-    if (this.timer) this.tell();
-    clearInterval(this.timer);
-    this.timer = null;
-    this.play.textContent = "▶ Play";
+      if (this.notch <= 0) this.player.stop();
+    }, STEP_MS);
   }
 
   toggle(token, run) {
@@ -287,9 +253,7 @@ class First {
       }
       return bold;
     }));
-    this.output.textContent = notch.label;
-    this.range.value = this.notch;
-    this.range.setAttribute("aria-valuetext", notch.label);
+    this.player.show(this.notch, notch.label);
     this.choices.forEach(({ button, index }) => {
       button.setAttribute("aria-checked", index === this.layer);
       button.tabIndex = index === this.layer ? 0 : -1;
@@ -410,7 +374,7 @@ class First {
   }
 
   end() {
-    clearInterval(this.timer);
+    this.player.stop();
     clearTimeout(this.pending);
     document.removeEventListener("emo-viz-first", this.hear);
     this.watch.disconnect();

@@ -16,6 +16,7 @@ from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.figures import home as figures
 from emo_viz.figures.theme import colour_of
 from emo_viz.ui.home import position
+from emo_viz.ui.parts.player import PLAYER_CSS, PLAYER_JS
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell.words import count, escape_markdown, rest_cut, visible
 
@@ -25,7 +26,9 @@ _FOLDER = Path(__file__).parent
 _CSS, _JS = (
     _FOLDER.joinpath(f"first.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
 )
-_COMPONENT = st.components.v2.component("emo_viz_first_screen", html=_HTML, css=_CSS, js=_JS)
+_COMPONENT = st.components.v2.component(
+    "emo_viz_first_screen", html=_HTML, css=PLAYER_CSS + _CSS, js=PLAYER_JS + _JS
+)
 
 Part = dict[str, Any]
 

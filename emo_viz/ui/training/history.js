@@ -5,14 +5,6 @@ const NEAR = 14; // pixels from a point within which it is pointed at
 
 const shorts = (text) => new Uint16Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
 
-function make(kind, parent, className = "", text = "") {
-  const made = document.createElement(kind);
-  if (className) made.className = className;
-  if (text) made.textContent = text;
-  parent.append(made);
-  return made;
-}
-
 class Steps {
   constructor(root, data) {
     Object.assign(this, { root, data, at: 0, shown: 0, document: null, group: null });
@@ -38,45 +30,24 @@ class Steps {
   }
 
   controls() {
-    const row = make("div", this.root, "controls");
-    this.play = make("button", row, "play", "▶ Play");
-    this.play.type = "button";
-    this.play.title = "Go through the checkpoints";
-    this.play.onclick = () => (this.timer ? this.stop() : this.start());
-    const slide = make("div", row, "slide");
-    const label = make("label", slide);
-    make("span", label, "", "Checkpoint");
-    this.output = make("output", label);
-    this.range = make("input", slide);
-    const last = this.data.steps.length - 1;
-    Object.assign(this.range, { type: "range", min: 0, max: Math.max(last, 1), step: 1 });
-    this.range.disabled = this.play.disabled = last < 1;
-    this.range.setAttribute("aria-label", "Checkpoint");
-    this.range.oninput = () => {
-      this.stop();
-      this.go(Number(this.range.value));
-    };
-    const ticks = make("div", slide, "ticks");
-    ticks.setAttribute("aria-hidden", "true");
-    this.data.steps.forEach((step, place) => {
-      make("span", ticks, "", step.toLocaleString("en")).style.left = `${(100 * place) / Math.max(1, last)}%`;
+    const { steps } = this.data;
+    this.player = new Player(this.root, {
+      name: "Checkpoint",
+      title: "Go through the checkpoints",
+      last: steps.length - 1,
+      ticks: steps.map((step, place) => [place, step.toLocaleString("en")]),
+      moved: (place) => this.go(place),
+      begin: () => this.start(),
     });
   }
 
   start() {
     const last = this.data.steps.length - 1;
-    this.play.textContent = "⏸ Pause";
     if (this.at === last) this.go(0);
-    this.timer = setInterval(() => {
+    this.player.play(() => {
       this.go(this.at + 1);
-      if (this.at >= last) this.stop();
+      if (this.at >= last) this.player.stop();
     }, STEP_MS);
-  }
-
-  stop() {
-    clearInterval(this.timer);
-    this.timer = null;
-    this.play.textContent = "▶ Play";
   }
 
   // The points move from where they are; whoever wants less motion sees them jump.
@@ -290,9 +261,7 @@ class Steps {
 
   words() {
     const step = this.data.steps[this.at], text = `Step ${step.toLocaleString("en")}`;
-    this.output.textContent = text;
-    this.range.value = this.at;
-    this.range.setAttribute("aria-valuetext", text);
+    this.player.show(this.at, text);
     const parts = [["At step ", ""], [step.toLocaleString("en"), "b"], [", with ", ""],
       [`${this.data.keeps[this.data.notch]} of ${this.data.keeps.at(-1)}`, "b"],
       [" experts of a document's domain, ", ""]];
@@ -322,7 +291,7 @@ class Steps {
   }
 
   end() {
-    this.stop();
+    this.player.stop();
     this.watch.disconnect();
   }
 }

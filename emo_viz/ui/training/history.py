@@ -16,6 +16,7 @@ from emo_viz.analysis.training_history import History, facts
 from emo_viz.figures import training_history as figures
 from emo_viz.server import histories
 from emo_viz.ui.parts import export
+from emo_viz.ui.parts.player import PLAYER_CSS, PLAYER_JS
 from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.words import count, escape_markdown, isolated, visible
 
@@ -37,8 +38,8 @@ _JS = "".join(
 _COMPONENT = st.components.v2.component(
     "emo_viz_training_history",
     html='<div class="history" role="group" aria-label="Checkpoints of a training run"></div>',
-    css=(_FOLDER / "history.css").read_text(encoding="utf-8"),
-    js=_JS,
+    css=PLAYER_CSS + (_FOLDER / "history.css").read_text(encoding="utf-8"),
+    js=PLAYER_JS + _JS,
 )
 
 

@@ -1,0 +1,55 @@
+function make(kind, parent, className = "", text = "") {
+  const made = document.createElement(kind);
+  if (className) made.className = className;
+  if (text) made.textContent = text;
+  parent.append(made);
+  return made;
+}
+
+// A slider over the places 0 to `last`, and a Play button before it. `ticks`: [place, text];
+// `moved(place)` when a hand moves it, `begin()` when it is to play, `ended()` when that is over.
+class Player {
+  constructor(parent, { name, title, last, ticks, moved, begin, ended = () => {} }) {
+    this.ended = ended;
+    this.row = make("div", parent, "controls");
+    this.button = make("button", this.row, "play", "▶ Play");
+    Object.assign(this.button, { type: "button", title, disabled: last < 1 });
+    this.button.onclick = () => (this.timer ? this.stop() : begin());
+    const slide = make("div", this.row, "slide");
+    const label = make("label", slide);
+    make("span", label, "", name);
+    this.output = make("output", label);
+    this.range = make("input", slide);
+    Object.assign(this.range, { type: "range", min: 0, max: Math.max(last, 1), step: 1, disabled: last < 1 });
+    this.range.setAttribute("aria-label", name);
+    this.range.oninput = () => {
+      this.stop();
+      moved(Number(this.range.value));
+    };
+    const below = make("div", slide, "ticks");
+    below.setAttribute("aria-hidden", "true");
+    ticks.forEach(([place, text]) => {
+      make("span", below, "", text).style.left = `${(100 * place) / Math.max(1, last)}%`;
+    });
+  }
+
+  play(step, every) {
+    this.button.textContent = "⏸ Pause";
+    this.timer = setInterval(step, every);
+  }
+
+  stop() {
+    if (!this.timer) return;
+    clearInterval(this.timer);
+    this.timer = null;
+    this.button.textContent = "▶ Play";
+    this.ended();
+  }
+
+  show(place, text) {
+    this.output.textContent = text;
+    this.range.value = place;
+    this.range.setAttribute("aria-valuetext", text);
+  }
+}
+
