@@ -19,6 +19,7 @@ WIDTHS = (1440, 900)
 SCHEMES = ("light", "dark")
 # Streamlit scrolls inside this element, so the window has to grow to show all of it.
 CONTENT_HEIGHT = "document.querySelector('[data-testid=\"stMain\"]').scrollHeight"
+NOTHING_MOVES = "document.getAnimations().every((one) => one.playState !== 'running')"
 
 
 def readme_images(browser: Browser, url: str) -> None:
@@ -44,6 +45,8 @@ def check_images(browser: Browser, url: str, folder: Path) -> None:
 def _show_all(page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": page.evaluate(CONTENT_HEIGHT)})
     harness.settle(page)
+    page.wait_for_function(NOTHING_MOVES)  # the side bar folds, and pictures follow it
+    page.evaluate(harness.TWO_FRAMES)
 
 
 def _file_name(address: str) -> str:
