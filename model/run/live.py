@@ -325,6 +325,17 @@ class LiveFamily(Live):
                     tokens += length
         return sums_LR / tokens
 
+    def probabilities(
+        self, documents: Sequence[np.ndarray], batch_tokens: int
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """The place of each document and its router probabilities [T, L, R], float32.
+
+        Raises ValueError if they are not known.
+        """
+        own = list(self.own_layers)
+        for number, probs_LTR in self._recorder.probabilities(documents, batch_tokens):
+            yield number, torch.from_numpy(probs_LTR[own]).transpose(0, 1)
+
     @torch.inference_mode()
     def go_on(
         self,
