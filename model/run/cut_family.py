@@ -205,12 +205,13 @@ def _new_config(layout: Layout, config: Any, fields: Fields, kept: Kept) -> Fiel
 
 def _unfit(family: str, groups: Groups, experts: int) -> str:
     number, width = groups.number, experts // groups.number
+    sizes = [str(number * each) for each in range(LEAST_OF_GROUP, width + 1)]
+    told = ", ".join(sizes if len(sizes) < 4 else [*sizes[:2], "..", sizes[-1]])
     return (
         f"A {family!r} model chooses among {number} groups of {width} experts, so a cut keeps "
-        f"equally many of each, at least {LEAST_OF_GROUP} ({LEAST_OF_GROUP * number}, "
-        f"{(LEAST_OF_GROUP + 1) * number}, .. {experts} a layer), or experts of {groups.kept} "
-        "groups at most in every layer; choose them by python -m emo_viz subset --per-group, or "
-        "fill up with others by --same-size."
+        f"equally many of each, at least {LEAST_OF_GROUP} ({told} experts a layer), or experts of "
+        f"{groups.kept} groups at most in every layer; choose them by python -m emo_viz subset "
+        "--per-group, or fill up with others by --same-size."
     )
 
 
