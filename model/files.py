@@ -98,6 +98,10 @@ def new_folder(path: Path) -> Iterator[Path]:
             yield temporary
         with _blaming(path, path):
             _open_as_surroundings(temporary, 0o777)
+            for file in temporary.rglob(
+                "*.safetensors"
+            ):  # which its library writes as tempfile does
+                _open_as_surroundings(file, 0o666)
             _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -30,8 +30,8 @@ def open_model(source: str, device: str = "cpu", dtype: str = "float32") -> Rout
     found, read, or held in memory, and for a model without routers.
     """
     folder = local_folder(source)
-    config = _config(folder)
-    _check_experts(folder, config)
+    config = config_of(folder)
+    check_experts(folder, config)
     target = device_of(device)
     weight_files(folder)
     check_fits(folder, target, dtype_of(dtype))
@@ -89,7 +89,8 @@ def local_folder(source: str) -> Path:
         ) from error
 
 
-def _config(folder: Path) -> Any:
+def config_of(folder: Path) -> Any:
+    """A checkpoint's config. Raises ValueError for one that transformers does not know."""
     kind = read_json(folder / "config.json").get("model_type")
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -100,7 +101,7 @@ def _config(folder: Path) -> Any:
         ) from error
 
 
-def _check_experts(folder: Path, config: Any) -> None:
+def check_experts(folder: Path, config: Any) -> None:
     """Said before a dense model is loaded: every config of a model with routers names experts."""
     told = str(config.to_dict()).lower()
     if "expert" not in told and "moe" not in told:

@@ -77,7 +77,8 @@ class Live(ABC):
     geometry: of its experts, an EmoConfig or what stands for one. longest: tokens of a text, the
     opening one counted; None where the config does not say. own_layers: the model's own number of
     each layer with a router. absent: in words what it cannot say of a text. why_not_cut: a
-    sentence, "" if experts can be left out. knows_probabilities: those of its routers.
+    sentence, "" if experts can be left out. knows_probabilities: those of its routers. groups: of
+    neighbouring experts that a router chooses among first.
     """
 
     model: Any
@@ -88,6 +89,7 @@ class Live(ABC):
     absent: tuple[str, ...] = ()
     why_not_cut: str = ""
     knows_probabilities: bool = True
+    groups: int = 1
 
     @property
     def is_emo(self) -> bool:
@@ -140,14 +142,24 @@ class Live(ABC):
         """The text after a prompt, with some experts alone: see `inference.continue_text`."""
 
     def select(
-        self, documents: Sequence[np.ndarray], keep_k: int, method: Method, ids: Sequence[str] = ()
+        self,
+        documents: Sequence[np.ndarray],
+        keep_k: int,
+        method: Method,
+        ids: Sequence[str] = (),
+        groups: int = 1,
     ) -> ExpertSubset:
-        """`selection.select_experts` on this model."""
+        """`selection.select_experts` on this model; equally many of each of some groups."""
         if method == "greedy":
             return select_greedy(
-                self.geometry, lambda kept: self.scores(documents, kept.experts), keep_k, ids
+                self.geometry,
+                lambda kept: self.scores(documents, kept.experts),
+                keep_k,
+                ids,
+                groups,
             )
-        return subset_from_scores(self.scores(documents), keep_k, self.geometry, method, ids)
+        how = (self.geometry, method, ids, groups)
+        return subset_from_scores(self.scores(documents), keep_k, *how)
 
 
 class LiveEmo(Live):
@@ -222,6 +234,8 @@ class LiveFamily(Live):
             max(min(layer.num_chosen, layer.num_routed) for layer in layers),
         )
         self.knows_probabilities = all(layer.rule is not None for layer in layers)
+        rules = [layer.rule for layer in layers if layer.rule is not None]
+        self.groups = max((rule.groups for rule in rules), default=1)
         self.absent = tuple(self._lacks())
         self.why_not_cut = self._why_not_cut(opened.name)
 
@@ -310,6 +324,17 @@ class LiveFamily(Live):
                     sums_LR += routing.usage[list(self.own_layers)].astype(np.float64) * length
                     tokens += length
         return sums_LR / tokens
+
+    def probabilities(
+        self, documents: Sequence[np.ndarray], batch_tokens: int
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """The place of each document and its router probabilities [T, L, R], float32.
+
+        Raises ValueError if they are not known.
+        """
+        own = list(self.own_layers)
+        for number, probs_LTR in self._recorder.probabilities(documents, batch_tokens):
+            yield number, torch.from_numpy(probs_LTR[own]).transpose(0, 1)
 
     @torch.inference_mode()
     def go_on(

@@ -130,6 +130,24 @@ class Recorder:
             None if logits_BTV is None else logits_BTV[0],
         )
 
+    @torch.inference_mode()
+    def probabilities(
+        self, documents: Sequence[np.ndarray], batch_tokens: int | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The document's number and its router probabilities [L, T, R]; batches as `record` has.
+
+        Raises ValueError where some router's rule was not recognised.
+        """
+        for batch in self._batches(documents, batch_tokens):
+            with self.routed.recorded() as tape:
+                self._run([documents[number] for number in batch])
+            layers = [self._layer(n, tape, len(batch)) for n in range(len(self.places))]
+            if any(layer.probs is None for layer in layers):
+                raise ValueError("The probabilities of some router are not known.")
+            for row, number in enumerate(batch):
+                own = [layer.of(row, len(documents[number])) for layer in layers]
+                yield number, self._stacked([layer.probs for layer in own], 0)
+
     def _batches(
         self, documents: Sequence[np.ndarray], batch_tokens: int | None
     ) -> Iterator[list[int]]:

@@ -228,18 +228,28 @@ def subset_from_scores(
     config: "EmoConfig",
     method: str,
     calibration_ids: Sequence[str] = (),
+    groups: int = 1,
 ) -> ExpertSubset:
     """Keep, in each layer, the routed experts of the highest score and the shared ones.
 
     Scores beyond the routed experts of a layer are not read; a layer that has no more than keep_k
-    experts keeps them all.
+    experts keeps them all. groups: of neighbouring experts, of which equally many are kept.
     """
     check_keep_k(config, keep_k)
     num_kept = keep_k - config.num_shared_experts
+    if num_kept % groups:
+        raise ValueError(f"keep-k must be a multiple of {groups}, the groups, not {keep_k}.")
     layers = []
     for layer, scores_R in enumerate(scores_LR):
         num_routed = routed_in_layer(config, layer)
-        order_R = np.argsort(-scores_R[:num_routed], kind="stable")
+        order_R = _by_score(scores_R[:num_routed], groups)
         shared = range(num_routed, config.experts_in_layer(layer))
         layers.append((*sorted(map(int, order_R[:num_kept])), *shared))
     return ExpertSubset(tuple(layers), method, tuple(calibration_ids), keep_k)
+
+
+def _by_score(scores_R: np.ndarray, groups: int) -> np.ndarray:
+    """Experts by falling score: the best of every group first, then the second of every group."""
+    order_GR = np.argsort(-scores_R.reshape(groups, -1), axis=1, kind="stable")
+    first_G1 = np.arange(groups)[:, None] * order_GR.shape[1]
+    return (order_GR + first_G1).T.ravel()

@@ -41,12 +41,6 @@ def offer(study: Study, choice: Choice, found: Measured | None, live: Live) -> N
 
 
 def _subsets(study: Study, choice: Choice, live: Live) -> None:
-    if not all(one.live.is_emo for one in study.models):
-        st.caption(
-            "Subset files are for `cut`, which takes EMO's own format alone, so there is no cut "
-            "checkpoint of these models either."
-        )
-        return
     for run in study.runs:
         text = partial(subset_json, study, run.id, live.subsets[run.id])  # once it is asked for
         file = subset_file(run.id, choice, live)
@@ -69,7 +63,22 @@ def _subsets(study: Study, choice: Choice, live: Live) -> None:
         st.caption("All experts are kept, so there is nothing to cut.")
         return
     for loaded in study.models:
+        if uneven := _uneven(study, loaded.run, live):
+            st.caption(uneven)
+            continue
         checkpoint.offer(study, live, loaded, Path(subset_file(loaded.run, choice, live)).stem)
+
+
+def _uneven(study: Study, run: str, live: Live) -> str:
+    """Why a family whose config has one number for all layers cannot be cut so; "" if it can."""
+    counts = set(map(len, live.subsets[run].experts))
+    if study.models[run].live.is_emo or len(counts) == 1:
+        return ""
+    return (
+        f"{name(study.runs[run])} keeps {min(counts)} to {max(counts)} experts a layer here, and a "
+        "checkpoint of its format has one number for all layers: with the option "
+        f"`--same-size {max(counts)}` the command fills the layers up with other experts."
+    )
 
 
 def subset_file(run: str, choice: Choice, live: Live) -> str:
