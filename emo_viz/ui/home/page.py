@@ -14,7 +14,7 @@ from emo_viz.analysis import curves
 from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.glance import KEEP_K, Glances
 from emo_viz.analysis.routing import Coverage
-from emo_viz.analysis.runs import BUNDLED, Comparison
+from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.figures.comparison import Compared, by_run
 from emo_viz.figures.theme import chart_config, colour_of
@@ -169,7 +169,7 @@ def findings_table(runs: Comparison, found: Iterable[Finding]) -> pd.DataFrame:
 
 def _who(runs: Comparison) -> str:
     """What stands on the pages, in a sentence."""
-    if runs.ids == tuple(each.id for each in BUNDLED):
+    if runs.ids == assets.BUNDLED_IDS and all(map(assets.is_bundled, runs.ids)):
         return (
             "EMO, trained so that groups of experts emerge, stands beside a standard MoE of the "
             "same size, data and number of tokens."
@@ -244,7 +244,7 @@ def _robustness(runs: Comparison, only_new: bool) -> Finding:
         f"{in_each(runs, said)}. "
         f"{count(measured.documents, 'held-out document')} of "
         f"{count(len(measured.cells.tokens), 'domain')}, {unseen.in_a_sentence(only_new)}"
-        f"{count(measured.tokens, 'token')}.",
+        f"{count(measured.tokens, 'token')}.{'' if only_new else sources.measured_on(runs)}",
         Compared(
             kept,
             "% of the likelihood a token",
@@ -297,7 +297,7 @@ def _modularity(runs: Comparison, _only_new: bool) -> Finding:
     first = own[runs.first.id]
     said = (
         "All documents are of one domain, so whether clusters follow domains cannot be told. "
-        if _of_one_domain()
+        if _of_one_domain(runs)
         else f"{first.clusters} clusters of tokens by routing agree with the domain (NMI) by "
         f"{shared}{gap}. "
     )
@@ -313,9 +313,9 @@ def _modularity(runs: Comparison, _only_new: bool) -> Finding:
     )
 
 
-def _of_one_domain() -> bool:
+def _of_one_domain(runs: Comparison) -> bool:
     try:
-        return library.documents()["domain"].nunique() == 1
+        return library.documents(runs.ids)["domain"].nunique() == 1
     except library.Missing:
         return False
 
