@@ -101,7 +101,10 @@ def test_bundled_checkpoints_are_of_no_folder_that_has_such_a_name(
 
 def test_without_a_run_the_page_says_how_to_get_one(tiny_assets: Path):
     at = follow_link(PAGE)
-    assert "There is no training run here" in texts(at)
+    assert "No training run yet" in texts(at) and "training-history" in texts(at)
+    assert at.code[0].value.startswith("python -m model.train ")
+    links = [part.proto.page for part in at.get("page_link")]
+    assert "Library" in links, "the other way to a run"
 
 
 def test_a_folder_that_is_not_there_is_one_sentence(tiny_assets: Path):
