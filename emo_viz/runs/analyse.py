@@ -7,7 +7,7 @@ again, so a call that was stopped goes on, and one after another training makes 
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,6 @@ from emo_viz.runs.ledger import Ledger, Step
 from emo_viz.runs.maps import map_documents
 from emo_viz.runs.progress import Report, unreported
 from emo_viz.runs.record import record
-from emo_viz.runs.sources import FILE as SOURCES
 from emo_viz.runs.sources import Sources, read_sources, write_sources
 from emo_viz.runs.token_map import map_tokens
 from emo_viz.runs.training_history import KEEPS, measure_history
@@ -135,9 +134,15 @@ def _is_run(folder: Path) -> bool:
 
 
 def check_out(job: Analysis) -> None:
-    """Raises ValueError where the folder holds results that no such analysis wrote."""
+    """Raises ValueError where the folder holds results that no such analysis wrote, or one of a
+    pair of another name."""
     if job.out.exists() and not job.out.is_dir():
         raise ValueError(f"{job.out} is a file; --out needs a folder.")
+    if (there := _there(job.out)) and there.name != job.name:
+        raise ValueError(
+            f"{job.out} holds a pair called {there.name}; choose another --out, or --name "
+            f"{there.name}."
+        )
     steps = [*_first_steps(job), *_steps(job, 0, 0)]
     theirs = [path for step in steps for path in step.outputs if path.exists()]
     if theirs and not job.ledger.exists:
@@ -148,14 +153,19 @@ def check_out(job: Analysis) -> None:
 
 def check_same(job: Analysis) -> None:
     """Raises ValueError where the folder is of other trainings or another corpus."""
-    if not (job.out / SOURCES).is_file():
-        return
-    there, asked = read_sources(job.out), job.sources
-    if (there.runs, there.corpus) != (asked.runs, asked.corpus):
+    there, asked = _there(job.out), job.sources
+    if there and (there.runs, there.corpus) != (asked.runs, asked.corpus):
         raise ValueError(
             f"A pair called {job.name} is made already, of {there.runs[0].parent} and "
             f"{there.corpus}; choose another --name, or delete it on the Library page."
         )
+
+
+def _there(folder: Path) -> Sources | None:
+    """What the folder says that it is of; None where it says nothing that can be read."""
+    with suppress(ValueError):
+        return read_sources(folder)
+    return None
 
 
 def begin(job: Analysis) -> None:

@@ -196,7 +196,7 @@ def documents(runs: Sequence[str] | None = None) -> pd.DataFrame:
     """
     path = documents_path(runs)
     if not path.exists():
-        raise Missing(f"The documents are not here: {path}.", commands.documents(path))
+        raise Missing(f"The held-out documents are not here: {path}.", commands.documents(path))
     try:
         return _documents(path, assets.content(path))
     except ValueError as error:

@@ -15,6 +15,7 @@ from emo_viz.analysis.origins import assets_origins, stale
 from emo_viz.analysis.training_history import read_history
 from emo_viz.runs import analyse as recipe
 from emo_viz.runs.findings import read_findings
+from emo_viz.runs.sources import Sources, read_sources, write_sources
 from emo_viz.server import pairs
 from emo_viz.trace import Trace
 from model.data.__main__ import main as data
@@ -151,6 +152,14 @@ def test_what_somebody_else_made_is_not_overwritten(home, tmp_path):
     refused = analyse(home, tmp_path)
     assert refused.exit_code == 2 and "not by this command" in refused.output
     assert mine.read_text() == "mine" and not (tmp_path / "analysis").exists()
+
+
+def test_a_folder_is_of_one_pair(home, tmp_path):
+    out = tmp_path / "own"
+    write_sources(out, Sources("mine", ("mine-emo",), (home / "runs" / "emo",), home / "corpus"))
+    refused = analyse(home, out)
+    assert refused.exit_code == 2 and "holds a pair called mine" in refused.output
+    assert not pairs.listed() and read_sources(out).name == "mine"
 
 
 def test_runs_that_are_not_there_or_not_finished_are_said(home, tmp_path):
