@@ -64,13 +64,9 @@ def test_both_stand_side_by_side_token_by_token(folder: Path, tiny_assets: Path)
 
 
 def test_of_a_text_of_ones_own_the_model_stands_alone_and_it_is_said():
-    at = follow_link(PAGE, routing_source="Your own text", routing_text="")
-    at.session_state["routing_text"] = "soil and seeds"
-    at.run()
-    assert not at.exception
-    if heatmaps(at):
-        assert len(heatmaps(at)[0]["sides"]) == 1
-        assert "says nothing of texts of your own" in texts(at)
+    at = follow_link(PAGE, routing_source="Your own text", routing_text="soil and seeds")
+    assert len(heatmaps(at)[0]["sides"]) == 1
+    assert "says nothing of texts of your own" in texts(at)
 
 
 def test_other_tokens_are_said_and_one_is_shown(folder: Path, tmp_path: Path):

@@ -128,11 +128,11 @@ def _how(place: Any, runs: Comparison, found: Glances) -> None:
 
 def _findings(runs: Comparison) -> None:
     st.subheader("What the pair shows" if len(runs) > 1 else "What the model shows")
-    found = {}
+    found, told = {}, set[str]()
     with st.grid(3, min_column_width=300, border=True) as grid:
         for number, card in enumerate(CARDS):
             with grid.cell():
-                finding = _draw(card, runs, f"home_finding_{number}")
+                finding = _draw(card, runs, f"home_finding_{number}", told)
             if finding is not None:
                 found[f"home_finding_{number}"] = finding
     st.caption(
@@ -178,8 +178,9 @@ def _who(runs: Comparison) -> str:
     return f"{' stands beside '.join(names)}." if len(runs) > 1 else f"This is {names[0]}."
 
 
-def _draw(card: Card, runs: Comparison, key: str) -> Finding | None:
-    """Draw one card; its finding, or None where that is not known."""
+def _draw(card: Card, runs: Comparison, key: str, told: set[str]) -> Finding | None:
+    """Draw one card; its finding, or None where that is not known. told: commands that cards before
+    it have named."""
     finding = None
     st.markdown(f"**{card.question}**")
     above, control = st.container(), st.container()
@@ -192,7 +193,7 @@ def _draw(card: Card, runs: Comparison, key: str) -> Finding | None:
             st.markdown(f":material/history: {error}")
         else:
             st.markdown(escape_markdown(str(error)))
-        missing.mend(card.command(runs.ids))
+        _mend(card.command(runs.ids), told)
     else:
         above.plotly_chart(
             chart(runs, finding),
@@ -204,6 +205,15 @@ def _draw(card: Card, runs: Comparison, key: str) -> Finding | None:
     way = slots.params()
     st.page_link(card.page, label=card.link, icon=":material/arrow_forward:", query_params=way)
     return finding
+
+
+def _mend(command: str, told: set[str]) -> None:
+    """The command that makes what is missing: of a pair of one's own it is one for all cards."""
+    if command and command in told:
+        st.caption("The same command makes it.")
+        return
+    told.add(command)
+    missing.mend(command)
 
 
 def chart(runs: Comparison, finding: Finding) -> go.Figure:

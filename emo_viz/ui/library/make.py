@@ -36,9 +36,15 @@ def show() -> None:
 def _only_read(runs: Comparison) -> str:
     """That nothing is made of these runs here, and who makes it; "" where something is."""
     places = {assets.place_of(run.id) for run in runs}
-    if None in places or len(places) > 1:
+    if None in places:
         return ""
     names, pair = escape_markdown(runs.names), assets.pair_of(runs.first.id)
+    if len(places) > 1:
+        return (
+            f"{names} lie in two folders, each with documents of its own, so what was measured of "
+            "them does not compare. Add the checkpoint of one as a run (“Where they lie” has its "
+            "folder), put it beside the other, and record it here over the other's documents."
+        )
     if pair is None:
         whose = "bundled" if assets.is_bundled(runs.first.id) else "of the assets folder"
         return (

@@ -70,10 +70,10 @@ def show() -> None:
 
 def _how() -> str:
     """How a history comes about, for the runs in the slots."""
-    kept = "A run keeps its newest checkpoints alone; `--keep-at 50,100,400` of `model.train`"
+    kept = "A run keeps its newest checkpoints alone; training it with `--keep-at 50,100,400` keeps"
     if _pair() is None:
-        return f"{kept} keeps others too, which are measured by"
-    return f"{kept}.pair keeps others too, and this measures them with the rest:"
+        return f"{kept} those too. This measures them:"
+    return f"{kept} those too, and this measures them with the rest:"
 
 
 def _mend() -> tuple[str, str]:
@@ -96,7 +96,7 @@ def _say_others(paths: Sequence[Path]) -> None:
         return
     st.info(
         f"{escape_markdown(' and '.join(pair.ids))} have no training history, so others are shown. "
-        f"{_how()} `{escape_markdown(pair.command)}`",
+        f"{_how()} {missing.in_words(pair.command)}",
         icon=":material/visibility_off:",
     )
 
