@@ -95,7 +95,8 @@ def _say_others(paths: Sequence[Path]) -> None:
     if pair is None or any(path.parent == pair.folder / "analysis" for path in paths):
         return
     st.info(
-        f"{escape_markdown(' and '.join(pair.ids))} have no training history, so others are shown. "
+        f"There is no training history of {escape_markdown(' and '.join(pair.ids))}, so others are "
+        "shown. "
         f"{_how()} {missing.in_words(pair.command)}",
         icon=":material/visibility_off:",
     )
