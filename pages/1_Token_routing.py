@@ -4,7 +4,7 @@ import streamlit as st
 
 from emo_viz.server import library, recordings
 from emo_viz.ui.parts import reading
-from emo_viz.ui.routing import matching, page, recorded, view
+from emo_viz.ui.routing import matching, mixed, page, recorded, view
 from emo_viz.ui.shell import chrome
 from emo_viz.ui.shell.words import escape_markdown
 
@@ -21,6 +21,10 @@ with chrome.page("Token routing"):
             raise
         st.info(escape_markdown(error.sentence), icon=":material/visibility_off:")
         recorded.draw(traces)
+        st.stop()
+
+    if beside := mixed.found(models):
+        mixed.draw(beside)
         st.stop()
 
     headline = st.container()

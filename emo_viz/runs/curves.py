@@ -22,9 +22,10 @@ import pandas as pd
 from emo_viz.analysis import ablation
 from emo_viz.analysis.ablation import Guard, Part, Task
 from emo_viz.analysis.checkpoints import Checkpoint, open_runs
-from emo_viz.analysis.curves import Curves, check_name, read_curves, write_curves
+from emo_viz.analysis.curves import SEEN_BELOW, Curves, check_name, read_curves, write_curves
 from emo_viz.analysis.origins import Origins, documents_digest
 from emo_viz.analysis.parts import Parts
+from emo_viz.analysis.unseen import read_seen, unseen_ids, with_seen
 from emo_viz.runs.progress import Counter, Report, unreported
 from emo_viz.trace.documents import read_documents
 
@@ -75,8 +76,12 @@ def plan_files(
     keep: Sequence[int] | None = None,
     methods: Sequence[str] | None = None,
     random_seeds: int = ablation.RANDOM_SEEDS,
+    seen_below: float | None = None,
 ) -> Plan:
-    """The measurement of checkpoint folders on files of documents; see `plan`."""
+    """The measurement of checkpoint folders on files of documents; see `plan`.
+
+    seen_below: of the documents of which training has seen a smaller share alone.
+    """
     check_name(out)
     documents, calibration = (
         # Ids that were made would be the same in both.
@@ -84,7 +89,10 @@ def plan_files(
         for path in (documents_path, calibration_path)
     )
     check_disjoint(documents, calibration)
-    return plan(open_runs(models), documents, calibration, out, keep, methods, random_seeds)
+    if seen_below is not None:
+        documents = with_seen(documents, read_seen(documents_path))
+    runs = open_runs(models)
+    return plan(runs, documents, calibration, out, keep, methods, random_seeds, seen_below)
 
 
 def check_disjoint(documents: pd.DataFrame, calibration: pd.DataFrame) -> None:
@@ -100,11 +108,15 @@ def plan(
     keep: Sequence[int] | None = None,
     methods: Sequence[str] | None = None,
     random_seeds: int = ablation.RANDOM_SEEDS,
+    seen_below: float | None = None,
 ) -> Plan:
     """Every domain of the documents: keep-ks and methods as given, or the usual ones of each run.
 
     Raises ValueError for a keep-k, a method or documents that cannot be measured.
     """
+    origin = documents_digest(documents)
+    if seen_below is not None:
+        documents = documents[documents["id"].astype(str).isin(unseen_ids(documents, seen_below))]
     methods = methods or ablation.default_methods(documents["domain"].nunique())
     parts, jobs, asked = Parts.of(out), list[Job](), set[int]()
     for one in checkpoints:
@@ -117,9 +129,10 @@ def plan(
         )
         jobs += [Job(one, task, parts) for task in ablation.plan_tasks(held_out, few, cuts)]
     models = {one.run: one.weights for one in checkpoints}
-    origins = Origins(models, documents_digest(documents), documents_digest(calibration))
+    origins = Origins(models, origin, documents_digest(calibration))
     configs = {one.run: one.config for one in checkpoints}
     about = ablation.describe(configs, origins, sorted(asked), methods, random_seeds)
+    about |= {} if seen_below is None else {SEEN_BELOW: seen_below}
     return Plan(tuple(jobs), about, out)
 
 

@@ -74,7 +74,7 @@ def digest(loaded: LoadedModel) -> str:
 
 def documents_key() -> str:
     """Tells the documents that are measured, and those that experts are chosen on, from others."""
-    path = assets.documents_path()
+    path = library.documents_path()
     return assets.content(path, path.with_name("calibration.parquet"))
 
 

@@ -77,7 +77,7 @@ def steps(pages: Pages = tuple) -> Iterator[Step]:
     yield from map(_importing, FOR_PAGES)
     yield inspect.stack  # Streamlit asks for it once, and Python looks at every module for it
     yield lambda: assets.origins(library.default().ids)
-    yield library.documents
+    yield lambda: library.documents(_runs())
     for run in _runs():
         yield partial(library.trace, run)
     yield from pages()

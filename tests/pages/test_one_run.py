@@ -129,7 +129,7 @@ def test_the_cut_of_one_run(alone: Path):
     )
     assert without_the_other(words(at))
     assert [code.value for code in at.code if "emo_viz cut" in code.value][0].startswith(
-        "python -m emo_viz cut --model assets/checkpoints/mine --subset mine-"
+        f"python -m emo_viz cut --model {alone / 'checkpoints' / 'mine'} --subset mine-"
     )
     assert len(strips(at)) == 1
 

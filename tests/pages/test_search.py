@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.runs.import_trace import Known, import_trace
 from emo_viz.runs.record import Options, record
 from emo_viz.trace import Trace
+from emo_viz.ui.parts import export
 from model.run.inference import encode
 from model.run.loading import load_tokenizer
 from tests.pages.opened import follow_link, run, texts
@@ -47,6 +48,26 @@ def test_an_empty_search_says_what_there_is_and_offers_examples(documents: pd.Da
     assert not lines(at)
     at.button(key="search_example_0").click()
     assert lines(run(at))
+
+
+def test_all_hits_are_taken_home_as_a_table(
+    documents: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+):
+    made: dict[str, pd.DataFrame] = {}
+    monkeypatch.setattr(export, "_table", lambda title, make, *_: made.update({title: make()}))
+    searched("the")
+    counts = documents.set_index("id")["text"].str.count(r"\bthe\b")
+    table = made["Hits"]
+    assert len(table) == counts.sum() > 25, "more than one page of them"
+    found = table["document"].value_counts()
+    assert found.to_dict() == counts[counts > 0].to_dict() and set(table["hit"]) == {"the"}
+    texts_of = documents.set_index("id")["text"]
+    for _, row in table.head(5).iterrows():
+        around = f"{row['before'][-8:]}{row['hit']}{row['after'][:8]}"
+        assert around.strip("…") in texts_of[row["document"]]
+    by_domain = documents.set_index("id")["domain"].loc[table["document"]].value_counts()
+    assert made["By domain"].set_index("domain")["hits"].to_dict() == by_domain.to_dict()
+    assert export.csv(table).count(b"\n") == len(table) + 1 and export.parquet(table, "of these")
 
 
 def test_a_word_is_counted_and_each_line_leads_to_its_token(

@@ -209,11 +209,12 @@ def _unmeasured(models: Models, documents: pd.DataFrame) -> Study:
     try:
         calibration = library.calibration_documents()
     except ValueError as error:
-        raise library.Missing(str(error), commands.DOCUMENTS) from error
+        raise library.Missing(str(error), commands.documents(library.documents_path())) from error
     domains = sorted({*documents["domain"]} & {*calibration["domain"]})
     if not domains:
         raise library.Missing(
-            "No domain has both documents and calibration documents.", commands.DOCUMENTS
+            "No domain has both documents and calibration documents.",
+            commands.documents(library.documents_path()),
         )
     return Study(None, models, documents[documents["domain"].isin(domains)], tuple(domains))
 
@@ -278,7 +279,7 @@ def measured(study: Study, choice: Choice) -> Measured | None:
         return job.result
     key = _key(assets.curves_paths(study.runs.ids))
     if choice.only_new:
-        key += assets.content(assets.documents_path())
+        key += assets.content(library.documents_path())
     return _measured(study, key, study.runs.ids, choice.domain, choice.only_new)
 
 

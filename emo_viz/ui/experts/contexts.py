@@ -40,12 +40,12 @@ class Texts:
         """The id of the document in this row."""
         if self._of_trace:
             return self.known.use.ids[row]
-        return str(library.documents()["id"].iloc[row])
+        return str(library.documents([self.known.run.id])["id"].iloc[row])
 
     def text(self, row: int) -> str:
         """Its text; "" where it is not known."""
         if not self._of_trace:
-            return str(library.documents()["text"].iloc[row])
+            return str(library.documents([self.known.run.id])["text"].iloc[row])
         return text_of_trace(self.known, row)
 
 

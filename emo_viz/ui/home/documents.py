@@ -52,7 +52,7 @@ def _table(runs: Comparison) -> pd.DataFrame | None:
     """The documents that can be shown, with id, domain and title; None where there are none."""
     try:
         if any(map(library.can_run, runs.ids)):
-            return _titled(usual.key(runs.ids), library.documents())
+            return _titled(usual.key(runs.ids), library.documents(runs.ids))
         traces = {name: recordings.opened(name) for name in recordings.of_shown()}
         first = next((name for name, one in traces.items() if one.has_tokens), None)
         return None if first is None else _titled(library.trace_key(first), traces[first].facts)
@@ -122,7 +122,7 @@ def _show(document: str | None) -> None:
 def _good(runs: tuple[str, ...], key: str, usual_id: str) -> list[str]:
     """The usual document, then the most typical whole one of some other domains, every so many of
     them by name; none without curves."""
-    documents = library.documents()
+    documents = library.documents(runs)
     try:
         rows = read_together(assets.curves_paths(runs)).of_runs(runs).rows
     except ValueError:

@@ -31,7 +31,7 @@ def models(runs: Comparison) -> None:
         export.offer("models", runs, tables={"Models": lambda: table.reset_index()})
     else:
         st.write("No checkpoint is here.")
-        st.code(commands.TRAIN, language="bash")
+        st.code(commands.train(runs.ids) or commands.TRAIN, language="bash")
 
 
 def _row(facts: assets.ModelFacts) -> dict[str, object]:
@@ -59,15 +59,16 @@ def _row_of_another_family(run: Run, model: catalogue.Model) -> dict[str, object
 
 
 def texts(runs: Comparison) -> None:
-    """How many documents are bundled, in a line."""
-    if not assets.documents_path().exists():
+    """How many documents there are and whose, in a line."""
+    path = assets.documents_path(runs.ids)
+    if not path.exists():
         st.write("No documents are here.")
-        st.code(commands.DOCUMENTS, language="bash")
+        st.code(commands.documents(path), language="bash")
         return
-    found = library.documents()
+    found = library.documents(runs.ids)
     st.caption(
-        f"Bundled: {count(len(found), 'document')} of "
-        f"{count(found['domain'].nunique(), 'domain')}{_bundled_tokens(runs)}, with their "
+        f"{library.whose_documents()} held-out documents: {count(len(found), 'document')} of "
+        f"{count(found['domain'].nunique(), 'domain')}{_recorded_tokens(runs)}, with their "
         f"licences in ATTRIBUTION.md beside them.{_cut(found)}"
     )
 
@@ -79,7 +80,7 @@ def _cut(texts: pd.DataFrame) -> str:
     return f"{words}models' context." if cut else ""
 
 
-def _bundled_tokens(runs: Comparison) -> str:
+def _recorded_tokens(runs: Comparison) -> str:
     try:
         tokens = library.trace(runs.first.id).manifest.tokens
     except library.Missing:

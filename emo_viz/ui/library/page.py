@@ -12,7 +12,7 @@ import streamlit as st
 
 from emo_viz.server import catalogue, home, making
 from emo_viz.server.catalogue import Entry
-from emo_viz.ui.library import add, make
+from emo_viz.ui.library import add, make, own
 from emo_viz.ui.parts import export
 from emo_viz.ui.shell import slots
 from emo_viz.ui.shell.words import compact, count, escape_markdown
@@ -30,7 +30,7 @@ def show() -> None:
     st.markdown(_answer(found))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         add.popover()
-        _delete_popover([entry for entry in found if entry.kind != "bundled"])
+        _delete_popover([entry for entry in found if home.find(entry.id) or entry.run is None])
     add.watch()
     if found:
         st.dataframe(table(found), hide_index=True, placeholder="\u2013", column_config=_columns())
@@ -39,6 +39,7 @@ def show() -> None:
         for fault in entry.faults:
             st.error(escape_markdown(fault), icon=":material/error:")
     _notes(found)
+    own.show()
     make.show()
     _places(found)
 
@@ -112,7 +113,7 @@ def _places(found: Sequence[Entry]) -> None:
             st.caption(
                 "What is added, recorded and measured is kept in "
                 f"{escape_markdown(str(home.folder()))} ({home.VARIABLE} names another folder). "
-                "Bundled runs are only read, and checkpoints are read where they lie."
+                "Bundled runs and your own pairs are only read, checkpoints where they lie."
             )
         except ValueError as error:
             st.warning(escape_markdown(str(error)), icon=":material/folder_off:")
@@ -127,7 +128,7 @@ def _delete_popover(added: Sequence[Entry]) -> None:
         ids = [entry.id for entry in added]
         chosen: str | None = st.selectbox("Run", ids, index=None, key=TO_DELETE)
         if chosen is None:
-            st.caption("Only what was added can be deleted.")
+            st.caption("Only what was added can be deleted here; your own pairs are further down.")
             return
         entry = next(each for each in added if each.id == chosen)
         st.markdown(_what_goes(entry))

@@ -16,7 +16,7 @@ from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import count, escape_markdown, isolated, rest_cut, shorten, visible
 
-BUNDLED, OWN = "Bundled document", routes.OWN_SOURCE
+HELD_OUT, OWN = "Held-out document", routes.OWN_SOURCE
 ALL_DOMAINS = "All domains"
 SOURCE, DOMAIN = routes.ROUTING_SOURCE, routes.ROUTING_DOMAIN
 LOW_FIELD = 80  # pixels: the pictures below it stay in sight
@@ -29,16 +29,16 @@ def choose_text(documents: pd.DataFrame) -> Chosen | None:
     source = links.choice(
         row,
         "Text",
-        [BUNDLED, OWN],
+        [HELD_OUT, OWN],
         SOURCE,
         on_change=forget_selection,
         label_visibility="collapsed",
     )
     if source != OWN:
-        return _bundled_text(documents, row)
+        return _held_out_text(documents, row)
     FIELD.examples(row)
     FIELD.file_picker(row)
-    return _own_text()
+    return own_text()
 
 
 def answer(reading: Reading) -> None:
@@ -85,13 +85,14 @@ def forget_selection() -> None:
 FIELD = OwnText("routing", routes.ROUTING_TEXT, forget_selection)
 
 
-def _own_text() -> Chosen | None:
+def own_text() -> Chosen | None:
+    """What the visitor has written, once there is something."""
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
     text = FIELD.ask("which experts each of its tokens uses", row, LOW_FIELD)
     return None if text is None else Chosen(text, "Your own text")
 
 
-def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
+def _held_out_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
     document = choose_document(documents, row)
     rest = rest_cut(document.get("cut_tokens", 0))
     return Chosen(document["text"], origin(document), document["id"], rest)

@@ -8,7 +8,7 @@ from emo_viz.analysis.search import Line
 from emo_viz.server import library, searching
 from emo_viz.ui.parts import pins, together
 from emo_viz.ui.parts.pins import Pin
-from emo_viz.ui.search import compare, kwic, query, results
+from emo_viz.ui.search import compare, kwic, query, results, taken
 from emo_viz.ui.search.query import PAGE, Query
 from emo_viz.ui.search.results import Results
 from emo_viz.ui.shell import links, routes, slots
@@ -57,6 +57,7 @@ def show() -> None:
         )
     if shown.size:
         _lines(asked, shown)
+        taken.offer(asked, shown)
     if pinned:
         pins.link(st, len(pinned))
 

@@ -54,7 +54,7 @@ def _title_of(pin: Pin) -> str:
     try:
         if pin.document is None:
             return f"your text “{_opening(text_links.text_of(pin.text or '', MOST_CHARACTERS))}”"
-        row = _bundled().get(pin.document)
+        row = _known().get(pin.document)
     except ValueError:
         return "a text that is no longer here"
     if row is None:
@@ -66,10 +66,10 @@ def _opening(text: str) -> str:
     return shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), TITLE)
 
 
-def _bundled() -> dict[str, tuple[str, str, str]]:
-    """Domain, title and text of the bundled documents by id."""
+def _known() -> dict[str, tuple[str, str, str]]:
+    """Domain, title and text of the held-out documents by id."""
     try:
-        return _documents(assets.content(assets.documents_path()))
+        return _documents(assets.content(library.documents_path()))
     except Missing:
         return {}
 
@@ -121,7 +121,7 @@ def _text(pin: Pin) -> str:
                 "A pinned text cannot be read: its link was cut off, or the server that kept it "
                 "has been restarted; open the text again and pin it."
             ) from None
-    row = _bundled().get(pin.document)
+    row = _known().get(pin.document)
     if row is None:
         raise NotHere(f"The pinned document {escape_markdown(pin.document)} is not here.")
     return row[2]

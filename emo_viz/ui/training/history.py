@@ -6,6 +6,7 @@ data and are written as text.
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import streamlit as st
 
 from emo_viz.analysis.training_history import History, facts
 from emo_viz.figures import training_history as figures
-from emo_viz.server import histories
+from emo_viz.server import assets, histories, library
+from emo_viz.server.pairs import Pair
 from emo_viz.ui.parts import export
 from emo_viz.ui.parts.player import PLAYER_CSS, PLAYER_JS
 from emo_viz.ui.shell import links, missing, routes
@@ -49,12 +51,10 @@ def show() -> None:
     found = _read(paths)
     if not found:
         missing.empty_state(
-            "No checkpoints of a training run have been measured. A run keeps its newest "
-            "ones alone; copy those to compare, then measure them:",
-            COMMAND,
-            "No history of a training run yet",
+            f"No checkpoints of a training run have been measured. {_how()}", *_mend()
         )
         return
+    _say_others(paths)
     shown = [each for each in found.values() if each.key == next(iter(found.values())).key]
     for each in found.values():
         if each not in shown:
@@ -66,6 +66,40 @@ def show() -> None:
     _about(shown)
     _COMPONENT(key=KEY, data=_data(tuple(map(histories.key, found)), shown))
     _source(shown)
+
+
+def _how() -> str:
+    """How a history comes about, for the runs in the slots."""
+    kept = "A run keeps its newest checkpoints alone; training it with `--keep-at 50,100,400` keeps"
+    if _pair() is None:
+        return f"{kept} those too. This measures them:"
+    return f"{kept} those too, and this measures them with the rest:"
+
+
+def _mend() -> tuple[str, str]:
+    """The command, and the headline."""
+    pair = _pair()
+    return pair.command if pair else COMMAND, "No history of a training run yet"
+
+
+def _pair() -> Pair | None:
+    """The pair of the user's own that the slots hold."""
+    with suppress(library.Missing):
+        return assets.pair_of(library.comparison().first.id)
+    return None
+
+
+def _say_others(paths: Sequence[Path]) -> None:
+    """That the histories which are shown are not of the runs in the slots, if these have none."""
+    pair = _pair()
+    if pair is None or any(path.parent == pair.folder / "analysis" for path in paths):
+        return
+    st.info(
+        f"There is no training history of {escape_markdown(' and '.join(pair.ids))}, so others are "
+        "shown. "
+        f"{_how()} {missing.in_words(pair.command)}",
+        icon=":material/visibility_off:",
+    )
 
 
 def _chosen(paths: Sequence[Path]) -> list[Path]:
@@ -83,9 +117,22 @@ def _chosen(paths: Sequence[Path]) -> list[Path]:
         list(names),
         MOST,
         routes.TRAINING_HISTORY,
-        placeholder="The first two",
+        placeholder="Those of the runs in the slots",
     )
-    return [names[name] for name in chosen] or list(paths[:MOST])
+    return [names[name] for name in chosen] or list(_usual(paths))
+
+
+def _usual(paths: Sequence[Path]) -> Sequence[Path]:
+    """Those of the runs in the slots, where there are some; else the first."""
+    with suppress(library.Missing):
+        ids = library.comparison().ids
+        own = [
+            path
+            for path in paths
+            if path.parent == assets.documents_path(ids).parents[1] / "analysis"
+        ]
+        return (own or paths)[:MOST]
+    return paths[:MOST]
 
 
 def _read(paths: Sequence[Path]) -> dict[Path, History]:

@@ -1,0 +1,115 @@
+"""Pairs of the user's own: where their runs and documents are looked for, listed and deleted."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from emo_viz.runs.sources import Sources, write_sources
+from emo_viz.server import assets, commands, home, pairs
+
+IDS = ("own-emo", "own-standard")
+
+
+def laid_out(folder: Path, ids: tuple[str, ...], name: str = "own") -> Path:
+    """As `analyse` lays a folder out: the runs' folders, documents, and what it is of."""
+    for run in ids:
+        (folder / "checkpoints" / run).mkdir(parents=True)
+    (folder / "documents").mkdir()
+    (folder / "documents" / "documents.parquet").touch()
+    trained = tuple(folder.parent / "runs" / run for run in ids)
+    write_sources(folder, Sources(name, ids, trained, folder.parent / "corpus"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A listed pair somewhere, beside an assets folder with a run of the bundled names."""
+    monkeypatch.setenv("EMO_VIZ_HOME", os.fspath(tmp_path / "home"))
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(tmp_path / "assets"))
+    (tmp_path / "assets" / "checkpoints" / "emo-nano").mkdir(parents=True)
+    folder = laid_out(tmp_path / "mine" / "own", IDS)
+    pairs.keep("own", folder)
+    return folder
+
+
+def test_everything_of_a_listed_pair_is_looked_for_in_its_folder(own: Path):
+    assert [run.id for run in assets.runs()] == ["emo-nano", *IDS]
+    assert [assets.kind_of(run) for run in ("emo-nano", *IDS)] == ["bundled", "yours", "yours"]
+    run, analysis = IDS[0], own / "analysis"
+    assert assets.checkpoint_path(run) == own / "checkpoints" / run
+    assert assets.trace_path(run) == own / "traces" / run
+    assert assets.token_clusters_path(run) == analysis / f"clusters-{run}.npz"
+    assert assets.curves_paths(IDS) == (analysis / "curves.parquet",)
+    assert assets.measured_path("glance.npz", IDS) == analysis / "glance.npz"
+    assert assets.analysis_path("x") == assets.root() / "analysis" / "x"
+
+
+def test_documents_are_those_of_the_first_run_that_has_some(own: Path):
+    theirs, bundled = own / "documents" / "documents.parquet", assets.documents_path()
+    assert bundled.parent.parent == assets.root()
+    assert assets.documents_path([IDS[1], "emo-nano"]) == theirs
+    assert assets.documents_path(["emo-nano", IDS[0]]) == bundled
+    assert assets.documents_path(["nowhere", IDS[0]]) == theirs
+
+
+def test_what_a_pair_lacks_is_made_by_the_command_that_made_it(own: Path):
+    said = commands.curves(IDS)
+    assert said.startswith("python -m emo_viz analyse --runs ") and f"--out {own}" in said
+    assert (
+        said
+        == commands.each(commands.RECORD, IDS)
+        == commands.documents(own / "documents" / "documents.parquet")
+    )
+    assert commands.curves(["emo-nano", IDS[0]]) == commands.LIBRARY
+    assert "assets/checkpoints/emo-nano" in commands.curves(["emo-nano"])
+    assert "the curves" not in pairs.lacking(pairs.listed()["own"])
+    assert "curves" in pairs.lacking(pairs.listed()["own"])
+
+
+def test_the_assets_folder_may_be_such_a_pair(own: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(own))
+    assert [run.id for run in assets.runs()] == list(IDS)
+    assert {assets.kind_of(run) for run in IDS} == {"yours"}
+    assert commands.curves(IDS).endswith("--name own")
+
+
+def test_deleting_takes_the_files_only_where_they_are_the_users_folders(own: Path):
+    inside = laid_out(pairs.usual_folder("here"), ("here-emo",), "here")
+    pairs.keep("here", inside)
+    beside = home.analysis_path("maps.npz", ["emo-nano", "here-emo"])
+    beside.parent.mkdir(parents=True)
+    pairs.delete("here")
+    assert not inside.exists() and not beside.parent.exists()
+    pairs.delete("own")
+    assert (own / "pair.json").is_file() and not pairs.listed()
+    with pytest.raises(ValueError, match="no pair own"):
+        pairs.delete("own")
+
+
+def test_names_that_are_taken_are_refused(own: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="A pair called own is in the Library"):
+        pairs.check_free("own", tmp_path / "other", ["own-emo"], [])
+    with pytest.raises(ValueError, match="A run called emo-nano is in the Library"):
+        pairs.check_free("emo", tmp_path / "other", ["emo-nano"], ["emo-nano"])
+    pairs.check_free("own", own, IDS, ["emo-nano", *IDS])  # made again
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda own: (own / "pair.json").write_text("{"),
+        lambda own: (own / "pair.json").write_text('{"format": "emo-viz-pair"}'),
+        lambda own: write_sources(own, Sources("own", ("../up", "b"), (own, own), own)),
+        lambda own: (own / "pair.json").unlink(),
+        lambda own: (home.folder() / "pairs" / "own.json").write_text("[]"),
+    ],
+)
+def test_a_pair_that_cannot_be_read_is_one_sentence(own: Path, damage):
+    damage(own)
+    said = pairs.listed()["own"]
+    assert isinstance(said, str) and said.startswith("The pair own cannot be read (")
+    assert said.endswith("make it again, or delete it here.")
+    assert [run.id for run in assets.runs()] == ["emo-nano"]
+    pairs.delete("own")
+    assert not pairs.listed() and (own / "checkpoints").is_dir()
