@@ -29,7 +29,7 @@ _COMPONENT = st.components.v2.component(
     js=_HERE.with_suffix(".js").read_text(encoding="utf-8"),
 )
 # Text of charts has sizes in pixels, which do not follow the page's; Plotly measures by them too.
-_LARGER = {11: 15, 12: 16, 13: 17, 14: 18, 15: 20, 17: 22}
+_LARGER = {9: 12, 10: 13, 11: 15, 12: 16, 13: 17, 14: 18, 15: 20, 17: 22}
 _LARGE_TYPE = (
     "html { font-size: 20px; }"
     '[data-testid="stSidebar"] { display: none; }'
@@ -49,6 +49,8 @@ TIGHT = (
     "@media (min-width: 641px) {"
     '[data-testid="stMainBlockContainer"] { padding: 1rem 3.5rem 3rem !important; }'
     '[data-testid="stMarkdown"] h2 { padding-top: 0.5rem; }'
+    # As high as the fields beside it: the labels of a row stand on one line.
+    'button[data-variant="segmented_control"] { min-height: 2.5rem; }'
     '[data-testid="stHeader"] { background: transparent; }'
     '[data-testid="stHeader"], [data-testid="stHeader"] * { pointer-events: none; }'
     '[data-testid="stHeader"] :is(button, a, button *) { pointer-events: auto; } }'
