@@ -43,6 +43,17 @@ _LARGE_TYPE = (
 )
 
 
+# Buttons of which one sees the arrow alone: without a label Streamlit calls them by their icon.
+ARROWS = tuple(
+    f"{each}_{way}"
+    for each in ("routing", "subset", "cluster")
+    for way in ("previous", "next", "previous_layer", "next_layer")
+)
+HEARD_ALONE = (
+    f":is({', '.join(f'.st-key-{key}' for key in ARROWS)})"
+    ' button [data-testid="stMarkdownContainer"]'
+    " { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); } "
+)
 # What Streamlit leaves blank around a page, more of it beside a folded side bar; wide enough for
 # the arrow that unfolds it.
 TIGHT = (
