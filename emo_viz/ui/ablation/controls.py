@@ -212,7 +212,7 @@ def _step_button(ids: list[str], step: int) -> None:
     shown = st.session_state[DOCUMENT]
     place = (-1 if shown == OWN else ids.index(shown)) + step
     st.button(
-        "",
+        f"{where.capitalize()} document",
         icon=icon,
         help=f"Go to the {where} document ({key} arrow key)",
         key=f"subset_{where}",

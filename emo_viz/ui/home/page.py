@@ -23,7 +23,7 @@ from emo_viz.ui.home import documents, first, loaded, look, sources, stories
 from emo_viz.ui.parts import export, freshness, unseen
 from emo_viz.ui.parts.together import in_each, less, name
 from emo_viz.ui.shell import missing, routes, slots
-from emo_viz.ui.shell.words import count, escape_markdown
+from emo_viz.ui.shell.words import count, escape_markdown, spoken
 
 FIRST_PIXELS = 640
 LOAD = "home_load"  # in the session: this visitor wants large models loaded
@@ -199,7 +199,7 @@ def _draw(card: Card, runs: Comparison, key: str, told: set[str]) -> Finding | N
             chart(runs, finding),
             config=chart_config(finding.title),
             key=key,
-            alt=finding.sentence,
+            alt=spoken(finding.sentence),
         )
         above.markdown(finding.sentence)  # below: charts line up whatever the sentences' lengths
     way = slots.params()

@@ -143,7 +143,7 @@ def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:
     name, key = ("previous", "left") if step < 0 else ("next", "right")
     place = ids.index(st.session_state[DOCUMENT]) + step
     row.button(
-        "",
+        f"{name.capitalize()} document",
         icon=":material/chevron_left:" if step < 0 else ":material/chevron_right:",
         help=f"Go to the {name} document ({key} arrow key)",
         key=f"routing_{name}",

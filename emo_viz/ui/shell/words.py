@@ -16,6 +16,7 @@ DOTTED_CIRCLE = "\u25cc"
 # Streamlit makes an icon of :material/home: even where its colons are escaped.
 _ICON = re.compile(r":(?=material/)")
 WORD_JOINER = "\u2060"  # takes no room and breaks no line
+_SIGNS_OF_MARKDOWN = re.compile(r"\\(.)|\*\*|:material/\w+:")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=&])")
 
 
@@ -43,6 +44,11 @@ def escape_markdown(text: str) -> str:
     """`text` such that Markdown renders it literally, on one line."""
     shown = _ICON.sub(f":{WORD_JOINER}", visible(text))
     return isolated(_MARKDOWN.sub(r"\\\1", shown))
+
+
+def spoken(markdown: str) -> str:
+    """One of the app's own sentences without its Markdown, for a screen reader."""
+    return _SIGNS_OF_MARKDOWN.sub(r"\1", markdown)
 
 
 def escape_html(text: str) -> str:
