@@ -18,7 +18,7 @@ def show() -> None:
     st.header("Your own pairs")
     found = pairs.listed()
     if not found:
-        st.caption(HOW)
+        st.markdown(HOW)
     for name, pair in found.items():
         with st.container(border=True):
             if isinstance(pair, Pair):
