@@ -7,6 +7,7 @@ them; one of anything else begins anew.
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +42,10 @@ def work_folder(out: Path, of: Mapping[str, Any], tell: Callable[[str], None]) -
         except CorpusError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        except sqlite3.Error as error:  # a full disk, most likely
+            raise ValueError(
+                f"{folder} cannot be written ({error}); make room and run the same command again."
+            ) from error
         shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)
