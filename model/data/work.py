@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from model.data.documents import CorpusError
-from model.files import locked, read_json, write_json
+from model.files import locked, read_json, remove_left_overs, write_json
 
 FORMAT = "emo-viz-partial-corpus"
 STATE, LOCK = "state.json", "lock"
@@ -36,6 +36,7 @@ def work_folder(out: Path, of: Mapping[str, Any], tell: Callable[[str], None]) -
         "--out.",
     )
     try:
+        remove_left_overs(out)
         _take_up(folder, dict(of), tell)
         try:
             yield folder
