@@ -1,5 +1,6 @@
 """Documents: cut within bounds without loss, free of duplicates, and split by group."""
 
+import tracemalloc
 from dataclasses import asdict
 
 import hypothesis.strategies as st
@@ -13,6 +14,7 @@ from model.data.documents import (
     MAX_CHARS,
     MIN_CHARS,
     CorpusError,
+    Marks,
     Text,
     clean,
     cut,
@@ -20,6 +22,7 @@ from model.data.documents import (
     to_pieces,
     unfit,
 )
+from model.data.known import Known
 from model.data.ledger import Ledger, texts_at
 from model.data.places import read_texts_at
 from model.data.spool import Spool
@@ -228,6 +231,22 @@ def test_the_rows_are_sorted_by_split_and_mix_the_domains(tmp_path):
     assert rows["id"].tolist() != frame("three", items, seed=1)[1]["id"].tolist()
     texts = list(read_texts_at(tmp_path / "one", texts_at(ledger.file, range(len(items)))))
     assert sorted(texts) == sorted(item.text for item in items)
+
+
+def test_what_was_kept_takes_no_memory(tmp_path):
+    """800 documents with 40 lines each: 32,000 numbers alone would take a megabyte."""
+    known = Known(tmp_path / "known.sqlite")
+    own = [Marks(f"{n:040x}", [(n * 40 + line) << 40 for line in range(40)]) for n in range(800)]
+    tracemalloc.start()
+    for number, each in enumerate(own):
+        assert known.why_not("garden", each) is None
+        known.remember("garden", each, f"id {number}", f"line {number}")
+    assert tracemalloc.get_traced_memory()[0] < 100_000
+    tracemalloc.stop()
+    assert [known.why_not("garden", each) for each in own[::200]] == ["duplicate"] * 4
+    assert known.why_not("garden", own[7]._replace(letters="ff")) == "near_duplicate"
+    assert known.why_not("kitchen", own[7]._replace(letters="ff")) is None
+    assert known.place_of("id 9") == "line 9" and known.place_of("id 800") is None
 
 
 def slow_order(rows, fraction, seed):
