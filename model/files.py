@@ -107,6 +107,20 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def is_left_over(path: Path) -> bool:
+    """Whether a kill in the middle of writing left it: nobody's file, in nobody's way."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def remove_left_overs(path: Path) -> None:
+    """Remove what a kill left of the folder `path` before it was whole; for who alone writes it."""
+    made = re.compile(re.escape(f".{path.name[:100]}.") + r"[a-z0-9_]{8}\.tmp")
+    for folder in path.parent.glob(".*.tmp"):
+        names = os.listdir(folder) if made.fullmatch(folder.name) and folder.is_dir() else []
+        if names and names != ["old"]:  # empty: another's trial; "old": the folder before this one
+            shutil.rmtree(folder)
+
+
 def check_writable(path: Path) -> None:
     """Try `path` before long work: raises ValueError if no file or folder can be made there.
 

@@ -5,7 +5,6 @@ Everything here depends on its input alone, so a corpus built twice is the same 
 
 import hashlib
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -184,52 +183,17 @@ def _line_hash(line: str) -> int:
     return int.from_bytes(hashlib.blake2b(line.encode(), digest_size=8).digest())
 
 
-class Deduplicator:
-    """Says which documents are new: exact over all domains, near duplicates within a domain.
+def held_groups(groups: Iterable[tuple[str, int]], target: float) -> Iterator[str]:
+    """The groups of one domain that are held out, about `target` bytes.
 
-    It remembers hashes, no texts.
+    groups: name and bytes of each, in the order of a hash of their names, so that the choice
+    depends on nothing but names and sizes. A parent belongs to the group of its first document.
     """
-
-    def __init__(self) -> None:
-        self.letters: set[str] = set()
-        self.lines: dict[str, set[int]] = defaultdict(set)
-
-    def known(self, domain: str, own: Marks) -> Reason | None:
-        """Why a document of a domain is not new, or None."""
-        repeated = sum(line in self.lines[domain] for line in own.lines)
-        if own.letters in self.letters:
-            return "duplicate"
-        return "near_duplicate" if repeated > NEAR_DUPLICATE_SHARE * len(own.lines) else None
-
-    def remember(self, domain: str, own: Marks) -> None:
-        """Takes a document as known from now on."""
-        self.letters.add(own.letters)
-        self.lines[domain].update(own.lines)
-
-
-def held_out_parents(documents: Iterable[tuple[str, str, int]], fraction: float) -> set[str]:
-    """The parents of one domain that are held out, about `fraction` of its bytes.
-
-    documents: parent, group and bytes of each. Whole groups are taken in the order of a hash of
-    their name, so the choice depends on nothing but names and sizes. A parent belongs to the group
-    of its first document.
-    """
-    group_of: dict[str, str] = {}
-    sizes: dict[str, int] = defaultdict(int)
-    for parent, group, size in documents:
-        sizes[group_of.setdefault(parent, group)] += size
-    held = _held_groups(sizes, fraction * sum(sizes.values()))
-    return {parent for parent, group in group_of.items() if group in held}
-
-
-def _held_groups(sizes: dict[str, int], target: float) -> set[str]:
-    held: set[str] = set()
     taken = 0
-    for group in sorted(sizes, key=lambda name: digest("heldout", name)):
-        if taken < target and taken + sizes[group] <= target * HELDOUT_SLACK:
-            held.add(group)
-            taken += sizes[group]
-    return held
+    for name, size in groups:
+        if taken < target and taken + size <= target * HELDOUT_SLACK:
+            yield name
+            taken += size
 
 
 def digest(*parts: object) -> str:

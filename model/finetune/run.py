@@ -25,6 +25,7 @@ from model.evaluate.passes import token_losses
 from model.families.opening import without_progress_bar
 from model.files import (
     check_writable,
+    is_left_over,
     new_folder,
     read_json,
     weights_digest,
@@ -254,7 +255,7 @@ def check_same(out: Path, asked: dict[str, Any], kind: str = "fine-tuning") -> N
         raise ValueError(f"{out} is a file; --out needs a folder.")
     theirs = read_json(out / REQUEST) if (out / REQUEST).is_file() else None
     if theirs is None:
-        if out.is_dir() and not all(_is_left_over(path) for path in out.iterdir()):
+        if out.is_dir() and not all(is_left_over(path) for path in out.iterdir()):
             raise ValueError(f"{out} holds something that is no {kind}; choose another --out.")
         return
     other = [name for name in asked if theirs.get(name) != asked[name]]
@@ -265,11 +266,6 @@ def check_same(out: Path, asked: dict[str, Any], kind: str = "fine-tuning") -> N
         raise ValueError(
             f"{out} is another {kind} ({told}); give the same options, or another --out."
         )
-
-
-def _is_left_over(path: Path) -> bool:
-    """Whether a kill in the middle of writing left it (`model.files` names it)."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _short(value: Any) -> str:
@@ -482,6 +478,9 @@ def _held_against(
     theirs = gains.as_losses(against["losses"]["own"])[gains.TUNED]
     documents = result["documents"]["own"]
     tokens = np.array(documents["tokens"], np.float64)
-    held = result | {"kept": gains.kept_shares(own, theirs, tokens, documents["domain"])}
+    held = result | {
+        "kept": gains.kept_shares(own, theirs, tokens, documents["domain"]),
+        "unlike_full": gains.unlike(result, against),
+    }
     write_json(out / RESULT, held)
     return held

@@ -90,6 +90,9 @@ def test_a_build_that_is_killed_goes_on_to_the_same_bytes(source, tmp_path, smal
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert not out.exists()
         assert len(list(tmp_path.glob(".corpus.partial/*.*"))) >= files
+    half = tmp_path / ".corpus.a1b2c3d4.tmp"  # killed while it wrote the corpus itself
+    half.mkdir()
+    (half / "train.bin").write_bytes(b"half")
     result = build(source, out)
     assert "it goes on from there" in result.output
     assert fingerprints(out) == fingerprints(tmp_path / "expected")
