@@ -1,5 +1,6 @@
 """Every page opens as the very first request to a fresh server, and can be walked to from there."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import harness
@@ -36,10 +37,15 @@ def test_sidebar_leads_to_every_page(app_server: harness.Server, browser_page: P
         expect(heading).to_contain_text(title_of(address))
 
 
+@pytest.fixture(scope="module")
+def without_assets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harness.Server]:
+    with harness.serve(tmp_path_factory.mktemp("nothing")) as server:
+        yield server
+
+
 @pytest.mark.parametrize("address", ADDRESSES, ids=[a or "home" for a in ADDRESSES])
 def test_missing_assets_give_a_page_not_an_exception(
-    address: str, tmp_path: Path, browser: Browser
+    address: str, without_assets: harness.Server, browser_page: Page
 ):
-    with harness.serve(tmp_path) as server, harness.new_page(browser) as page:
-        harness.visit(page, f"{server.url}/{address}")
-        expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    harness.visit(browser_page, f"{without_assets.url}/{address}")
+    expect(browser_page.get_by_role("heading", level=1)).to_have_count(1)
