@@ -6,6 +6,7 @@ import pandas as pd
 
 from emo_viz.analysis.curves import Curves
 from emo_viz.analysis.unseen import BELOW, in_words, says_seen, unseen_ids
+from emo_viz.figures.kept import beside
 from emo_viz.ui.shell import links
 
 ALL, NEW = "All", "New"
@@ -17,8 +18,9 @@ HELP = (
 
 def offer(place: Any, documents: pd.DataFrame, key: str) -> bool:
     """A choice between all documents and the new ones; whether the latter. Draws nothing where
-    the documents do not say how much of them was seen, or are all new, or none is."""
-    new = _count(documents)
+    the documents do not say how much of them was seen, or are all new, or none is. documents:
+    shared and only read."""
+    new = beside(documents, "new documents", lambda: _count(documents))
     if not 0 < new < len(documents):
         return False
     said = f"{HELP} Here {new:,} of {len(documents):,} documents are new."
