@@ -120,7 +120,7 @@ def panels(at: AppTest) -> list[str]:
     return [panel["name"] for panel in sent_maps(at)["panels"]]
 
 
-def test_the_cut_of_one_run(alone: Path):
+def test_the_cut_of_one_run(alone: Path, everything_open):
     at = follow_link(ABLATION, k="8")
     found = Measured.of(read_curves(alone / "analysis" / "curves.parquet").rows)
     increase = found.increase("mine", ROUTER_PROBABILITY, 8)

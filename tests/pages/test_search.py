@@ -34,7 +34,7 @@ def searched(text: str, kind: str = "Words", **params: str) -> AppTest:
 
 
 def lines(at: AppTest) -> list[dict]:
-    given = [json.loads(part.proto.json) for part in at.get("bidi_component")]
+    given = [json.loads(part.proto.bytes) for part in at.get("bidi_component")]
     return next((each["rows"] for each in given if "rows" in each), [])
 
 

@@ -18,7 +18,7 @@ def reported(at) -> dict:
     """What the browser is given to save."""
     at.button(key="frame_report").click()
     run(at)
-    given = [json.loads(part.proto.json) for part in at.get("bidi_component")]
+    given = [json.loads(part.proto.bytes) for part in at.get("bidi_component")]
     return next(each for each in given if "plotly" in each)
 
 
@@ -48,7 +48,7 @@ def test_a_report_is_made_once(tiny_assets):
     at = follow_link(ABLATION, k="4")
     reported(at)
     run(at)
-    assert not any("plotly" in json.loads(one.proto.json) for one in at.get("bidi_component"))
+    assert not any("plotly" in json.loads(one.proto.bytes) for one in at.get("bidi_component"))
 
 
 def test_a_page_that_ends_early_says_that_it_has_no_report(monkeypatch, tmp_path):

@@ -90,9 +90,14 @@ def _offer_new(study: Study, domain: str | None, method: str) -> bool:
     """Whether the curves are to be of new documents alone, where there are curves of some."""
     if study.curves is None or method in BY_WORTH:
         return False
-    documents = study.documents[study.documents["id"].isin(measured_ids(study.curves))]
-    own = documents if domain is None else documents[documents["domain"] == domain]
-    return unseen.offer(st, own, routes.SUBSET_SEEN) or unseen.are_new(study.curves)
+    curves, key = study.curves, ("measured", assets.content(library.documents_path()), domain)
+    own = beside(curves, key, lambda: _measured(study.documents, measured_ids(curves), domain))
+    return unseen.offer(st, own, routes.SUBSET_SEEN) or unseen.are_new(curves)
+
+
+def _measured(documents: pd.DataFrame, ids: set[str], domain: str | None) -> pd.DataFrame:
+    own = documents["id"].isin(ids)
+    return documents[own if domain is None else own & (documents["domain"] == domain)]
 
 
 def moved(study: Study, choice: Choice) -> Choice:

@@ -14,7 +14,7 @@ from emo_viz.server import commands
 from emo_viz.ui.ablation import checkpoint, slider
 from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import Choice, Study
-from emo_viz.ui.parts import export
+from emo_viz.ui.parts import export, opened
 from emo_viz.ui.parts.together import name
 from model.files import weights_digest
 
@@ -36,8 +36,11 @@ def offer(study: Study, choice: Choice, found: Measured | None, live: Live) -> N
         f"{', new documents' * choice.only_new}; "
         f"losses of document {choice.document}",
     )
-    with st.popover("Subset and checkpoint", icon=":material/content_cut:", key="subset_export"):
-        _subsets(study, choice, live)
+    icon, key = ":material/content_cut:", "subset_export"
+    cut = st.popover("Subset and checkpoint", icon=icon, key=key, on_change="rerun")
+    if opened.is_open(cut):
+        with cut:
+            _subsets(study, choice, live)
 
 
 def _subsets(study: Study, choice: Choice, live: Live) -> None:

@@ -11,6 +11,7 @@ from emo_viz.analysis.runs import Comparison
 from emo_viz.server import assets, library, recordings
 from emo_viz.server import typical as usual
 from emo_viz.ui.home import position
+from emo_viz.ui.parts import opened
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import count, escape_markdown, shorten
@@ -27,8 +28,11 @@ def chosen(runs: Comparison, row: st.delta_generator.DeltaGenerator) -> str | No
     ids, usual_id = table["id"].tolist(), usual_of(runs, table)
     kind = one_of("document", ids, instead="this shows the usual one")
     document: str = links.value(routes.HOME_DOCUMENT, kind, usual_id)
-    with row.popover("Another document", icon=":material/menu_book:"):
-        _picker(runs, table, document)
+    icon, key = ":material/menu_book:", "home_picker"
+    picker = row.popover("Another document", icon=icon, key=key, on_change="rerun")
+    if opened.is_open(picker):
+        with picker:
+            _picker(runs, table, document)
     return None if document == usual_id else document
 
 

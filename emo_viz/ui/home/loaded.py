@@ -4,6 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from emo_viz.analysis.runs import Comparison, Run
+from emo_viz.figures.kept import kept
 from emo_viz.server import assets, catalogue, commands, library
 from emo_viz.ui.parts import export
 from emo_viz.ui.shell.words import compact, count, escape_markdown
@@ -25,13 +26,18 @@ def models(runs: Comparison) -> None:
             continue
         rows.append(_row(facts))
     if rows:
-        table = pd.DataFrame(rows).set_index("Model").astype({"Layers": "Int64"})
-        table = table.astype({"Hidden size": "Int64"}) if "Hidden size" in table else table
+        table = _table(rows)
         st.table(table)
         export.offer("models", runs, tables={"Models": lambda: table.reset_index()})
     else:
         st.write("No checkpoint is here.")
         st.code(commands.train(runs.ids) or commands.TRAIN, language="bash")
+
+
+@kept
+def _table(rows: list[dict[str, object]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows).set_index("Model").astype({"Layers": "Int64"})
+    return table.astype({"Hidden size": "Int64"}) if "Hidden size" in table else table
 
 
 def _row(facts: assets.ModelFacts) -> dict[str, object]:

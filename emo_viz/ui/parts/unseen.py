@@ -6,6 +6,7 @@ import pandas as pd
 
 from emo_viz.analysis.curves import Curves
 from emo_viz.analysis.unseen import BELOW, in_words, says_seen, unseen_ids
+from emo_viz.figures.kept import beside
 from emo_viz.ui.shell import links
 from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import count
@@ -20,8 +21,8 @@ HELP = (
 def offer(place: Any, documents: pd.DataFrame, key: str) -> bool:
     """A choice between all documents and the new ones, with how many there are of each; whether
     the latter. Draws nothing where the documents do not say how much of them was seen, or are all
-    new, or none is."""
-    new = _count(documents)
+    new, or none is. documents: shared and only read."""
+    new = beside(documents, "new documents", lambda: _count(documents))
     if not 0 < new < len(documents):
         return False
     counts = {ALL: len(documents), NEW: new}

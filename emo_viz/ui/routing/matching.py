@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from emo_viz.analysis.difference import Documents, Left, Pair, RoutedDocument, pair_of
 from emo_viz.analysis.matching import CoUse, Weights, co_use, trained_apart
 from emo_viz.analysis.routed import of_recording
+from emo_viz.figures.kept import beside
 from emo_viz.server import assets, library
 from emo_viz.server.library import LoadedModel, Models
 from emo_viz.ui.parts.few import Few
@@ -61,7 +62,7 @@ class Matching:
 
 def of_models(models: Models, documents: pd.DataFrame) -> Others:
     """Held-out documents, of every domain one in turn, as two models read them."""
-    few = some(documents)
+    few = beside(documents, "of every domain", lambda: some(documents))
     texts = dict(zip(few["id"], few["text"], strict=True))
     first, second = models
 

@@ -121,7 +121,7 @@ def choose_document(documents: pd.DataFrame, row: DeltaGenerator) -> pd.Series:
 
 
 def _of_domain(documents: pd.DataFrame, row: DeltaGenerator) -> tuple[str, pd.DataFrame]:
-    domains = sorted(documents["domain"].unique())
+    domains = beside(documents, "domains", lambda: sorted(documents["domain"].unique()))
     if len(domains) < 2:  # nothing to choose
         return ALL_DOMAINS, documents
     domain = links.select(
@@ -135,7 +135,8 @@ def _of_domain(documents: pd.DataFrame, row: DeltaGenerator) -> tuple[str, pd.Da
     )
     if domain == ALL_DOMAINS:
         return domain, documents
-    return domain, documents[documents["domain"] == domain]
+    own = beside(documents, ("of domain", domain), lambda: documents[documents["domain"] == domain])
+    return domain, own
 
 
 def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:

@@ -13,6 +13,7 @@ import streamlit as st
 
 from emo_viz.ui.shell import links, report, routes, session_file
 from emo_viz.ui.shell.address import Kind, one_of
+from emo_viz.ui.shell.component import component
 
 PRESENT = routes.PRESENT
 _ASK = "The link asks for the presentation {asked}, which is neither 1 nor 0; "
@@ -21,7 +22,7 @@ _KIND: Kind[bool] = replace(
     sentence=f"{_ASK}it is off.",
 )
 _HERE = Path(__file__)
-_COMPONENT = st.components.v2.component(
+_COMPONENT = component(
     "emo_viz_frame",
     html='<div class="frame" role="toolbar" aria-label="This view"></div>'
     '<div class="said" role="status"></div><div class="heard" role="status"></div>',

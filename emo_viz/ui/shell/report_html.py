@@ -131,7 +131,7 @@ def _figure(one: Any) -> str:
 def _component(one: Any) -> str:
     """A text of coloured tokens as it is; anything else is a picture that the browser adds."""
     try:
-        data = json.loads(one.json)
+        data = json.loads(one.bytes)
     except ValueError:
         data = {}
     key = one.id.split("-", 2)[-1]

@@ -20,6 +20,7 @@ from emo_viz.server.pairs import Pair
 from emo_viz.ui.parts import export
 from emo_viz.ui.parts.player import PLAYER_CSS, PLAYER_JS
 from emo_viz.ui.shell import links, missing, routes
+from emo_viz.ui.shell.component import component
 from emo_viz.ui.shell.words import count, escape_markdown, isolated, visible
 
 KEY = "training_checkpoints"
@@ -37,7 +38,7 @@ _JS = "".join(
     path.read_text(encoding="utf-8")
     for path in (_DRAW, _FOLDER / "history_charts.js", _FOLDER / "history.js")
 )
-_COMPONENT = st.components.v2.component(
+_COMPONENT = component(
     "emo_viz_training_history",
     html='<div class="history" role="group" aria-label="Checkpoints of a training run"></div>',
     css=PLAYER_CSS + (_FOLDER / "history.css").read_text(encoding="utf-8"),
