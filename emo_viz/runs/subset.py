@@ -41,8 +41,8 @@ def choose_subset(
     if live.why_not_cut:
         raise ValueError(live.why_not_cut)
     check_max_tokens(live.model, max_tokens)
-    check_keep_k(live.geometry, keep_k)
     groups = live.groups if per_group else 1
+    check_keep_k(live.geometry, keep_k, groups)
     texts = [live.encode(text, max_tokens).token_ids for text in documents["text"]]
     subset = replace(
         live.select(texts, keep_k, method, documents["id"].tolist(), groups),

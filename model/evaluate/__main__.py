@@ -84,7 +84,7 @@ def main(
     found = evaluate(subject, texts, keep=keep, questions=sets)
     found["model"]["weights_sha256"] = weights_digest(checkpoint)
     write_json(out, found | origin, indent=None)
-    _say(out, found)
+    _say(out, found | origin)
 
 
 def _check_given(corpus: Path | None, documents: str | None, calibration: str | None) -> None:
@@ -98,12 +98,12 @@ def _texts(
     calibration: str | None,
     subject: Subject,
     per_domain: int,
-) -> tuple[list[HeldOut], dict[str, str]]:
+) -> tuple[list[HeldOut], dict[str, Any]]:
     """The documents, and what the file says of where they come from."""
     if corpus is not None:
         return of_corpus(corpus, subject, per_domain), {"corpus": corpus_digest(corpus)}
-    texts, digest = of_files(str(documents), str(calibration), subject, per_domain)
-    return texts, {"texts_sha256": digest}
+    texts, digest, left_out = of_files(str(documents), str(calibration), subject, per_domain)
+    return texts, {"texts_sha256": digest} | ({"domains_left_out": left_out} if left_out else {})
 
 
 def _sets(
@@ -133,6 +133,12 @@ def _say(out: Path, found: dict[str, Any]) -> None:
         say(
             f"{name}: {100 * mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of "
             f"{answers['questions']:,} questions right, chance {100 * answers['chance']:.1f} %."
+        )
+    if left_out := found.get("domains_left_out"):
+        names = ", ".join(left_out if len(left_out) < 4 else [*left_out[:3], ".."])
+        say(
+            "Domains left out, which only one of --documents and --calibration has: "
+            f"{names} ({len(left_out)} in all)."
         )
     for what, why in found["model"].get("absent", {}).items():
         say(f"Not measured: {what} ({why}).")

@@ -67,7 +67,7 @@ def read_questions(path: Path, subject: Subject) -> list[Question]:
     Raises ValueError, naming the line, for one that is none.
     """
     found = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             try:
                 found.append(_question(json.loads(line), subject))
@@ -82,7 +82,11 @@ def read_questions(path: Path, subject: Subject) -> list[Question]:
 
 
 def _question(row: Mapping[str, Any], subject: Subject) -> Question:
-    text, choices, answer = str(row["question"]), [str(c) for c in row["choices"]], row["answer"]
+    text, choices, answer = row["question"], row["choices"], row["answer"]
+    if not isinstance(choices, list) or not all(isinstance(c, str) for c in [text, *choices]):
+        raise ValueError("the question is no text, or the choices are no list of texts")
+    if not all(choice.strip() for choice in choices):
+        raise ValueError("a choice is empty")
     if len(choices) < 2 or type(answer) is not int or not 0 <= answer < len(choices):
         raise ValueError("the answer is none of its choices")
     most = subject.longest
@@ -91,7 +95,7 @@ def _question(row: Mapping[str, Any], subject: Subject) -> Question:
     # A tokenizer may join the end of the context with what follows.
     shared = min([len(context), *(_common(context, ids) for ids in whole)])
     if any(len(ids) <= shared or len(ids) >= most for ids in whole):
-        raise ValueError(f"a choice is empty, or ends beyond {most} tokens")
+        raise ValueError(f"a choice adds no token, or ends beyond {most} tokens")
     ends = tuple(ids[shared:] for ids in whole)
     lengths = tuple(map(len, choices))
     return Question(context[:shared], ends, answer, str(row.get("domain") or ""), lengths)

@@ -103,7 +103,9 @@ def keep_sizes(subject: Subject, asked: Sequence[int] | None) -> list[int]:
 
     Raises ValueError for a number that was asked for and is no cut of the model.
     """
-    if not subject.experts:
+    if why := _why_no_cuts(subject):
+        if asked is not None:
+            raise ValueError(f"No experts can be left out ({why}); leave out --keep.")
         return []
     least, most = subject.slots + subject.shared, min(subject.experts) + subject.shared
     if asked is None:
@@ -112,6 +114,12 @@ def keep_sizes(subject: Subject, asked: Sequence[int] | None) -> list[int]:
     if wrong := [k for k in asked if not least <= k < most]:
         raise ValueError(f"{wrong[0]} experts a layer are no cut: keep {least} to {most - 1}.")
     return sorted(set(asked))
+
+
+def _why_no_cuts(subject: Subject) -> str:
+    if not subject.experts:
+        return "a dense model has none"
+    return subject.absent.get("cuts") or subject.absent.get("modules") or ""
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,7 @@ def _measure(
     scores_MLR = _preferences(subject, of.calibration, of.domains)
     found = modules.agreement(*_clusters(subject, texts, seed), domains_D)
     found["keep_overlap"] = {}
-    for k in keep if "cuts" not in subject.absent else ():
+    for k in keep:
         cuts = _cuts(subject, scores_MLR, k - subject.shared, domains_D, seed)
         for kind, masks_DLR in cuts.items():
             losses[f"{kind}/{k}"] = _means(subject.losses(texts, masks_DLR))

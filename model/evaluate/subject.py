@@ -117,8 +117,8 @@ class FamilySubject(Subject):
 
     def __init__(self, live: LiveFamily) -> None:
         """Raises ValueError for a model that has no losses."""
-        if live.model.config.is_encoder_decoder:
-            raise ValueError(live.why_not_cut)
+        if live.why_no_loss:
+            raise ValueError(live.why_no_loss)
         self.live = live
         self.experts = live.geometry.experts
         self.slots = live.geometry.num_experts_per_tok

@@ -44,8 +44,9 @@ def of_corpus(corpus: Path, subject: Subject, per_domain: int) -> list[HeldOut]:
 
 def of_files(
     documents: str, calibration: str, subject: Subject, per_domain: int
-) -> tuple[list[HeldOut], str]:
-    """The first documents of every domain that both name, and a digest of their texts.
+) -> tuple[list[HeldOut], str, list[str]]:
+    """The first documents of every domain that both name, a digest of their texts, and the domains
+    left out because only one side has them.
 
     Both as `model.data build` takes them: Parquet, JSONL, a folder of text files. Raises ValueError
     for what cannot be read, for texts that are in both, and if they share no domain.
@@ -72,10 +73,11 @@ def of_files(
         for text in side
         if text.domain in named[0] & named[1]
     ]
+    left_out = sorted(named[0] ^ named[1])
     digest = hashlib.sha256()
     for role, text in kept:
         digest.update(f"{role}\0{text.domain}\0{text.text}\0".encode())
-    return [_held_out(role, text, subject) for role, text in kept], digest.hexdigest()
+    return [_held_out(role, text, subject) for role, text in kept], digest.hexdigest(), left_out
 
 
 def _first(spec: str, per_domain: int) -> Iterator[Text]:

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.core_model_loading import revert_weight_conversion
 
 from model.families.guess import guessed_layers
+from model.families.opening import transformers_alone
 from model.families.registry import KNOWN
 from model.families.routed import RoutedLayer
 
@@ -116,8 +117,9 @@ def built(config: Any) -> Built:
     """Raises ValueError for a config of which transformers can build no model."""
     loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
-        with torch.device("meta"):
-            model = loader.from_config(config)
+        # Only shapes are asked for; the config's dtype would become that of all running threads.
+        with transformers_alone(), torch.device("meta"):
+            model = loader.from_config(config, dtype=torch.float32)
         weights = model.state_dict()
         stored = revert_weight_conversion(model, weights)
     except Exception as error:  # torch and transformers have many for impossible sizes
@@ -144,7 +146,7 @@ def layout_of(config: Any, fields: Fields, held: Mapping[str, Any]) -> Layout:
         first, second = now.in_memory, more.in_memory
     model: Any = now.model
     ties = getattr(model, "all_tied_weights_keys", None) or {}
-    axes = {name: axis for name, axis, _ in _grown(first, second)}
+    axes = dict(_grown(first, second))
     prefixes = _prefixes(layers, axes)
     return Layout(first, axes, layers, prefixes, frozenset({*ties, *ties.values()}))
 
@@ -186,7 +188,7 @@ def _one_count(layers: list[RoutedLayer], family: str) -> int:
 
 def _check_growth(now: Built, more: Built, layers: list[RoutedLayer], family: str) -> None:
     """Raises ValueError unless one expert more is one more in the routed layers, and only there."""
-    grown = {name for name, _, _ in _grown(now.in_memory, more.in_memory)}
+    grown = {name for name, _ in _grown(now.in_memory, more.in_memory)}
     grown |= more.in_memory.keys() - now.in_memory.keys()
     homes = tuple(f"{layer.block.name}." for layer in layers)
     if outside := sorted(name for name in grown if not name.startswith(homes)):
@@ -201,15 +203,12 @@ def _check_growth(now: Built, more: Built, layers: list[RoutedLayer], family: st
         )
 
 
-def _grown(
-    before: Mapping[str, Shape], after: Mapping[str, Shape]
-) -> Iterator[tuple[str, int, int]]:
-    """Names, axes and growth of the tensors that have one axis longer than before."""
+def _grown(before: Mapping[str, Shape], after: Mapping[str, Shape]) -> Iterator[tuple[str, int]]:
+    """Names of the tensors whose shape is another than before, and the first axis that is."""
     for name, shape in before.items():
         if after.get(name, shape) != shape:
-            pairs = list(zip(shape, after[name], strict=True))
-            axis = next(axis for axis, (old, new) in enumerate(pairs) if old != new)
-            yield name, axis, pairs[axis][1] - pairs[axis][0]
+            pairs = zip(shape, after[name], strict=True)
+            yield name, next(axis for axis, (old, new) in enumerate(pairs) if old != new)
 
 
 def with_experts(config: Any, fields: Fields, count: int, other: int) -> Fields:

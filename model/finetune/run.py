@@ -22,7 +22,7 @@ from model.data.shards import corpus_digest
 from model.emo.config import UNKNOWN
 from model.emo.modeling import EmoForCausalLM
 from model.evaluate.passes import token_losses
-from model.families.opening import without_progress_bar
+from model.families.opening import transformers_alone
 from model.files import (
     check_writable,
     is_left_over,
@@ -427,7 +427,7 @@ class _Run:
     def _export(self, model: EmoForCausalLM, out: Path, result: dict[str, Any]) -> None:
         """The model first, then the result that says it is done; only then checkpoints go."""
         tuning = {key: result[key] for key in ("what", "domains", "parent", "corpus", "request")}
-        with new_folder(out / EXPORT) as folder, without_progress_bar():
+        with new_folder(out / EXPORT) as folder, transformers_alone():
             export_model(model, self.parent.tokenizer, folder)
             write_json(folder / "finetuning.json", tuning)
             shutil.copyfile(out / metrics.FILE, folder / metrics.FILE)

@@ -73,7 +73,8 @@ def wide_forward(
     order_S, offsets = torch.empty(N * K, dtype=torch.int32), torch.empty(E + 1, dtype=torch.int32)
     call("emo_sort_slots", N * K, E, ids_NK.contiguous(), order_S, offsets)
     dropped = int(offsets[E]) < N * K  # nobody writes their slots
-    slots_SH = torch.zeros(N * K, H) if dropped else torch.empty(N * K, H)
+    make = torch.zeros if dropped else torch.empty
+    slots_SH = make(N * K, H, dtype=torch.float32)
     out_NH = torch.empty_like(x_NH, memory_format=torch.contiguous_format)
     sizes = (_pool(), torch.get_num_threads(), N, K, E, H, J // 2, _kind(x_NH.dtype))
     inputs = (x_NH.contiguous(), w13_EJH, w2_EHI, s_NK.float().contiguous(), order_S, offsets)

@@ -9,7 +9,6 @@ Shapes: E experts of a layer, G groups of them.
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.families.groups import LEAST_OF_GROUP, UNGROUPED, Groups, groups_of
 from model.families.layout import (
     Fields,
     Layout,
@@ -40,32 +40,6 @@ LAYERS = ("num_hidden_layers", "num_layers", "n_layers")
 EXTRA_LAYERS = "num_nextn_predict_layers"  # they predict further tokens, and lie outside the model
 # Code of the checkpoint's own is not copied.
 OWN_CODE = "auto_map"
-LEAST_OF_GROUP = 2  # a group is as good as its best two
-
-
-@dataclass(frozen=True)
-class Groups:
-    """G groups of equally many neighbouring experts, the best `kept` of which a token may use."""
-
-    number: int = 1
-    kept: int = 1
-    known: bool = False
-
-    def cut(self, kept: Kept, experts: int) -> "Groups | None":
-        """Those of a model that has some experts alone, None if none choose as the whole does.
-
-        Either every layer has experts of `kept` groups at most, so that all of them are always
-        allowed, or equally many of every group that is left, and equally many groups.
-        """
-        size = experts // self.number
-        layers = [Counter(expert // size for expert in layer) for layer in kept]
-        if all(len(layer) <= self.kept for layer in layers):
-            return Groups(1, 1, self.known)
-        left = {(len(layer), count) for layer in layers for count in layer.values()}
-        if len(left) > 1 or min(left)[1] < LEAST_OF_GROUP:
-            return None
-        number = min(left)[0]
-        return Groups(number, min(self.kept, number), self.known)
 
 
 def plan_family(parent: Path, subset: ExpertSubset, same_size: int | None = None) -> Plan:
@@ -105,7 +79,7 @@ def _check_config(parent: Path, fields: Fields) -> None:
     if any(number > MOST_LAYERS for number in layers):
         raise ValueError(f"{parent / CONFIG} describes no model; copy it again.")
     told = json.dumps(fields.get(QUANTISED))
-    if found := re.search(r"experts\\?\.(expert_)?\d+", told):
+    if found := re.search(r"experts\\*\.(expert_)?\d+", told):
         raise ValueError(
             f"{parent} is quantised expert by expert ({found[0]} in its {CONFIG}), which cannot be "
             "cut; cut the checkpoint that it was made from, and quantise the result."
@@ -142,7 +116,7 @@ def _kept(
     return kept
 
 
-def fill(kept: Sequence[int], size: int, experts: int, groups: Groups = Groups()) -> list[int]:
+def fill(kept: Sequence[int], size: int, experts: int, groups: Groups = UNGROUPED) -> list[int]:
     """The kept experts of a layer, and the first others until there are `size`.
 
     Of a model with groups the same number in each. Raises ValueError if that cannot be.
@@ -166,15 +140,6 @@ def fill(kept: Sequence[int], size: int, experts: int, groups: Groups = Groups()
         others = [expert for expert in range(first, first + width) if expert not in own]
         filled += sorted([*own, *others[: each - len(own)]])
     return filled
-
-
-def groups_of(config: Any) -> Groups:
-    """The groups of experts that a config's routers choose among first."""
-    told = config.get_text_config()
-    number, kept = getattr(told, "n_group", None), getattr(told, "topk_group", None)
-    if isinstance(number, int) and isinstance(kept, int) and number > 0 and kept > 0:
-        return Groups(number, kept, True)
-    return Groups()
 
 
 def _new_config(layout: Layout, config: Any, fields: Fields, kept: Kept) -> Fields:

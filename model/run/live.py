@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from model.emo.modeling import EmoForCausalLM
+from model.families.groups import groups_of
 from model.families.opening import dtype_of
 from model.families.sizes import check_fits
 from model.files import inside, read_json
@@ -41,6 +42,10 @@ from model.run.subset import ExpertSubset, Method, apply_subset, full_subset, su
 
 Experts = Sequence[Sequence[int]]
 """The kept expert ids of each layer; () for all of them."""
+NO_LOSS = (
+    "An encoder-decoder has no loss of a text: its decoder has seen through the encoder what it "
+    "would predict."
+)
 
 
 @dataclass(frozen=True)
@@ -234,8 +239,7 @@ class LiveFamily(Live):
             max(min(layer.num_chosen, layer.num_routed) for layer in layers),
         )
         self.knows_probabilities = all(layer.rule is not None for layer in layers)
-        rules = [layer.rule for layer in layers if layer.rule is not None]
-        self.groups = max((rule.groups for rule in rules), default=1)
+        self.groups = groups_of(self.model.config).number
         self.absent = tuple(self._lacks())
         self.why_not_cut = self._why_not_cut(opened.name)
 
@@ -244,13 +248,14 @@ class LiveFamily(Live):
         return self._opening
 
     @property
-    def _no_loss(self) -> bool:
-        return bool(self.model.config.is_encoder_decoder)
+    def why_no_loss(self) -> str:
+        """A sentence, "" if it has losses."""
+        return NO_LOSS if self.model.config.is_encoder_decoder else ""
 
     def _lacks(self) -> Iterator[str]:
         if not self.knows_probabilities:
             yield "no router entropies, because how its routers choose was not recognised"
-        if self._no_loss:
+        if self.why_no_loss:
             yield (
                 "no losses and no next tokens, because its decoder has seen through the encoder "
                 "what it would predict"
@@ -262,7 +267,7 @@ class LiveFamily(Live):
                 layer.check_restrictable()
         except ValueError as error:
             return str(error)
-        if self._no_loss:
+        if self.why_no_loss:
             return (
                 f"{name} is an encoder-decoder, which has no loss of a text that a cut could "
                 "change; its routing can be seen on the page Token routing."
@@ -298,7 +303,7 @@ class LiveFamily(Live):
         with self._cut(experts):
             loss = self._recorder.record_whole(token_ids).routing.loss
         if loss is None:
-            raise ValueError(self.why_not_cut)
+            raise ValueError(self.why_no_loss)
         return loss
 
     def many_losses(
@@ -309,7 +314,7 @@ class LiveFamily(Live):
             found = {number: one.loss for batch in batches for number, one in batch}
         known = {number: loss for number, loss in found.items() if loss is not None}
         if len(known) < len(documents):
-            raise ValueError(self.why_not_cut)
+            raise ValueError(self.why_no_loss)
         return [known[number] for number in range(len(documents))]
 
     def scores(self, documents: Sequence[np.ndarray], experts: Experts = ()) -> np.ndarray:

@@ -16,10 +16,10 @@ from emo_viz.trace import Trace
 from emo_viz.trace.documents import texts_digest
 from model.files import weights_digest
 from model.run.inference import encode
-from model.run.live import open_live
+from model.run.live import LiveFamily, open_live
 from model.run.loading import load_model, load_tokenizer
 from model.run.selection import select_experts
-from model.run.subset import ExpertSubset, apply_subset, random_subset
+from model.run.subset import ExpertSubset, apply_subset, check_keep_k, random_subset
 
 
 @pytest.fixture
@@ -270,8 +270,15 @@ def test_a_model_with_groups_is_cut_to_equally_many_of_each(other_families, tmp_
     assert cut(other_families / "deepseek_v3", subset, tmp_path / "odd", *how).exit_code == 0
 
 
-def test_a_subset_that_is_no_multiple_of_the_groups_is_one_sentence(other_families, tmp_path):
+def test_a_subset_that_is_no_multiple_of_the_groups_is_one_sentence(
+    other_families, tmp_path, monkeypatch
+):
     many = {"n_routed_experts": 16, "n_group": 8, "num_hidden_layers": 2}
     save_tiny("deepseek_v3", other_families / "many", **many)
+    monkeypatch.setattr(LiveFamily, "scores", None)  # it is said before any document is run
     result = choose_of(other_families, "many", tmp_path / "x.json", "--per-group")
     assert result.exit_code == 2 and "must be a multiple of 8" in result.output
+    geometry = open_live(other_families / "many").geometry
+    check_keep_k(geometry, 16, 8)
+    with pytest.raises(ValueError, match="at least 2 of each, not 8"):
+        check_keep_k(geometry, 8, 8)

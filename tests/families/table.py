@@ -121,8 +121,8 @@ def _evaluated(folder: Path, model: RoutedModel) -> str:
     opened = Opened("", folder, model, open_tokenizer(folder))
     try:
         subject = FamilySubject(LiveFamily(opened))
-    except ValueError:
-        return "no: an encoder-decoder has no loss of a text"
+    except ValueError as error:
+        return f"no: {error}"
     text = subject.encode("w5 w6 w7 w8 w9", 8)
     masks = np.zeros((1, len(model.layers), model.layers[0].num_routed), bool)
     masks[..., [expert for expert in KEPT if expert < masks.shape[-1]]] = True

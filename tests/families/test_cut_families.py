@@ -4,18 +4,21 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import CAUSAL, EXPERTS, SEQ2SEQ, UNKNOWN, run, tiny_model
+from tiny import CAUSAL, EXPERTS, SEQ2SEQ, UNKNOWN, run, save_tiny, tiny_model
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from model.families import routed
+from model.families.groups import Groups
 from model.families.layout import per_token
 from model.families.opening import config_of
 from model.run.cut import cut_checkpoint, plan_cut
-from model.run.cut_family import Groups, fill
-from model.run.subset import ExpertSubset
+from model.run.cut_family import fill
+from model.run.live import open_live
+from model.run.subset import ExpertSubset, subset_from_scores
 
 CUT = [each for each in [*CAUSAL, *SEQ2SEQ, *UNKNOWN] if each not in ("emo", "jetmoe", "nllb-moe")]
 GROUPED = ("deepseek_v3", "dots1")  # four groups of two experts, of which two are used
@@ -89,6 +92,19 @@ def test_groups_of_experts_fit_what_is_left(
     config = json.loads((tmp_path / "cut" / "config.json").read_text())
     assert (config["n_group"], config["topk_group"]) == groups
     assert config["num_experts_per_tok"] == per_token
+
+
+def test_what_is_chosen_per_group_is_what_a_cut_asks_for(tmp_path: Path) -> None:
+    """Also of a router that does not look at the groups that its config names."""
+    changes = {"n_group": 2, "topk_group": 1, "num_hidden_layers": 1}
+    save_tiny("olmoe", tmp_path, **changes)
+    live, scores = open_live(tmp_path), np.array([[9, 8, 7, 0, 6, 0, 0, 0]])
+    best, even = (
+        subset_from_scores(scores, 4, live.geometry, "", (), groups) for groups in (1, live.groups)
+    )
+    with pytest.raises(ValueError, match="subset --per-group"):
+        plan_cut(tmp_path, best)
+    assert even.experts == ((0, 1, 4, 5),) and plan_cut(tmp_path, even).config["n_group"] == 2
 
 
 def test_a_group_that_is_left_uneven_is_refused_with_what_would_fit() -> None:
@@ -194,10 +210,15 @@ def test_stacked_blocks_and_scales_are_sliced_bit_by_bit(tmp_path: Path) -> None
     assert same_bytes(after[bias], weights[bias][[1, 4]])
 
 
-def test_what_is_quantised_expert_by_expert_is_refused(olmoe: Path, tmp_path: Path) -> None:
-    names = ["model.layers.0.mlp.experts.3.up_proj"]
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.mlp.experts.3.up_proj", r"re:.*\.experts\.3\.up_proj"]
+)
+def test_what_is_quantised_expert_by_expert_is_refused(
+    name: str, olmoe: Path, tmp_path: Path
+) -> None:
+    names = [name]
     quantised(olmoe, tmp_path / "parent", modules_to_not_convert=names)
-    with pytest.raises(ValueError, match=r"expert by expert \(experts\.3"):
+    with pytest.raises(ValueError, match=r"expert by expert \(experts\\*\.3"):
         plan_cut(tmp_path / "parent", subset_of([[0, 1]] * 2))
 
 

@@ -16,6 +16,7 @@ from model.evaluate.subject import FamilySubject
 from model.run.live import LiveFamily, open_live
 from model.run.loading import load_model
 from model.run.opening import open_checkpoint
+from tests.model.helpers import tiny_model as tiny_emo
 from tests.model.test_evaluate import documents
 from tests.model.test_train_command import refused
 
@@ -172,4 +173,54 @@ def test_what_cannot_be_measured_is_one_sentence(olmoe, tmp_path):
     assert not (olmoe / "found.json").exists()
     save_tokenizer(tmp_path / "seq")
     tiny_model("switch_transformers").save_pretrained(tmp_path / "seq")
-    assert "encoder-decoder" in refused(invoke(olmoe, tmp_path / "seq"))
+    assert "no loss of a text" in refused(invoke(olmoe, tmp_path / "seq"))
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"choices": "yes"}, "no list of texts"),
+        ({"choices": ["w6", None]}, "no list of texts"),
+        ({"question": None}, "no text"),
+        ({"choices": ["w6", " "]}, "a choice is empty"),
+    ],
+)
+def test_a_question_of_other_types_is_none(row, sentence, olmoe, tmp_path):
+    """Also where the tokenizer keeps a blank at the end, which is a choice of no letters."""
+    subject = FamilySubject(open_live(olmoe / "model"))
+    subject.encode = lambda text, most: np.arange(len(text))  # a token a letter
+    good = {"question": "w5", "choices": ["w6", "w7"], "answer": 1}
+    (tmp_path / "q.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(good | row)}\n")
+    with pytest.raises(ValueError, match=f"line 2 is no question .*{sentence}"):
+        choices.read_questions(tmp_path / "q.jsonl", subject)
+
+
+def test_a_line_ends_where_json_lines_do(olmoe, tmp_path):
+    row = {"question": "w5\u2028w6\u0085w7", "choices": ["w8\u2029", "w9"], "answer": 1}
+    line = json.dumps(row, ensure_ascii=False)
+    (tmp_path / "q.jsonl").write_bytes(f"{line}\r\n{line}\r\n".encode())
+    subject = FamilySubject(open_live(olmoe / "model"))
+    assert len(choices.read_questions(tmp_path / "q.jsonl", subject)) == 2
+
+
+def test_a_cut_that_was_asked_for_and_cannot_be_is_refused(olmoe):
+    dense = tiny_emo(objective="dense")
+    assert not measure.keep_sizes(measure.subject_of(dense), None)
+    with pytest.raises(ValueError, match="a dense model has none.*leave out --keep"):
+        measure.evaluate(dense, documents(), keep=[3])
+    subject = FamilySubject(open_live(olmoe / "model"))
+    subject.absent["cuts"] = "not recognised"
+    with pytest.raises(ValueError, match="not recognised"):
+        measure.keep_sizes(subject, [4])
+
+
+def test_domains_that_only_one_side_has_are_named(tmp_path, olmoe):
+    write_texts(tmp_path)
+    for name, domain in (("documents", "seen"), ("calibration", "sought")):
+        with (tmp_path / f"{name}.jsonl").open("a") as file:
+            file.write("\n" + json.dumps({"domain": domain, "text": f"w5 w6 w7 {name}"}))
+    result = invoke(tmp_path, olmoe / "model", "--per-domain", 1, "--keep", "4")
+    assert "has: seen, sought (2 in all)." in " ".join(result.output.split()), result.output
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["domains_left_out"] == ["seen", "sought"]
+    assert found["summary"]["all"]["documents"] == 2
