@@ -43,8 +43,8 @@ MOST_WORKERS = 4
 @click.option(
     "--install/--no-install",
     default=True,
-    help="Show it in the app's Library, beside the other runs; not to needs --out.  [default: "
-    "install]",
+    help="Show it in the app's Library, beside the other runs; --no-install needs --out.  "
+    "[default: install]",
 )
 @click.option(
     "--workers",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from emo_viz.analysis.runs import safe_id
 from emo_viz.runs.sources import Sources, read_sources
-from emo_viz.server import home, looks
+from emo_viz.server import home, imports, looks
 from model.files import check_writable, read_json, write_json
 
 PLACE = "pairs"
@@ -87,6 +87,7 @@ def of(run: str) -> Pair | None:
 
 def lacking(pair: Pair) -> list[str]:
     """What of all that can be made of a pair is not there, in words."""
+    imports.alone("emo_viz.runs.analyse")  # SciPy comes with it
     from emo_viz.runs import analyse
 
     return analyse.lacking(pair.sources, pair.folder)
