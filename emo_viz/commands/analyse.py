@@ -43,7 +43,8 @@ MOST_WORKERS = 4
 @click.option(
     "--install/--no-install",
     default=True,
-    help="Show it in the app's Library, beside the other runs.  [default: install]",
+    help="Show it in the app's Library, beside the other runs; --no-install needs --out.  "
+    "[default: install]",
 )
 @click.option(
     "--workers",
@@ -68,13 +69,17 @@ def command(
 
     from model.data.shards import read_manifest
 
+    if not install and out is None:
+        raise ValueError(
+            "--no-install needs --out: what lies in the user's folder is listed in the Library."
+        )
     read_manifest(corpus)
     name = safe_id(name or _name_of(corpus if out is None else out))
     found = find_runs(runs, name)
     job = Analysis(found, corpus, out or pairs.usual_folder(name), workers, name)
     if out is None:
         check_same(job)
-    if install or out is None:
+    if install:
         _install(job)
     torch.set_num_threads(1)  # one text is too little work to share (docs/log.md)
     started = time.monotonic()
@@ -85,7 +90,7 @@ def command(
         raise click.Abort from error
     took = in_minutes(time.monotonic() - started)
     say(f"{job.out}: made in {took}." if new else f"{job.out}: all of it is there already.")
-    if install or out is None:
+    if install:
         say(
             f"Next: python -m streamlit run serve.py; the Library page lists {name} beside the "
             "other runs, and puts it on all pages."

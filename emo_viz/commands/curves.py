@@ -75,7 +75,7 @@ FOLDER = click.Path(path_type=Path)
     "--seen-below",
     type=click.FloatRange(0, 1, min_open=True),
     help="Measure only the documents of which training has seen a smaller share, by sequences of "
-    "20 tokens: 0.01. The pages then say so, and show no others.",
+    "20 tokens: 0.01. The pages then say so, and show no others.  [default: all]",
 )
 @click.option(
     "--workers",
@@ -97,7 +97,8 @@ def command(
 ) -> None:
     """Measure subset curves. If it is stopped, the next call, or the page, goes on from there.
 
-    What the file holds of other runs on the same documents stays in it.
+    What the file holds of other runs on the same documents stays in it. Where these were measured
+    with another --seen-below, another --out is asked for.
     """
     plan = plan_files(
         models, documents_path, calibration_path, out, keep, methods, random_seeds, seen_below

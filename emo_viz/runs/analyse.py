@@ -4,7 +4,6 @@ The folder is laid out as `assets` is. What was done by content (`emo_viz.runs.l
 again, so a call that was stopped goes on, and one after another training makes anew what differs.
 """
 
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -26,15 +25,16 @@ from emo_viz.runs.progress import Report, unreported
 from emo_viz.runs.record import record
 from emo_viz.runs.sources import Sources, read_sources, write_sources
 from emo_viz.runs.token_map import map_tokens
+from emo_viz.runs.trained import RUN
 from emo_viz.runs.training_history import KEEPS, measure_history
 from emo_viz.runs.training_history import PER_DOMAIN as HISTORY_PER_DOMAIN
 from emo_viz.trace.documents import read_documents
-from model.files import read_json
+from model.files import SINGLE, read_json
+from model.train.steps import newest_first, step_of
 
 LEDGER = "analysis/made.json"
 ORDER = ("emo", "standard")
 EXPORT, SETTINGS = "export", "training.json"
-STEP, WEIGHTS = re.compile("step-([0-9]+)"), "model.safetensors"
 FEWEST_MOMENTS = 2  # of a training, to show how it went
 LICENCE = "other"  # the texts may be anybody's
 CLUSTERS, MAX_TOKENS, PER_DOMAIN, MIN_DIST = 32, 256, 200, 0.9  # as the single commands have them
@@ -68,8 +68,8 @@ class Analysis:
         return Sources(
             self.name,
             tuple(run.id for run in self.runs),
-            tuple(run.folder.absolute() for run in self.runs),
-            self.corpus.absolute(),
+            tuple(run.folder.resolve() for run in self.runs),
+            self.corpus.resolve(),
         )
 
     @property
@@ -152,11 +152,15 @@ def check_out(job: Analysis) -> None:
 
 
 def check_same(job: Analysis) -> None:
-    """Raises ValueError where the folder is of other trainings or another corpus."""
+    """Raises ValueError where the folder is of another corpus, or of a training that is not among
+    these."""
     there, asked = _there(job.out), job.sources
-    if there and (there.runs, there.corpus) != (asked.runs, asked.corpus):
+    if there is None:
+        return
+    runs = [run.resolve() for run in there.runs]
+    if not {*runs} <= {*asked.runs} or there.corpus.resolve() != asked.corpus:
         raise ValueError(
-            f"A pair called {job.name} is made already, of {there.runs[0].parent} and "
+            f"A pair called {job.name} is made already, of {' and '.join(map(str, runs))} and "
             f"{there.corpus}; choose another --name, or delete it on the Library page."
         )
 
@@ -228,12 +232,11 @@ def _no_history(job: Analysis) -> Iterator[str]:
 
 def _moments(folder: Path) -> list[tuple[int, Path]]:
     """The checkpoints of a training run by one process, with their steps, in order."""
-    found = [(STEP.fullmatch(path.name), path) for path in folder.glob("step-*")]
-    return sorted(
-        (int(match[1]), path)
-        for match, path in found
-        if match and (path / WEIGHTS).is_file() and (path / "run.json").is_file()
-    )
+    return [
+        (step_of(path), path)
+        for path in reversed(newest_first(folder))
+        if (path / SINGLE).is_file() and (path / RUN).is_file()
+    ]
 
 
 def estimate(job: Analysis, steps: Sequence[Step]) -> str:
@@ -271,18 +274,37 @@ def _first_steps(job: Analysis) -> Iterator[Step]:
     """What the others read: the documents, and the checkpoints."""
     where = job.out / "documents"
     yield Step(
-        "choosing documents",
+        "the documents",
         (job.corpus / "documents.parquet", job.corpus / "tokenizer"),
         tuple(where / name for name in documents_of.FILES),
         lambda _: documents_of.choose(job.corpus, where, max_megabytes=float("inf")),
     )
     for run, checkpoint in zip(job.runs, job.checkpoints, strict=True):
         yield Step(
-            f"copying the model of {run.id}",
+            f"the model of {run.id}",
             (run.folder / EXPORT, run.folder / "metrics.jsonl"),
             (checkpoint,),
             partial(_release, run.folder, checkpoint),
         )
+
+
+def lacking(sources: Sources, out: Path) -> list[str]:
+    """What can be made of these in the folder and is not there, by the names of the steps."""
+    runs = tuple(map(Trained, sources.runs, sources.ids))
+    job = Analysis(runs, sources.corpus, out, name=sources.name)
+    steps = (*_first_steps(job), *_steps(job, _number(job.documents), 1))
+    return [step.name for step in steps if not all(path.exists() for path in step.outputs)]
+
+
+def _number(documents: Path) -> int:
+    """How many documents there are, without reading their texts; 0 for none that can be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(documents).num_rows)
+    except (OSError, pa.ArrowException):
+        return 0
 
 
 def _release(folder: Path, out: Path, report: Report = unreported) -> None:
@@ -307,14 +329,14 @@ def _of_run(job: Analysis, run: str, checkpoint: Path, texts: int, domains: int)
     trace, clusters = job.out / "traces" / run, job.file(f"clusters-{run}.npz")
     experts, effects = job.file(f"experts-{run}.npz"), job.file(f"expert-effects-{run}.npz")
     yield Step(
-        f"recording {run}",
+        f"the recording of {run}",
         inputs,
         (trace,),
         lambda report: record(checkpoint, read_documents(documents), trace, report=report),
         passes=texts,
     )
     yield Step(
-        f"token clusters of {run}",
+        f"the token clusters of {run}",
         inputs,
         (clusters,),
         lambda report: cluster_tokens(
@@ -325,7 +347,7 @@ def _of_run(job: Analysis, run: str, checkpoint: Path, texts: int, domains: int)
         seconds=10 + 0.1 * texts,
     )
     yield Step(
-        f"experts of {run}",
+        f"the experts of {run}",
         inputs,
         (experts,),
         lambda report: measure_experts(checkpoint, documents, experts, run, report),
@@ -342,7 +364,8 @@ def _of_run(job: Analysis, run: str, checkpoint: Path, texts: int, domains: int)
         {"documents": EFFECT_DOCUMENTS, "tokens": EFFECT_TOKENS},
         passes=60.0 * EFFECT_DOCUMENTS * domains,
     )
-    if len(moments := _moments(job.runs[job.checkpoints.index(checkpoint)].folder)) > 1:
+    moments = _moments(job.runs[job.checkpoints.index(checkpoint)].folder)
+    if len(moments) >= FEWEST_MOMENTS:
         yield _history(job, run, checkpoint, moments, domains)
 
 
@@ -352,7 +375,6 @@ def _history(
     out = job.file(f"training-{run}.npz")
 
     def work(report: Report) -> object:
-        out.unlink(missing_ok=True)  # it is of other checkpoints or documents
         return measure_history(
             moments,
             job.documents,
@@ -363,9 +385,10 @@ def _history(
             run=run,
             about="The checkpoints that its training has left.",
             report=report,
+            anew=True,
         )
 
-    files = tuple(path / name for _, path in moments for name in (WEIGHTS, "run.json"))
+    files = tuple(path / name for _, path in moments for name in (SINGLE, RUN))
     return Step(
         f"how {run} came about in training",
         (*files, checkpoint, job.documents, job.calibration),

@@ -112,7 +112,8 @@ def plan(
 ) -> Plan:
     """Every domain of the documents: keep-ks and methods as given, or the usual ones of each run.
 
-    Raises ValueError for a keep-k, a method or documents that cannot be measured.
+    Raises ValueError for a keep-k, a method or documents that cannot be measured, and where curves
+    of other runs in the file would be lost.
     """
     origin = documents_digest(documents)
     if seen_below is not None:
@@ -130,15 +131,34 @@ def plan(
         jobs += [Job(one, task, parts) for task in ablation.plan_tasks(held_out, few, cuts)]
     models = {one.run: one.weights for one in checkpoints}
     origins = Origins(models, origin, documents_digest(calibration))
+    check_others(out, origins, seen_below)
     configs = {one.run: one.config for one in checkpoints}
     about = ablation.describe(configs, origins, sorted(asked), methods, random_seeds)
     about |= {} if seen_below is None else {SEEN_BELOW: seen_below}
     return Plan(tuple(jobs), about, out)
 
 
+def check_others(out: Path, origins: Origins, seen_below: float | None) -> None:
+    """Raises ValueError where the file holds other runs on these documents, seen otherwise: one
+    file has one limit, and they would be lost."""
+    try:
+        there = read_curves(out)
+    except ValueError:  # there is none, or it is of no use
+        return
+    other = [run for run in there.runs if run not in origins.models]
+    of = there.origins
+    same = (of.documents, of.calibration) == (origins.documents, origins.calibration)
+    if other and same and there.seen_below != seen_below:
+        was = "without" if there.seen_below is None else f"with {there.seen_below:g} as"
+        raise ValueError(
+            f"{out} holds the curves of {', '.join(other)}, measured {was} --seen-below, which "
+            "would be lost; name another --out, or measure these runs alike."
+        )
+
+
 def measure(plan: Plan, by: Measure, report: Report = unreported) -> Curves:
     """Measure what is not there yet and write the curves; a file that was there stays until then,
-    and in it the curves of other runs on the same documents.
+    and in it the curves of other runs on the same documents, measured alike.
 
     report: of the cuts measured, those of finished parts at once. What it raises stops the work;
     finished parts stay. Raises ValueError for what cannot be measured or written.

@@ -12,26 +12,11 @@ from pathlib import Path
 
 from emo_viz.analysis.runs import safe_id
 from emo_viz.runs.sources import Sources, read_sources
-from emo_viz.server import home, looks
+from emo_viz.server import home, imports, looks
 from model.files import check_writable, read_json, write_json
 
 PLACE = "pairs"
 FORMAT, FORMAT_VERSION = "emo-viz-listed", 1
-OF_RUN = {
-    "the model": "checkpoints/{run}/config.json",
-    "the recording": "traces/{run}/manifest.json",
-    "the token clusters": "analysis/clusters-{run}.npz",
-    "the experts": "analysis/experts-{run}.npz",
-    "the worth of each expert": "analysis/expert-effects-{run}.npz",
-    "the training history": "analysis/training-{run}.npz",
-}
-OF_BOTH = {
-    "documents": "documents/documents.parquet",
-    "map of documents": "analysis/maps.npz",
-    "map of tokens": "analysis/token_map.npz",
-    "curves": "analysis/curves.parquet",
-    "first screen": "analysis/glance.npz",
-}
 
 
 @dataclass(frozen=True)
@@ -101,12 +86,11 @@ def of(run: str) -> Pair | None:
 
 
 def lacking(pair: Pair) -> list[str]:
-    """What of all that is made of a pair is not there, in words."""
-    runs = pair.sources.ids
-    expected = {
-        f"{name} of {run}": path.format(run=run) for run in runs for name, path in OF_RUN.items()
-    } | OF_BOTH
-    return [name for name, path in expected.items() if not (pair.folder / path).exists()]
+    """What of all that can be made of a pair is not there, in words."""
+    imports.alone("emo_viz.runs.analyse")  # SciPy comes with it
+    from emo_viz.runs import analyse
+
+    return analyse.lacking(pair.sources, pair.folder)
 
 
 def usual_folder(name: str) -> Path:

@@ -86,6 +86,10 @@ class Alike:
         self._base.execute("BEGIN")
         self._size = 0
 
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._base.close()
+
     def add(self, signatures: Iterable[NDArray[np.uint32]]) -> None:
         """Remembers held-out documents."""
         for each in signatures:

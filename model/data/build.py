@@ -6,6 +6,7 @@ A build that is killed goes on where it was (`model.data.work`).
 import hashlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,21 +63,20 @@ def build_corpus(
     given = load_tokenizer(inputs.tokenizer) if inputs.tokenizer else None
     with work_folder(out.resolve(), _identity(inputs, settings), tell) as folder:
         spool = Spool(folder)
-        collector = Collector(settings.max_bytes_per_domain, spool)
-        if inputs.own is None:
-            collect_sources(inputs.domains, inputs.downloads, collector)
-        else:
-            collect_own(inputs.own, inputs.domains, collector)
-        collector.close()
-        ledger = Ledger(folder)
-        ledger.fill(spool.rows())
-        settings, vocab_size = _fitted(inputs, settings, ledger)
-        ledger.order(settings.heldout_fraction, settings.seed)
-        check_documents(ledger, collector.losses())
-        tokenizer = given or make_tokenizer(ledger, folder, vocab_size)
-        left_out: Counter[Reason] = Counter(dict.fromkeys(REASONS, 0))
-        left_out.update(collector.left_out)
-        manifest = write_corpus(ledger, folder, tokenizer, settings, left_out, out, workers)
+        with closing(Collector(settings.max_bytes_per_domain, spool)) as collector:
+            if inputs.own is None:
+                collect_sources(inputs.domains, inputs.downloads, collector)
+            else:
+                collect_own(inputs.own, inputs.domains, collector)
+        with closing(Ledger(folder)) as ledger:
+            ledger.fill(spool.rows())
+            settings, vocab_size = _fitted(inputs, settings, ledger)
+            ledger.order(settings.heldout_fraction, settings.seed)
+            check_documents(ledger, collector.losses())
+            tokenizer = given or make_tokenizer(ledger, folder, vocab_size)
+            left_out: Counter[Reason] = Counter(dict.fromkeys(REASONS, 0))
+            left_out.update(collector.left_out)
+            manifest = write_corpus(ledger, folder, tokenizer, settings, left_out, out, workers)
     return manifest, losses(left_out, collector.unread)
 
 

@@ -13,6 +13,7 @@ MIN_CHARS = 400
 # Well below the 20,000 a document may have: short enough to read, and enough of them a domain.
 MAX_CHARS = 6_000
 LONG_LINE = 50
+NEAR, FURTHER = 256, 16  # characters before the middle to look for a boundary; times as many next
 NEAR_DUPLICATE_SHARE = 0.6
 # A group that would carry the held-out part past this multiple of its target stays in training.
 HELDOUT_SLACK = 1.15
@@ -120,14 +121,36 @@ def cut(text: str, limit: int = MAX_CHARS) -> list[str]:
 
 
 def _boundary(text: str) -> int:
-    low, high = len(text) // 4, len(text) * 3 // 4
-    middle = len(text) // 2
-    for pattern in BOUNDARIES:
-        places = (match.end() for match in pattern.finditer(text, low, high))
-        nearest = min(places, key=lambda place: abs(place - middle), default=None)
-        if nearest is not None:
-            return nearest
-    return middle
+    found = (_nearest(pattern, text) for pattern in BOUNDARIES)
+    return next((place for place in found if place is not None), len(text) // 2)
+
+
+def _nearest(pattern: re.Pattern[str], text: str) -> int | None:
+    """Where a match in the middle half of a text ends, the nearest to the middle.
+
+    Looked for from the middle outwards: a text may have a match at every character.
+    """
+    low, middle, high = (len(text) * quarters // 4 for quarters in (1, 2, 3))
+    reach = NEAR
+    while True:
+        start = max(low, middle - reach)
+        before, after = _around(pattern.finditer(text, start, high), middle)
+        if before is not None or start == low:
+            break
+        reach = len(text) if after is None else FURTHER * reach
+    if before is None or after is None:
+        return after if before is None else before
+    return before if middle - before <= after - middle else after
+
+
+def _around(matches: Iterator[re.Match[str]], middle: int) -> tuple[int | None, int | None]:
+    """Where the last match that ends before the middle does so, and the next one."""
+    before = None
+    for match in matches:
+        if match.end() >= middle:
+            return before, match.end()
+        before = match.end()
+    return before, None
 
 
 def fingerprint(text: str) -> str:

@@ -66,6 +66,10 @@ class Ledger:
         self.documents: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
 
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._base.close()
+
     def fill(self, parts: Iterable[list[dict[str, Any]]]) -> None:
         """Takes the rows of each part in turn, with `file`, the part's number."""
         for number, rows in enumerate(parts):

@@ -1,12 +1,13 @@
 """Writes a corpus from a ledger and a spool of documents: tokens, filters, digest.
 
-Texts and tokens are in memory a part at a time (`model.data.spool`, `model.data.tokens`), and 8
-bytes a document: where its tokens end.
+Texts and tokens are in memory a part at a time (`model.data.spool`, `model.data.tokens`), and some
+bytes a document: where its tokens end, and what of a held-out one is seen.
 """
 
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -137,15 +138,16 @@ def _leave(
     ledger: Ledger, jobs: dict[str, list[Job]], settings: Settings, spool: Path
 ) -> Iterator[tuple[int, Reason]]:
     """The documents that leave the training split, which the ledger is told: position and why."""
-    alike = None
-    if settings.apart is not None:
-        alike = Alike(settings.apart, spool / "alike.sqlite")
-        for part in each_part(jobs["heldout"]):
-            alike.add(part.signatures)
-    for job, part in zip(jobs["train"], each_part(jobs["train"]), strict=True):
-        left = list(_reasons(part, alike, job.documents.start))
-        ledger.leave(left)
-        yield from left
+    with ExitStack() as ends:
+        alike = None
+        if settings.apart is not None:
+            alike = ends.enter_context(closing(Alike(settings.apart, spool / "alike.sqlite")))
+            for part in each_part(jobs["heldout"]):
+                alike.add(part.signatures)
+        for job, part in zip(jobs["train"], each_part(jobs["train"]), strict=True):
+            left = list(_reasons(part, alike, job.documents.start))
+            ledger.leave(left)
+            yield from left
 
 
 def _reasons(part: Part, alike: Alike | None, start: int) -> Iterator[tuple[int, Reason]]:

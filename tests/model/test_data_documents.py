@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 
+from model.data import documents as model_documents
 from model.data.collect import Collector
 from model.data.documents import (
+    BOUNDARIES,
     MAX_CHARS,
     MIN_CHARS,
     CorpusError,
@@ -99,6 +101,39 @@ def test_cut_pieces_are_short_enough_and_join_to_the_text(long_text, limit):
     pieces = cut(long_text, limit)
     assert "".join(pieces) == long_text
     assert all(len(piece) <= limit for piece in pieces)
+
+
+def slow_place(text):
+    """Of all boundaries of the middle half, of the most natural kind that is there, the nearest."""
+    low, high, middle = len(text) // 4, len(text) * 3 // 4, len(text) // 2
+    for pattern in BOUNDARIES:
+        if places := [found.end() for found in pattern.finditer(text, low, high)]:
+            return min(places, key=lambda place: abs(place - middle))
+    return middle
+
+
+def test_cut_is_where_a_search_of_all_boundaries_puts_it(monkeypatch):
+    monkeypatch.setattr(model_documents, "NEAR", 2)
+    rng = np.random.default_rng(0)
+    for choice in ("word", "word |. ", ".|word ", "a|\n|.  |  ", "a|\n\n|\nb. ", ".'|    |一"):
+        for _ in range(150):
+            made = clean("".join(rng.choice(choice.split("|"), rng.integers(1, 200))))
+            if len(made) > 40:
+                first, second = (pieces := cut(made, len(made) - 1))[0], "".join(pieces[1:])
+                assert (first, first + second) == (made[: slow_place(made)], made)
+
+
+def test_a_long_line_is_cut_without_looking_at_all_of_its_boundaries(monkeypatch):
+    """A match is what takes time: a second for a million."""
+    seen = []
+    around = model_documents._around
+
+    def counted(matches, middle):
+        return around((seen.append(1) or match for match in matches), middle)
+
+    monkeypatch.setattr(model_documents, "_around", counted)
+    pieces = cut("." * 200_000)
+    assert len(pieces) == 64 and len(seen) < 200 * len(pieces) * 2
 
 
 def test_cut_prefers_the_boundary_between_paragraphs():

@@ -139,10 +139,40 @@ def test_without_a_folder_it_lies_with_the_user_and_replaces_no_other_pair(home,
     other = ("--runs", home / "runs" / "emo", "--corpus", home / "corpus", "--name", name)
     refused = run(emo_viz, "analyse", *other)
     assert refused.exit_code == 2 and "choose another --name" in refused.output
-    assert run(emo_viz, "analyse", *where).exit_code == 0, "the same one is gone on with"
+    (home.parent / "link").symlink_to(home)
+    for same in (home / "runs" / ".." / "runs", home.parent / "link" / "runs"):
+        corpus = ("--corpus", same.parent / "corpus", "--name", name)
+        gone_on = run(emo_viz, "analyse", "--runs", same, *corpus)
+        assert gone_on.exit_code == 0, "the same one is gone on with"
+    hidden = run(emo_viz, "analyse", *where, "--no-install")
+    assert hidden.exit_code == 2 and "--no-install needs --out" in hidden.output
     alone = run(emo_viz, "analyse", *where, "--out", home / "apart", "--no-install")
     assert f"EMO_VIZ_ASSETS={home / 'apart'} python -m streamlit" in alone.output
     assert list(pairs.listed()) == [name]
+
+
+def test_the_second_run_of_a_pair_may_come_later(home, monkeypatch):
+    monkeypatch.setattr("emo_viz.commands.analyse.analyse", lambda *unused: False)
+    rest = ("--corpus", home / "corpus", "--name", "later")
+    for runs in (home / "runs" / "emo", home / "runs"):
+        assert run(emo_viz, "analyse", "--runs", runs, *rest).exit_code == 0
+    assert pairs.listed()["later"].sources.ids == ("later-emo", "later-standard")
+
+
+def test_a_history_that_was_stopped_is_there_to_go_on_with(home, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(recipe, "_keeps", lambda _: (4,))
+    monkeypatch.setattr(
+        recipe, "measure_history", lambda *given, **named: asked.append((given[3], named["anew"]))
+    )
+    run = recipe.find_runs([home / "runs" / "emo"], "own")
+    job = recipe.Analysis(run, home / "corpus", tmp_path)
+    step = recipe._history(job, "own-emo", tmp_path, recipe._moments(run[0].folder), 2)
+    (out,) = step.outputs
+    out.parent.mkdir()
+    out.write_text("of step 1")
+    step.work(lambda done, total: None)
+    assert out.read_text() == "of step 1" and asked == [(out, True)]
 
 
 def test_what_somebody_else_made_is_not_overwritten(home, tmp_path):

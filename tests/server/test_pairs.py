@@ -3,8 +3,11 @@
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from emo_viz.analysis.projection import FEWEST_POINTS
+from emo_viz.runs.documents import FILES
 from emo_viz.runs.sources import Sources, write_sources
 from emo_viz.server import assets, commands, home, pairs
 
@@ -63,8 +66,33 @@ def test_what_a_pair_lacks_is_made_by_the_command_that_made_it(own: Path):
     )
     assert commands.curves(["emo-nano", IDS[0]]) == commands.LIBRARY
     assert "assets/checkpoints/emo-nano" in commands.curves(["emo-nano"])
-    assert "the curves" not in pairs.lacking(pairs.listed()["own"])
-    assert "curves" in pairs.lacking(pairs.listed()["own"])
+
+
+def test_what_cannot_be_made_of_a_pair_is_not_lacking(own: Path):
+    """Maps of few documents, and the history of trainings that have left one checkpoint or none."""
+    (own / "analysis").mkdir()
+    table = pd.DataFrame({"text": ["a"] * FEWEST_POINTS})
+    made = "curves.parquet", "curves.json", "token_map.npz", "glance.npz"
+    of_run = "clusters-{}.npz", "experts-{}.npz", "expert-effects-{}.npz"
+    for name in (*made, *(each.format(run) for run in IDS for each in of_run)):
+        (own / "analysis" / name).touch()
+    for run in IDS:
+        (own / "traces" / run).mkdir(parents=True)
+    for name in FILES:
+        (own / "documents" / name).touch()
+    pair = pairs.listed()["own"]
+    for number, said in ((FEWEST_POINTS, ["the map of documents"]), (FEWEST_POINTS - 1, [])):
+        table.head(number).to_parquet(own / "documents" / "documents.parquet")
+        assert pairs.lacking(pair) == said
+    for step in (1, 2):
+        folder = pair.sources.runs[0] / f"step-{step}"
+        folder.mkdir(parents=True)
+        assert pairs.lacking(pair) == []
+        for name in ("model.safetensors", "run.json"):
+            (folder / name).touch()
+    assert pairs.lacking(pair) == ["how own-emo came about in training"]
+    (own / "analysis" / "experts-own-emo.npz").unlink()
+    assert pairs.lacking(pair)[0] == "the experts of own-emo"
 
 
 def test_the_assets_folder_may_be_such_a_pair(own: Path, monkeypatch: pytest.MonkeyPatch):

@@ -36,7 +36,7 @@ def _pair(pair: Pair) -> None:
     if lacking := pairs.lacking(pair):
         st.caption(
             f":material/visibility_off: Not here: {escape_markdown(', '.join(lacking))}. This "
-            "makes what can be made, and says what cannot:"
+            "makes it:"
         )
         missing.mend(pair.command)
 
