@@ -108,8 +108,7 @@ def _name_of(folder: Path) -> str:
 
 def _install(job: Analysis) -> None:
     """List the pair in the Library. Raises ValueError where its names are others' there."""
-    taken = [run.id for run in assets.runs()]
-    pairs.check_free(job.name, job.out, job.sources.ids, taken)
+    pairs.check_free(job.name, job.out, job.sources.ids, assets.ids_elsewhere(job.out))
     begin(job)
     pairs.keep(job.name, job.out)
 

@@ -138,6 +138,13 @@ def _runs() -> tuple[Run, ...]:
     return (*found.values(), *(_run(one) for one in added if one.id not in found))
 
 
+def ids_elsewhere(folder: Path) -> list[str]:
+    """The ids of all runs but those that lie in this folder, laid out as the assets are."""
+    places = {run.id: place_of(run.id) for run in runs()}
+    here = folder.resolve()
+    return [run for run, place in places.items() if place is None or place.resolve() != here]
+
+
 def _run(one: home.Added) -> Run:
     trace, clusters = home.trace_path(one.id), home.clusters_path(one.id)
     return Run(
@@ -232,12 +239,14 @@ def curves_path(run: str) -> Path:
 
 
 def _is_of(curves: Path, run: str) -> bool:
-    """Whether curves, of this run among others, were measured of what lies here now."""
+    """Whether curves, of this run among others, were measured of what lies here now: of these
+    checkpoints, and on the documents of this run."""
     try:
         made_from = Origins.from_dict(read_json(curves.with_suffix(".json")))
     except (ValueError, TypeError, KeyError, AttributeError):
         return False
-    return run in made_from.models and not stale("", made_from, origins(made_from.models))
+    now = (origins(made_from.models), origins([run]))
+    return run in made_from.models and not any(stale("", made_from, each) for each in now)
 
 
 def curves_paths(runs: Iterable[str]) -> tuple[Path, ...]:

@@ -13,12 +13,15 @@ OWN = "training"  # of the user's folder
 
 
 def paths() -> list[Path]:
-    """The files, bundled ones first."""
+    """The files, bundled ones first, each once: the assets folder may be a listed one too."""
     listed = [pair for pair in pairs.listed().values() if isinstance(pair, pairs.Pair)]
     places = [folder / "analysis" for folder in (assets.root(), *(one.folder for one in listed))]
     with suppress(ValueError):  # there may be no place for what is the user's own
         places.append(home.folder() / OWN)
-    return [path for place in places for path in _in(place)]
+    once = dict[Path, Path]()
+    for place in places:
+        once.setdefault(place.resolve(), place)
+    return [path for place in once.values() for path in _in(place)]
 
 
 def _in(place: Path) -> list[Path]:

@@ -193,8 +193,8 @@ def delete(run: str) -> None:
 
     Raises ValueError if there is none, or if it cannot be deleted.
     """
-    looks.again()
-    path = _file(run)
+    looks.again()  # what is listed is deleted as it is listed, its name a safe id or not
+    path = folder() / "runs" / f"{run}.json" if run in runs() else _file(run)
     if not path.is_file():
         raise ValueError(f"There is no added run {run}; it may have been deleted already.")
     try:

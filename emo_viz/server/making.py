@@ -5,7 +5,7 @@ fetching from the hub, which waits for the network, goes on beside it. A recordi
 goes on where it was; whatever else was stopped leaves what was there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -64,7 +64,7 @@ def add_folder(source: str) -> str:
     run. Raises ValueError, one sentence, for what is no checkpoint with experts."""
     path = home.given_path(source)
     if (pair := pairs.at(path)) and pair.ids:
-        pairs.check_free(pair.sources.name, path, pair.ids, _taken())
+        pairs.check_free(pair.sources.name, path, pair.ids, assets.ids_elsewhere(path))
         pairs.keep(pair.sources.name, path)
         return pair.ids[0]
     if not (path / "config.json").is_file():
@@ -300,11 +300,30 @@ def delete(run: str) -> None:
 
     Raises ValueError if it is still being worked on, or cannot be deleted.
     """
-    jobs = [job for key, job in registry().running().items() if run in key.split("|")]
+    _stop([run])
+    home.delete(run)
+
+
+def delete_pair(name: str) -> None:
+    """As `delete`, of a pair of the user's own: see `pairs.delete`."""
+    pair = pairs.listed().get(name)
+    if isinstance(pair, pairs.Pair):
+        _stop(pair.sources.ids)
+    pairs.delete(name)
+
+
+def _stop(runs: Collection[str]) -> None:
+    """Stop what is being made of any of these runs. Raises ValueError if that takes long."""
+    jobs = [job for key, job in registry().running().items() if _named_in(key) & {*runs}]
     for job in jobs:
         job.cancel()
     for job in jobs:
         job.wait(STOP_SECONDS)
     if any(job.running for job in jobs):
-        raise ValueError(f"{run} is still being worked on; that stops soon: delete it then.")
-    home.delete(run)
+        names = " and ".join(runs)
+        raise ValueError(f"{names}: still being worked on; that stops soon: delete it then.")
+
+
+def _named_in(key: str) -> set[str]:
+    """What the key of a job names, runs among it: alone or before the digest of their weights."""
+    return {part.partition(" ")[0] for part in key.split("|")}

@@ -11,12 +11,23 @@ from emo_viz.analysis.ablation import Task
 from emo_viz.analysis.checkpoints import Checkpoint
 from emo_viz.analysis.curves import Measured
 from emo_viz.analysis.parts import Parts
+from emo_viz.analysis.runs import Comparison
 from emo_viz.runs import curves
 from emo_viz.runs.progress import Report
 from emo_viz.server import assets, home, library
 from emo_viz.server.jobs import Job, politely, registry
 from emo_viz.server.library import LoadedModel, Models
 from model.files import weights_digest
+
+
+def why_not(runs: Comparison) -> str:
+    """Why runs are not measured together, in one sentence; "" if they are."""
+    if len({assets.place_of(run.id) for run in runs} - {None}) < 2:
+        return ""
+    return (
+        f"{runs.names} lie in two folders, each with documents of its own, so what was measured of "
+        "them does not compare."
+    )
 
 
 def find(models: Models) -> Job | None:
@@ -29,6 +40,8 @@ def start(models: Models) -> None:
 
     Raises ValueError if the documents do not allow it, or nothing can be written there.
     """
+    if said := why_not(models.comparison):
+        raise ValueError(said)
     home.check()  # before the many minutes, not after them
     documents, calibration = library.documents(), library.calibration_documents()
     curves.check_disjoint(documents, calibration)

@@ -99,15 +99,15 @@ def usual_folder(name: str) -> Path:
 
 
 def check_free(name: str, folder: Path, ids: Sequence[str], taken: Sequence[str]) -> None:
-    """Raises ValueError where the name, or a run's, is that of another one. taken: ids of runs."""
-    other, here = listed().get(name), at(folder)
+    """Raises ValueError where the name, or a run's, is that of another one. taken: ids of the runs
+    that do not lie in this folder."""
+    other = listed().get(name)
     if isinstance(other, Pair) and other.folder.resolve() != folder.resolve():
         raise ValueError(
             f"A pair called {name} is in the Library already, at {other.folder}; choose another "
             "--name, or delete it there."
         )
-    own = here.sources.ids if here else ()
-    if double := [run for run in ids if run in taken and run not in own]:
+    if double := [run for run in ids if run in taken]:
         raise ValueError(
             f"A run called {double[0]} is in the Library already; choose another --name."
         )
@@ -127,19 +127,19 @@ def is_inside(pair: Pair) -> bool:
 
 
 def delete(name: str) -> None:
-    """Take a pair out of the list; its files go too where they lie in the user's folder.
+    """Take a pair out of the list; its files, and what was measured of it beside other runs, go
+    too where it lies in the user's folder.
 
     Raises ValueError if there is none, or if it cannot be deleted.
     """
     looks.again()
-    file, pair = _file(name), listed().get(name)
+    pair = listed().get(name)
     if pair is None:
         raise ValueError(f"There is no pair {name}; it may have been deleted already.")
+    file = home.folder() / PLACE / f"{name}.json"  # as it is listed, safe id or not
     try:
+        gone = _files(pair) if isinstance(pair, Pair) and is_inside(pair) else []
         file.unlink()
-        gone = [pair.folder] if isinstance(pair, Pair) and is_inside(pair) else []
-        for run in pair.sources.ids if isinstance(pair, Pair) else ():
-            gone += home.files_of(run)  # what was measured of it beside another run
         for folder in gone:
             with suppress(FileNotFoundError):
                 shutil.rmtree(folder)
@@ -149,6 +149,13 @@ def delete(name: str) -> None:
         ) from error
     finally:
         looks.again()
+
+
+def _files(pair: Pair) -> list[Path]:
+    """Its folder, and what was measured of its runs beside others; what is of an added run of the
+    same id is not its own."""
+    own = [run for run in pair.sources.ids if home.find(run) is None]
+    return [pair.folder, *(path for run in own for path in home.files_of(run))]
 
 
 def _file(name: str) -> Path:

@@ -117,6 +117,26 @@ def test_an_own_pair_is_put_on_all_pages_with_its_documents(
     at.switch_page("pages/6_Library.py")
     click(opened.run(at), "library_pair_gone_own")
     assert list(rows(at)) == ["other"] and (pair / "pair.json").is_file()
+    shutil.move(pair, pairs.usual_folder("own"))
+    pairs.keep("own", pairs.usual_folder("own"))
+    click(opened.run(at), "library_pair_own")
+    click(at, "library_pair_gone_own")
+    assert not pairs.usual_folder("own").exists()
+    assert (at.selectbox(key="a").value, at.selectbox(key="b").value) == ("other", "none")
+    assert not at.warning, "the slots were emptied, so nothing is missing from them"
+
+
+def test_a_run_that_another_of_its_id_hides_is_deleted_by_its_own_facts(own_home: Path):
+    home.add("emo-nano", "/models/hidden", [])
+    home.trace_path("emo-nano").mkdir(parents=True)
+    at = follow_link(PAGE)
+    at.selectbox(key="library_delete").set_value("emo-nano")
+    said = texts(opened.run(at)).replace("\\", "")
+    assert "this deletes traces/emo-nano. The checkpoint stays at /models/hidden." in said
+    assert "document map" not in said
+    next(each for each in at.button if each.label == "Delete it for good").click()
+    opened.run(at)
+    assert not home.runs() and at.selectbox(key="a").value == "emo-nano"
 
 
 def popover_id(at: AppTest) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from emo_viz.runs.sources import Sources, write_sources
 from emo_viz.server import histories, pairs, training
@@ -142,6 +143,7 @@ def test_the_history_is_that_of_the_runs_in_the_slots_or_it_is_said(
     pair = tmp_path / "pair"
     shutil.copytree(tiny_assets / "checkpoints" / "emo-nano", pair / "checkpoints" / "own-emo")
     (pair / "analysis").mkdir()
+    shutil.copy(tmp_path / "user" / "training-0.npz", pair / "analysis" / "training-a.npz")
     own = (tmp_path / "user" / "training-2.npz").rename(pair / "analysis" / "training-own-emo.npz")
     write_sources(pair, Sources("own", ("own-emo",), (tmp_path / "run",), tmp_path / "corpus"))
     pairs.keep("own", pair)
@@ -149,10 +151,35 @@ def test_the_history_is_that_of_the_runs_in_the_slots_or_it_is_said(
     at = follow_link(PAGE, training_view="Checkpoints", **slots)
     (data,) = [each for each in components(at) if "measures" in each]
     assert [run["label"] for run in data["runs"]] == ["mine"]
+    assert history_field(at) == "Those of the runs in the slots"
     own.unlink()
-    said = texts(follow_link(PAGE, training_view="Checkpoints", **slots))
+    at = follow_link(PAGE, training_view="Checkpoints", **slots)
+    said = texts(at)
+    assert history_field(at) == "The first two"
     assert "no training history of own-emo, so others are shown" in said.replace("\\", "")
     assert f"`python -m emo_viz analyse --runs {tmp_path / 'run'} " in said
+
+
+def history_field(at: AppTest) -> str:
+    """What stands in the choice of histories while none is chosen."""
+    return next(each for each in at.multiselect if each.label == "Histories").proto.placeholder
+
+
+def test_files_of_one_name_can_each_be_chosen(
+    tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("EMO_VIZ_HOME", os.fspath(tmp_path / "home"))
+    write_histories(tmp_path / "user", monkeypatch, "one")
+    for name, run in (("x", "two"), ("y", "three")):
+        write_histories(tmp_path / name / "analysis", monkeypatch, run)
+        ids = (f"{name}-emo",)
+        write_sources(tmp_path / name, Sources(name, ids, (tmp_path,), tmp_path / "corpus"))
+        pairs.keep(name, tmp_path / name)
+    monkeypatch.setattr(histories, "OWN", os.fspath(tmp_path / "user"))
+    chosen = ["0 (your own)", "0 (your own, 2)"]
+    at = follow_link(PAGE, training_view="Checkpoints", training_history=chosen)
+    (data,) = [each for each in components(at) if "measures" in each]
+    assert [run["label"] for run in data["runs"]] == ["three", "one"]
 
 
 def test_without_a_history_the_page_says_how_one_is_made(tiny_assets: Path):

@@ -1,15 +1,20 @@
 """Pairs of the user's own: where their runs and documents are looked for, listed and deleted."""
 
+import json
 import os
+import threading
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from emo_viz.analysis.origins import Origins, Weights, documents_digest
 from emo_viz.analysis.projection import FEWEST_POINTS
+from emo_viz.analysis.runs import Comparison
 from emo_viz.runs.documents import FILES
 from emo_viz.runs.sources import Sources, write_sources
-from emo_viz.server import assets, commands, home, pairs
+from emo_viz.server import assets, commands, histories, home, making, measurements, pairs
+from emo_viz.server.jobs import registry
 
 IDS = ("own-emo", "own-standard")
 
@@ -109,8 +114,10 @@ def test_deleting_takes_the_files_only_where_they_are_the_users_folders(own: Pat
     beside.parent.mkdir(parents=True)
     pairs.delete("here")
     assert not inside.exists() and not beside.parent.exists()
+    kept = home.analysis_path("maps.npz", ["emo-nano", IDS[0]])
+    kept.parent.mkdir(parents=True)
     pairs.delete("own")
-    assert (own / "pair.json").is_file() and not pairs.listed()
+    assert (own / "pair.json").is_file() and kept.parent.is_dir() and not pairs.listed()
     with pytest.raises(ValueError, match="no pair own"):
         pairs.delete("own")
 
@@ -120,7 +127,84 @@ def test_names_that_are_taken_are_refused(own: Path, tmp_path: Path):
         pairs.check_free("own", tmp_path / "other", ["own-emo"], [])
     with pytest.raises(ValueError, match="A run called emo-nano is in the Library"):
         pairs.check_free("emo", tmp_path / "other", ["emo-nano"], ["emo-nano"])
-    pairs.check_free("own", own, IDS, ["emo-nano", *IDS])  # made again
+    assert assets.ids_elsewhere(own) == ["emo-nano"]
+    pairs.check_free("own", own, IDS, assets.ids_elsewhere(own))  # made again
+    copy = laid_out(tmp_path / "copy" / "own", IDS, "copy")
+    with pytest.raises(ValueError, match="A run called own-emo is in the Library"):
+        making.add_folder(str(copy))
+    assert list(pairs.listed()) == ["own"]
+
+
+def test_an_added_run_of_the_same_id_keeps_its_files():
+    inside = laid_out(pairs.usual_folder("here"), ("here-emo",), "here")
+    home.add("here-emo", "/models/here", [])
+    home.trace_path("here-emo").mkdir(parents=True)
+    pairs.keep("here", inside)
+    pairs.delete("here")
+    assert not inside.exists() and home.trace_path("here-emo").is_dir()
+
+
+def test_what_is_being_made_of_a_pair_is_stopped_before_it_goes():
+    begun = threading.Event()
+
+    def work(report):
+        for step in range(10**9):
+            report(step, 0)
+            begun.set()
+
+    jobs = [registry().start(key, work) for key in (f"map|{IDS[0]}", f"{IDS[1]} digest|garden")]
+    begun.wait(60)
+    making.delete_pair("own")
+    assert [job.cancelled and not job.running for job in jobs] == [True, True]
+    assert not pairs.listed()
+
+
+def test_a_list_file_of_an_unsafe_name_is_deleted_as_it_is_listed():
+    for place in (pairs.PLACE, "runs"):
+        (home.folder() / place).mkdir(exist_ok=True)
+        (home.folder() / place / "my old one.json").write_text("[]")
+    pairs.delete("my old one")
+    home.delete("my old one")
+    assert list(pairs.listed()) == ["own"] and not home.runs()
+
+
+def written(folder: Path, text: str) -> str:
+    """Documents in a folder, and their digest."""
+    table = pd.DataFrame({"id": ["a"], "domain": ["sea"], "text": [text]})
+    (folder / "documents").mkdir(exist_ok=True)
+    table.to_parquet(folder / "documents" / "documents.parquet", index=False)
+    return documents_digest(table)
+
+
+def test_curves_over_the_documents_of_another_folder_are_not_a_runs_own(own: Path):
+    both = ("emo-nano", IDS[0])
+    digest, _ = written(assets.root(), "bundled"), written(own, "mine")
+    file = home.analysis_path(assets.CURVES, both)
+    file.parent.mkdir(parents=True)
+    file.touch()
+    made_from = Origins({run: Weights(run, "0") for run in both}, digest)
+    file.with_suffix(".json").write_text(json.dumps(made_from.to_dict()))
+    assert assets.curves_path("emo-nano") == file
+    assert assets.curves_path(IDS[0]) == own / "analysis" / "curves.parquet"
+
+
+def test_runs_of_two_folders_are_not_measured_together():
+    runs = {run.id: run for run in assets.runs()}
+    apart, beside = (Comparison((runs[one], runs[IDS[0]])) for one in ("emo-nano", IDS[1]))
+    assert "lie in two folders" in measurements.why_not(apart)
+    assert not measurements.why_not(beside) and not measurements.why_not(apart.only(IDS[0]))
+
+
+def test_the_histories_of_a_folder_come_once(own: Path, monkeypatch: pytest.MonkeyPatch):
+    (own / "analysis").mkdir()
+    file = own / "analysis" / "training-own-emo.npz"
+    file.touch()
+    linked = own.parent / "linked"
+    linked.symlink_to(own)
+    for root in (own, linked):
+        monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(root))
+        assert histories.paths() == [root / "analysis" / file.name]
+        assert histories.is_bundled(histories.paths()[0])
 
 
 @pytest.mark.parametrize(

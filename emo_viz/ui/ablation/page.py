@@ -159,15 +159,24 @@ class Choice:
 def open_study() -> Study:
     """Everything measured, or an empty state that says what to run (the script ends there).
 
-    Models that do not compare token by token are shown one at a time.
+    Models that do not compare token by token, or have other documents, are shown one at a time.
     """
     models = library.models()
-    every = _stored_curves(models) if _all_emo(models) else None
     together.say_left_out(models.left_out)
-    models = models.of(together.shown(models.comparison, "tokens"))
+    models = models.of(_shown(models.comparison))
     if not _all_emo(models):
         return _measured_or_live(models)
-    return _measured_study(every or _stored_curves(models), models)
+    return _measured_study(_stored_curves(models), models)
+
+
+def _shown(runs: Comparison) -> Comparison:
+    """The runs, or one of two that do not stand side by side."""
+    said = measurements.why_not(runs)
+    if not said:
+        return together.shown(runs, "tokens")
+    one = together.one_of_them(runs, said)
+    library.choose(one.runs)  # all documents of the page are its own
+    return one
 
 
 def _all_emo(models: Models) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 import streamlit as st
 
 from emo_viz.analysis.runs import Comparison
-from emo_viz.server import assets, home, library, making
+from emo_viz.server import assets, home, library, making, measurements
 from emo_viz.server.making import Recording, Step
 from emo_viz.ui.parts import progress
 from emo_viz.ui.shell.words import escape_markdown
@@ -35,14 +35,12 @@ def show() -> None:
 
 def _only_read(runs: Comparison) -> str:
     """That nothing is made of these runs here, and who makes it; "" where something is."""
-    places = {assets.place_of(run.id) for run in runs}
-    if None in places:
+    if any(assets.place_of(run.id) is None for run in runs):
         return ""
     names, pair = escape_markdown(runs.names), assets.pair_of(runs.first.id)
-    if len(places) > 1:
+    if said := measurements.why_not(runs):
         return (
-            f"{names} lie in two folders, each with documents of its own, so what was measured of "
-            "them does not compare. Add the checkpoint of one as a run (“Where they lie” has its "
+            f"{escape_markdown(said)} Add the checkpoint of one as a run (“Where they lie” has its "
             "folder), put it beside the other, and record it here over the other's documents."
         )
     if pair is None:

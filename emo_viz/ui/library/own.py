@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from emo_viz.server import library, pairs
+from emo_viz.server import library, making, pairs
 from emo_viz.server.pairs import Pair
 from emo_viz.ui.shell import missing, slots
 from emo_viz.ui.shell.words import count, escape_markdown
@@ -90,11 +90,11 @@ def _delete_popover(name: str, pair: Pair | str) -> None:
 
 
 def _delete(name: str, pair: Pair | str) -> None:
+    ids = pair.ids if isinstance(pair, Pair) else ()  # before its folder goes
     try:
-        pairs.delete(name)
+        making.delete_pair(name)
     except ValueError as error:
         st.error(escape_markdown(str(error)), icon=":material/error:")
         return
-    for run in pair.ids if isinstance(pair, Pair) else ():
-        slots.forget(run)
+    slots.forget(*ids)
     st.rerun()

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from emo_viz.server import catalogue, home, making
+from emo_viz.server import assets, catalogue, home, making
 from emo_viz.server.catalogue import Entry
 from emo_viz.ui.library import add, make, own
 from emo_viz.ui.parts import export
@@ -18,6 +18,7 @@ from emo_viz.ui.shell import slots
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
 TO_DELETE = "library_delete"
+NOTHING = "nothing but its place in the list"
 NO_RUNS = (
     "There is no run here yet. Add a checkpoint folder, a model of the Hugging Face hub or a "
     "routing file that a server wrote; then record what it does on documents."
@@ -137,12 +138,25 @@ def _delete_popover(added: Sequence[Entry]) -> None:
 
 
 def _what_goes(entry: Entry) -> str:
+    added = home.find(entry.id)
+    if added is None:  # it cannot be read
+        return f"This deletes {_files(entry.id)}. The checkpoint stays where it is."
+    stays = f"checkpoint stays at {escape_markdown(added.checkpoint)}"
+    stays = stays if added.checkpoint else "file that it was imported from stays"
+    if not assets.is_added(entry.id):
+        return (
+            f"The run of this name that is shown is another one, and stays. Of the one that was "
+            f"added, this deletes {_files(entry.id)}. The {stays}."
+        )
     parts = [f"its recording ({count(entry.recording.tokens, 'token')})"] if entry.recording else []
-    parts += entry.measured
-    goes = ", ".join(parts) or "nothing but its place in the list"
-    if entry.kind == "imported":
-        return f"This deletes {goes}. The file that it was imported from stays."
-    return f"This deletes {goes}. The checkpoint stays at {escape_markdown(entry.source)}."
+    goes = ", ".join((*parts, *entry.measured)) or NOTHING
+    return f"This deletes {goes}. The {stays}."
+
+
+def _files(run: str) -> str:
+    """What lies in the user's folder of a run, of which nothing else is known."""
+    found = [str(path.relative_to(home.folder())) for path in home.files_of(run)]
+    return escape_markdown(", ".join(found)) or NOTHING
 
 
 def _delete(run: str) -> None:

@@ -7,6 +7,8 @@ data and are written as text.
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +50,14 @@ _COMPONENT = component(
 
 def show() -> None:
     """The view."""
-    paths = _chosen(histories.paths())
-    found = _read(paths)
+    every = histories.paths()
+    found = _read(_chosen(every))
     if not found:
         missing.empty_state(
             f"No checkpoints of a training run have been measured. {_how()}", *_mend()
         )
         return
-    _say_others(paths)
+    _say_others(every)
     shown = [each for each in found.values() if each.key == next(iter(found.values())).key]
     for each in found.values():
         if each not in shown:
@@ -90,10 +92,10 @@ def _pair() -> Pair | None:
     return None
 
 
-def _say_others(paths: Sequence[Path]) -> None:
+def _say_others(every: Sequence[Path]) -> None:
     """That the histories which are shown are not of the runs in the slots, if these have none."""
     pair = _pair()
-    if pair is None or any(path.parent == pair.folder / "analysis" for path in paths):
+    if pair is None or _of_slots(every):
         return
     st.info(
         f"There is no training history of {escape_markdown(' and '.join(pair.ids))}, so others are "
@@ -107,10 +109,7 @@ def _chosen(paths: Sequence[Path]) -> list[Path]:
     """All of them, or which two of many."""
     if len(paths) <= MOST:
         return list(paths)
-    names = dict[str, Path]()
-    for path in paths:
-        name = path.stem.removeprefix("training-")
-        names[f"{name} (your own)" if name in names else name] = path
+    names, own = _named(paths), _of_slots(paths)
     chosen = links.several(
         st,
         "history",
@@ -118,22 +117,29 @@ def _chosen(paths: Sequence[Path]) -> list[Path]:
         list(names),
         MOST,
         routes.TRAINING_HISTORY,
-        placeholder="Those of the runs in the slots",
+        placeholder="Those of the runs in the slots" if own else "The first two",
     )
-    return [names[name] for name in chosen] or list(_usual(paths))
+    return [names[name] for name in chosen] or own or list(paths[:MOST])
 
 
-def _usual(paths: Sequence[Path]) -> Sequence[Path]:
-    """Those of the runs in the slots, where there are some; else the first."""
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    """The files by what they are called, each by a name of its own."""
+    names = dict[str, Path]()
+    for path in paths:
+        name = path.stem.removeprefix("training-")
+        numbered = (f"{name} (your own, {n})" for n in count_from(2))
+        options = chain((name, f"{name} (your own)"), numbered)
+        names[next(each for each in options if each not in names)] = path
+    return names
+
+
+def _of_slots(paths: Sequence[Path]) -> list[Path]:
+    """Those of the runs in the slots, in their order."""
     with suppress(library.Missing):
         ids = library.comparison().ids
-        own = [
-            path
-            for path in paths
-            if path.parent == assets.documents_path(ids).parents[1] / "analysis"
-        ]
-        return (own or paths)[:MOST]
-    return paths[:MOST]
+        own = (assets.analysis_path(f"training-{run}.npz", run) for run in ids)
+        return [path for path in own if path in paths]
+    return []
 
 
 def _read(paths: Sequence[Path]) -> dict[Path, History]:
