@@ -13,7 +13,6 @@ with chrome.page("Token routing"):
         recorded.draw(traces)
         st.stop()
 
-    documents = library.documents()
     try:
         models = library.models()
     except library.Missing as error:  # perhaps too large for this machine; its recording is not
@@ -27,6 +26,7 @@ with chrome.page("Token routing"):
         mixed.draw(beside)
         st.stop()
 
+    documents = library.documents()
     headline = st.container()
     chosen = page.choose_text(documents)
     if chosen is None:

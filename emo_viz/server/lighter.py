@@ -34,12 +34,13 @@ def _keep_theme() -> None:
     populate, kept = app_session._populate_theme_msg, dict[str, CustomThemeConfig]()
 
     def populate_once(msg: CustomThemeConfig, section: str = "theme") -> None:
-        if section not in kept:
+        made = kept.get(section)  # whichever thread reads the options anew clears what is kept
+        if made is None:
             made = CustomThemeConfig()
             populate(made, section)
             kept[section] = made
-        if kept[section].ByteSize():  # a section without options is no part of the message
-            msg.MergeFrom(kept[section])
+        if made.ByteSize():  # a section without options is no part of the message
+            msg.MergeFrom(made)
 
     config.on_config_parsed(kept.clear, force_connect=True)
     app_session._populate_theme_msg = populate_once
@@ -53,8 +54,7 @@ def _gather_events() -> None:
 
     def call_soon(session: Any, callback: Callback) -> None:
         bunch = session.__dict__.setdefault("_emo_viz_bunch", Bunch())
-        if bunch.add(callback):
-            wake(session, bunch.run)
+        bunch.add(callback, lambda: wake(session, bunch.run))
 
     AppSession._call_soon_on_event_loop = call_soon  # type: ignore[method-assign, assignment]
 
@@ -64,17 +64,29 @@ class Bunch:
 
     def __init__(self) -> None:
         self._waiting, self._lock = deque[Callback](), threading.Lock()
+        self._woken = False
 
-    def add(self, callback: Callback) -> bool:
-        """Let one wait; whether it is the first, so that `run` is to be called soon."""
+    def add(self, callback: Callback, wake: Callback) -> None:
+        """Let one wait. wake: has `run` called soon; where it raises, the callback is not taken,
+        and the next one wakes the loop for what waits."""
         with self._lock:
             self._waiting.append(callback)
-            return len(self._waiting) == 1
+            if self._woken:
+                return
+            self._woken = True
+        try:
+            wake()
+        except BaseException:
+            with self._lock:
+                self._woken = False
+                if callback in self._waiting:
+                    self._waiting.remove(callback)
+            raise
 
     def run(self) -> None:
         """Call all that wait, on the event loop. One that raises holds up none of the others."""
         with self._lock:
-            waiting, self._waiting = self._waiting, deque()
+            waiting, self._waiting, self._woken = self._waiting, deque(), False
         for callback in waiting:
             try:
                 callback()

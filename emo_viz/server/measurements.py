@@ -101,7 +101,7 @@ def _checkpoints(models: Iterable[LoadedModel]) -> tuple[Checkpoint, ...]:
 
 def _targets(models: Models) -> list[tuple[Path, tuple[LoadedModel, ...]]]:
     """Where in the user's folder the curves of which runs go: those of an added run lie with it,
-    those of bundled runs together. Raises ValueError where there is no such folder."""
+    those of the other runs together. Raises ValueError where there is no such folder."""
     return [
         (home.analysis_path(assets.CURVES, [one.run for one in some]), some)
         for some in _asked(models)
@@ -109,7 +109,7 @@ def _targets(models: Models) -> list[tuple[Path, tuple[LoadedModel, ...]]]:
 
 
 def _asked(models: Models) -> list[tuple[LoadedModel, ...]]:
-    """What is measured into one file each: what is bundled only where nothing else is asked for."""
+    """What is measured into one file each: runs of the assets folder only where no other is."""
     added = [(one,) for one in models if assets.is_added(one.run)]
     return [*added] or [models.loaded]
 

@@ -24,7 +24,7 @@ from emo_viz.analysis.search_tokens import (
     expert_counts,
     expert_tokens,
 )
-from emo_viz.server import assets, library
+from emo_viz.server import assets, library, recordings
 from model.files import inside
 
 if TYPE_CHECKING:
@@ -178,17 +178,7 @@ def recorded_tokens(run: str, row: int) -> int | None:
 
 def can_be_opened(document: str, runs: Sequence[Run]) -> bool:
     """Whether the page Token routing knows a document of these runs by its id."""
-    if any(library.can_run(run.id) for run in library.comparison()):
-        return document in _documents_ids(assets.content(library.documents_path()))
-    return any((trace := _trace(run.id)) and document in set(trace.facts["id"]) for run in runs)
-
-
-@st.cache_resource(max_entries=2, show_spinner=False)
-def _documents_ids(key: str) -> frozenset[str]:
-    try:
-        return frozenset(library.documents()["id"])
-    except library.Missing:
-        return frozenset()
+    return document in recordings.of_routing([run.id for run in runs])
 
 
 def _trace(run: str) -> "Trace | None":

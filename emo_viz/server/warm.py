@@ -90,9 +90,18 @@ def steps(pages: Pages = tuple) -> Iterator[Step]:
 
 
 def _leave_alone() -> None:
-    """What is here now stays: let Python's collection of garbage walk only what comes after."""
-    gc.collect()
-    gc.freeze()
+    """What is here now stays: let Python's collection of garbage walk only what comes after. What
+    visitors have here goes with them, so it is left where it is collected."""
+    if not _visitors():
+        gc.collect()
+        gc.freeze()
+
+
+def _visitors() -> int:
+    """Sessions that this server holds, some perhaps of visitors who have just left."""
+    from streamlit import runtime
+
+    return len(runtime.get_instance()._session_mgr.list_sessions()) if runtime.exists() else 0
 
 
 def _importing(name: str) -> Step:

@@ -51,7 +51,7 @@ def test_an_empty_search_says_what_there_is_and_offers_examples(documents: pd.Da
 
 
 def test_all_hits_are_taken_home_as_a_table(
-    documents: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    documents: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, everything_open: None
 ):
     made: dict[str, pd.DataFrame] = {}
     monkeypatch.setattr(export, "_table", lambda title, make, *_: made.update({title: make()}))
@@ -146,14 +146,24 @@ def test_an_expert_is_counted_and_its_tokens_are_those_of_the_model(tiny_assets:
 
 
 def test_the_tokens_of_an_expert_are_the_same_recorded_and_routed_again(
-    tiny_assets: Path, documents: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_assets: Path,
+    documents: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    everything_open: None,
 ):
-    again = lines(searched("L1 E3", "Expert"))
+    made: dict[str, pd.DataFrame] = {}
+    monkeypatch.setattr(export, "_table", lambda title, make, *_: made.update({title: make()}))
+    at = searched("L1 E3", "Expert")
+    again = lines(at)
+    assert len(made["Hits of this page"]) == len(again) == 25 and "Hits" not in made
+    assert "lines 1 to 25 of" in texts(at), "no one click routes all documents"
     checkpoint = tiny_assets / "checkpoints" / "emo-nano"
     own = tmp_path / "own"
     record(str(checkpoint), documents, own / "traces" / "emo-nano", Options(level="tokens"))
     monkeypatch.setenv("EMO_VIZ_ASSETS", str(own))
     recorded = lines(searched("L1 E3", "Expert"))
+    assert len(made["Hits"]) > 25, "what is recorded is taken whole"
     told = ("hit", "before", "after", "address")
     assert [[row[k] for k in told] for row in recorded] == [[row[k] for k in told] for row in again]
     weights = [[float(row["note"]) for row in rows] for rows in (recorded, again)]

@@ -49,15 +49,39 @@ def test_the_theme_is_told_as_streamlit_tells_it_and_anew_with_its_options():
 
 
 def test_callbacks_are_called_in_order_and_wake_the_loop_once():
-    bunch, called = Bunch(), list[int]()
-    woken = [bunch.add(lambda number=number: called.append(number)) for number in range(3)]
+    bunch, called, woken = Bunch(), list[int](), list[str]()
+
+    def add(number: int, then: int | None = None) -> None:
+        def callback() -> None:
+            called.append(number)
+            if then is not None:
+                add(then)
+
+        bunch.add(callback, lambda: woken.append("woken"))
+
+    for number in range(3):
+        add(number)
+    assert woken == ["woken"]
     bunch.run()
-    assert woken == [True, False, False] and called == [0, 1, 2]
-    assert bunch.add(lambda: called.append(bunch.add(lambda: called.append(9))))
+    assert called == [0, 1, 2]
+    add(3, then=4)
     bunch.run()
-    assert called == [0, 1, 2, True]  # what is added meanwhile is woken for
+    assert called[3:] == [3] and len(woken) == 3  # what is added meanwhile is woken for
     bunch.run()
-    assert called[-1] == 9
+    assert called[-1] == 4
+
+
+def test_a_loop_that_cannot_be_woken_is_woken_again_by_the_next_callback():
+    bunch, called = Bunch(), list[str]()
+
+    def closed() -> None:
+        bunch.add(lambda: called.append("of another thread"), lambda: called.append("never"))
+        raise RuntimeError("closed")
+
+    with pytest.raises(RuntimeError):
+        bunch.add(lambda: called.append("lost"), closed)
+    bunch.add(lambda: called.append("next"), bunch.run)
+    assert called == ["of another thread", "next"]
 
 
 def test_a_callback_that_raises_is_told_to_the_loop_and_holds_up_none():
@@ -67,8 +91,8 @@ def test_a_callback_that_raises_is_told_to_the_loop_and_holds_up_none():
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
         bunch = Bunch()
-        bunch.add(lambda: 1 / 0)
-        bunch.add(lambda: called.append("next"))
+        bunch.add(lambda: 1 / 0, list)
+        bunch.add(lambda: called.append("next"), list)
         bunch.run()
 
     asyncio.run(run())
@@ -87,6 +111,9 @@ def test_a_components_data_is_sent_as_json_whether_it_was_packed_before_or_not(
     monkeypatch.setattr(component.st.components.v2, "component", made)
     mount = component.component("one", js="const a = 1;\nexport default function ({ data }) {}")
     data = {"tokens": ["a", "ش", "😀"], "values": [0.5, None]}
+    assert component.packed({"a": [float("nan")], "b": (-float("inf"), 1)}) == (
+        b'{"a":[null],"b":[null,1]}'  # a browser's JSON knows neither
+    )
     mount(data=data, key="x")
     mount(data=component.packed(data), key="y")
     assert sent[0] == sent[1] == component.packed(data) and component.json.loads(sent[0]) == data

@@ -69,11 +69,12 @@ def small_table() -> None:
 
     frame = pd.DataFrame({"<a>": ["<b>" + "x" * 90, None], "s": [57.8066, None]})
     frame["p"], frame["n"], frame["h"] = [0.0157, 1.0], [1234, 5], [1, 2]
-    frame["f"] = [2.5, 1 / 3]
+    frame["f"], frame["l"] = [-0.00001, 1 / 3], [1234.56789, 5.0]
     config = {
         "s": st.column_config.NumberColumn("Share", format="%.1f %%"),
         "p": st.column_config.NumberColumn(format="percent"),
         "n": st.column_config.NumberColumn(format="localized"),
+        "l": st.column_config.NumberColumn(format="localized"),
         "h": None,
     }
     st.dataframe(frame, column_config=config, hide_index=True)
@@ -84,9 +85,9 @@ def test_a_table_has_the_headings_and_numbers_of_the_page():
     made = table(at.dataframe[0].proto)
     cells = re.findall("<t[hd]>(.*?)</t[hd]>", made)
     assert cells == [
-        *["&lt;a&gt;", "Share", "p", "n", "f"],
-        *["&lt;b&gt;" + "x" * 90, "57.8 %", "1.57%", "1,234", "2.5"],
-        *["\u2013", "\u2013", "100%", "5", "0.3333"],
+        *["&lt;a&gt;", "Share", "p", "n", "f", "l"],
+        *["&lt;b&gt;" + "x" * 90, "57.8 %", "1.57%", "1,234", "0", "1,234.568"],
+        *["\u2013", "\u2013", "100%", "5", "0.3333", "5"],
     ]
 
 

@@ -89,5 +89,5 @@ def test_no_icon_is_made_of_a_text():
 
 def test_a_sentence_for_a_screen_reader_has_no_markdown():
     name = words.escape_markdown("a*b_c")
-    said = words.spoken(f":material/info:**{name}** keeps **96 %** [95, 96]")
-    assert said == "a*b_c keeps 96 % [95, 96]"
+    said = words.spoken(f":material/info:**{name}** keeps **96 %** [95, 96]\nof [`it`](x)")
+    assert said == "a*b_c keeps 96 % [95, 96] of it"

@@ -2,10 +2,6 @@
 const LOWEST = 260, BELOW = 8; // pixels: of the picture, and between its foot and the window's edge
 const ROW = 15, SHORTEST = 9, HEAD = 22, AXIS = 34, GAP = 16, MAP = 40, FAINTEST = 0.32;
 
-// How many times the usual size the page's type has: more than one while one presents.
-const larger = () =>
-  Math.max(1, parseFloat(getComputedStyle(document.documentElement).fontSize) / 16);
-
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 const pairs = (text) => new Uint16Array(bytes(text).buffer);
 

@@ -43,7 +43,7 @@ _MAPS = component(
     "emo_viz_point_maps",
     html=_HTML,
     css=_read("point_maps.css"),
-    js=_read("point_maps_draw.js") + _read("point_maps.js"),
+    js=_read("larger.js") + _read("point_maps_draw.js") + _read("point_maps.js"),
 )
 _STATE = component("emo_viz_point_maps_state", js=_read("point_maps_state.js"))
 

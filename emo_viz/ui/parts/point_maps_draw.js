@@ -90,10 +90,6 @@ function paintPoints(c, panel, spots, state, size, scale, group) {
   c.globalAlpha = 1;
 }
 
-// How many times the usual size the page's type has: more than one while one presents.
-const larger = () =>
-  Math.max(1, parseFloat(getComputedStyle(document.documentElement).fontSize) / 16);
-
 // Labels that have room, the densest group's first: [label, left, top], tried around its place.
 function layLabels(c, panel, at, width, height, large = 1) {
   const laid = [];

@@ -27,7 +27,7 @@ MOST_TOKENS = 2048  # of a text at once, where a model takes more: a browser hol
 
 @dataclass(frozen=True)
 class Chosen:
-    """A text to read, in words where it comes from (safe for Markdown), the id of a bundled
+    """A text to read, in words where it comes from (safe for Markdown), the id of a
     document, and what of it is not here.
     """
 

@@ -8,7 +8,6 @@ from emo_viz.analysis.curves import Curves
 from emo_viz.analysis.unseen import BELOW, in_words, says_seen, unseen_ids
 from emo_viz.figures.kept import beside
 from emo_viz.ui.shell import links
-from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import count
 
 ALL, NEW = "All", "New"
@@ -26,17 +25,17 @@ def offer(place: Any, documents: pd.DataFrame, key: str) -> bool:
     if not 0 < new < len(documents):
         return False
     counts = {ALL: len(documents), NEW: new}
-    kind = one_of("set of documents", [ALL, NEW])  # an address has no numbers in it
-    links.enter(key, kind, ALL)
-    chosen = place.segmented_control(
+    chosen = links.choice(
+        place,
         "Measured on",
         [ALL, NEW],
-        required=True,
-        key=key,
+        key,
+        what="set of documents",
+        said=str,  # an address has no numbers in it
         help=HELP,
         format_func=lambda name: f"{name} {counts[name]:,}",
     )
-    return links.leave(key, kind, str(chosen), ALL) == NEW
+    return chosen == NEW
 
 
 def are_new(curves: Curves) -> bool:

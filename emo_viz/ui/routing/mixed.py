@@ -13,20 +13,20 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from emo_viz.analysis.difference import Documents
+from emo_viz.analysis.difference import Documents, RoutedDocument
 from emo_viz.analysis.matching import Weights, trained_apart
-from emo_viz.analysis.routed import Numbered, common_layers, of_recording, of_trace
+from emo_viz.analysis.routed import Numbered, common_layers, known, of_recording, of_trace
 from emo_viz.analysis.routing import text_routing
 from emo_viz.analysis.runs import Comparison, Facts, Run
 from emo_viz.server import assets, library, recordings
 from emo_viz.server.library import LoadedModel, Models
-from emo_viz.trace.absent import Absent
 from emo_viz.ui.parts import reading as live
 from emo_viz.ui.parts import together
-from emo_viz.ui.parts.reading import Chosen, Reading
+from emo_viz.ui.parts.reading import MOST_TOKENS, Chosen, Reading
 from emo_viz.ui.parts.same_experts import weights_of
+from emo_viz.ui.parts.token_text import recorded_pieces
 from emo_viz.ui.parts.work import run_exclusive
-from emo_viz.ui.routing import matching, page, traced, view
+from emo_viz.ui.routing import matching, page, recorded, traced, view
 from emo_viz.ui.routing.matching import Others
 from emo_viz.ui.routing.traced import Traced
 from emo_viz.ui.shell import links, routes
@@ -80,8 +80,7 @@ def found(models: Models) -> Beside | None:
     if not trace.has_tokens:
         _say(f"{names[0]} is recorded by document, not by token, so {names[1]} stands alone.")
         return None
-    key = f"{library.trace_key(other.id)} {assets.content(library.documents_path())}"
-    documents = _documents(trace, key)
+    documents = recordings.readable(other.id)
     if documents.empty:
         _say(
             f"The recording of {names[0]} holds no texts, and none of its documents is among the "
@@ -93,41 +92,6 @@ def found(models: Models) -> Beside | None:
 
 def _say(sentence: str) -> None:
     st.info(sentence, icon=":material/visibility_off:")
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _documents(_trace: "Trace", key: str) -> pd.DataFrame:
-    """Those of the recording whose texts are known, by it or by the held-out documents; row: where
-    they are in it. A text that only its tokens say is put together when it is shown (`_text`)."""
-    trace = _trace
-    frame = trace.documents if trace.has("text") else trace.facts.assign(text="")
-    frame = frame.assign(id=frame["id"].astype(str), row=np.arange(len(frame)))
-    texts = frame["text"].fillna("").astype(str)
-    texts = texts.where(texts.str.strip() != "", frame["id"].map(_held_out()).fillna(""))
-    blank = texts.str.strip() == ""
-    texts = texts.where(~blank, frame["id"])
-    words = ["domain", "parent", "source", "licence"]
-    named = {name: frame[name].fillna("") for name in words}
-    shown = frame.assign(text=texts, in_tokens=blank, **named)
-    return shown if trace.has("token_texts") else shown[~blank]
-
-
-def _held_out() -> dict[str, str]:
-    try:
-        table = library.documents()
-    except library.Missing:
-        return {}
-    return dict(zip(table["id"].astype(str), table["text"], strict=True))
-
-
-def _text(trace: "Trace", document: pd.Series) -> str:
-    """Raises ValueError for one that is not known after all."""
-    if not document["in_tokens"]:
-        return str(document["text"])
-    try:
-        return "".join(trace.recorded(int(document["row"])).token_texts[1:])
-    except Absent as error:
-        raise ValueError(str(error)) from error
 
 
 def draw(beside: Beside) -> None:
@@ -146,7 +110,7 @@ def draw(beside: Beside) -> None:
         _own(beside, headline, row)
         return
     document = page.choose_document(beside.documents, row)
-    text = _text(beside.trace, document)
+    text = recordings.text_of(beside.trace, document)
     chosen = Chosen(text, page.origin(document), document["id"])
     shown, others = _of_document(beside, chosen, int(document["row"]))
     with headline:
@@ -154,7 +118,9 @@ def draw(beside: Beside) -> None:
         if shown.absent:
             words = escape_markdown(" ".join(shown.absent))
             st.caption(f":material/visibility_off: {words}")
-    if not _is_both(shown, beside):
+        if shown.runs.ids == (beside.run.id,):
+            recorded.what_is_absent(shown.runs, {beside.run.id: beside.trace}, shown)
+    if shown.runs.ids == (beside.loaded.run,):
         live.cut_notice(shown)
     view.explore(shown, others)
 
@@ -182,23 +148,23 @@ def _alone(beside: Beside) -> Models:
     return Models(beside.runs.only(beside.loaded.run), (beside.loaded,))
 
 
-def _is_both(shown: Reading, beside: Beside) -> bool:
-    return len(shown.runs) == len(beside.runs)
-
-
 def _of_document(beside: Beside, chosen: Chosen, row: int) -> tuple[Reading, Others | None]:
     """Both on a document, or the one that the visitor chooses."""
     read = live.read(_alone(beside), chosen)
-    recorded = _traced(beside, row, chosen)
+    told = _traced(beside, row, chosen)
+    if not told.num_tokens:
+        other, own = escape_markdown(beside.run.label), escape_markdown(beside.loaded.label)
+        _say(f"The recording of {other} holds no tokens of this document, so {own} stands alone.")
+        return read, None
     try:
         layers = beside.layers
-        why, tokens = _same(beside, read, recorded)
+        why, tokens = _same(beside, read, told)
     except ValueError as error:
         why, tokens, layers = str(error), 0, None
     if layers is not None and not why:
-        return _both(beside, read, recorded, layers, tokens), _others(beside, layers)
+        return _both(beside, read, told, layers, tokens), _others(beside, layers)
     one = together.one_of_them(beside.runs, why)
-    return (read if one.first.id == beside.loaded.run else recorded), None
+    return (read if one.first.id == beside.loaded.run else told), None
 
 
 def _traced(beside: Beside, row: int, chosen: Chosen) -> Reading:
@@ -211,29 +177,54 @@ def _traced(beside: Beside, row: int, chosen: Chosen) -> Reading:
 def _same(beside: Beside, read: Reading, recorded: Reading) -> tuple[str, int]:
     """Why the tokens of both do not stand side by side, "" if they do; and how many of the first
     tokens are the same."""
-    ours, theirs = read.pieces[1:], recorded.pieces[1:]
-    ids, known = (_ids(read), _ids(recorded))
-    shorter = min(len(ours), len(theirs))
-    if (known[:shorter] >= 0).all():
-        equal = ids[:shorter] == known[:shorter]
-    elif beside.trace.has("token_texts"):
-        equal = np.array([a == b for a, b in zip(ours, theirs, strict=False)], bool)
-    elif len(ours) == len(theirs):
-        return "", shorter  # as far as is known
-    else:
+    texts = recorded.pieces[1:] if beside.trace.has("token_texts") else None
+    ours = _Tokens(_ids(read), read.pieces[1:], read.dropped_tokens)
+    theirs = _Tokens(_ids(recorded), texts, recorded.dropped_tokens)
+    same = _alike(ours, theirs)
+    if same is None:
         return (
             f"{beside.runs.names} have other numbers of tokens in this document, and the recording "
             "does not say which tokens it has.",
             0,
         )
-    same = shorter if equal.all() else int(np.argmin(equal))
-    if same >= max(1, FEWEST * shorter):
+    if same >= max(1, FEWEST * min(len(ours.ids), len(theirs.ids))):
         return "", same
     return (
         f"{beside.runs.names} read this document as other tokens, from token {same + 1:,} on, so "
         "they do not compare token by token.",
         same,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Tokens:
+    """The first tokens of a text: ids, -1 where they are not known; texts, None where they are not;
+    and how many more there are."""
+
+    ids: np.ndarray
+    texts: Sequence[str] | None
+    more: int
+
+
+def _alike(ours: _Tokens, theirs: _Tokens) -> int | None:
+    """How many of the first tokens are the same, as far as is known; None where of a recording
+    only their number is, and that is another one."""
+    shorter = min(len(ours.ids), len(theirs.ids))
+    if (theirs.ids[:shorter] >= 0).all():
+        equal = ours.ids[:shorter] == theirs.ids[:shorter]
+    elif ours.texts is not None and theirs.texts is not None:
+        equal = np.array([a == b for a, b in zip(ours.texts, theirs.texts, strict=False)], bool)
+    else:
+        return shorter if len(ours.ids) + ours.more == len(theirs.ids) + theirs.more else None
+    return shorter if equal.all() else int(np.argmin(equal))
+
+
+def _recorded_tokens(trace: "Trace", row: int) -> _Tokens:
+    recorded = trace.recorded(row)
+    ids = known(recorded, "token_ids")
+    texts = recorded_pieces(recorded)[1:] if trace.has("token_texts") else None
+    number = recorded.expert_ids.shape[1] - 1
+    return _Tokens(np.full(number, -1) if ids is None else ids[1:], texts, 0)
 
 
 def _ids(reading: Reading) -> np.ndarray:
@@ -283,11 +274,12 @@ def _absent(
         f"{beside.loaded.label} was run now on the same text.",
         *read.absent,
     ]
-    most = max(read.num_tokens, recorded.num_tokens)
+    most = max(one.num_tokens + one.dropped_tokens for one in (read, recorded))
     if tokens < most:
+        about = "" if read.exact else "about "
         said.append(
-            f"The first {count(tokens, 'token')} of {most:,} are shown: those that are the same "
-            "in both."
+            f"The first {count(tokens, 'token')} of {about}{most:,} are shown: those that both "
+            "have here and are the same."
         )
     return (*said, *filter(None, [layers.note]))
 
@@ -314,17 +306,26 @@ def _others(beside: Beside, layers: "Layers") -> Others:
     places = dict(zip(beside.runs.ids, (layers.first, layers.second), strict=True))
 
     def read(document: str) -> Documents:
-        text, row = _text(beside.trace, rows[document]), int(rows[document]["row"])
-        ids = library.encoded(beside.loaded, text, matching.TOKENS).token_ids
+        text = recordings.text_of(beside.trace, rows[document])
+        row = int(rows[document]["row"])
+        encoded = library.encoded(beside.loaded, text, MOST_TOKENS)
+        ours = _Tokens(encoded.token_ids[1:], encoded.texts[1:], encoded.dropped)
+        alike = _alike(ours, _recorded_tokens(beside.trace, row)) or 0  # no more is compared
         with run_exclusive(beside.loaded):
-            recording = beside.loaded.live.record(ids)
+            recording = beside.loaded.live.record(encoded.token_ids[: matching.TOKENS])
         of_live = of_recording(document, recording, places[beside.loaded.run])
         recorded = of_trace(beside.trace, row, places[beside.run.id])
-        one, other = (of_live if run == beside.loaded.run else recorded for run in beside.runs.ids)
+        one, other = (
+            RoutedDocument(document, own.expert_ids[:alike])
+            for own in (
+                of_live if run == beside.loaded.run else recorded for run in beside.runs.ids
+            )
+        )
         return one, other
 
     def apart() -> bool:
         return trained_apart(weights_of(beside.loaded), Weights.of_trace(beside.trace))
 
-    key = repr((beside.loaded.key, assets.content(beside.trace.path), beside.runs.ids))
+    stored = assets.content(beside.trace.path, library.documents_path())  # either has the texts
+    key = repr((beside.loaded.key, stored, beside.runs.ids, list(rows)))
     return Others(key, apart, list(rows), read)

@@ -56,8 +56,7 @@ def show() -> None:
             query_params=slots.params() | routes.expert_page(asked.run, *shown.expert),
         )
     if shown.size:
-        _lines(asked, shown)
-        taken.offer(asked, shown)
+        taken.offer(asked, shown, _lines(asked, shown))
     if pinned:
         pins.link(st, len(pinned))
 
@@ -138,7 +137,8 @@ def _head(shown: Results) -> None:
                 )
 
 
-def _lines(asked: Query, shown: Results) -> None:
+def _lines(asked: Query, shown: Results) -> slice:
+    """A page of them; which."""
     pages = -(-shown.size // A_PAGE)
     page = links.value(PAGE, whole_number("page", 1, pages, "the first one is shown"), 1)
     first = (page - 1) * A_PAGE
@@ -157,6 +157,7 @@ def _lines(asked: Query, shown: Results) -> None:
     said, label = f"Lines {which}", "Hits in their contexts"
     kwic.kwic(rows, label, shown.whole, shown.note, said, "search_lines", did)
     _pager(page, pages, which)
+    return slice(first, first + len(rows))
 
 
 def _pager(page: int, pages: int, which: str) -> None:

@@ -6,6 +6,7 @@ or never anew where the page hands over what `packed` has made, and sent as byte
 """
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,5 +41,21 @@ def component(name: str, *, js: str, html: str = "", css: str = "") -> Callable[
 
 
 def packed(data: Any) -> bytes:
-    """Data as it is sent, to be kept for the next visitor."""
-    return json.dumps(data, separators=(",", ":")).encode()
+    """Data as it is sent, to be kept for the next visitor. NaN and infinity, which the browser's
+    JSON does not know, are sent as null."""
+    try:
+        return _written(data)
+    except ValueError:
+        return _written(_finite(data))
+
+
+def _written(data: Any) -> bytes:
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {name: _finite(value) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -45,10 +45,10 @@ _LARGE_TYPE = (
 
 
 # Buttons of which one sees the arrow alone: without a label Streamlit calls them by their icon.
-ARROWS = tuple(
-    f"{each}_{way}"
-    for each in ("routing", "subset", "cluster")
-    for way in ("previous", "next", "previous_layer", "next_layer")
+ARROWS = (
+    *(f"{each}_{way}" for each in ("routing", "subset", "cluster") for way in ("previous", "next")),
+    "routing_previous_layer",
+    "routing_next_layer",
 )
 HEARD_ALONE = (
     f":is({', '.join(f'.st-key-{key}' for key in ARROWS)})"

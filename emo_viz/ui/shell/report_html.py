@@ -10,9 +10,9 @@ from streamlit.proto.Element_pb2 import Element
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from emo_viz.ui.shell.report_table import table
+from emo_viz.ui.shell.words import SIGNS_OF_MARKDOWN
 
 MAIN = 0  # the first number of the place of what stands beside the side bar
-_SIGN = re.compile(r"\\(.)|:material/\w+:|\*\*|`|\[([^\]]*)\]\([^)]*\)|\n", re.DOTALL)
 _HEADING = re.compile(r"^(#{1,6}) +")
 # Streamlit's own words for colours and emphasis do not matter on paper.
 _STYLE = """
@@ -93,7 +93,7 @@ def markdown(body: str) -> str:
 
 def _inline(text: str) -> str:
     parts, bold, at = [], False, 0
-    for match in _SIGN.finditer(text):
+    for match in SIGNS_OF_MARKDOWN.finditer(text):
         parts.append(html.escape(text[at : match.start()]))
         at = match.end()
         if match[1] is not None:

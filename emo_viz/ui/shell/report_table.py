@@ -10,6 +10,7 @@ import pyarrow as pa
 
 MOST_ROWS = 500  # all rows are in the table's export
 DECIMALS = 4  # of a number whose column says none, as on the page
+LOCAL_DECIMALS = 3  # at most, where they are as the browser's language has them
 NOTHING = "\u2013"
 
 
@@ -46,7 +47,8 @@ def _as_shown(frame: pd.DataFrame, config: dict[str, dict[str, Any]]) -> pd.Data
 
 
 def _cell(value: Any, form: str | None) -> Any:
-    """One value as the page writes it. form: a column's printf, "percent", "localized" or none."""
+    """One value as the page writes it. form: of a column; those that are known here are a printf,
+    "percent", "localized" and none. A number of any other is written as of none."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return value
     if value != value:  # NaN
@@ -58,14 +60,11 @@ def _cell(value: Any, form: str | None) -> Any:
             return form % value
         except (TypeError, ValueError):
             return value
-    return f"{value:,}" if isinstance(value, numbers.Integral) and form else _number(value)
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, numbers.Integral):
-        return str(value)
+    if form == "localized":
+        return _trimmed(f"{value:,.{LOCAL_DECIMALS}f}")
     return _trimmed(f"{value:.{DECIMALS}f}")
 
 
 def _trimmed(text: str) -> str:
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    shown = text.rstrip("0").rstrip(".")
+    return "0" if shown == "-0" else shown
