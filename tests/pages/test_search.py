@@ -51,7 +51,7 @@ def test_an_empty_search_says_what_there_is_and_offers_examples(documents: pd.Da
 
 
 def test_all_hits_are_taken_home_as_a_table(
-    documents: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    documents: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, everything_open: None
 ):
     made: dict[str, pd.DataFrame] = {}
     monkeypatch.setattr(export, "_table", lambda title, make, *_: made.update({title: make()}))
