@@ -318,7 +318,7 @@ def test_a_token_that_no_expert_served_is_called_so(assets: Path) -> None:
     assert any("no expert" in each["title"] for each in strips(at)[0]["tokens"])
 
 
-def test_curves_are_measured_and_shown(assets: Path) -> None:
+def test_curves_are_measured_and_shown(assets: Path, everything_open: None) -> None:
     """By the command; each point is the loss of a model that never had the other experts."""
     made = add(assets, "olmoe")
     folder, out = assets / "documents", assets / "analysis" / "curves.parquet"
