@@ -88,7 +88,7 @@ own: $(APP_READY) ## Build, train and analyse a pair of your own: DOCUMENTS=my.j
 	@test -n "$(DOCUMENTS)" || { echo "Name your documents, as in 'make own DOCUMENTS=my.jsonl OUT=own'."; exit 2; }
 	$(BIN)/python -m model.data build --documents $(DOCUMENTS) --out $(OUT)/corpus $(BUILDING)
 	$(KEEP_MEMORY) $(BIN)/python -m model.train.pair --corpus $(OUT)/corpus --out $(OUT)/runs $(TRAINING)
-	$(BIN)/python -m emo_viz analyse --runs $(OUT)/runs --corpus $(OUT)/corpus --out $(OUT)
+	$(BIN)/python -m emo_viz analyse --runs $(OUT)/runs --corpus $(OUT)/corpus
 
 docs-shots: $(DEV_READY) browser ## Take the README's screenshots anew
 	$(BROWSER) docs/shots.py

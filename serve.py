@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from emo_viz import ui
-from emo_viz.server import warm
+from emo_viz.server import lighter, warm
 
 
 def pages() -> Iterator[Callable[[], Any]]:
@@ -26,4 +26,5 @@ def _imported(name: str) -> None:
         importlib.import_module(name)
 
 
+lighter.lighten()
 app = st.App("app.py", lifespan=warm.lifespan(pages))

@@ -1,6 +1,6 @@
 """Peak memory of building a corpus, for texts of several sizes.
 
-python -m benchmarks.corpus_memory --megabytes 10 --megabytes 40
+python -m benchmarks.corpus_memory --megabytes 10 --megabytes 80
 
 Each is built in a process of its own, with the bundled tokenizer, of made-up documents of some
 3,000 characters; what is reported is the largest resident memory of it, and of its workers apart.

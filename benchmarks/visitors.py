@@ -182,7 +182,7 @@ class Visitor:
             steps = self._draw.randrange(round((slider.max - slider.min) / step) + 1)
             state.double_array_value.data.append(slider.min + step * steps)
         else:  # the component of the cut's page: its place comes as an event
-            keep = self._draw.choice(json.loads(slider.mixed.json or slider.json)["stops"])["keep"]
+            keep = self._draw.choice(json.loads(slider.bytes or slider.json)["stops"])["keep"]
             state.id = f"$$STREAMLIT_INTERNAL_KEY_{slider.id}__events"
             event = [{"event": "moved", "value": {"keep": keep, "moves": len(self._found.moves)}}]
             state.json_trigger_value = json.dumps(event)

@@ -66,6 +66,8 @@ def one_sentence() -> Iterator[None]:
         raise BadInput(str(error)) from error
     except OSError as error:
         raise BadInput(_refused(error)) from error
+    except MemoryError as error:
+        raise BadInput("This takes more memory than there is; free some, or give less.") from error
 
 
 def _refused(error: OSError) -> str:

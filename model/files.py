@@ -98,9 +98,27 @@ def new_folder(path: Path) -> Iterator[Path]:
             yield temporary
         with _blaming(path, path):
             _open_as_surroundings(temporary, 0o777)
+            for file in temporary.rglob(
+                "*.safetensors"
+            ):  # which its library writes as tempfile does
+                _open_as_surroundings(file, 0o666)
             _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_left_over(path: Path) -> bool:
+    """Whether a kill in the middle of writing left it: nobody's file, in nobody's way."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def remove_left_overs(path: Path) -> None:
+    """Remove what a kill left of the folder `path` before it was whole; for who alone writes it."""
+    made = re.compile(re.escape(f".{path.name[:100]}.") + r"[a-z0-9_]{8}\.tmp")
+    for folder in path.parent.glob(".*.tmp"):
+        names = os.listdir(folder) if made.fullmatch(folder.name) and folder.is_dir() else []
+        if names and names != ["old"]:  # empty: another's trial; "old": the folder before this one
+            shutil.rmtree(folder)
 
 
 def check_writable(path: Path) -> None:

@@ -4,7 +4,7 @@ import streamlit as st
 
 from emo_viz.server import library, recordings
 from emo_viz.ui.parts import reading
-from emo_viz.ui.routing import matching, page, recorded, view
+from emo_viz.ui.routing import matching, mixed, page, recorded, view
 from emo_viz.ui.shell import chrome
 from emo_viz.ui.shell.words import escape_markdown
 
@@ -13,7 +13,6 @@ with chrome.page("Token routing"):
         recorded.draw(traces)
         st.stop()
 
-    documents = library.documents()
     try:
         models = library.models()
     except library.Missing as error:  # perhaps too large for this machine; its recording is not
@@ -23,6 +22,11 @@ with chrome.page("Token routing"):
         recorded.draw(traces)
         st.stop()
 
+    if beside := mixed.found(models):
+        mixed.draw(beside)
+        st.stop()
+
+    documents = library.documents()
     headline = st.container()
     chosen = page.choose_text(documents)
     if chosen is None:

@@ -45,6 +45,7 @@ COLUMNS = ["model", "domain", "method", "keep_k", "seed", "document", "loss_sum"
 TEXTS = dict.fromkeys(("model", "domain", "method", "document"), "str")
 BY_RUN = ("runs", "models", "ranking", "greedy")  # in curves.json
 TABLE_DIGEST = "table_sha256"  # in curves.json, of curves.parquet
+SEEN_BELOW = "seen_below"  # in curves.json
 DRAWS = 1000
 
 Array = NDArray[np.float64]
@@ -57,10 +58,18 @@ class Curves:
 
     info, by run id: "runs" (num_experts, num_experts_per_tok and, where the layers differ,
     num_experts_per_layer), "models" (see `Origins`), "ranking" and "greedy" (by domain).
+    SEEN_BELOW stands there where they are of the documents alone of which training has seen a
+    smaller share.
     """
 
     rows: pd.DataFrame
     info: dict[str, Any]
+
+    @property
+    def seen_below(self) -> float | None:
+        """See `info`; None where they are of all documents."""
+        said = self.info.get(SEEN_BELOW)
+        return float(said) if isinstance(said, int | float) else None
 
     @property
     def origins(self) -> Origins:
@@ -97,15 +106,16 @@ class Curves:
     def beside(self, others: "Curves") -> "Curves":
         """These curves, and of others those of the runs that these lack, if both were measured on
         the same documents with the same calibration; else these alone."""
-        if (self.origins.documents, self.origins.calibration) != (
-            others.origins.documents,
-            others.origins.calibration,
-        ):
+        if self._measured_on != others._measured_on:
             return self
         kept = others.of_runs([run for run in others.runs if run not in self.runs])
         by_run = {name: self.info[name] | kept.info[name] for name in BY_RUN}
         rows = pd.concat([each.rows.astype(TEXTS) for each in (self, kept)], ignore_index=True)
         return Curves(rows.astype(dict.fromkeys(TEXTS, "category")), self.info | by_run)
+
+    @property
+    def _measured_on(self) -> tuple[object, ...]:
+        return self.origins.documents, self.origins.calibration, self.seen_below
 
     def of_documents(self, ids: Collection[str]) -> "Curves":
         """The curves over these documents alone. Raises ValueError if none of them was measured."""

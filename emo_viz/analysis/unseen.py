@@ -6,8 +6,11 @@ it; documents from elsewhere need not say it.
 """
 
 import math
+from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 BELOW = 0.01  # what counts as next to nothing, on the pages
 
@@ -15,6 +18,32 @@ BELOW = 0.01  # what counts as next to nothing, on the pages
 def says_seen(documents: pd.DataFrame) -> bool:
     """Whether any document says how much of it was seen."""
     return "seen" in documents and bool(_shares(documents).notna().any())
+
+
+def read_seen(path: Path) -> pd.DataFrame:
+    """Ids of the documents in a Parquet file and, where they say it, how much of each was seen.
+
+    Raises ValueError, one sentence, for a file that cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            table = pq.ParquetFile(file)
+            there = [name for name in ("id", "seen") if name in table.schema_arrow.names]
+            found: pd.DataFrame = table.read(there).to_pandas()
+            return found
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path} cannot be read as Parquet; --seen-below needs the documents that were "
+            "measured."
+        ) from error
+
+
+def with_seen(documents: pd.DataFrame, said: pd.DataFrame) -> pd.DataFrame:
+    """Documents with what `read_seen` has found of each; as they are where it has found nothing."""
+    if "seen" not in said or "id" not in said:
+        return documents
+    shares = dict(zip(said["id"].astype(str), said["seen"], strict=True))
+    return documents.assign(seen=documents["id"].astype(str).map(shares))
 
 
 def unseen_ids(documents: pd.DataFrame, below: float = BELOW) -> frozenset[str]:

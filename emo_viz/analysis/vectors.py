@@ -4,7 +4,7 @@ The same three steps serve documents (rows of a trace's usage) and tokens (rows 
 that "close" means the same thing on every page: a large cosine after the mean routing is removed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,11 @@ ROWS_AT_ONCE = 8192  # bounds the float64 copies made of a large float16 table
 WIDEST = 1024
 MOST_COMPONENTS = 64
 OVERSAMPLING, ITERATIONS = 16, 4
+MOST_KEPT = 256 << 20  # bytes of centred rows; of more, a block is centred when it is needed
 
 
 Array = NDArray[Any]
+Blocks = Callable[[], Iterable[NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,15 @@ def _largest(rows: NDArray[np.floating], count: int) -> tuple[Array, Array, Arra
     """
     sums = sum(b.sum(axis=0, dtype=np.float64) for b in _blocks(rows, np.float32))
     mean = np.asarray(sums) / len(rows)
-    low = mean.astype(np.float32)
+    centred = _centred(rows, mean.astype(np.float32))
     width = min(count + OVERSAMPLING, rows.shape[1])
     basis = np.random.default_rng(0).standard_normal((rows.shape[1], width), np.float32)
     for _ in range(ITERATIONS):
-        basis = np.linalg.qr(_twice(rows, low, basis))[0]
-    inner = basis.T.astype(np.float64) @ _twice(rows, low, basis) / (len(rows) - 1)
+        basis = np.linalg.qr(_twice(centred, basis))[0]
+    inner = basis.T.astype(np.float64) @ _twice(centred, basis) / (len(rows) - 1)
     variances, turns = np.linalg.eigh((inner + inner.T) / 2)
     vectors = (basis @ turns[:, ::-1]).T
-    total = sum(_squares(block - low) for block in _blocks(rows, np.float32))
+    total = sum(map(_squares, centred()))
     return mean, np.clip(variances[::-1], 0, None), vectors, total / (len(rows) - 1)
 
 
@@ -117,14 +119,27 @@ def _squares(rows: NDArray[np.float32]) -> float:
     return float(np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64))
 
 
-def _twice(
-    rows: NDArray[np.floating], mean: NDArray[np.float32], basis: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def _centred(rows: NDArray[np.floating], mean: NDArray[np.float32]) -> Blocks:
+    """The rows [N, F] less their mean [F], block by block, as often as they are asked for.
+
+    They are kept where they take little memory: to take the mean off again for every pass costs
+    as much as the pass.
+    """
+
+    def made() -> Iterator[NDArray[np.float32]]:
+        return (block - mean for block in _blocks(rows, np.float32))
+
+    if rows.size * mean.itemsize > MOST_KEPT:
+        return made
+    kept = list(made())
+    return lambda: kept
+
+
+def _twice(centred: Blocks, basis: NDArray[np.float32]) -> NDArray[np.float32]:
     """The scatter matrix of the rows times `basis` [F, W], without making it: [F, W]."""
     found = np.zeros_like(basis)
-    for block in _blocks(rows, np.float32):
-        centred = block - mean
-        found += centred.T @ (centred @ basis)
+    for block in centred():
+        found += block.T @ (block @ basis)
     return found
 
 

@@ -6,6 +6,7 @@ import click
 
 from emo_viz.analysis.ablation import RANDOM_SEEDS
 from emo_viz.analysis.curves import METHODS
+from emo_viz.analysis.unseen import in_words
 from emo_viz.runs.curves import Workers, measure, plan_files
 from model.cli import Several, SeveralCommand, progress_bar, say, whole_numbers
 
@@ -71,6 +72,12 @@ FOLDER = click.Path(path_type=Path)
     help="Random subsets at each keep-k.",
 )
 @click.option(
+    "--seen-below",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Measure only the documents of which training has seen a smaller share, by sequences of "
+    "20 tokens: 0.01. The pages then say so, and show no others.  [default: all]",
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=1,
@@ -85,13 +92,17 @@ def command(
     keep: list[int] | None,
     methods: list[str] | None,
     random_seeds: int,
+    seen_below: float | None,
     workers: int,
 ) -> None:
     """Measure subset curves. If it is stopped, the next call, or the page, goes on from there.
 
-    What the file holds of other runs on the same documents stays in it.
+    What the file holds of other runs on the same documents stays in it. Where these were measured
+    with another --seen-below, another --out is asked for.
     """
-    plan = plan_files(models, documents_path, calibration_path, out, keep, methods, random_seeds)
+    plan = plan_files(
+        models, documents_path, calibration_path, out, keep, methods, random_seeds, seen_below
+    )
     label = f"Measuring {len(plan.missing())} of {len(plan.jobs)} parts"
     try:
         with progress_bar(label) as report:
@@ -101,4 +112,6 @@ def command(
         say(f"Stopped. {kept} of {len(plan.jobs)} parts are kept; call again to go on.")
         raise click.Abort from error
     runs, size = ", ".join(curves.runs), out.stat().st_size / 1e6
-    say(f"{out}: {len(curves.rows):,} rows of {runs}, {size:.2f} MB.")
+    number = curves.rows["document"].nunique()
+    said = "" if seen_below is None else f" of which training has seen under {in_words(seen_below)}"
+    say(f"{out}: {len(curves.rows):,} rows of {runs}, {size:.2f} MB; {number:,} documents{said}.")

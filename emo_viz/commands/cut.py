@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from model.cli import progress_bar, say
+
 if TYPE_CHECKING:
     from model.run.subset import ExpertSubset
 
@@ -26,28 +28,36 @@ PATH = click.Path(path_type=Path)
     is_flag=True,
     help="Cut even if the subset was made for another model, or does not say for which.",
 )
-def command(checkpoint: Path, subset_path: Path, out: Path, force: bool) -> None:
-    """Write a checkpoint of EMO's format without the experts that a subset leaves out.
+@click.option(
+    "--same-size",
+    type=click.IntRange(min=1),
+    help="Keep so many experts in every layer: those of the subset, and where these are fewer the "
+    "first others. For families whose config has one number for all layers.",
+)
+def command(
+    checkpoint: Path, subset_path: Path, out: Path, force: bool, same_size: int | None
+) -> None:
+    """Write a checkpoint without the experts that a subset leaves out, of any family.
 
-    The whole model is never in memory, only the kept part of one of its files at a time.
+    The whole model is never in memory, only one of its files at a time. The result is of the same
+    format, and opens as the whole checkpoint does.
     """
-    from model.run.checkpoint import check_checkpoint
-    from model.run.cut import check_out, cut_checkpoint
+    from model.run.cut import check_out, plan_cut, write_cut
 
     check_out(checkpoint, out)
     subset = _read_subset(subset_path)
-    check_checkpoint(checkpoint)
+    plan = plan_cut(checkpoint, subset, same_size)
     if not force:
         _check_made_for(subset_path, subset, checkpoint)
-    with click.progressbar(length=1, label="Cutting") as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done - bar.pos)
-
-        cut_checkpoint(checkpoint, subset, out, show)
+    with progress_bar("Cutting") as show:
+        write_cut(plan, out, show)
     before, after = _megabytes(checkpoint), _megabytes(out)
-    click.echo(f"{click.format_filename(out)}: {after:,.1f} MB of weights of {before:,.1f}.")
+    say(f"{click.format_filename(out)}: {after:,.1f} MB of weights of {before:,.1f}.")
+    if plan.left_out:
+        say(
+            f"{len(plan.left_out)} tensors stayed behind, for which the model has no place "
+            f"({plan.left_out[0]}, ..)."
+        )
 
 
 def _read_subset(path: Path) -> "ExpertSubset":

@@ -47,6 +47,12 @@ METHODS = (ROUTER_PROBABILITY, GREEDY)
     show_default=True,
     help="Tokens a document, the opening end-of-text token among them.",
 )
+@click.option(
+    "--per-group",
+    is_flag=True,
+    help="Equally many of each group of experts, as `cut` needs of a model that chooses among "
+    "groups first (DeepSeek-V3).",
+)
 @click.option("--out", type=FILE, required=True, help="The JSON file to write.")
 def command(
     checkpoint: Path,
@@ -55,15 +61,15 @@ def command(
     keep_k: int,
     method: str,
     max_tokens: int,
+    per_group: bool,
     out: Path,
 ) -> None:
     """Choose the experts that a domain's documents prefer, and write their ids to a file.
 
-    Of a model of another family than EMO the file is a list: `cut` writes EMO's format alone.
+    `cut` makes a smaller checkpoint of it.
     """
-    subset = choose_subset(
-        checkpoint, documents_path, out, keep_k, cast("Method", method), max_tokens, domain
-    )
+    how = (keep_k, cast("Method", method), max_tokens, domain, per_group)
+    subset = choose_subset(checkpoint, documents_path, out, *how)
     click.echo(
         f"{click.format_filename(out)}: {_kept(subset)} experts in each of "
         f"{len(subset.experts)} layers, chosen on {len(subset.calibration)} documents."

@@ -19,6 +19,7 @@ from emo_viz.figures.theme import (
 
 ROW_HEIGHT = 40
 AROUND = 130  # title and axis
+NEAR = 0.12  # of the axis: half of a number below its point, in a chart a third of a page wide
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Compared:
 @kept
 def by_run(runs: Comparison, compared: Compared, title: str) -> go.Figure:
     """A row a run, the first one above: a point with its 95 % interval, on one axis from 0."""
-    fig = go.Figure([_point(run, compared.values[run.id], compared.unit) for run in runs])
+    fig = go.Figure([_point(run, compared, _room(compared)) for run in runs])
     if compared.chance is not None:
         fig.add_vline(
             x=compared.chance,
@@ -49,14 +50,22 @@ def by_run(runs: Comparison, compared: Compared, title: str) -> go.Figure:
     return fig
 
 
-def _point(run: Run, value: Interval, unit: str) -> go.Scatter:
-    name = label_of(run)
+def _room(compared: Compared) -> float:
+    """How near the line of chance may be to a number below its point without striking it."""
+    known = [value.high for value in compared.values.values()]
+    return NEAR * max(known + [compared.chance or 0])
+
+
+def _point(run: Run, compared: Compared, room: float) -> go.Scatter:
+    name, value, unit = label_of(run), compared.values[run.id], compared.unit
+    beside = compared.chance is not None and abs(value.mean - compared.chance) < room
+    side = "right" if beside and value.mean >= (compared.chance or 0) else "left"
     return go.Scatter(
         x=[value.mean],
         y=[name],
         mode="markers+text",
-        text=[f"  {value.mean:.3g}"],
-        textposition="bottom center",
+        text=[f"  {value.mean:.3g}  "],
+        textposition=f"bottom {side}" if beside else "bottom center",
         cliponaxis=False,
         marker={"size": 11, "color": colour_of(run), "symbol": symbol_of(run)},
         error_x={

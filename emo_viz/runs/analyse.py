@@ -6,7 +6,7 @@ again, so a call that was stopped goes on, and one after another training makes 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,19 @@ from emo_viz.runs.ledger import Ledger, Step
 from emo_viz.runs.maps import map_documents
 from emo_viz.runs.progress import Report, unreported
 from emo_viz.runs.record import record
+from emo_viz.runs.sources import Sources, read_sources, write_sources
 from emo_viz.runs.token_map import map_tokens
+from emo_viz.runs.trained import RUN
+from emo_viz.runs.training_history import KEEPS, measure_history
+from emo_viz.runs.training_history import PER_DOMAIN as HISTORY_PER_DOMAIN
 from emo_viz.trace.documents import read_documents
+from model.files import SINGLE, read_json
+from model.train.steps import newest_first, step_of
 
 LEDGER = "analysis/made.json"
 ORDER = ("emo", "standard")
 EXPORT, SETTINGS = "export", "training.json"
+FEWEST_MOMENTS = 2  # of a training, to show how it went
 LICENCE = "other"  # the texts may be anybody's
 CLUSTERS, MAX_TOKENS, PER_DOMAIN, MIN_DIST = 32, 256, 200, 0.9  # as the single commands have them
 EFFECT_DOCUMENTS, EFFECT_TOKENS = 2, 64
@@ -47,12 +54,23 @@ class Trained:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is made of which runs: `out` is the folder, `corpus` what they were trained on."""
+    """What is made of which runs: `out` is the folder, `corpus` what they were trained on, `name`
+    what the ids begin with."""
 
     runs: tuple[Trained, ...]
     corpus: Path
     out: Path
     workers: int = 1
+    name: str = "own"
+
+    @property
+    def sources(self) -> Sources:
+        return Sources(
+            self.name,
+            tuple(run.id for run in self.runs),
+            tuple(run.folder.resolve() for run in self.runs),
+            self.corpus.resolve(),
+        )
 
     @property
     def ledger(self) -> Ledger:
@@ -116,9 +134,15 @@ def _is_run(folder: Path) -> bool:
 
 
 def check_out(job: Analysis) -> None:
-    """Raises ValueError where the folder holds results that no such analysis wrote."""
+    """Raises ValueError where the folder holds results that no such analysis wrote, or one of a
+    pair of another name."""
     if job.out.exists() and not job.out.is_dir():
         raise ValueError(f"{job.out} is a file; --out needs a folder.")
+    if (there := _there(job.out)) and there.name != job.name:
+        raise ValueError(
+            f"{job.out} holds a pair called {there.name}; choose another --out, or --name "
+            f"{there.name}."
+        )
     steps = [*_first_steps(job), *_steps(job, 0, 0)]
     theirs = [path for step in steps for path in step.outputs if path.exists()]
     if theirs and not job.ledger.exists:
@@ -127,14 +151,44 @@ def check_out(job: Analysis) -> None:
         )
 
 
+def check_same(job: Analysis) -> None:
+    """Raises ValueError where the folder is of another corpus, or of a training that is not among
+    these."""
+    there, asked = _there(job.out), job.sources
+    if there is None:
+        return
+    runs = [run.resolve() for run in there.runs]
+    if not {*runs} <= {*asked.runs} or there.corpus.resolve() != asked.corpus:
+        raise ValueError(
+            f"A pair called {job.name} is made already, of {' and '.join(map(str, runs))} and "
+            f"{there.corpus}; choose another --name, or delete it on the Library page."
+        )
+
+
+def _there(folder: Path) -> Sources | None:
+    """What the folder says that it is of; None where it says nothing that can be read."""
+    with suppress(ValueError):
+        return read_sources(folder)
+    return None
+
+
+def begin(job: Analysis) -> None:
+    """Have the folder say what it is of, which makes it one that the app shows.
+
+    Raises ValueError where it holds results that no such analysis wrote.
+    """
+    check_out(job)
+    job.ledger.begin()
+    write_sources(job.out, job.sources)
+
+
 def analyse(job: Analysis, show: Show, tell: Callable[[str], None] = lambda said: None) -> bool:
     """Make everything that is not there yet; returns whether there was anything to make.
 
     tell: gets a sentence on what is made, on what cannot be, and how long it may take. Raises
     ValueError for what cannot be read or written; what was finished stays.
     """
-    check_out(job)
-    job.ledger.begin()
+    begin(job)
     first = list(job.ledger.pending(_first_steps(job)))
     for step in first:
         with show(step.name) as report:
@@ -142,7 +196,7 @@ def analyse(job: Analysis, show: Show, tell: Callable[[str], None] = lambda said
     texts = len(read_documents(job.documents))
     domains = read_documents(job.documents)["domain"].nunique()
     tell(f"{texts:,} documents of {domains} domain{'s' * (domains != 1)} to show and measure.")
-    for sentence in _cannot(texts, domains):
+    for sentence in (*_cannot(texts, domains), *_no_history(job)):
         tell(sentence)
     steps = list(job.ledger.pending(_steps(job, texts, domains)))
     if steps:
@@ -163,6 +217,26 @@ def _cannot(texts: int, domains: int) -> Iterator[str]:
             "experts, and clusters say nothing of domains. Sub-folders, or the field domain, make "
             "more."
         )
+
+
+def _no_history(job: Analysis) -> Iterator[str]:
+    """Of which trainings too few checkpoints are left to show how they went."""
+    for run in job.runs:
+        if len(found := _moments(run.folder)) < FEWEST_MOMENTS:
+            yield (
+                f"The training of {run.id} has left {len(found)} checkpoint"
+                f"{'s' * (len(found) != 1)} of one process, so how its routing came about is not "
+                "shown; python -m model.train.pair --keep-at 50,100,400 keeps some for it."
+            )
+
+
+def _moments(folder: Path) -> list[tuple[int, Path]]:
+    """The checkpoints of a training run by one process, with their steps, in order."""
+    return [
+        (step_of(path), path)
+        for path in reversed(newest_first(folder))
+        if (path / SINGLE).is_file() and (path / RUN).is_file()
+    ]
 
 
 def estimate(job: Analysis, steps: Sequence[Step]) -> str:
@@ -200,18 +274,37 @@ def _first_steps(job: Analysis) -> Iterator[Step]:
     """What the others read: the documents, and the checkpoints."""
     where = job.out / "documents"
     yield Step(
-        "choosing documents",
+        "the documents",
         (job.corpus / "documents.parquet", job.corpus / "tokenizer"),
         tuple(where / name for name in documents_of.FILES),
         lambda _: documents_of.choose(job.corpus, where, max_megabytes=float("inf")),
     )
     for run, checkpoint in zip(job.runs, job.checkpoints, strict=True):
         yield Step(
-            f"copying the model of {run.id}",
+            f"the model of {run.id}",
             (run.folder / EXPORT, run.folder / "metrics.jsonl"),
             (checkpoint,),
             partial(_release, run.folder, checkpoint),
         )
+
+
+def lacking(sources: Sources, out: Path) -> list[str]:
+    """What can be made of these in the folder and is not there, by the names of the steps."""
+    runs = tuple(map(Trained, sources.runs, sources.ids))
+    job = Analysis(runs, sources.corpus, out, name=sources.name)
+    steps = (*_first_steps(job), *_steps(job, _number(job.documents), 1))
+    return [step.name for step in steps if not all(path.exists() for path in step.outputs)]
+
+
+def _number(documents: Path) -> int:
+    """How many documents there are, without reading their texts; 0 for none that can be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(documents).num_rows)
+    except (OSError, pa.ArrowException):
+        return 0
 
 
 def _release(folder: Path, out: Path, report: Report = unreported) -> None:
@@ -236,14 +329,14 @@ def _of_run(job: Analysis, run: str, checkpoint: Path, texts: int, domains: int)
     trace, clusters = job.out / "traces" / run, job.file(f"clusters-{run}.npz")
     experts, effects = job.file(f"experts-{run}.npz"), job.file(f"expert-effects-{run}.npz")
     yield Step(
-        f"recording {run}",
+        f"the recording of {run}",
         inputs,
         (trace,),
         lambda report: record(checkpoint, read_documents(documents), trace, report=report),
         passes=texts,
     )
     yield Step(
-        f"token clusters of {run}",
+        f"the token clusters of {run}",
         inputs,
         (clusters,),
         lambda report: cluster_tokens(
@@ -254,7 +347,7 @@ def _of_run(job: Analysis, run: str, checkpoint: Path, texts: int, domains: int)
         seconds=10 + 0.1 * texts,
     )
     yield Step(
-        f"experts of {run}",
+        f"the experts of {run}",
         inputs,
         (experts,),
         lambda report: measure_experts(checkpoint, documents, experts, run, report),
@@ -271,6 +364,45 @@ def _of_run(job: Analysis, run: str, checkpoint: Path, texts: int, domains: int)
         {"documents": EFFECT_DOCUMENTS, "tokens": EFFECT_TOKENS},
         passes=60.0 * EFFECT_DOCUMENTS * domains,
     )
+    moments = _moments(job.runs[job.checkpoints.index(checkpoint)].folder)
+    if len(moments) >= FEWEST_MOMENTS:
+        yield _history(job, run, checkpoint, moments, domains)
+
+
+def _history(
+    job: Analysis, run: str, checkpoint: Path, moments: list[tuple[int, Path]], domains: int
+) -> Step:
+    out = job.file(f"training-{run}.npz")
+
+    def work(report: Report) -> object:
+        return measure_history(
+            moments,
+            job.documents,
+            job.calibration,
+            out,
+            checkpoint,
+            _keeps(checkpoint),
+            run=run,
+            about="The checkpoints that its training has left.",
+            report=report,
+            anew=True,
+        )
+
+    files = tuple(path / name for _, path in moments for name in (SINGLE, RUN))
+    return Step(
+        f"how {run} came about in training",
+        (*files, checkpoint, job.documents, job.calibration),
+        (out,),
+        work,
+        passes=6.0 * HISTORY_PER_DOMAIN * domains * len(moments),
+    )
+
+
+def _keeps(checkpoint: Path) -> tuple[int, ...]:
+    """The usual sizes of a cut that such a model can have; of a small one, half of its experts."""
+    config = read_json(checkpoint / "config.json")
+    least, whole = int(config["num_experts_per_tok"]), int(config["num_experts"])
+    return tuple(keep for keep in KEEPS if least <= keep < whole) or (max(least, whole // 2),)
 
 
 def _map(job: Analysis) -> Step:

@@ -22,9 +22,10 @@ import pandas as pd
 from emo_viz.analysis import ablation
 from emo_viz.analysis.ablation import Guard, Part, Task
 from emo_viz.analysis.checkpoints import Checkpoint, open_runs
-from emo_viz.analysis.curves import Curves, check_name, read_curves, write_curves
+from emo_viz.analysis.curves import SEEN_BELOW, Curves, check_name, read_curves, write_curves
 from emo_viz.analysis.origins import Origins, documents_digest
 from emo_viz.analysis.parts import Parts
+from emo_viz.analysis.unseen import read_seen, unseen_ids, with_seen
 from emo_viz.runs.progress import Counter, Report, unreported
 from emo_viz.trace.documents import read_documents
 
@@ -75,8 +76,12 @@ def plan_files(
     keep: Sequence[int] | None = None,
     methods: Sequence[str] | None = None,
     random_seeds: int = ablation.RANDOM_SEEDS,
+    seen_below: float | None = None,
 ) -> Plan:
-    """The measurement of checkpoint folders on files of documents; see `plan`."""
+    """The measurement of checkpoint folders on files of documents; see `plan`.
+
+    seen_below: of the documents of which training has seen a smaller share alone.
+    """
     check_name(out)
     documents, calibration = (
         # Ids that were made would be the same in both.
@@ -84,7 +89,10 @@ def plan_files(
         for path in (documents_path, calibration_path)
     )
     check_disjoint(documents, calibration)
-    return plan(open_runs(models), documents, calibration, out, keep, methods, random_seeds)
+    if seen_below is not None:
+        documents = with_seen(documents, read_seen(documents_path))
+    runs = open_runs(models)
+    return plan(runs, documents, calibration, out, keep, methods, random_seeds, seen_below)
 
 
 def check_disjoint(documents: pd.DataFrame, calibration: pd.DataFrame) -> None:
@@ -100,11 +108,16 @@ def plan(
     keep: Sequence[int] | None = None,
     methods: Sequence[str] | None = None,
     random_seeds: int = ablation.RANDOM_SEEDS,
+    seen_below: float | None = None,
 ) -> Plan:
     """Every domain of the documents: keep-ks and methods as given, or the usual ones of each run.
 
-    Raises ValueError for a keep-k, a method or documents that cannot be measured.
+    Raises ValueError for a keep-k, a method or documents that cannot be measured, and where curves
+    of other runs in the file would be lost.
     """
+    origin = documents_digest(documents)
+    if seen_below is not None:
+        documents = documents[documents["id"].astype(str).isin(unseen_ids(documents, seen_below))]
     methods = methods or ablation.default_methods(documents["domain"].nunique())
     parts, jobs, asked = Parts.of(out), list[Job](), set[int]()
     for one in checkpoints:
@@ -117,15 +130,35 @@ def plan(
         )
         jobs += [Job(one, task, parts) for task in ablation.plan_tasks(held_out, few, cuts)]
     models = {one.run: one.weights for one in checkpoints}
-    origins = Origins(models, documents_digest(documents), documents_digest(calibration))
+    origins = Origins(models, origin, documents_digest(calibration))
+    check_others(out, origins, seen_below)
     configs = {one.run: one.config for one in checkpoints}
     about = ablation.describe(configs, origins, sorted(asked), methods, random_seeds)
+    about |= {} if seen_below is None else {SEEN_BELOW: seen_below}
     return Plan(tuple(jobs), about, out)
+
+
+def check_others(out: Path, origins: Origins, seen_below: float | None) -> None:
+    """Raises ValueError where the file holds other runs on these documents, seen otherwise: one
+    file has one limit, and they would be lost."""
+    try:
+        there = read_curves(out)
+    except ValueError:  # there is none, or it is of no use
+        return
+    other = [run for run in there.runs if run not in origins.models]
+    of = there.origins
+    same = (of.documents, of.calibration) == (origins.documents, origins.calibration)
+    if other and same and there.seen_below != seen_below:
+        was = "without" if there.seen_below is None else f"with {there.seen_below:g} as"
+        raise ValueError(
+            f"{out} holds the curves of {', '.join(other)}, measured {was} --seen-below, which "
+            "would be lost; name another --out, or measure these runs alike."
+        )
 
 
 def measure(plan: Plan, by: Measure, report: Report = unreported) -> Curves:
     """Measure what is not there yet and write the curves; a file that was there stays until then,
-    and in it the curves of other runs on the same documents.
+    and in it the curves of other runs on the same documents, measured alike.
 
     report: of the cuts measured, those of finished parts at once. What it raises stops the work;
     finished parts stay. Raises ValueError for what cannot be measured or written.

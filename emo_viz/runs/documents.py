@@ -97,7 +97,7 @@ def _with_seen(
 ) -> Selection:
     """The evaluation documents with `seen`: of the texts as they are shown, not as the corpus has
     them. Without it where the corpus lacks its tokens."""
-    from model.data.heldout import seen_shares
+    from model.data.seen import seen_shares
     from model.data.shards import TokenShard
     from model.run.inference import encode
 

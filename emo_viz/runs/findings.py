@@ -5,10 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.curves import (
     FULL,
@@ -23,7 +19,7 @@ from emo_viz.analysis.origins import Origins, assets_origins, stale
 from emo_viz.analysis.runs import Comparison, Run, compare, label_of
 from emo_viz.analysis.tokens import Headline, headline
 from emo_viz.analysis.unseen import in_words as percent
-from emo_viz.analysis.unseen import unseen_ids
+from emo_viz.analysis.unseen import read_seen, unseen_ids
 from emo_viz.analysis.widths import in_words
 
 METHODS = {
@@ -100,24 +96,12 @@ def read_findings(
     root = curves_path.absolute().parent.parent if curves_path else assets
     _check_origins(curves.origins, clusters.origins, assets_origins(root), warn)
     experts = {run: curves.experts(run) for run in runs.ids}
-    if seen_below is not None:
+    if curves.seen_below is not None and not (seen_below and seen_below <= curves.seen_below):
+        seen_below = curves.seen_below  # there are no others in the file
+    elif seen_below is not None:
         documents = root / "documents" / "documents.parquet"
-        curves = curves.of_documents(unseen_ids(_seen(documents), seen_below))
+        curves = curves.of_documents(unseen_ids(read_seen(documents), seen_below))
     return Findings(runs, Measured.of(curves.rows), clusters, experts, seen_below)
-
-
-def _seen(path: Path) -> pd.DataFrame:
-    """Ids of documents and, where they say it, how much of each was seen."""
-    try:
-        with path.open("rb") as file:
-            table = pq.ParquetFile(file)
-            there = [name for name in ("id", "seen") if name in table.schema_arrow.names]
-            found: pd.DataFrame = table.read(there).to_pandas()
-            return found
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise ValueError(
-            f"{path} cannot be read; --seen-below needs the documents that were measured."
-        ) from error
 
 
 def _check_origins(

@@ -22,12 +22,14 @@ def choose_subset(
     method: "Method",
     max_tokens: int,
     domain: str | None = None,
+    per_group: bool = False,
 ) -> "ExpertSubset":
     """Write the `keep_k` experts a layer that a domain's documents prefer to the JSON file `out`.
 
-    domain: None for all documents. max_tokens: of each, its opening token counted. The model may be
-    of any family whose experts can be left out. Raises ValueError for what cannot be read, kept or
-    written, and for an `out` that is something else than a subset.
+    domain: None for all documents. max_tokens: of each, its opening token counted. per_group:
+    equally many of each group of a model that has groups. The model may be of any family whose
+    experts can be left out. Raises ValueError for what cannot be read, kept or written, and for an
+    `out` that is something else than a subset.
     """
     from model.run.live import open_live
     from model.run.subset import check_keep_k
@@ -39,10 +41,11 @@ def choose_subset(
     if live.why_not_cut:
         raise ValueError(live.why_not_cut)
     check_max_tokens(live.model, max_tokens)
-    check_keep_k(live.geometry, keep_k)
+    groups = live.groups if per_group else 1
+    check_keep_k(live.geometry, keep_k, groups)
     texts = [live.encode(text, max_tokens).token_ids for text in documents["text"]]
     subset = replace(
-        live.select(texts, keep_k, method, documents["id"].tolist()),
+        live.select(texts, keep_k, method, documents["id"].tolist(), groups),
         model=checkpoint.resolve().name,
         weights_sha256=weights_digest(checkpoint),
         domain=domain,

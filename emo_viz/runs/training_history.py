@@ -8,7 +8,7 @@ Shapes: D documents, M domains, L layers, R routed experts, K notches, T tokens.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,11 +84,13 @@ def measure_history(
     run: str = "",
     about: str = "",
     report: Report = unreported,
+    anew: bool = False,
 ) -> History:
     """Measure checkpoints, (step, folder) each, and write the history to `out`.
 
     What `out` holds of other steps, or of the same weights, measured on the same documents, stays.
     per_domain: documents of each domain that are measured. about: a sentence on which run it is.
+    anew: what `out` holds of another training or other documents is replaced, not refused.
     Raises ValueError for checkpoints or documents that cannot be measured.
     """
     check_new_file(out)
@@ -96,8 +98,12 @@ def measure_history(
     folders = [folder for _, folder in checkpoints]
     found = find_tokenizer(folders, tokenizer)
     given = _given(documents, calibration, per_domain, found)
-    history = _start(out, given, tuple(keeps), run or run_id(folders[0].resolve().parent), about)
     digests = {folder: weights_digest(folder) for folder in folders}
+    run = run or run_id(folders[0].resolve().parent)
+    history = _fresh(given, tuple(keeps), run, about)
+    weights = {step: digests[folder] for step, folder in checkpoints}
+    if out.exists() and not (anew and _is_of_another(out, history, weights)):
+        history = _gone_on_with(out, history)
     there = {(moment.step, moment.weights) for moment in history.moments}
     missing = [each for each in checkpoints if (each[0], digests[each[1]]) not in there]
     step = Counter(report, len(missing))
@@ -144,19 +150,39 @@ def _given(
     return Given(some, few, *texts)
 
 
-def _start(out: Path, given: Given, keeps: tuple[int, ...], run: str, about: str) -> History:
-    """An empty history of these documents, or the one in the file if it is of the same."""
+def _fresh(given: Given, keeps: tuple[int, ...], run: str, about: str) -> History:
+    """An empty history of these documents."""
     digests = [documents_digest(frame) for frame in (given.documents, given.calibration)]
     key = hashlib.sha256(json.dumps([digests, list(keeps), MAX_TOKENS]).encode()).hexdigest()
-    fresh = History(run, about, key, _told(given), len(given.calibration), keeps, None, ())
-    if not out.exists():
-        return fresh
+    return History(run, about, key, _told(given), len(given.calibration), keeps, None, ())
+
+
+def _gone_on_with(out: Path, fresh: History) -> History:
+    """The history in the file. Raises ValueError if it is of other documents or another run."""
     old = read_history(out)  # what cannot be read is not overwritten
-    if old.key != key or old.run != run:
+    if not _is_like(old, fresh):
         raise ValueError(
             f"{out} is of another run or of other documents; name another --out, or remove it."
         )
-    return replace(old, about=about or old.about)
+    return replace(old, about=fresh.about or old.about)
+
+
+def _is_like(old: History, fresh: History) -> bool:
+    return (old.key, old.run) == (fresh.key, fresh.run)
+
+
+def _is_of_another(out: Path, fresh: History, weights: Mapping[int, str]) -> bool:
+    """Whether the file cannot be read, is of other documents or another run, or of another
+    training of that name: one that shares no checkpoint, or has another one at a step.
+
+    weights: digests by step.
+    """
+    try:
+        old = read_history(out)
+    except ValueError:
+        return True
+    shared = [weights[each.step] == each.weights for each in old.moments if each.step in weights]
+    return not (_is_like(old, fresh) and shared and all(shared))
 
 
 def _told(given: Given) -> Documents:

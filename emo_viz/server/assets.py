@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from emo_viz.analysis.origins import Origins, present_origins, stale
-from emo_viz.analysis.runs import Run, label_of, runs_in
+from emo_viz.analysis.runs import BUNDLED, Run, label_of, run_at, runs_in
 from emo_viz.analysis.widths import in_words
-from emo_viz.server import home, looks
+from emo_viz.server import home, looks, pairs
+from emo_viz.server.home import Kind
 from model.files import FileState, file_digest, file_state, num_parameters, read_json, weight_files
 
 APP_FOLDER = Path(__file__).parents[2]
 CURVES = "curves.parquet"
+BUNDLED_IDS = tuple(each.id for each in BUNDLED)
 LARGE = 64 << 20  # bytes: of larger files the state stands for the content
 LARGE_WEIGHTS = 1 << 30  # bytes: of larger checkpoints nothing is read to tell whether it is theirs
 
@@ -75,28 +77,72 @@ def root() -> Path:
 
 
 @looks.once
+def place_of(name: str) -> Path | None:
+    """The folder, laid out as the assets are, that a run lies in: the assets, or a pair of the
+    user's own. All of it is only read. None of a run that was added, or is nowhere."""
+    if any((root() / part / name).exists() for part in ("checkpoints", "traces")):
+        return root()
+    pair = pairs.of(name)
+    return pair.folder if pair else None
+
+
+@looks.once
+def pair_of(name: str) -> "pairs.Pair | None":
+    """The pair of the user's own that a run lies in, listed or as the assets folder."""
+    if place_of(name) == root():
+        pair = pairs.at(root())
+        return pair if pair and name in pair.ids else None
+    return pairs.of(name)
+
+
+@looks.once
 def is_bundled(name: str) -> bool:
-    """Whether a run lies in the assets folder; what is added has other ids."""
-    return any((root() / place / name).exists() for place in ("checkpoints", "traces"))
+    """Whether a run came with the app, in its assets folder."""
+    return place_of(name) == root() and (_came_with_app() or name in BUNDLED_IDS)
+
+
+def _came_with_app() -> bool:
+    """Whether the assets folder is the app's own, not another that EMO_VIZ_ASSETS names."""
+    return root().resolve() == (APP_FOLDER / "assets").resolve()
+
+
+@looks.once
+def kind_of(name: str) -> Kind:
+    """Where a run comes from."""
+    if place_of(name) is not None:
+        return "bundled" if is_bundled(name) else "yours"
+    added = home.find(name)
+    return added.kind if added else "yours"
 
 
 @looks.once
 def is_added(name: str) -> bool:
-    """Whether a run is one that the user has added."""
-    return not is_bundled(name) and home.find(name) is not None
+    """Whether a run is one that the user has added, a checkpoint or a file of another tool."""
+    return place_of(name) is None and home.find(name) is not None
 
 
 def runs() -> list[Run]:
-    """All runs that can be opened: those of the assets folder, then those that were added."""
+    """All runs that can be opened: those of the assets folder, of the user's own pairs, then those
+    that were added."""
     return list(_runs())
 
 
 @looks.once
 def _runs() -> tuple[Run, ...]:
-    bundled = runs_in(root())
-    known = {run.id for run in bundled}
+    found = {run.id: run for run in runs_in(root())}
+    for pair in pairs.listed().values():
+        if isinstance(pair, pairs.Pair):
+            for run in pair.ids:
+                found.setdefault(run, run_at(pair.folder, run))
     added = [one for one in home.runs().values() if isinstance(one, home.Added)]
-    return (*bundled, *(_run(one) for one in added if one.id not in known))
+    return (*found.values(), *(_run(one) for one in added if one.id not in found))
+
+
+def ids_elsewhere(folder: Path) -> list[str]:
+    """The ids of all runs but those that lie in this folder, laid out as the assets are."""
+    places = {run.id: place_of(run.id) for run in runs()}
+    here = folder.resolve()
+    return [run for run, place in places.items() if place is None or place.resolve() != here]
 
 
 def _run(one: home.Added) -> Run:
@@ -113,9 +159,10 @@ def _run(one: home.Added) -> Run:
 @looks.once
 def checkpoint_path(name: str) -> Path:
     """Folder of the checkpoint of a run, there or not."""
-    added = None if is_bundled(name) else home.find(name)
+    place = place_of(name)
+    added = home.find(name) if place is None else None
     if added is None or not added.checkpoint:
-        return root() / "checkpoints" / name
+        return (place or root()) / "checkpoints" / name
     return local_checkpoint(added.checkpoint) or Path(added.checkpoint)
 
 
@@ -138,17 +185,25 @@ def is_hub_name(source: str) -> bool:
 @looks.once
 def trace_path(name: str) -> Path:
     """Folder of the document trace of a run."""
-    return home.trace_path(name) if is_added(name) else root() / "traces" / name
+    return home.trace_path(name) if is_added(name) else _laid_out(name) / "traces" / name
 
 
-def documents_path() -> Path:
-    """The bundled documents as a Parquet file."""
-    return root() / "documents" / "documents.parquet"
+def documents_path(runs: Iterable[str] = ()) -> Path:
+    """The held-out documents that lie with these runs, as a Parquet file: with the first of them
+    that any lie with, else the bundled ones."""
+    places = (place_of(run) for run in runs)
+    return next(filter(None, places), root()) / "documents" / "documents.parquet"
 
 
-def analysis_path(name: str) -> Path:
-    """A bundled file that one of the `python -m emo_viz` commands wrote, e.g. curves.parquet."""
-    return root() / "analysis" / name
+def analysis_path(name: str, run: str = "") -> Path:
+    """A file that one of the `python -m emo_viz` commands wrote, e.g. curves.parquet: in the folder
+    that this run lies in, or in the assets."""
+    return _laid_out(run) / "analysis" / name
+
+
+def _laid_out(run: str) -> Path:
+    """The folder that a run lies in; the assets folder where it is nowhere."""
+    return (place_of(run) if run else None) or root()
 
 
 def measured_path(name: str, runs: Sequence[str]) -> Path:
@@ -158,8 +213,9 @@ def measured_path(name: str, runs: Sequence[str]) -> Path:
 
 @looks.once
 def _measured_path(name: str, runs: tuple[str, ...]) -> Path:
-    if all(map(is_bundled, runs)):
-        return analysis_path(name)
+    places = {place_of(run) for run in runs}
+    if len(places) == 1 and None not in places:
+        return analysis_path(name, runs[0])
     try:
         return next(iter(home.measured(name, runs)), home.analysis_path(name, runs))
     except ValueError:  # there is no place for what is added
@@ -170,8 +226,8 @@ def _measured_path(name: str, runs: tuple[str, ...]) -> Path:
 def curves_path(run: str) -> Path:
     """Where the subset curves of a run lie, or belong.
 
-    Those of bundled runs are in one file, which is only read: what was measured here goes before
-    it, as long as it is of the checkpoint and documents that lie here now.
+    Those of the runs in one folder are in one file, which is only read: what was measured here goes
+    before it, as long as it is of the checkpoint and documents that lie here now.
     """
     if is_added(run):
         return home.analysis_path(CURVES, [run])
@@ -179,23 +235,26 @@ def curves_path(run: str) -> Path:
         own = home.measured(CURVES, [run])
     except ValueError:  # there is no place for what is measured here
         own = []
-    return next((path for path in own if _is_of(path, run)), analysis_path(CURVES))
+    return next((path for path in own if _is_of(path, run)), analysis_path(CURVES, run))
 
 
 def _is_of(curves: Path, run: str) -> bool:
-    """Whether curves, of this run among others, were measured of what lies here now."""
+    """Whether curves, of this run among others, were measured of what lies here now: of these
+    checkpoints, and on the documents of this run."""
     try:
         made_from = Origins.from_dict(read_json(curves.with_suffix(".json")))
     except (ValueError, TypeError, KeyError, AttributeError):
         return False
-    return run in made_from.models and not stale("", made_from, origins(made_from.models))
+    now = (origins(made_from.models), origins([run]))
+    return run in made_from.models and not any(stale("", made_from, each) for each in now)
 
 
 def curves_paths(runs: Iterable[str]) -> tuple[Path, ...]:
-    """The files that hold the curves of these runs. The bundled one is last: it may hold older
-    curves of a run that was measured here."""
-    paths = dict.fromkeys(map(curves_path, runs))
-    return tuple(sorted(paths, key=lambda path: path == analysis_path(CURVES)))
+    """The files that hold the curves of these runs. The one that lies with the runs is last: it may
+    hold older curves of a run that was measured here."""
+    ids = tuple(runs)
+    beside, paths = {analysis_path(CURVES, run) for run in ids}, map(curves_path, ids)
+    return tuple(sorted(dict.fromkeys(paths), key=lambda path: path in beside))
 
 
 @looks.once
@@ -203,7 +262,7 @@ def token_clusters_path(name: str) -> Path:
     """Where the token clusters of a run lie, or belong."""
     if is_added(name):
         return home.clusters_path(name)
-    return analysis_path(f"clusters-{name}.npz")
+    return analysis_path(f"clusters-{name}.npz", name)
 
 
 def origins(runs: Iterable[str]) -> Origins:
@@ -214,8 +273,8 @@ def origins(runs: Iterable[str]) -> Origins:
 
 @looks.once
 def _origins(ids: tuple[str, ...]) -> Origins:
-    bundled = all(map(is_bundled, ids))
-    documents = documents_path() if bundled else None
+    places = {place_of(run) for run in ids}
+    documents = documents_path(ids) if len(places) == 1 and None not in places else None
     checkpoints = {run: checkpoint_path(run) for run in ids}
     return present_origins(
         {run: path for run, path in checkpoints.items() if is_bundled(run) or is_small(path)},

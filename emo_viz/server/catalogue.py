@@ -99,7 +99,7 @@ def entries() -> list[Entry]:
     faults = {name: said for name, said in home.runs().items() if isinstance(said, str)}
     found = [entry(run) for run in runs.values()]
     broken = [
-        Entry(name, "local", "", None, None, None, (), (said,))
+        Entry(name, "yours", "", None, None, None, (), (said,))
         for name, said in faults.items()
         if name not in runs
     ]
@@ -110,13 +110,13 @@ def entries() -> list[Entry]:
 def entry(run: Run) -> Entry:
     """One of `assets.runs()`."""
     faults: list[str] = []
-    added = None if assets.is_bundled(run.id) else home.find(run.id)
+    added = home.find(run.id) if assets.is_added(run.id) else None
     model = _tried(lambda: _checkpoint(run, added), faults)
     recording = _tried(lambda: _trace(run), faults)
     if added is not None and not added.checkpoint and recording is None and not faults:
         faults.append(f"The trace of {run.id} is gone; delete the run and import its file again.")
-    kind: Kind = added.kind if added else "bundled"
     place = added.checkpoint if added else str(run.checkpoint or run.trace or "")
+    kind = assets.kind_of(run.id)
     return Entry(run.id, kind, place, run, model, recording, measured(run.id), tuple(faults))
 
 

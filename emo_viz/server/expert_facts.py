@@ -28,7 +28,7 @@ def path(run: str) -> Path:
     """Where what tokens say of a run's experts lies, or belongs."""
     if assets.is_added(run):
         return home.analysis_path(FILE, [run])
-    return assets.analysis_path(f"experts-{run}.npz")
+    return assets.analysis_path(f"experts-{run}.npz", run)
 
 
 def use(run: str) -> ExpertUse:
@@ -51,7 +51,7 @@ def tokens(run: Run) -> ExpertTokens | None:
     read = _load(file, assets.content(file))
     _check_run(file, read, run)
     of_trace = read.info.get("of") == "trace"
-    held = len(use(run.id).ids if of_trace else library.documents())
+    held = len(use(run.id).ids if of_trace else library.documents([run.id]))
     if int(read.context_rows.max(initial=-1)) >= held:
         raise ValueError(f"{file.name} names documents that are not here; it must be made again.")
     return read
@@ -81,7 +81,7 @@ def gather(run: Run) -> None:
         work = in_turn(lambda report: keep(experts.by_trace(trace, run.id, report)))
         registry().start(_key(run), work)
         return
-    loaded, documents = library.model(run), library.documents()
+    loaded, documents = library.model(run), library.documents([run.id])
     weights = Weights(loaded.path.name, weights_digest(loaded.path))
 
     def read(report: Report) -> ExpertTokens:
@@ -98,7 +98,7 @@ def all_effects(run: Run) -> Effects | None:
     """
     added = assets.is_added(run.id)
     named = f"expert-effects-{run.id}.npz"
-    file = home.analysis_path(EFFECTS, [run.id]) if added else assets.analysis_path(named)
+    file = home.analysis_path(EFFECTS, [run.id]) if added else assets.analysis_path(named, run.id)
     if not file.exists():
         return None
     read = _load_effects(file, assets.content(file))
@@ -129,7 +129,7 @@ def measure_effect(run: Run, number: int, expert: int) -> None:
 
     number: the layer's own. Raises Missing where the model or the documents are not here.
     """
-    loaded, documents = library.model(run), library.documents()
+    loaded, documents = library.model(run), library.documents([run.id])
     weights = Weights(loaded.path.name, weights_digest(loaded.path))
 
     def work(report: Report) -> Effects:
@@ -149,7 +149,7 @@ def measure_effect(run: Run, number: int, expert: int) -> None:
 
 
 def _effect_key(run: Run, number: int, expert: int) -> str:
-    documents = assets.content(assets.documents_path())
+    documents = assets.content(assets.documents_path([run.id]))
     return f"expert effect|{run.id}|{run.digest}|{documents}|{number}|{expert}"
 
 

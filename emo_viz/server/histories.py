@@ -1,23 +1,27 @@
-"""The training histories that are here: analysis/training-*.npz of the assets, and the user's."""
+"""The training histories that are here: analysis/training-*.npz of the assets, of the user's own
+pairs, and what else lies in the user's folder."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import streamlit as st
 
 from emo_viz.analysis.training_history import PATTERN, History, read_history
-from emo_viz.server import assets, home
+from emo_viz.server import assets, home, pairs
 
 OWN = "training"  # of the user's folder
 
 
 def paths() -> list[Path]:
-    """The files, bundled ones first."""
-    places = [assets.root() / "analysis"]
-    try:
+    """The files, bundled ones first, each once: the assets folder may be a listed one too."""
+    listed = [pair for pair in pairs.listed().values() if isinstance(pair, pairs.Pair)]
+    places = [folder / "analysis" for folder in (assets.root(), *(one.folder for one in listed))]
+    with suppress(ValueError):  # there may be no place for what is the user's own
         places.append(home.folder() / OWN)
-    except ValueError:  # there is no place for what is the user's own
-        return _in(places[0])
-    return [path for place in places for path in _in(place)]
+    once = dict[Path, Path]()
+    for place in places:
+        once.setdefault(place.resolve(), place)
+    return [path for place in once.values() for path in _in(place)]
 
 
 def _in(place: Path) -> list[Path]:

@@ -7,9 +7,10 @@ EMO_VIZ_HOME, or the platform's folder for a user's data. It holds
     analysis/ID/            what was measured of the run alone: token clusters, maps, curves
     analysis/ID+ID/         what was measured of two runs together
     documents/              files of documents that were uploaded
+    pairs/                  pairs of the user's own (`emo_viz.server.pairs`)
 
-The bundled assets are only read. What is here is made by the Library page; deleting a run deletes
-its files here and nothing else.
+The bundled assets are only read. What is here is made by the Library page and by `python -m emo_viz
+analyse`; deleting a run deletes its files here and nothing else.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ FORMAT = "emo-viz-run"
 FORMAT_VERSION = 1
 NONE = "none"  # in an address: no run, so no run is called so
 BOTH = "+"  # between two ids in the name of a folder: no id has it
-Kind = Literal["bundled", "local", "imported"]
+Kind = Literal["bundled", "yours", "imported"]  # where a run comes from
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Added:
 
     @property
     def kind(self) -> Kind:
-        return "local" if self.checkpoint else "imported"
+        return "yours" if self.checkpoint else "imported"
 
 
 def folder() -> Path:
@@ -192,8 +193,8 @@ def delete(run: str) -> None:
 
     Raises ValueError if there is none, or if it cannot be deleted.
     """
-    looks.again()
-    path = _file(run)
+    looks.again()  # what is listed is deleted as it is listed, its name a safe id or not
+    path = folder() / "runs" / f"{run}.json" if run in runs() else _file(run)
     if not path.is_file():
         raise ValueError(f"There is no added run {run}; it may have been deleted already.")
     try:

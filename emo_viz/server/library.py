@@ -148,8 +148,7 @@ def models(device: str = "") -> Models:
         except ValueError as error:
             left_out.append(str(error))
     if not loaded:
-        added = any(map(assets.is_added, runs.ids))
-        raise Missing(" ".join(left_out), "" if added else commands.TRAIN)
+        raise Missing(" ".join(left_out), commands.train(runs.ids))
     known = [replace(runs[one.run], facts=one.facts) for one in loaded]
     return Models(compare(known), tuple(loaded), tuple(left_out))
 
@@ -162,7 +161,7 @@ def model(run: Run, dtype: str = "", device: str = "") -> LoadedModel:
     try:
         return _loaded(run, _device(device), dtype or _dtype(run.id))
     except ValueError as error:
-        raise Missing(str(error), "" if assets.is_added(run.id) else commands.TRAIN) from error
+        raise Missing(str(error), commands.train([run.id])) from error
 
 
 def can_run(run: str) -> bool:
@@ -179,15 +178,35 @@ def is_emo(run: str) -> bool:
     return bool(config.get("model_type", "emo") == "emo")
 
 
-def documents() -> pd.DataFrame:
-    """The bundled documents, one a row; do not write into it. Raises Missing."""
-    path = assets.documents_path()
+def documents_path(runs: Sequence[str] | None = None) -> Path:
+    """The file of `documents`, there or not."""
+    if runs is None:
+        try:
+            runs = comparison().ids
+        except Missing:
+            runs = ()
+    return assets.documents_path(runs)
+
+
+def documents(runs: Sequence[str] | None = None) -> pd.DataFrame:
+    """The held-out documents of the comparison, or of these runs, one a row; do not write into it.
+
+    They are those that lie with the first of the runs that any lie with: the bundled ones, or those
+    of a pair of the user's own. Raises Missing.
+    """
+    path = documents_path(runs)
     if not path.exists():
-        raise Missing("The bundled documents are not here.", commands.DOCUMENTS)
+        raise Missing(f"The held-out documents are not here: {path}.", commands.documents(path))
     try:
         return _documents(path, assets.content(path))
     except ValueError as error:
-        raise Missing(f"The file of documents {error}", commands.DOCUMENTS) from error
+        raise Missing(f"The file of documents {error}", commands.documents(path)) from error
+
+
+def whose_documents() -> str:
+    """Whose the documents of the comparison are: "Bundled", or "Your"."""
+    near = next((run for run in comparison().ids if assets.place_of(run)), None)
+    return "Bundled" if near is None or assets.is_bundled(near) else "Your"
 
 
 def row_of(documents: pd.DataFrame, document: str) -> pd.Series:
@@ -197,12 +216,13 @@ def row_of(documents: pd.DataFrame, document: str) -> pd.Series:
     )
 
 
-def calibration_documents() -> pd.DataFrame:
-    """The documents that subsets are chosen from, one a row; do not write into it.
+def calibration_documents(runs: Sequence[str] | None = None) -> pd.DataFrame:
+    """The documents that subsets are chosen from, one a row, of the same runs as `documents`; do
+    not write into it.
 
     Raises ValueError if there is no readable file of them.
     """
-    path = assets.documents_path().with_name("calibration.parquet")
+    path = documents_path(runs).with_name("calibration.parquet")
     if not path.exists():
         raise ValueError("The calibration documents are not here.")
     try:

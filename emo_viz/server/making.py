@@ -5,14 +5,14 @@ fetching from the hub, which waits for the network, goes on beside it. A recordi
 goes on where it was; whatever else was stopped leaves what was there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.runs.progress import Report
-from emo_viz.server import assets, catalogue, home, hub, imports, library, measurements
+from emo_viz.server import assets, catalogue, home, hub, imports, library, measurements, pairs
 from emo_viz.server.jobs import Job, in_turn, registry
 from model.files import read_json
 
@@ -60,9 +60,13 @@ class Recording:
 
 
 def add_folder(source: str) -> str:
-    """Add a checkpoint folder; returns the id of the run. Raises ValueError, one sentence, for what
-    is no checkpoint with experts."""
+    """Add a checkpoint folder, or all that `analyse` made of a pair; returns the id of the (first)
+    run. Raises ValueError, one sentence, for what is no checkpoint with experts."""
     path = home.given_path(source)
+    if (pair := pairs.at(path)) and pair.ids:
+        pairs.check_free(pair.sources.name, path, pair.ids, assets.ids_elsewhere(path))
+        pairs.keep(pair.sources.name, path)
+        return pair.ids[0]
     if not (path / "config.json").is_file():
         raise ValueError(f"There is no checkpoint at {path} (no config.json); check the path.")
     _check_experts(path)
@@ -131,9 +135,9 @@ def _taken() -> list[str]:
 def steps(runs: Comparison, how: Recording) -> list[Step]:
     """What can be recorded and measured of these runs, in the order in which it is needed.
 
-    The recordings and token clusters of bundled runs come with them.
+    The recordings and token clusters of bundled runs, and of the user's own pairs, lie with them.
     """
-    added = [run for run in runs if not assets.is_bundled(run.id)]
+    added = [run for run in runs if assets.is_added(run.id)]
     own = [
         step for run in added for step in (_recording(run, how), _clusters(run), _curves(run, runs))
     ]
@@ -141,6 +145,8 @@ def steps(runs: Comparison, how: Recording) -> list[Step]:
 
 
 def _recording(run: Run, how: Recording) -> Step:
+    usual = library.documents_path()
+
     def work(report: Report) -> None:
         from emo_viz.runs.record import Options, record
         from emo_viz.trace.documents import read_documents
@@ -148,8 +154,8 @@ def _recording(run: Run, how: Recording) -> Step:
         added = home.find(run.id)
         if added is None:
             raise ValueError(f"The run {run.id} is no longer here.")
-        documents = read_documents(how.documents or assets.documents_path())
-        home.keep_documents(added, str(how.documents or ""))
+        documents = read_documents(how.documents or usual)
+        home.keep_documents(added, _named(how.documents or usual))
         options = Options(
             device=how.device, dtype=how.dtype, level="tokens", max_tokens=_max_tokens(run)
         )
@@ -158,6 +164,11 @@ def _recording(run: Run, how: Recording) -> Step:
 
     there = run.trace is not None
     return _step("record", (run,), RECORDING, "documents", there, _no_checkpoint(run), work)
+
+
+def _named(documents: Path) -> str:
+    """How a run keeps what it was recorded over: the bundled ones may move with the app."""
+    return "" if documents == assets.documents_path() else str(documents)
 
 
 def _clusters(run: Run) -> Step:
@@ -281,7 +292,7 @@ def _max_tokens(run: Run) -> int:
 def _documents(run: Run) -> Path:
     """What a run was recorded over."""
     added = home.find(run.id)
-    return Path(added.documents) if added and added.documents else assets.documents_path()
+    return Path(added.documents) if added and added.documents else assets.documents_path([run.id])
 
 
 def delete(run: str) -> None:
@@ -289,11 +300,30 @@ def delete(run: str) -> None:
 
     Raises ValueError if it is still being worked on, or cannot be deleted.
     """
-    jobs = [job for key, job in registry().running().items() if run in key.split("|")]
+    _stop([run])
+    home.delete(run)
+
+
+def delete_pair(name: str) -> None:
+    """As `delete`, of a pair of the user's own: see `pairs.delete`."""
+    pair = pairs.listed().get(name)
+    if isinstance(pair, pairs.Pair):
+        _stop(pair.sources.ids)
+    pairs.delete(name)
+
+
+def _stop(runs: Collection[str]) -> None:
+    """Stop what is being made of any of these runs. Raises ValueError if that takes long."""
+    jobs = [job for key, job in registry().running().items() if _named_in(key) & {*runs}]
     for job in jobs:
         job.cancel()
     for job in jobs:
         job.wait(STOP_SECONDS)
     if any(job.running for job in jobs):
-        raise ValueError(f"{run} is still being worked on; that stops soon: delete it then.")
-    home.delete(run)
+        names = " and ".join(runs)
+        raise ValueError(f"{names}: still being worked on; that stops soon: delete it then.")
+
+
+def _named_in(key: str) -> set[str]:
+    """What the key of a job names, runs among it: alone or before the digest of their weights."""
+    return {part.partition(" ")[0] for part in key.split("|")}

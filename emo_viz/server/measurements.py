@@ -11,12 +11,23 @@ from emo_viz.analysis.ablation import Task
 from emo_viz.analysis.checkpoints import Checkpoint
 from emo_viz.analysis.curves import Measured
 from emo_viz.analysis.parts import Parts
+from emo_viz.analysis.runs import Comparison
 from emo_viz.runs import curves
 from emo_viz.runs.progress import Report
 from emo_viz.server import assets, home, library
 from emo_viz.server.jobs import Job, politely, registry
 from emo_viz.server.library import LoadedModel, Models
 from model.files import weights_digest
+
+
+def why_not(runs: Comparison) -> str:
+    """Why runs are not measured together, in one sentence; "" if they are."""
+    if len({assets.place_of(run.id) for run in runs} - {None}) < 2:
+        return ""
+    return (
+        f"{runs.names} lie in two folders, each with documents of its own, so what was measured of "
+        "them does not compare."
+    )
 
 
 def find(models: Models) -> Job | None:
@@ -29,6 +40,8 @@ def start(models: Models) -> None:
 
     Raises ValueError if the documents do not allow it, or nothing can be written there.
     """
+    if said := why_not(models.comparison):
+        raise ValueError(said)
     home.check()  # before the many minutes, not after them
     documents, calibration = library.documents(), library.calibration_documents()
     curves.check_disjoint(documents, calibration)
@@ -74,7 +87,7 @@ def digest(loaded: LoadedModel) -> str:
 
 def documents_key() -> str:
     """Tells the documents that are measured, and those that experts are chosen on, from others."""
-    path = assets.documents_path()
+    path = library.documents_path()
     return assets.content(path, path.with_name("calibration.parquet"))
 
 
@@ -88,7 +101,7 @@ def _checkpoints(models: Iterable[LoadedModel]) -> tuple[Checkpoint, ...]:
 
 def _targets(models: Models) -> list[tuple[Path, tuple[LoadedModel, ...]]]:
     """Where in the user's folder the curves of which runs go: those of an added run lie with it,
-    those of bundled runs together. Raises ValueError where there is no such folder."""
+    those of the other runs together. Raises ValueError where there is no such folder."""
     return [
         (home.analysis_path(assets.CURVES, [one.run for one in some]), some)
         for some in _asked(models)
@@ -96,7 +109,7 @@ def _targets(models: Models) -> list[tuple[Path, tuple[LoadedModel, ...]]]:
 
 
 def _asked(models: Models) -> list[tuple[LoadedModel, ...]]:
-    """What is measured into one file each: what is bundled only where nothing else is asked for."""
+    """What is measured into one file each: runs of the assets folder only where no other is."""
     added = [(one,) for one in models if assets.is_added(one.run)]
     return [*added] or [models.loaded]
 

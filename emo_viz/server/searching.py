@@ -1,7 +1,7 @@
 """What can be searched of the runs that a visitor sees: texts, tokens and experts, cached.
 
-Two runs over the same documents are searched as one; a run that is not recorded has the bundled
-documents, as on the page Token routing.
+Two runs over the same documents are searched as one; a run that is not recorded has the
+held-out documents, as on the page Token routing.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from emo_viz.analysis.search_tokens import (
     expert_counts,
     expert_tokens,
 )
-from emo_viz.server import assets, library
+from emo_viz.server import assets, library, recordings
 from model.files import inside
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def searchable(runs: Comparison) -> Searchable:
             tables.setdefault(name, (trace, key))
         elif library.can_run(run.id):
             documents = library.documents()
-            name = _bundled_digest(documents, assets.content(assets.documents_path()))
+            name = _documents_digest(documents, assets.content(library.documents_path()))
             tables.setdefault(name, (documents, name))
         else:
             left_out.append(f"There is no trace of {run.label} here, so nothing of it to search.")
@@ -87,7 +87,7 @@ def _trace_digest(_trace: "Trace", key: str) -> str:
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _bundled_digest(_documents: pd.DataFrame, key: str) -> str:
+def _documents_digest(_documents: pd.DataFrame, key: str) -> str:
     return documents_digest(_documents)
 
 
@@ -178,17 +178,7 @@ def recorded_tokens(run: str, row: int) -> int | None:
 
 def can_be_opened(document: str, runs: Sequence[Run]) -> bool:
     """Whether the page Token routing knows a document of these runs by its id."""
-    if any(library.can_run(run.id) for run in library.comparison()):
-        return document in _bundled_ids(assets.content(assets.documents_path()))
-    return any((trace := _trace(run.id)) and document in set(trace.facts["id"]) for run in runs)
-
-
-@st.cache_resource(max_entries=2, show_spinner=False)
-def _bundled_ids(key: str) -> frozenset[str]:
-    try:
-        return frozenset(library.documents()["id"])
-    except library.Missing:
-        return frozenset()
+    return document in recordings.of_routing([run.id for run in runs])
 
 
 def _trace(run: str) -> "Trace | None":

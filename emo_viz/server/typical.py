@@ -17,24 +17,24 @@ GLANCE = "glance.npz"
 
 def document(runs: Comparison) -> pd.Series:
     """Its row in the documents. Raises Missing where there are none."""
-    documents = library.documents()
+    documents = library.documents(runs.ids)
     chosen = _chosen(runs.ids, key(runs.ids))
     return library.row_of(documents, chosen)
 
 
 def key(runs: Iterable[str]) -> str:
     """Of all that decides which document of some runs it is, and on what experts are chosen."""
-    path = assets.documents_path()
-    curves = assets.curves_paths(runs)
-    beside = (path.with_name("calibration.parquet"), assets.analysis_path(GLANCE))
+    ids = tuple(runs)
+    path, curves = assets.documents_path(ids), assets.curves_paths(ids)
+    beside = (path.with_name("calibration.parquet"), assets.measured_path(GLANCE, ids))
     return assets.content(path, *beside, *curves, *(each.with_suffix(".json") for each in curves))
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _chosen(runs: tuple[str, ...], key: str) -> str:
-    documents = library.documents()
+    documents = library.documents(runs)
     with suppress(ValueError):
-        stored = load_glances(assets.analysis_path(GLANCE)).of(runs).text.id
+        stored = load_glances(assets.measured_path(GLANCE, runs)).of(runs).text.id
         if stored in set(documents["id"]):
             return stored
     rows = None

@@ -4,6 +4,7 @@ On one background thread, a step at a time, and no step begins while a page is b
 there comes first. A visitor who needs a model that is being loaded waits for that one loading.
 """
 
+import gc
 import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -15,7 +16,6 @@ from emo_viz.server import assets, imports, library
 
 # What pages import when they are first opened, in the order in which it is needed.
 FOR_PAGES = ("pandas", "plotly.graph_objects", "plotly.io", "pyarrow.parquet", "scipy.sparse")
-FOR_CLUSTERS = ("sklearn.cluster", "scipy.optimize")
 MOST_SECONDS = 5.0  # that a step waits for pages to be drawn: they may never be done
 
 Step = Callable[[], Any]
@@ -70,6 +70,8 @@ class Warming:
             # Whatever is wrong here is said to the visitor who asks for it.
             with suppress(library.Missing, ValueError, OSError, ImportError):
                 step()
+        self.drawing.wait_for_none(MOST_SECONDS)
+        _leave_alone()
 
 
 def steps(pages: Pages = tuple) -> Iterator[Step]:
@@ -77,14 +79,29 @@ def steps(pages: Pages = tuple) -> Iterator[Step]:
     yield from map(_importing, FOR_PAGES)
     yield inspect.stack  # Streamlit asks for it once, and Python looks at every module for it
     yield lambda: assets.origins(library.default().ids)
-    yield library.documents
+    yield lambda: library.documents(_runs())
     for run in _runs():
         yield partial(library.trace, run)
     yield from pages()
     yield from map(_importing, imports.FOR_MODELS)
     for run in _runs():
         yield partial(library.warm_up, run)
-    yield from map(_importing, FOR_CLUSTERS)
+    yield from map(_importing, imports.FOR_CLUSTERS)
+
+
+def _leave_alone() -> None:
+    """What is here now stays: let Python's collection of garbage walk only what comes after. What
+    visitors have here goes with them, so it is left where it is collected."""
+    if not _visitors():
+        gc.collect()
+        gc.freeze()
+
+
+def _visitors() -> int:
+    """Sessions that this server holds, some perhaps of visitors who have just left."""
+    from streamlit import runtime
+
+    return len(runtime.get_instance()._session_mgr.list_sessions()) if runtime.exists() else 0
 
 
 def _importing(name: str) -> Step:

@@ -88,9 +88,8 @@ def build(
 ) -> None:
     """Build a corpus of documents with a domain, from open packages or from your own data.
 
-    If it is stopped, the same command goes on where it was. Texts and tokens go through the disk;
-    in memory stay some hundred bytes a document and for each of its long lines. A document takes
-    at most 64 MiB.
+    If it is stopped, the same command goes on where it was. Texts, tokens and all that is known of
+    documents go through the disk; in memory stay 8 bytes a document. A text takes at most 64 MiB.
     """
     settings = Settings(max_bytes_per_domain, heldout_fraction or 0.0, seed, no_repetition, apart)
     wanted = [name.strip() for name in domains.split(",") if name.strip()]

@@ -7,14 +7,23 @@ some 0.04, and of the pairs that are just as alike as asked some one in eight is
 
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.data.known import new_database
+
 WORDS = 5
 HASHES = 128
 SEED = 1
+TABLES = """
+CREATE TABLE signatures (number INTEGER PRIMARY KEY, hashes BLOB);
+CREATE TABLE bands (band INTEGER, key BLOB, number INTEGER, PRIMARY KEY (band, key, number)
+) WITHOUT ROWID;
+"""
+NEAR = "SELECT number FROM bands WHERE band = ? AND key = ?"
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd: every token keeps its say in the hash
 
 
@@ -60,37 +69,43 @@ def _permutations() -> Any:
 
 
 class Alike:
-    """The signatures of held-out documents, and whether another is as alike as `threshold`."""
+    """The signatures of held-out documents, and whether another is as alike as `threshold`.
 
-    def __init__(self, threshold: float) -> None:
+    They are in the file that is given ("": one without a name), cut in bands: two documents are
+    compared if they share one. How many bands find enough is datasketch's reckoning.
+    """
+
+    def __init__(self, threshold: float, file: Path | str = "") -> None:
         from datasketch import MinHashLSH
 
         self.threshold = threshold
         # Missing a pair is worse than comparing one too many: what is found is compared anyway.
-        self._index = MinHashLSH(threshold, HASHES, weights=(0.1, 0.9))
-        self._known: list[Any] = []
+        index = MinHashLSH(threshold, HASHES, weights=(0.1, 0.9))
+        self._bands = [slice(at * index.r, (at + 1) * index.r) for at in range(index.b)]
+        self._base = new_database(file, TABLES)
+        self._base.execute("BEGIN")
+        self._size = 0
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._base.close()
 
     def add(self, signatures: Iterable[NDArray[np.uint32]]) -> None:
         """Remembers held-out documents."""
         for each in signatures:
-            made = _minhash(each)
-            self._index.insert(len(self._known), made)
-            self._known.append(made)
+            number, self._size = self._size, self._size + 1
+            self._base.execute("INSERT INTO signatures VALUES (?, ?)", (number, each.tobytes()))
+            bands = [(at, each[own].tobytes(), number) for at, own in enumerate(self._bands)]
+            self._base.executemany("INSERT INTO bands VALUES (?, ?, ?)", bands)
 
     def found(self, other: NDArray[np.uint32]) -> bool:
         """Whether a held-out document is as alike to this one, or more."""
-        made = _minhash(other)
-        near = (self._known[place] for place in self._index.query(made))
-        return any(made.jaccard(each) >= self.threshold for each in near)
+        near: set[int] = set()
+        for at, own in enumerate(self._bands):
+            key = (at, other[own].tobytes())
+            near.update(number for (number,) in self._base.execute(NEAR, key))
+        return any(np.mean(self._signature(each) == other) >= self.threshold for each in near)
 
-
-def _minhash(values: NDArray[np.uint32]) -> Any:
-    from datasketch import MinHash
-
-    return MinHash(
-        HASHES,
-        SEED,
-        hashvalues=values,
-        permutations=_permutations(),
-        scheme="affine32",
-    )
+    def _signature(self, number: int) -> NDArray[np.uint32]:
+        query = "SELECT hashes FROM signatures WHERE number = ?"
+        return np.frombuffer(self._base.execute(query, (number,)).fetchone()[0], np.uint32)

@@ -6,14 +6,14 @@ A build that is killed goes on where it was (`model.data.work`).
 import hashlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from model.data.collect import Collector, collect_own, collect_sources, losses
 from model.data.documents import REASONS, CorpusError, Reason, digest
+from model.data.ledger import Ledger
 from model.data.own import (
     LARGEST_VOCABULARY,
     LEAST_HELD_OUT,
@@ -26,8 +26,8 @@ from model.data.sources import SOURCES
 from model.data.spool import Spool
 from model.data.tokenizer import load_tokenizer
 from model.data.work import work_folder
-from model.data.write import Settings, make_tokenizer, ordered, write_corpus
-from model.files import check_writable, read_json
+from model.data.write import Settings, make_tokenizer, write_corpus
+from model.files import check_writable, is_left_over, read_json
 
 SPLIT_FILES = (".bin", ".offsets.npy", ".index.parquet")
 CORPUS_NAMES = {
@@ -63,28 +63,28 @@ def build_corpus(
     given = load_tokenizer(inputs.tokenizer) if inputs.tokenizer else None
     with work_folder(out.resolve(), _identity(inputs, settings), tell) as folder:
         spool = Spool(folder)
-        collector = Collector(settings.max_bytes_per_domain, spool)
-        if inputs.own is None:
-            collect_sources(inputs.domains, inputs.downloads, collector)
-        else:
-            collect_own(inputs.own, inputs.domains, collector)
-        rows = spool.rows()
-        settings, vocab_size = _fitted(inputs, settings, rows)
-        documents = ordered(rows, settings)
-        check_documents(documents, collector.losses())
-        tokenizer = given or make_tokenizer(documents, folder, vocab_size)
-        left_out: Counter[Reason] = Counter(dict.fromkeys(REASONS, 0))
-        left_out.update(collector.left_out)
-        manifest = write_corpus(documents, folder, tokenizer, settings, left_out, out, workers)
+        with closing(Collector(settings.max_bytes_per_domain, spool)) as collector:
+            if inputs.own is None:
+                collect_sources(inputs.domains, inputs.downloads, collector)
+            else:
+                collect_own(inputs.own, inputs.domains, collector)
+        with closing(Ledger(folder)) as ledger:
+            ledger.fill(spool.rows())
+            settings, vocab_size = _fitted(inputs, settings, ledger)
+            ledger.order(settings.heldout_fraction, settings.seed)
+            check_documents(ledger, collector.losses())
+            tokenizer = given or make_tokenizer(ledger, folder, vocab_size)
+            left_out: Counter[Reason] = Counter(dict.fromkeys(REASONS, 0))
+            left_out.update(collector.left_out)
+            manifest = write_corpus(ledger, folder, tokenizer, settings, left_out, out, workers)
     return manifest, losses(left_out, collector.unread)
 
 
-def _fitted(inputs: Inputs, settings: Settings, rows: pd.DataFrame) -> tuple[Settings, int]:
+def _fitted(inputs: Inputs, settings: Settings, ledger: Ledger) -> tuple[Settings, int]:
     """The settings and the size of the vocabulary, those that were left open by the documents."""
     own = inputs.own is not None
-    sizes = rows.groupby("domain").size().tolist()
-    fraction = heldout_fraction(sizes) if own else LEAST_HELD_OUT
-    vocabulary = vocabulary_for(int(rows["bytes"].sum())) if own else LARGEST_VOCABULARY
+    fraction = heldout_fraction(list(ledger.documents.values())) if own else LEAST_HELD_OUT
+    vocabulary = vocabulary_for(ledger.bytes.total()) if own else LARGEST_VOCABULARY
     settings = replace(settings, heldout_fraction=settings.heldout_fraction or fraction)
     return settings, inputs.vocab_size or vocabulary
 
@@ -94,12 +94,12 @@ def _identity(inputs: Inputs, settings: Settings) -> dict[str, Any]:
     files = (
         inputs_state(inputs.own)
         if inputs.own is not None
-        else [(each.domain, each.package) for each in SOURCES]
+        else digest([(each.domain, each.package) for each in SOURCES])
     )
     chosen = inputs.tokenizer and (inputs.tokenizer / "tokenizer.json").read_bytes()
     return {
         "documents": inputs.own or "",
-        "files": digest(files),
+        "files": files,
         "domains": inputs.domains,
         "vocab_size": inputs.vocab_size,
         "tokenizer": hashlib.sha256(chosen).hexdigest() if chosen else "",
@@ -119,7 +119,8 @@ def check_out(out: Path, documents: Path | None, downloads: Path | None) -> None
         # A folder of texts is read whole, what lies among the downloads is not.
         if path and (_holds(out, path) or (path is documents and _holds(path, out))):
             raise CorpusError(f"{out} and {path} lie one inside the other; choose another --out.")
-    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    found = [path for path in out.iterdir() if not is_left_over(path)] if out.is_dir() else []
+    names = {path.name for path in found}
     if names and not _is_corpus(out):
         raise CorpusError(f"{out} holds something that is no corpus; choose another --out.")
     if foreign := sorted(names - CORPUS_NAMES):
@@ -141,14 +142,14 @@ def _is_corpus(folder: Path) -> bool:
         return False
 
 
-def check_documents(documents: pd.DataFrame, losses: str) -> None:
+def check_documents(ledger: Ledger, losses: str) -> None:
     """Raises CorpusError when there are none, or none on one side of the split.
 
     losses: what was left out, as `Collector.losses` says it.
     """
-    if documents.empty:
+    if not ledger.documents:
         raise CorpusError(f"No document is left: {losses or 'there are no texts'}.")
-    if set(documents["split"]) != set(SPLITS):
+    if not all(ledger.span(split) for split in SPLITS):
         raise CorpusError(
             "The documents are too few, or of too few parents, to hold some out"
             f"{losses and f' (left out: {losses})'}; give more of them or a larger "

@@ -15,7 +15,6 @@ from tqdm import tqdm
 from model.data.documents import (
     REASONS,
     CorpusError,
-    Deduplicator,
     Marks,
     Reason,
     Text,
@@ -23,6 +22,7 @@ from model.data.documents import (
     to_pieces,
     unfit,
 )
+from model.data.known import Known
 from model.data.own import read_texts
 from model.data.sources import DOMAINS, domain_texts
 from model.data.spool import Spool, State
@@ -46,8 +46,7 @@ class Collector:
         self._done: set[str] = set()  # streams
         self._skipping = False
         self.found: set[str] = set()  # domains of your own data, wanted or not
-        self._seen = Deduplicator()
-        self._places: dict[str, str] = {}
+        self._known = Known(spool.folder / "known.sqlite")
         spool.take_up(self._take_up)
         if spool.state:
             self._go_on(spool.state)
@@ -58,8 +57,8 @@ class Collector:
         for domain, letters, lines, name, place, size in zip(
             *(rows[each].tolist() for each in names), strict=True
         ):
-            self._seen.remember(domain, Marks(letters, [int(line) for line in lines]))
-            self._places[name] = place
+            own = Marks(letters, [int(line) for line in lines])
+            self._known.remember(domain, own, name, place)
             self.sizes[domain] += size
 
     def _state(self) -> State:
@@ -109,21 +108,24 @@ class Collector:
         """Keeps the new documents of a text. Raises CorpusError for an id that came before."""
         for document in to_pieces(text):
             reason = unfit(document) or ("over_limit" if self.is_full(document.domain) else None)
-            if reason or (reason := self._seen.known(document.domain, own := marks(document))):
+            if reason or (reason := self._known.why_not(document.domain, own := marks(document))):
                 self.left_out[reason] += 1
                 continue
-            self._remember_id(document.id, text.place)
-            self._seen.remember(document.domain, own)
+            self._check_id(document.id, text.place)
+            self._known.remember(document.domain, own, document.id, text.place)
             self.sizes[text.domain] += len(document.text.encode())
             self.spool.add(document, own, text.place)
 
-    def _remember_id(self, name: str, place: str) -> None:
-        if name in self._places:
-            places = " and ".join(filter(None, [self._places[name], place]))
+    def _check_id(self, name: str, place: str) -> None:
+        if (before := self._known.place_of(name)) is not None:
+            places = " and ".join(filter(None, [before, place]))
             raise CorpusError(
                 f"The id {name} stands twice{places and f' ({places})'}; ids must be unique."
             )
-        self._places[name] = place
+
+    def close(self) -> None:
+        """Forgets what was known: nothing more is added."""
+        self._known.close()
 
     def losses(self) -> str:
         """What `left_out` counts, in words; empty if nothing was left out."""

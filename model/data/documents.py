@@ -5,7 +5,6 @@ Everything here depends on its input alone, so a corpus built twice is the same 
 
 import hashlib
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -14,6 +13,7 @@ MIN_CHARS = 400
 # Well below the 20,000 a document may have: short enough to read, and enough of them a domain.
 MAX_CHARS = 6_000
 LONG_LINE = 50
+NEAR, FURTHER = 256, 16  # characters before the middle to look for a boundary; times as many next
 NEAR_DUPLICATE_SHARE = 0.6
 # A group that would carry the held-out part past this multiple of its target stays in training.
 HELDOUT_SLACK = 1.15
@@ -121,14 +121,36 @@ def cut(text: str, limit: int = MAX_CHARS) -> list[str]:
 
 
 def _boundary(text: str) -> int:
-    low, high = len(text) // 4, len(text) * 3 // 4
-    middle = len(text) // 2
-    for pattern in BOUNDARIES:
-        places = (match.end() for match in pattern.finditer(text, low, high))
-        nearest = min(places, key=lambda place: abs(place - middle), default=None)
-        if nearest is not None:
-            return nearest
-    return middle
+    found = (_nearest(pattern, text) for pattern in BOUNDARIES)
+    return next((place for place in found if place is not None), len(text) // 2)
+
+
+def _nearest(pattern: re.Pattern[str], text: str) -> int | None:
+    """Where a match in the middle half of a text ends, the nearest to the middle.
+
+    Looked for from the middle outwards: a text may have a match at every character.
+    """
+    low, middle, high = (len(text) * quarters // 4 for quarters in (1, 2, 3))
+    reach = NEAR
+    while True:
+        start = max(low, middle - reach)
+        before, after = _around(pattern.finditer(text, start, high), middle)
+        if before is not None or start == low:
+            break
+        reach = len(text) if after is None else FURTHER * reach
+    if before is None or after is None:
+        return after if before is None else before
+    return before if middle - before <= after - middle else after
+
+
+def _around(matches: Iterator[re.Match[str]], middle: int) -> tuple[int | None, int | None]:
+    """Where the last match that ends before the middle does so, and the next one."""
+    before = None
+    for match in matches:
+        if match.end() >= middle:
+            return before, match.end()
+        before = match.end()
+    return before, None
 
 
 def fingerprint(text: str) -> str:
@@ -184,52 +206,17 @@ def _line_hash(line: str) -> int:
     return int.from_bytes(hashlib.blake2b(line.encode(), digest_size=8).digest())
 
 
-class Deduplicator:
-    """Says which documents are new: exact over all domains, near duplicates within a domain.
+def held_groups(groups: Iterable[tuple[str, int]], target: float) -> Iterator[str]:
+    """The groups of one domain that are held out, about `target` bytes.
 
-    It remembers hashes, no texts.
+    groups: name and bytes of each, in the order of a hash of their names, so that the choice
+    depends on nothing but names and sizes. A parent belongs to the group of its first document.
     """
-
-    def __init__(self) -> None:
-        self.letters: set[str] = set()
-        self.lines: dict[str, set[int]] = defaultdict(set)
-
-    def known(self, domain: str, own: Marks) -> Reason | None:
-        """Why a document of a domain is not new, or None."""
-        repeated = sum(line in self.lines[domain] for line in own.lines)
-        if own.letters in self.letters:
-            return "duplicate"
-        return "near_duplicate" if repeated > NEAR_DUPLICATE_SHARE * len(own.lines) else None
-
-    def remember(self, domain: str, own: Marks) -> None:
-        """Takes a document as known from now on."""
-        self.letters.add(own.letters)
-        self.lines[domain].update(own.lines)
-
-
-def held_out_parents(documents: Iterable[tuple[str, str, int]], fraction: float) -> set[str]:
-    """The parents of one domain that are held out, about `fraction` of its bytes.
-
-    documents: parent, group and bytes of each. Whole groups are taken in the order of a hash of
-    their name, so the choice depends on nothing but names and sizes. A parent belongs to the group
-    of its first document.
-    """
-    group_of: dict[str, str] = {}
-    sizes: dict[str, int] = defaultdict(int)
-    for parent, group, size in documents:
-        sizes[group_of.setdefault(parent, group)] += size
-    held = _held_groups(sizes, fraction * sum(sizes.values()))
-    return {parent for parent, group in group_of.items() if group in held}
-
-
-def _held_groups(sizes: dict[str, int], target: float) -> set[str]:
-    held: set[str] = set()
     taken = 0
-    for group in sorted(sizes, key=lambda name: digest("heldout", name)):
-        if taken < target and taken + sizes[group] <= target * HELDOUT_SLACK:
-            held.add(group)
-            taken += sizes[group]
-    return held
+    for name, size in groups:
+        if taken < target and taken + size <= target * HELDOUT_SLACK:
+            yield name
+            taken += size
 
 
 def digest(*parts: object) -> str:

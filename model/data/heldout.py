@@ -1,30 +1,26 @@
 """Which held-out documents measure a model, and how much of each was seen in training.
 
 Of every domain some documents are evaluated and others choose its experts (calibration); the two
-share no parent. A document's `seen` is the share of its sequences of SEQUENCE tokens that occur in
+share no parent. A document's `seen` is the share of its sequences of 20 tokens that occur in
 the training split: templates and boilerplate recur however documents are split.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from model.data.alike import sequence_hashes
 from model.data.documents import digest
-from model.data.shards import Ids, TokenShard
+from model.data.seen import seen_shares
+from model.data.shards import TokenShard
 
-SEQUENCE = 20
 MAX_TOKENS = 256
 MIN_TOKENS = 64
 EVALUATED, CALIBRATION = "evaluated", "calibration"
 Role = Literal["evaluated", "calibration"]
-BLOCK = 1 << 18  # training tokens hashed at a time: they stay in the processor's cache
-AT_ONCE = 1 << 23  # tokens of held-out documents whose hashes are in memory
 
 
 @dataclass(frozen=True)
@@ -97,53 +93,3 @@ def _deal(rows: pd.DataFrame, evaluated: int, calibration: int) -> dict[Role, li
     }
     full = len(sides["calibration"]) == calibration and len(sides["evaluated"]) == evaluated
     return sides if full else {}
-
-
-def seen_shares(
-    train: NDArray[Ids], documents: Sequence[NDArray[Any]], length: int = SEQUENCE
-) -> list[float]:
-    """The share of each document's sequences of `length` tokens that are in the training stream.
-
-    The opening end-of-text token is of no sequence. 0 for a document shorter than that. Reads the
-    stream once for every AT_ONCE tokens of documents.
-    """
-    sizes = np.cumsum([len(tokens) for tokens in documents])
-    edges = np.arange(AT_ONCE, sizes[-1] if len(sizes) else 0, AT_ONCE)
-    bounds = np.unique([0, *np.searchsorted(sizes, edges), len(documents)]).tolist()
-    return [
-        share
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True)
-        for share in _seen_shares(train, documents[start:end], length)
-    ]
-
-
-def _seen_shares(
-    train: NDArray[Ids], documents: Sequence[NDArray[Any]], length: int
-) -> list[float]:
-    own = [sequence_hashes(np.asarray(tokens[1:]), length) for tokens in documents]
-    wanted = np.unique(np.concatenate([*own, np.empty(0, np.uint64)]))
-    found = np.zeros(len(wanted), bool)
-    shift, likely = _sieve(wanted)
-    for block in _blocks(train, length) if len(wanted) else ():
-        hashes = sequence_hashes(block, length)
-        hashes = hashes[likely[hashes >> shift]]
-        places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
-        found[places[wanted[places] == hashes]] = True
-    return [
-        float(found[np.searchsorted(wanted, each)].mean()) if len(each) else 0.0 for each in own
-    ]
-
-
-def _sieve(wanted: NDArray[np.uint64]) -> tuple[np.uint64, NDArray[np.bool_]]:
-    """Which first bits any of the hashes has, and how far to shift for them: one in sixteen other
-    hashes has them too."""
-    bits = min(28, max(8, len(wanted).bit_length() + 4))
-    shift = np.uint64(64 - bits)
-    likely = np.zeros(1 << bits, bool)
-    likely[wanted >> shift] = True
-    return shift, likely
-
-
-def _blocks(train: NDArray[Ids], length: int) -> Iterator[NDArray[Ids]]:
-    for start in range(0, len(train), BLOCK):
-        yield train[start : start + BLOCK + length - 1]

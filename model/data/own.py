@@ -5,6 +5,7 @@ side of the held-out split), `licence`, `source` and `rights`. Every mistake is 
 names the place; what is not UTF-8 is left out where the caller has a `skip` for it (rows.py).
 """
 
+import hashlib
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from model.data.documents import CorpusError, Text, printable
+from model.data.documents import CorpusError, Text, digest, printable
 from model.data.rows import (
     ENDINGS,
     FIELDS,
@@ -157,28 +158,29 @@ def _folder_texts(folder: Path, skip: Skip) -> Iterator[Text]:
         yield Text(domain, shown, text, source=source, rights=RIGHTS, place=shown)
 
 
-def _files(folder: Path) -> list[Path]:
-    """All plain files below the folder in order, hidden ones left out.
+def _files(folder: Path) -> Iterator[Path]:
+    """All plain files below the folder in order, hidden ones left out; of one folder at a time the
+    names are in memory.
 
     Raises OSError for a folder that cannot be read: its texts would be missing without a word.
     """
-    found = []
-    for at, folders, names in os.walk(folder, onerror=_give_up):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(at, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.is_file())
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    for path in (folder / name for name in names):
+        if path.is_dir() and not path.is_symlink():
+            yield from _files(path)
+        elif path.is_file():
+            yield path
 
 
-def _give_up(error: OSError) -> None:
-    raise error
-
-
-def inputs_state(spec: str) -> list[list[Any]]:
-    """Names, sizes and times of the files that `read_texts` would read; none of a dataset by name.
+def inputs_state(spec: str) -> str:
+    """A digest of names, sizes and times of the files that `read_texts` would read; the same for
+    every dataset by name.
 
     Raises OSError for a folder that cannot be read.
     """
-    path = Path(spec)
-    files = _files(path) if path.is_dir() else [path] if path.is_file() else []
-    states = [(file, file.stat()) for file in files]
-    return [[printable(str(file)), state.st_size, state.st_mtime_ns] for file, state in states]
+    path, told = Path(spec), hashlib.sha1()
+    for file in _files(path) if path.is_dir() else [path] if path.is_file() else []:
+        state = file.stat()
+        told.update(digest(printable(str(file)), state.st_size, state.st_mtime_ns).encode())
+    return told.hexdigest()

@@ -68,7 +68,7 @@ def pack(
 
 
 def _seen(folder: Path, documents: list[NDArray[np.int64]], kind: "np.dtype[Ids]") -> list[float]:
-    from model.data.heldout import seen_shares
+    from model.data.seen import seen_shares
 
     return seen_shares(np.fromfile(folder / "train.bin", kind), documents)
 

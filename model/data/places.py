@@ -1,6 +1,6 @@
 """Texts of a spool by their places; apart from it, since what tokenises them needs no tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,13 +18,9 @@ def texts_file(folder: Path, number: int) -> Path:
     return folder / f"texts-{number:05d}.bin"
 
 
-def read_texts_at(folder: Path, places: Sequence[Where]) -> Iterator[str]:
+def read_texts_at(folder: Path, places: Iterable[Where]) -> Iterator[str]:
     """The texts at these places, in their order."""
-    files = {number: texts_file(folder, number).open("rb") for number in {at.file for at in places}}
-    try:
-        for place in places:
-            files[place.file].seek(place.start)
-            yield files[place.file].read(place.bytes).decode()
-    finally:
-        for file in files.values():
-            file.close()
+    for place in places:  # a file each time: there may be more parts than files may be open
+        with texts_file(folder, place.file).open("rb") as file:
+            file.seek(place.start)
+            yield file.read(place.bytes).decode()

@@ -1,12 +1,12 @@
 """Documents on disk while a corpus is built: their texts are never all in memory.
 
 Part 7 is `texts-00007.bin`, UTF-8 texts end to end, and `rows-00007.parquet`, written after it: a
-row a document, and in its metadata how far the reading had come. What stays in memory is a row a
-document without its text, and the collector's hashes of its lines.
+row a document, and in its metadata how far the reading had come. In memory is the part that has
+begun.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.data.documents import Document, Marks
-from model.data.places import Where, texts_file
+from model.data.places import texts_file
 from model.files import new_file
 
-PART_BYTES = 1 << 25  # of texts
+PART_BYTES = 1 << 22  # of texts
 STATE = b"emo-viz-state"
 TEXT = pa.string()
 SCHEMA = pa.schema(
@@ -88,23 +88,12 @@ class Spool:
         self.state, self.parts = state, self.parts + 1
         self._texts, self._rows = bytearray(), []
 
-    def rows(self) -> pd.DataFrame:
-        """A row a document, in the order they came: columns ROWS and `file`, its part's number."""
-        tables = [
-            pq.read_table(rows_file(self.folder, number), columns=ROWS)
-            .to_pandas()
-            .assign(file=number)
-            for number in range(self.parts)
-        ]
-        return pd.concat(tables, ignore_index=True)
+    def rows(self) -> Iterator[list[dict[str, Any]]]:
+        """The rows of each part, columns ROWS, in the order they came."""
+        for number in range(self.parts):
+            yield pq.read_table(rows_file(self.folder, number), columns=ROWS).to_pylist()
 
 
 def rows_file(folder: Path, number: int) -> Path:
     """Where the rows of a part are."""
     return folder / f"rows-{number:05d}.parquet"
-
-
-def wheres(rows: pd.DataFrame) -> list[Where]:
-    """Where the texts of some rows lie."""
-    columns = (rows[name].tolist() for name in Where._fields)
-    return [Where(*each) for each in zip(*columns, strict=True)]

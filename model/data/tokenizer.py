@@ -1,6 +1,6 @@
 """The byte-level BPE tokenizer: trained on a balanced sample, saved in transformers' format."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,16 +55,6 @@ def train_on(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast"
         pad_token=PADDING,
         clean_up_tokenization_spaces=False,
     )
-
-
-def sample_of(texts: Iterable[str]) -> Iterator[str]:
-    """What one domain gives to the training: its first texts."""
-    left = SAMPLE_CHARS
-    for text in texts:
-        yield text
-        left -= len(text)
-        if left <= 0:
-            break
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":

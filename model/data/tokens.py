@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.data.alike import signature
-from model.data.places import Where, read_texts_at
+from model.data.ledger import Ledger, texts_at
+from model.data.places import read_texts_at
 from model.data.repetition import repeats
 from model.files import new_file
 
 PART_BYTES = 1 << 22  # of texts
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,12 @@ class Recipe:
 
 
 class Job(NamedTuple):
-    """One part: where it goes, and where its texts are."""
+    """One part: where it goes, where its texts are, and which: positions of a ledger's file."""
 
     file: Path
     spool: Path
-    texts: tuple[Where, ...]
+    ledger: Path
+    documents: range
 
 
 class Part(NamedTuple):
@@ -62,14 +66,17 @@ class Part(NamedTuple):
     signatures: NDArray[np.uint32]
 
 
-def jobs_of(split: str, spool: Path, texts: Sequence[Where]) -> list[Job]:
-    """The texts of a split in parts of about PART_BYTES bytes."""
-    sizes = np.cumsum([at.bytes for at in texts])
-    edges = np.searchsorted(sizes, np.arange(PART_BYTES, sizes[-1], PART_BYTES)) + 1
-    bounds = np.unique([0, *edges, len(texts)]).tolist()
+def jobs_of(split: str, spool: Path, ledger: Ledger) -> list[Job]:
+    """The documents of a split in parts of about PART_BYTES bytes."""
+    whole = ledger.span(split)
+    total, starts = 0, [whole.start]
+    for position, size in enumerate(ledger.sizes(whole), whole.start + 1):
+        if (total + size) // PART_BYTES > total // PART_BYTES and position < whole.stop:
+            starts.append(position)
+        total += size
     return [
-        Job(spool / f"tokens-{split}-{number:05d}.npz", spool, tuple(texts[start:end]))
-        for number, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
+        Job(spool / f"tokens-{split}-{number:05d}.npz", spool, ledger.file, range(start, end))
+        for number, (start, end) in enumerate(pairwise([*starts, whole.stop]))
     ]
 
 
@@ -91,7 +98,7 @@ def make_parts(
     or a process was killed.
     """
     missing = [job for job in jobs if read_part(job.file) is None]
-    done(sum(len(job.texts) for job in jobs) - sum(len(job.texts) for job in missing))
+    done(sum(len(job.documents) for job in jobs) - sum(len(job.documents) for job in missing))
     if workers == 1 or len(missing) < 2:
         _begin(recipe)
         for job in missing:
@@ -133,10 +140,11 @@ def plain_tokenizer(content: str) -> Any:
 def _make(job: Job) -> int:
     """Writes a part; returns the number of its documents."""
     recipe: Recipe = _worker["recipe"]
-    part = tokenised(list(read_texts_at(job.spool, job.texts)), recipe, _worker["tokenizer"])
+    places = texts_at(job.ledger, job.documents)
+    part = tokenised(list(read_texts_at(job.spool, places)), recipe, _worker["tokenizer"])
     with new_file(job.file) as temporary, temporary.open("wb") as file:
         np.savez(file, **part._asdict())
-    return len(job.texts)
+    return len(job.documents)
 
 
 def tokenised(texts: list[str], recipe: Recipe, tokenizer: Any) -> Part:
@@ -157,7 +165,10 @@ def tokenised(texts: list[str], recipe: Recipe, tokenizer: Any) -> Part:
 
 
 def _encoded(texts: list[str], tokenizer: Any) -> Iterator[Any]:
-    yield from tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    """What the tokenizer makes of them, few at a time: an encoding is some fifty times its ids."""
+    for start in range(0, len(texts), BATCH):
+        batch = texts[start : start + BATCH]
+        yield from tokenizer.encode_batch_fast(batch, add_special_tokens=False)
 
 
 def each_part(jobs: Sequence[Job]) -> Iterator[Part]:

@@ -7,13 +7,14 @@ them; one of anything else begins anew.
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from model.data.documents import CorpusError
-from model.files import locked, read_json, write_json
+from model.files import locked, read_json, remove_left_overs, write_json
 
 FORMAT = "emo-viz-partial-corpus"
 STATE, LOCK = "state.json", "lock"
@@ -35,12 +36,17 @@ def work_folder(out: Path, of: Mapping[str, Any], tell: Callable[[str], None]) -
         "--out.",
     )
     try:
+        remove_left_overs(out)
         _take_up(folder, dict(of), tell)
         try:
             yield folder
         except CorpusError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        except sqlite3.Error as error:  # a full disk, most likely
+            raise ValueError(
+                f"{folder} cannot be written ({error}); make room and run the same command again."
+            ) from error
         shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)

@@ -38,7 +38,7 @@ class _DocumentAttention(torch.autograd.Function):
         sizes = (B, T, A, D, int(qkv_BT3AD.dtype == torch.bfloat16))
         inputs = (qkv_BT3AD.contiguous(), cosine_BTD, sine_BTD, first_BT)
         out_BTH = qkv_BT3AD.new_empty(B, T, A * D)
-        lse_BAT = torch.empty(B, A, T)
+        lse_BAT = torch.empty(B, A, T, dtype=torch.float32)
         call("emo_attention_forward", *sizes, *inputs, out_BTH, lse_BAT)
         ctx.save_for_backward(*inputs, out_BTH, lse_BAT)
         ctx.sizes = sizes

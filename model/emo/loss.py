@@ -71,7 +71,8 @@ def _compiled_chunk_loss(
 ) -> tuple[Tensor, Tensor]:
     if labels_C.min() < 0 or labels_C.max() >= logits_CV.shape[1]:
         raise IndexError(f"Labels must be 0 to {logits_CV.shape[1] - 1}, the model's vocabulary.")
-    loss, scales = torch.empty(()), torch.tensor([scale, z_coef])
+    loss = torch.empty((), dtype=torch.float32)
+    scales = torch.tensor([scale, z_coef], dtype=torch.float32)
     half = int(logits_CV.dtype == torch.bfloat16)
     call(
         "emo_cross_entropy", *logits_CV.shape, half, logits_CV, labels_C.contiguous(), scales, loss

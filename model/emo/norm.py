@@ -22,7 +22,8 @@ class _CompiledNorm(torch.autograd.Function):
         H = x.shape[-1]
         sizes = (x.numel() // H, H)
         y, inverse_N = torch.empty_like(x), x.new_empty(sizes[0])
-        call("emo_norm_forward", *sizes, x, weight_H, torch.tensor([eps]), y, inverse_N)
+        eps_1 = torch.tensor([eps], dtype=torch.float32)
+        call("emo_norm_forward", *sizes, x, weight_H, eps_1, y, inverse_N)
         ctx.save_for_backward(x, weight_H, inverse_N)
         ctx.sizes = sizes
         return y

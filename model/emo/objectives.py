@@ -74,7 +74,7 @@ def grouped_balancing_loss(scores_NR: Tensor, ids_NS: Tensor, groups: int) -> Te
     N, R = scores_NR.shape
     group_N1 = torch.arange(N, device=ids_NS.device)[:, None] // (N // groups)
     flat = (group_N1 * R + ids_NS).flatten()
-    counts = torch.zeros(groups * R, device=flat.device)
+    counts = torch.zeros(groups * R, dtype=torch.float32, device=flat.device)
     counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype))
     share_GR = counts.view(groups, R) / (N // groups * ids_NS.shape[1])
     return R * (share_GR * scores_NR.view(groups, -1, R).mean(1)).sum(1).mean()

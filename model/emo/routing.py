@@ -229,7 +229,7 @@ def _shared_weights(logits_NE: Tensor, num_shared: int) -> Tensor:
 def expert_counts(routed_ids: Tensor, num_routed: int) -> Tensor:
     """Slots that each routed expert received: float32 [R]."""
     flat = routed_ids.reshape(-1)
-    counts_R = torch.zeros(num_routed, device=flat.device)
+    counts_R = torch.zeros(num_routed, dtype=torch.float32, device=flat.device)
     return counts_R.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts_R.dtype))
 
 

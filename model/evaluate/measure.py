@@ -3,13 +3,15 @@
 A curve's point is the loss of every document with the K experts of each layer that its domain's
 calibration documents prefer by router probability ("own"), with another domain's ("other"), with
 random ones ("random"), or with all experts and a pool of K chosen from the document so far
-("pool"). K counts the shared experts. Losses are in nats a token.
+("pool", of EMO's own format alone). K counts the shared experts. Losses are in nats a token.
 
 Shapes: D evaluated documents, M domains, L layers with a router, R routed experts, N tokens.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,16 +20,20 @@ from numpy.typing import NDArray
 
 from model.data.heldout import CALIBRATION, EVALUATED, HeldOut
 from model.emo.modeling import EmoForCausalLM
-from model.evaluate import modules
+from model.evaluate import choices, modules
+from model.evaluate.choices import Question
 from model.evaluate.intervals import Span, domain_means, pooled_mean, span
-from model.evaluate.passes import router_probabilities, token_losses
+from model.evaluate.subject import Subject, subject_of
 
 FORMAT = "emo-viz-evaluation"
 FORMAT_VERSION = 1
 KEEP = (8, 16, 32, 64)
+SHARES = (16, 8, 4, 2)  # of its experts, a model of another family keeps a sixteenth, an eighth, ..
 FULL = "full"
 SEEN_LIMIT = 0.01  # a document with a larger share of seen sequences is not among the "unseen"
 MAX_CLUSTERED = 100_000  # tokens: the bound of the memory that clustering takes
+
+NONE: Mapping[str, Sequence[Question]] = MappingProxyType({})
 
 Masks = NDArray[np.bool_]
 
@@ -39,19 +45,31 @@ class Measured:
     losses: dict[str, NDArray[np.float64]]
     repeats: dict[str, NDArray[np.float64]]
     modules: dict[str, Any]
+    choices: dict[str, Any]
 
 
-def evaluate(model: EmoForCausalLM, documents: Sequence[HeldOut], seed: int = 0) -> dict[str, Any]:
+def evaluate(
+    model: EmoForCausalLM | Subject,
+    documents: Sequence[HeldOut],
+    seed: int = 0,
+    keep: Sequence[int] | None = None,
+    questions: Mapping[str, Sequence[Question]] = NONE,
+) -> dict[str, Any]:
     """All measures of a model in eval mode, as what `python -m model.evaluate` writes.
 
-    seed: of the random experts and the clusters. Raises ValueError if documents do not fit.
+    seed: of the random experts and the clusters. keep: numbers of experts a layer, None for usual
+    ones. questions: of multiple choice, by the name of their set. Raises ValueError if documents or
+    numbers do not fit.
     """
+    subject = subject_of(model)
+    keep = keep_sizes(subject, keep)
     evaluated = [each for each in documents if each.role == EVALUATED]
     calibration = [each for each in documents if each.role == CALIBRATION]
     domains = sorted({each.domain for each in evaluated})
     domains_D = np.array([domains.index(each.domain) for each in evaluated], np.int64)
     tokens_D = np.array([len(each.tokens) - 1 for each in evaluated], np.float64)
-    measured = _measure(model, evaluated, calibration, domains, domains_D, seed)
+    of = _Documents(evaluated, calibration, domains, domains_D)
+    measured = _measure(subject, keep, of, questions, seed)
     losses_DC = np.stack(list(measured.losses.values()), 1)
     names = list(measured.losses)
     unseen_D = np.array([each.seen < SEEN_LIMIT for each in evaluated])
@@ -59,7 +77,7 @@ def evaluate(model: EmoForCausalLM, documents: Sequence[HeldOut], seed: int = 0)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "model": _describe(model),
+        "model": subject.describe() | ({"absent": dict(subject.absent)} if subject.absent else {}),
         "summary": {
             group: _summary(names, losses_DC[kept], tokens_D[kept], domains_D[kept])
             | _repeats(measured.repeats, kept)
@@ -68,61 +86,117 @@ def evaluate(model: EmoForCausalLM, documents: Sequence[HeldOut], seed: int = 0)
             if kept.any()
         },
         "modules": measured.modules,
+        **({"choices": measured.choices} if measured.choices else {}),
         "domains": _by_domain(names, domains, losses_DC, tokens_D, domains_D),
         "documents": {
             "id": [each.id for each in evaluated],
             "domain": [each.domain for each in evaluated],
             "tokens": tokens_D.astype(int).tolist(),
-            "seen": [each.seen for each in evaluated],
+            "seen": [None if math.isnan(each.seen) else each.seen for each in evaluated],
         },
         "losses": {name: np.round(losses, 4).tolist() for name, losses in measured.losses.items()},
     }
 
 
-def _describe(model: EmoForCausalLM) -> dict[str, Any]:
-    config = model.config
-    return {
-        "objective": config.objective,
-        "num_experts": 0 if config.objective == "dense" else config.num_experts,
-        "num_experts_per_tok": config.num_experts_per_tok,
-        "parameters": sum(weight.numel() for weight in model.parameters()),
-    }
+def keep_sizes(subject: Subject, asked: Sequence[int] | None) -> list[int]:
+    """Experts to keep a layer, shared ones counted, each fewer than any layer has.
+
+    Raises ValueError for a number that was asked for and is no cut of the model.
+    """
+    if why := _why_no_cuts(subject):
+        if asked is not None:
+            raise ValueError(f"No experts can be left out ({why}); leave out --keep.")
+        return []
+    least, most = subject.slots + subject.shared, min(subject.experts) + subject.shared
+    if asked is None:
+        usual = KEEP if subject.has_pools else [most // share for share in SHARES]
+        return sorted({k for k in usual if least <= k < most})
+    if wrong := [k for k in asked if not least <= k < most]:
+        raise ValueError(f"{wrong[0]} experts a layer are no cut: keep {least} to {most - 1}.")
+    return sorted(set(asked))
+
+
+def _why_no_cuts(subject: Subject) -> str:
+    if not subject.experts:
+        return "a dense model has none"
+    return subject.absent.get("cuts") or subject.absent.get("modules") or ""
+
+
+@dataclass(frozen=True)
+class _Documents:
+    evaluated: Sequence[HeldOut]
+    calibration: Sequence[HeldOut]
+    domains: Sequence[str]
+    domains_D: NDArray[np.int64]
 
 
 def _measure(
-    model: EmoForCausalLM,
-    evaluated: Sequence[HeldOut],
-    calibration: Sequence[HeldOut],
-    domains: Sequence[str],
-    domains_D: NDArray[np.int64],
+    subject: Subject,
+    keep: Sequence[int],
+    of: _Documents,
+    questions: Mapping[str, Sequence[Question]],
     seed: int,
 ) -> Measured:
-    texts = [each.tokens for each in evaluated]
-    full = token_losses(model, texts)
+    texts, domains_D = [each.tokens for each in of.evaluated], of.domains_D
+    full = subject.losses(texts)
     losses = {FULL: _means(full)}
     repeats = _repeated(texts, full)
-    routers = model.routers()
-    if not routers:
-        return Measured(losses, repeats, {})
-    shared, slots = model.config.num_shared_experts, model.config.num_routed_per_tok
-    most = min(router.num_experts for router in routers)
-    keep = [k for k in KEEP if slots <= k - shared and k < most]
-    scores_MLR = _preferences(model, calibration, domains)
-    rng = np.random.default_rng(seed)
-    random_MLR = rng.random(scores_MLR.shape)
-    other_D = (domains_D + max(1, len(domains) // 2)) % len(domains)
-    found = modules.agreement(*_clusters(model, texts, seed), domains_D)
+    answers = {
+        name: {"questions": len(some), "chance": choices.chance(some)}
+        | {FULL: choices.accuracy(subject, some, None)}
+        for name, some in questions.items()
+    }
+    if not subject.experts or "modules" in subject.absent:
+        return Measured(losses, repeats, {}, answers)
+    scores_MLR = _preferences(subject, of.calibration, of.domains)
+    found = modules.agreement(*_clusters(subject, texts, seed), domains_D)
     found["keep_overlap"] = {}
     for k in keep:
-        own_MLR = keep_sets(scores_MLR, k - shared)
-        losses[f"own/{k}"] = _means(token_losses(model, texts, own_MLR[domains_D]))
-        if len(domains) > 1:
-            losses[f"other/{k}"] = _means(token_losses(model, texts, own_MLR[other_D]))
+        cuts = _cuts(subject, scores_MLR, k - subject.shared, domains_D, seed)
+        for kind, masks_DLR in cuts.items():
+            losses[f"{kind}/{k}"] = _means(subject.losses(texts, masks_DLR))
+        if subject.has_pools:
+            pool = subject.losses(texts, causal_pool=k - subject.shared)
+            losses[f"pool/{k}"] = _means(pool)
+        own_MLR = keep_sets(scores_MLR, k - subject.shared)
+        if len(of.domains) > 1:
             found["keep_overlap"][str(k)] = modules.keep_overlap(own_MLR)
-        drawn_MLR = keep_sets(random_MLR, k - shared)
-        losses[f"random/{k}"] = _means(token_losses(model, texts, drawn_MLR[domains_D]))
-        losses[f"pool/{k}"] = _means(token_losses(model, texts, causal_pool=k - shared))
-    return Measured(losses, repeats, found)
+        for name, some in questions.items():
+            masks_QLR = _of_questions(some, scores_MLR, own_MLR, of.domains)
+            answers[name][f"own/{k}"] = choices.accuracy(subject, some, masks_QLR)
+    return Measured(losses, repeats, found, answers)
+
+
+def _of_questions(
+    questions: Sequence[Question],
+    scores_MLR: NDArray[np.float64],
+    own_MLR: Masks,
+    domains: Sequence[str],
+) -> Masks:
+    """The experts of each question's domain, of another domain those that all domains prefer."""
+    kept = int(own_MLR[0, 0].sum())
+    by_name = dict(zip(domains, own_MLR, strict=True))
+    (common_LR,) = keep_sets(scores_MLR.mean(0, keepdims=True), kept)
+    return np.stack([by_name.get(question.domain, common_LR) for question in questions])
+
+
+def _cuts(
+    subject: Subject,
+    scores_MLR: NDArray[np.float64],
+    kept: int,
+    domains_D: NDArray[np.int64],
+    seed: int,
+) -> dict[str, Masks]:
+    """The experts that each document may use, [D, L, R], by how they were chosen."""
+    domains = len(scores_MLR)
+    own_MLR = keep_sets(scores_MLR, kept)
+    cuts = {"own": own_MLR[domains_D]}
+    if domains > 1:
+        cuts["other"] = own_MLR[(domains_D + max(1, domains // 2)) % domains]
+    random_MLR = np.random.default_rng(seed).random(scores_MLR.shape)
+    for layer, experts in enumerate(subject.experts):
+        random_MLR[:, layer, experts:] = -1  # there are none
+    return cuts | {"random": keep_sets(random_MLR, kept)[domains_D]}
 
 
 def _means(losses: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
@@ -138,12 +212,12 @@ def keep_sets(scores_MLR: NDArray[np.float64], kept: int) -> Masks:
 
 
 def _preferences(
-    model: EmoForCausalLM, calibration: Sequence[HeldOut], domains: Sequence[str]
+    subject: Subject, calibration: Sequence[HeldOut], domains: Sequence[str]
 ) -> NDArray[np.float64]:
     """Mean router probability of every expert over a domain's calibration tokens: [M, L, R]."""
     sums: dict[str, torch.Tensor] = {}
     texts = [each.tokens for each in calibration]
-    for place, probs_TLR in router_probabilities(model, texts):
+    for place, probs_TLR in subject.probabilities(texts):
         domain = calibration[place].domain
         sums[domain] = sums.get(domain, 0.0) + probs_TLR.sum(0)
     if missing := [name for name in domains if name not in sums]:
@@ -154,14 +228,14 @@ def _preferences(
 
 
 def _clusters(
-    model: EmoForCausalLM, texts: Sequence[NDArray[np.int64]], seed: int
+    subject: Subject, texts: Sequence[NDArray[np.int64]], seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cluster and document of every token [N], of as many documents as memory has room for."""
     room = np.cumsum([len(tokens) - 1 for tokens in texts]) <= MAX_CLUSTERED
     stride = -(-len(texts) // max(1, int(room.sum())))  # of every domain some
     taken = list(range(0, len(texts), stride))
     rows: dict[int, torch.Tensor] = {}
-    for place, probs_TLR in router_probabilities(model, [texts[d] for d in taken]):
+    for place, probs_TLR in subject.probabilities([texts[d] for d in taken]):
         rows[place] = probs_TLR.flatten(1).clone()
     ordered = [rows[place] for place in range(len(taken))]
     documents_N = np.repeat(np.array(taken), [len(each) for each in ordered])

@@ -63,7 +63,7 @@ def _spherical_kmeans(unit_NC: Tensor, K: int, rng: np.random.Generator) -> tupl
 def _spread_seeds(unit_NC: Tensor, K: int, rng: np.random.Generator) -> Tensor:
     """k-means++ in the cosine: rows that are far from those chosen before."""
     chosen = [unit_NC[int(rng.integers(len(unit_NC)))]]
-    distance_N = torch.full((len(unit_NC),), 2.0, device=unit_NC.device)
+    distance_N = unit_NC.new_full((len(unit_NC),), 2.0)
     for _ in range(K - 1):
         distance_N = torch.minimum(distance_N, (1 - unit_NC @ chosen[-1]).clamp(min=0))
         reach_N = distance_N.double().cumsum(0)

@@ -105,8 +105,9 @@ def _restricted(
         return nullcontext()
     masks_BLR = torch.from_numpy(masks_DLR[batch.places]).to(model.device)
     T = batch.ids_BT.shape[1]
+    shared = model.config.num_shared_experts
     masks = {
-        id(router): masks_BLR[:, layer].repeat_interleave(T, 0)
+        id(router): masks_BLR[:, layer, : router.num_experts - shared].repeat_interleave(T, 0)
         for layer, router in enumerate(model.routers())
     }
     return restricted(masks, model.config.num_experts)
@@ -128,12 +129,15 @@ def router_probabilities(
 ) -> Iterator[tuple[int, Tensor]]:
     """The place of each document and its tokens' router probabilities [T, L, R], on the device.
 
-    Softmax over the routed experts; the first token, the end-of-text one, is left out.
+    Softmax over the routed experts; the first token, the end-of-text one, is left out. A layer with
+    fewer experts than the largest has 0 for those that it lacks.
     """
     shared = model.config.num_shared_experts
+    widest = max(router.num_experts for router in model.routers()) - shared
     for batch in batches(model, documents):
         out = model.model(input_ids=batch.ids_BT, use_cache=False, output_router_logits=True)
-        layers = [logits[:, : logits.shape[1] - shared].softmax(-1) for logits in out.router_logits]
+        routed = [logits[:, : logits.shape[1] - shared] for logits in out.router_logits]
+        layers = [F.pad(each.softmax(-1), (0, widest - each.shape[1])) for each in routed]
         probs_BTLR = torch.stack(layers, 1).view(*batch.ids_BT.shape, len(layers), -1)
         for row, place in enumerate(batch.places):
             yield int(place), probs_BTLR[row, 1 : batch.lengths[row]]

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from model.families.blocks import Block, count_experts, moe_blocks
+from model.families.groups import groups_of
 from model.families.routed import FusedLayer, RoutedLayer
 from model.families.rules import Rule
 
@@ -30,12 +31,13 @@ def _softmax_of_chosen(config: Config) -> Rule:
 
 
 def _deepseek(config: Config) -> Rule:
+    groups = groups_of(config)
     return Rule(
         "sigmoid",
         norm=1.0 if config.norm_topk_prob else None,
         scale=config.routed_scaling_factor,
-        groups=config.n_group,
-        groups_kept=config.topk_group,
+        groups=groups.number,
+        groups_kept=groups.kept,
         epsilon=1e-20,
     )
 

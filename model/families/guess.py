@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.families.blocks import count_experts, moe_blocks
+from model.families.groups import groups_of
 from model.families.routed import FusedLayer, RoutedLayer, RoutedModel, Tape
 from model.families.rules import Rule, Score
 
@@ -71,10 +72,9 @@ def _fitting(layer: RoutedLayer, tape: Tape, number: int, config: Any) -> Rule |
 
 def _candidates(config: Any) -> list[Rule]:
     scale = float(getattr(config, "routed_scaling_factor", None) or 1.0)
-    groups = int(getattr(config, "n_group", None) or 1)
-    kept = int(getattr(config, "topk_group", None) or 1)
+    groups = groups_of(config)
     plain = [Rule(score, norm) for score, norm in product(SCORES, (None, 1.0))]
-    grouped = [replace(rule, groups=groups, groups_kept=kept) for rule in plain]
+    grouped = [replace(rule, groups=groups.number, groups_kept=groups.kept) for rule in plain]
     return [*plain, *(replace(rule, scale=scale) for rule in (*plain, *grouped))]
 
 

@@ -7,6 +7,7 @@ cannot fit.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -30,15 +31,15 @@ def open_model(source: str, device: str = "cpu", dtype: str = "float32") -> Rout
     found, read, or held in memory, and for a model without routers.
     """
     folder = local_folder(source)
-    config = _config(folder)
-    _check_experts(folder, config)
+    config = config_of(folder)
+    check_experts(folder, config)
     target = device_of(device)
     weight_files(folder)
     check_fits(folder, target, dtype_of(dtype))
     loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     placing: dict[str, Any] = {"device_map": "auto"} if target is None else {}
     try:
-        with without_progress_bar():
+        with transformers_alone():
             loaded, report = loader.from_pretrained(
                 folder,
                 dtype=dtype_of(dtype),
@@ -57,16 +58,24 @@ def open_model(source: str, device: str = "cpu", dtype: str = "float32") -> Rout
     return routed((loaded if target is None else loaded.to(target)).eval())
 
 
+_ALONE = RLock()
+
+
 @contextmanager
-def without_progress_bar() -> Iterator[None]:
-    """Keeps transformers' bar out of the output of commands, which draw their own."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
+def transformers_alone() -> Iterator[None]:
+    """One thread at a time builds models, without the bar: commands draw their own.
+
+    transformers sets torch's default dtype for the whole process and then the one it found before:
+    of two that overlap the second would find, and leave behind for ever, the first one's.
+    """
+    with _ALONE:
+        shown = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if shown:
+                transformers_logging.enable_progress_bar()
 
 
 def local_folder(source: str) -> Path:
@@ -89,7 +98,8 @@ def local_folder(source: str) -> Path:
         ) from error
 
 
-def _config(folder: Path) -> Any:
+def config_of(folder: Path) -> Any:
+    """A checkpoint's config. Raises ValueError for one that transformers does not know."""
     kind = read_json(folder / "config.json").get("model_type")
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -100,7 +110,7 @@ def _config(folder: Path) -> Any:
         ) from error
 
 
-def _check_experts(folder: Path, config: Any) -> None:
+def check_experts(folder: Path, config: Any) -> None:
     """Said before a dense model is loaded: every config of a model with routers names experts."""
     told = str(config.to_dict()).lower()
     if "expert" not in told and "moe" not in told:

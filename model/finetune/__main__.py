@@ -127,6 +127,9 @@ def _tell(result: dict[str, Any], out: Path) -> None:
     for name, share in result.get("kept", {}).items():
         alone = ", by the module alone" if name.endswith(gains.MODULE) else ""
         say(f"  share of the full fine-tuning's gain{alone}: {gains.in_words(share)}")
+    if other := result.get("unlike_full"):
+        told = ", ".join(f"{name} {theirs}, not {own}" for name, (theirs, own) in other.items())
+        say(f"  The full fine-tuning was another one ({told}): these shares compare that as well.")
     say(f"{out / RESULT}; the model is {out / EXPORT}.")
 
 

@@ -101,6 +101,21 @@ def check_full(known: Mapping[str, Any], full: Mapping[str, Any], name: str) -> 
             raise ValueError(f"{name} is of {words}; run --what all with the same options.")
 
 
+def unlike(result: Mapping[str, Any], full: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What the full fine-tuning trained on more or less of: its number of each, and the result's.
+
+    {} if both took as many steps of as many tokens: only then does a share of the gain compare
+    what was trained alone.
+    """
+    own, theirs = (each.get("request", {}) for each in (result, full))
+    names = ("steps", "rows", "context")
+    return {
+        name: [theirs.get(name), own.get(name)]
+        for name in names
+        if theirs.get(name) != own.get(name)
+    }
+
+
 def in_words(found: Sequence[float]) -> str:
     """A mean with its interval, as a command prints it."""
     return f"{found[0]:.3f} [{found[1]:.3f}, {found[2]:.3f}]"

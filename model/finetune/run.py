@@ -22,9 +22,10 @@ from model.data.shards import corpus_digest
 from model.emo.config import UNKNOWN
 from model.emo.modeling import EmoForCausalLM
 from model.evaluate.passes import token_losses
-from model.families.opening import without_progress_bar
+from model.families.opening import transformers_alone
 from model.files import (
     check_writable,
+    is_left_over,
     new_folder,
     read_json,
     weights_digest,
@@ -254,7 +255,7 @@ def check_same(out: Path, asked: dict[str, Any], kind: str = "fine-tuning") -> N
         raise ValueError(f"{out} is a file; --out needs a folder.")
     theirs = read_json(out / REQUEST) if (out / REQUEST).is_file() else None
     if theirs is None:
-        if out.is_dir() and not all(_is_left_over(path) for path in out.iterdir()):
+        if out.is_dir() and not all(is_left_over(path) for path in out.iterdir()):
             raise ValueError(f"{out} holds something that is no {kind}; choose another --out.")
         return
     other = [name for name in asked if theirs.get(name) != asked[name]]
@@ -265,11 +266,6 @@ def check_same(out: Path, asked: dict[str, Any], kind: str = "fine-tuning") -> N
         raise ValueError(
             f"{out} is another {kind} ({told}); give the same options, or another --out."
         )
-
-
-def _is_left_over(path: Path) -> bool:
-    """Whether a kill in the middle of writing left it (`model.files` names it)."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _short(value: Any) -> str:
@@ -431,7 +427,7 @@ class _Run:
     def _export(self, model: EmoForCausalLM, out: Path, result: dict[str, Any]) -> None:
         """The model first, then the result that says it is done; only then checkpoints go."""
         tuning = {key: result[key] for key in ("what", "domains", "parent", "corpus", "request")}
-        with new_folder(out / EXPORT) as folder, without_progress_bar():
+        with new_folder(out / EXPORT) as folder, transformers_alone():
             export_model(model, self.parent.tokenizer, folder)
             write_json(folder / "finetuning.json", tuning)
             shutil.copyfile(out / metrics.FILE, folder / metrics.FILE)
@@ -482,6 +478,9 @@ def _held_against(
     theirs = gains.as_losses(against["losses"]["own"])[gains.TUNED]
     documents = result["documents"]["own"]
     tokens = np.array(documents["tokens"], np.float64)
-    held = result | {"kept": gains.kept_shares(own, theirs, tokens, documents["domain"])}
+    held = result | {
+        "kept": gains.kept_shares(own, theirs, tokens, documents["domain"]),
+        "unlike_full": gains.unlike(result, against),
+    }
     write_json(out / RESULT, held)
     return held

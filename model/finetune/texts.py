@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.data.heldout import MIN_TOKENS, seen_shares
+from model.data.heldout import MIN_TOKENS
+from model.data.seen import seen_shares
 from model.data.shards import Ids, TokenShard
 
 Tokens = NDArray[np.int64]

@@ -65,6 +65,9 @@ typedef struct {
 
 INLINE void fetch_line(const void *at) { __builtin_prefetch(at, 0, 1); }
 
+/* The same into the nearest cache. */
+INLINE void fetch_near(const void *at) { __builtin_prefetch(at, 0, 3); }
+
 /* C[m, n] (+)= sum_k A[m * a_row + k * a_step] * B[k, n], one tile of `rows` x TILE_COLUMNS; a line
  * of what is ahead is fetched at each k. */
 INLINE void tile(const int rows, const float *A, long a_row, long a_step, const float *B, long ldb,

@@ -29,6 +29,7 @@ typedef struct {
     char *out;    /* [N, H] in the dtype of x */
     atomic_long block, token;
     atomic_int failed;
+    void (*work)(void *); /* of threads that are started */
 } Layer;
 
 /* A thread's memory: floats for a block of rows. */
@@ -60,14 +61,15 @@ int emo_wide_kind(long half) {
     return HALVES;
 }
 
-/* A block's rows of x, as floats or as words. */
+/* A block's rows of x, as floats, which lie apart for HALVES, or as words. */
 INLINE void gather(const Layer *l, long M, const int32_t *order, float *rows, const int kind) {
     const long size = number_size(kind);
     for (long m = 0; m < M; m++) {
         const char *from = l->x + order[m] / l->K * l->H * size;
         if (kind != HALVES) memcpy((char *)rows + m * l->H * size, from, l->H * size);
         else
-            for (long i = 0; i < l->H; i += LANES) *(vec *)(rows + m * l->H + i) = load(from, i, 1);
+            for (long v = 0; v < l->H / LANES; v++)
+                *(vec *)(rows + m * l->H + v * LANES) = floats_at(from, v / 2, v % 2);
     }
 }
 
@@ -83,7 +85,10 @@ INLINE void few_rows(const Layer *l, const char *w13, const char *w2, const int3
         for (long i = 0; i < I; i += LANES) {
             const float *h = memory.h + m * J + i;
             const vec a = swiglu(*(vec *)h, *(vec *)(h + I)) * l->gate[order[m]];
-            store(memory.a, m * I + i, a, kind == WORDS);
+            if (kind != HALVES) store(memory.a, m * I + i, a, kind == WORDS);
+            else
+                for (int lane = 0; lane < LANES; lane++)
+                    memory.a[m * I + place(i + lane)] = a[lane];
         }
     dots(M, H, I, memory.a, w2, memory.rows, kind);
 }
@@ -94,7 +99,8 @@ INLINE vec in_words(vec low, vec high) {
 }
 
 /* A strip's activations times the gates of the lanes, to rows i on of a [I, vectors]. */
-INLINE void activate(const vec *sums, long vectors, const vec *gate, vec *a, const int kind) {
+INLINE void activate(const vec *sums, long vectors, const vec *gate, long i, vec *a,
+                     const int kind) {
     const long up = LANE_ROWS / 2 * vectors;
     const int step = kind == WORDS ? 2 : 1;
     for (int r = 0; r < LANE_ROWS / 2; r += step)
@@ -102,7 +108,7 @@ INLINE void activate(const vec *sums, long vectors, const vec *gate, vec *a, con
             const vec *at = sums + r * vectors + v;
             vec x = swiglu(at[0], at[up]) * gate[v];
             if (kind == WORDS) x = in_words(x, swiglu(at[vectors], at[up + vectors]) * gate[v]);
-            a[r / step * vectors + v] = x;
+            a[(kind == HALVES ? place(i + r) : (i + r) / step) * vectors + v] = x;
         }
 }
 
@@ -124,7 +130,7 @@ INLINE void many_rows(const Layer *l, const char *w13, const char *w2, const int
         const Strip strip = {w, w + I * row, row}, ahead = {next, next + I * row, row};
         if (!i && kind == HALVES) widen_steps(strip, 0, share_of(H) / STEP, memory.wide);
         lanes(vectors, H, y, strip, ahead, sums, memory.wide, &turn, kind);
-        activate(sums, vectors, (vec *)gate, a + i / per_word * vectors, kind);
+        activate(sums, vectors, (vec *)gate, i, a, kind);
     }
     turn = 0;
     for (long n = 0; n < H; n += LANE_ROWS) {
@@ -141,7 +147,9 @@ INLINE void block(const Layer *l, long e, const int32_t *order, long M, Memory m
                   const int kind) {
     const long H = l->H, matrix = l->I * H * number_size(kind);
     const char *w13 = l->w13 + e * 2 * matrix, *w2 = l->w2 + e * matrix;
-    if (M <= most_dots(kind)) few_rows(l, w13, w2, order, M, memory, kind);
+    /* Of few rows, words of two bf16 are faster everywhere: there are half as many to load. */
+    const int words = HALF_PRODUCTS && kind == HALVES ? WORDS : kind;
+    if (M <= most_dots(kind)) few_rows(l, w13, w2, order, M, memory, words);
     else many_rows(l, w13, w2, order, M, memory, kind);
     for (long m = 0; m < M; m++)
         memcpy(l->slots + order[m] * H, memory.rows + m * H, H * sizeof(float));
@@ -199,18 +207,17 @@ INLINE void experts(Layer *l, const int kind) {
     free(floats);
 }
 
-static void *take_blocks(void *layer) {
+static void take_blocks(void *layer) {
     Layer *l = layer;
     if (l->kind == FLOATS) experts(l, FLOATS);
 #if HALF_PRODUCTS
     else if (l->kind == WORDS) experts(l, WORDS);
 #endif
     else experts(l, HALVES);
-    return NULL;
 }
 
 /* Every token's slots, in their order; a slot that no expert took is zero. A token at a time. */
-static void *add_slots(void *layer) {
+static void add_slots(void *layer) {
     Layer *l = layer;
     for (long n; (n = atomic_fetch_add(&l->token, 1)) < l->N;)
         for (long i = 0; i < l->H; i += LANES) {
@@ -219,27 +226,42 @@ static void *add_slots(void *layer) {
                 sum += *(const vec *)(l->slots + (n * l->K + k) * l->H + i);
             store(l->out, n * l->H + i, sum, l->kind != FLOATS);
         }
+}
+
+typedef void Pool(void (*work)(void *), void *layer, unsigned threads, unsigned flags);
+
+static void *start(void *layer) {
+    Layer *l = layer;
+    l->work(l);
     return NULL;
 }
 
-/* Work of `threads`, this one among them; fewer where the system starts no more. */
-static void share(long threads, void *(*work)(void *), Layer *layer) {
+/* Work of `threads`, this one among them. The pool's spin for a while after each of torch's
+ * operations, and would compete with others; where there is no pool, new ones are started, fewer if
+ * the system has no more. */
+static void share(Pool *pool, long threads, void (*work)(void *), Layer *layer) {
+    if (pool && threads > 1) {
+        pool(work, layer, (unsigned)threads, 0);
+        return;
+    }
     pthread_t started[MOST_THREADS];
     long running = 0;
+    layer->work = work;
     for (; running < threads - 1 && running < MOST_THREADS; running++)
-        if (pthread_create(&started[running], NULL, work, layer)) break;
+        if (pthread_create(&started[running], NULL, start, layer)) break;
     work(layer);
     for (long t = 0; t < running; t++) pthread_join(started[t], NULL);
 }
 
 /* out [N, H]; H and I are multiples of 32, x, w13, w2 and out of one dtype, slots [N * K, H] zeros
- * where a slot is dropped. Starts at most threads - 1 threads and waits for them. */
-int emo_wide_forward(long threads, long N, long K, long E, long H, long I, long kind, const char *x,
-                     const char *w13, const char *w2, const float *gate, const int32_t *order,
-                     const int32_t *offsets, float *slots, char *out) {
-    Layer layer = {N, K, E, H, I, (int)kind, x, w13, w2, gate, order, offsets, slots, out, 0, 0, 0};
-    share(threads, take_blocks, &layer);
+ * where a slot is dropped. `pool` is the address of OpenMP's GOMP_parallel, or 0. */
+int emo_wide_forward(long pool, long threads, long N, long K, long E, long H, long I, long kind,
+                     const char *x, const char *w13, const char *w2, const float *gate,
+                     const int32_t *order, const int32_t *offsets, float *slots, char *out) {
+    Layer layer = {N, K, E, H, I, (int)kind, x, w13, w2, gate, order, offsets, slots, out};
+    Pool *run = (Pool *)pool;
+    share(run, threads, take_blocks, &layer);
     if (atomic_load(&layer.failed)) return 1;
-    share(N > LANES ? threads : 1, add_slots, &layer);
+    share(run, N > LANES ? threads : 1, add_slots, &layer);
     return 0;
 }

@@ -9,8 +9,10 @@
 #include "simd.h"
 
 /* What a row of weights holds: floats; bf16, widened to floats on its way; or bf16 as words of two,
- * which the processor multiplies. */
+ * which the processor multiplies. Floats of HALVES lie apart: of every PAIRS numbers first those that
+ * are the lower halves of words, then the upper ones, so that one instruction widens LANES of them. */
 enum { FLOATS, HALVES, WORDS };
+#define PAIRS (2 * LANES)
 
 #if LANES == 16
 #define DOT_ROWS 6
@@ -20,6 +22,7 @@ enum { FLOATS, HALVES, WORDS };
 #define LANE_ROWS 4
 #endif
 #define DOT_COLUMNS 4
+#define AHEAD 1024 /* bytes from a number that is multiplied to the one that is fetched */
 #define MOST_COLUMNS 8 /* of a single row: memory answers more streams faster */
 #define LANE_VECTORS 3
 #define CHUNK 512 /* numbers of a row of weights at a time: LANE_ROWS of them fit the nearest cache */
@@ -29,50 +32,67 @@ enum { FLOATS, HALVES, WORDS };
 
 INLINE long number_size(const int kind) { return kind == FLOATS ? 4 : 2; }
 
-/* A vector of a row of weights: LANES floats, or LANES words. */
-INLINE vec weights_at(const char *row, long k, const int kind) {
-    return kind == HALVES ? load(row, k * LANES, 1) : *(const vec *)(row + k * sizeof(vec));
+/* Where the floats of HALVES have number i. */
+INLINE long place(long i) { return i / PAIRS * PAIRS + i % 2 * LANES + i % PAIRS / 2; }
+
+/* Vector k of a row of words as floats: the lower halves or the upper. */
+INLINE vec floats_at(const char *row, long k, const int upper) {
+    const uvec words = *(const uvec *)(row + k * sizeof(uvec));
+    return upper ? (vec)(words & 0xffff0000) : (vec)(words << 16);
 }
 
-/* C[m, n] = A[m] . B[n] of `rows` x `columns`; the next rows of weights are fetched meanwhile. */
-INLINE void dot_tile(const int rows, const int columns, long depth, const vec *A, const char *B,
-                     long row, float *C, long ldc, const int kind, long lines) {
-    const char *ahead = B + columns * row;
+/* C[m, n * apart] = A[m] . B[n * apart] of `rows` x `columns`; with `fetch` a little later numbers of
+ * each row of weights are asked for meanwhile, and beyond its end those of the row below. */
+INLINE void dot_tile(const int rows, const int columns, long row, long apart, const vec *A,
+                     const char *B, float *C, long ldc, const int kind, const int fetch) {
+    const int parts = kind == HALVES ? 2 : 1;
     vec sum[DOT_ROWS][MOST_COLUMNS] = {0};
-    for (long k = 0; k < depth; k++) {
-        vec b[MOST_COLUMNS];
-        for (int n = 0; n < columns; n++) b[n] = weights_at(B + n * row, k, kind);
-        for (long line = k * lines; line < (k + 1) * lines; line++) fetch_line(ahead + line * LINE);
-        for (int m = 0; m < rows; m++) {
-            const vec a = A[m * depth + k];
-            for (int n = 0; n < columns; n++)
-                sum[m][n] = multiply_add(sum[m][n], a, b[n], kind == WORDS);
+    for (long at = 0; at < row; at += sizeof(vec)) {
+        if (fetch && at % LINE == 0)
+            for (int n = 0; n < columns; n++) fetch_near(B + n * apart * row + at + AHEAD);
+        for (int part = 0; part < parts; part++) {
+            vec b[MOST_COLUMNS];
+            for (int n = 0; n < columns; n++) {
+                const char *from = B + n * apart * row + at;
+                b[n] = kind == HALVES ? floats_at(from, 0, part) : *(const vec *)from;
+            }
+            for (int m = 0; m < rows; m++) {
+                const vec a = *(const vec *)((const char *)A + m * row * parts + at * parts +
+                                             part * sizeof(vec));
+                for (int n = 0; n < columns; n++)
+                    sum[m][n] = multiply_add(sum[m][n], a, b[n], kind == WORDS);
+            }
         }
     }
     for (int m = 0; m < rows; m++)
-        for (int n = 0; n < columns; n += 4) sum_four(sum[m] + n, C + m * ldc + n);
+        for (int n = 0; n < columns; n += 4) {
+            float four[4];
+            sum_four(sum[m] + n, four);
+            for (int i = 0; i < 4; i++) C[m * ldc + (n + i) * apart] = four[i];
+        }
 }
 
-/* C [M, columns] = A B^T for B [columns, numbers]; the first tile of rows fetches what follows. */
+/* C [M, columns] = A B^T for B [columns, numbers]. Rows of weights that are multiplied at the same
+ * time lie far apart, each followed by the one that is next: streams that the processor knows. */
 INLINE void dots(long M, long columns, long numbers, const float *A, const char *B, float *C,
                  const int kind) {
     const long row = numbers * number_size(kind), tiles = (M + DOT_ROWS - 1) / DOT_ROWS;
-    const long depth = numbers / LANES / (kind == WORDS ? 2 : 1);
-    const long step = M == 1 ? MOST_COLUMNS : DOT_COLUMNS;
-    /* Lines that each step of the sum fetches, at least all of the next rows together. */
-    const long all = (step * row / LINE + depth - 1) / depth;
-    for (long n = 0; n < columns; n += step)
+    const long row_of_a = kind == WORDS ? numbers / 2 : numbers;
+    const long apart = columns / (M == 1 ? MOST_COLUMNS : DOT_COLUMNS);
+    for (long n = 0; n < apart; n++)
         for (long t = 0; t < tiles; t++) {
-            const long m = M * t / tiles, rows = M * (t + 1) / tiles - m, lines = t ? 0 : all;
-            const vec *a = (const vec *)A + m * depth;
+            const long m = M * t / tiles, rows = M * (t + 1) / tiles - m;
+            const vec *a = (const vec *)(A + m * row_of_a);
             const char *b = B + n * row;
             float *c = C + m * columns + n;
-#define DOTS(CASE, R, C) \
-    case CASE: dot_tile(R, C, depth, a, b, row, c, columns, kind, lines); break;
+#define DOTS(R, N, FETCH) dot_tile(R, N, row, apart, a, b, c, columns, kind, FETCH)
+#define CASE_OF(R) \
+    case R: t ? DOTS(R, DOT_COLUMNS, 0) : DOTS(R, DOT_COLUMNS, 1); break;
             switch (M == 1 ? 0 : rows) {
-                DOTS(0, 1, MOST_COLUMNS) DOTS(1, 1, 4) DOTS(2, 2, 4) DOTS(3, 3, 4)
+                case 0: DOTS(1, MOST_COLUMNS, 1); break;
+                CASE_OF(1) CASE_OF(2) CASE_OF(3)
 #if DOT_ROWS > 3
-                DOTS(4, 4, 4) DOTS(5, 5, 4) DOTS(6, 6, 4)
+                CASE_OF(4) CASE_OF(5) CASE_OF(6)
 #endif
             }
         }
@@ -96,10 +116,13 @@ typedef struct {
     float *wide;
 } Aside;
 
-/* LANES numbers of a strip as floats: piece p of those that step s covers. */
+/* LANES numbers of a strip as floats: piece p of step s. Of two steps the first widens the numbers of
+ * both in the first half of the rows, the second in the other, since words hold neighbours. */
 INLINE void widen(Strip strip, long s, int p, float *wide) {
-    const long r = p * LANES / STEP, i = s * STEP + p * LANES % STEP;
-    *(vec *)(wide + r * CHUNK + i) = load(strip_row(strip, r), i, 1);
+    const long vectors = 2 * STEP / LANES, r = p / vectors, v = s / 2 * vectors + p % vectors;
+    const char *row = (s % 2 ? strip.second : strip.first) + r * strip.row;
+    float *to = wide + (s % 2 * (LANE_ROWS / 2) + r) * CHUNK + v * LANES;
+    *(vec *)to = floats_at(row, v / 2, v % 2);
 }
 
 /* sums[r, v] (+)= strip[r] . X[:, v] for LANE_ROWS x `vectors`, over `depth` words. */

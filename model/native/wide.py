@@ -4,7 +4,7 @@ Shapes: N tokens, K experts a token, S = N*K slots, E experts, H hidden size, I 
 J = 2*I.
 """
 
-from ctypes import c_long
+from ctypes import CDLL, c_long, c_void_p, cast
 from functools import lru_cache
 
 import torch
@@ -47,22 +47,36 @@ def _kind(dtype: torch.dtype) -> int:
     return int(loaded.emo_wide_kind(c_long(dtype == torch.bfloat16)))
 
 
+@lru_cache
+def _pool() -> int:
+    """Address of what runs work on the OpenMP threads that torch's operations use; 0 without.
+
+    GNU's runtime has this function, and LLVM's and Intel's under the same name. Threads of our own
+    would compete with those, which spin for milliseconds after each operation of torch's.
+    """
+    try:
+        return cast(CDLL(None).GOMP_parallel, c_void_p).value or 0
+    except (OSError, TypeError, AttributeError):  # no such symbol; no name for the process itself
+        return 0
+
+
 def wide_forward(
     x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
 ) -> Tensor:
     """Sum over the K slots of s * down(silu(gate(x)) * up(x)): [N, H] in x's dtype.
 
-    Threads are torch's own number. Ids outside 0..E-1 drop their slot. Equal inputs give equal
-    bits, whatever the number of threads.
+    Threads are torch's own, and their number. Ids outside 0..E-1 drop their slot. Equal inputs give
+    equal bits, whatever the number of threads.
     """
     E, J, H = w13_EJH.shape
     N, K = ids_NK.shape
     order_S, offsets = torch.empty(N * K, dtype=torch.int32), torch.empty(E + 1, dtype=torch.int32)
     call("emo_sort_slots", N * K, E, ids_NK.contiguous(), order_S, offsets)
     dropped = int(offsets[E]) < N * K  # nobody writes their slots
-    slots_SH = torch.zeros(N * K, H) if dropped else torch.empty(N * K, H)
+    make = torch.zeros if dropped else torch.empty
+    slots_SH = make(N * K, H, dtype=torch.float32)
     out_NH = torch.empty_like(x_NH, memory_format=torch.contiguous_format)
-    sizes = (torch.get_num_threads(), N, K, E, H, J // 2, _kind(x_NH.dtype))
+    sizes = (_pool(), torch.get_num_threads(), N, K, E, H, J // 2, _kind(x_NH.dtype))
     inputs = (x_NH.contiguous(), w13_EJH, w2_EHI, s_NK.float().contiguous(), order_S, offsets)
     call("emo_wide_forward", *sizes, *inputs, slots_SH, out_NH)
     return out_NH

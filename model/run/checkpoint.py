@@ -53,7 +53,7 @@ def check_checkpoint(folder: Path) -> dict[str, Stored]:
     """
     config = read_config(folder)
     check_links(folder)
-    stored = _stored(folder)
+    stored = stored_tensors(folder)
     _check_counts(folder, config, stored)
     _check_tensors(folder, config, stored)
     return stored
@@ -68,8 +68,8 @@ def read_config(folder: Path) -> EmoConfig:
     if fields.get("model_type") != "emo":
         raise ValueError(
             f"{folder} holds a model of type {fields.get('model_type')!r}; this loader reads type "
-            "'emo' alone, as do `cut`, training and model.evaluate. The app, and `record` and "
-            "`subset` of `python -m emo_viz`, take the other families too."
+            "'emo' alone, as training does. The app, model.evaluate, and `record`, `subset` and "
+            "`cut` of `python -m emo_viz` take the other families too."
         )
     if fields.get("quantization_config"):
         raise ValueError(
@@ -108,10 +108,14 @@ def check_links(folder: Path) -> None:
             inside(folder, path.name)
 
 
-def _stored(folder: Path) -> dict[str, Stored]:
+def stored_tensors(folder: Path, any_kind: bool = False) -> dict[str, Stored]:
+    """The tensors of a checkpoint's files by name, from their headers alone.
+
+    any_kind: quantised ones too. Raises ValueError for what is missing, damaged or there twice.
+    """
     stored: dict[str, Stored] = {}
     for file in weight_files(folder):
-        for name, shape in _header(file).items():
+        for name, shape in _header(file, any_kind).items():
             if name in stored:
                 raise ValueError(
                     f"{folder} holds {name} twice ({stored[name].file.name}, {file.name}); copy "
@@ -121,12 +125,12 @@ def _stored(folder: Path) -> dict[str, Stored]:
     return stored
 
 
-def _header(file: Path) -> dict[str, Shape]:
+def _header(file: Path, any_kind: bool) -> dict[str, Shape]:
     with reading(file), safe_open(file, framework="pt") as tensors:
         shapes = {}
         for name in tensors.keys():  # noqa: SIM118  (not a mapping)
             slices = tensors.get_slice(name)
-            if slices.get_dtype() not in FLOATS:
+            if not any_kind and slices.get_dtype() not in FLOATS:
                 raise ValueError(
                     f"{file} holds {name} as {slices.get_dtype()}, quantised weights, which are "
                     "not read; get the checkpoint in bf16, fp16 or fp32."

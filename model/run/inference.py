@@ -297,7 +297,8 @@ def _ends_inside_a_character(tokenizer: PreTrainedTokenizerBase, ids: list[int])
 def _probabilities(model: EmoForCausalLM, router_logits: Sequence[Tensor], tokens: int) -> Tensor:
     """Softmax over the allowed routed experts of each layer, [L, tokens, R]."""
     config = model.config
-    probs_LNR = torch.zeros(config.num_hidden_layers, tokens, most_routed(config))
+    shape = (config.num_hidden_layers, tokens, most_routed(config))
+    probs_LNR = torch.zeros(shape, dtype=torch.float32)
     routers = routers_by_layer(model).items()
     for (layer, router), logits_NE in zip(routers, router_logits, strict=True):
         num_routed = routed_in_layer(config, layer)
@@ -316,7 +317,7 @@ def _used(
     config = model.config
     layers = range(config.num_hidden_layers)
     shape = (len(layers), tokens, max(slots_in_layer(config, layer) for layer in layers))
-    ids_LNS, weights_LNS = torch.full(shape, -1), torch.zeros(shape)
+    ids_LNS, weights_LNS = torch.full(shape, -1), torch.zeros(shape, dtype=torch.float32)
     routed = zip(routers_by_layer(model), expert_ids, gate_weights, strict=True)
     for layer, ids_NK, weights_NK in routed:
         slots = slots_in_layer(config, layer)
@@ -334,7 +335,7 @@ def _entropy(model: EmoForCausalLM, probs_LNR: Tensor) -> Tensor:
 
 
 def _losses(log_probs_BTV: Tensor, ids_BT: Tensor) -> Tensor:
-    losses_BT = torch.full(ids_BT.shape, float("nan"))
+    losses_BT = torch.full(ids_BT.shape, float("nan"), dtype=torch.float32)
     picked = log_probs_BTV[:, :-1].gather(2, ids_BT[:, 1:, None])
     losses_BT[:, 1:] = -picked[..., 0]
     return losses_BT

@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from model.emo.modeling import EmoForCausalLM
+from model.families.groups import groups_of
 from model.families.opening import dtype_of
 from model.families.sizes import check_fits
 from model.files import inside, read_json
@@ -41,6 +42,10 @@ from model.run.subset import ExpertSubset, Method, apply_subset, full_subset, su
 
 Experts = Sequence[Sequence[int]]
 """The kept expert ids of each layer; () for all of them."""
+NO_LOSS = (
+    "An encoder-decoder has no loss of a text: its decoder has seen through the encoder what it "
+    "would predict."
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,8 @@ class Live(ABC):
     geometry: of its experts, an EmoConfig or what stands for one. longest: tokens of a text, the
     opening one counted; None where the config does not say. own_layers: the model's own number of
     each layer with a router. absent: in words what it cannot say of a text. why_not_cut: a
-    sentence, "" if experts can be left out. knows_probabilities: those of its routers.
+    sentence, "" if experts can be left out. knows_probabilities: those of its routers. groups: of
+    neighbouring experts that a router chooses among first.
     """
 
     model: Any
@@ -88,6 +94,7 @@ class Live(ABC):
     absent: tuple[str, ...] = ()
     why_not_cut: str = ""
     knows_probabilities: bool = True
+    groups: int = 1
 
     @property
     def is_emo(self) -> bool:
@@ -140,14 +147,24 @@ class Live(ABC):
         """The text after a prompt, with some experts alone: see `inference.continue_text`."""
 
     def select(
-        self, documents: Sequence[np.ndarray], keep_k: int, method: Method, ids: Sequence[str] = ()
+        self,
+        documents: Sequence[np.ndarray],
+        keep_k: int,
+        method: Method,
+        ids: Sequence[str] = (),
+        groups: int = 1,
     ) -> ExpertSubset:
-        """`selection.select_experts` on this model."""
+        """`selection.select_experts` on this model; equally many of each of some groups."""
         if method == "greedy":
             return select_greedy(
-                self.geometry, lambda kept: self.scores(documents, kept.experts), keep_k, ids
+                self.geometry,
+                lambda kept: self.scores(documents, kept.experts),
+                keep_k,
+                ids,
+                groups,
             )
-        return subset_from_scores(self.scores(documents), keep_k, self.geometry, method, ids)
+        how = (self.geometry, method, ids, groups)
+        return subset_from_scores(self.scores(documents), keep_k, *how)
 
 
 class LiveEmo(Live):
@@ -222,6 +239,7 @@ class LiveFamily(Live):
             max(min(layer.num_chosen, layer.num_routed) for layer in layers),
         )
         self.knows_probabilities = all(layer.rule is not None for layer in layers)
+        self.groups = groups_of(self.model.config).number
         self.absent = tuple(self._lacks())
         self.why_not_cut = self._why_not_cut(opened.name)
 
@@ -230,13 +248,14 @@ class LiveFamily(Live):
         return self._opening
 
     @property
-    def _no_loss(self) -> bool:
-        return bool(self.model.config.is_encoder_decoder)
+    def why_no_loss(self) -> str:
+        """A sentence, "" if it has losses."""
+        return NO_LOSS if self.model.config.is_encoder_decoder else ""
 
     def _lacks(self) -> Iterator[str]:
         if not self.knows_probabilities:
             yield "no router entropies, because how its routers choose was not recognised"
-        if self._no_loss:
+        if self.why_no_loss:
             yield (
                 "no losses and no next tokens, because its decoder has seen through the encoder "
                 "what it would predict"
@@ -248,7 +267,7 @@ class LiveFamily(Live):
                 layer.check_restrictable()
         except ValueError as error:
             return str(error)
-        if self._no_loss:
+        if self.why_no_loss:
             return (
                 f"{name} is an encoder-decoder, which has no loss of a text that a cut could "
                 "change; its routing can be seen on the page Token routing."
@@ -284,7 +303,7 @@ class LiveFamily(Live):
         with self._cut(experts):
             loss = self._recorder.record_whole(token_ids).routing.loss
         if loss is None:
-            raise ValueError(self.why_not_cut)
+            raise ValueError(self.why_no_loss)
         return loss
 
     def many_losses(
@@ -295,7 +314,7 @@ class LiveFamily(Live):
             found = {number: one.loss for batch in batches for number, one in batch}
         known = {number: loss for number, loss in found.items() if loss is not None}
         if len(known) < len(documents):
-            raise ValueError(self.why_not_cut)
+            raise ValueError(self.why_no_loss)
         return [known[number] for number in range(len(documents))]
 
     def scores(self, documents: Sequence[np.ndarray], experts: Experts = ()) -> np.ndarray:
@@ -310,6 +329,17 @@ class LiveFamily(Live):
                     sums_LR += routing.usage[list(self.own_layers)].astype(np.float64) * length
                     tokens += length
         return sums_LR / tokens
+
+    def probabilities(
+        self, documents: Sequence[np.ndarray], batch_tokens: int
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """The place of each document and its router probabilities [T, L, R], float32.
+
+        Raises ValueError if they are not known.
+        """
+        own = list(self.own_layers)
+        for number, probs_LTR in self._recorder.probabilities(documents, batch_tokens):
+            yield number, torch.from_numpy(probs_LTR[own]).transpose(0, 1)
 
     @torch.inference_mode()
     def go_on(

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from model.emo.modeling import EmoForCausalLM
-from model.families.opening import without_progress_bar
+from model.families.opening import transformers_alone
 from model.files import INDEX, SINGLE, check_writable, inside, new_folder, read_json
 from model.run.checkpoint import CONFIG, check_checkpoint, check_links, last_line, read_config
 
@@ -32,7 +32,7 @@ def load_model(path: str | Path, dtype: str = "float32") -> EmoForCausalLM:
     _check_json(folder, GENERATION)
     _check_index(folder)
     try:
-        with without_progress_bar():
+        with transformers_alone():
             model, report = EmoForCausalLM.from_pretrained(
                 folder,
                 # Ours, because transformers' own reader takes no byte order mark.

@@ -121,14 +121,35 @@ class Recorder:
         with self.routed.recorded() as tape:
             logits_BTV = self._run([token_ids])
         (routing,) = self._routings([token_ids], tape, logits_BTV)
-        layers = [self._layer(number, tape, 1) for number in range(len(self.places))]
-        probs = [layer.of(0, len(token_ids)).probs for layer in layers]
-        known = all(each is not None for each in probs)
-        return Whole(
-            routing,
-            self._stacked(probs, 0) if known else None,
-            None if logits_BTV is None else logits_BTV[0],
-        )
+        (probs_LTR,) = self._probabilities([token_ids], tape)
+        return Whole(routing, probs_LTR, None if logits_BTV is None else logits_BTV[0])
+
+    @torch.inference_mode()
+    def probabilities(
+        self, documents: Sequence[np.ndarray], batch_tokens: int | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The document's number and its router probabilities [L, T, R]; batches as `record` has.
+
+        Raises ValueError where some router's rule was not recognised.
+        """
+        for batch in self._batches(documents, batch_tokens):
+            tokens = [documents[number] for number in batch]
+            with self.routed.recorded() as tape:
+                self._run(tokens)
+            for number, probs_LTR in zip(batch, self._probabilities(tokens, tape), strict=True):
+                if probs_LTR is None:
+                    raise ValueError("The probabilities of some router are not known.")
+                yield number, probs_LTR
+
+    def _probabilities(
+        self, documents: list[np.ndarray], tape: Tape
+    ) -> Iterator[np.ndarray | None]:
+        """Router probabilities [L, T, R] of each document; None if some router's are not known."""
+        layers = self._layers(tape, len(documents))
+        known = all(layer.probs is not None for layer in layers)
+        for row, token_ids in enumerate(documents):
+            own = [layer.of(row, len(token_ids)).probs for layer in layers]
+            yield self._stacked(own, 0) if known else None
 
     def _batches(
         self, documents: Sequence[np.ndarray], batch_tokens: int | None
@@ -183,7 +204,7 @@ class Recorder:
         self, documents: list[np.ndarray], tape: Tape, logits_BTV: Tensor | None
     ) -> Iterator[Routing]:
         """What the tape says of each document; padding is cut off."""
-        layers = [self._layer(number, tape, len(documents)) for number in range(len(self.places))]
+        layers = self._layers(tape, len(documents))
         for row, token_ids in enumerate(documents):
             own = [layer.of(row, len(token_ids)) for layer in layers]
             logits_TV = None if logits_BTV is None else logits_BTV[row]
@@ -197,6 +218,9 @@ class Recorder:
                 None if logits_TV is None else _losses(logits_TV, token_ids),
                 self.opened,
             )
+
+    def _layers(self, tape: Tape, batch: int) -> "list[_Layer]":
+        return [self._layer(number, tape, batch) for number in range(len(self.places))]
 
     def _layer(self, number: int, tape: Tape, batch: int) -> "_Layer":
         """Raises ValueError if the layer did not run."""

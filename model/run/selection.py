@@ -65,6 +65,7 @@ def select_greedy(
     scores: Callable[[ExpertSubset], np.ndarray],
     keep_k: int,
     calibration_ids: Sequence[str] = (),
+    groups: int = 1,
 ) -> ExpertSubset:
     """Choose layer by layer; scores: of all experts [L, R] with a subset of them in force.
 
@@ -74,7 +75,8 @@ def select_greedy(
     method, subset = "greedy", full_subset(config)
     chosen: list[tuple[int, ...]] = []
     for layer in range(config.num_hidden_layers):
-        one_pass = subset_from_scores(scores(subset), keep_k, config, method, calibration_ids)
+        how = (keep_k, config, method, calibration_ids, groups)
+        one_pass = subset_from_scores(scores(subset), *how)
         chosen.append(one_pass.experts[layer])
         subset = ExpertSubset(
             (*chosen, *full_subset(config).experts[layer + 1 :]), method, (), keep_k

@@ -197,13 +197,28 @@ def check_subset(config: "EmoConfig", subset: ExpertSubset) -> None:
             )
 
 
-def check_keep_k(config: "EmoConfig", keep_k: int) -> None:
-    """Raises ValueError unless top-k <= keep_k <= number of experts in the largest layer."""
+def check_keep_k(config: "EmoConfig", keep_k: int, groups: int = 1) -> None:
+    """Raises ValueError unless top-k <= keep_k <= number of experts in the largest layer.
+
+    Of several groups of experts, equally many of each must make it, and as many as a cut takes.
+    """
     most = most_experts(config)
     least = min(config.num_experts_per_tok, most)
     if not least <= keep_k <= most:
         raise ValueError(
             f"keep-k must be {least} (the experts each token uses) to {most}, not {keep_k}."
+        )
+    if groups > 1:
+        _check_groups(keep_k, keep_k - config.num_shared_experts, groups)
+
+
+def _check_groups(keep_k: int, num_kept: int, groups: int) -> None:
+    from model.families.groups import LEAST_OF_GROUP  # here: EMO's own format needs no families
+
+    if num_kept % groups or num_kept < LEAST_OF_GROUP * groups:
+        raise ValueError(
+            f"keep-k must be a multiple of {groups}, the groups, and at least {LEAST_OF_GROUP} of "
+            f"each, not {keep_k}."
         )
 
 
@@ -228,18 +243,26 @@ def subset_from_scores(
     config: "EmoConfig",
     method: str,
     calibration_ids: Sequence[str] = (),
+    groups: int = 1,
 ) -> ExpertSubset:
     """Keep, in each layer, the routed experts of the highest score and the shared ones.
 
     Scores beyond the routed experts of a layer are not read; a layer that has no more than keep_k
-    experts keeps them all.
+    experts keeps them all. groups: of neighbouring experts, of which equally many are kept.
     """
-    check_keep_k(config, keep_k)
+    check_keep_k(config, keep_k, groups)
     num_kept = keep_k - config.num_shared_experts
     layers = []
     for layer, scores_R in enumerate(scores_LR):
         num_routed = routed_in_layer(config, layer)
-        order_R = np.argsort(-scores_R[:num_routed], kind="stable")
+        order_R = _by_score(scores_R[:num_routed], groups)
         shared = range(num_routed, config.experts_in_layer(layer))
         layers.append((*sorted(map(int, order_R[:num_kept])), *shared))
     return ExpertSubset(tuple(layers), method, tuple(calibration_ids), keep_k)
+
+
+def _by_score(scores_R: np.ndarray, groups: int) -> np.ndarray:
+    """Experts by falling score: the best of every group first, then the second of every group."""
+    order_GR = np.argsort(-scores_R.reshape(groups, -1), axis=1, kind="stable")
+    first_G1 = np.arange(groups)[:, None] * order_GR.shape[1]
+    return (order_GR + first_G1).T.ravel()

@@ -19,26 +19,15 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from model.files import new_folder, read_json, write_json
+from model.train.steps import newest_first as newest_first
+from model.train.steps import step_of as step_of
 
-STEP = re.compile(r"step-([0-9]+)")
 # What a killed process leaves of its writing (`model.files` names it).
 LEFT_OVER = re.compile(r"\.(step-[0-9]+|metrics\.jsonl|load\.jsonl|export)\..*\.tmp")
 
 
 class Damaged(ValueError):
     """A checkpoint whose files are not what was written."""
-
-
-def newest_first(folder: Path) -> list[Path]:
-    """The checkpoints of a run, by step; what else lies there is none of ours."""
-    found = [path for path in folder.glob("step-*") if path.is_dir() and step_of(path) >= 0]
-    return sorted(found, key=step_of, reverse=True)
-
-
-def step_of(path: Path) -> int:
-    """The step in a checkpoint's name."""
-    found = STEP.fullmatch(path.name)
-    return int(found[1]) if found else -1
 
 
 def latest(folder: Path) -> Path | None:

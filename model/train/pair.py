@@ -116,8 +116,8 @@ def main(out: Path, **options: Any) -> None:
 
 def next_command(corpus: Path, runs: Path) -> str:
     """The command that makes what the app shows of the pair."""
-    paths = (shlex.quote(str(path)) for path in (runs, corpus, corpus.parent))
-    return "python -m emo_viz analyse --runs {} --corpus {} --out {}".format(*paths)
+    paths = (shlex.quote(str(path)) for path in (runs, corpus))
+    return "python -m emo_viz analyse --runs {} --corpus {}".format(*paths)
 
 
 if __name__ == "__main__":

@@ -308,6 +308,11 @@ def test_curves_of_another_run_stay_in_the_file_if_the_documents_are_the_same(
     one, other = (Measured.of(read_curves(file).rows).table for file in (out, together))
     pd.testing.assert_frame_equal(one, other)
     assert read_curves(out).origins == read_curves(together).origins
+    seen = ["--documents", written(tmp_path, rows.assign(seen=0.0), "seen"), "--seen-below", 0.5]
+    there = out.read_bytes()
+    result = invoke("curves", *ready["curves"], "--models", emo, *FEW, *seen, "--out", out)
+    assert result.exit_code == 2 and out.read_bytes() == there
+    assert "curves of std-nano, measured without --seen-below" in result.stderr
     fewer = ["--documents", written(tmp_path, rows.head(20))]
     invoke("curves", *ready["curves"], "--models", emo, *FEW, *fewer, "--out", out)
     assert read_curves(out).runs == ("emo-nano",)

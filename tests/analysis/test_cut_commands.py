@@ -16,10 +16,10 @@ from emo_viz.trace import Trace
 from emo_viz.trace.documents import texts_digest
 from model.files import weights_digest
 from model.run.inference import encode
-from model.run.live import open_live
+from model.run.live import LiveFamily, open_live
 from model.run.loading import load_model, load_tokenizer
 from model.run.selection import select_experts
-from model.run.subset import ExpertSubset, apply_subset, random_subset
+from model.run.subset import ExpertSubset, apply_subset, check_keep_k, random_subset
 
 
 @pytest.fixture
@@ -226,8 +226,8 @@ def other_families(tmp_path_factory):
     return folder
 
 
-def choose_of(folder, family, out):
-    how = ["--domain", "x", "--keep", "4", "--max-tokens", "32", "--out", out]
+def choose_of(folder, family, out, *more):
+    how = [*more, "--domain", "x", "--keep", "4", "--max-tokens", "32", "--out", out]
     documents = folder / "documents.jsonl"
     named = ["--model", folder / family, "--documents", documents, *how]
     return CliRunner().invoke(main, ["subset", *map(str, named)])
@@ -248,7 +248,37 @@ def test_experts_of_another_family_are_chosen_as_its_router_prefers(other_famili
 def test_what_a_family_cannot_do_is_one_sentence(other_families, tmp_path):
     subset = tmp_path / "mixtral.json"
     assert "encoder-decoder" in choose_of(other_families, "switch_transformers", subset).output
-    choose_of(other_families, "mixtral", subset)
-    result = cut(other_families / "mixtral", subset, tmp_path / "out")
-    assert result.exit_code == 2 and "'emo' alone" in result.output
-    assert not (tmp_path / "out").exists()
+    assert not subset.exists()
+
+
+def test_a_model_with_groups_is_cut_to_equally_many_of_each(other_families, tmp_path):
+    subset, out = tmp_path / "deepseek.json", tmp_path / "cut"
+    width = {"n_routed_experts": 16, "n_group": 2, "topk_group": 1, "num_hidden_layers": 2}
+    save_tiny("deepseek_v3", other_families / "deepseek_v3", **width)
+    whole = choose_of(other_families, "deepseek_v3", subset, "--per-group")
+    assert whole.exit_code == 0, whole.output
+    (kept,) = ExpertSubset.from_json(subset.read_text()).experts
+    assert sum(expert < 8 for expert in kept) == 2 and len(kept) == 4
+    result = cut(other_families / "deepseek_v3", subset, out)
+    assert result.exit_code == 0 and "MB of weights of" in result.output, result.output
+    assert json.loads((out / "config.json").read_text())["n_group"] == 2
+    odd = ExpertSubset(((0, 1, 2, 8),), "by hand", (), 4)
+    subset.write_text(odd.to_json())
+    result = cut(other_families / "deepseek_v3", subset, tmp_path / "odd", "--force")
+    assert result.exit_code == 2 and "subset --per-group" in result.output
+    how = ("--force", "--same-size=6")
+    assert cut(other_families / "deepseek_v3", subset, tmp_path / "odd", *how).exit_code == 0
+
+
+def test_a_subset_that_is_no_multiple_of_the_groups_is_one_sentence(
+    other_families, tmp_path, monkeypatch
+):
+    many = {"n_routed_experts": 16, "n_group": 8, "num_hidden_layers": 2}
+    save_tiny("deepseek_v3", other_families / "many", **many)
+    monkeypatch.setattr(LiveFamily, "scores", None)  # it is said before any document is run
+    result = choose_of(other_families, "many", tmp_path / "x.json", "--per-group")
+    assert result.exit_code == 2 and "must be a multiple of 8" in result.output
+    geometry = open_live(other_families / "many").geometry
+    check_keep_k(geometry, 16, 8)
+    with pytest.raises(ValueError, match="at least 2 of each, not 8"):
+        check_keep_k(geometry, 8, 8)

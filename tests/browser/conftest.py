@@ -34,7 +34,7 @@ def app_server(tiny_assets: Path) -> Iterator[harness.Server]:
 
 @pytest.fixture(scope="session")
 def bundled() -> Iterator[harness.Server]:
-    """The app on what it comes with, where the tiny assets lack it: the training of the pair."""
+    """The app on what it comes with: trained runs, and all experts and points that visitors see."""
     with harness.serve(harness.ROOT / "assets") as server:
         yield server
 

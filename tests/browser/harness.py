@@ -21,7 +21,9 @@ from weakref import WeakKeyDictionary
 import chromium
 from playwright.sync_api import (
     Browser,
+    BrowserContext,
     ConsoleMessage,
+    Error,
     Page,
     Request,
     WebSocket,
@@ -53,7 +55,14 @@ CHARTS_DRAWN = """() => {
 }"""
 
 
+# A new tab is a new visitor, who has nothing in the browser's store.
+NOTHING_KEPT = """if (origin !== "null" && !sessionStorage.getItem("visitor")) {
+  localStorage.clear();
+  sessionStorage.setItem("visitor", "known");
+}"""
+
 _sockets: WeakKeyDictionary[Page, WebSocket] = WeakKeyDictionary()
+_rested: WeakKeyDictionary[Browser, BrowserContext] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -153,17 +162,16 @@ def launch() -> Iterator[Browser]:
 def new_page(
     browser: Browser, width: int = 1440, height: int = 900, scheme: str = "light"
 ) -> Iterator[Page]:
-    """A page of its own context; on leaving, AssertionError if the browser met any error.
+    """A page of a visitor with no cookies, permissions or stored values; on leaving, AssertionError
+    if the browser met any error.
 
+    One context serves visitors one after another, and visitors at the same time have one each.
     scheme: "light" or "dark", which Streamlit's theme follows.
     """
-    context = browser.new_context(
-        viewport={"width": width, "height": height},
-        color_scheme="dark" if scheme == "dark" else "light",
-        reduced_motion="reduce",
-    )
-    context.set_default_timeout(WAIT_MS)
+    context = _rested.pop(browser, None) or _new_visitor(browser)
     page = context.new_page()
+    page.set_viewport_size({"width": width, "height": height})
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     errors = _collect_errors(page)
     page.on("websocket", lambda socket: _sockets.update({page: socket}))
     try:
@@ -171,8 +179,39 @@ def new_page(
         exceptions = page.get_by_test_id("stException").all_inner_texts()
         assert not exceptions, "the page shows an exception:\n" + "\n".join(exceptions)
         assert not errors, "the browser met errors:\n" + "\n".join(errors)
-    finally:
+    except BaseException:
         context.close()
+        raise
+    _rest(browser, page)
+
+
+def _new_visitor(browser: Browser) -> BrowserContext:
+    context = browser.new_context(reduced_motion="reduce")
+    context.set_default_timeout(WAIT_MS)
+    context.add_init_script(NOTHING_KEPT)
+    return context
+
+
+def _rest(browser: Browser, page: Page) -> None:
+    """Keep a visitor who has left for the next one: what has been loaded and compiled is there.
+
+    The tab stays open on an empty answer of the app, without which its process would end.
+    """
+    context = page.context
+    try:
+        page.goto("/".join(page.url.split("/")[:3]) + PROBES[0])
+    except Error:  # that server is gone
+        context.close()
+        return
+    for other in context.pages:
+        if other is not page:
+            other.close()
+    context.clear_cookies()
+    context.clear_permissions()
+    if browser in _rested:  # of two visitors at a time
+        context.close()
+    else:
+        _rested[browser] = context
 
 
 def _collect_errors(page: Page) -> list[str]:

@@ -1,5 +1,7 @@
-"""Every page opens as the very first request to a fresh server, and can be walked to from there."""
+"""Every page opens as the first thing that a fresh server is asked, and can be walked to."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import harness
@@ -13,17 +15,30 @@ def title_of(address: str) -> str:
     return address.replace("_", " ")
 
 
-@pytest.mark.parametrize("address", ADDRESSES, ids=[a or "home" for a in ADDRESSES])
-def test_first_request_to_a_fresh_server(address: str, tiny_assets: Path, browser: Browser):
+def expect_page(page: Page, server: harness.Server, address: str) -> None:
+    assert page.url.split("?")[0] == f"{server.url}/{address}"
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    if address:
+        expect(page.get_by_role("heading", level=1)).to_contain_text(title_of(address))
+    links = page.get_by_test_id("stSidebar").get_by_test_id("stPageLink-NavLink")
+    expect(links).to_have_count(len(ADDRESSES))
+
+
+def test_a_page_opens_as_the_first_request_to_a_fresh_server(tiny_assets: Path, browser: Browser):
     with harness.serve(tiny_assets) as server, harness.new_page(browser) as page:
-        harness.visit(page, f"{server.url}/{address}")
-        assert page.url.split("?")[0] == f"{server.url}/{address}"
-        expect(page.get_by_role("dialog")).to_have_count(0)
-        expect(page.get_by_role("heading", level=1)).to_have_count(1)
-        if address:
-            expect(page.get_by_role("heading", level=1)).to_contain_text(title_of(address))
-        links = page.get_by_test_id("stSidebar").get_by_test_id("stPageLink-NavLink")
-        expect(links).to_have_count(len(ADDRESSES))
+        harness.visit(page, f"{server.url}/{ADDRESSES[-1]}")
+        expect_page(page, server, ADDRESSES[-1])
+
+
+def test_every_page_opens_at_once_on_a_fresh_server(tiny_assets: Path, browser: Browser):
+    with harness.serve(tiny_assets) as server, ExitStack() as visitors:
+        pages = [visitors.enter_context(harness.new_page(browser)) for _ in ADDRESSES]
+        for page, address in zip(pages, ADDRESSES, strict=True):
+            page.goto(f"{server.url}/{address}", wait_until="commit")
+        for page, address in zip(pages, ADDRESSES, strict=True):
+            harness.settle(page)
+            expect_page(page, server, address)
 
 
 def test_sidebar_leads_to_every_page(app_server: harness.Server, browser_page: Page):
@@ -36,10 +51,15 @@ def test_sidebar_leads_to_every_page(app_server: harness.Server, browser_page: P
         expect(heading).to_contain_text(title_of(address))
 
 
+@pytest.fixture(scope="module")
+def without_assets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harness.Server]:
+    with harness.serve(tmp_path_factory.mktemp("nothing")) as server:
+        yield server
+
+
 @pytest.mark.parametrize("address", ADDRESSES, ids=[a or "home" for a in ADDRESSES])
 def test_missing_assets_give_a_page_not_an_exception(
-    address: str, tmp_path: Path, browser: Browser
+    address: str, without_assets: harness.Server, browser_page: Page
 ):
-    with harness.serve(tmp_path) as server, harness.new_page(browser) as page:
-        harness.visit(page, f"{server.url}/{address}")
-        expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    harness.visit(browser_page, f"{without_assets.url}/{address}")
+    expect(browser_page.get_by_role("heading", level=1)).to_have_count(1)

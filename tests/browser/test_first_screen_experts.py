@@ -5,13 +5,6 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 
-@pytest.fixture(scope="module")
-def bundled() -> harness.Server:
-    """The app on what it comes with: as many experts and domains as visitors see."""
-    with harness.serve(harness.ROOT / "assets") as server:
-        yield server
-
-
 def is_within(part: Locator, height: int = 900) -> bool:
     box = part.bounding_box()
     return box is not None and box["y"] >= 0 and box["y"] + box["height"] <= height

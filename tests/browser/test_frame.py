@@ -1,5 +1,7 @@
 """The first line of every page: a copied link, a step back and forth, large type, a folded bar."""
 
+import re
+
 import harness
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -82,6 +84,19 @@ def test_presenting_is_large_without_the_side_bar_and_stays_from_page_to_page(
         button(page, "End presentation").click()
     assert "present" not in page.url
     expect(side_bar).to_be_visible()
+
+
+def test_what_the_browser_draws_itself_is_presented_in_large_type_too(
+    app_server: harness.Server, browser_page: Page
+):
+    page, root = browser_page, ".st-key-routing_map .heatmap"
+    heads = []  # pixels above a picture, where its name stands
+    for query in ("", "?present=1"):
+        harness.visit(page, f"{app_server.url}/Token_routing{query}")
+        picture = page.locator(root)
+        expect(picture).to_have_attribute("data-rows", re.compile(r"\d"))
+        heads.append(picture.evaluate("(root) => root.map.at.panels[0].y"))
+    assert heads[1] >= 1.2 * heads[0]
 
 
 def test_the_letter_p_in_a_field_is_a_letter(app_server: harness.Server, browser_page: Page):

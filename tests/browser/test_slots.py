@@ -63,3 +63,27 @@ def test_two_visitors_have_slots_of_their_own(app_server: harness.Server, browse
         expect_runs(other, "EMO", "Standard MoE")
         expect(one.get_by_test_id("stMain")).not_to_contain_text("in EMO")
         expect(other.get_by_test_id("stMain")).to_contain_text("in EMO")
+
+
+def test_a_visitor_finds_nothing_of_another_before_or_beside(
+    app_server: harness.Server, browser: Browser
+):
+    address = app_server.url + harness.PROBES[0]
+    keep = "localStorage.a = sessionStorage.a = 1; document.cookie = 'a=1'"
+    kept = "[localStorage, sessionStorage].map((one) => one.a === '1')"
+    kept += ".concat(document.cookie.includes('a=1'))"  # the server sets one of its own
+    with harness.new_page(browser) as one:
+        one.goto(address)
+        one.evaluate(keep)
+        one.reload()
+        assert one.evaluate(kept) == [True] * 3
+    with harness.new_page(browser, 900, 700, "dark") as later:
+        later.goto(address)
+        assert later.evaluate(kept) == [False] * 3
+        assert later.evaluate("[innerWidth, innerHeight]") == [900, 700]
+        assert later.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+        assert later.evaluate("matchMedia('(prefers-reduced-motion: reduce)').matches")
+        later.evaluate(keep)
+        with harness.new_page(browser) as other:
+            other.goto(address)
+            assert other.evaluate(kept) == [False] * 3

@@ -1,5 +1,5 @@
 """Every family on a small random model: what is recorded is what was used, what is left out is not
-touched, and leaving experts out equals deleting them.
+touched. (That leaving experts out equals deleting them: test_cut_families.py.)
 """
 
 import threading
@@ -105,28 +105,6 @@ def spoil(model: RoutedModel, experts: list[int]) -> None:
                 weight.fill_(float("nan"))
             elif layer.block.name.startswith("transformer.blocks"):  # dbrx: rows of all experts
                 weight.unflatten(0, (EXPERTS, -1))[experts] = float("nan")
-
-
-COUNT = ("n_routed_experts", "num_experts", "num_local_experts")
-DELETABLE = [
-    each for each in CAUSAL if each not in ("dbrx", "deepseek_v3", "jetmoe")
-]  # groups cannot lose experts unevenly; the others' tensors are laid out otherwise
-
-
-@pytest.mark.parametrize("family", DELETABLE)
-def test_leaving_experts_out_equals_deleting_them(family: str) -> None:
-    made = tiny_model(family)
-    model = routed(made)
-    field = next(name for name in COUNT if name in CAUSAL[family])
-    smaller = tiny_model(family, **{field: len(KEPT)})
-    smaller.load_state_dict({name: without(name, t) for name, t in made.state_dict().items()})
-    with model.restricted([KEPT] * len(model.layers)):
-        assert torch.allclose(run(made), run(smaller), atol=1e-5)
-
-
-def without(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    of_experts = any(part in name for part in (".experts.", ".gate.", ".router."))
-    return tensor[KEPT] if of_experts and tensor.shape[0] == EXPERTS else tensor
 
 
 @pytest.mark.parametrize("family", CUTTABLE)

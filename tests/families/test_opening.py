@@ -2,16 +2,26 @@
 
 import json
 import os
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import CAUSAL, SEQ2SEQ, run, tiny_model
 
+from model.emo import attention
+from model.emo.config import EmoConfig
+from model.emo.loss import chunk_loss
+from model.emo.modeling import EmoForCausalLM
 from model.families import sizes
-from model.families.opening import local_folder, open_model
+from model.families.layout import built
+from model.families.opening import config_of, local_folder, open_model
 from model.families.sizes import Size, check_fits, checkpoint_size
+from model.native import wide
+from model.native.compiled import call, library
+from model.run.inference import record
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +152,87 @@ def test_a_dense_model_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
     AutoConfig.for_model("llama").save_pretrained(tmp_path)  # and no weights
     with pytest.raises(ValueError, match="no experts in its config .model_type 'llama'."):
         open_model(str(tmp_path))
+
+
+def test_two_threads_that_load_leave_torch_as_they_found_it(
+    olmoe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second that began while the first loads in bf16 would set back to bf16 when it ends."""
+    config, set_dtype = config_of(olmoe), torch.set_default_dtype
+    second_began, first_done = threading.Event(), threading.Event()
+    second = threading.Thread(target=lambda: built(config))
+
+    def slow(dtype: torch.dtype) -> None:
+        set_dtype(dtype)
+        if threading.current_thread() is second:
+            second_began.set()
+            first_done.wait(60)
+        elif not second.ident:
+            second.start()
+            second_began.wait(0.5)  # in vain, if it has to wait for the first
+
+    monkeypatch.setattr(torch, "set_default_dtype", slow)
+    try:
+        open_model(str(olmoe), dtype="bfloat16")
+        first_done.set()
+        second.join()
+        assert torch.get_default_dtype() == torch.float32
+    finally:
+        set_dtype(torch.float32)
+
+
+def test_the_shapes_of_a_config_do_not_depend_on_its_type(olmoe: Path) -> None:
+    config = config_of(olmoe)
+    config.dtype = torch.bfloat16
+    assert next(built(config).model.parameters()).dtype == torch.float32
+
+
+def results() -> list[torch.Tensor]:
+    """Of everything that hands buffers to compiled code, and of a recording."""
+    torch.manual_seed(0)
+    shapes = ((5, 32), (4, 64, 32), (4, 32, 32), (5, 2))
+    x, w13, w2, s = (torch.randn(shape, dtype=torch.float32) for shape in shapes)
+    ids = torch.tensor([[0, 1], [2, 3], [1, 4], [3, 0], [2, 1]])
+    found = [wide.wide_forward(x, w13, w2, s, ids)] if wide.fits(x, w13, w2, ids) else []
+    loss, gradient = chunk_loss(x.clone(), torch.arange(5), 1e-3, 0.5)
+    model = small_emo()
+    recording = record(model, np.arange(3, 20))
+    ids_1T = torch.arange(3, 20)[None]
+    mean = model(input_ids=ids_1T, labels=ids_1T, use_cache=False).loss
+    mean.backward()
+    parts = (recording.router_probs, recording.gate_weights, recording.loss, recording.entropy)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return [*found, loss, gradient, mean, *gradients, *map(torch.tensor, parts)]
+
+
+def small_emo() -> EmoForCausalLM:
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
+    fields = CAUSAL["emo"] | sizes | {"intermediate_size": 32}
+    config, before = EmoConfig(**fields), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        return EmoForCausalLM(config).eval()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_a_running_model_does_not_see_the_type_that_another_thread_loads_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handed: set[torch.dtype] = set()  # a buffer that is too short may go unnoticed
+
+    def spying(name: str, *arguments: object) -> None:
+        handed.update(each.dtype for each in arguments if isinstance(each, torch.Tensor))
+        call(name, *arguments)
+
+    monkeypatch.setattr(attention, "call", spying)
+    wanted = results()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = results()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert handed <= {torch.float32, torch.int32}
+    assert handed or library() is None
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)

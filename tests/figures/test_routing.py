@@ -51,6 +51,13 @@ def test_comparison_draws_intervals_from_the_mean():
     assert (emo.error_x.arrayminus[0], emo.error_x.array[0]) == (0.5, 1)
 
 
+@pytest.mark.parametrize(("chance", "side"), [(3.9, "right"), (4.1, "left"), (1.0, "center")])
+def test_no_number_is_struck_by_the_line_of_chance(chance: float, side: str):
+    values = {"emo-nano": Interval(8, 8, 8, 9), "std-nano": Interval(4, 4, 4, 9)}
+    drawn = by_run(RUNS, Compared(values, "experts", chance, "random"), "Title").data
+    assert [point.textposition for point in drawn] == ["bottom center", f"bottom {side}"]
+
+
 def test_one_run_alone_has_one_panel():
     loss = np.arange(3.0)
     entropy = {"mine": np.array([[1.0, 2, 3]])}

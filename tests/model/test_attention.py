@@ -9,9 +9,7 @@ from model.emo import attention
 from model.emo.config import EmoConfig
 from model.emo.modeling import EmoForCausalLM
 from model.emo.routing import document_segments, positions_in_segment
-from model.native import compiled
 from tests.model.helpers import tiny_model
-from tests.model.test_native import PROCESSORS, fresh  # noqa: F401
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
@@ -72,9 +70,7 @@ def test_compiled_attention_equals_transformers(monkeypatch, ends):
     assert max(errors(attend(*case), without_compiled(monkeypatch, *case))) < 2e-6
 
 
-@pytest.mark.parametrize("processor", PROCESSORS)
-def test_every_vector_width_gives_the_same_attention(fresh, monkeypatch, processor):  # noqa: F811
-    monkeypatch.setattr(compiled, "FLAGS", ["-O3", f"-march={processor}", "-fPIC", "-shared"])
+def test_every_vector_width_gives_the_same_attention(processor, monkeypatch):
     case = problem(ROWS["several"])
     assert max(errors(attend(*case), without_compiled(monkeypatch, *case))) < 3e-6
 

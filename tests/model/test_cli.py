@@ -4,7 +4,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from model.cli import Several, SeveralCommand, progress_bar, say
+from model.cli import Command, Several, SeveralCommand, progress_bar, say
 
 
 def printed(*reports: tuple[int, int]) -> str:
@@ -24,6 +24,18 @@ def test_the_bar_stands_before_what_is_said_after_it():
 
 def test_no_step_no_bar():
     assert printed() == "said\n"
+
+
+def test_want_of_memory_is_one_sentence():
+    @click.command(cls=Command)
+    def command() -> None:
+        bytes(1 << 62)
+
+    result = CliRunner().invoke(command)
+    assert result.exit_code == 2
+    assert (
+        result.stderr == "Error: This takes more memory than there is; free some, or give less.\n"
+    )
 
 
 @click.command(cls=SeveralCommand)

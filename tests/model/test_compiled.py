@@ -69,6 +69,14 @@ def test_the_library_is_kept_for_this_user_alone(cache):
     assert stat.S_IMODE(cache.stat().st_mode) == stat.S_IMODE(library.stat().st_mode) == 0o700
 
 
+def test_the_library_is_compiled_once(cache):
+    load()
+    (made,) = kept(cache)
+    stamp = made.stat().st_mtime_ns
+    assert load() is not None and kept(cache) == [made]
+    assert made.stat().st_mtime_ns == stamp
+
+
 def test_a_user_without_a_home_has_it_for_one_process(without_home, caplog):
     with caplog.at_level(logging.INFO):
         assert load() is not None

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from model.data.tokenizer import load_tokenizer
 from model.emo.objectives import corrected_bias
-from model.emo.routing import route
+from model.emo.routing import expert_counts, route
 from model.families.emo import emo_layers
 from model.run.cut import cut_checkpoint
 from model.run.loading import export_model, load_model
@@ -57,6 +57,29 @@ def test_the_bias_chooses_and_weighs_nothing():
 def test_a_bias_goes_up_for_the_idle_and_down_for_the_busy():
     bias = corrected_bias(torch.zeros(4), torch.tensor([0.0, 8, 4, 4]), 0.5)
     assert bias.tolist() == [0.5, -0.5, 0, 0]
+
+
+def test_choice_and_bias_of_many_steps_are_those_of_plain_loops():
+    """With a small rate the load of 16 experts gets even, though their scores are not."""
+    draw, slots, rate = torch.Generator().manual_seed(0), 3, 0.003
+    common_E = torch.randn(17, generator=draw)
+    bias_R, plain = torch.zeros(16), [0.0] * 16
+    largest = []
+    for step in range(40):
+        logits_NE = common_E + torch.randn(32, 17, generator=draw)
+        ids_NS = route(logits_NE, 1, slots + 1, bias_R=bias_R).expert_ids_NK[:, :slots]
+        counts_R = expert_counts(ids_NS, 16)
+        bias_R = corrected_bias(bias_R, counts_R, rate)
+        counts = [0] * 16
+        for logits_E in logits_NE:
+            chosen, _ = slow_route(logits_E[:16], plain, torch.ones(16, dtype=torch.bool), slots)
+            for expert in chosen:
+                counts[expert] += 1
+        assert counts == counts_R.tolist(), step
+        plain = [b + rate * ((c < 6) - (c > 6)) for b, c in zip(plain, counts, strict=True)]
+        largest.append(max(counts) / 6)
+    assert bias_R.tolist() == pytest.approx(plain, abs=1e-6)
+    assert sum(largest[-10:]) < 0.75 * sum(largest[:10])
 
 
 def test_it_evens_the_load_that_no_loss_evens():

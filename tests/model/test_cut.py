@@ -225,7 +225,7 @@ def with_small_link(folder):
     [
         (lacking_an_expert, "lacks weights .*layers.1.mlp.experts.3.up_proj"),
         (truncated, "cannot be read"),
-        (of_another_type, "this loader reads type 'emo'"),
+        (of_another_type, "No layer with a router was found in a model of type 'llama'"),
         (without_index, "has no weights in model.safetensors"),
         (with_nan("model.layers.1.mlp.experts.3.down_proj.weight"), "experts.3.* holds NaN"),
         (with_nan("model.layers.0.mlp.gate.weight"), "layers.0.mlp.gate.weight holds NaN"),
@@ -390,3 +390,9 @@ def test_a_folder_that_exists_is_left_alone(parent):
     with pytest.raises(ValueError, match="is there already"):
         cut_checkpoint(parent, ExpertSubset(((0, 1, 2, 15),) * 2, "", (), 4), parent)
     assert sorted(path.name for path in parent.iterdir()) == before
+
+
+def test_whoever_can_read_the_folder_can_read_the_weights(parent, tmp_path):
+    cut_checkpoint(parent, KEEP_FOUR, tmp_path / "cut")
+    modes = {file.stat().st_mode & 0o777 for file in (tmp_path / "cut").iterdir()}
+    assert len(modes) == 1

@@ -1,24 +1,33 @@
 """Documents: cut within bounds without loss, free of duplicates, and split by group."""
 
+import tracemalloc
+from dataclasses import asdict
+
 import hypothesis.strategies as st
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 
+from model.data import documents as model_documents
 from model.data.collect import Collector
 from model.data.documents import (
+    BOUNDARIES,
     MAX_CHARS,
     MIN_CHARS,
     CorpusError,
+    Marks,
     Text,
     clean,
     cut,
-    held_out_parents,
+    digest,
     to_pieces,
     unfit,
 )
+from model.data.known import Known
+from model.data.ledger import Ledger, texts_at
 from model.data.places import read_texts_at
-from model.data.spool import Spool, wheres
-from model.data.write import Settings, ordered
+from model.data.spool import Spool
 
 
 def prose(name, sentences=12):
@@ -39,26 +48,45 @@ def documents(*texts):
 
 
 def spooled(folder, *texts, limit=10**9):
-    """The rows of a spool that took these texts."""
+    """A spool that took these texts."""
     folder.mkdir(exist_ok=True)
     collector = Collector(limit, spool := Spool(folder))
     for item in texts:
         collector.add(item)
     spool.write({})
-    return spool.rows()
+    return spool
 
 
 @pytest.fixture
 def collected(tmp_path):
-    return lambda *texts, **options: spooled(tmp_path / "spool", *texts, **options)
+    def rows(*texts, **options):
+        (part,) = spooled(tmp_path / "spool", *texts, **options).rows()
+        return pd.DataFrame(part)
+
+    return rows
 
 
-def held(documents, fraction):
+def ordered(folder, rows, fraction, seed=0):
+    """A ledger of these rows, in parts of seven."""
+    (ledger := Ledger(folder)).fill(rows[at : at + 7] for at in range(0, len(rows), 7))
+    ledger.order(fraction, seed)
+    return ledger
+
+
+def row_of(document):
+    return asdict(document) | {"start": 0, "bytes": len(document.text.encode())}
+
+
+@pytest.fixture
+def held(tmp_path):
     """The documents that are held out."""
-    found = held_out_parents(
-        [(item.parent, item.group, len(item.text.encode())) for item in documents], fraction
-    )
-    return [item for item in documents if item.parent in found]
+
+    def out(documents, fraction):
+        ledger = ordered(tmp_path, list(map(row_of, documents)), fraction)
+        ids = {row["id"] for rows in ledger.batches(9, "heldout") for row in rows}
+        return [item for item in documents if item.id in ids]
+
+    return out
 
 
 LONG_TEXT = st.lists(
@@ -73,6 +101,39 @@ def test_cut_pieces_are_short_enough_and_join_to_the_text(long_text, limit):
     pieces = cut(long_text, limit)
     assert "".join(pieces) == long_text
     assert all(len(piece) <= limit for piece in pieces)
+
+
+def slow_place(text):
+    """Of all boundaries of the middle half, of the most natural kind that is there, the nearest."""
+    low, high, middle = len(text) // 4, len(text) * 3 // 4, len(text) // 2
+    for pattern in BOUNDARIES:
+        if places := [found.end() for found in pattern.finditer(text, low, high)]:
+            return min(places, key=lambda place: abs(place - middle))
+    return middle
+
+
+def test_cut_is_where_a_search_of_all_boundaries_puts_it(monkeypatch):
+    monkeypatch.setattr(model_documents, "NEAR", 2)
+    rng = np.random.default_rng(0)
+    for choice in ("word", "word |. ", ".|word ", "a|\n|.  |  ", "a|\n\n|\nb. ", ".'|    |一"):
+        for _ in range(150):
+            made = clean("".join(rng.choice(choice.split("|"), rng.integers(1, 200))))
+            if len(made) > 40:
+                first, second = (pieces := cut(made, len(made) - 1))[0], "".join(pieces[1:])
+                assert (first, first + second) == (made[: slow_place(made)], made)
+
+
+def test_a_long_line_is_cut_without_looking_at_all_of_its_boundaries(monkeypatch):
+    """A match is what takes time: a second for a million."""
+    seen = []
+    around = model_documents._around
+
+    def counted(matches, middle):
+        return around((seen.append(1) or match for match in matches), middle)
+
+    monkeypatch.setattr(model_documents, "_around", counted)
+    pieces = cut("." * 200_000)
+    assert len(pieces) == 64 and len(seen) < 200 * len(pieces) * 2
 
 
 def test_cut_prefers_the_boundary_between_paragraphs():
@@ -150,7 +211,7 @@ def test_given_ids_are_kept_and_numbered_when_the_text_is_cut():
     assert [document.id for document in long][:2] == ["two-0", "two-1"]
 
 
-def test_parents_and_groups_never_stand_on_both_sides():
+def test_parents_and_groups_never_stand_on_both_sides(held):
     items = documents(*(text(f"p{n}", group=f"thread {n // 3}", sentences=120) for n in range(60)))
     out = held(items, 0.1)
     assert 0 < len(out) < len(items)
@@ -159,7 +220,7 @@ def test_parents_and_groups_never_stand_on_both_sides():
         assert [item for item in items if getattr(item, key) in inside] == out
 
 
-def test_a_parent_stays_whole_even_when_its_texts_name_different_groups():
+def test_a_parent_stays_whole_even_when_its_texts_name_different_groups(held):
     items = [text(f"p{n % 40}", group=f"g{n}") for n in range(120)]
     items = [Text("garden", t.parent, prose(f"{n}"), t.group) for n, t in enumerate(items)]
     out = held(documents(*items), 0.2)
@@ -168,14 +229,14 @@ def test_a_parent_stays_whole_even_when_its_texts_name_different_groups():
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.3])
-def test_about_the_asked_share_of_bytes_is_held_out(fraction):
+def test_about_the_asked_share_of_bytes_is_held_out(fraction, held):
     items = [text(f"p{n}", sentences=12 + n % 30) for n in range(300)]
     found = documents(*items)
     sizes = [sum(len(d.text.encode()) for d in some) for some in (held(found, fraction), found)]
     assert sizes[0] / sizes[1] == pytest.approx(fraction, rel=0.16)
 
 
-def test_a_group_too_large_to_hold_out_stays_in_training():
+def test_a_group_too_large_to_hold_out_stays_in_training(held):
     for name in range(12):
         giant = [Text("garden", f"g{n}", prose(f"{n}"), f"giant {name}") for n in range(40)]
         out = held(documents(*giant, *(text(f"p{n}") for n in range(60))), 0.1)
@@ -183,22 +244,74 @@ def test_a_group_too_large_to_hold_out_stays_in_training():
         assert f"giant {name}" not in {item.group for item in out}
 
 
-def test_the_split_does_not_depend_on_the_order_of_the_texts():
+def test_the_split_does_not_depend_on_the_order_of_the_texts(held):
     found = documents(*(text(f"p{n}") for n in range(100)))
     assert {d.parent for d in held(found, 0.1)} == {d.parent for d in held(found[::-1], 0.1)}
 
 
 def test_the_rows_are_sorted_by_split_and_mix_the_domains(tmp_path):
     items = [text(f"{n}", domain=domain) for domain in ("garden", "kitchen") for n in range(100)]
-    rows = spooled(tmp_path / "one", *items)
-    frame = ordered(rows, Settings(10**9, 0.2, seed=0))
-    assert frame["split"].is_monotonic_increasing
-    train = frame[frame["split"] == "train"]["domain"]
-    changes = (train != train.shift()).mean()
-    assert 0.3 < changes < 0.7
-    again = ordered(spooled(tmp_path / "two", *items[::-1]), Settings(10**9, 0.2, seed=0))
-    assert frame["id"].tolist() == again["id"].tolist()
-    other = ordered(rows, Settings(10**9, 0.2, seed=1))
-    assert frame["id"].tolist() != other["id"].tolist()
-    texts = list(read_texts_at(tmp_path / "one", wheres(frame)))
+
+    def frame(name, texts, seed):
+        spool = spooled(tmp_path / name, *texts)
+        (ledger := Ledger(spool.folder)).fill(spool.rows())
+        ledger.order(0.2, seed)
+        return ledger, pd.DataFrame([row for rows in ledger.batches(7) for row in rows])
+
+    ledger, rows = frame("one", items, seed=0)
+    assert rows["split"].is_monotonic_increasing
+    train = rows[rows["split"] == "train"]["domain"]
+    assert 0.3 < (train != train.shift()).mean() < 0.7
+    assert rows["id"].tolist() == frame("two", items[::-1], seed=0)[1]["id"].tolist()
+    assert rows["id"].tolist() != frame("three", items, seed=1)[1]["id"].tolist()
+    texts = list(read_texts_at(tmp_path / "one", texts_at(ledger.file, range(len(items)))))
     assert sorted(texts) == sorted(item.text for item in items)
+
+
+def test_what_was_kept_takes_no_memory(tmp_path):
+    """800 documents with 40 lines each: 32,000 numbers alone would take a megabyte."""
+    known = Known(tmp_path / "known.sqlite")
+    own = [Marks(f"{n:040x}", [(n * 40 + line) << 40 for line in range(40)]) for n in range(800)]
+    tracemalloc.start()
+    for number, each in enumerate(own):
+        assert known.why_not("garden", each) is None
+        known.remember("garden", each, f"id {number}", f"line {number}")
+    assert tracemalloc.get_traced_memory()[0] < 100_000
+    tracemalloc.stop()
+    assert [known.why_not("garden", each) for each in own[::200]] == ["duplicate"] * 4
+    assert known.why_not("garden", own[7]._replace(letters="ff")) == "near_duplicate"
+    assert known.why_not("kitchen", own[7]._replace(letters="ff")) is None
+    assert known.place_of("id 9") == "line 9" and known.place_of("id 800") is None
+
+
+def slow_order(rows, fraction, seed):
+    """Number and split of every document, in order: all in memory."""
+    held = set()
+    for domain in {row["domain"] for row in rows}:
+        group_of, sizes = {}, {}
+        for row in (row for row in rows if row["domain"] == domain):
+            group = group_of.setdefault(row["parent"], row["group"])
+            sizes[group] = sizes.get(group, 0) + row["bytes"]
+        taken, target = 0, fraction * sum(sizes.values())
+        for group in sorted(sizes, key=lambda name: digest("heldout", name)):
+            if taken < target and taken + sizes[group] <= 1.15 * target:
+                held |= {(domain, parent) for parent in group_of if group_of[parent] == group}
+                taken += sizes[group]
+    split = ["heldout" if (row["domain"], row["parent"]) in held else "train" for row in rows]
+    numbers = sorted(range(len(rows)), key=lambda n: (split[n], digest(seed, rows[n]["id"])))
+    return [(rows[n]["id"], split[n]) for n in numbers]
+
+
+def test_order_and_split_are_what_is_found_in_memory(tmp_path):
+    draw = np.random.default_rng(0)
+    names = ("source", "licence", "rights")
+    rows = [
+        dict.fromkeys(names, "")
+        | {"id": f"d{n}", "domain": f"{draw.integers(5)}", "parent": f"p{draw.integers(90)}"}
+        | {"group": f"g{draw.integers(60)}", "part": 0, "start": n, "bytes": int(draw.integers(99))}
+        for n in range(400)
+    ]
+    for fraction, seed in ((0.1, 0), (0.4, 3)):
+        ledger = ordered(tmp_path, rows, fraction, seed)
+        found = [(row["id"], row["split"]) for rows in ledger.batches(64) for row in rows]
+        assert found == slow_order(rows, fraction, seed)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from model.data import alike, collect, known, ledger, spool, tokens
 from model.data import build as model_build
-from model.data import collect, spool, tokens
 from model.data.alike import Alike, signature
 from model.data.repetition import repeats
 from model.data.shards import TokenShard, read_manifest
@@ -90,6 +91,9 @@ def test_a_build_that_is_killed_goes_on_to_the_same_bytes(source, tmp_path, smal
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert not out.exists()
         assert len(list(tmp_path.glob(".corpus.partial/*.*"))) >= files
+    half = tmp_path / ".corpus.a1b2c3d4.tmp"  # killed while it wrote the corpus itself
+    half.mkdir()
+    (half / "train.bin").write_bytes(b"half")
     result = build(source, out)
     assert "it goes on from there" in result.output
     assert fingerprints(out) == fingerprints(tmp_path / "expected")
@@ -251,13 +255,29 @@ def test_of_what_is_as_alike_as_asked_hardly_any_is_missed():
         copies = [row.copy() for row in held]
         for row in copies:  # a changed token is in five sequences
             row[: int(rng.uniform(0, 1.2) * (1 - threshold) / (1 + threshold) * 300)] += 4096
-        known, other = ([signature(row) for row in rows] for rows in (held, copies))
-        alike = Alike(threshold)
-        alike.add(known)
-        wanted = [np.mean(one == two) >= threshold for one, two in zip(known, other, strict=True)]
-        found = [alike.found(each) for each in other]
+        first, other = ([signature(row) for row in rows] for rows in (held, copies))
+        index = Alike(threshold)
+        index.add(first)
+        wanted = [np.mean(one == two) >= threshold for one, two in zip(first, other, strict=True)]
+        found = [index.found(each) for each in other]
         assert not any(f and not w for f, w in zip(found, wanted, strict=True))
         assert 20 < sum(wanted) < 150 and sum(found) >= 0.95 * sum(wanted), threshold
+
+
+def test_a_build_lets_go_of_its_databases(source, tmp_path, monkeypatch):
+    opened, original = [], known.new_database
+
+    def noted(*arguments):
+        opened.append(original(*arguments))
+        return opened[-1]
+
+    for module in (known, ledger, alike):
+        monkeypatch.setattr(module, "new_database", noted)
+    result = build(source, tmp_path / "corpus", "--apart", "0.7")
+    assert "Every training document is left out" in result.output and len(opened) == 3
+    for base in opened:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            base.execute("SELECT 1")
 
 
 def test_near_duplicates_of_held_out_documents_leave_training(tmp_path):

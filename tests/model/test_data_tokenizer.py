@@ -1,13 +1,12 @@
 """The tokenizer gives every string back, splits digits, and is found again on disk."""
 
 import hypothesis.strategies as st
-import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from transformers import AutoTokenizer
 
 from model.data.documents import CorpusError
-from model.data.places import texts_file
+from model.data.places import Where, texts_file
 from model.data.tokenizer import EOS, PADDING, load_tokenizer, train_on
 from model.data.tokens import plain_tokenizer
 from model.data.write import make_tokenizer
@@ -18,15 +17,22 @@ CHINESE = "東林百不會，瞎驢隨大隊。鞭打不進前，步步只倒退
 HEX_TO_LETTERS = str.maketrans("0123456789", "ghijklmnop")
 
 
-def spooled(folder, *documents):
-    """A spool of (domain, split, text), and its rows."""
-    rows, texts = [], b""
-    for domain, split, text in documents:
-        where = {"file": 0, "start": len(texts), "bytes": len(text.encode())}
-        rows.append({"domain": domain, "split": split} | where)
-        texts += text.encode()
-    texts_file(folder, 0).write_bytes(texts)
-    return pd.DataFrame(rows), folder
+class Rows:
+    """What the tokenizer asks of a ledger, and a spool, of (domain, split, text)."""
+
+    def __init__(self, folder, *documents):
+        texts_file(folder, 0).write_bytes("".join(text for _, _, text in documents).encode())
+        self.documents = dict.fromkeys(domain for domain, _, _ in documents)
+        self.rows, start = [], 0
+        for domain, split, text in documents:
+            self.rows.append((split, domain, Where(0, start, len(text.encode()))))
+            start += len(text.encode())
+
+    def span(self, split):
+        return split
+
+    def wheres(self, split):
+        return [(domain, place) for own, domain, place in self.rows if own == split]
 
 
 def encoder(tokenizer):
@@ -82,15 +88,15 @@ def test_the_vocabulary_has_the_asked_size():
 
 def test_only_the_training_split_is_learned_from(tmp_path):
     documents = ("sea", "train", ENGLISH), ("secret", "heldout", "xylophone " * 500)
-    tokens = make_tokenizer(*spooled(tmp_path, *documents), 400).tokenize(" xylophone")
+    tokens = make_tokenizer(Rows(tmp_path, *documents), tmp_path, 400).tokenize(" xylophone")
     assert len(tokens) > 3
 
 
 def test_a_large_domain_does_not_starve_a_small_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("model.data.tokenizer.SAMPLE_CHARS", 2000)
+    monkeypatch.setattr("model.data.write.SAMPLE_CHARS", 2000)
     words = " ".join(f"{n * 7919:x}".translate(HEX_TO_LETTERS) for n in range(300))
     documents = [("sea", "train", words)] * 100 + [("verse", "train", CHINESE)]
-    tokenizer = make_tokenizer(*spooled(tmp_path, *documents), 400)
+    tokenizer = make_tokenizer(Rows(tmp_path, *documents), tmp_path, 400)
     assert len(encoder(tokenizer)(CHINESE)) < len(CHINESE)
 
 

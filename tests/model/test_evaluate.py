@@ -9,8 +9,9 @@ import torch
 from click.testing import CliRunner
 from sklearn.metrics import normalized_mutual_info_score
 
-from model.data.heldout import HeldOut, held_out, seen_shares
+from model.data.heldout import HeldOut, held_out
 from model.data.pack import pack, unpack
+from model.data.seen import seen_shares
 from model.data.shards import TokenShard, corpus_digest
 from model.evaluate import intervals, measure, modules
 from model.evaluate.__main__ import main as evaluate_command
@@ -188,8 +189,8 @@ def test_the_share_of_a_document_that_was_seen():
 
 
 def test_a_seen_sequence_is_found_across_the_blocks_of_the_stream(monkeypatch):
-    monkeypatch.setattr("model.data.heldout.BLOCK", 64)
-    monkeypatch.setattr("model.data.heldout.AT_ONCE", 50)  # a pass for every few documents
+    monkeypatch.setattr("model.data.seen.BLOCK", 64)
+    monkeypatch.setattr("model.data.seen.AT_ONCE", 50)  # eight files of hashes
     train = np.random.default_rng(0).integers(2, 60, 500).astype(np.uint16)
     document = np.concatenate([[EOS], train[40:100]])
     other = np.concatenate([[EOS], train[300:320], [70]])

@@ -280,7 +280,7 @@ def test_a_full_run_gains_on_its_domain_and_keeps_all_of_its_own_gain(at, full):
     assert gain[0] > 0.05 and gain[1] > 0
     assert result["parameters"]["share"] == 1.0
     held = tune(at, out, "all", full=out / "result.json", learning_rate=2e-3)
-    assert held["kept"]["tuned"] == [1.0, 1.0, 1.0]
+    assert held["kept"]["tuned"] == [1.0, 1.0, 1.0] and held["unlike_full"] == {}
 
 
 def test_a_module_run_changes_its_experts_alone_and_its_losses_can_be_computed_again(at, full):

@@ -18,6 +18,14 @@ def test_shares_of_a_gain_are_ratios_of_token_weighted_means_with_an_interval_ar
     assert gains.kept_shares(losses, losses["parent"], tokens, one) == {}  # of nothing
 
 
+def test_a_full_fine_tuning_of_other_steps_is_told_with_both_numbers():
+    asked = {"steps": 300, "rows": 16, "context": 256, "learning_rate": 1e-3, "seed": 0}
+    own, full = {"request": asked}, {"request": asked | {"learning_rate": 1e-4}}
+    assert gains.unlike(own, full) == {}
+    full["request"] |= {"steps": 100, "context": 128}
+    assert gains.unlike(own, full) == {"steps": [100, 300], "context": [128, 256]}
+
+
 def test_a_share_of_several_domains_is_the_ratio_of_the_gains_that_are_told():
     draw = np.random.default_rng(0)
     texts = tuple(np.arange(n) for n in (11, 91, 21, 31, 12))

@@ -104,6 +104,9 @@ def test_a_folder_that_is_no_release_is_never_replaced(finished_run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     assert release(finished_run, out).exit_code == 0
+    (out / ".model.safetensors.x1.tmp").write_text("half: a kill has left it")
+    assert release(finished_run, out).exit_code == 0
+    assert not list(out.glob(".*"))
     (out / "notes.txt").write_text("mine")
     result = release(finished_run, out)
     assert result.exit_code == 2 and "holds 'notes.txt', which no release writes" in result.stderr

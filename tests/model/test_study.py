@@ -1,13 +1,13 @@
 """The study: a queue that survives being killed, results of every run, and the table of them."""
 
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,16 @@ from click.testing import CliRunner
 from model.data.__main__ import main as data_command
 from model.data.pack import pack
 from model.run.loading import load_model
+from model.study import queue as study_queue
 from model.study import runs as study_runs
 from model.study.__main__ import main as study_command
-from model.study.queue import Queue, answer
+from model.study.queue import Queue
 from model.study.run import Corpus, Place, settings, work
 from model.study.runs import RUNS, SEEDS, Run, chosen
 from model.study.table import table
 from model.train.start import start_from
 from tests.model.helpers import tiny_model
+from tests.model.obedient import serve_obedience
 from tests.model.test_train import PRESET
 from tests.model.test_train_command import refused
 
@@ -73,19 +75,12 @@ def test_runs_are_chosen_by_name_key_and_seeds():
 # The queue, with workers that only say what they were given
 
 
-def obey(run, plainly):
-    """A run as a worker of these tests does it: what its name says."""
-    if run.name == "dies":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if run.name == "breaks" and not plainly:
-        raise RuntimeError("the device is in a bad state")
-    if run.name == "fails":
-        raise ValueError("it had to")
-    return {"evaluation": {"summary": {"all": {"full": [1.0]}}}, "process": os.getpid()}
-
-
-def serve_obedience(channel):
-    answer(channel, obey)
+@pytest.fixture(autouse=True)
+def workers_import_once(monkeypatch):
+    """Workers of these tests are forked from one process that has imported what they need."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["tests.model.obedient"])
+    monkeypatch.setattr(study_queue, "get_context", lambda _: context)
 
 
 def queue(*names, **options):

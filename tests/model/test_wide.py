@@ -77,7 +77,13 @@ def test_a_unit_for_bf16_gives_the_same_sum(tokens: int, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_threads_change_no_bit(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("pool", [True, False])
+def test_threads_change_no_bit(
+    dtype: torch.dtype, pool: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of torch's pool, where there is one, and those that are started without."""
+    if not pool:
+        monkeypatch.setattr(wide, "_pool", lambda: 0)
     inputs = layer(dtype, 40)
     found = []
     for threads in (1, 2, 5):

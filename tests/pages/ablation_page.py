@@ -25,7 +25,7 @@ def words(at: AppTest) -> str:
 
 def given(at: AppTest, *parts: str) -> dict:
     """What the view that has these parts was given to show."""
-    views = [json.loads(part.proto.json) for part in at.get("bidi_component")]
+    views = [json.loads(part.proto.bytes) for part in at.get("bidi_component")]
     return [view for view in views if all(part in view for part in parts)][-1]
 
 
@@ -54,7 +54,7 @@ def lines(at: AppTest, keep_k: int | None = None) -> dict[str, str]:
 def table(at: AppTest, keep_k: int | None = None) -> dict[str, list[str]]:
     """The numbers of the chosen document by model label: full loss, cut, change, worse tokens."""
     line = re.compile(r"(.+) → (.+) nats a token \((.+)\), (.+) of tokens worse")
-    found = [view for view in at.get("bidi_component") if "palette" in view.proto.json]
+    found = [view for view in at.get("bidi_component") if b"palette" in view.proto.bytes]
     if not found:
         return {}
     stop = str(slider(at)["position"] if keep_k is None else keep_k)

@@ -6,6 +6,7 @@ import pytest
 
 from emo_viz.analysis.curves import Curves, read_curves
 from emo_viz.server import training
+from emo_viz.ui.parts import opened
 from model.emo.modeling import EmoForCausalLM
 from model.run.loading import load_model
 
@@ -34,3 +35,9 @@ def curves(tiny_assets: Path) -> Curves:
 @pytest.fixture(scope="session")
 def models(tiny_assets: Path) -> dict[str, EmoForCausalLM]:
     return {name: load_model(tiny_assets / "checkpoints" / name) for name in RUNS}
+
+
+@pytest.fixture
+def everything_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every popover whose content is made once it is opened."""
+    monkeypatch.setattr(opened, "is_open", lambda _: True)

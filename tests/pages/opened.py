@@ -80,7 +80,7 @@ def looks(at: AppTest) -> list[dict]:
 
 def components(at: AppTest) -> list[dict]:
     """What every part that the browser draws was given."""
-    return [json.loads(part.proto.json) for part in at.get("bidi_component")]
+    return [json.loads(part.proto.bytes) for part in at.get("bidi_component")]
 
 
 def sent_maps(at: AppTest) -> dict:

@@ -62,7 +62,8 @@ def test_a_layer_never_falls_below_what_its_tokens_use():
 
 def test_what_cannot_be_switched_is_named_and_the_rest_is_switched():
     at = opened(k="16", subset_switched="a1x5.a7x1.a1x15.a1o5.hello.a01x2")
-    assert "switches by hand a7x1 and a1x15 and a1o5:" in words(at)  # 15 is the shared expert
+    named = "switches by hand a7x1 and a1x15 and a1o5 and 2 more:"  # 15 is the shared expert
+    assert named in words(at)
     assert 5 not in kept(at, layer=1) and len(kept(at, layer=1)) == 14
     assert at.query_params["subset_switched"] in ("a1x5", ["a1x5"])
 

@@ -24,7 +24,9 @@ def _assets(tiny_assets: Path) -> None:
     """Every test here reads the tiny assets."""
 
 
-def test_the_cut_checkpoint_is_made_and_is_the_model_that_was_shown(tiny_assets, tmp_path):
+def test_the_cut_checkpoint_is_made_and_is_the_model_that_was_shown(
+    tiny_assets, tmp_path, everything_open
+):
     at = opened(subset_domain="garden", k="8")
     next(
         b for b in at.button if b.label.startswith("Make the cut checkpoint of EMO, about")

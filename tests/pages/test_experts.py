@@ -49,7 +49,7 @@ def table(at: AppTest):
 def kwic(at: AppTest) -> list[dict]:
     import json
 
-    given = [json.loads(part.proto.json) for part in at.get("bidi_component")]
+    given = [json.loads(part.proto.bytes) for part in at.get("bidi_component")]
     return next((each["lines"] for each in given if "lines" in each), [])
 
 

@@ -48,7 +48,9 @@ def values(column: pd.Series) -> set[str]:
 
 
 @pytest.fixture
-def offered(tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Offered:
+def offered(
+    tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, everything_open: None
+) -> Offered:
     """What the page that is opened offers."""
     seen, draw = Offered(), export._COMPONENT
 

@@ -19,6 +19,7 @@ from emo_viz.figures import theme
 from emo_viz.runs.import_trace import Known, import_trace
 from emo_viz.server import library
 from emo_viz.ui.home import look
+from emo_viz.ui.parts import opened as popovers
 from model.run.live import Live, open_live
 from tests.families.tiny import save_tiny
 from tests.pages import opened
@@ -32,7 +33,7 @@ FAMILIES = ("olmoe", "gpt_oss", "switch_transformers")
 
 def first(at: AppTest) -> dict:
     """What the browser was given of the first screen."""
-    given = [json.loads(part.proto.json) for part in at.get("bidi_component")]
+    given = [json.loads(part.proto.bytes) for part in at.get("bidi_component")]
     return next(each for each in given if "notches" in each)
 
 
@@ -134,7 +135,7 @@ def test_a_file_of_another_checkpoint_is_not_shown(own: Path):
 
 def stands(at: AppTest) -> dict:
     """Where the browser was told that the slider, the layer and the token stand."""
-    given = [json.loads(part.proto.json) for part in at.get("bidi_component")]
+    given = [json.loads(part.proto.bytes) for part in at.get("bidi_component")]
     return next(each for each in given if "notch" in each)
 
 
@@ -158,7 +159,7 @@ def test_a_link_that_asks_in_vain_is_named_and_shows_the_usual(own: Path):
     assert stands(at) == stands(follow_link("")) and not at.query_params
 
 
-def test_any_document_can_be_shown(own: Path, lives: dict):
+def test_any_document_can_be_shown(own: Path, lives: dict, everything_open: None):
     write(own, "--document", "heldout-court-2")
     at = follow_link("")
     assert at.selectbox(key="home_domain_heldout-court-2").value == "court"
@@ -177,7 +178,7 @@ def test_any_document_can_be_shown(own: Path, lives: dict):
     ]
 
 
-def test_documents_typical_of_their_domains_are_one_click_away(own: Path):
+def test_documents_typical_of_their_domains_are_one_click_away(own: Path, everything_open: None):
     write(own, "--document", "heldout-court-2")
     at = follow_link("")
     good = {
@@ -187,6 +188,18 @@ def test_documents_typical_of_their_domains_are_one_click_away(own: Path):
     other = next(key for key in good if "garden" in key)
     good[other].click()
     assert opened.run(at).query_params["home_document"] == other
+
+
+def test_what_nobody_has_opened_is_not_sent(own: Path, monkeypatch: pytest.MonkeyPatch):
+    write(own)
+    closed = follow_link("")
+    keys = [one.key or "" for one in closed.button]
+    assert not any(key.startswith("home_good") for key in keys)
+    assert len(closed.get("download_button")) == 1  # of the session
+    monkeypatch.setattr(popovers, "is_open", lambda _: True)
+    at = follow_link("")
+    assert len(at.get("download_button")) == 5
+    assert first(at) == first(closed)
 
 
 def test_one_run_alone_has_a_first_screen(own: Path):
@@ -227,7 +240,7 @@ def test_a_trace_of_documents_alone_says_what_it_lacks(own: Path):
 def test_large_models_are_loaded_on_request_alone(own: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(look, "HEAVY", 1)
     at = follow_link("")
-    assert not [part for part in at.get("bidi_component") if "notches" in part.proto.json]
+    assert not [part for part in at.get("bidi_component") if b"notches" in part.proto.bytes]
     at.button(key="home_load_models").click()
     assert len(first(opened.run(at))["runs"]) == 2
 

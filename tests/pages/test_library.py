@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 from tiny import save_tiny
 
 from emo_viz.analysis import projection
-from emo_viz.server import home, jobs
+from emo_viz.runs.sources import Sources, write_sources
+from emo_viz.server import home, jobs, pairs
 from emo_viz.server.jobs import registry
 from tests.pages import opened
 from tests.pages.ablation_page import lines
@@ -71,7 +73,7 @@ def test_the_bundled_runs_are_listed_with_their_facts():
 
 def test_a_folder_is_added_recorded_and_deleted(checkpoint: Path, own_home: Path):
     at = add(follow_link(PAGE), checkpoint)
-    assert rows(at)["mine"]["Kind"] == "local"
+    assert rows(at)["mine"]["Kind"] == "yours"
     assert at.selectbox(key="a").value == "mine"
     assert at.selectbox(key="b").value == "std-nano"
     click(at, "library_make_library|record|mine")
@@ -87,6 +89,54 @@ def test_a_folder_is_added_recorded_and_deleted(checkpoint: Path, own_home: Path
     assert not at.warning
     assert not [path for path in own_home.rglob("*") if path.is_file()]
     assert (checkpoint / "config.json").is_file()
+
+
+def test_an_own_pair_is_put_on_all_pages_with_its_documents(
+    tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Beside an assets folder with other runs and documents, of which none may be shown."""
+    pair, ids = Path(shutil.copytree(tiny_assets, tmp_path / "own")), ("emo-nano", "std-nano")
+    write_sources(pair, Sources("own", ids, (tmp_path / "emo", tmp_path / "std"), tmp_path))
+    pairs.keep("own", pair)
+    root = tmp_path / "assets"
+    shutil.copytree(tiny_assets / "checkpoints" / "emo-nano", root / "checkpoints" / "other")
+    (root / "documents").mkdir()
+    some = pd.read_parquet(pair / "documents" / "documents.parquet").head(3)
+    some.to_parquet(root / "documents" / "documents.parquet", index=False)
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(root))
+    at = follow_link(PAGE, a="other", b="none")
+    assert {row["Kind"] for row in rows(at).values()} == {"yours"}
+    assert "with 24 held-out documents of 4 domains" in texts(at)
+    click(at, "library_pair_own")
+    assert (at.selectbox(key="a").value, at.selectbox(key="b").value) == ids
+    assert "analyse --runs" in at.code[0].value, "what it lacks"
+    at.switch_page("app.py")
+    said = texts(opened.run(at))
+    assert "Your held-out documents: 24 documents" in said and "Bundled" not in said
+    assert len(opened.charts(at)) == 3, "its findings, from its own files"
+    at.switch_page("pages/6_Library.py")
+    click(opened.run(at), "library_pair_gone_own")
+    assert list(rows(at)) == ["other"] and (pair / "pair.json").is_file()
+    shutil.move(pair, pairs.usual_folder("own"))
+    pairs.keep("own", pairs.usual_folder("own"))
+    click(opened.run(at), "library_pair_own")
+    click(at, "library_pair_gone_own")
+    assert not pairs.usual_folder("own").exists()
+    assert (at.selectbox(key="a").value, at.selectbox(key="b").value) == ("other", "none")
+    assert not at.warning, "the slots were emptied, so nothing is missing from them"
+
+
+def test_a_run_that_another_of_its_id_hides_is_deleted_by_its_own_facts(own_home: Path):
+    home.add("emo-nano", "/models/hidden", [])
+    home.trace_path("emo-nano").mkdir(parents=True)
+    at = follow_link(PAGE)
+    at.selectbox(key="library_delete").set_value("emo-nano")
+    said = texts(opened.run(at)).replace("\\", "")
+    assert "this deletes traces/emo-nano. The checkpoint stays at /models/hidden." in said
+    assert "document map" not in said
+    next(each for each in at.button if each.label == "Delete it for good").click()
+    opened.run(at)
+    assert not home.runs() and at.selectbox(key="a").value == "emo-nano"
 
 
 def popover_id(at: AppTest) -> str:

@@ -12,14 +12,17 @@ from streamlit.testing.v1 import AppTest
 
 from emo_viz.__main__ import main
 from emo_viz.analysis import ablation as measuring
-from emo_viz.analysis.curves import Measured, read_curves
-from emo_viz.server import jobs
+from emo_viz.analysis.curves import Curves, Measured, read_curves, write_curves
+from emo_viz.analysis.origins import documents_digest
+from emo_viz.runs.sources import Sources, write_sources
+from emo_viz.server import jobs, pairs
 from model.run.selection import select_experts
 from tests.pages.ablation_page import (
     lines,
     losses,
     opened,
     slider,
+    table,
     words,
 )
 from tests.pages.opened import run
@@ -61,6 +64,33 @@ def test_without_curves_the_page_says_how_to_make_them(tiny_assets, tmp_path, mo
     assert "No subset curves have been measured yet" in words(at)
     assert at.code[0].value.startswith("python -m emo_viz curves --models")
     assert not at.get("dataframe")
+
+
+def own_pair(assets: Path, folder: Path) -> Path:
+    """The EMO run under another id, with the same documents in another order."""
+    shutil.copytree(assets / "checkpoints" / "emo-nano", folder / "checkpoints" / "own-emo")
+    shutil.copytree(assets / "documents", folder / "documents")
+    file = folder / "documents" / "documents.parquet"
+    documents = pd.read_parquet(file).iloc[::-1].reset_index(drop=True)
+    documents.to_parquet(file)
+    measured = read_curves(assets / "analysis" / "curves.parquet").of_runs(["emo-nano"])
+    info = json.loads(json.dumps(measured.info).replace("emo-nano", "own-emo"))
+    info["documents"] = documents_digest(documents)
+    rows = measured.rows.assign(model="own-emo")
+    (folder / "analysis").mkdir()
+    write_curves(Curves(rows, info), folder / "analysis" / "curves.parquet")
+    write_sources(folder, Sources("own", ("own-emo",), (folder,), folder))
+    return folder
+
+
+def test_of_runs_with_documents_of_their_own_each_is_shown_with_its_curves(
+    tiny_assets, tmp_path, monkeypatch
+):
+    copied(tiny_assets, tmp_path / "assets", monkeypatch)
+    pairs.keep("own", own_pair(tiny_assets, tmp_path / "own"))
+    at = opened(a="emo-nano", b="own-emo", run="own-emo")
+    assert "lie in two folders, each with documents of its own" in words(at)
+    assert "all" in lines(at) and list(table(at)) == ["own-emo"]
 
 
 def test_curves_of_other_weights_are_not_shown(tiny_assets, tmp_path, monkeypatch):

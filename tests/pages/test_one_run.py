@@ -120,7 +120,7 @@ def panels(at: AppTest) -> list[str]:
     return [panel["name"] for panel in sent_maps(at)["panels"]]
 
 
-def test_the_cut_of_one_run(alone: Path):
+def test_the_cut_of_one_run(alone: Path, everything_open):
     at = follow_link(ABLATION, k="8")
     found = Measured.of(read_curves(alone / "analysis" / "curves.parquet").rows)
     increase = found.increase("mine", ROUTER_PROBABILITY, 8)
@@ -129,7 +129,7 @@ def test_the_cut_of_one_run(alone: Path):
     )
     assert without_the_other(words(at))
     assert [code.value for code in at.code if "emo_viz cut" in code.value][0].startswith(
-        "python -m emo_viz cut --model assets/checkpoints/mine --subset mine-"
+        f"python -m emo_viz cut --model {alone / 'checkpoints' / 'mine'} --subset mine-"
     )
     assert len(strips(at)) == 1
 

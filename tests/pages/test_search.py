@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.runs.import_trace import Known, import_trace
 from emo_viz.runs.record import Options, record
 from emo_viz.trace import Trace
+from emo_viz.ui.parts import export
 from model.run.inference import encode
 from model.run.loading import load_tokenizer
 from tests.pages.opened import follow_link, run, texts
@@ -33,7 +34,7 @@ def searched(text: str, kind: str = "Words", **params: str) -> AppTest:
 
 
 def lines(at: AppTest) -> list[dict]:
-    given = [json.loads(part.proto.json) for part in at.get("bidi_component")]
+    given = [json.loads(part.proto.bytes) for part in at.get("bidi_component")]
     return next((each["rows"] for each in given if "rows" in each), [])
 
 
@@ -47,6 +48,26 @@ def test_an_empty_search_says_what_there_is_and_offers_examples(documents: pd.Da
     assert not lines(at)
     at.button(key="search_example_0").click()
     assert lines(run(at))
+
+
+def test_all_hits_are_taken_home_as_a_table(
+    documents: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, everything_open: None
+):
+    made: dict[str, pd.DataFrame] = {}
+    monkeypatch.setattr(export, "_table", lambda title, make, *_: made.update({title: make()}))
+    searched("the")
+    counts = documents.set_index("id")["text"].str.count(r"\bthe\b")
+    table = made["Hits"]
+    assert len(table) == counts.sum() > 25, "more than one page of them"
+    found = table["document"].value_counts()
+    assert found.to_dict() == counts[counts > 0].to_dict() and set(table["hit"]) == {"the"}
+    texts_of = documents.set_index("id")["text"]
+    for _, row in table.head(5).iterrows():
+        around = f"{row['before'][-8:]}{row['hit']}{row['after'][:8]}"
+        assert around.strip("…") in texts_of[row["document"]]
+    by_domain = documents.set_index("id")["domain"].loc[table["document"]].value_counts()
+    assert made["By domain"].set_index("domain")["hits"].to_dict() == by_domain.to_dict()
+    assert export.csv(table).count(b"\n") == len(table) + 1 and export.parquet(table, "of these")
 
 
 def test_a_word_is_counted_and_each_line_leads_to_its_token(
@@ -125,14 +146,24 @@ def test_an_expert_is_counted_and_its_tokens_are_those_of_the_model(tiny_assets:
 
 
 def test_the_tokens_of_an_expert_are_the_same_recorded_and_routed_again(
-    tiny_assets: Path, documents: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_assets: Path,
+    documents: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    everything_open: None,
 ):
-    again = lines(searched("L1 E3", "Expert"))
+    made: dict[str, pd.DataFrame] = {}
+    monkeypatch.setattr(export, "_table", lambda title, make, *_: made.update({title: make()}))
+    at = searched("L1 E3", "Expert")
+    again = lines(at)
+    assert len(made["Hits of this page"]) == len(again) == 25 and "Hits" not in made
+    assert "lines 1 to 25 of" in texts(at), "no one click routes all documents"
     checkpoint = tiny_assets / "checkpoints" / "emo-nano"
     own = tmp_path / "own"
     record(str(checkpoint), documents, own / "traces" / "emo-nano", Options(level="tokens"))
     monkeypatch.setenv("EMO_VIZ_ASSETS", str(own))
     recorded = lines(searched("L1 E3", "Expert"))
+    assert len(made["Hits"]) > 25, "what is recorded is taken whole"
     told = ("hit", "before", "after", "address")
     assert [[row[k] for k in told] for row in recorded] == [[row[k] for k in told] for row in again]
     weights = [[float(row["note"]) for row in rows] for rows in (recorded, again)]

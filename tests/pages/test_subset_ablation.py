@@ -319,7 +319,7 @@ def test_loss_and_its_increase_are_two_views(curves):
     assert "asks for the curve By magic" in words(opened(subset_view="By magic"))
 
 
-def test_the_command_that_cuts_names_the_file_of_the_subset_in_view():
+def test_the_command_that_cuts_names_the_file_of_the_subset_in_view(everything_open: None):
     for k in (4, 8):
         at = opened(subset_domain="garden", k=str(k))
         (command,) = [code.value for code in at.code if "emo_viz cut" in code.value]

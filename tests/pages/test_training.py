@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from streamlit.testing.v1 import AppTest
 
-from emo_viz.server import histories, training
+from emo_viz.runs.sources import Sources, write_sources
+from emo_viz.server import histories, pairs, training
 from tests.pages.opened import charts, components, follow_link, numbers, texts
 from tests.pages.training_runs import write_histories, write_runs
 
@@ -101,7 +103,10 @@ def test_bundled_checkpoints_are_of_no_folder_that_has_such_a_name(
 
 def test_without_a_run_the_page_says_how_to_get_one(tiny_assets: Path):
     at = follow_link(PAGE)
-    assert "There is no training run here" in texts(at)
+    assert "No training run yet" in texts(at) and "training-history" in texts(at)
+    assert at.code[0].value.startswith("python -m model.train ")
+    links = [part.proto.page for part in at.get("page_link")]
+    assert "Library" in links, "the other way to a run"
 
 
 def test_a_folder_that_is_not_there_is_one_sentence(tiny_assets: Path):
@@ -128,6 +133,53 @@ def test_checkpoints_are_sent_to_the_browser_at_once(
     said = texts(at)
     assert "two: a run of its own; 2 checkpoints, the last at step 20" in said
     assert "4 held-out documents of 2 domains, 20 tokens" in said and "3 other documents" in said
+
+
+def test_the_history_is_that_of_the_runs_in_the_slots_or_it_is_said(
+    tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("EMO_VIZ_HOME", os.fspath(tmp_path / "home"))
+    write_histories(tmp_path / "user", monkeypatch, "one", "two", "mine")
+    pair = tmp_path / "pair"
+    shutil.copytree(tiny_assets / "checkpoints" / "emo-nano", pair / "checkpoints" / "own-emo")
+    (pair / "analysis").mkdir()
+    shutil.copy(tmp_path / "user" / "training-0.npz", pair / "analysis" / "training-a.npz")
+    own = (tmp_path / "user" / "training-2.npz").rename(pair / "analysis" / "training-own-emo.npz")
+    write_sources(pair, Sources("own", ("own-emo",), (tmp_path / "run",), tmp_path / "corpus"))
+    pairs.keep("own", pair)
+    slots = {"a": "own-emo", "b": "none"}
+    at = follow_link(PAGE, training_view="Checkpoints", **slots)
+    (data,) = [each for each in components(at) if "measures" in each]
+    assert [run["label"] for run in data["runs"]] == ["mine"]
+    assert history_field(at) == "Those of the runs in the slots"
+    own.unlink()
+    at = follow_link(PAGE, training_view="Checkpoints", **slots)
+    said = texts(at)
+    assert history_field(at) == "The first two"
+    assert "no training history of own-emo, so others are shown" in said.replace("\\", "")
+    assert f"`python -m emo_viz analyse --runs {tmp_path / 'run'} " in said
+
+
+def history_field(at: AppTest) -> str:
+    """What stands in the choice of histories while none is chosen."""
+    return next(each for each in at.multiselect if each.label == "Histories").proto.placeholder
+
+
+def test_files_of_one_name_can_each_be_chosen(
+    tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("EMO_VIZ_HOME", os.fspath(tmp_path / "home"))
+    write_histories(tmp_path / "user", monkeypatch, "one")
+    for name, run in (("x", "two"), ("y", "three")):
+        write_histories(tmp_path / name / "analysis", monkeypatch, run)
+        ids = (f"{name}-emo",)
+        write_sources(tmp_path / name, Sources(name, ids, (tmp_path,), tmp_path / "corpus"))
+        pairs.keep(name, tmp_path / name)
+    monkeypatch.setattr(histories, "OWN", os.fspath(tmp_path / "user"))
+    chosen = ["0 (your own)", "0 (your own, 2)"]
+    at = follow_link(PAGE, training_view="Checkpoints", training_history=chosen)
+    (data,) = [each for each in components(at) if "measures" in each]
+    assert [run["label"] for run in data["runs"]] == ["three", "one"]
 
 
 def test_without_a_history_the_page_says_how_one_is_made(tiny_assets: Path):

@@ -57,6 +57,31 @@ def test_findings_are_printed_over_the_new_documents(folder: Path):
     assert expected in result.output
 
 
+def test_curves_are_measured_on_the_new_documents_alone_and_say_so(folder: Path):
+    out = folder / "analysis" / "curves.parquet"
+    before = read_curves(out)
+    command = ["curves", "--models", *(str(folder / "checkpoints" / run) for run in before.runs)]
+    files = (folder / "documents" / name for name in ("documents.parquet", "calibration.parquet"))
+    for option, file in zip(("--documents", "--calibration"), files, strict=True):
+        command += [option, str(file)]
+    command += ["--out", str(out), "--seen-below", "0.01", "--random-seeds", "1", "--keep", "4"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    assert "12 documents of which training has seen under 1\u00a0%" in result.output
+    found = read_curves(out)
+    documents = pd.read_parquet(folder / "documents/documents.parquet")
+    assert set(found.rows["document"]) == unseen_ids(documents)
+    assert found.seen_below == 0.01
+    one = Measured.of(before.of_documents(unseen_ids(documents)).rows)
+    assert Measured.of(found.rows).full_loss("emo-nano") == one.full_loss("emo-nano")
+    assert before.of_runs(["emo-nano"]).beside(found).runs == ("emo-nano",), "other documents"
+    told = CliRunner().invoke(main, ["findings", "--assets", str(folder)]).output
+    assert "training has seen under 1\u00a0% of each" in told
+    at = opened()
+    assert "measured on the 12 documents alone of which training has seen under" in texts(at)
+    assert lines(at)["all"].startswith("New documents: with ")
+
+
 def test_findings_of_documents_that_do_not_say_it_are_refused(tiny_assets: Path):
     command = ["findings", "--assets", str(tiny_assets), "--seen-below", "0.01"]
     result = CliRunner().invoke(main, command)
@@ -74,7 +99,9 @@ def test_a_share_that_is_none_is_not_new():
 
 def test_the_cut_is_over_the_new_documents_if_asked(folder: Path):
     at = opened(subset_seen="New")
-    assert at.segmented_control(key="subset_seen").label == CONTROL
+    control = at.segmented_control(key="subset_seen")
+    assert control.label == CONTROL
+    assert [each.content for each in control.proto.options] == ["All 24", "New 12"]
     said = lines(at)["all"]
     assert said.startswith("New documents: with ")
     assert " 12 held-out documents of 4 domains, training has seen under 1\u00a0% of each, " in said

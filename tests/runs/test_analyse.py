@@ -12,8 +12,11 @@ from emo_viz.__main__ import main as emo_viz
 from emo_viz.analysis import projection
 from emo_viz.analysis.curves import read_curves
 from emo_viz.analysis.origins import assets_origins, stale
+from emo_viz.analysis.training_history import read_history
 from emo_viz.runs import analyse as recipe
 from emo_viz.runs.findings import read_findings
+from emo_viz.runs.sources import Sources, read_sources, write_sources
+from emo_viz.server import pairs
 from emo_viz.trace import Trace
 from model.data.__main__ import main as data
 from model.emo.routing import PoolSizes
@@ -56,14 +59,24 @@ def home(tmp_path_factory):
     assert built.exit_code == 0, built.output
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(presets.PRESETS, "nano", TINY)
-        options = ("--corpus", place / "corpus", "--out", place / "runs", "--steps", 3)
+        options = (
+            "--corpus",
+            place / "corpus",
+            "--out",
+            place / "runs",
+            "--steps",
+            3,
+            "--keep-at",
+            "1,2",
+        )
         trained = run(pair, *options, "--threads", 1)
     assert trained.exit_code == 0, trained.output
     return place
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
+def small(monkeypatch, tmp_path):
+    monkeypatch.setenv("EMO_VIZ_HOME", str(tmp_path / "home"))  # which lists what is made
     monkeypatch.setattr(projection, "umap_map", flat)
     monkeypatch.setattr(recipe, "CLUSTERS", 4)
     threads = torch.get_num_threads()
@@ -96,7 +109,11 @@ def test_a_stopped_call_goes_on_and_everything_is_made_once(home, tmp_path):
 
     made = analyse(home, out)
     assert made.exit_code == 0, made.output
-    assert f"EMO_VIZ_ASSETS={out} python -m streamlit run" in made.output
+    assert "the Library page lists own" in made.output
+    assert pairs.listed()["own"].ids == ("own-emo", "own-standard")
+    history = read_history(out / "analysis" / "training-own-emo.npz")
+    assert (history.steps, history.run) == ([1, 2, 3], "own-emo")
+    assert not pairs.lacking(pairs.listed()["own"])
     assert (trace / "manifest.json").stat().st_mtime_ns == recorded, "it was not done again"
     number = Trace.open(trace).manifest.documents
     assert f"{number:,} documents of 2 domains" in made.output
@@ -112,6 +129,52 @@ def test_a_stopped_call_goes_on_and_everything_is_made_once(home, tmp_path):
     assert "steps, about" not in again.output
 
 
+def test_without_a_folder_it_lies_with_the_user_and_replaces_no_other_pair(home, monkeypatch):
+    monkeypatch.setattr("emo_viz.commands.analyse.analyse", lambda *unused: False)
+    where = ("--runs", home / "runs", "--corpus", home / "corpus")
+    made = run(emo_viz, "analyse", *where)
+    assert made.exit_code == 0, made.output
+    (name,) = pairs.listed()
+    assert name == home.name and pairs.listed()[name].folder == pairs.usual_folder(name)
+    other = ("--runs", home / "runs" / "emo", "--corpus", home / "corpus", "--name", name)
+    refused = run(emo_viz, "analyse", *other)
+    assert refused.exit_code == 2 and "choose another --name" in refused.output
+    (home.parent / "link").symlink_to(home)
+    for same in (home / "runs" / ".." / "runs", home.parent / "link" / "runs"):
+        corpus = ("--corpus", same.parent / "corpus", "--name", name)
+        gone_on = run(emo_viz, "analyse", "--runs", same, *corpus)
+        assert gone_on.exit_code == 0, "the same one is gone on with"
+    hidden = run(emo_viz, "analyse", *where, "--no-install")
+    assert hidden.exit_code == 2 and "--no-install needs --out" in hidden.output
+    alone = run(emo_viz, "analyse", *where, "--out", home / "apart", "--no-install")
+    assert f"EMO_VIZ_ASSETS={home / 'apart'} python -m streamlit" in alone.output
+    assert list(pairs.listed()) == [name]
+
+
+def test_the_second_run_of_a_pair_may_come_later(home, monkeypatch):
+    monkeypatch.setattr("emo_viz.commands.analyse.analyse", lambda *unused: False)
+    rest = ("--corpus", home / "corpus", "--name", "later")
+    for runs in (home / "runs" / "emo", home / "runs"):
+        assert run(emo_viz, "analyse", "--runs", runs, *rest).exit_code == 0
+    assert pairs.listed()["later"].sources.ids == ("later-emo", "later-standard")
+
+
+def test_a_history_that_was_stopped_is_there_to_go_on_with(home, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(recipe, "_keeps", lambda _: (4,))
+    monkeypatch.setattr(
+        recipe, "measure_history", lambda *given, **named: asked.append((given[3], named["anew"]))
+    )
+    run = recipe.find_runs([home / "runs" / "emo"], "own")
+    job = recipe.Analysis(run, home / "corpus", tmp_path)
+    step = recipe._history(job, "own-emo", tmp_path, recipe._moments(run[0].folder), 2)
+    (out,) = step.outputs
+    out.parent.mkdir()
+    out.write_text("of step 1")
+    step.work(lambda done, total: None)
+    assert out.read_text() == "of step 1" and asked == [(out, True)]
+
+
 def test_what_somebody_else_made_is_not_overwritten(home, tmp_path):
     mine = tmp_path / "documents" / "documents.parquet"
     mine.parent.mkdir()
@@ -119,6 +182,14 @@ def test_what_somebody_else_made_is_not_overwritten(home, tmp_path):
     refused = analyse(home, tmp_path)
     assert refused.exit_code == 2 and "not by this command" in refused.output
     assert mine.read_text() == "mine" and not (tmp_path / "analysis").exists()
+
+
+def test_a_folder_is_of_one_pair(home, tmp_path):
+    out = tmp_path / "own"
+    write_sources(out, Sources("mine", ("mine-emo",), (home / "runs" / "emo",), home / "corpus"))
+    refused = analyse(home, out)
+    assert refused.exit_code == 2 and "holds a pair called mine" in refused.output
+    assert not pairs.listed() and read_sources(out).name == "mine"
 
 
 def test_runs_that_are_not_there_or_not_finished_are_said(home, tmp_path):

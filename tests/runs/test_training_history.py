@@ -35,11 +35,13 @@ from model.train.presets import NANO
 KEEPS = (4, 8)
 
 
-def measured(assets: Path, out: Path, *names: tuple[int, str]) -> History:
+def measured(assets: Path, out: Path, *names: tuple[int, str], anew: bool = False) -> History:
     folders = [(step, assets / "checkpoints" / name) for step, name in names]
     documents = assets / "documents"
     paths = documents / "documents.parquet", documents / "calibration.parquet"
-    return runs.measure_history(folders, *paths, out, keeps=KEEPS, per_domain=100, run="tiny")
+    return runs.measure_history(
+        folders, *paths, out, keeps=KEEPS, per_domain=100, run="tiny", anew=anew
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,27 @@ def test_a_checkpoint_that_comes_later_is_added_and_no_other_is_measured_again(
     for one, other in zip(found.moments, whole.moments, strict=True):
         assert (one.usage == other.usage).all() and (one.losses == other.losses).all()
         assert one.measures == other.measures
+
+
+def test_anew_keeps_what_is_of_the_same_training_and_replaces_all_else(
+    tiny_assets: Path, history: tuple[Path, History], tmp_path: Path, monkeypatch
+):
+    """A step whose folder is gone stays; another training's steps, other documents, damage go."""
+    monkeypatch.setattr(runs, "_measure", lambda *_: history[1].moments[1])
+    out, gone = tmp_path / "training-tiny.npz", history[1].moments[0]
+    std = history[1].moments[1]
+    for old, steps in [
+        (history[1], [50, 100]),
+        (replace(history[1], moments=(gone,)), [100]),
+        (replace(history[1], moments=(gone, replace(std, weights="another"))), [100]),
+        (replace(history[1], key="other"), [100]),
+        (replace(history[1], run="other"), [100]),
+    ]:
+        write_history(out, old)
+        assert measured(tiny_assets, out, (100, "std-nano"), anew=True).steps == steps
+        assert read_history(out).steps == steps
+    out.write_bytes(b"damaged")
+    assert measured(tiny_assets, out, (100, "std-nano"), anew=True).steps == [100]
 
 
 def test_a_file_of_other_documents_is_not_added_to(

@@ -85,7 +85,7 @@ def test_a_hub_name_is_looked_up_in_the_cache_and_never_fetched(
     )
     home.add("owner/model", "owner/model", [])
     (entry,) = catalogue.entries()
-    assert (entry.id, entry.kind, entry.family, entry.faults) == ("model", "local", "mixtral", ())
+    assert (entry.id, entry.kind, entry.family, entry.faults) == ("model", "yours", "mixtral", ())
     assert assets.checkpoint_path("model") == own / "snapshot"
     cached.clear()
     (entry,) = catalogue.entries()
@@ -99,7 +99,8 @@ def test_a_bundled_run_goes_before_an_added_one_of_its_name(own: Path):
     save_tiny("olmoe", own / "mine")
     home.add("mine", os.fspath(own / "mine"), [])
     shutil.copytree(own / "mine", own / "assets" / "checkpoints" / "mine")
-    assert [entry.kind for entry in catalogue.entries()] == ["bundled"]
+    (entry,) = catalogue.entries()
+    assert entry.source == os.fspath(own / "assets" / "checkpoints" / "mine")
     assert assets.checkpoint_path("mine") == own / "assets" / "checkpoints" / "mine"
 
 

@@ -79,7 +79,7 @@ def test_a_run_is_kept_and_a_second_of_its_name_is_another():
     second = home.add("mine", "owner/mine", [])
     assert (first.id, second.id) == ("mine", "mine-2")
     assert home.runs() == {"mine": first, "mine-2": second}
-    assert (first.kind, home.Added("x").kind) == ("local", "imported")
+    assert (first.kind, home.Added("x").kind) == ("yours", "imported")
     kept = home.keep_documents(first, "/texts.jsonl")
     assert home.find("mine") == kept
     assert kept.checkpoint == "/models/mine"

@@ -19,7 +19,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("ask", "sentence", "command"),
     [
         (library.models, "There is no checkpoint and no trace in", "model.train --preset nano"),
-        (library.documents, "The bundled documents are not here.", "emo_viz documents"),
+        (library.documents, "The held-out documents are not here", "emo_viz documents"),
         (library.traces, "There is no checkpoint and no trace in", "--objective standard"),
     ],
 )

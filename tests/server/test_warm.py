@@ -1,5 +1,6 @@
 """A server warms up before its first visitor: what he needs is loaded, and he is never held up."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,19 @@ def test_a_step_of_a_page_that_fails_stops_no_other():
     warming = warm.Warming()
     warming.start(lambda: [stale, lambda: done.append(1)])
     assert warming.wait(SECONDS) and done == [1]
+
+
+def test_what_visitors_have_is_not_kept_from_collection(monkeypatch):
+    frozen = list[str]()
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append("frozen"))
+    monkeypatch.setattr(warm, "_visitors", lambda: 1)
+    warm._leave_alone()
+    assert not frozen
+    monkeypatch.undo()
+    assert warm._visitors() == 0  # no server runs here
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append("frozen"))
+    warm._leave_alone()
+    assert frozen == ["frozen"]
 
 
 def _prepared() -> None:

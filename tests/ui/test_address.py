@@ -66,6 +66,17 @@ def test_no_more_values_than_the_widget_takes():
     assert found.value == ["law", "chess"] and "code\\_go" in found.problem
 
 
+def test_of_many_values_that_cannot_be_used_the_sentence_says_how_many_there_are():
+    found = DOMAINS.read(["tea", "sea", "pea", "lea", "law", "bea"])
+    assert found.value == ["law"]
+    assert "tea and sea and pea and 2 more" in found.problem
+
+
+def test_values_of_which_none_can_be_used_are_no_choice():
+    found = DOMAINS.read(["tea"])
+    assert found.value is None and "tea" in found.problem
+
+
 def test_what_is_asked_for_is_shown_as_text():
     found = METHOD.read(["[here](javascript:alert(1)) :red[x] $x$ `{asked}` {0}"])
     assert "\\[here\\]\\(" in found.problem and "\\:red" in found.problem

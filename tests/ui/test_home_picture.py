@@ -1,5 +1,6 @@
 """Home's picture is drawn with the names and colours that the runs have now."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,9 @@ def test_another_name_or_colour_of_the_same_run_is_drawn(monkeypatch: pytest.Mon
     sent: list[list] = []
     monkeypatch.setattr(first.position, "tell", lambda *_: None)
     monkeypatch.setattr(first.position, "taker", lambda *_: None)
-    monkeypatch.setattr(first, "_COMPONENT", lambda data, **_: sent.append(data["runs"]))
+    monkeypatch.setattr(
+        first, "_COMPONENT", lambda data, **_: sent.append(json.loads(data)["runs"])
+    )
     monkeypatch.setattr(
         first,
         "picture",
@@ -27,4 +30,4 @@ def test_another_name_or_colour_of_the_same_run_is_drawn(monkeypatch: pytest.Mon
     for runs in (alone, renamed, moved):
         first.draw(runs, found, "key")
     assert sent[0] != sent[1] and sent[0] != sent[2]
-    assert sent[2] == [("One", colour_of(moved.first))]
+    assert sent[2] == [["One", colour_of(moved.first)]]

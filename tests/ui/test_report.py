@@ -2,8 +2,12 @@
 
 import json
 import os
+import re
+
+from streamlit.testing.v1 import AppTest
 
 from emo_viz.ui.shell.report_html import Shown, _ink, document, markdown
+from emo_viz.ui.shell.report_table import table
 from tests.pages.opened import follow_link, run, texts
 
 ABLATION = "pages/3_Subset_ablation.py"
@@ -14,7 +18,7 @@ def reported(at) -> dict:
     """What the browser is given to save."""
     at.button(key="frame_report").click()
     run(at)
-    given = [json.loads(part.proto.json) for part in at.get("bidi_component")]
+    given = [json.loads(part.proto.bytes) for part in at.get("bidi_component")]
     return next(each for each in given if "plotly" in each)
 
 
@@ -44,7 +48,7 @@ def test_a_report_is_made_once(tiny_assets):
     at = follow_link(ABLATION, k="4")
     reported(at)
     run(at)
-    assert not any("plotly" in json.loads(one.proto.json) for one in at.get("bidi_component"))
+    assert not any("plotly" in json.loads(one.proto.bytes) for one in at.get("bidi_component"))
 
 
 def test_a_page_that_ends_early_says_that_it_has_no_report(monkeypatch, tmp_path):
@@ -57,6 +61,34 @@ def test_a_page_that_ends_early_says_that_it_has_no_report(monkeypatch, tmp_path
 def test_markdown_is_escaped_and_its_signs_are_gone():
     made = markdown("#### A <b>\\*plain\\*</b> **bold** :material/home: [link](javascript:x)")
     assert made == "<h4>A &lt;b&gt;*plain*&lt;/b&gt; <strong>bold</strong>  link</h4>"
+
+
+def small_table() -> None:
+    import pandas as pd
+    import streamlit as st
+
+    frame = pd.DataFrame({"<a>": ["<b>" + "x" * 90, None], "s": [57.8066, None]})
+    frame["p"], frame["n"], frame["h"] = [0.0157, 1.0], [1234, 5], [1, 2]
+    frame["f"], frame["l"] = [-0.00001, 1 / 3], [1234.56789, 5.0]
+    config = {
+        "s": st.column_config.NumberColumn("Share", format="%.1f %%"),
+        "p": st.column_config.NumberColumn(format="percent"),
+        "n": st.column_config.NumberColumn(format="localized"),
+        "l": st.column_config.NumberColumn(format="localized"),
+        "h": None,
+    }
+    st.dataframe(frame, column_config=config, hide_index=True)
+
+
+def test_a_table_has_the_headings_and_numbers_of_the_page():
+    at = AppTest.from_function(small_table).run()
+    made = table(at.dataframe[0].proto)
+    cells = re.findall("<t[hd]>(.*?)</t[hd]>", made)
+    assert cells == [
+        *["&lt;a&gt;", "Share", "p", "n", "f", "l"],
+        *["&lt;b&gt;" + "x" * 90, "57.8 %", "1.57%", "1,234", "0", "1,234.568"],
+        *["\u2013", "\u2013", "100%", "5", "0.3333", "5"],
+    ]
 
 
 def test_title_and_facts_are_escaped():

@@ -85,3 +85,9 @@ def test_a_mark_without_its_letter_stands_on_a_circle():
 def test_no_icon_is_made_of_a_text():
     shown = words.escape_markdown("at :material/home: 12:30 :e:").replace("\\", "")
     assert shown == f"at :{words.WORD_JOINER}material/home: 12:30 :e:"
+
+
+def test_a_sentence_for_a_screen_reader_has_no_markdown():
+    name = words.escape_markdown("a*b_c")
+    said = words.spoken(f":material/info:**{name}** keeps **96 %** [95, 96]\nof [`it`](x)")
+    assert said == "a*b_c keeps 96 % [95, 96] of it"

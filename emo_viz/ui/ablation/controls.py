@@ -14,7 +14,7 @@ from emo_viz.analysis.curves import (
 from emo_viz.analysis.widths import in_words
 from emo_viz.figures.ablation import Measure
 from emo_viz.figures.kept import beside
-from emo_viz.server import assets
+from emo_viz.server import assets, library
 from emo_viz.ui.ablation import grid
 from emo_viz.ui.ablation.page import (
     ALL_DOMAINS,
@@ -63,7 +63,7 @@ def controls(study: Study) -> Choice:
     domains = [ALL_DOMAINS, *study.domains]
     keep_k = _keep_k(study)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        domain = links.select(st, "Domain", domains, DOMAIN, on_change=_forget_token, width=170)
+        domain = links.select(st, "Domain", domains, DOMAIN, on_change=_forget_token, width=150)
         method = links.select(
             st,
             "Experts chosen by",
@@ -71,12 +71,14 @@ def controls(study: Study) -> Choice:
             METHOD,
             what="method",
             format_func=METHOD_LABELS.__getitem__,
-            width=200,
+            width=172,
         )
         chosen = None if domain == ALL_DOMAINS else domain
         document = _choose_document(study, chosen)
         links.choice(st, "Curve of", list(MEASURES), VIEW, what="curve")
         only_new = _offer_new(study, chosen, method)
+    if study.curves is not None and (said := unseen.measured_on(study.curves)):
+        st.caption(said)
     text = _own_text() if document == OWN else None
     if document == OWN and text is None:
         st.stop()
@@ -88,9 +90,14 @@ def _offer_new(study: Study, domain: str | None, method: str) -> bool:
     """Whether the curves are to be of new documents alone, where there are curves of some."""
     if study.curves is None or method in BY_WORTH:
         return False
-    documents = study.documents[study.documents["id"].isin(measured_ids(study.curves))]
-    own = documents if domain is None else documents[documents["domain"] == domain]
-    return unseen.offer(st, own, routes.SUBSET_SEEN)
+    curves, key = study.curves, ("measured", assets.content(library.documents_path()), domain)
+    own = beside(curves, key, lambda: _measured(study.documents, measured_ids(curves), domain))
+    return unseen.offer(st, own, routes.SUBSET_SEEN) or unseen.are_new(curves)
+
+
+def _measured(documents: pd.DataFrame, ids: set[str], domain: str | None) -> pd.DataFrame:
+    own = documents["id"].isin(ids)
+    return documents[own if domain is None else own & (documents["domain"] == domain)]
 
 
 def moved(study: Study, choice: Choice) -> Choice:
@@ -148,7 +155,7 @@ def _own_text() -> str | None:
 
 def _choose_document(study: Study, domain: str | None) -> str:
     """The id of the chosen document, or OWN."""
-    key = f"{assets.content(assets.documents_path())} {' '.join(study.live_domains)}"
+    key = f"{assets.content(library.documents_path())} {' '.join(study.live_domains)}"
     labels = _document_labels(study.documents, key, domain)
     ids = list(labels)
     kind = one_of("document", [OWN, *ids], always=True)
@@ -210,7 +217,7 @@ def _step_button(ids: list[str], step: int) -> None:
     shown = st.session_state[DOCUMENT]
     place = (-1 if shown == OWN else ids.index(shown)) + step
     st.button(
-        "",
+        f"{where.capitalize()} document",
         icon=icon,
         help=f"Go to the {where} document ({key} arrow key)",
         key=f"subset_{where}",

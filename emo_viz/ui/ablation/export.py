@@ -14,7 +14,7 @@ from emo_viz.server import commands
 from emo_viz.ui.ablation import checkpoint, slider
 from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import Choice, Study
-from emo_viz.ui.parts import export
+from emo_viz.ui.parts import export, opened
 from emo_viz.ui.parts.together import name
 from model.files import weights_digest
 
@@ -36,17 +36,14 @@ def offer(study: Study, choice: Choice, found: Measured | None, live: Live) -> N
         f"{', new documents' * choice.only_new}; "
         f"losses of document {choice.document}",
     )
-    with st.popover("Subset and checkpoint", icon=":material/content_cut:", key="subset_export"):
-        _subsets(study, choice, live)
+    icon, key = ":material/content_cut:", "subset_export"
+    cut = st.popover("Subset and checkpoint", icon=icon, key=key, on_change="rerun")
+    if opened.is_open(cut):
+        with cut:
+            _subsets(study, choice, live)
 
 
 def _subsets(study: Study, choice: Choice, live: Live) -> None:
-    if not all(one.live.is_emo for one in study.models):
-        st.caption(
-            "Subset files are for `cut`, which takes EMO's own format alone, so there is no cut "
-            "checkpoint of these models either."
-        )
-        return
     for run in study.runs:
         text = partial(subset_json, study, run.id, live.subsets[run.id])  # once it is asked for
         file = subset_file(run.id, choice, live)
@@ -69,7 +66,22 @@ def _subsets(study: Study, choice: Choice, live: Live) -> None:
         st.caption("All experts are kept, so there is nothing to cut.")
         return
     for loaded in study.models:
+        if uneven := _uneven(study, loaded.run, live):
+            st.caption(uneven)
+            continue
         checkpoint.offer(study, live, loaded, Path(subset_file(loaded.run, choice, live)).stem)
+
+
+def _uneven(study: Study, run: str, live: Live) -> str:
+    """Why a family whose config has one number for all layers cannot be cut so; "" if it can."""
+    counts = set(map(len, live.subsets[run].experts))
+    if study.models[run].live.is_emo or len(counts) == 1:
+        return ""
+    return (
+        f"{name(study.runs[run])} keeps {min(counts)} to {max(counts)} experts a layer here, and a "
+        "checkpoint of its format has one number for all layers: with the option "
+        f"`--same-size {max(counts)}` the command fills the layers up with other experts."
+    )
 
 
 def subset_file(run: str, choice: Choice, live: Live) -> str:

@@ -145,7 +145,8 @@ def compute_live(study: Study, choice: Choice, found: Measured | None) -> Live:
             for stop in stops
         }
     except ValueError as error:  # greedy at a new keep-k needs the calibration documents
-        command = "" if choice.method == WORTH_HERE else commands.DOCUMENTS
+        mend = commands.documents(library.documents_path())
+        command = "" if choice.method == WORTH_HERE else mend
         missing.empty_state(escape_markdown(str(error)), command)
         st.stop()
     return Live(

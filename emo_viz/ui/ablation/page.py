@@ -159,15 +159,24 @@ class Choice:
 def open_study() -> Study:
     """Everything measured, or an empty state that says what to run (the script ends there).
 
-    Models that do not compare token by token are shown one at a time.
+    Models that do not compare token by token, or have other documents, are shown one at a time.
     """
     models = library.models()
-    every = _stored_curves(models) if _all_emo(models) else None
     together.say_left_out(models.left_out)
-    models = models.of(together.shown(models.comparison, "tokens"))
+    models = models.of(_shown(models.comparison))
     if not _all_emo(models):
         return _measured_or_live(models)
-    return _measured_study(every or _stored_curves(models), models)
+    return _measured_study(_stored_curves(models), models)
+
+
+def _shown(runs: Comparison) -> Comparison:
+    """The runs, or one of two that do not stand side by side."""
+    said = measurements.why_not(runs)
+    if not said:
+        return together.shown(runs, "tokens")
+    one = together.one_of_them(runs, said)
+    library.choose(one.runs)  # all documents of the page are its own
+    return one
 
 
 def _all_emo(models: Models) -> bool:
@@ -209,11 +218,12 @@ def _unmeasured(models: Models, documents: pd.DataFrame) -> Study:
     try:
         calibration = library.calibration_documents()
     except ValueError as error:
-        raise library.Missing(str(error), commands.DOCUMENTS) from error
+        raise library.Missing(str(error), commands.documents(library.documents_path())) from error
     domains = sorted({*documents["domain"]} & {*calibration["domain"]})
     if not domains:
         raise library.Missing(
-            "No domain has both documents and calibration documents.", commands.DOCUMENTS
+            "No domain has both documents and calibration documents.",
+            commands.documents(library.documents_path()),
         )
     return Study(None, models, documents[documents["domain"].isin(domains)], tuple(domains))
 
@@ -278,7 +288,7 @@ def measured(study: Study, choice: Choice) -> Measured | None:
         return job.result
     key = _key(assets.curves_paths(study.runs.ids))
     if choice.only_new:
-        key += assets.content(assets.documents_path())
+        key += assets.content(library.documents_path())
     return _measured(study, key, study.runs.ids, choice.domain, choice.only_new)
 
 

@@ -7,10 +7,9 @@ shows at every stop.
 from pathlib import Path
 from typing import Any
 
-import streamlit as st
-
 from emo_viz.analysis.runs import Comparison
 from emo_viz.figures.theme import colour_of
+from emo_viz.ui.shell.component import component
 
 MARKS = ("●", "◆")  # by slot, as the symbols of all figures
 _FOLDER = Path(__file__).parent
@@ -19,7 +18,7 @@ _FOLDER = Path(__file__).parent
 def view(name: str, html: str) -> Any:
     """A view of this page: the script NAME.js, and the page's own style."""
     scripts = [_FOLDER / "keep.js", _FOLDER / f"{name}.js"]
-    return st.components.v2.component(
+    return component(
         f"emo_viz_cut_{name}",
         html=html,
         css=(_FOLDER / "ablation.css").read_text(encoding="utf-8"),

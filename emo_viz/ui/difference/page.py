@@ -39,7 +39,7 @@ from emo_viz.ui.shell.words import (
     visible,
 )
 
-BUNDLED, OWN = "Bundled documents", routes.OWN_SOURCE
+HELD_OUT, OWN = "Held-out documents", routes.OWN_SOURCE
 ALL_DOMAINS = "All domains"
 COUNTS = (24, 96, 384)
 MOST_KEPT = 4  # comparisons whose documents stay on disk
@@ -242,9 +242,9 @@ def _check_tokens(sides: Sides) -> None:
 
 
 def _live(choice: Choice, sides: Sides, layers: Layers, row: Any) -> Found:
-    """Both models run here on bundled documents or on a text of the visitor's own."""
+    """Both models run here on held-out documents or on a text of the visitor's own."""
     source = links.choice(
-        row, "Text", [BUNDLED, OWN], routes.DIFFERENCE_SOURCE, on_change=forget_selection
+        row, "Text", [HELD_OUT, OWN], routes.DIFFERENCE_SOURCE, on_change=forget_selection
     )
     most = min(one.context for one in sides)
     own = None

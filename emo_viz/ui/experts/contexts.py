@@ -6,8 +6,9 @@ import numpy as np
 import streamlit as st
 
 from emo_viz.analysis.experts import top
+from emo_viz.analysis.routed import Numbered
 from emo_viz.figures.theme import colour_of
-from emo_viz.server import library
+from emo_viz.server import library, recordings
 from emo_viz.trace.absent import Absent
 from emo_viz.ui.experts.kwic import Line, lines
 from emo_viz.ui.parts.known import Known, Place
@@ -40,12 +41,12 @@ class Texts:
         """The id of the document in this row."""
         if self._of_trace:
             return self.known.use.ids[row]
-        return str(library.documents()["id"].iloc[row])
+        return str(library.documents([self.known.run.id])["id"].iloc[row])
 
     def text(self, row: int) -> str:
         """Its text; "" where it is not known."""
         if not self._of_trace:
-            return str(library.documents()["text"].iloc[row])
+            return str(library.documents([self.known.run.id])["text"].iloc[row])
         return text_of_trace(self.known, row)
 
 
@@ -142,32 +143,20 @@ def to_routing(
     known: Known, place: Place, document: str, token: int | None
 ) -> dict[str, str] | None:
     """The parameters of Token routing that show a document with this expert followed; None where
-    that page does not have the document: with models it reads the bundled ones alone."""
+    that page does not have the document, or the layer."""
     run, use = known.run, known.use
-    if any(map(library.can_run, library.comparison().ids)):
-        if document not in _bundled():
-            return None
-        # That page counts the layers that have a router.
-        sparse = [n for n, routed in zip(use.numbers, use.routed, strict=True) if routed]
-        layer, expert = sparse.index(place[0]), f"{run.label} {place[1]}"
-        shown = {}
-    else:  # it shows one recording
-        layer, expert, shown = place[0], str(place[1]), {routes.RUN: run.id}
+    layer = recordings.layer_of_routing(run.id, Numbered(use.numbers, use.routed), place[0])
+    if layer is None or document not in recordings.of_routing([run.id]):
+        return None
+    alone = not any(map(library.can_run, library.comparison().ids))  # it shows one recording
     params = {
         **slots.params(),
-        **shown,
+        **({routes.RUN: run.id} if alone else {}),
         **routes.routing_of_document(document),
         routes.ROUTING_LAYER: str(layer),
-        routes.ROUTING_EXPERT: expert,
+        routes.ROUTING_EXPERT: str(place[1]) if alone else f"{run.label} {place[1]}",
     }
     return params | ({routes.ROUTING_TOKEN: str(token)} if token else {})
-
-
-def _bundled() -> frozenset[str]:
-    try:
-        return frozenset(library.documents()["id"])
-    except library.Missing:
-        return frozenset()
 
 
 def documents(known: Known, place: Place) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import streamlit as st
 
+from emo_viz.ui.shell.component import component
+
 _HTML = '<ul class="kwic" tabindex="0" role="listbox"></ul>'
 _CSS = Path(__file__).with_name("kwic.css").read_text(encoding="utf-8")
 _JS = Path(__file__).with_name("kwic.js").read_text(encoding="utf-8")
-_COMPONENT = st.components.v2.component("emo_viz_kwic", html=_HTML, css=_CSS, js=_JS)
+_COMPONENT = component("emo_viz_kwic", html=_HTML, css=_CSS, js=_JS)
 
 
 @dataclass(frozen=True)

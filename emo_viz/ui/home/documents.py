@@ -11,6 +11,7 @@ from emo_viz.analysis.runs import Comparison
 from emo_viz.server import assets, library, recordings
 from emo_viz.server import typical as usual
 from emo_viz.ui.home import position
+from emo_viz.ui.parts import opened
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import count, escape_markdown, shorten
@@ -27,8 +28,11 @@ def chosen(runs: Comparison, row: st.delta_generator.DeltaGenerator) -> str | No
     ids, usual_id = table["id"].tolist(), usual_of(runs, table)
     kind = one_of("document", ids, instead="this shows the usual one")
     document: str = links.value(routes.HOME_DOCUMENT, kind, usual_id)
-    with row.popover("Another document", icon=":material/menu_book:"):
-        _picker(runs, table, document)
+    icon, key = ":material/menu_book:", "home_picker"
+    picker = row.popover("Another document", icon=icon, key=key, on_change="rerun")
+    if opened.is_open(picker):
+        with picker:
+            _picker(runs, table, document)
     return None if document == usual_id else document
 
 
@@ -52,7 +56,7 @@ def _table(runs: Comparison) -> pd.DataFrame | None:
     """The documents that can be shown, with id, domain and title; None where there are none."""
     try:
         if any(map(library.can_run, runs.ids)):
-            return _titled(usual.key(runs.ids), library.documents())
+            return _titled(usual.key(runs.ids), library.documents(runs.ids))
         traces = {name: recordings.opened(name) for name in recordings.of_shown()}
         first = next((name for name, one in traces.items() if one.has_tokens), None)
         return None if first is None else _titled(library.trace_key(first), traces[first].facts)
@@ -122,7 +126,7 @@ def _show(document: str | None) -> None:
 def _good(runs: tuple[str, ...], key: str, usual_id: str) -> list[str]:
     """The usual document, then the most typical whole one of some other domains, every so many of
     them by name; none without curves."""
-    documents = library.documents()
+    documents = library.documents(runs)
     try:
         rows = read_together(assets.curves_paths(runs)).of_runs(runs).rows
     except ValueError:

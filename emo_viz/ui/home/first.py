@@ -18,6 +18,7 @@ from emo_viz.figures.theme import colour_of
 from emo_viz.ui.home import position
 from emo_viz.ui.parts.player import PLAYER_CSS, PLAYER_JS
 from emo_viz.ui.parts.together import in_each
+from emo_viz.ui.shell.component import component, packed
 from emo_viz.ui.shell.words import count, escape_markdown, rest_cut, visible
 
 KEY = "home_first"
@@ -26,7 +27,7 @@ _FOLDER = Path(__file__).parent
 _CSS, _JS = (
     _FOLDER.joinpath(f"first.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
 )
-_COMPONENT = st.components.v2.component(
+_COMPONENT = component(
     "emo_viz_first_screen", html=_HTML, css=PLAYER_CSS + _CSS, js=PLAYER_JS + _JS
 )
 
@@ -36,17 +37,21 @@ Part = dict[str, Any]
 def draw(runs: Comparison, found: Glances, key: str) -> None:
     """Draw the picture of these runs. key: changes with what is shown."""
     drawn = tuple((run.id, run.slot, run.label) for run in runs)
-    own, data = [found.runs[run.id] for run in runs], _data(drawn, runs, found, key)
+    own = [found.runs[run.id] for run in runs]
+    start, of, data = _data(drawn, runs, found, key)
     with st.container(gap=None):
-        position.tell(own, data["start"], data["key"])
+        position.tell(own, start, of)
         _COMPONENT(key=KEY, data=data, on_moved_change=position.taker(own, KEY))
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
-def _data(drawn: tuple[tuple[Any, ...], ...], _runs: Comparison, _found: Glances, key: str) -> Part:
-    """All that the browser needs; cached by what it is of. drawn: id, slot and label of each run,
-    as a run's colour and name are drawn too."""
-    return picture(_runs, _found) | {"key": hashlib.sha256(repr((drawn, key)).encode()).hexdigest()}
+def _data(
+    drawn: tuple[tuple[Any, ...], ...], _runs: Comparison, _found: Glances, key: str
+) -> tuple[int, str, bytes]:
+    """The usual notch, a key of what is shown, and all that the browser needs; cached by what it is
+    of. drawn: id, slot and label of each run, as a run's colour and name are drawn too."""
+    shown, of = picture(_runs, _found), hashlib.sha256(repr((drawn, key)).encode()).hexdigest()
+    return shown["start"], of, packed(shown | {"key": of})
 
 
 def picture(runs: Comparison, found: Glances) -> Part:

@@ -4,6 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from emo_viz.analysis.runs import Comparison, Run
+from emo_viz.figures.kept import kept
 from emo_viz.server import assets, catalogue, commands, library
 from emo_viz.ui.parts import export
 from emo_viz.ui.shell.words import compact, count, escape_markdown
@@ -25,13 +26,18 @@ def models(runs: Comparison) -> None:
             continue
         rows.append(_row(facts))
     if rows:
-        table = pd.DataFrame(rows).set_index("Model").astype({"Layers": "Int64"})
-        table = table.astype({"Hidden size": "Int64"}) if "Hidden size" in table else table
+        table = _table(rows)
         st.table(table)
         export.offer("models", runs, tables={"Models": lambda: table.reset_index()})
     else:
         st.write("No checkpoint is here.")
-        st.code(commands.TRAIN, language="bash")
+        st.code(commands.train(runs.ids) or commands.TRAIN, language="bash")
+
+
+@kept
+def _table(rows: list[dict[str, object]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows).set_index("Model").astype({"Layers": "Int64"})
+    return table.astype({"Hidden size": "Int64"}) if "Hidden size" in table else table
 
 
 def _row(facts: assets.ModelFacts) -> dict[str, object]:
@@ -59,15 +65,16 @@ def _row_of_another_family(run: Run, model: catalogue.Model) -> dict[str, object
 
 
 def texts(runs: Comparison) -> None:
-    """How many documents are bundled, in a line."""
-    if not assets.documents_path().exists():
+    """How many documents there are and whose, in a line."""
+    path = assets.documents_path(runs.ids)
+    if not path.exists():
         st.write("No documents are here.")
-        st.code(commands.DOCUMENTS, language="bash")
+        st.code(commands.documents(path), language="bash")
         return
-    found = library.documents()
+    found = library.documents(runs.ids)
     st.caption(
-        f"Bundled: {count(len(found), 'document')} of "
-        f"{count(found['domain'].nunique(), 'domain')}{_bundled_tokens(runs)}, with their "
+        f"{library.whose_documents()} held-out documents: {count(len(found), 'document')} of "
+        f"{count(found['domain'].nunique(), 'domain')}{_recorded_tokens(runs)}, with their "
         f"licences in ATTRIBUTION.md beside them.{_cut(found)}"
     )
 
@@ -79,7 +86,7 @@ def _cut(texts: pd.DataFrame) -> str:
     return f"{words}models' context." if cut else ""
 
 
-def _bundled_tokens(runs: Comparison) -> str:
+def _recorded_tokens(runs: Comparison) -> str:
     try:
         tokens = library.trace(runs.first.id).manifest.tokens
     except library.Missing:

@@ -47,7 +47,7 @@ def _load(path: Path, key: str) -> Glances:
 
 def stored(runs: Comparison) -> tuple[Glances, str] | None:
     """What lies here of all the runs, and the key of its content; None if it is of others."""
-    path = assets.analysis_path(typical.GLANCE)
+    path = assets.measured_path(typical.GLANCE, runs.ids)
     try:
         key = assets.content(path)
         found = _load(path, key).of(runs.ids)
@@ -76,7 +76,7 @@ def made(
         row = (
             typical.document(runs)
             if document is None
-            else library.row_of(library.documents(), document)
+            else library.row_of(library.documents(runs.ids), document)
         )
     except library.Missing as error:
         raise ValueError(escape_markdown(error.sentence)) from error

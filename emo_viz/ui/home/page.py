@@ -14,7 +14,7 @@ from emo_viz.analysis import curves
 from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.glance import KEEP_K, Glances
 from emo_viz.analysis.routing import Coverage
-from emo_viz.analysis.runs import BUNDLED, Comparison
+from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.figures.comparison import Compared, by_run
 from emo_viz.figures.theme import chart_config, colour_of
@@ -23,7 +23,7 @@ from emo_viz.ui.home import documents, first, loaded, look, sources, stories
 from emo_viz.ui.parts import export, freshness, unseen
 from emo_viz.ui.parts.together import in_each, less, name
 from emo_viz.ui.shell import missing, routes, slots
-from emo_viz.ui.shell.words import count, escape_markdown
+from emo_viz.ui.shell.words import count, escape_markdown, spoken
 
 FIRST_PIXELS = 640
 LOAD = "home_load"  # in the session: this visitor wants large models loaded
@@ -128,11 +128,11 @@ def _how(place: Any, runs: Comparison, found: Glances) -> None:
 
 def _findings(runs: Comparison) -> None:
     st.subheader("What the pair shows" if len(runs) > 1 else "What the model shows")
-    found = {}
+    found, told = {}, set[str]()
     with st.grid(3, min_column_width=300, border=True) as grid:
         for number, card in enumerate(CARDS):
             with grid.cell():
-                finding = _draw(card, runs, f"home_finding_{number}")
+                finding = _draw(card, runs, f"home_finding_{number}", told)
             if finding is not None:
                 found[f"home_finding_{number}"] = finding
     st.caption(
@@ -169,7 +169,7 @@ def findings_table(runs: Comparison, found: Iterable[Finding]) -> pd.DataFrame:
 
 def _who(runs: Comparison) -> str:
     """What stands on the pages, in a sentence."""
-    if runs.ids == tuple(each.id for each in BUNDLED):
+    if runs.ids == assets.BUNDLED_IDS and all(map(assets.is_bundled, runs.ids)):
         return (
             "EMO, trained so that groups of experts emerge, stands beside a standard MoE of the "
             "same size, data and number of tokens."
@@ -178,8 +178,9 @@ def _who(runs: Comparison) -> str:
     return f"{' stands beside '.join(names)}." if len(runs) > 1 else f"This is {names[0]}."
 
 
-def _draw(card: Card, runs: Comparison, key: str) -> Finding | None:
-    """Draw one card; its finding, or None where that is not known."""
+def _draw(card: Card, runs: Comparison, key: str, told: set[str]) -> Finding | None:
+    """Draw one card; its finding, or None where that is not known. told: commands that cards before
+    it have named."""
     finding = None
     st.markdown(f"**{card.question}**")
     above, control = st.container(), st.container()
@@ -192,18 +193,27 @@ def _draw(card: Card, runs: Comparison, key: str) -> Finding | None:
             st.markdown(f":material/history: {error}")
         else:
             st.markdown(escape_markdown(str(error)))
-        missing.mend(card.command(runs.ids))
+        _mend(card.command(runs.ids), told)
     else:
         above.plotly_chart(
             chart(runs, finding),
             config=chart_config(finding.title),
             key=key,
-            alt=finding.sentence,
+            alt=spoken(finding.sentence),
         )
         above.markdown(finding.sentence)  # below: charts line up whatever the sentences' lengths
     way = slots.params()
     st.page_link(card.page, label=card.link, icon=":material/arrow_forward:", query_params=way)
     return finding
+
+
+def _mend(command: str, told: set[str]) -> None:
+    """The command that makes what is missing: of a pair of one's own it is one for all cards."""
+    if command and command in told:
+        st.caption("The same command makes it.")
+        return
+    told.add(command)
+    missing.mend(command)
 
 
 def chart(runs: Comparison, finding: Finding) -> go.Figure:
@@ -244,7 +254,7 @@ def _robustness(runs: Comparison, only_new: bool) -> Finding:
         f"{in_each(runs, said)}. "
         f"{count(measured.documents, 'held-out document')} of "
         f"{count(len(measured.cells.tokens), 'domain')}, {unseen.in_a_sentence(only_new)}"
-        f"{count(measured.tokens, 'token')}.",
+        f"{count(measured.tokens, 'token')}.{'' if only_new else sources.measured_on(runs)}",
         Compared(
             kept,
             "% of the likelihood a token",
@@ -297,7 +307,7 @@ def _modularity(runs: Comparison, _only_new: bool) -> Finding:
     first = own[runs.first.id]
     said = (
         "All documents are of one domain, so whether clusters follow domains cannot be told. "
-        if _of_one_domain()
+        if _of_one_domain(runs)
         else f"{first.clusters} clusters of tokens by routing agree with the domain (NMI) by "
         f"{shared}{gap}. "
     )
@@ -313,9 +323,9 @@ def _modularity(runs: Comparison, _only_new: bool) -> Finding:
     )
 
 
-def _of_one_domain() -> bool:
+def _of_one_domain(runs: Comparison) -> bool:
     try:
-        return library.documents()["domain"].nunique() == 1
+        return library.documents(runs.ids)["domain"].nunique() == 1
     except library.Missing:
         return False
 

@@ -13,6 +13,7 @@ from emo_viz.analysis.glance import Glance
 from emo_viz.ui.parts.heard import hear, heard
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.address import one_of
+from emo_viz.ui.shell.component import component
 
 KEY = "home_place"
 _JS = """
@@ -21,7 +22,7 @@ export default function ({ data }) {
   document.dispatchEvent(new CustomEvent("emo-viz-first"));
 }
 """
-_COMPONENT = st.components.v2.component("emo_viz_first_place", html="<i hidden></i>", js=_JS)
+_COMPONENT = component("emo_viz_first_place", html="<i hidden></i>", js=_JS)
 
 
 def tell(own: list[Glance], start: int, key: str) -> None:

@@ -36,21 +36,30 @@ def curves(runs: Comparison, only_new: bool) -> tuple[Measured, dict[str, tuple[
     paths = tuple(map(existing, assets.curves_paths(runs.ids)))
     key = assets.content(*paths, *(path.with_suffix(".json") for path in paths))
     if only_new:
-        key += assets.content(assets.documents_path())
-    measured, experts, origins = _read_curves(paths, key, runs.ids, only_new)
+        key += assets.content(library.documents_path())
+    measured, experts, origins, _ = _read_curves(paths, key, runs.ids, only_new)
     freshness.check("The curves", origins)
     return measured, experts
+
+
+def measured_on(runs: Comparison) -> str:
+    """See `unseen.measured_on`; behind a sentence."""
+    paths = tuple(map(existing, assets.curves_paths(runs.ids)))
+    key = assets.content(*paths, *(path.with_suffix(".json") for path in paths))
+    said = _read_curves(paths, key, runs.ids, False)[-1]
+    return f" {said}" if said else ""
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the curves …")
 def _read_curves(
     paths: tuple[Path, ...], key: str, runs: tuple[str, ...], only_new: bool
-) -> tuple[Measured, dict[str, tuple[int, ...]], Origins]:
-    """The curves of all domains, the experts of every layer, and what they are of."""
+) -> tuple[Measured, dict[str, tuple[int, ...]], Origins, str]:
+    """The curves of all domains, the experts of every layer, what they are of, and a sentence where
+    they are of new documents alone."""
     read = read_together(paths).of_runs(runs)
     experts = {run: read.experts(run) for run in runs}
     rows = unseen.restricted(read, library.documents(), True).rows if only_new else read.rows
-    return Measured.of(rows), experts, read.origins
+    return Measured.of(rows), experts, read.origins, unseen.measured_on(read)
 
 
 def coverage(run: Run) -> routing.Coverage:

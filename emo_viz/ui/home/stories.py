@@ -75,7 +75,7 @@ def _of_documents(runs: Comparison, live: bool) -> Iterator[Story]:
             routes.ABLATION,
             routes.ablation_of_document(str(row["id"])) | {routes.SUBSET_KEEP: str(keep_k)},
         )
-    found = _mixed(typical.key(runs.ids))
+    found = _mixed(runs.ids, typical.key(runs.ids))
     if found is not None:
         both = f"{escape_markdown(found.first)} and {escape_markdown(found.second)}"
         yield Story(
@@ -88,8 +88,8 @@ def _of_documents(runs: Comparison, live: bool) -> Iterator[Story]:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _mixed(key: str) -> stories.Mixed | None:
-    return stories.mixed(library.documents())
+def _mixed(runs: tuple[str, ...], key: str) -> stories.Mixed | None:
+    return stories.mixed(library.documents(runs))
 
 
 def _keep_k(runs: Comparison) -> int | None:

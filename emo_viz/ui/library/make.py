@@ -4,12 +4,13 @@ from pathlib import Path
 
 import streamlit as st
 
-from emo_viz.server import assets, home, library, making
+from emo_viz.analysis.runs import Comparison
+from emo_viz.server import assets, home, library, making, measurements
 from emo_viz.server.making import Recording, Step
 from emo_viz.ui.parts import progress
 from emo_viz.ui.shell.words import escape_markdown
 
-BUNDLED, OTHER = "Bundled held-out documents", "A file of your own"
+HELD_OUT, OTHER = "held-out", "other"
 DEVICES = ("cpu", "cuda", "auto")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -20,11 +21,8 @@ def show() -> None:
         return
     runs = library.comparison()
     st.header("Record and measure")
-    if all(assets.is_bundled(run.id) for run in runs):
-        st.markdown(
-            f"{escape_markdown(runs.names)}: bundled, and only read here. Put a run that was added "
-            "into a slot to record and measure it."
-        )
+    if said := _only_read(runs):
+        st.markdown(said)
         return
     st.markdown(
         f"Of the runs in the slots, {escape_markdown(runs.names)}. One thing at a time is done, in "
@@ -35,10 +33,36 @@ def show() -> None:
         _draw(step)
 
 
+def _only_read(runs: Comparison) -> str:
+    """That nothing is made of these runs here, and who makes it; "" where something is."""
+    if any(assets.place_of(run.id) is None for run in runs):
+        return ""
+    names, pair = escape_markdown(runs.names), assets.pair_of(runs.first.id)
+    if said := measurements.why_not(runs):
+        return (
+            f"{escape_markdown(said)} Add the checkpoint of one as a run (“Where they lie” has its "
+            "folder), put it beside the other, and record it here over the other's documents."
+        )
+    if pair is None:
+        whose = "bundled" if assets.is_bundled(runs.first.id) else "of the assets folder"
+        return (
+            f"{names}: {whose}, and only read here. Put a run that was added into a slot to record "
+            "and measure it."
+        )
+    return (
+        f"{names}: yours, and recorded and measured by `python -m emo_viz analyse`. Put a run that "
+        "was added into a slot to record and measure it here."
+    )
+
+
 def _how() -> Recording:
     """Over what and how a run is recorded."""
     with st.popover("Recording options", icon=":material/tune:"):
-        chosen = st.radio("Documents", [BUNDLED, OTHER], key="library_documents")
+        whose = library.whose_documents()
+        names = {HELD_OUT: f"{whose} held-out documents", OTHER: "A file of your own"}
+        chosen = st.radio(
+            "Documents", list(names), format_func=names.__getitem__, key="library_documents"
+        )
         documents = _own_documents() if chosen == OTHER else None
         limit = st.number_input(
             "Only the first", 1, None, value=None, key="library_limit", placeholder="all"

@@ -10,14 +10,15 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from emo_viz.server import catalogue, home, making
+from emo_viz.server import assets, catalogue, home, making
 from emo_viz.server.catalogue import Entry
-from emo_viz.ui.library import add, make
+from emo_viz.ui.library import add, make, own
 from emo_viz.ui.parts import export
 from emo_viz.ui.shell import slots
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
 TO_DELETE = "library_delete"
+NOTHING = "nothing but its place in the list"
 NO_RUNS = (
     "There is no run here yet. Add a checkpoint folder, a model of the Hugging Face hub or a "
     "routing file that a server wrote; then record what it does on documents."
@@ -30,7 +31,7 @@ def show() -> None:
     st.markdown(_answer(found))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         add.popover()
-        _delete_popover([entry for entry in found if entry.kind != "bundled"])
+        _delete_popover([entry for entry in found if home.find(entry.id) or entry.run is None])
     add.watch()
     if found:
         st.dataframe(table(found), hide_index=True, placeholder="\u2013", column_config=_columns())
@@ -39,6 +40,7 @@ def show() -> None:
         for fault in entry.faults:
             st.error(escape_markdown(fault), icon=":material/error:")
     _notes(found)
+    own.show()
     make.show()
     _places(found)
 
@@ -112,7 +114,7 @@ def _places(found: Sequence[Entry]) -> None:
             st.caption(
                 "What is added, recorded and measured is kept in "
                 f"{escape_markdown(str(home.folder()))} ({home.VARIABLE} names another folder). "
-                "Bundled runs are only read, and checkpoints are read where they lie."
+                "Bundled runs and your own pairs are only read, checkpoints where they lie."
             )
         except ValueError as error:
             st.warning(escape_markdown(str(error)), icon=":material/folder_off:")
@@ -127,7 +129,7 @@ def _delete_popover(added: Sequence[Entry]) -> None:
         ids = [entry.id for entry in added]
         chosen: str | None = st.selectbox("Run", ids, index=None, key=TO_DELETE)
         if chosen is None:
-            st.caption("Only what was added can be deleted.")
+            st.caption("Only what was added can be deleted here; your own pairs are further down.")
             return
         entry = next(each for each in added if each.id == chosen)
         st.markdown(_what_goes(entry))
@@ -136,12 +138,25 @@ def _delete_popover(added: Sequence[Entry]) -> None:
 
 
 def _what_goes(entry: Entry) -> str:
+    added = home.find(entry.id)
+    if added is None:  # it cannot be read
+        return f"This deletes {_files(entry.id)}. The checkpoint stays where it is."
+    stays = f"checkpoint stays at {escape_markdown(added.checkpoint)}"
+    stays = stays if added.checkpoint else "file that it was imported from stays"
+    if not assets.is_added(entry.id):
+        return (
+            f"The run of this name that is shown is another one, and stays. Of the one that was "
+            f"added, this deletes {_files(entry.id)}. The {stays}."
+        )
     parts = [f"its recording ({count(entry.recording.tokens, 'token')})"] if entry.recording else []
-    parts += entry.measured
-    goes = ", ".join(parts) or "nothing but its place in the list"
-    if entry.kind == "imported":
-        return f"This deletes {goes}. The file that it was imported from stays."
-    return f"This deletes {goes}. The checkpoint stays at {escape_markdown(entry.source)}."
+    goes = ", ".join((*parts, *entry.measured)) or NOTHING
+    return f"This deletes {goes}. The {stays}."
+
+
+def _files(run: str) -> str:
+    """What lies in the user's folder of a run, of which nothing else is known."""
+    found = [str(path.relative_to(home.folder())) for path in home.files_of(run)]
+    return escape_markdown(", ".join(found)) or NOTHING
 
 
 def _delete(run: str) -> None:

@@ -3,7 +3,8 @@
     export.offer("experts in common", runs, charts={"By layer": "difference_layers"},
                  tables={"By layer": lambda: frame}, shown="24 documents of all domains")
 
-draws one button that opens the choice. A picture is drawn by the browser from what stands on the
+draws one button that opens the choice, which is made once it is opened: a page has several, and
+most visitors open none. A picture is drawn by the browser from what stands on the
 page: a Plotly chart, or the canvases or SVG of a component, under the Streamlit key of its element.
 It gets a legend and one line of provenance. A table is made only when it is asked for.
 """
@@ -21,6 +22,8 @@ import pyarrow.parquet as pq
 import streamlit as st
 
 from emo_viz.analysis.runs import Run
+from emo_viz.ui.parts import opened
+from emo_viz.ui.shell.component import component
 from emo_viz.ui.shell.picture import PICTURE_JS, provenance
 from emo_viz.ui.shell.words import escape_markdown
 
@@ -28,7 +31,7 @@ from emo_viz.ui.shell.words import escape_markdown
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _HTML = '<div class="export" role="group"></div><div class="said" role="status"></div>'
 _HERE = Path(__file__)
-_COMPONENT = st.components.v2.component(
+_COMPONENT = component(
     "emo_viz_export",
     html=_HTML,
     css=_HERE.with_suffix(".css").read_text(encoding="utf-8"),
@@ -65,7 +68,11 @@ def offer(
     beside the picture.
     """
     code, said = file_name(name), provenance(runs, shown.rstrip("."))
-    with place.popover("Export", icon=":material/download:", key=f"export_{code}"):
+    icon, key = ":material/download:", f"export_{code}"
+    choice = place.popover("Export", icon=icon, key=key, on_change="rerun")
+    if not opened.is_open(choice):
+        return
+    with choice:
         if charts:
             pictures = [{"title": title, "key": key} for title, key in charts.items()]
             entries = [asdict(entry) for entry in legend]

@@ -112,9 +112,11 @@ class Heatmap {
 
   // Rows whose texts can be read; the whole text where it is short or there are many pictures.
   readable() {
-    const height = this.pixels - HEAD - AXIS, { count, widest } = this.shown;
+    const large = larger(), height = this.pixels - (HEAD + AXIS) * large;
+    const { count, widest } = this.shown;
     const many = this.shown.sides[0].layers.length > 1;
-    const rows = many || height / count >= SHORTEST ? count : Math.floor(height / ROW);
+    const rows = many || height / count >= SHORTEST * large
+      ? count : Math.floor(height / (ROW * large));
     const middle = (this.look.selected ?? 1) - 1;
     const top = Math.max(0, Math.min(count - rows, middle - Math.floor(rows / 2)));
     this.view = { top, bottom: top + rows, left: 0, right: widest };

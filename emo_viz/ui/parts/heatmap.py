@@ -23,14 +23,16 @@ from emo_viz.analysis.routing import Gated, expert_order
 from emo_viz.figures.theme import DIVERGING, SELECTION_COLOUR, SEQUENTIAL
 from emo_viz.ui.parts import look
 from emo_viz.ui.parts.heard import hear
+from emo_viz.ui.shell.component import component
 
 _HERE = Path(__file__)
-# One module in two files: what is drawn and where, and the hands.
+# One module in three files: the size of type, what is drawn and where, and the hands.
 _JS = "".join(
-    _HERE.with_name(name).read_text(encoding="utf-8") for name in ("heatmap_draw.js", "heatmap.js")
+    _HERE.with_name(name).read_text(encoding="utf-8")
+    for name in ("larger.js", "heatmap_draw.js", "heatmap.js")
 )
 _HTML = '<div class="heatmap"></div>'
-_COMPONENT = st.components.v2.component(
+_COMPONENT = component(
     "emo_viz_heatmap",
     html=_HTML,
     css=_HERE.with_suffix(".css").read_text(encoding="utf-8"),

@@ -35,22 +35,22 @@ function colours(data) {
 // A panel for each side and layer: one layer side by side, several in lines, the sides below each
 // other in every line.
 function places(shown, width, height, whole) {
-  const many = shown.sides[0].layers.length > 1;
-  const gutter = width < 520 || (many && whole) ? 74 : 112, map = whole ? 0 : MAP;
+  const many = shown.sides[0].layers.length > 1, large = larger(), head = HEAD * large;
+  const gutter = large * (width < 520 || (many && whole) ? 74 : 112), map = whole ? 0 : MAP;
   const inner = width - gutter - map;
   const layers = shown.sides[0].layers.length, sides = shown.sides.length;
   const most = Math.max(1, Math.floor(inner / 110)), groups = Math.ceil(layers / most);
   const inLine = many ? Math.ceil(layers / groups) : sides, lines = many ? groups * sides : 1;
-  const gap = many ? 8 : GAP, axis = many ? 4 : AXIS;
-  const w = (inner - gap * (inLine - 1)) / inLine, h = height / lines - HEAD - axis;
+  const gap = many ? 8 : GAP, axis = many ? 4 : AXIS * large;
+  const w = (inner - gap * (inLine - 1)) / inLine, h = height / lines - head - axis;
   const panels = shown.sides.flatMap((side, s) => side.layers.map((layer, l) => {
     const column = many ? l % inLine : s;
     const line = many ? Math.floor(l / inLine) * sides + s : 0;
-    const x = gutter + column * (w + gap), y = HEAD + line * (h + HEAD + axis);
+    const x = gutter + column * (w + gap), y = head + line * (h + head + axis);
     return { side, layer, s, l, x, y, w, h, first: column === 0 };
   }));
-  const rail = { x: width - MAP + 12, y: HEAD, w: MAP - 14, h: height - HEAD - axis };
-  return { many, gutter, panels, rail: whole ? null : rail };
+  const rail = { x: width - MAP + 12, y: head, w: MAP - 14, h: height - head - axis };
+  return { many, large, gutter, panels, rail: whole ? null : rail };
 }
 
 const rowAt = (panel, view, y) => view.top + ((y - panel.y) / panel.h) * (view.bottom - view.top);
@@ -99,13 +99,13 @@ function shortened(context, text, most) {
 }
 
 function labels(context, shown, at, view, theme) {
-  context.font = `12px ${theme.font}`;
+  context.font = `${12 * at.large}px ${theme.font}`;
   context.textAlign = "right";
   context.textBaseline = "middle";
   context.fillStyle = theme.text;
   for (const panel of at.panels.filter((one) => one.first)) {
     const step = panel.h / (view.bottom - view.top);
-    const stride = Math.max(1, Math.ceil(11 / step));
+    const stride = Math.max(1, Math.ceil((11 * at.large) / step));
     const from = Math.ceil(Math.max(0, view.top - 0.4) / stride) * stride;
     for (let row = from; row < Math.min(shown.count, view.bottom - 0.4); row += stride) {
       const number = stride > 1 ? `${row + 1}  ` : "";
@@ -118,34 +118,36 @@ function labels(context, shown, at, view, theme) {
 function heads(context, shown, at, view, theme) {
   context.textAlign = "left";
   for (const panel of at.panels) {
-    const { side, layer } = panel, dot = panel.x + 5, middle = panel.y - 11;
+    const { side, layer } = panel, dot = panel.x + 5, middle = panel.y - 11 * at.large;
     context.fillStyle = side.colour;
     context.fillRect(dot - 4, middle - 4, 8, 8);
-    context.font = `600 ${at.many ? 12 : 14}px ${theme.font}`;
+    context.font = `600 ${(at.many ? 12 : 14) * at.large}px ${theme.font}`;
     const name = at.many && !panel.first ? "" : `${side.label}, `;
-    const whole = shown.byExpert ? `${name}layer ${layer.number}` : side.label;
+    const fits = (text) => context.measureText(text).width <= panel.w - 14;
+    const wholes = ["layer ", "L"].map((word) => `${name}${word}${layer.number}`);
+    const whole = shown.byExpert ? wholes.find(fits) ?? wholes[1] : side.label;
     const said = shortened(context, whole, panel.w - 14);
     context.fillStyle = theme.text;
     context.fillText(said, panel.x + 14, middle);
-    if (!at.many) ticks(context, panel, view, theme);
+    if (!at.many) ticks(context, panel, view, theme, at.large);
   }
 }
 
 const nameOf = (layer, expert) => layer.names[expert] ?? String(expert);
 
-function ticks(context, panel, view, theme) {
-  const widest = panel.layer.names.length ? 54 : 26; // pixels of a label
+function ticks(context, panel, view, theme, large) {
+  const widest = large * (panel.layer.names.length ? 54 : 26); // pixels of a label
   const step = panel.w / (view.right - view.left), stride = Math.max(1, Math.ceil(widest / step));
-  context.font = `11px ${theme.font}`;
+  context.font = `${11 * large}px ${theme.font}`;
   context.textAlign = "center";
   context.fillStyle = theme.faint;
   const order = panel.layer.order, end = Math.min(order.length, Math.ceil(view.right));
   for (let column = Math.ceil(view.left); column < end; column += 1) {
     const x = xOf(panel, view, column + 0.5);
     if (column % stride || x > panel.x + panel.w) continue;
-    context.fillText(nameOf(panel.layer, order[column]), x, panel.y + panel.h + 10);
+    context.fillText(nameOf(panel.layer, order[column]), x, panel.y + panel.h + 10 * large);
   }
-  context.fillText(panel.layer.axis, panel.x + panel.w / 2, panel.y + panel.h + 25);
+  context.fillText(panel.layer.axis, panel.x + panel.w / 2, panel.y + panel.h + 25 * large);
   context.textAlign = "left";
 }
 

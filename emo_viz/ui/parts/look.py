@@ -7,12 +7,11 @@ of the group; a hover is told there too, without the server.
 from pathlib import Path
 from typing import Any
 
-import streamlit as st
-
 from emo_viz.ui.parts.heard import heard
+from emo_viz.ui.shell.component import component
 
 _JS = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
-_COMPONENT = st.components.v2.component("emo_viz_look", js=_JS)
+_COMPONENT = component("emo_viz_look", js=_JS)
 
 
 def tell(group: str, selected: int | None, followed: dict[str, Any] | None, key: str) -> None:

@@ -149,7 +149,7 @@ function paint(host, panel) {
   c.scale(scale, scale);
   Object.assign(panel, place(panel, width, height));
   paintPoints(c, panel, panel.spots, host.state, host.data.size, scale, host.group);
-  showLabels(host, panel, layLabels(c, panel, panel.at, width, height));
+  showLabels(host, panel, layLabels(c, panel, panel.at, width, height, larger()));
   ring(host, panel);
   [...panel.node.getRootNode().querySelectorAll(".legend button")].forEach((one) => {
     one.classList.toggle("faded", !!host.group && !host.group.names.has(one.dataset.group));

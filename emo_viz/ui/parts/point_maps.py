@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from emo_viz.figures.clusters import Group
 from emo_viz.figures.theme import OTHER_COLOUR, SELECTION_COLOUR
+from emo_viz.ui.shell.component import component
 from emo_viz.ui.shell.words import isolated, shorten, visible
 
 KEYS = (
@@ -38,13 +39,13 @@ def _read(name: str) -> str:
     return (_FOLDER / name).read_text(encoding="utf-8")
 
 
-_MAPS = st.components.v2.component(
+_MAPS = component(
     "emo_viz_point_maps",
     html=_HTML,
     css=_read("point_maps.css"),
-    js=_read("point_maps_draw.js") + _read("point_maps.js"),
+    js=_read("larger.js") + _read("point_maps_draw.js") + _read("point_maps.js"),
 )
-_STATE = st.components.v2.component("emo_viz_point_maps_state", js=_read("point_maps_state.js"))
+_STATE = component("emo_viz_point_maps_state", js=_read("point_maps_state.js"))
 
 
 @dataclass(frozen=True, eq=False)

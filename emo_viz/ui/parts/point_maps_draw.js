@@ -1,5 +1,6 @@
 // What the maps look like: markers, points, labels, and the image that is saved.
-const DIM = 0.07, FULL = 0.88, OTHERS = 0.4, ROOM = 16, LABEL = "600 11px";
+const DIM = 0.07, FULL = 0.88, OTHERS = 0.4, ROOM = 16;
+const LABEL = 11; // pixels of a label's letters, in the page's usual type
 
 const SHAPES = {
   circle: (c, r) => c.arc(0, 0, r, 0, 2 * Math.PI),
@@ -90,11 +91,11 @@ function paintPoints(c, panel, spots, state, size, scale, group) {
 }
 
 // Labels that have room, the densest group's first: [label, left, top], tried around its place.
-function layLabels(c, panel, at, width, height) {
+function layLabels(c, panel, at, width, height, large = 1) {
   const laid = [];
-  c.font = `${LABEL} sans-serif`;
+  c.font = `600 ${LABEL * large}px sans-serif`;
   for (const label of panel.labels) {
-    const wide = c.measureText(label.text).width + 6, high = 14;
+    const wide = c.measureText(label.text).width + 6, high = 14 * large;
     const [x, y] = at(label.x, label.y);
     if (x < 0 || y < 0 || x > width || y > height) continue;
     const tries = [[-wide / 2, -high - 8], [-wide / 2, 8], [-wide / 2, -high / 2], [9, -high / 2],
@@ -176,7 +177,7 @@ function drawOne(c, panel, data, state, colours, width, height, top, scale) {
   paintPoints(c, panel, spots, state, data.size, scale, null);
   c.textBaseline = "top";
   for (const { label, left, top: above } of layLabels(c, panel, at, width, height)) {
-    c.font = `${LABEL} sans-serif`;
+    c.font = `600 ${LABEL}px sans-serif`;
     c.lineWidth = 3;
     c.strokeStyle = colours.back;
     c.strokeText(label.text, left + 3, above + 1);

@@ -151,7 +151,7 @@ def _step(
     place = listed.index(now) + step if now in listed else 0
     name, key = ("previous", "left") if step < 0 else ("next", "right")
     row.button(
-        "",
+        f"{name.capitalize()} document",
         icon=":material/chevron_left:" if step < 0 else ":material/chevron_right:",
         help=f"Go to the {name} of the {count(len(listed), 'listed document')} ({key} arrow key)",
         key=f"cluster_{name}",

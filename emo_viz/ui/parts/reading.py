@@ -27,7 +27,7 @@ MOST_TOKENS = 2048  # of a text at once, where a model takes more: a browser hol
 
 @dataclass(frozen=True)
 class Chosen:
-    """A text to read, in words where it comes from (safe for Markdown), the id of a bundled
+    """A text to read, in words where it comes from (safe for Markdown), the id of a
     document, and what of it is not here.
     """
 
@@ -136,6 +136,14 @@ def read(models: Models, chosen: Chosen) -> Reading:
     limits = [_context(one, models.comparison) for one in models]
     most = min([limit for limit in limits if limit is not None], default=MOST_TOKENS)
     encoded = tokens_of(models.first, chosen.text, min(most, MOST_TOKENS))
+    key = repr((models.comparison, [one.key for one in models], chosen, most))
+    return _read(key, models, chosen, encoded, most)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _read(key: str, _models: Models, _chosen: Chosen, _encoded: "Encoded", _most: int) -> Reading:
+    """The same object for whoever reads the same text; what is drawn of it is kept beside it."""
+    models, chosen, encoded, most = _models, _chosen, _encoded, _most
     recordings = {one.run: _recorded_once(one, encoded.token_ids) for one in models}
     return Reading(
         runs=models.comparison,

@@ -14,12 +14,13 @@ import streamlit as st
 from emo_viz.ui.parts import look
 from emo_viz.ui.parts.heard import hear
 from emo_viz.ui.parts.readable import READABLE_JS
+from emo_viz.ui.shell.component import component
 
 _HTML = '<div class="strip" tabindex="0" role="listbox" aria-label="Tokens of the text"></div>'
 
 _CSS = Path(__file__).with_name("strip.css").read_text(encoding="utf-8")
 _JS = READABLE_JS + Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
-_COMPONENT = st.components.v2.component("emo_viz_token_strip", html=_HTML, css=_CSS, js=_JS)
+_COMPONENT = component("emo_viz_token_strip", html=_HTML, css=_CSS, js=_JS)
 
 
 @dataclass(frozen=True)

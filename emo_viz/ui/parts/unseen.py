@@ -6,7 +6,9 @@ import pandas as pd
 
 from emo_viz.analysis.curves import Curves
 from emo_viz.analysis.unseen import BELOW, in_words, says_seen, unseen_ids
+from emo_viz.figures.kept import beside
 from emo_viz.ui.shell import links
+from emo_viz.ui.shell.words import count
 
 ALL, NEW = "All", "New"
 HELP = (
@@ -16,14 +18,39 @@ HELP = (
 
 
 def offer(place: Any, documents: pd.DataFrame, key: str) -> bool:
-    """A choice between all documents and the new ones; whether the latter. Draws nothing where
-    the documents do not say how much of them was seen, or are all new, or none is."""
-    new = _count(documents)
+    """A choice between all documents and the new ones, with how many there are of each; whether
+    the latter. Draws nothing where the documents do not say how much of them was seen, or are all
+    new, or none is. documents: shared and only read."""
+    new = beside(documents, "new documents", lambda: _count(documents))
     if not 0 < new < len(documents):
         return False
-    said = f"{HELP} Here {new:,} of {len(documents):,} documents are new."
-    chosen = links.choice(place, "Measured on", [ALL, NEW], key, what="set of documents", help=said)
+    counts = {ALL: len(documents), NEW: new}
+    chosen = links.choice(
+        place,
+        "Measured on",
+        [ALL, NEW],
+        key,
+        what="set of documents",
+        said=str,  # an address has no numbers in it
+        help=HELP,
+        format_func=lambda name: f"{name} {counts[name]:,}",
+    )
     return chosen == NEW
+
+
+def are_new(curves: Curves) -> bool:
+    """Whether the curves are of new documents alone."""
+    return curves.seen_below is not None and curves.seen_below <= BELOW
+
+
+def measured_on(curves: Curves) -> str:
+    """That the curves were measured on new documents alone, in a sentence; "" of all documents."""
+    if curves.seen_below is None:
+        return ""
+    return (
+        f"The curves were measured on the {count(curves.rows['document'].nunique(), 'document')} "
+        f"alone of which training has seen under {in_words(curves.seen_below)}."
+    )
 
 
 def _count(documents: pd.DataFrame) -> int:

@@ -12,9 +12,10 @@ import streamlit as st
 
 from emo_viz.ui.parts.heatmap import Follow
 from emo_viz.ui.parts.readable import READABLE_JS
+from emo_viz.ui.shell.component import component
 
 _HERE = Path(__file__)
-_COMPONENT = st.components.v2.component(
+_COMPONENT = component(
     "emo_viz_token_card",
     html='<div class="card"></div>\n',
     css=_HERE.with_suffix(".css").read_text(encoding="utf-8"),

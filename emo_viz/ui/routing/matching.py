@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from emo_viz.analysis.difference import Documents, Left, Pair, RoutedDocument, pair_of
 from emo_viz.analysis.matching import CoUse, Weights, co_use, trained_apart
 from emo_viz.analysis.routed import of_recording
+from emo_viz.figures.kept import beside
 from emo_viz.server import assets, library
 from emo_viz.server.library import LoadedModel, Models
 from emo_viz.ui.parts.few import Few
@@ -60,16 +61,16 @@ class Matching:
 
 
 def of_models(models: Models, documents: pd.DataFrame) -> Others:
-    """Bundled documents, of every domain one in turn, as two models read them."""
-    some = _some(documents)
-    texts = dict(zip(some["id"], some["text"], strict=True))
+    """Held-out documents, of every domain one in turn, as two models read them."""
+    few = beside(documents, "of every domain", lambda: some(documents))
+    texts = dict(zip(few["id"], few["text"], strict=True))
     first, second = models
 
     def read(document: str) -> Documents:
         ids = library.encoded(first, texts[document], TOKENS).token_ids
         return _routed(first, document, ids), _routed(second, document, ids)
 
-    stored = assets.content(assets.documents_path())  # other texts may come under the same ids
+    stored = assets.content(library.documents_path())  # other texts may come under the same ids
     return Others(
         repr((first.key, second.key, stored, list(texts))),
         lambda: trained_apart(weights_of(first), weights_of(second)),
@@ -78,7 +79,7 @@ def of_models(models: Models, documents: pd.DataFrame) -> Others:
     )
 
 
-def _some(documents: pd.DataFrame) -> pd.DataFrame:
+def some(documents: pd.DataFrame) -> pd.DataFrame:
     """Of every domain one in turn: in a sorted file the first ones are all of one."""
     turn = documents.groupby(documents["domain"].fillna(""), sort=False).cumcount()
     return documents.iloc[np.argsort(turn.to_numpy(), kind="stable")[:DOCUMENTS]]
@@ -96,12 +97,12 @@ def of_traces(
     """Some of the documents, of every domain one in turn, that two traces have in common."""
     first, second = traces
     facts = first.facts.assign(id=first.facts["id"].astype(str)).drop_duplicates("id")
-    some = _some(facts[facts["id"].isin(set(ids))])
+    few = some(facts[facts["id"].isin(set(ids))])
 
     def apart() -> bool:
         return trained_apart(Weights.of_trace(first), Weights.of_trace(second))
 
-    return Others(key, apart, some["id"].tolist(), read)
+    return Others(key, apart, few["id"].tolist(), read)
 
 
 def options(reading: Reading, others: Others) -> list[str]:

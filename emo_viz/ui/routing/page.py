@@ -16,7 +16,7 @@ from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import count, escape_markdown, isolated, rest_cut, shorten, visible
 
-BUNDLED, OWN = "Bundled document", routes.OWN_SOURCE
+HELD_OUT, OWN = "Held-out document", routes.OWN_SOURCE
 ALL_DOMAINS = "All domains"
 SOURCE, DOMAIN = routes.ROUTING_SOURCE, routes.ROUTING_DOMAIN
 LOW_FIELD = 80  # pixels: the pictures below it stay in sight
@@ -29,16 +29,16 @@ def choose_text(documents: pd.DataFrame) -> Chosen | None:
     source = links.choice(
         row,
         "Text",
-        [BUNDLED, OWN],
+        [HELD_OUT, OWN],
         SOURCE,
         on_change=forget_selection,
         label_visibility="collapsed",
     )
     if source != OWN:
-        return _bundled_text(documents, row)
+        return _held_out_text(documents, row)
     FIELD.examples(row)
     FIELD.file_picker(row)
-    return _own_text()
+    return own_text()
 
 
 def answer(reading: Reading) -> None:
@@ -85,13 +85,14 @@ def forget_selection() -> None:
 FIELD = OwnText("routing", routes.ROUTING_TEXT, forget_selection)
 
 
-def _own_text() -> Chosen | None:
+def own_text() -> Chosen | None:
+    """What the visitor has written, once there is something."""
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
     text = FIELD.ask("which experts each of its tokens uses", row, LOW_FIELD)
     return None if text is None else Chosen(text, "Your own text")
 
 
-def _bundled_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
+def _held_out_text(documents: pd.DataFrame, row: DeltaGenerator) -> Chosen:
     document = choose_document(documents, row)
     rest = rest_cut(document.get("cut_tokens", 0))
     return Chosen(document["text"], origin(document), document["id"], rest)
@@ -120,7 +121,7 @@ def choose_document(documents: pd.DataFrame, row: DeltaGenerator) -> pd.Series:
 
 
 def _of_domain(documents: pd.DataFrame, row: DeltaGenerator) -> tuple[str, pd.DataFrame]:
-    domains = sorted(documents["domain"].unique())
+    domains = beside(documents, "domains", lambda: sorted(documents["domain"].unique()))
     if len(domains) < 2:  # nothing to choose
         return ALL_DOMAINS, documents
     domain = links.select(
@@ -134,7 +135,8 @@ def _of_domain(documents: pd.DataFrame, row: DeltaGenerator) -> tuple[str, pd.Da
     )
     if domain == ALL_DOMAINS:
         return domain, documents
-    return domain, documents[documents["domain"] == domain]
+    own = beside(documents, ("of domain", domain), lambda: documents[documents["domain"] == domain])
+    return domain, own
 
 
 def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:
@@ -142,7 +144,7 @@ def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:
     name, key = ("previous", "left") if step < 0 else ("next", "right")
     place = ids.index(st.session_state[DOCUMENT]) + step
     row.button(
-        "",
+        f"{name.capitalize()} document",
         icon=":material/chevron_left:" if step < 0 else ":material/chevron_right:",
         help=f"Go to the {name} document ({key} arrow key)",
         key=f"routing_{name}",

@@ -53,7 +53,7 @@ def draw(names: Sequence[str]) -> None:
         trace, row = traces[runs.first.id], int(chosen["row"])
         with headline:
             _answer(trace, row)
-            _what_is_absent(runs, traces)
+            what_is_absent(runs, traces)
         _use(trace, row)
     for run in runs:
         _notes(run.label, traces[run.id])
@@ -103,7 +103,7 @@ def _tokens(runs: Comparison, traces: Traces, document: pd.Series, headline: Any
         return
     with headline:
         page.answer(reading)
-        _what_is_absent(runs, traces, reading, layers)
+        what_is_absent(runs, traces, reading, layers)
     view.explore(reading, _others(runs, traces, layers) if len(runs) > 1 else None)
 
 
@@ -142,7 +142,7 @@ def _origin(runs: Comparison, traces: Traces, document: pd.Series) -> str:
     return f"{page.origin(document)}, recorded elsewhere of {' and of '.join(from_where)}"
 
 
-def _what_is_absent(
+def what_is_absent(
     runs: Comparison,
     traces: Traces,
     reading: Reading | None = None,

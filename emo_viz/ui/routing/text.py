@@ -6,6 +6,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
+from emo_viz.figures.kept import beside
 from emo_viz.figures.theme import SELECTION_COLOUR, SEQUENTIAL, colour_of
 from emo_viz.ui.parts.colouring import DEEPEST, NO_VALUE, Colouring, loss_difference, plain
 from emo_viz.ui.parts.heatmap import Follow
@@ -32,11 +33,13 @@ def draw(
     """The text, its colours in words, and how many tokens use the followed expert."""
     colouring = _colouring(reading, layer, colour)  # layer: its number
     marked = _marked(reading, follow)
+
+    def strip() -> list[StripToken]:
+        places = range(1, len(reading.pieces))
+        return [_strip_token(reading, at, colouring, bool(marked[at])) for at in places]
+
     token_strip(
-        [
-            _strip_token(reading, position, colouring, bool(marked[position]))
-            for position in range(1, len(reading.pieces))
-        ],
+        strip() if follow else beside(reading, ("strip", layer, colour), strip),
         token,
         mark_colour=colour_of(reading.runs[follow.run]) if follow else NO_VALUE,
         selection_colour=SELECTION_COLOUR,

@@ -143,7 +143,7 @@ def _layer_button(layer: int, step: int, numbers: Sequence[int]) -> None:
     place = numbers.index(layer) + step
     name, key = ("previous", "up") if step < 0 else ("next", "down")
     st.button(
-        "",
+        f"{name.capitalize()} layer",
         icon=":material/keyboard_arrow_up:" if step < 0 else ":material/keyboard_arrow_down:",
         help=f"Go to the {name} layer (Shift and {key} arrow key)",
         key=f"routing_{name}_layer",

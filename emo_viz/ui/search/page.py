@@ -8,7 +8,7 @@ from emo_viz.analysis.search import Line
 from emo_viz.server import library, searching
 from emo_viz.ui.parts import pins, together
 from emo_viz.ui.parts.pins import Pin
-from emo_viz.ui.search import compare, kwic, query, results
+from emo_viz.ui.search import compare, kwic, query, results, taken
 from emo_viz.ui.search.query import PAGE, Query
 from emo_viz.ui.search.results import Results
 from emo_viz.ui.shell import links, routes, slots
@@ -56,7 +56,7 @@ def show() -> None:
             query_params=slots.params() | routes.expert_page(asked.run, *shown.expert),
         )
     if shown.size:
-        _lines(asked, shown)
+        taken.offer(asked, shown, _lines(asked, shown))
     if pinned:
         pins.link(st, len(pinned))
 
@@ -137,7 +137,8 @@ def _head(shown: Results) -> None:
                 )
 
 
-def _lines(asked: Query, shown: Results) -> None:
+def _lines(asked: Query, shown: Results) -> slice:
+    """A page of them; which."""
     pages = -(-shown.size // A_PAGE)
     page = links.value(PAGE, whole_number("page", 1, pages, "the first one is shown"), 1)
     first = (page - 1) * A_PAGE
@@ -156,6 +157,7 @@ def _lines(asked: Query, shown: Results) -> None:
     said, label = f"Lines {which}", "Hits in their contexts"
     kwic.kwic(rows, label, shown.whole, shown.note, said, "search_lines", did)
     _pager(page, pages, which)
+    return slice(first, first + len(rows))
 
 
 def _pager(page: int, pages: int, which: str) -> None:

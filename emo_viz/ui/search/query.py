@@ -95,7 +95,7 @@ def first_page() -> None:
 
 def _field(place: st.delta_generator.DeltaGenerator, kind: str) -> str:
     known = checked(
-        "The link searches for {asked}, which is longer than "
+        "The link searches for {asked}, which is blank or longer than "
         f"{MOST_CHARACTERS} characters; nothing is searched for.",
         _short,
     )

@@ -31,7 +31,8 @@ class Results:
     each with its note. whole: each is a document. note: what the notes are. domains: hits by
     domain, most first. unit: of these numbers. alike: pieces of a vocabulary to search for instead.
     said: a sentence on what is not here, "" for nothing.
-    expert: layer and id of the one that was found.
+    expert: layer and id of the one that was found. routed_now: whether a model is run to make
+    lines, on each of their documents.
     """
 
     headline: str
@@ -44,6 +45,7 @@ class Results:
     alike: Sequence[Piece] = ()
     said: str = ""
     expert: tuple[int, int] | None = None
+    routed_now: bool = False
 
 
 def nothing(sentence: str, alike: Sequence[Piece] = ()) -> Results:
@@ -208,8 +210,16 @@ def _expert_results(query: Query, name: str, found: tokens_of_expert.Found) -> R
             expert=(found.layer, found.expert),
         )
     size = int(found.weights.sum())
-    expert = found.layer, found.expert
-    return Results(said, size, lines, domains, note="Weight", unit=found.unit, expert=expert)
+    return Results(
+        said,
+        size,
+        lines,
+        domains,
+        note="Weight",
+        unit=found.unit,
+        expert=(found.layer, found.expert),
+        routed_now=found.use.hits is None,
+    )
 
 
 def _known(layers: dict[int, int]) -> str:

@@ -16,6 +16,7 @@ Option = TypeVar("Option", bound=Hashable)
 
 SHOWN = 60  # characters of what a link asks for in vain
 MOST_DIGITS = 9
+MOST_NAMED = 3  # values that one sentence names
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ class Kind(Generic[Value]):
 
     def problem(self, texts: Sequence[str]) -> str:
         """The sentence on texts that cannot be used."""
-        shown = " and ".join(quoted(text) for text in texts[:3])
-        return self.sentence.format(asked=shown)
+        shown = " and ".join(quoted(text) for text in texts[:MOST_NAMED])
+        more = f" and {len(texts) - MOST_NAMED:,} more" if texts[MOST_NAMED:] else ""
+        return self.sentence.format(asked=shown + more)
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,11 @@ class Several(Kind[list[str]]):
     most: int = 1
 
     def read(self, asked: Sequence[str]) -> Found[list[str]]:
-        """Those that can be used; the others are named."""
+        """Those that can be used, none at all being no choice; the others are named."""
         texts = list(dict.fromkeys(asked))
         usable = [text for text in texts if text in self.known][: self.most]
         rest = [text for text in texts if text not in usable]
-        return Found(usable, self.problem(rest) if rest else "")
+        return Found(usable or None, self.problem(rest) if rest else "")
 
     def write(self, value: list[str]) -> list[str]:
         return list(value)
@@ -107,7 +109,8 @@ def several_of(what: str, options: Sequence[str], most: int) -> Several:
         parse=lambda text: [text],
         form=",".join,
         fits=lambda values: set(values) <= known and len(values) <= most,
-        sentence=f"The link asks for the {what} {{asked}}, which is not here or one too many.",
+        sentence=f"The link asks for the {what} {{asked}}, which is left out: not here, or more "
+        f"than the {most} that can be chosen.",
         known=known,
         most=most,
     )

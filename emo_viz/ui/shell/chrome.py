@@ -67,7 +67,7 @@ def page(title: str) -> Iterator[None]:
         glossary.popover()
         loaded = st.container()
         keys.listen()
-    st.html(f"<style>{BOTH_DIRECTIONS}{CHIPS}{frame.TIGHT}</style>")
+    st.html(f"<style>{BOTH_DIRECTIONS}{CHIPS}{frame.HEARD_ALONE}{frame.TIGHT}</style>")
     first_line = st.container()
     with looks.one(), warm.drawing(), links.page(title), missing.said():
         frame.read()

@@ -13,6 +13,7 @@ import streamlit as st
 
 from emo_viz.ui.shell import links, report, routes, session_file
 from emo_viz.ui.shell.address import Kind, one_of
+from emo_viz.ui.shell.component import component
 
 PRESENT = routes.PRESENT
 _ASK = "The link asks for the presentation {asked}, which is neither 1 nor 0; "
@@ -21,7 +22,7 @@ _KIND: Kind[bool] = replace(
     sentence=f"{_ASK}it is off.",
 )
 _HERE = Path(__file__)
-_COMPONENT = st.components.v2.component(
+_COMPONENT = component(
     "emo_viz_frame",
     html='<div class="frame" role="toolbar" aria-label="This view"></div>'
     '<div class="said" role="status"></div><div class="heard" role="status"></div>',
@@ -29,7 +30,7 @@ _COMPONENT = st.components.v2.component(
     js=_HERE.with_suffix(".js").read_text(encoding="utf-8"),
 )
 # Text of charts has sizes in pixels, which do not follow the page's; Plotly measures by them too.
-_LARGER = {11: 15, 12: 16, 13: 17, 14: 18, 15: 20, 17: 22}
+_LARGER = {9: 12, 10: 13, 11: 15, 12: 16, 13: 17, 14: 18, 15: 20, 17: 22}
 _LARGE_TYPE = (
     "html { font-size: 20px; }"
     '[data-testid="stSidebar"] { display: none; }'
@@ -43,12 +44,25 @@ _LARGE_TYPE = (
 )
 
 
+# Buttons of which one sees the arrow alone: without a label Streamlit calls them by their icon.
+ARROWS = (
+    *(f"{each}_{way}" for each in ("routing", "subset", "cluster") for way in ("previous", "next")),
+    "routing_previous_layer",
+    "routing_next_layer",
+)
+HEARD_ALONE = (
+    f":is({', '.join(f'.st-key-{key}' for key in ARROWS)})"
+    ' button [data-testid="stMarkdownContainer"]'
+    " { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); } "
+)
 # What Streamlit leaves blank around a page, more of it beside a folded side bar; wide enough for
 # the arrow that unfolds it.
 TIGHT = (
     "@media (min-width: 641px) {"
     '[data-testid="stMainBlockContainer"] { padding: 1rem 3.5rem 3rem !important; }'
     '[data-testid="stMarkdown"] h2 { padding-top: 0.5rem; }'
+    # As high as the fields beside it: the labels of a row stand on one line.
+    'button[data-variant="segmented_control"] { min-height: 2.5rem; }'
     '[data-testid="stHeader"] { background: transparent; }'
     '[data-testid="stHeader"], [data-testid="stHeader"] * { pointer-events: none; }'
     '[data-testid="stHeader"] :is(button, a, button *) { pointer-events: auto; } }'

@@ -12,9 +12,8 @@ character is sent: it has no UTF-8, and the server would close the connection.
 
 from pathlib import Path
 
-import streamlit as st
-
 from emo_viz.ui.shell import routes
+from emo_viz.ui.shell.component import component
 
 # (key, with shift): the buttons it presses, of which a page has one at most.
 SHORTCUTS = {
@@ -33,7 +32,7 @@ SHORTCUTS = {
 }
 
 _JS = Path(__file__).with_name("keys.js").read_text(encoding="utf-8")
-_COMPONENT = st.components.v2.component("emo_viz_keys", js=_JS)
+_COMPONENT = component("emo_viz_keys", js=_JS)
 
 
 def listen() -> None:

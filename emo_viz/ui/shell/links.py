@@ -6,7 +6,7 @@ Afterwards the visitor's choices count, and what they are is written into the ad
 the run, all at once: the browser keeps every change as a step of its history.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -97,15 +97,16 @@ def choice(
     key: str,
     default: Option | None = None,
     what: str = "",
+    said: Callable[[Option], str] | None = None,
     **how: Any,
 ) -> Option:
     """One of a few options as buttons in `place`; at first the first one.
 
-    place: `st` or a container of it. what: an option in words, if not as the label says. how: more
-    arguments of `st.segmented_control`.
+    place: `st` or a container of it. what: an option in words, if not as the label says. said: an
+    option in an address, if not as its button says. how: more arguments of `st.segmented_control`.
     """
     first = options[0] if default is None else default
-    kind = one_of(what or label.lower(), options, how.get("format_func", str))
+    kind = one_of(what or label.lower(), options, said or how.get("format_func", str))
     enter(key, kind, first)
     chosen: Option = place.segmented_control(label, options, required=True, key=key, **how)
     return leave(key, kind, chosen, first)

@@ -15,6 +15,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from emo_viz.server import library
+from emo_viz.ui.shell.component import component
 from emo_viz.ui.shell.picture import PICTURE_JS, provenance
 from emo_viz.ui.shell.report_html import Shown, document
 
@@ -23,7 +24,7 @@ ENDS_EARLY = (
     "No report: this page ends early, because something is missing or a run is a recording alone. "
     "Its charts and tables can still be exported one by one."
 )
-_COMPONENT = st.components.v2.component(
+_COMPONENT = component(
     "emo_viz_report",
     html='<span role="status"></span>',
     css="span { font: 0.85rem var(--st-font); color: var(--st-text-color); }",

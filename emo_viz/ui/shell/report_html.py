@@ -1,20 +1,18 @@
 """What a page sends to the browser, as plain HTML. Every text is escaped here; knows no session."""
 
 import html
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
 from streamlit.proto.Element_pb2 import Element
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
-MOST_ROWS = 500  # of a table; all rows are in its export
+from emo_viz.ui.shell.report_table import table
+from emo_viz.ui.shell.words import SIGNS_OF_MARKDOWN
+
 MAIN = 0  # the first number of the place of what stands beside the side bar
-_SIGN = re.compile(r"\\(.)|:material/\w+:|\*\*|`|\[([^\]]*)\]\([^)]*\)|\n", re.DOTALL)
 _HEADING = re.compile(r"^(#{1,6}) +")
 # Streamlit's own words for colours and emphasis do not matter on paper.
 _STYLE = """
@@ -95,7 +93,7 @@ def markdown(body: str) -> str:
 
 def _inline(text: str) -> str:
     parts, bold, at = [], False, 0
-    for match in _SIGN.finditer(text):
+    for match in SIGNS_OF_MARKDOWN.finditer(text):
         parts.append(html.escape(text[at : match.start()]))
         at = match.end()
         if match[1] is not None:
@@ -130,21 +128,10 @@ def _figure(one: Any) -> str:
     )
 
 
-def _table(one: Any) -> str:
-    data = one.arrow_data.data
-    if not data:
-        return '<p class="note">A table that is too large to stand here.</p>'
-    frame: pd.DataFrame = pa.ipc.open_stream(io.BytesIO(data)).read_pandas()
-    plain = isinstance(frame.index, pd.RangeIndex)
-    table = frame.head(MOST_ROWS).to_html(index=not plain, na_rep="\u2013", border=0)
-    rest = len(frame) - MOST_ROWS
-    return table + (f'<p class="note">{rest:,} more rows.</p>' if rest > 0 else "")
-
-
 def _component(one: Any) -> str:
     """A text of coloured tokens as it is; anything else is a picture that the browser adds."""
     try:
-        data = json.loads(one.json)
+        data = json.loads(one.bytes)
     except ValueError:
         data = {}
     key = one.id.split("-", 2)[-1]
@@ -184,7 +171,7 @@ _DRAWN: dict[str, Callable[[Any], str]] = {
     "code": lambda one: f"<pre>{html.escape(one.code_text)}</pre>",
     "metric": lambda one: f"<p>{_inline(one.label)}: <strong>{html.escape(one.body)}</strong></p>",
     "plotly_chart": _figure,
-    "dataframe": _table,
-    "table": _table,
+    "dataframe": table,
+    "table": table,
     "bidi_component": _component,
 }

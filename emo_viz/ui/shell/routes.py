@@ -79,7 +79,7 @@ OWN_SOURCE, OWN_DOCUMENT = "Your own text", "own"
 
 
 def routing_of_document(document: str, token: int | None = None) -> dict[str, str]:
-    """The parameters of the routing page that open a bundled document, at one of its tokens."""
+    """The parameters of the routing page that open a document, at one of its tokens."""
     found = {ROUTING_DOCUMENT: document}
     return found if token is None else found | {ROUTING_TOKEN: str(token)}
 
@@ -90,7 +90,7 @@ def routing_of_text(code: str) -> dict[str, str]:
 
 
 def ablation_of_document(document: str) -> dict[str, str]:
-    """The parameters of the ablation page that open a bundled document."""
+    """The parameters of the ablation page that open a document."""
     return {SUBSET_DOCUMENT: document}
 
 

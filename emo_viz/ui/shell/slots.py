@@ -43,11 +43,13 @@ def put(a: str | None = None, b: str | None = None) -> None:
     st.session_state[_WANTED] = {slot: run for slot, run in wanted.items() if run is not None}
 
 
-def forget(run: str) -> None:
-    """Empty the slots that hold a run which this visitor has deleted, without a word."""
-    usual = library.default().ids[0] if assets.runs() else NONE
-    instead = {A: usual, B: NONE}
-    held = [slot for slot in (A, B) if st.session_state.get(slot) == run]
+def forget(*runs: str) -> None:
+    """Empty the slots that hold runs which this visitor has deleted, without a word. One stays
+    where another of its id is here."""
+    there = {run.id for run in assets.runs()}
+    usual = library.default().ids[0] if there else NONE
+    instead, gone = {A: usual, B: NONE}, {*runs} - there
+    held = [slot for slot in (A, B) if st.session_state.get(slot) in gone]
     st.session_state[_WANTED] = {slot: instead[slot] for slot in held}
 
 

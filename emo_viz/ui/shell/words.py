@@ -16,6 +16,7 @@ DOTTED_CIRCLE = "\u25cc"
 # Streamlit makes an icon of :material/home: even where its colons are escaped.
 _ICON = re.compile(r":(?=material/)")
 WORD_JOINER = "\u2060"  # takes no room and breaks no line
+SIGNS_OF_MARKDOWN = re.compile(r"\\(.)|:material/\w+:|\*\*|`|\[([^\]]*)\]\([^)]*\)|\n", re.DOTALL)
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=&])")
 
 
@@ -43,6 +44,17 @@ def escape_markdown(text: str) -> str:
     """`text` such that Markdown renders it literally, on one line."""
     shown = _ICON.sub(f":{WORD_JOINER}", visible(text))
     return isolated(_MARKDOWN.sub(r"\\\1", shown))
+
+
+def spoken(markdown: str) -> str:
+    """One of the app's own sentences without its Markdown, for a screen reader."""
+    return SIGNS_OF_MARKDOWN.sub(_plain, markdown)
+
+
+def _plain(sign: re.Match[str]) -> str:
+    if sign[2] is not None:  # a link
+        return spoken(sign[2])
+    return " " if sign[0] == "\n" else sign[1] or ""
 
 
 def escape_html(text: str) -> str:

@@ -10,7 +10,7 @@ from emo_viz.analysis.training_alarms import is_finished, stall_minutes
 from emo_viz.figures.training import RunLook, looks
 from emo_viz.server import library, training
 from emo_viz.server.training import MOST_FOLDERS, Reading, TrainingRun, silent_seconds
-from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.address import checked, several_of
 from emo_viz.ui.shell.words import escape_markdown
 
@@ -18,9 +18,13 @@ MOST = 6  # runs beside each other
 LONGEST_PATH = 1000
 WATCHED_SECONDS = 3600.0  # a run that has been silent for longer is not looked at again and again
 HOW = (
-    "There is no training run here. `python -m model.train --objective emo` writes one to runs/; "
-    "or name a folder that holds a metrics.jsonl."
+    "No checkpoint of the Library has the metrics of its training, and there is no training run in "
+    "runs/ of where the app was started. This trains one, and its curves appear here as it goes; "
+    "with `--keep-at 50,100,400` checkpoints stay whose history "
+    "`python -m emo_viz training-history` measures. Or name another folder that holds a "
+    "metrics.jsonl."
 )
+TRAIN = "python -m model.train --preset nano --objective emo"
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ def choose() -> Chosen | None:
     given = _folder(row)
     found = _found(given)
     if not found:
-        st.info(HOW, icon=":material/show_chart:")
+        missing.empty_state(HOW, TRAIN, "No training run yet")
         return None
     by_id = {one.id: one for one in found}
     usual = _usual(found)

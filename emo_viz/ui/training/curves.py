@@ -82,8 +82,9 @@ def _say(reading: Reading) -> None:
         st.warning(escape_markdown(reading.problem), icon=":material/heart_broken:")
         return
     found = alarms(reading.metrics, reading.plan, reading.silent_seconds)
-    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        st.markdown(_answer(reading), width="stretch")
+    words, ring = st.columns([5, 1], vertical_alignment="center")
+    words.markdown(_answer(reading))
+    with ring:
         _thresholds(reading, found)
     _progress(reading)
     if ringing := [alarm for alarm in found if alarm.rings]:

@@ -6,6 +6,9 @@ data and are written as text.
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import chain
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,12 @@ import streamlit as st
 
 from emo_viz.analysis.training_history import History, facts
 from emo_viz.figures import training_history as figures
-from emo_viz.server import histories
+from emo_viz.server import assets, histories, library
+from emo_viz.server.pairs import Pair
 from emo_viz.ui.parts import export
 from emo_viz.ui.parts.player import PLAYER_CSS, PLAYER_JS
 from emo_viz.ui.shell import links, missing, routes
+from emo_viz.ui.shell.component import component
 from emo_viz.ui.shell.words import count, escape_markdown, isolated, visible
 
 KEY = "training_checkpoints"
@@ -35,7 +40,7 @@ _JS = "".join(
     path.read_text(encoding="utf-8")
     for path in (_DRAW, _FOLDER / "history_charts.js", _FOLDER / "history.js")
 )
-_COMPONENT = st.components.v2.component(
+_COMPONENT = component(
     "emo_viz_training_history",
     html='<div class="history" role="group" aria-label="Checkpoints of a training run"></div>',
     css=PLAYER_CSS + (_FOLDER / "history.css").read_text(encoding="utf-8"),
@@ -45,16 +50,14 @@ _COMPONENT = st.components.v2.component(
 
 def show() -> None:
     """The view."""
-    paths = _chosen(histories.paths())
-    found = _read(paths)
+    every = histories.paths()
+    found = _read(_chosen(every))
     if not found:
         missing.empty_state(
-            "No checkpoints of a training run have been measured. A run keeps its newest "
-            "ones alone; copy those to compare, then measure them:",
-            COMMAND,
-            "No history of a training run yet",
+            f"No checkpoints of a training run have been measured. {_how()}", *_mend()
         )
         return
+    _say_others(every)
     shown = [each for each in found.values() if each.key == next(iter(found.values())).key]
     for each in found.values():
         if each not in shown:
@@ -68,14 +71,45 @@ def show() -> None:
     _source(shown)
 
 
+def _how() -> str:
+    """How a history comes about, for the runs in the slots."""
+    kept = "A run keeps its newest checkpoints alone; training it with `--keep-at 50,100,400` keeps"
+    if _pair() is None:
+        return f"{kept} those too. This measures them:"
+    return f"{kept} those too, and this measures them with the rest:"
+
+
+def _mend() -> tuple[str, str]:
+    """The command, and the headline."""
+    pair = _pair()
+    return pair.command if pair else COMMAND, "No history of a training run yet"
+
+
+def _pair() -> Pair | None:
+    """The pair of the user's own that the slots hold."""
+    with suppress(library.Missing):
+        return assets.pair_of(library.comparison().first.id)
+    return None
+
+
+def _say_others(every: Sequence[Path]) -> None:
+    """That the histories which are shown are not of the runs in the slots, if these have none."""
+    pair = _pair()
+    if pair is None or _of_slots(every):
+        return
+    st.info(
+        f"There is no training history of {escape_markdown(' and '.join(pair.ids))}, so others are "
+        "shown. "
+        f"{_how()} {missing.in_words(pair.command)}",
+        icon=":material/visibility_off:",
+    )
+
+
 def _chosen(paths: Sequence[Path]) -> list[Path]:
     """All of them, or which two of many."""
     if len(paths) <= MOST:
         return list(paths)
-    names = dict[str, Path]()
-    for path in paths:
-        name = path.stem.removeprefix("training-")
-        names[f"{name} (your own)" if name in names else name] = path
+    names, own = _named(paths), _of_slots(paths)
     chosen = links.several(
         st,
         "history",
@@ -83,9 +117,29 @@ def _chosen(paths: Sequence[Path]) -> list[Path]:
         list(names),
         MOST,
         routes.TRAINING_HISTORY,
-        placeholder="The first two",
+        placeholder="Those of the runs in the slots" if own else "The first two",
     )
-    return [names[name] for name in chosen] or list(paths[:MOST])
+    return [names[name] for name in chosen] or own or list(paths[:MOST])
+
+
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    """The files by what they are called, each by a name of its own."""
+    names = dict[str, Path]()
+    for path in paths:
+        name = path.stem.removeprefix("training-")
+        numbered = (f"{name} (your own, {n})" for n in count_from(2))
+        options = chain((name, f"{name} (your own)"), numbered)
+        names[next(each for each in options if each not in names)] = path
+    return names
+
+
+def _of_slots(paths: Sequence[Path]) -> list[Path]:
+    """Those of the runs in the slots, in their order."""
+    with suppress(library.Missing):
+        ids = library.comparison().ids
+        own = (assets.analysis_path(f"training-{run}.npz", run) for run in ids)
+        return [path for path in own if path in paths]
+    return []
 
 
 def _read(paths: Sequence[Path]) -> dict[Path, History]:
