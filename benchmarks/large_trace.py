@@ -2,9 +2,11 @@
 
 A trace of 10,000 documents and 2 million tokens at the geometry of the 1B/14B models (made by
 `benchmarks.trace_size`, routing as random as it gets) is the only run. Every page is opened twice
-in a process of its own, whose first opening imports what the page needs, and then all of them in
-one process, as a server would. A line is a page: wall and CPU seconds of the first opening, wall of
-the second, peak memory of the process, KiB sent to the browser, and what the page says is missing.
+in a process of its own, whose first opening imports what the page needs; then in one that has
+imported what a server imports in its first seconds (emo_viz/server/warm.py), but has read nothing;
+and then all of them in one process. A line is a page: wall and CPU seconds of the first opening,
+wall of the second, peak memory of the process, KiB sent to the browser, and what the page says is
+missing.
 """
 
 import json
@@ -33,10 +35,13 @@ Address = tuple[str, dict[str, str]]
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep the trace here, or find it.")
 @click.option("--only", default="", help="Pages whose name holds this.")
 @click.option("--opened", hidden=True, default="")
-def main(documents: int, tokens: int, folder: Path | None, only: str, opened: str) -> None:
+@click.option("--warmed", hidden=True, is_flag=True)
+def main(
+    documents: int, tokens: int, folder: Path | None, only: str, opened: str, warmed: bool
+) -> None:
     """Print seconds and peak memory of every page."""
     if opened:
-        _open_all([(page, params) for page, params in json.loads(opened)])
+        _open_all([(page, params) for page, params in json.loads(opened)], warmed)
         return
     with tempfile.TemporaryDirectory() as place:
         assets = folder or Path(place) / "assets"
@@ -46,6 +51,9 @@ def main(documents: int, tokens: int, folder: Path | None, only: str, opened: st
         print(f"{'page':<36} {'first':>7} {'CPU':>7} {'again':>7}  {'MiB':>5} {'KiB':>6}")
         for each in found:
             _run([each], environment)
+        print("each in a process that has imported what a server imports as it starts")
+        for each in found:
+            _run([each], environment, "--warmed")
         print("all in one process")
         _run(found, environment)
 
@@ -73,20 +81,29 @@ def _write(folder: Path, documents: int, tokens: int) -> None:
     subprocess.run(command, check=True, cwd=ROOT)
 
 
-def _run(pages: Sequence[Address], environment: dict[str, str]) -> None:
+def _run(pages: Sequence[Address], environment: dict[str, str], *options: str) -> None:
     command = [sys.executable, "-m", "benchmarks.large_trace", "--opened", json.dumps(pages)]
-    subprocess.run(command, check=True, cwd=ROOT, env=environment)
+    subprocess.run([*command, *options], check=True, cwd=ROOT, env=environment)
 
 
-def _open_all(pages: Sequence[Address]) -> None:
+def _open_all(pages: Sequence[Address], warmed: bool) -> None:
     import logging
 
     logging.disable(logging.WARNING)  # Streamlit's, of running outside of its server
     from streamlit.testing.v1 import AppTest
 
     AppTest.from_string("").run()  # a server has Streamlit itself imported
+    if warmed:
+        _import_as_a_server()
     for page, params in pages:
         _measure(_name(page, params), page, params)
+
+
+def _import_as_a_server() -> None:
+    from emo_viz.server import imports, warm
+
+    for name in (*warm.FOR_PAGES, *imports.FOR_MODELS, *imports.FOR_CLUSTERS):
+        imports.alone(name)
 
 
 def _measure(name: str, page: str, params: dict[str, str]) -> None:

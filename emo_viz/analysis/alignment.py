@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from scipy.special import xlogy
 
-from emo_viz.analysis.bootstrap import Interval, bootstrap_interval
+from emo_viz.analysis.bootstrap import Interval, bootstrap_interval, bootstrap_intervals
 
 SHUFFLES = 20
 
@@ -68,9 +68,10 @@ def alignment(
     cluster, group, document = _codes(clusters, groups, documents)
     nmi, ari = _scores(_tables(cluster, group, document))
     influence = _influence(nmi)
+    of_nmi, of_ari = bootstrap_intervals([influence, _influence(ari)], None, n, seed)
     return Alignment(
-        nmi=_interval(nmi[0], influence, n, seed),
-        ari=_interval(ari[0], _influence(ari), n, seed),
+        nmi=_moved(of_nmi, nmi[0]),
+        ari=_moved(of_ari, ari[0]),
         chance_nmi=_chance(cluster, group, document, shuffle, seed),
         influence=influence,
     )
@@ -174,7 +175,11 @@ def _influence(scores: Array) -> Array:
 
 
 def _interval(value: float, influence: Array, n: int, seed: int) -> Interval:
-    around = bootstrap_interval(influence, None, n, seed)
+    return _moved(bootstrap_interval(influence, None, n, seed), value)
+
+
+def _moved(around: Interval, value: float) -> Interval:
+    """The interval of a value, from that of its influence."""
     return Interval(float(value), value + around.low, value + around.high, around.n)
 
 

@@ -5,7 +5,7 @@ independent of each other. Two calls with the same number of documents, `n` and 
 documents, so differences and ratios of two models can be taken sample by sample.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,13 +38,29 @@ def bootstrap_interval(
     document says nothing about the spread. Raises ValueError for no document, a value or weight
     that is not finite, a negative weight, or shapes that differ.
     """
-    values, weight = _checked(values_per_document, weights)
-    mean = float(np.average(values, weights=weight))
-    if len(values) == 1:
-        return Interval(mean, np.nan, np.nan, 1)
-    columns = np.stack([values * weight, weight], axis=1)
-    sums = np.concatenate([c @ columns for c in resample_counts(len(values), n, seed)])
-    return percentile_interval(mean, sums[:, 0] / sums[:, 1], len(values), level)
+    return bootstrap_intervals([values_per_document], weights, n, seed, level)[0]
+
+
+def bootstrap_intervals(
+    several: Sequence[ArrayLike],
+    weights: ArrayLike | None = None,
+    n: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> list[Interval]:
+    """`bootstrap_interval` of several values of the same documents, which are drawn once."""
+    checked = [_checked(values, weights) for values in several]
+    weight = checked[0][1]
+    means = [float(np.average(values, weights=weight)) for values, _ in checked]
+    if len(weight) == 1:
+        return [Interval(mean, np.nan, np.nan, 1) for mean in means]
+    columns = np.stack([*(values * weight for values, _ in checked), weight], axis=1)
+    sums = np.concatenate([c @ columns for c in resample_counts(len(weight), n, seed)])
+    samples = (sums[:, :-1] / sums[:, -1:]).T
+    return [
+        percentile_interval(mean, each, len(weight), level)
+        for mean, each in zip(means, samples, strict=True)
+    ]
 
 
 def percentile_interval(

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from emo_viz.analysis import bootstrap
-from emo_viz.analysis.bootstrap import bootstrap_interval, percentile_interval, resample_counts
+from emo_viz.analysis.bootstrap import (
+    bootstrap_interval,
+    bootstrap_intervals,
+    percentile_interval,
+    resample_counts,
+)
 
 
 def test_interval_covers_the_true_mean_as_often_as_it_says():
@@ -86,3 +91,13 @@ def test_percentiles_of_known_samples():
     assert (interval.low, interval.high) == pytest.approx((5.0, 95.0))
     with pytest.raises(ValueError, match="between 0 and 1"):
         percentile_interval(7.0, np.arange(3.0), 5, level=95)
+
+
+def test_several_values_of_the_same_documents_have_the_intervals_that_each_has_alone():
+    rng = np.random.default_rng(3)
+    one, other, weights = rng.normal(size=40), rng.exponential(size=40), rng.integers(0, 5, 40)
+    together = bootstrap_intervals([one, other], weights, n=200, seed=2)
+    for values, found in zip((one, other), together, strict=True):
+        alone = bootstrap_interval(values, weights, n=200, seed=2)
+        assert (found.n, found.mean) == (alone.n, alone.mean)
+        np.testing.assert_allclose((found.low, found.high), (alone.low, alone.high), rtol=1e-12)
