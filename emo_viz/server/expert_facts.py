@@ -6,8 +6,6 @@ by the server; of added runs it is written into the user's folder.
 
 from pathlib import Path
 
-import streamlit as st
-
 from emo_viz.analysis import expert_effects
 from emo_viz.analysis.expert_effects import Effects
 from emo_viz.analysis.expert_tokens import ExpertTokens, load, save
@@ -16,7 +14,7 @@ from emo_viz.analysis.origins import Weights
 from emo_viz.analysis.runs import Run
 from emo_viz.runs import ablate_experts, experts
 from emo_viz.runs.progress import Report
-from emo_viz.server import assets, home, library
+from emo_viz.server import assets, caches, home, library
 from emo_viz.server.jobs import Job, in_turn, politely, registry
 from model.files import weights_digest
 
@@ -157,16 +155,16 @@ def _key(run: Run) -> str:
     return f"expert tokens|{run.id}|{library.trace_key(run.id)}|{run.digest}"
 
 
-@st.cache_resource(max_entries=8, show_spinner=False)
+@caches.for_all(8)
 def _use(_trace: object, key: str) -> ExpertUse:
     return use_of(_trace)  # type: ignore[arg-type]
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
+@caches.for_all(4)
 def _load(file: Path, key: str) -> ExpertTokens:
     return load(file)
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
+@caches.for_all(4)
 def _load_effects(file: Path, key: str) -> Effects:
     return expert_effects.load(file)

@@ -4,10 +4,8 @@ pairs, and what else lies in the user's folder."""
 from contextlib import suppress
 from pathlib import Path
 
-import streamlit as st
-
 from emo_viz.analysis.training_history import PATTERN, History, read_history
-from emo_viz.server import assets, home, pairs
+from emo_viz.server import assets, caches, home, pairs
 
 OWN = "training"  # of the user's folder
 
@@ -43,6 +41,6 @@ def read(path: Path) -> History:
     return _read(str(path), key(path))
 
 
-@st.cache_resource(max_entries=8, show_spinner=False)
+@caches.for_all(8)
 def _read(path: str, content: str) -> History:
     return read_history(Path(path))

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import streamlit as st
-
 from emo_viz.runs.progress import Report
+from emo_viz.server import caches
 
 MAX_JOBS = 32
 HAND_OVER_SECONDS = 0.005
@@ -114,7 +113,7 @@ class Registry:
             return job
 
 
-@st.cache_resource(max_entries=1, show_spinner=False)
+@caches.for_all(1)
 def registry() -> Registry:
     """The one registry that all visitors share."""
     return Registry()

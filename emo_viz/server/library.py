@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import streamlit as st
 
 from emo_viz.analysis.checkpoints import check_routers, vocabulary_digest
 from emo_viz.analysis.origins import of_trace
@@ -20,7 +19,7 @@ from emo_viz.analysis.projection import content_key
 from emo_viz.analysis.runs import Comparison, Facts, Run, compare, default_of, label_of
 from emo_viz.analysis.widths import routed_by_layer
 from emo_viz.figures.kept import beside
-from emo_viz.server import assets, catalogue, commands, imports
+from emo_viz.server import assets, caches, catalogue, commands, imports
 from model.files import read_json
 
 if TYPE_CHECKING:
@@ -124,12 +123,12 @@ def default() -> Comparison:
 
 def choose(runs: Sequence[Run]) -> None:
     """Have this visitor's pages show these runs: one or two of `assets.runs()`."""
-    st.session_state[CHOSEN] = compare(runs)
+    caches.for_visitor()[CHOSEN] = compare(runs)
 
 
 def comparison() -> Comparison:
     """What this visitor's pages show: what was chosen, else the default. Raises Missing."""
-    chosen: Comparison | None = st.session_state.get(CHOSEN)
+    chosen: Comparison | None = caches.for_visitor().get(CHOSEN)
     return default() if chosen is None else chosen
 
 
@@ -236,7 +235,7 @@ def encoded(loaded: LoadedModel, text: str, most: int) -> "Encoded":
     return _encoded(loaded, loaded.key, text, most)
 
 
-@st.cache_resource(max_entries=128, show_spinner=False)
+@caches.for_all(128)
 def _encoded(_loaded: LoadedModel, key: str, text: str, most: int) -> "Encoded":
     return _loaded.live.encode(text, most)
 
@@ -336,13 +335,13 @@ def warm_up(run: str) -> None:
         _hold(run, path, assets.content(path), _device(""), _dtype(run))
 
 
-@st.cache_resource(max_entries=4, show_spinner="Loading the model …")
+@caches.for_all(4, "Loading the model …")
 def _load(run: str, path: Path, key: str, device: str, dtype: str) -> LoadedModel:
     return _hold(run, path, key, device, dtype)
 
 
 # Apart from the one with the spinner, which needs a visitor to show it to.
-@st.cache_resource(max_entries=4, show_spinner=False)
+@caches.for_all(4)
 def _hold(run: str, path: Path, key: str, device: str, dtype: str) -> LoadedModel:
     imports.for_models()
     import torch
@@ -368,13 +367,13 @@ def _suffix(value: str, usual: str) -> str:
     return "" if value == usual else f" {value}"
 
 
-@st.cache_resource(max_entries=8, show_spinner=False)
+@caches.for_all(8)
 def _trace_facts(_trace: "Trace", key: str) -> Facts:
     ids, texts = content_key(_trace.facts["id"]), of_trace(_trace, "").documents
     return Facts(_trace.manifest.model.routed, documents=ids, texts=texts)
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
+@caches.for_all(4)
 def _documents(path: Path, key: str) -> pd.DataFrame:
     """Raises ValueError, in words that follow "The file", for what is no table of documents."""
     import pyarrow as pa
@@ -395,7 +394,7 @@ def _documents(path: Path, key: str) -> pd.DataFrame:
     return table
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
+@caches.for_all(4)
 def _open_trace(path: Path, key: str) -> "Trace":
     from emo_viz.trace import Trace
 

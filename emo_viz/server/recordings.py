@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import streamlit as st
 
 from emo_viz.analysis.routed import Numbered, common_layers
-from emo_viz.server import assets, library
+from emo_viz.server import assets, caches, library
 from emo_viz.server.library import Missing
 from emo_viz.trace.absent import Absent
 from emo_viz.trace.schema import MANIFEST
@@ -45,7 +44,7 @@ def opened(name: str) -> "Trace":
         raise Missing(str(error), IMPORT.format(folder=path)) from error
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
+@caches.for_all(4)
 def _open(path: Path, manifest: bytes) -> "Trace":
     from emo_viz.trace import Trace
 
@@ -60,7 +59,7 @@ def readable(run: str) -> pd.DataFrame:
     return _readable(opened(run), f"{library.trace_key(run)} {stored}")
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
+@caches.for_all(4)
 def _readable(_trace: "Trace", key: str) -> pd.DataFrame:
     trace = _trace
     frame = trace.documents if trace.has("text") else trace.facts.assign(text="")
@@ -120,12 +119,12 @@ def of_routing(runs: Sequence[str]) -> frozenset[str]:
     return _held_out_ids(assets.content(library.documents_path()))
 
 
-@st.cache_resource(max_entries=2, show_spinner=False)
+@caches.for_all(2)
 def _held_out_ids(key: str) -> frozenset[str]:
     return frozenset(_held_out_texts())
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
+@caches.for_all(4)
 def _ids(_trace: "Trace", key: str) -> frozenset[str]:
     return frozenset(_trace.facts["id"].astype(str))
 

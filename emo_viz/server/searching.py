@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import streamlit as st
 from numpy.typing import NDArray
 
 from emo_viz.analysis.origins import documents_digest
@@ -24,7 +23,7 @@ from emo_viz.analysis.search_tokens import (
     expert_counts,
     expert_tokens,
 )
-from emo_viz.server import assets, library, recordings
+from emo_viz.server import assets, caches, library, recordings
 from model.files import inside
 
 if TYPE_CHECKING:
@@ -80,18 +79,18 @@ def searchable(runs: Comparison) -> Searchable:
     return Searchable(tuple(corpora), tuple(left_out))
 
 
-@st.cache_resource(max_entries=8, show_spinner=False)
+@caches.for_all(8)
 def _trace_digest(_trace: "Trace", key: str) -> str:
     facts = _trace.documents if _trace.has("text") else _trace.facts.assign(text="")
     return documents_digest(facts)
 
 
-@st.cache_resource(max_entries=2, show_spinner=False)
+@caches.for_all(2)
 def _documents_digest(_documents: pd.DataFrame, key: str) -> str:
     return documents_digest(_documents)
 
 
-@st.cache_resource(max_entries=4, show_spinner="Reading the documents …")
+@caches.for_all(4, "Reading the documents …")
 def _index(_source: "pd.DataFrame | Trace", key: str) -> TextIndex:
     if isinstance(_source, pd.DataFrame):
         return TextIndex(_source)
@@ -124,12 +123,12 @@ def _tokenizer(run: str) -> Path | None:
     return inside(folder, TOKENIZER) if (folder / TOKENIZER).is_file() else None
 
 
-@st.cache_resource(max_entries=2, show_spinner=False)
+@caches.for_all(2)
 def _recorded(_trace: "Trace", key: str) -> Tokens:
     return RecordedTokens(_trace)
 
 
-@st.cache_resource(max_entries=2, show_spinner="Reading the documents token by token …")
+@caches.for_all(2, "Reading the documents token by token …")
 def _tokenized(_corpus: Corpus, _file: Path, corpus: str, tokenizer: str) -> Tokens:
     return TokenizedTexts(_corpus.index.facts["text"].tolist(), _file)
 
@@ -161,7 +160,7 @@ def expert_use(run: str, layer: int, expert: int) -> ExpertUse:
     return _expert_use(trace, library.trace_key(run), place, expert)
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
+@caches.for_all(32)
 def _expert_use(_trace: "Trace", key: str, layer: int, expert: int) -> ExpertUse:
     hits = expert_tokens(_trace, layer, expert) if _trace.has_tokens else None
     usage = np.asarray(_trace.usage[:, layer, expert], np.float64)

@@ -4,13 +4,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 import pandas as pd
-import streamlit as st
 
 from emo_viz.analysis.curves import read_together
 from emo_viz.analysis.glance import load_glances
 from emo_viz.analysis.runs import Comparison
 from emo_viz.runs.glance import choose
-from emo_viz.server import assets, library
+from emo_viz.server import assets, caches, library
 
 GLANCE = "glance.npz"
 
@@ -30,7 +29,7 @@ def key(runs: Iterable[str]) -> str:
     return assets.content(path, *beside, *curves, *(each.with_suffix(".json") for each in curves))
 
 
-@st.cache_resource(max_entries=16, show_spinner=False)
+@caches.for_all(16)
 def _chosen(runs: tuple[str, ...], key: str) -> str:
     documents = library.documents(runs)
     with suppress(ValueError):

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from functools import partial
 from typing import Any
 
-from emo_viz.server import assets, imports, library
+from emo_viz.server import assets, caches, imports, library
 
 # What pages import when they are first opened, in the order in which it is needed.
 FOR_PAGES = ("pandas", "plotly.graph_objects", "plotly.io", "pyarrow.parquet", "scipy.sparse")
@@ -92,16 +92,9 @@ def steps(pages: Pages = tuple) -> Iterator[Step]:
 def _leave_alone() -> None:
     """What is here now stays: let Python's collection of garbage walk only what comes after. What
     visitors have here goes with them, so it is left where it is collected."""
-    if not _visitors():
+    if not caches.visitors():
         gc.collect()
         gc.freeze()
-
-
-def _visitors() -> int:
-    """Sessions that this server holds, some perhaps of visitors who have just left."""
-    from streamlit import runtime
-
-    return len(runtime.get_instance()._session_mgr.list_sessions()) if runtime.exists() else 0
 
 
 def _importing(name: str) -> Step:

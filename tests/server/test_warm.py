@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from emo_viz.server import library, warm
+from emo_viz.server import caches, library, warm
 
 SECONDS = 600
 
@@ -66,11 +66,11 @@ def test_a_step_of_a_page_that_fails_stops_no_other():
 def test_what_visitors_have_is_not_kept_from_collection(monkeypatch):
     frozen = list[str]()
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append("frozen"))
-    monkeypatch.setattr(warm, "_visitors", lambda: 1)
+    monkeypatch.setattr(caches, "visitors", lambda: 1)
     warm._leave_alone()
     assert not frozen
     monkeypatch.undo()
-    assert warm._visitors() == 0  # no server runs here
+    assert caches.visitors() == 0  # no server runs here
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append("frozen"))
     warm._leave_alone()
     assert frozen == ["frozen"]
