@@ -24,8 +24,7 @@ from model.evaluate.passes import (
     router_probabilities,
     token_losses,
 )
-from model.files import inside, read_json
-from model.run.checkpoint import CONFIG
+from model.run.checkpoint import is_of_other_family
 from model.run.inference import encode
 from model.run.live import LiveFamily
 from model.run.loading import load_model, load_tokenizer
@@ -193,7 +192,6 @@ def open_subject(folder: Path, device: torch.device, dtype: str = "float32") -> 
     Raises ValueError for what cannot be found, read or held in memory, and for a model without
     losses.
     """
-    known = (folder / CONFIG).is_file()  # else `load_model` says so
-    if known and read_json(inside(folder, CONFIG)).get("model_type") != "emo":
+    if is_of_other_family(folder):
         return FamilySubject(LiveFamily(open_checkpoint(str(folder), str(device), dtype)))
     return EmoSubject(load_model(folder, dtype).to(device), folder)
