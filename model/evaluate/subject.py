@@ -17,13 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from model.emo.modeling import EmoForCausalLM
-from model.evaluate.passes import (
-    BATCH_TOKENS,
-    BATCH_TOKENS_ELSEWHERE,
-    Documents,
-    router_probabilities,
-    token_losses,
-)
+from model.evaluate.passes import Documents, batch_tokens, router_probabilities, token_losses
 from model.run.checkpoint import is_of_other_family
 from model.run.inference import encode
 from model.run.live import LiveFamily
@@ -122,8 +116,7 @@ class FamilySubject(Subject):
         self.experts = live.geometry.experts
         self.slots = live.geometry.num_experts_per_tok
         self.longest = live.most_tokens(LONGEST)
-        kind = torch.device(live.model.device).type
-        self._at_once = BATCH_TOKENS.get(kind, BATCH_TOKENS_ELSEWHERE)
+        self._at_once = batch_tokens(live.model.device)
         self.absent = {"pool": "only EMO's own format can draw a pool from the document so far"}
         if live.why_not_cut:
             self.absent["cuts"] = live.why_not_cut
