@@ -98,17 +98,22 @@ def new_folder(path: Path) -> Iterator[Path]:
             yield temporary
         with _blaming(path, path):
             _open_as_surroundings(temporary, 0o777)
-            for file in temporary.rglob(
-                "*.safetensors"
-            ):  # which its library writes as tempfile does
+            # Those that their library writes as tempfile does.
+            for file in temporary.rglob("*.safetensors"):
                 _open_as_surroundings(file, 0o666)
             _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def is_left_over(path: Path) -> bool:
-    """Whether a kill in the middle of writing left it: nobody's file, in nobody's way."""
+def contents(folder: Path) -> list[Path]:
+    """What lies in a folder, but what a kill in the middle of writing left: nobody's file, in
+    nobody's way. [] where there is no folder."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in found if not _is_left_over(path)]
+
+
+def _is_left_over(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 

@@ -193,8 +193,8 @@ def analyse(job: Analysis, show: Show, tell: Callable[[str], None] = lambda said
     for step in first:
         with show(step.name) as report:
             job.ledger.make(step, report)
-    texts = len(read_documents(job.documents))
-    domains = read_documents(job.documents)["domain"].nunique()
+    named = read_documents(job.documents)["domain"]
+    texts, domains = len(named), named.nunique()
     tell(f"{texts:,} documents of {domains} domain{'s' * (domains != 1)} to show and measure.")
     for sentence in (*_cannot(texts, domains), *_no_history(job)):
         tell(sentence)
@@ -316,7 +316,7 @@ def _release(folder: Path, out: Path, report: Report = unreported) -> None:
 def _steps(job: Analysis, texts: int, domains: int) -> Iterator[Step]:
     """All else, in an order in which it can be made; texts, domains: how many there are."""
     for run, checkpoint in zip(job.runs, job.checkpoints, strict=True):
-        yield from _of_run(job, run.id, checkpoint, texts, domains)
+        yield from _of_run(job, run, checkpoint, texts, domains)
     if texts >= FEWEST_POINTS or not texts:
         yield _map(job)
     yield _token_map(job, texts)
@@ -324,7 +324,10 @@ def _steps(job: Analysis, texts: int, domains: int) -> Iterator[Step]:
     yield _glance(job)
 
 
-def _of_run(job: Analysis, run: str, checkpoint: Path, texts: int, domains: int) -> Iterator[Step]:
+def _of_run(
+    job: Analysis, trained: Trained, checkpoint: Path, texts: int, domains: int
+) -> Iterator[Step]:
+    run = trained.id
     inputs, documents = (checkpoint, job.documents), job.documents
     trace, clusters = job.out / "traces" / run, job.file(f"clusters-{run}.npz")
     experts, effects = job.file(f"experts-{run}.npz"), job.file(f"expert-effects-{run}.npz")
@@ -364,7 +367,7 @@ def _of_run(job: Analysis, run: str, checkpoint: Path, texts: int, domains: int)
         {"documents": EFFECT_DOCUMENTS, "tokens": EFFECT_TOKENS},
         passes=60.0 * EFFECT_DOCUMENTS * domains,
     )
-    moments = _moments(job.runs[job.checkpoints.index(checkpoint)].folder)
+    moments = _moments(trained.folder)
     if len(moments) >= FEWEST_MOMENTS:
         yield _history(job, run, checkpoint, moments, domains)
 

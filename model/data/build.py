@@ -27,7 +27,7 @@ from model.data.spool import Spool
 from model.data.tokenizer import load_tokenizer
 from model.data.work import work_folder
 from model.data.write import Settings, make_tokenizer, write_corpus
-from model.files import check_writable, is_left_over, read_json
+from model.files import check_writable, contents, read_json
 
 SPLIT_FILES = (".bin", ".offsets.npy", ".index.parquet")
 CORPUS_NAMES = {
@@ -119,8 +119,7 @@ def check_out(out: Path, documents: Path | None, downloads: Path | None) -> None
         # A folder of texts is read whole, what lies among the downloads is not.
         if path and (_holds(out, path) or (path is documents and _holds(path, out))):
             raise CorpusError(f"{out} and {path} lie one inside the other; choose another --out.")
-    found = [path for path in out.iterdir() if not is_left_over(path)] if out.is_dir() else []
-    names = {path.name for path in found}
+    names = {path.name for path in contents(out)}
     if names and not _is_corpus(out):
         raise CorpusError(f"{out} holds something that is no corpus; choose another --out.")
     if foreign := sorted(names - CORPUS_NAMES):

@@ -23,7 +23,7 @@ from model.emo.modeling import EmoForCausalLM
 from model.evaluate import choices, modules
 from model.evaluate.choices import Question
 from model.evaluate.intervals import Span, domain_means, pooled_mean, span
-from model.evaluate.subject import Subject, subject_of
+from model.evaluate.subject import Masks, Subject, subject_of
 
 FORMAT = "emo-viz-evaluation"
 FORMAT_VERSION = 1
@@ -34,8 +34,6 @@ SEEN_LIMIT = 0.01  # a document with a larger share of seen sequences is not amo
 MAX_CLUSTERED = 100_000  # tokens: the bound of the memory that clustering takes
 
 NONE: Mapping[str, Sequence[Question]] = MappingProxyType({})
-
-Masks = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -152,13 +150,13 @@ def _measure(
     found = modules.agreement(*_clusters(subject, texts, seed), domains_D)
     found["keep_overlap"] = {}
     for k in keep:
-        cuts = _cuts(subject, scores_MLR, k - subject.shared, domains_D, seed)
+        kept = k - subject.shared
+        own_MLR = keep_sets(scores_MLR, kept)
+        cuts = _cuts(subject, own_MLR, kept, domains_D, seed)
         for kind, masks_DLR in cuts.items():
             losses[f"{kind}/{k}"] = _means(subject.losses(texts, masks_DLR))
         if subject.has_pools:
-            pool = subject.losses(texts, causal_pool=k - subject.shared)
-            losses[f"pool/{k}"] = _means(pool)
-        own_MLR = keep_sets(scores_MLR, k - subject.shared)
+            losses[f"pool/{k}"] = _means(subject.losses(texts, causal_pool=kept))
         if len(of.domains) > 1:
             found["keep_overlap"][str(k)] = modules.keep_overlap(own_MLR)
         for name, some in questions.items():
@@ -181,19 +179,14 @@ def _of_questions(
 
 
 def _cuts(
-    subject: Subject,
-    scores_MLR: NDArray[np.float64],
-    kept: int,
-    domains_D: NDArray[np.int64],
-    seed: int,
+    subject: Subject, own_MLR: Masks, kept: int, domains_D: NDArray[np.int64], seed: int
 ) -> dict[str, Masks]:
     """The experts that each document may use, [D, L, R], by how they were chosen."""
-    domains = len(scores_MLR)
-    own_MLR = keep_sets(scores_MLR, kept)
+    domains = len(own_MLR)
     cuts = {"own": own_MLR[domains_D]}
     if domains > 1:
         cuts["other"] = own_MLR[(domains_D + max(1, domains // 2)) % domains]
-    random_MLR = np.random.default_rng(seed).random(scores_MLR.shape)
+    random_MLR = np.random.default_rng(seed).random(own_MLR.shape)
     for layer, experts in enumerate(subject.experts):
         random_MLR[:, layer, experts:] = -1  # there are none
     return cuts | {"random": keep_sets(random_MLR, kept)[domains_D]}

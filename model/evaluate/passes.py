@@ -18,9 +18,7 @@ from model.emo.documents import DocumentRouting
 from model.emo.modeling import EmoForCausalLM
 from model.emo.restriction import restricted
 
-BATCH_TOKENS = {"cpu": 8192}
-"""By device type; a GPU takes more, so that it works longer than it is waited for."""
-BATCH_TOKENS_ELSEWHERE = 65_536
+BATCH_TOKENS, GPU_BATCH_TOKENS = 8192, 65_536
 
 Documents = Sequence[NDArray[np.int64]]
 
@@ -33,11 +31,16 @@ class Batch(NamedTuple):
     lengths: NDArray[np.int64]  # [B]
 
 
+def batch_tokens(device: torch.device) -> int:
+    """Tokens of a batch; a GPU takes more, so that it works longer than it is waited for."""
+    return BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
+
+
 def batches(model: EmoForCausalLM, documents: Documents) -> Iterator[Batch]:
     """All documents, the shortest first. Raises ValueError for one that the model cannot take."""
     _check(model, documents)
     lengths = np.array([len(tokens) for tokens in documents], np.int64)
-    most = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS_ELSEWHERE)
+    most = batch_tokens(model.device)
     order = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(order):

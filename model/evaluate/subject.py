@@ -17,15 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from model.emo.modeling import EmoForCausalLM
-from model.evaluate.passes import (
-    BATCH_TOKENS,
-    BATCH_TOKENS_ELSEWHERE,
-    Documents,
-    router_probabilities,
-    token_losses,
-)
-from model.files import inside, read_json
-from model.run.checkpoint import CONFIG
+from model.evaluate.passes import Documents, batch_tokens, router_probabilities, token_losses
+from model.run.checkpoint import is_of_other_family
 from model.run.inference import encode
 from model.run.live import LiveFamily
 from model.run.loading import load_model, load_tokenizer
@@ -123,8 +116,7 @@ class FamilySubject(Subject):
         self.experts = live.geometry.experts
         self.slots = live.geometry.num_experts_per_tok
         self.longest = live.most_tokens(LONGEST)
-        kind = torch.device(live.model.device).type
-        self._at_once = BATCH_TOKENS.get(kind, BATCH_TOKENS_ELSEWHERE)
+        self._at_once = batch_tokens(live.model.device)
         self.absent = {"pool": "only EMO's own format can draw a pool from the document so far"}
         if live.why_not_cut:
             self.absent["cuts"] = live.why_not_cut
@@ -193,7 +185,6 @@ def open_subject(folder: Path, device: torch.device, dtype: str = "float32") -> 
     Raises ValueError for what cannot be found, read or held in memory, and for a model without
     losses.
     """
-    known = (folder / CONFIG).is_file()  # else `load_model` says so
-    if known and read_json(inside(folder, CONFIG)).get("model_type") != "emo":
+    if is_of_other_family(folder):
         return FamilySubject(LiveFamily(open_checkpoint(str(folder), str(device), dtype)))
     return EmoSubject(load_model(folder, dtype).to(device), folder)

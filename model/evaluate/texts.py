@@ -6,7 +6,7 @@ tokenizer reads the texts that they spell, and how much of these it has seen is 
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def _first(spec: str, per_domain: int) -> Iterator[Text]:
             yield text
 
 
-def _few(names: Sequence[str] | set[str]) -> str:
+def _few(names: set[str]) -> str:
     return ", ".join(sorted(names)[:3]) or "none"
 
 

@@ -25,7 +25,7 @@ from model.evaluate.passes import token_losses
 from model.families.opening import transformers_alone
 from model.files import (
     check_writable,
-    is_left_over,
+    contents,
     new_folder,
     read_json,
     weights_digest,
@@ -255,7 +255,7 @@ def check_same(out: Path, asked: dict[str, Any], kind: str = "fine-tuning") -> N
         raise ValueError(f"{out} is a file; --out needs a folder.")
     theirs = read_json(out / REQUEST) if (out / REQUEST).is_file() else None
     if theirs is None:
-        if out.is_dir() and not all(is_left_over(path) for path in out.iterdir()):
+        if contents(out):
             raise ValueError(f"{out} holds something that is no {kind}; choose another --out.")
         return
     other = [name for name in asked if theirs.get(name) != asked[name]]

@@ -45,6 +45,13 @@ class Stored:
     shape: Shape
 
 
+def is_of_other_family(folder: Path) -> bool:
+    """Whether a folder's config says another type than "emo"; False where there is none, which
+    `read_config` says. Raises ValueError for a config that cannot be read."""
+    known = (folder / CONFIG).is_file()
+    return known and bool(read_json(inside(folder, CONFIG)).get("model_type") != "emo")
+
+
 def check_checkpoint(folder: Path) -> dict[str, Stored]:
     """The tensors of a checkpoint of type "emo", by name.
 

@@ -21,11 +21,10 @@ from model.files import (
     check_writable,
     inside,
     new_folder,
-    read_json,
     weights_digest,
     write_json,
 )
-from model.run.checkpoint import CONFIG, SMALL_FILES, reading
+from model.run.checkpoint import CONFIG, SMALL_FILES, is_of_other_family, reading
 from model.run.cut_emo import plan_emo
 from model.run.cut_family import plan_family
 from model.run.cut_plan import METADATA, Plan
@@ -55,8 +54,7 @@ def plan_cut(parent: Path, subset: ExpertSubset, same_size: int | None = None) -
     all layers. Raises ValueError if the parent is missing, damaged or of a kind that cannot be cut,
     or the subset was made for another geometry.
     """
-    known = (parent / CONFIG).is_file()  # else `plan_emo` says so
-    if known and read_json(inside(parent, CONFIG)).get("model_type") != "emo":
+    if is_of_other_family(parent):
         return plan_family(parent, subset, same_size)
     if same_size is not None:
         raise ValueError(

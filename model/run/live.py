@@ -22,8 +22,7 @@ from model.emo.modeling import EmoForCausalLM
 from model.families.groups import groups_of
 from model.families.opening import dtype_of
 from model.families.sizes import check_fits
-from model.files import inside, read_json
-from model.run.checkpoint import CONFIG
+from model.run.checkpoint import is_of_other_family
 from model.run.inference import (
     NUM_NEXT,
     Encoded,
@@ -375,8 +374,7 @@ def open_live(folder: Path, device: str = "cpu", dtype: str = "float32") -> Live
     Raises ValueError for what cannot be found, read or held in memory, and for a model without
     routers.
     """
-    known = (folder / CONFIG).is_file()  # else `load_model` says so
-    if known and read_json(inside(folder, CONFIG)).get("model_type") != "emo":
+    if is_of_other_family(folder):
         return LiveFamily(open_checkpoint(str(folder), device, dtype))
     if device != "cpu":
         check_fits(folder, torch.device(device), dtype_of(dtype))

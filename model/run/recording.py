@@ -112,7 +112,8 @@ class Recorder:
             tokens = [documents[number] for number in batch]
             with self.routed.recorded() as tape:
                 logits_BTV = self._run(tokens)
-            yield list(zip(batch, self._routings(tokens, tape, logits_BTV), strict=True))
+            layers = self._layers(tape, len(tokens))
+            yield list(zip(batch, self._routings(tokens, layers, logits_BTV), strict=True))
 
     @torch.inference_mode()
     def record_whole(self, token_ids: np.ndarray) -> "Whole":
@@ -120,8 +121,9 @@ class Recorder:
         self._check(token_ids)
         with self.routed.recorded() as tape:
             logits_BTV = self._run([token_ids])
-        (routing,) = self._routings([token_ids], tape, logits_BTV)
-        (probs_LTR,) = self._probabilities([token_ids], tape)
+        layers = self._layers(tape, 1)
+        (routing,) = self._routings([token_ids], layers, logits_BTV)
+        (probs_LTR,) = self._probabilities([token_ids], layers)
         return Whole(routing, probs_LTR, None if logits_BTV is None else logits_BTV[0])
 
     @torch.inference_mode()
@@ -136,16 +138,16 @@ class Recorder:
             tokens = [documents[number] for number in batch]
             with self.routed.recorded() as tape:
                 self._run(tokens)
-            for number, probs_LTR in zip(batch, self._probabilities(tokens, tape), strict=True):
+            layers = self._layers(tape, len(tokens))
+            for number, probs_LTR in zip(batch, self._probabilities(tokens, layers), strict=True):
                 if probs_LTR is None:
                     raise ValueError("The probabilities of some router are not known.")
                 yield number, probs_LTR
 
     def _probabilities(
-        self, documents: list[np.ndarray], tape: Tape
+        self, documents: list[np.ndarray], layers: "list[_Layer]"
     ) -> Iterator[np.ndarray | None]:
         """Router probabilities [L, T, R] of each document; None if some router's are not known."""
-        layers = self._layers(tape, len(documents))
         known = all(layer.probs is not None for layer in layers)
         for row, token_ids in enumerate(documents):
             own = [layer.of(row, len(token_ids)).probs for layer in layers]
@@ -201,10 +203,9 @@ class Recorder:
         return None
 
     def _routings(
-        self, documents: list[np.ndarray], tape: Tape, logits_BTV: Tensor | None
+        self, documents: list[np.ndarray], layers: "list[_Layer]", logits_BTV: Tensor | None
     ) -> Iterator[Routing]:
-        """What the tape says of each document; padding is cut off."""
-        layers = self._layers(tape, len(documents))
+        """What was done with each document; padding is cut off."""
         for row, token_ids in enumerate(documents):
             own = [layer.of(row, len(token_ids)) for layer in layers]
             logits_TV = None if logits_BTV is None else logits_BTV[row]
@@ -220,6 +221,7 @@ class Recorder:
             )
 
     def _layers(self, tape: Tape, batch: int) -> "list[_Layer]":
+        """What the tape says of every layer. Raises ValueError if one did not run."""
         return [self._layer(number, tape, batch) for number in range(len(self.places))]
 
     def _layer(self, number: int, tape: Tape, batch: int) -> "_Layer":

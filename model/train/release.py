@@ -18,7 +18,7 @@ from torch import Tensor
 from model.cli import Command, say
 from model.files import (
     check_writable,
-    is_left_over,
+    contents,
     new_folder,
     num_parameters,
     read_json,
@@ -87,8 +87,7 @@ def check_out(out: Path) -> None:
     """Raises ValueError unless `out` is free: not there, an empty folder, or an older release."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out needs a folder.")
-    found = [path for path in out.iterdir() if not is_left_over(path)] if out.is_dir() else []
-    names = {path.name for path in found}
+    names = {path.name for path in contents(out)}
     foreign = min((name for name in names if not RELEASED.fullmatch(name)), default=None)
     if foreign:
         raise ValueError(f"{out} holds {foreign!r}, which no release writes; choose another --out.")
