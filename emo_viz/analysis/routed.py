@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from emo_viz.analysis.difference import RoutedDocument
 from emo_viz.trace import Trace
 from emo_viz.trace.absent import Absent
+from emo_viz.trace.recorded import RecordedDocument
 
 
 class Recorded(Protocol):
@@ -104,11 +105,15 @@ def of_recording(
 
 def of_trace(trace: Trace, row: int, layers: Sequence[int]) -> RoutedDocument:
     """A document of a trace; what this one lacks is None. Raises ValueError as `Trace.recorded`."""
-    recorded = trace.recorded(row)
+    return of_document(str(trace.facts["id"].iloc[row]), trace.recorded(row), layers)
+
+
+def of_document(name: str, recorded: RecordedDocument, layers: Sequence[int]) -> RoutedDocument:
+    """`of_trace` of a document that has been read. name: its id."""
     weights = known(recorded, "gate_weights")
     loss, token_ids = known(recorded, "loss"), known(recorded, "token_ids")
     return RoutedDocument(
-        id=str(trace.facts["id"].iloc[row]),
+        id=name,
         expert_ids=_by_token(recorded.expert_ids, layers, 1),
         gate_weights=None if weights is None else _by_token(weights, layers, 1),
         loss=None if loss is None else loss[1:],

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from emo_viz.analysis.routed import Numbered, common_layers
+from emo_viz.figures.kept import beside
 from emo_viz.server import assets, caches, library
 from emo_viz.server.library import Missing
 from emo_viz.trace.absent import Absent
@@ -115,7 +116,8 @@ def of_routing(runs: Sequence[str]) -> frozenset[str]:
         found = [run for run in runs if run in of_shown()]
         return frozenset().union(*(_ids(opened(run), library.trace_key(run)) for run in found))
     if other := beside_model():
-        return frozenset(readable(other)["id"])
+        texts = readable(other)
+        return beside(texts, "ids", lambda: frozenset(texts["id"]))
     return _held_out_ids(assets.content(library.documents_path()))
 
 

@@ -24,7 +24,7 @@ Rows = Iterator[tuple[str, Mapping[str, Any]]]
 Skip = Callable[[str], None]
 FIELDS = ("text", "domain", "id", "parent", "licence", "source", "rights")
 ENDINGS = ".jsonl, .jsonl.gz or .parquet"
-# A text is cut into documents in memory, which takes some ten times as much.
+# A text is cut into documents in memory, which takes some seven times its size (docs/training.md).
 MAX_BYTES = 2**26
 BATCH, BATCH_BYTES = 1024, 2**26
 DATASET_MARKS = ("dataset_info.json", "dataset_dict.json")

@@ -13,6 +13,8 @@ from emo_viz.trace import Trace
 from emo_viz.ui.parts import freshness, unseen
 from emo_viz.ui.shell import routes
 
+Found = tuple[Measured, dict[str, tuple[int, ...]], Origins, str]
+
 
 def offer_new() -> bool:
     """Asks whether the curves are to be of new documents alone, where the documents tell."""
@@ -33,27 +35,27 @@ def curves(runs: Comparison, only_new: bool) -> tuple[Measured, dict[str, tuple[
 
     only_new: over the documents that training has hardly seen.
     """
-    paths = tuple(map(existing, assets.curves_paths(runs.ids)))
-    key = assets.content(*paths, *(path.with_suffix(".json") for path in paths))
-    if only_new:
-        key += assets.content(library.documents_path())
-    measured, experts, origins, _ = _read_curves(paths, key, runs.ids, only_new)
+    measured, experts, origins, _ = _curves(runs, only_new)
     freshness.check("The curves", origins)
     return measured, experts
 
 
 def measured_on(runs: Comparison) -> str:
     """See `unseen.measured_on`; behind a sentence."""
-    paths = tuple(map(existing, assets.curves_paths(runs.ids)))
-    key = assets.content(*paths, *(path.with_suffix(".json") for path in paths))
-    said = _read_curves(paths, key, runs.ids, False)[-1]
+    said = _curves(runs, False)[-1]
     return f" {said}" if said else ""
 
 
+def _curves(runs: Comparison, only_new: bool) -> Found:
+    paths = tuple(map(existing, assets.curves_paths(runs.ids)))
+    key = assets.content(*paths, *(path.with_suffix(".json") for path in paths))
+    if only_new:
+        key += assets.content(library.documents_path())
+    return _read_curves(paths, key, runs.ids, only_new)
+
+
 @st.cache_resource(max_entries=4, show_spinner="Reading the curves …")
-def _read_curves(
-    paths: tuple[Path, ...], key: str, runs: tuple[str, ...], only_new: bool
-) -> tuple[Measured, dict[str, tuple[int, ...]], Origins, str]:
+def _read_curves(paths: tuple[Path, ...], key: str, runs: tuple[str, ...], only_new: bool) -> Found:
     """The curves of all domains, the experts of every layer, what they are of, and a sentence where
     they are of new documents alone."""
     read = read_together(paths).of_runs(runs)

@@ -52,4 +52,3 @@ class Player {
     this.range.setAttribute("aria-valuetext", text);
   }
 }
-

@@ -15,7 +15,7 @@ import streamlit as st
 
 from emo_viz.analysis.difference import Documents, RoutedDocument
 from emo_viz.analysis.matching import Weights, trained_apart
-from emo_viz.analysis.routed import Numbered, common_layers, known, of_recording, of_trace
+from emo_viz.analysis.routed import Numbered, common_layers, known, of_document, of_recording
 from emo_viz.analysis.routing import text_routing
 from emo_viz.analysis.runs import Comparison, Facts, Run
 from emo_viz.server import assets, library, recordings
@@ -35,6 +35,7 @@ from emo_viz.ui.shell.words import count, escape_markdown
 if TYPE_CHECKING:
     from emo_viz.analysis.routed import Layers
     from emo_viz.trace import Trace
+    from emo_viz.trace.recorded import RecordedDocument
 
 RECORDED, OWN = "Recorded document", routes.OWN_SOURCE
 FEWEST = 0.5  # of the shorter one's tokens that must be the same before two stand side by side
@@ -219,8 +220,7 @@ def _alike(ours: _Tokens, theirs: _Tokens) -> int | None:
     return shorter if equal.all() else int(np.argmin(equal))
 
 
-def _recorded_tokens(trace: "Trace", row: int) -> _Tokens:
-    recorded = trace.recorded(row)
+def _recorded_tokens(trace: "Trace", recorded: "RecordedDocument") -> _Tokens:
     ids = known(recorded, "token_ids")
     texts = recorded_pieces(recorded)[1:] if trace.has("token_texts") else None
     number = recorded.expert_ids.shape[1] - 1
@@ -307,14 +307,14 @@ def _others(beside: Beside, layers: "Layers") -> Others:
 
     def read(document: str) -> Documents:
         text = recordings.text_of(beside.trace, rows[document])
-        row = int(rows[document]["row"])
         encoded = library.encoded(beside.loaded, text, MOST_TOKENS)
         ours = _Tokens(encoded.token_ids[1:], encoded.texts[1:], encoded.dropped)
-        alike = _alike(ours, _recorded_tokens(beside.trace, row)) or 0  # no more is compared
+        told = beside.trace.recorded(int(rows[document]["row"]))
+        alike = _alike(ours, _recorded_tokens(beside.trace, told)) or 0  # no more is compared
         with run_exclusive(beside.loaded):
             recording = beside.loaded.live.record(encoded.token_ids[: matching.TOKENS])
         of_live = of_recording(document, recording, places[beside.loaded.run])
-        recorded = of_trace(beside.trace, row, places[beside.run.id])
+        recorded = of_document(document, told, places[beside.run.id])
         one, other = (
             RoutedDocument(document, own.expert_ids[:alike])
             for own in (

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import streamlit as st
 
 from emo_viz.analysis.alike import RoutedText, of_recorded, use_of
 from emo_viz.analysis.runs import Comparison, compare
+from emo_viz.figures.kept import beside
 from emo_viz.server import assets, library, recordings
 from emo_viz.server.library import Missing, Models
 from emo_viz.trace.absent import Absent
@@ -56,7 +56,7 @@ def _title_of(pin: Pin) -> str:
     try:
         if pin.document is None:
             return f"your text “{_opening(text_links.text_of(pin.text or '', MOST_CHARACTERS))}”"
-        row = _known().get(pin.document)
+        row = _known(pin.document)
     except ValueError:
         return "a text that is no longer here"
     if row is None:
@@ -68,36 +68,38 @@ def _opening(text: str) -> str:
     return shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), TITLE)
 
 
-def _known() -> dict[str, tuple[str, str, str]]:
-    """Domain, title and text of the held-out documents by id, and of those of a recording beside
-    a model: what the page Token routing has pinned. A text may be `_in_recording` alone."""
-    found = dict[str, tuple[str, str, str]]()
-    with suppress(Missing):
-        found |= _documents(assets.content(library.documents_path()))
+def _known(document: str) -> tuple[str, str, str] | None:
+    """Domain, title and text of a document of the recording beside a model, which the page Token
+    routing pins, or else of a held-out one. A text may be `_in_recording` alone."""
+    found = None
     with suppress(Missing):
         if other := recordings.beside_model():
-            found |= _by_id(recordings.readable(other))
+            found = _by_id(recordings.readable(other)).get(document)
+    with suppress(Missing):
+        found = found or _by_id(library.documents()).get(document)
     return found
 
 
 def _in_recording(document: str) -> str | None:
     """The text of a document of the recording beside a model; None of any other."""
     other = recordings.beside_model()
-    rows = recordings.readable(other).set_index("id", drop=False) if other else None
-    if rows is None or document not in rows.index:
+    if not other:
+        return None
+    rows = recordings.readable(other)
+    if document not in _by_id(rows):
         return None
     try:
-        return recordings.text_of(recordings.opened(other), rows.loc[[document]].iloc[0])
+        return recordings.text_of(recordings.opened(other), library.row_of(rows, document))
     except ValueError as error:
         raise NotHere(escape_markdown(str(error))) from None
 
 
-@st.cache_resource(max_entries=2, show_spinner=False)
-def _documents(key: str) -> dict[str, tuple[str, str, str]]:
-    return _by_id(library.documents())
-
-
 def _by_id(table: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
+    """Domain, title and text of each of some shared documents."""
+    return beside(table, "by id", lambda: _rows(table))
+
+
+def _rows(table: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
     titles = table["parent"].fillna("").where(table["parent"].fillna("") != "", table["id"])
     rows = zip(table["id"], table["domain"], titles, table["text"], strict=True)
     return {str(name): (str(domain), str(own), str(text)) for name, domain, own, text in rows}
@@ -144,7 +146,7 @@ def _text(pin: Pin) -> str:
             ) from None
     if (recorded := _in_recording(pin.document)) is not None:
         return recorded
-    row = _known().get(pin.document)
+    row = _known(pin.document)
     if row is None:
         raise NotHere(f"The pinned document {escape_markdown(pin.document)} is not here.")
     return row[2]

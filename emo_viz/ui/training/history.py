@@ -54,7 +54,9 @@ def show() -> None:
     found = _read(_chosen(every))
     if not found:
         missing.empty_state(
-            f"No checkpoints of a training run have been measured. {_how()}", *_mend()
+            f"No checkpoints of a training run have been measured. {_how()}",
+            pair.command if (pair := _pair()) else COMMAND,
+            "No history of a training run yet",
         )
         return
     _say_others(every)
@@ -77,12 +79,6 @@ def _how() -> str:
     if _pair() is None:
         return f"{kept} those too. This measures them:"
     return f"{kept} those too, and this measures them with the rest:"
-
-
-def _mend() -> tuple[str, str]:
-    """The command, and the headline."""
-    pair = _pair()
-    return pair.command if pair else COMMAND, "No history of a training run yet"
 
 
 def _pair() -> Pair | None:
