@@ -96,7 +96,7 @@ def beside(name: str, monkeypatch: pytest.MonkeyPatch) -> mixed.Beside:
     runs = {run.id: run for run in assets.runs()}
     monkeypatch.setattr(library, "comparison", lambda: compare([runs[LIVE], runs[name]]))
     found = mixed.found(library.models())
-    assert found is not None
+    assert isinstance(found, mixed.Beside)
     return found
 
 
