@@ -22,9 +22,11 @@ with chrome.page("Token routing"):
         recorded.draw(traces)
         st.stop()
 
-    if beside := mixed.found(models):
-        mixed.draw(beside)
+    found = mixed.found(models)
+    if isinstance(found, mixed.Beside):
+        mixed.draw(found)
         st.stop()
+    models = found
 
     documents = library.documents()
     headline = st.container()

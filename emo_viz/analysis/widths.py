@@ -32,7 +32,10 @@ def in_words(counts: Sequence[int]) -> str:
 
 
 def kept_of(keep_k: int, counts: Sequence[int]) -> str:
-    """ "16 of 128"; "up to 14 of 12 to 16" where layers that have fewer keep all theirs."""
+    """ "16 of 128"; "up to 14 of 12 to 16" where layers that have fewer keep all theirs, "all 12
+    to 16" where all do."""
+    if min(counts) < max(counts) <= keep_k:
+        return f"all {in_words(counts)}"
     some_have_fewer = min(counts) < min(keep_k, max(counts))
     return f"{'up to ' if some_have_fewer else ''}{keep_k} of {in_words(counts)}"
 

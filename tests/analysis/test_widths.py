@@ -34,6 +34,7 @@ def test_layers_of_one_width_are_one_number():
         (8, (12, 16), "8 of 12 to 16"),
         (12, (12, 16), "12 of 12 to 16"),
         (14, (12, 16), "up to 14 of 12 to 16"),
+        (16, (12, 16), "all 12 to 16"),
         (16, (16,), "16 of 16"),
     ],
 )

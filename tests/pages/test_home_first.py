@@ -300,3 +300,14 @@ def test_a_document_that_the_trace_lacks_is_named(tmp_path: Path, monkeypatch: p
         found, _, sentences = look.made(runs, document=asked)
         assert found.text.id == "here"
         assert any("The document gone is not shown" in each for each in sentences) == named
+
+
+def test_without_documents_each_place_names_the_command_that_makes_them(own: Path):
+    shutil.rmtree(own / "documents")
+    for part in ("traces", "analysis"):
+        shutil.rmtree(own / part)
+    at = follow_link("")
+    assert "No document to show" in texts(at) and not opened.charts(at)
+    made = [each for each in at.code if "emo_viz documents" in each.value]
+    assert len(made) == 2 and all(each.proto.wrap_lines for each in made)
+    assert "95 % intervals" not in texts(at), "there is no number"

@@ -351,3 +351,14 @@ def test_a_model_of_another_family_is_recorded_and_shown(family: str, tmp_path: 
     said = "No curves over many documents have been measured here of these models"
     assert f"{said}. The Library measures them" in texts(shown)
     assert "likelihood kept" in lines(shown)["document"]
+
+
+def test_a_pair_of_which_nothing_is_made_names_its_command_alone(own_home: Path, tmp_path: Path):
+    folder = pairs.usual_folder("bare")
+    folder.mkdir(parents=True)
+    write_sources(folder, Sources("bare", ("bare-emo",), (tmp_path / "run",), tmp_path))
+    pairs.keep("bare", folder)
+    at = follow_link(PAGE)
+    said = texts(at)
+    assert "**bare**: nothing of it is made yet." in said and "Not here:" not in said
+    assert "analyse --runs" in at.code[0].value

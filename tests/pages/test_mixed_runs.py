@@ -96,7 +96,7 @@ def beside(name: str, monkeypatch: pytest.MonkeyPatch) -> mixed.Beside:
     runs = {run.id: run for run in assets.runs()}
     monkeypatch.setattr(library, "comparison", lambda: compare([runs[LIVE], runs[name]]))
     found = mixed.found(library.models())
-    assert found is not None
+    assert isinstance(found, mixed.Beside)
     return found
 
 
@@ -178,3 +178,17 @@ def test_a_recording_with_texts_needs_no_held_out_documents(folder: Path, tmp_pa
         assert len(heatmaps(follow_link(PAGE))[0]["sides"]) == 2
     finally:
         shutil.move(tmp_path / "documents", folder / "documents")
+
+
+def test_a_recording_by_document_is_one_notice(
+    folder: Path, tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place = tmp_path / "assets"
+    for part in (f"checkpoints/{LIVE}", f"traces/{RECORDED}", "documents"):
+        shutil.copytree(tiny_assets / part, place / part)
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(place))
+    at = follow_link(PAGE)
+    (said,) = [each.value.replace("\\", "") for each in at.info]
+    assert said.startswith("There is no checkpoint of Standard MoE here. ")
+    assert said.endswith("recorded by document, not by token, so EMO stands alone.")
+    assert len(heatmaps(at)[0]["sides"]) == 1

@@ -186,3 +186,35 @@ def test_without_a_history_the_page_says_how_one_is_made(tiny_assets: Path):
     at = follow_link(PAGE, training_view="Checkpoints")
     assert "No checkpoints of a training run have been measured" in texts(at)
     assert "training-history --checkpoints" in at.code[0].value
+
+
+def test_histories_that_cannot_be_read_are_not_called_unmeasured(
+    tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_histories(tmp_path, monkeypatch, "one")
+    for file in tmp_path.glob("*.npz"):
+        file.write_bytes(file.read_bytes()[:40])
+    said = texts(follow_link(PAGE, training_view="Checkpoints"))
+    assert "None of the measured checkpoints can be read" in said
+    assert "have been measured" not in said
+
+
+def test_runs_in_the_slots_without_metrics_are_named(
+    tiny_assets: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where others are shown in their place, unless the visitor chose those."""
+    root = tmp_path / "assets"
+    for run in ("emo-nano", "std-nano", "other"):
+        like = "emo-nano" if run == "other" else run
+        shutil.copytree(tiny_assets / "checkpoints" / like, root / "checkpoints" / run)
+    for run in ("emo-nano", "std-nano"):
+        shutil.copy(trained / "whole" / "metrics.jsonl", root / "checkpoints" / run)
+        shutil.copy(trained / "whole" / "training.json", root / "checkpoints" / run)
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(root))
+    shown = follow_link(PAGE, a="other", b="none")
+    assert "other has no metrics of a training here, so others are shown" in texts(shown)
+    mixed = texts(follow_link(PAGE, a="emo-nano", b="other"))
+    assert "other has no metrics of a training here." in mixed
+    assert "no metrics of a training" not in texts(follow_link(PAGE))
+    chosen = follow_link(PAGE, a="other", b="none", training_run=["std-nano"])
+    assert "no metrics of a training" not in texts(chosen)

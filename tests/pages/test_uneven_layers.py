@@ -109,7 +109,7 @@ def test_home_counts_each_layer_by_its_own_experts(uneven: Path):
         halves.append((carried < carried[:, -1:] / 2).sum(axis=1) + 1)
     assert f"goes to **{np.mean(halves):.1f}**" in words(at)
     assert "of 11 to 15 experts in EMO" in words(at)
-    assert "up to 16 of 12 to 16 experts a layer" in words(at)
+    assert "all 12 to 16 experts a layer" in words(at)
     assert "With all 12 to 16 experts" in words(at)
     even = [shape for shape in charts(at)[0]["layout"]["shapes"] if shape["x0"] == 6.5]
     assert len(even) == 1  # half of 13, the mean of 11 and 15

@@ -31,7 +31,7 @@ from emo_viz.server.library import Models
 from emo_viz.ui.ablation.by_hand import Switches
 from emo_viz.ui.parts import freshness, measuring, together, unseen
 from emo_viz.ui.shell import missing, routes
-from emo_viz.ui.shell.words import escape_markdown
+from emo_viz.ui.shell.words import escape_markdown, with_commands
 
 if TYPE_CHECKING:
     pass
@@ -190,7 +190,7 @@ def _stored_curves(models: Models) -> Curves:
     except ValueError as error:
         unmeasured = "No subset curves have been measured yet."
         there = all(path.exists() for path in paths)
-        _nothing(models, escape_markdown(str(error)) if there else unmeasured)
+        _nothing(models, with_commands(str(error)) if there else unmeasured)
 
 
 def _measured_or_live(models: Models) -> Study:
@@ -234,7 +234,7 @@ def _measured_study(every: Curves, models: Models) -> Study:
     except freshness.Stale as error:
         _nothing(models, str(error), freshness.OUT_OF_DATE)
     except ValueError as error:
-        _nothing(models, escape_markdown(str(error)))
+        _nothing(models, with_commands(str(error)))
     documents = library.documents()
     if not _are_of(curves, documents):
         _nothing(models, "The subset curves were measured on other documents than these.")

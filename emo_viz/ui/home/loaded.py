@@ -7,6 +7,7 @@ from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.figures.kept import kept
 from emo_viz.server import assets, catalogue, commands, library
 from emo_viz.ui.parts import export
+from emo_viz.ui.shell import missing
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
 
@@ -31,7 +32,7 @@ def models(runs: Comparison) -> None:
         export.offer("models", runs, tables={"Models": lambda: table.reset_index()})
     else:
         st.write("No checkpoint is here.")
-        st.code(commands.train(runs.ids) or commands.TRAIN, language="bash")
+        missing.mend(commands.train(runs.ids) or commands.TRAIN)
 
 
 @kept
@@ -69,7 +70,7 @@ def texts(runs: Comparison) -> None:
     path = assets.documents_path(runs.ids)
     if not path.exists():
         st.write("No documents are here.")
-        st.code(commands.documents(path), language="bash")
+        missing.mend(commands.documents(path))
         return
     found = library.documents(runs.ids)
     st.caption(

@@ -68,18 +68,15 @@ def made(
 ) -> tuple[Glances, str, list[str]]:
     """Made now: of the models that can be run, else of traces; and a sentence for each run that is
     left out. load: whether models may be loaded. document: its id, else the usual one. Raises
-    ValueError, one safe for Markdown, if there is none."""
+    Missing, or ValueError, one safe for Markdown, if there is none."""
     loaded, left_out = _models(runs) if load else ([], [])
     if not loaded:
         return _of_traces(runs, left_out, document)
-    try:
-        row = (
-            typical.document(runs)
-            if document is None
-            else library.row_of(library.documents(runs.ids), document)
-        )
-    except library.Missing as error:
-        raise ValueError(escape_markdown(error.sentence)) from error
+    row = (
+        typical.document(runs)
+        if document is None
+        else library.row_of(library.documents(runs.ids), document)
+    )
     keeps = usual_notches(loaded[0].live)
     texts = typical.key(runs.ids)
     found = {one.run: _read(one, one.key, texts, str(row["id"]), keeps) for one in loaded}

@@ -23,7 +23,7 @@ from emo_viz.ui.home import documents, first, loaded, look, sources, stories
 from emo_viz.ui.parts import export, freshness, unseen
 from emo_viz.ui.parts.together import in_each, less, name
 from emo_viz.ui.shell import missing, routes, slots
-from emo_viz.ui.shell.words import count, escape_markdown, spoken
+from emo_viz.ui.shell.words import count, escape_markdown, spoken, with_commands
 
 FIRST_PIXELS = 640
 LOAD = "home_load"  # in the session: this visitor wants large models loaded
@@ -104,8 +104,11 @@ def _make_first(runs: Comparison, how: Any, document: str | None) -> None:
         if not load:
             _offer()
             return
-        said = escape_markdown(error.sentence) if isinstance(error, library.Missing) else error
-        missing.empty_state(str(said), "", "No document to show")
+        if isinstance(error, library.Missing):
+            said, command = escape_markdown(error.sentence), error.command
+        else:
+            said, command = str(error), ""
+        missing.empty_state(said, command, "No document to show")
         return
     shown = Comparison(tuple(run for run in runs if run.id in found.runs))
     first.draw(shown, found, key)
@@ -135,10 +138,11 @@ def _findings(runs: Comparison) -> None:
                 finding = _draw(card, runs, f"home_finding_{number}", told)
             if finding is not None:
                 found[f"home_finding_{number}"] = finding
-    st.caption(
-        "In brackets, and as bars where they are wider than the mark: 95 % intervals, by "
-        "resampling the documents. They do not say what another training run would give."
-    )
+    if found:
+        st.caption(
+            "In brackets, and as bars where they are wider than the mark: 95 % intervals, by "
+            "resampling the documents. They do not say what another training run would give."
+        )
     _price(runs)
     export.offer(
         "findings",
@@ -192,7 +196,7 @@ def _draw(card: Card, runs: Comparison, key: str, told: set[str]) -> Finding | N
         if isinstance(error, freshness.Stale):
             st.markdown(f":material/history: {error}")
         else:
-            st.markdown(escape_markdown(str(error)))
+            st.markdown(with_commands(str(error)))
         _mend(card.command(runs.ids), told)
     else:
         above.plotly_chart(

@@ -34,10 +34,9 @@ def _pair(pair: Pair) -> None:
     if pair.ids:
         _choose(pair)
     if lacking := pairs.lacking(pair):
-        st.caption(
-            f":material/visibility_off: Not here: {escape_markdown(', '.join(lacking))}. This "
-            "makes it:"
-        )
+        it = "it" if len(lacking) == 1 else "them"
+        said = f"Not here: {escape_markdown(', '.join(lacking))}. This makes {it}:"
+        st.caption(f":material/visibility_off: {said if pair.ids else 'This makes it:'}")
         missing.mend(pair.command)
 
 

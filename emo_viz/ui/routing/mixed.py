@@ -66,29 +66,33 @@ class Beside:
         return Numbered(tuple(model.own_layers), tuple(model.routed))
 
 
-def found(models: Models) -> Beside | None:
-    """The recording beside the one model that can be run here; None, with a sentence where it takes
-    one, if there is none to show."""
+def found(models: Models) -> Beside | Models:
+    """The recording beside the one model that can be run here; the models, which then say why
+    another run is left out, if there is none to show."""
     runs = library.comparison()
     if runs.second is None or len(models.loaded) != 1:
-        return None
+        return models
     loaded = models.first
     other = next(run for run in runs if run.id != loaded.run)
     if other.id not in recordings.of_shown():
-        return None
+        return models
     trace = recordings.opened(other.id)
-    names = escape_markdown(other.label), escape_markdown(loaded.label)
     if not trace.has_tokens:
-        _say(f"{names[0]} is recorded by document, not by token, so {names[1]} stands alone.")
-        return None
+        said = f"{other.label} is recorded by document, not by token"
+        return _alone_as(models, f"{said}, so {loaded.label} stands alone.")
     documents = recordings.readable(other.id)
     if documents.empty:
-        _say(
-            f"The recording of {names[0]} holds no texts, and none of its documents is among the "
-            f"held-out ones, so {names[1]} cannot read them and stands alone."
+        return _alone_as(
+            models,
+            f"The recording of {other.label} holds no texts, and none of its documents is among "
+            f"the held-out ones, so {loaded.label} cannot read them and stands alone.",
         )
-        return None
     return Beside(runs, loaded, other, trace, documents)
+
+
+def _alone_as(models: Models, sentence: str) -> Models:
+    """The same, with one sentence more on why the other run is not beside them."""
+    return replace(models, left_out=(" ".join((*models.left_out, sentence)),))
 
 
 def _say(sentence: str) -> None:

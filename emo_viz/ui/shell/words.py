@@ -17,6 +17,7 @@ DOTTED_CIRCLE = "\u25cc"
 _ICON = re.compile(r":(?=material/)")
 WORD_JOINER = "\u2060"  # takes no room and breaks no line
 SIGNS_OF_MARKDOWN = re.compile(r"\\(.)|:material/\w+:|\*\*|`|\[([^\]]*)\]\([^)]*\)|\n", re.DOTALL)
+_COMMAND = re.compile(r"(`python -m [\w. -]+`)")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=&])")
 
 
@@ -44,6 +45,12 @@ def escape_markdown(text: str) -> str:
     """`text` such that Markdown renders it literally, on one line."""
     shown = _ICON.sub(f":{WORD_JOINER}", visible(text))
     return isolated(_MARKDOWN.sub(r"\\\1", shown))
+
+
+def with_commands(sentence: str) -> str:
+    """One of the app's own sentences as Markdown: literal, but for the commands in it, as code."""
+    parts = _COMMAND.split(sentence)
+    return "".join(part if n % 2 else escape_markdown(part) for n, part in enumerate(parts))
 
 
 def spoken(markdown: str) -> str:

@@ -6,6 +6,7 @@ from itertools import islice
 
 import streamlit as st
 
+from emo_viz.analysis.runs import label_of
 from emo_viz.analysis.training_alarms import is_finished, stall_minutes
 from emo_viz.figures.training import RunLook, looks
 from emo_viz.server import library, training
@@ -58,6 +59,8 @@ def choose() -> Chosen | None:
         key=routes.TRAINING_RUNS,
     )
     ids = links.leave(routes.TRAINING_RUNS, kind, list(chosen), usual)
+    if list(ids) == usual and not going:
+        _say_others(found)
     if not ids:
         st.info("Choose a run.", icon=":material/show_chart:")
         return None
@@ -114,6 +117,19 @@ def _compared() -> dict[str, int]:
         return {run.id: run.slot for run in library.comparison()}
     except library.Missing:
         return {}
+
+
+def _say_others(found: Sequence[TrainingRun]) -> None:
+    """Which runs in the slots left nothing of their training here, where the usual ones are
+    shown."""
+    there, slots = {one.run for one in found}, list(_compared())
+    lacking = [label_of(run) for run in slots if run not in there]
+    if not lacking:
+        return
+    labels = escape_markdown(" and ".join(lacking))
+    have = "have" if len(lacking) > 1 else "has"
+    others = ", so others are shown" if len(lacking) == len(slots) else ""
+    st.caption(f":material/visibility_off: {labels} {have} no metrics of a training here{others}.")
 
 
 def _slots(runs: Sequence[TrainingRun]) -> list[int | None]:

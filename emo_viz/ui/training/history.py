@@ -53,11 +53,10 @@ def show() -> None:
     every = histories.paths()
     found = _read(_chosen(every))
     if not found:
-        missing.empty_state(
-            f"No checkpoints of a training run have been measured. {_how()}",
-            pair.command if (pair := _pair()) else COMMAND,
-            "No history of a training run yet",
-        )
+        said = "No checkpoints of a training run have been measured."
+        if every:
+            said = "None of the measured checkpoints can be read."
+        missing.empty_state(f"{said} {_how()}", *_mend())
         return
     _say_others(every)
     shown = [each for each in found.values() if each.key == next(iter(found.values())).key]
@@ -79,6 +78,12 @@ def _how() -> str:
     if _pair() is None:
         return f"{kept} those too. This measures them:"
     return f"{kept} those too, and this measures them with the rest:"
+
+
+def _mend() -> tuple[str, str]:
+    """The command, and the headline."""
+    pair = _pair()
+    return pair.command if pair else COMMAND, "No history of a training run"
 
 
 def _pair() -> Pair | None:
