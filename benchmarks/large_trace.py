@@ -102,7 +102,7 @@ def _open_all(pages: Sequence[Address], warmed: bool) -> None:
 def _import_as_a_server() -> None:
     from emo_viz.server import imports, warm
 
-    for name in (*warm.FOR_PAGES, *imports.FOR_MODELS, *imports.FOR_CLUSTERS):
+    for name in (*warm.FOR_PAGES, *imports.FOR_MODELS, *warm.FOR_CLUSTERS):
         imports.alone(name)
 
 

@@ -2,7 +2,8 @@
 
 One optimiser step of the nano preset by each objective, in turn in one process; ratios of the
 fastest rounds, and of the medians. `--recompute` adds what recomputing costs, `--accumulation` what
-four parts cost with the balance of the whole step and of each part.
+four parts cost with the balance of the whole step and of each part, `--compile` what torch.compile
+makes of all but the experts, and of a dense model.
 """
 
 import statistics
@@ -35,6 +36,7 @@ def _side(
     parts: int = 1,
     redo: Recompute = "none",
     balance: str = "step",
+    compiled: bool = False,
 ) -> Step:
     torch.manual_seed(0)
     bf16 = multiplies_bf16(torch.device("cpu"))
@@ -45,6 +47,8 @@ def _side(
     batch = PackedRows(tokens, preset, EOS).batch(0)
     model = EmoForCausalLM(preset.model_config(EOS, 1))
     keep_for_backward(model, preset)
+    if compiled:
+        _compile(model)
     optimizer = make_optimizer(model, preset)
     passes = Accumulated(parts) if parts > 1 else backward
 
@@ -56,12 +60,22 @@ def _side(
     return step
 
 
+def _compile(model: EmoForCausalLM) -> None:
+    for layer in model.model.layers:
+        for name, part in layer.named_children():
+            if name != "mlp" or model.config.objective == "dense":
+                part.compile(dynamic=False)
+
+
 @click.command()
 @click.option("--rounds", default=7)
 @click.option("--rows", type=int, help="Instead of the preset's.")
 @click.option("--recompute", is_flag=True)
 @click.option("--accumulation", is_flag=True)
-def main(rounds: int, rows: int | None, recompute: bool, accumulation: bool) -> None:
+@click.option("--compile", "compiled", is_flag=True)
+def main(
+    rounds: int, rows: int | None, recompute: bool, accumulation: bool, compiled: bool
+) -> None:
     """Print seconds of a step and ratios to the standard objective's."""
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -72,6 +86,10 @@ def main(rounds: int, rows: int | None, recompute: bool, accumulation: bool) -> 
     if accumulation:
         for balance in ("step", "micro"):
             sides[f"standard, 4 parts, {balance}"] = _side("standard", rows, 4, balance=balance)
+    if compiled:
+        sides["emo, compiled"] = _side("emo", rows, compiled=True)
+        sides["dense"] = _side("dense", rows)
+        sides["dense, compiled"] = _side("dense", rows, compiled=True)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds + 1):
         for name, step in sides.items():

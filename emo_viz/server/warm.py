@@ -16,6 +16,7 @@ from emo_viz.server import assets, caches, imports, library
 
 # What pages import when they are first opened, in the order in which it is needed.
 FOR_PAGES = ("pandas", "plotly.graph_objects", "plotly.io", "pyarrow.parquet", "scipy.sparse")
+FOR_CLUSTERS = ("sklearn.cluster", "scipy.optimize")
 MOST_SECONDS = 5.0  # that a step waits for pages to be drawn: they may never be done
 
 Step = Callable[[], Any]
@@ -86,7 +87,7 @@ def steps(pages: Pages = tuple) -> Iterator[Step]:
     yield from map(_importing, imports.FOR_MODELS)
     for run in _runs():
         yield partial(library.warm_up, run)
-    yield from map(_importing, imports.FOR_CLUSTERS)
+    yield from map(_importing, FOR_CLUSTERS)
 
 
 def _leave_alone() -> None:

@@ -22,7 +22,7 @@ from emo_viz.analysis.vectors import (
     flatten_usage,
     unit_rows,
 )
-from emo_viz.server import assets, commands, imports, library
+from emo_viz.server import assets, commands, library
 from emo_viz.ui.clusters.data import FEWEST, Data, check_enough
 from emo_viz.ui.clusters.highlighting import ALL_DOMAINS, highlight
 from emo_viz.ui.parts.together import in_each
@@ -283,9 +283,7 @@ def _directions(key: str, run: str, layer: int | None, _data: Data) -> int:
 def _grouped(
     key: str, run: str, k: int, layer: int | None, _data: Data
 ) -> tuple[Clustering, Alignment]:
-    rows = vectors(key, run, layer, _data)
-    imports.for_clusters()  # where they have begun to be imported beside the rows
-    clustering = spherical_kmeans(rows, k)
+    clustering = spherical_kmeans(vectors(key, run, layer, _data), k)
     first = _data.runs.first.id
     if run != first:
         clustering = match_clusters(clustering, _grouped(key, first, k, layer, _data)[0])

@@ -8,7 +8,6 @@ from emo_viz.analysis.alignment import difference_interval
 from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.tokens import Headline
-from emo_viz.server import imports
 from emo_viz.server.library import Missing
 from emo_viz.ui.clusters import documents, documents_view, token_view, tokens
 from emo_viz.ui.clusters.data import Data, load_data
@@ -22,7 +21,6 @@ TOKENS, DOCUMENTS = "Tokens", "Documents"  # in the address
 
 def show() -> None:
     """The whole page below its title."""
-    imports.clusters_ahead()
     data = load_data()
     place = st.container()
     said = tokens.measured(data)
