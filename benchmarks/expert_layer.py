@@ -11,8 +11,6 @@ Freed memory stays with the process, as in `make train-nano`: faulting in gigaby
 anew costs both sides more than the experts, and never the same.
 """
 
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.kt import kt_sides
+from benchmarks.processor import without_avx512
 from benchmarks.timing import interleaved, keep_freed_memory, report
 from model.emo.config import EmoConfig
 from model.emo.modeling import EmoExperts
@@ -48,14 +47,6 @@ REST = 0.1
 """Seconds after which threads of kt-kernel and of torch that wait for work sleep."""
 
 
-WITHOUT_AVX512 = {
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-    "KT_KERNEL_CPU_VARIANT": "avx2",
-}
-
-
 @click.command()
 @click.option("--rounds", default=5)
 @click.option("--threads", default=1)
@@ -76,8 +67,8 @@ def main(
     avx2: bool,
 ) -> None:
     """Print medians and ratios."""
-    if avx2 and any(os.environ.get(name) != value for name, value in WITHOUT_AVX512.items()):
-        _start_again_without_avx512()
+    if avx2:
+        without_avx512()
     torch.set_num_threads(threads)
     keep_freed_memory()
     lines = []
@@ -100,14 +91,6 @@ def main(
     for title, medians in lines:
         best = min(time for side, time in medians.items() if side != OURS)
         print(f"{title}: {best / medians[OURS]:.2f}x the others' best")
-
-
-def _start_again_without_avx512() -> None:
-    """Libraries and our compiler read what to do without as they load: this program anew."""
-    compiler = f"{os.environ.get('CC', '').strip() or 'cc'} -mno-avx512f"
-    environment = {**os.environ, **WITHOUT_AVX512, "CC": compiler}
-    command = [sys.executable, "-m", "benchmarks.expert_layer", *sys.argv[1:]]
-    os.execve(sys.executable, command, environment)
 
 
 def _kt(

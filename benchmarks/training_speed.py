@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers import olmoe_of_the_same_sizes
+from benchmarks.processor import without_avx512
 from benchmarks.timing import interleaved, keep_freed_memory, on_gpu, report
 from model.emo.modeling import EmoForCausalLM
 from model.train.batches import Batch, PackedRows
@@ -38,6 +39,7 @@ OURS = "ours"
 @click.option("--rows", type=int, help="Rows of a step instead of the preset's.")
 @click.option("--context", type=int, help="Tokens a row instead of the preset's.")
 @click.option("--only-bf16", is_flag=True, help="Leave fp32 and the eager loop out.")
+@click.option("--avx2", is_flag=True, help="All sides without AVX-512, as on a smaller processor.")
 def main(
     rounds: int,
     threads: int,
@@ -47,8 +49,11 @@ def main(
     rows: int | None,
     context: int | None,
     only_bf16: bool,
+    avx2: bool,
 ) -> None:
     """Print medians, ratios and tokens a second."""
+    if avx2:
+        without_avx512()
     torch.set_num_threads(threads)
     keep_freed_memory()
     changes = {"num_layers": layers, "rows": rows, "context": context}

@@ -21,10 +21,12 @@ from model.emo.routing import (
     expert_counts,
     load_balancing_loss,
     mean_of_tokens,
+    pools_by_mass,
     route,
     router_entropy,
     router_z_loss,
 )
+from model.native import router as compiled
 
 
 class EmoRouter(nn.Module):
@@ -85,7 +87,7 @@ class EmoRouter(nn.Module):
         return pools_NR if subset_R is None else pools_NR & subset_R
 
     def _pools(self, logits_NE: Tensor, documents: DocumentRouting, sizes_BD: Tensor) -> Tensor:
-        """Each token's pool, [N, R]; one kernel on CUDA for whole documents without padding."""
+        """Each token's pool, [N, R]; compiled for whole documents without padding."""
         segments_BT, real_BT = documents.segments_BT, documents.real_BT
         logits_BTE = logits_NE.view(*segments_BT.shape, -1)
         num_routed = self.num_experts - self.num_shared
@@ -94,6 +96,9 @@ class EmoRouter(nn.Module):
             from model.kernels import ops
 
             return ops.document_pools(logits_BTE, segments_BT, sizes_BD, num_routed).flatten(0, 1)
+        if choice == "document" and real_BT is None and compiled.fits(logits_BTE):
+            mass = compiled.document_mass(logits_BTE, segments_BT, sizes_BD.shape[1], num_routed)
+            return pools_by_mass(mass, segments_BT, sizes_BD).flatten(0, 1)
         scores_BTR = logits_BTE[..., :num_routed].float().softmax(-1)
         if real_BT is not None:
             scores_BTR = scores_BTR * real_BT.unsqueeze(-1)

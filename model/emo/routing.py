@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from model.native import top_k_ids
+from model.native import router as compiled
+from model.native.router import top_k_ids
 
 EosSide = Literal["next", "own"]
 NO_POOL = 2**31 - 1  # a pool size that no number of experts reaches
@@ -111,13 +112,21 @@ def document_pools(scores_BTR: Tensor, segments_BT: Tensor, pool_sizes_BD: Tenso
     the document's tokens; a size of R or more keeps all (section 3.1). Ties go to the lower id.
     """
     B, T, R = scores_BTR.shape
-    D = pool_sizes_BD.shape[1]
     segments_BTR = segments_BT.unsqueeze(-1).expand(B, T, R)
-    mass_BDR = scores_BTR.new_zeros(B, D, R).scatter_add_(1, segments_BTR, scores_BTR)
+    mass_BDR = scores_BTR.new_zeros(B, pool_sizes_BD.shape[1], R)
+    mass_BDR.scatter_add_(1, segments_BTR, scores_BTR)
+    return pools_by_mass(mass_BDR, segments_BT, pool_sizes_BD)
+
+
+def pools_by_mass(mass_BDR: Tensor, segments_BT: Tensor, pool_sizes_BD: Tensor) -> Tensor:
+    """The same, given the sums over the tokens of each document."""
+    B, D, R = mass_BDR.shape
     order_BDR = mass_BDR.argsort(dim=-1, descending=True, stable=True)
     rank_BDR = order_BDR.argsort(dim=-1)
     keep_BDR = rank_BDR < pool_sizes_BD.unsqueeze(-1)
-    return keep_BDR.gather(1, segments_BTR)
+    first_B1 = torch.arange(B, device=segments_BT.device).unsqueeze(1) * D
+    keep_NR = keep_BDR.view(-1, R).index_select(0, (segments_BT + first_B1).flatten())
+    return keep_NR.view(*segments_BT.shape, R)
 
 
 @dataclass(frozen=True)
@@ -188,21 +197,34 @@ def route(
     """
     N, E = logits_NE.shape
     num_routed = E - num_shared
-    logits_NR = logits_NE[:, :num_routed].float()
-    if allowed_NR is not None:
-        logits_NR = logits_NR.masked_fill(~allowed_NR, float("-inf"))
-    scores_NR = logits_NR.softmax(-1)
-    ids = _chosen(scores_NR.detach(), top_k - num_shared, allowed_NR, bias_R)
-    weights = scores_NR.gather(1, ids)
-    if bias_R is None:  # two numbers a token give what a pass over all logits would
-        lse_N = logits_NR.gather(1, ids[:, :1]).squeeze(1) - weights[:, 0].log()
-    else:  # the chosen may have scores of 0
-        lse_N = logits_NR.logsumexp(-1)
+    slots = top_k - num_shared
+    inputs = (logits_NE, num_routed, slots, allowed_NR)
+    if bias_R is None and compiled.fits(logits_NE) and slots <= num_routed:
+        scores_NR, weights, ids, lse_N = compiled.choose(*inputs)
+    else:
+        scores_NR, weights, ids, lse_N = _choose(*inputs, bias_R)
     if normalise:
         weights = weights / weights.sum(1, keepdim=True)
     shared_ids = torch.arange(num_routed, E, device=ids.device).expand(N, num_shared)
     gate_weights_NK = torch.cat([weights, _shared_weights(logits_NE, num_shared)], 1)
     return Routed(gate_weights_NK, torch.cat([ids, shared_ids], 1), scores_NR, lse_N)
+
+
+def _choose(
+    logits_NE: Tensor, num_routed: int, slots: int, allowed_NR: Tensor | None, bias_R: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scores [N, R], weights and ids of the chosen [N, slots], lse [N]."""
+    logits_NR = logits_NE[:, :num_routed].float()
+    if allowed_NR is not None:
+        logits_NR = logits_NR.masked_fill(~allowed_NR, float("-inf"))
+    scores_NR = logits_NR.softmax(-1)
+    ids = _chosen(scores_NR.detach(), slots, allowed_NR, bias_R)
+    weights = scores_NR.gather(1, ids)
+    if bias_R is None:  # two numbers a token give what a pass over all logits would
+        lse_N = logits_NR.gather(1, ids[:, :1]).squeeze(1) - weights[:, 0].log()
+    else:  # the chosen may have scores of 0
+        lse_N = logits_NR.logsumexp(-1)
+    return scores_NR, weights, ids, lse_N
 
 
 def _chosen(

@@ -1,6 +1,6 @@
-"""A layer's experts and top-k in compiled code, on a CPU (see model.native.compiled).
+"""A layer's experts in compiled code, on a CPU (see model.native.compiled).
 
-Shapes: N tokens, K experts a token, S = N*K slots, E experts, R of them routed, H hidden size,
+Shapes: N tokens, K experts a token, S = N*K slots, E experts, H hidden size,
 I expert width, J = 2*I.
 """
 
@@ -52,19 +52,6 @@ def experts_backward(
     sizes = (s_NK.shape[1], E, H, J // 2, int(half))
     call("emo_experts_backward", *sizes, *saved, dout_NH.contiguous(), *grads)
     return grads
-
-
-@torch.compiler.disable
-def top_k_ids(scores_NR: Tensor, k: int) -> Tensor:
-    """Ids of the k largest scores of each row, falling: int64 [N, k]. Ties go to the lower id.
-
-    torch.topk, many times faster for a few out of a hundred on a CPU.
-    """
-    if scores_NR.device.type != "cpu" or scores_NR.dtype != torch.float32 or library() is None:
-        return scores_NR.topk(k, dim=-1).indices
-    ids_NK = torch.empty(scores_NR.shape[0], k, dtype=torch.int64)
-    call("emo_top_k", *scores_NR.shape, k, scores_NR.contiguous(), ids_NK)
-    return ids_NK
 
 
 def fits(w13_EJH: Tensor, w2_EHI: Tensor) -> bool:

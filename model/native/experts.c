@@ -25,22 +25,6 @@ int emo_sort_slots(long slots, long E, const int64_t *ids, int32_t *order, int32
     return 0;
 }
 
-/* ids [N, k] of the k largest scores [N, R] of each row, falling; equal scores go to the lower id. */
-int emo_top_k(long N, long R, long k, const float *scores, int64_t *ids) {
-    for (long n = 0; n < N; n++) {
-        const float *row = scores + n * R;
-        int64_t *best = ids + n * k;
-        long found = 0;
-        for (long i = 0; i < R; i++) {
-            if (found == k && !(row[i] > row[best[k - 1]])) continue;
-            long place = found < k ? found++ : k - 1;
-            for (; place > 0 && row[i] > row[best[place - 1]]; place--) best[place] = best[place - 1];
-            best[place] = i;
-        }
-    }
-    return 0;
-}
-
 /* Rows and weights lie far apart, where no processor guesses the next: they are asked for early. */
 INLINE void fetch(const float *weights, long count) {
     for (long i = 0; i < count; i += LINE / sizeof *weights) fetch_line(weights + i);

@@ -207,9 +207,8 @@ INLINE uint16_t round_to_half(float x) {
 }
 
 INLINE float sum_lanes(vec x) {
-    float sum = 0;
-    for (int lane = 0; lane < LANES; lane++) sum += x[lane];
-    return sum;
+    for (int round = 1; round < LANES; round *= 2) x = LOW(x, x) + HIGH(x, x);
+    return x[0];
 }
 
 /* Sums of the lanes of each of four vectors. */
@@ -255,15 +254,18 @@ INLINE float exponentials(float *x, long n, float shift) {
     return sum_lanes(total);
 }
 
+/* Of numbers, NaN left out; -INFINITY if there is none. */
 INLINE float largest(const float *x, long n) {
-    vec top = *(const vec *)x;
-    for (long j = LANES; j < n; j += LANES) {
+    vec top = (vec){0} - INFINITY;
+    for (long j = 0; j < n; j += LANES) {
         const vec y = *(const vec *)(x + j);
         top = choose(y > top, y, top);
     }
-    float best = top[0];
-    for (int lane = 1; lane < LANES; lane++) best = top[lane] > best ? top[lane] : best;
-    return best;
+    for (int round = 1; round < LANES; round *= 2) {
+        const vec low = LOW(top, top), high = HIGH(top, top);
+        top = choose(high > low, high, low);
+    }
+    return top[0];
 }
 
 INLINE vec vec_sigmoid(vec x) { return 1.0f / (1.0f + vec_exp(-x)); }

@@ -29,9 +29,7 @@ def opened(app_server: harness.Server, browser_page: Page) -> Page:
 def test_all_that_matters_is_seen_without_scrolling(opened: Page):
     for what in SEEN:
         for each in opened.locator(what).all():
-            box = each.bounding_box()
-            assert box is not None and box["y"] >= 0, what
-            assert box["y"] + box["height"] <= 900 and box["x"] + box["width"] <= 1440, what
+            expect(each).to_be_in_viewport(ratio=1)
 
 
 def test_the_answer_is_a_heading_that_follows_the_slider(opened: Page):
@@ -49,8 +47,7 @@ def test_answer_chart_and_slider_are_on_one_screen_900_pixels_wide(
     with harness.new_page(browser, 900) as page:
         harness.visit(page, app_server.url + ADDRESS)
         for what in (".lines .current", ".chart svg", ".track", ".play"):
-            box = page.locator(what).first.bounding_box()
-            assert box is not None and box["y"] >= 0 and box["y"] + box["height"] <= 900, what
+            expect(page.locator(what).first).to_be_in_viewport(ratio=1)
 
 
 def test_the_slider_is_as_wide_as_the_plot_and_aligned_with_it(opened: Page):

@@ -52,9 +52,9 @@ def test_pictures_text_and_panel_are_on_the_first_screen(
     with harness.new_page(browser, 1440, 900, scheme) as page:
         visit(page, app_server, "?routing_token=3")
         for name in (".stage", ".ramp"):
-            inside(page, page.locator(f"{ROOT} {name}"))
-        inside(page, page.locator(".st-key-routing_strip .strip"))
-        inside(page, page.locator(CARD))
+            expect(page.locator(f"{ROOT} {name}")).to_be_in_viewport(ratio=1)
+        expect(page.locator(".st-key-routing_strip .strip")).to_be_in_viewport(ratio=1)
+        expect(page.locator(CARD)).to_be_in_viewport(ratio=1)
 
 
 @pytest.mark.parametrize("picture", ["One layer", "All layers", "Difference"])
@@ -66,16 +66,9 @@ def test_headline_controls_and_pictures_are_within_one_screen_at_900(
         run = "&b=none" if picture == "Difference" else ""
         query = f"?routing_picture={picture.replace(' ', '+')}&routing_token=3{run}"
         visit(page, app_server, query)
-        inside(page, page.locator("h2").first)
+        expect(page.locator("h2").first).to_be_in_viewport(ratio=1)
         for name in (".stage", ".foot"):
-            inside(page, page.locator(f"{ROOT} {name}"))
-
-
-def inside(page: Page, part: Locator) -> None:
-    box, size = part.bounding_box(), page.viewport_size
-    assert box is not None and size is not None
-    assert box["y"] >= 0 and box["y"] + box["height"] <= size["height"], box
-    assert box["x"] >= 0 and box["x"] + box["width"] <= size["width"], box
+            expect(page.locator(f"{ROOT} {name}")).to_be_in_viewport(ratio=1)
 
 
 def test_nothing_overflows_at_900(app_server: harness.Server, browser: Browser):

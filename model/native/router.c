@@ -1,0 +1,133 @@
+/* What a router computes on a CPU besides its product, fp32: a pass a token, forward and backward.
+ *
+ * Letters: N tokens, E experts, R of them routed (the first), K routed slots a token. Logits are
+ * [N, E]; scores, the softmax of what is allowed, [N, R]. R need not be a multiple of anything: a
+ * row is worked off in memory of its own, `padded` to whole vectors.
+ */
+#include "simd.h"
+
+static long padded(long R) { return (R + LANES - 1) / LANES * LANES; }
+
+/* The vectors of a row, `fill` beyond its end. */
+INLINE void take(long R, const float *from, float fill, float *row) {
+    memcpy(row, from, R * sizeof *row);
+    for (long i = R; i < padded(R); i++) row[i] = fill;
+}
+
+/* The row's softmax in its place; returns the log of the sum of exp. */
+INLINE float softmax(long R, float *row) {
+    const long n = padded(R);
+    const float top = largest(row, n), sum = exponentials(row, n, top);
+    for (long i = 0; i < n; i += LANES) *(vec *)(row + i) /= sum;
+    return top + logf(sum);
+}
+
+INLINE ivec pick(ivec mask, ivec yes, ivec no) { return (mask & yes) | (~mask & no); }
+
+/* Where the largest of n numbers is, the first of equal ones; n or more if all are NaN or -INFINITY. */
+INLINE long place_of_largest(long n, const float *row) {
+    vec top = (vec){0} - INFINITY;
+    ivec place, found = (ivec){0} + INT32_MAX;
+    for (int lane = 0; lane < LANES; lane++) place[lane] = lane;
+    for (long i = 0; i < n; i += LANES, place += LANES) {
+        const vec y = *(const vec *)(row + i);
+        const ivec better = y > top;
+        top = choose(better, y, top), found = pick(better, place, found);
+    }
+    for (int round = 1; round < LANES; round *= 2) {
+        const vec low = LOW(top, top), high = HIGH(top, top);
+        const ivec before = LOW(found, found), after = HIGH(found, found);
+        const ivec better = (high > low) | ((high == low) & (after < before));
+        top = choose(better, high, low), found = pick(better, after, before);
+    }
+    return found[0];
+}
+
+/* The lowest id that is none of the k that are taken. */
+static long first_left(long k, const int64_t *taken) {
+    for (long id = 0;; id++) {
+        long i = 0;
+        while (i < k && taken[i] != id) i++;
+        if (i == k) return id;
+    }
+}
+
+/* ids [K] of the largest numbers of a row, falling; equal ones go to the lower id, and NaN last. The
+ * row, NaN beyond its end, becomes NaN where it was taken. */
+INLINE void best_of(long R, long K, float *row, int64_t *best) {
+    const long n = padded(R);
+    for (long k = 0; k < K; k++) {
+        long place = place_of_largest(n, row);
+        if (place >= R) place = first_left(k, best);
+        row[place] = NAN;
+        best[k] = place;
+    }
+}
+
+int emo_top_k(long N, long R, long K, const float *scores, int64_t *ids) {
+    float *row = aligned_alloc(64, padded(R) * sizeof *row);
+    if (!row) return 1;
+    for (long n = 0; n < N; n++) {
+        take(R, scores + n * R, NAN, row);
+        best_of(R, K, row, ids + n * K);
+    }
+    free(row);
+    return 0;
+}
+
+/* mass[documents[n]] += softmax of the logits of token n, all allowed; mass has R numbers a row. */
+int emo_document_mass(long N, long E, long R, const float *logits, const int64_t *documents,
+                      float *mass) {
+    float *row = aligned_alloc(64, padded(R) * sizeof *row);
+    if (!row) return 1;
+    for (long n = 0; n < N; n++) {
+        take(R, logits + n * E, -INFINITY, row);
+        softmax(R, row);
+        float *sums = mass + documents[n] * R;
+        for (long i = 0; i < R; i++) sums[i] += row[i];
+    }
+    free(row);
+    return 0;
+}
+
+/* allowed, if given, has one byte an expert and `stride` bytes from token to token. */
+int emo_route_forward(long N, long E, long R, long K, long stride, const float *logits,
+                      const uint8_t *allowed, float *scores, float *lse, int64_t *ids) {
+    float *row = aligned_alloc(64, padded(R) * sizeof *row);
+    if (!row) return 1;
+    for (long n = 0; n < N; n++) {
+        take(R, logits + n * E, -INFINITY, row);
+        if (allowed)
+            for (long i = 0; i < R; i++) row[i] = allowed[n * stride + i] ? row[i] : -INFINITY;
+        lse[n] = softmax(R, row);
+        memcpy(scores + n * R, row, R * sizeof *row);
+        take(R, scores + n * R, NAN, row);
+        best_of(R, K, row, ids + n * K);
+    }
+    free(row);
+    return 0;
+}
+
+/* dlogits [N, E] from the gradients of the scores (if given), of the scores of the ids, and of lse;
+ * 0 for experts that are not routed. */
+int emo_route_backward(long N, long E, long R, long K, const float *scores, const int64_t *ids,
+                       const float *dscores, const float *dweights, const float *dlse,
+                       float *dlogits) {
+    const long n_row = padded(R);
+    float *row = aligned_alloc(64, 2 * n_row * sizeof *row), *d = row + n_row;
+    if (!row) return 1;
+    for (long n = 0; n < N; n++) {
+        take(R, scores + n * R, 0, row);
+        if (dscores) take(R, dscores + n * R, 0, d);
+        else memset(d, 0, n_row * sizeof *d);
+        for (long k = 0; k < K; k++) d[ids[n * K + k]] += dweights[n * K + k];
+        vec along = {0};
+        for (long i = 0; i < n_row; i += LANES) along += *(vec *)(row + i) * *(vec *)(d + i);
+        const float shift = dlse[n] - sum_lanes(along);
+        for (long i = 0; i < n_row; i += LANES) *(vec *)(d + i) = *(vec *)(row + i) * (*(vec *)(d + i) + shift);
+        memcpy(dlogits + n * E, d, R * sizeof *d);
+        memset(dlogits + n * E + R, 0, (E - R) * sizeof *d);
+    }
+    free(row);
+    return 0;
+}
