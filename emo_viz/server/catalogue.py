@@ -277,15 +277,21 @@ def _trace(run: Run) -> Recording | None:
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"The trace of {run.id} is unfinished; record it again.")
     try:
-        return _recorded(folder / MANIFEST, file_state(folder / MANIFEST))
+        manifest = _manifest(folder / MANIFEST, file_state(folder / MANIFEST))
     except ValueError as error:
         raise ValueError(f"The trace of {run.id} cannot be opened: {error}") from error
+    for file in manifest.files:
+        if fault := file.fault(folder):
+            raise ValueError(
+                f"The trace of {run.id} is damaged: {file.name} {fault}; record it again."
+            )
+    return _recording(manifest)
 
 
 @lru_cache(maxsize=256)
-def _recorded(path: Path, state: FileState) -> Recording:
+def _manifest(path: Path, state: FileState) -> TraceManifest:
     """The state of the file is the key: what is replaced is read again."""
-    return _recording(TraceManifest.from_json(read_text(path)))
+    return TraceManifest.from_json(read_text(path))
 
 
 def _recording(manifest: TraceManifest) -> Recording:

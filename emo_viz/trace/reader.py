@@ -248,11 +248,8 @@ def _check_file(folder: Path, name: str, manifest: TraceManifest) -> None:
 def _fault(path: Path, listed: TraceFile | None) -> str | None:
     if listed is None:
         return f"is not listed in {MANIFEST}"
-    if not path.is_file():
-        return "is missing"
-    size = path.stat().st_size
-    if size != listed.bytes:
-        return f"has {size} bytes instead of {listed.bytes}"
+    if fault := listed.fault(path.parent):
+        return fault
     try:
         rows = _rows(path)
     except Exception:  # NumPy reads the header of an array as Python, which fails in many ways

@@ -25,6 +25,7 @@ before stays as it is, bit for bit, and programs that know the earlier ones go o
 
 import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -170,6 +171,14 @@ class TraceFile:
     name: str
     bytes: int
     rows: int
+
+    def fault(self, folder: Path) -> str | None:
+        """What can be seen to be wrong with it in a trace's folder without reading it."""
+        path = folder / self.name
+        if not path.is_file():
+            return "is missing"
+        size = path.stat().st_size
+        return None if size == self.bytes else f"has {size} bytes instead of {self.bytes}"
 
 
 @dataclass(frozen=True, kw_only=True)

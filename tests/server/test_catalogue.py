@@ -114,3 +114,21 @@ def test_names_of_the_hub(name: str):
 )
 def test_no_names_of_the_hub(name: str):
     assert not assets.is_hub_name(name)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "gone"])
+def test_a_recording_whose_file_is_cut_short_or_gone_is_not_said_to_be_there(
+    own: Path, tiny_assets: Path, damage: str
+):
+    shutil.copytree(tiny_assets / "traces", own / "assets" / "traces")
+    whole, other = catalogue.entries()
+    assert whole.recording and other.recording and not whole.faults
+    file = own / "assets" / "traces" / whole.id / "documents-00000.parquet"
+    size = file.stat().st_size
+    os.truncate(file, size - 7) if damage == "cut short" else file.unlink()
+    damaged, other = catalogue.entries()
+    assert damaged.recording is None and other.recording
+    what = f"has {size - 7} bytes instead of {size}" if damage == "cut short" else "is missing"
+    assert damaged.faults == (
+        f"The trace of {whole.id} is damaged: documents-00000.parquet {what}; record it again.",
+    )
