@@ -1,7 +1,8 @@
 """Train a pair, EMO and the standard MoE one after the other: python -m model.train.pair --help
 
 Both learn from one corpus with the same settings, order and first weights. Unless they are given,
-the numbers of rows, steps and warm-up steps follow from the size of the corpus (`fitted`). Stopped
+the numbers of rows, steps and warm-up steps follow from the size of the corpus (`fitted`), and
+small models keep checkpoints of a few steps, from which their history is made (`moments`). Stopped
 at any point and called again, it goes on where it was. torchrun may start it as it does
 `model.train`.
 """
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from model.cli import Command
 from model.data.shards import TokenShard
 from model.train import __main__ as training
 from model.train import parallel
+from model.train.plan import sizes
 from model.train.presets import Preset, find_preset
 
 ROLES = ("emo", "standard")
@@ -27,6 +30,9 @@ OWN = ("objective", "out", "source", "anneal")
 # nothing (Muennighoff et al., arXiv 2305.16264).
 EPOCHS, MANY_EPOCHS = 8, 16
 FEWEST_STEPS, USUAL_STEPS, FEWEST_ROWS = 200, 400, 8
+# Experts find their documents early, so moments lie closer there.
+MOMENTS = (1 / 32, 1 / 10, 3 / 10, 6 / 10)
+MOST_KEPT = 2**26  # parameters of a model whose checkpoints are kept unasked
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,13 @@ def fitted(preset: Preset, tokens: int, given: Mapping[str, int | None]) -> Fit:
     return Fit(replace(preset, rows=rows, steps=steps, warmup_steps=warmup), tokens)
 
 
+def moments(preset: Preset) -> frozenset[int]:
+    """Steps whose checkpoints show how a model came about; none where these would fill a disk."""
+    if sizes(preset).total > MOST_KEPT:
+        return frozenset()
+    return frozenset(max(1, round(share * preset.steps)) for share in MOMENTS)
+
+
 def _rows(preset: Preset, tokens: int) -> int:
     """The preset's rows, halved until `tokens` are enough steps."""
     rows = preset.rows
@@ -104,6 +117,11 @@ def main(out: Path, **options: Any) -> None:
     for sentence in fit.sentences():
         parallel.tell(sentence)
     options |= {name: getattr(fit.preset, name) for name in given if name in options}
+    if click.get_current_context().get_parameter_source("keep_at") is ParameterSource.DEFAULT:
+        options["keep_at"] = moments(fit.preset)
+    if options["keep_at"]:
+        steps = ", ".join(f"{step:,}" for step in sorted(options["keep_at"]))
+        parallel.tell(f"Checkpoints of these steps stay, for the models' history: {steps}.")
     train = training.main.callback
     assert train is not None, "it is a command"
     with parallel.process_group(parallel.own_device(options["device"])):

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from model.files import read_json
 from model.train import presets
-from model.train.pair import EPOCHS, FEWEST_STEPS, fitted, main
+from model.train.pair import EPOCHS, FEWEST_STEPS, fitted, main, moments
 from model.train.presets import NANO
 from tests.model.test_train import PRESET
 from tests.model.test_train_command import build
@@ -65,6 +65,18 @@ def test_both_are_trained_alike_and_a_stopped_pair_goes_on(corpus, tmp_path):
     emo, standard = (read_json(out / r / "export" / "training.json") for r in ("emo", "standard"))
     assert {name for name in emo if emo[name] != standard[name]} == {"objective"}
     assert (emo["objective"], standard["objective"]) == ("emo", "standard")
+
+
+def test_checkpoints_on_the_way_stay_where_a_model_is_small(corpus, tmp_path):
+    assert moments(NANO) == {59, 190, 570, 1140}
+    assert moments(presets.PRESETS["1b14b"]) == set()
+    done = pair(corpus, tmp_path / "usual", "--keep", 1)
+    assert "stay, for the models' history: 1, 2." in done.output
+    bare = pair(corpus, tmp_path / "bare", "--keep", 1, "--keep-at", "")
+    assert "stay" not in bare.output
+    for folder, steps in (("usual", {"step-1", "step-2", "step-3"}), ("bare", {"step-3"})):
+        for role in ("emo", "standard"):
+            assert {path.name for path in (tmp_path / folder / role).glob("step-*")} == steps
 
 
 def test_what_stands_in_the_way_of_the_second_is_said_before_the_first(corpus, tmp_path):
