@@ -3,7 +3,7 @@
 One optimiser step of the nano preset by each objective, in turn in one process; ratios of the
 fastest rounds, and of the medians. `--recompute` adds what recomputing costs, `--accumulation` what
 four parts cost with the balance of the whole step and of each part, `--compile` what torch.compile
-makes of all but the experts, and of a dense model.
+makes of attention and norms, and of a dense model.
 """
 
 import statistics

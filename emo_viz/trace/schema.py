@@ -24,6 +24,7 @@ before stays as it is, bit for bit, and programs that know the earlier ones go o
 """
 
 import json
+import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -174,10 +175,13 @@ class TraceFile:
 
     def fault(self, folder: Path) -> str | None:
         """What can be seen to be wrong with it in a trace's folder without reading it."""
-        path = folder / self.name
-        if not path.is_file():
+        try:
+            state = (folder / self.name).stat()
+        except OSError:
             return "is missing"
-        size = path.stat().st_size
+        if not stat.S_ISREG(state.st_mode):
+            return "is no file"
+        size = state.st_size
         return None if size == self.bytes else f"has {size} bytes instead of {self.bytes}"
 
 
@@ -281,11 +285,18 @@ def _manifest(fields: dict[str, Any]) -> TraceManifest:
         model=model,
         documents=_count(fields["documents"]),
         tokens=_count(fields["tokens"]),
-        files=tuple(TraceFile(**file) for file in fields["files"]),
+        files=tuple(map(_file, fields["files"])),
         created=str(fields["created"]),
         recorded_with={str(k): str(v) for k, v in fields.get(_WITH, {}).items()},
         **(_partial(fields, level) if partial else {"has": _whole(level, model)}),
     )
+
+
+def _file(fields: dict[str, Any]) -> TraceFile:
+    listed = TraceFile(**fields)
+    if not isinstance(listed.name, str) or Path(listed.name).name != listed.name:
+        raise ValueError(f"it lists a file {listed.name!r}")
+    return listed
 
 
 def _partial(fields: dict[str, Any], level: Level) -> dict[str, Any]:

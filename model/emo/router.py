@@ -97,8 +97,9 @@ class EmoRouter(nn.Module):
 
             return ops.document_pools(logits_BTE, segments_BT, sizes_BD, num_routed).flatten(0, 1)
         if choice == "document" and real_BT is None and compiled.fits(logits_BTE):
-            mass = compiled.document_mass(logits_BTE, segments_BT, sizes_BD.shape[1], num_routed)
-            return pools_by_mass(mass, segments_BT, sizes_BD).flatten(0, 1)
+            documents = (segments_BT, sizes_BD.shape[1])
+            mass_BDR = compiled.document_mass(logits_BTE, *documents, num_routed)
+            return pools_by_mass(mass_BDR, segments_BT, sizes_BD).flatten(0, 1)
         scores_BTR = logits_BTE[..., :num_routed].float().softmax(-1)
         if real_BT is not None:
             scores_BTR = scores_BTR * real_BT.unsqueeze(-1)

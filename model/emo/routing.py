@@ -4,7 +4,8 @@ Vectorised, without a loop over documents or experts and without a host sync. Se
 (arXiv 2605.06663) sections 3.1-3.2 and appendix A.1, and the released training router.
 
 Shapes: B rows, T tokens a row, N = B*T tokens, D documents a row (at most), E experts,
-R routed experts (E less the shared ones, which are the last ids), K experts a token.
+R routed experts (E less the shared ones, which are the last ids), K experts a token, S of them
+routed.
 """
 
 import math
@@ -199,43 +200,43 @@ def route(
     num_routed = E - num_shared
     slots = top_k - num_shared
     inputs = (logits_NE, num_routed, slots, allowed_NR)
-    if bias_R is None and compiled.fits(logits_NE) and slots <= num_routed:
-        scores_NR, weights, ids, lse_N = compiled.choose(*inputs)
+    if bias_R is None and compiled.fits(logits_NE, allowed_NR) and slots <= num_routed:
+        scores_NR, weights_NS, ids_NS, lse_N = compiled.choose(*inputs)
     else:
-        scores_NR, weights, ids, lse_N = _choose(*inputs, bias_R)
+        scores_NR, weights_NS, ids_NS, lse_N = _choose(*inputs, bias_R)
     if normalise:
-        weights = weights / weights.sum(1, keepdim=True)
-    shared_ids = torch.arange(num_routed, E, device=ids.device).expand(N, num_shared)
-    gate_weights_NK = torch.cat([weights, _shared_weights(logits_NE, num_shared)], 1)
-    return Routed(gate_weights_NK, torch.cat([ids, shared_ids], 1), scores_NR, lse_N)
+        weights_NS = weights_NS / weights_NS.sum(1, keepdim=True)
+    shared_ids = torch.arange(num_routed, E, device=ids_NS.device).expand(N, num_shared)
+    gate_weights_NK = torch.cat([weights_NS, _shared_weights(logits_NE, num_shared)], 1)
+    return Routed(gate_weights_NK, torch.cat([ids_NS, shared_ids], 1), scores_NR, lse_N)
 
 
 def _choose(
     logits_NE: Tensor, num_routed: int, slots: int, allowed_NR: Tensor | None, bias_R: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Scores [N, R], weights and ids of the chosen [N, slots], lse [N]."""
+    """Scores [N, R], weights and ids of the chosen [N, S], lse [N]; see `compiled.choose`."""
     logits_NR = logits_NE[:, :num_routed].float()
     if allowed_NR is not None:
         logits_NR = logits_NR.masked_fill(~allowed_NR, float("-inf"))
     scores_NR = logits_NR.softmax(-1)
-    ids = _chosen(scores_NR.detach(), slots, allowed_NR, bias_R)
-    weights = scores_NR.gather(1, ids)
+    ids_NS = _chosen(scores_NR.detach(), slots, allowed_NR, bias_R)
+    weights_NS = scores_NR.gather(1, ids_NS)
     if bias_R is None:  # two numbers a token give what a pass over all logits would
-        lse_N = logits_NR.gather(1, ids[:, :1]).squeeze(1) - weights[:, 0].log()
+        lse_N = logits_NR.gather(1, ids_NS[:, :1]).squeeze(1) - weights_NS[:, 0].log()
     else:  # the chosen may have scores of 0
         lse_N = logits_NR.logsumexp(-1)
-    return scores_NR, weights, ids, lse_N
+    return scores_NR, weights_NS, ids_NS, lse_N
 
 
 def _chosen(
     scores_NR: Tensor, slots: int, allowed_NR: Tensor | None, bias_R: Tensor | None
 ) -> Tensor:
     """Ids of the routed experts of every token by falling score, whatever the bias chose."""
-    if bias_R is None:
-        return top_k_ids(scores_NR, slots)
-    choice_NR = scores_NR + bias_R
-    if allowed_NR is not None:
+    choice_NR = scores_NR if bias_R is None else scores_NR + bias_R
+    if allowed_NR is not None:  # the score of one that is allowed may be 0 too
         choice_NR = choice_NR.masked_fill(~allowed_NR, float("-inf"))
+    if bias_R is None:
+        return top_k_ids(choice_NR, slots)
     ids = top_k_ids(choice_NR, slots)
     order = scores_NR.gather(1, ids).argsort(dim=1, descending=True, stable=True)
     return ids.gather(1, order)

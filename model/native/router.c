@@ -6,12 +6,19 @@
  */
 #include "simd.h"
 
-static long padded(long R) { return (R + LANES - 1) / LANES * LANES; }
+/* Whole vectors, and lines of the cache. */
+static long padded(long R) { return (R + 15) / 16 * 16; }
 
 /* The vectors of a row, `fill` beyond its end. */
 INLINE void take(long R, const float *from, float fill, float *row) {
     memcpy(row, from, R * sizeof *row);
     for (long i = R; i < padded(R); i++) row[i] = fill;
+}
+
+/* allowed, if given, has one byte an expert. */
+INLINE void mask(long R, const uint8_t *allowed, float fill, float *row) {
+    if (allowed)
+        for (long i = 0; i < R; i++) row[i] = allowed[i] ? row[i] : fill;
 }
 
 /* The row's softmax in its place; returns the log of the sum of exp. */
@@ -24,23 +31,31 @@ INLINE float softmax(long R, float *row) {
 
 INLINE ivec pick(ivec mask, ivec yes, ivec no) { return (mask & yes) | (~mask & no); }
 
-/* Where the largest of n numbers is, the first of equal ones; n or more if all are NaN or -INFINITY. */
+typedef struct {
+    vec value;
+    ivec place;
+} Places;
+
+/* The larger value of each lane; of equal ones the lower place. */
+INLINE Places better_of(Places a, Places b) {
+    const ivec second = (b.value > a.value) | ((b.value == a.value) & (b.place < a.place));
+    return (Places){choose(second, b.value, a.value), pick(second, b.place, a.place)};
+}
+
+/* Where the largest of n numbers is, the first of equal ones; n or more if all are NaN or
+ * -INFINITY. */
 INLINE long place_of_largest(long n, const float *row) {
-    vec top = (vec){0} - INFINITY;
-    ivec place, found = (ivec){0} + INT32_MAX;
-    for (int lane = 0; lane < LANES; lane++) place[lane] = lane;
-    for (long i = 0; i < n; i += LANES, place += LANES) {
-        const vec y = *(const vec *)(row + i);
-        const ivec better = y > top;
-        top = choose(better, y, top), found = pick(better, place, found);
+    Places best = {(vec){0} - INFINITY, (ivec){0} + INT32_MAX}, next;
+    for (int lane = 0; lane < LANES; lane++) next.place[lane] = lane;
+    for (long i = 0; i < n; i += LANES, next.place += LANES) {
+        next.value = *(const vec *)(row + i);
+        const ivec larger = next.value > best.value;
+        best = (Places){choose(larger, next.value, best.value), pick(larger, next.place, best.place)};
     }
-    for (int round = 1; round < LANES; round *= 2) {
-        const vec low = LOW(top, top), high = HIGH(top, top);
-        const ivec before = LOW(found, found), after = HIGH(found, found);
-        const ivec better = (high > low) | ((high == low) & (after < before));
-        top = choose(better, high, low), found = pick(better, after, before);
-    }
-    return found[0];
+    for (int round = 1; round < LANES; round *= 2)
+        best = better_of((Places){LOW(best.value, best.value), LOW(best.place, best.place)},
+                         (Places){HIGH(best.value, best.value), HIGH(best.place, best.place)});
+    return best.place[0];
 }
 
 /* The lowest id that is none of the k that are taken. */
@@ -90,22 +105,33 @@ int emo_document_mass(long N, long E, long R, const float *logits, const int64_t
     return 0;
 }
 
-/* allowed, if given, has one byte an expert and `stride` bytes from token to token. */
+/* allowed, if given, has one byte an expert and `stride` bytes from token to token. No expert that is
+ * not allowed goes before one that is, however small its score. */
 int emo_route_forward(long N, long E, long R, long K, long stride, const float *logits,
                       const uint8_t *allowed, float *scores, float *lse, int64_t *ids) {
     float *row = aligned_alloc(64, padded(R) * sizeof *row);
     if (!row) return 1;
     for (long n = 0; n < N; n++) {
+        const uint8_t *may = allowed ? allowed + n * stride : NULL;
         take(R, logits + n * E, -INFINITY, row);
-        if (allowed)
-            for (long i = 0; i < R; i++) row[i] = allowed[n * stride + i] ? row[i] : -INFINITY;
+        mask(R, may, -INFINITY, row);
         lse[n] = softmax(R, row);
         memcpy(scores + n * R, row, R * sizeof *row);
         take(R, scores + n * R, NAN, row);
+        mask(R, may, -INFINITY, row);
         best_of(R, K, row, ids + n * K);
     }
     free(row);
     return 0;
+}
+
+/* d becomes s * (d + pull - sum of s * d), the gradient of logits whose softmax is s. */
+INLINE void softmax_backward(long R, const float *s, float pull, float *d) {
+    vec along = {0};
+    for (long i = 0; i < padded(R); i += LANES) along += *(const vec *)(s + i) * *(vec *)(d + i);
+    const float shift = pull - sum_lanes(along);
+    for (long i = 0; i < padded(R); i += LANES)
+        *(vec *)(d + i) = *(const vec *)(s + i) * (*(vec *)(d + i) + shift);
 }
 
 /* dlogits [N, E] from the gradients of the scores (if given), of the scores of the ids, and of lse;
@@ -113,18 +139,14 @@ int emo_route_forward(long N, long E, long R, long K, long stride, const float *
 int emo_route_backward(long N, long E, long R, long K, const float *scores, const int64_t *ids,
                        const float *dscores, const float *dweights, const float *dlse,
                        float *dlogits) {
-    const long n_row = padded(R);
-    float *row = aligned_alloc(64, 2 * n_row * sizeof *row), *d = row + n_row;
+    float *row = aligned_alloc(64, 2 * padded(R) * sizeof *row), *d = row + padded(R);
     if (!row) return 1;
     for (long n = 0; n < N; n++) {
         take(R, scores + n * R, 0, row);
         if (dscores) take(R, dscores + n * R, 0, d);
-        else memset(d, 0, n_row * sizeof *d);
+        else memset(d, 0, padded(R) * sizeof *d);
         for (long k = 0; k < K; k++) d[ids[n * K + k]] += dweights[n * K + k];
-        vec along = {0};
-        for (long i = 0; i < n_row; i += LANES) along += *(vec *)(row + i) * *(vec *)(d + i);
-        const float shift = dlse[n] - sum_lanes(along);
-        for (long i = 0; i < n_row; i += LANES) *(vec *)(d + i) = *(vec *)(row + i) * (*(vec *)(d + i) + shift);
+        softmax_backward(R, row, dlse[n], d);
         memcpy(dlogits + n * E, d, R * sizeof *d);
         memset(dlogits + n * E + R, 0, (E - R) * sizeof *d);
     }

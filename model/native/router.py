@@ -13,9 +13,11 @@ from torch.autograd.function import once_differentiable
 from model.native.compiled import call, library
 
 
-def fits(logits: Tensor) -> bool:
-    """Whether the library works on numbers of this type, here."""
-    return logits.is_cpu and logits.dtype == torch.float32 and library() is not None
+def fits(logits: Tensor, mask: Tensor | None = None) -> bool:
+    """Whether the library works on numbers and a mask of these types, here."""
+    plain = logits.is_cpu and logits.dtype == torch.float32
+    masked = mask is None or (mask.is_cpu and mask.dtype == torch.bool)
+    return plain and masked and library() is not None
 
 
 @torch.compiler.disable
@@ -26,7 +28,7 @@ def top_k_ids(scores_NR: Tensor, k: int) -> Tensor:
     """
     if not fits(scores_NR) or k > scores_NR.shape[1]:  # torch says what is wrong
         return scores_NR.topk(k, dim=-1).indices
-    ids_NK = torch.empty(scores_NR.shape[0], k, dtype=torch.int64)
+    ids_NK = scores_NR.new_empty(scores_NR.shape[0], k, dtype=torch.int64)
     call("emo_top_k", *scores_NR.shape, k, scores_NR.contiguous(), ids_NK)
     return ids_NK
 
@@ -37,16 +39,13 @@ def document_mass(
 ) -> Tensor:
     """Softmax of the routed logits summed over each document's tokens: float32 [B, D, R].
 
-    Raises IndexError for a document whose number is not below `num_documents`.
+    Raises IndexError for a document that is not numbered 0 to `num_documents` - 1.
     """
     B, T, E = logits_BTE.shape
-    if (
-        segments_BT.numel()
-        and not 0 <= int(segments_BT.min()) <= int(segments_BT.max()) < num_documents
-    ):
+    if segments_BT.numel() and not _within(segments_BT, num_documents):
         raise IndexError(f"Documents of a row are numbered 0 to {num_documents - 1}.")
-    first_B1 = torch.arange(B).unsqueeze(1) * num_documents
-    mass_BDR = torch.zeros(B, num_documents, num_routed)
+    first_B1 = torch.arange(B, device=logits_BTE.device).unsqueeze(1) * num_documents
+    mass_BDR = logits_BTE.new_zeros(B, num_documents, num_routed)
     inputs = (logits_BTE.contiguous(), (segments_BT + first_B1).contiguous())
     call("emo_document_mass", B * T, E, num_routed, *inputs, mass_BDR)
     return mass_BDR
@@ -58,14 +57,16 @@ def _within(numbers: Tensor, end: int) -> bool:
 
 
 class _Choice(torch.autograd.Function):
+    """router.c on the logits of one layer; float32."""
+
     @staticmethod
     def forward(
         ctx: Any, logits_NE: Tensor, num_routed: int, slots: int, allowed_NR: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         N, E = logits_NE.shape
         scores_NR, lse_N = logits_NE.new_empty(N, num_routed), logits_NE.new_empty(N)
-        ids_NK = torch.empty(N, slots, dtype=torch.int64)
-        stride, allowed_NR = _rows(allowed_NR, num_routed)
+        ids_NK = logits_NE.new_empty(N, slots, dtype=torch.int64)
+        stride, allowed_NR = _rows(allowed_NR)
         ctx.sizes = (N, E, num_routed, slots)
         inputs = (logits_NE.contiguous(), allowed_NR)
         call("emo_route_forward", *ctx.sizes, stride, *inputs, scores_NR, lse_N, ids_NK)
@@ -77,23 +78,29 @@ class _Choice(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, dscores_NR: Tensor | None, dweights_NK: Tensor | None, _: None, dlse_N: Any
+        ctx: Any,
+        dscores_NR: Tensor | None,
+        dweights_NK: Tensor | None,
+        _: None,
+        dlse_N: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         scores_NR, ids_NK = ctx.saved_tensors
         N, E, _, slots = ctx.sizes
         dscores_NR = None if dscores_NR is None else dscores_NR.contiguous()
         dweights_NK = _or_zeros(dweights_NK, scores_NR, N, slots)
-        dlogits_NE, dlse_N = scores_NR.new_empty(N, E), _or_zeros(dlse_N, scores_NR, N)
-        gradients = (dscores_NR, dweights_NK, dlse_N, dlogits_NE)
+        dlogits_NE = scores_NR.new_empty(N, E)
+        gradients = (dscores_NR, dweights_NK, _or_zeros(dlse_N, scores_NR, N), dlogits_NE)
         call("emo_route_backward", *ctx.sizes, scores_NR, ids_NK, *gradients)
         return dlogits_NE, None, None, None
 
 
-def _rows(allowed_NR: Tensor | None, num_routed: int) -> tuple[int, Tensor | None]:
-    """Bytes from one token's row of a mask to the next (0: one row for all), and the mask."""
-    if allowed_NR is None or allowed_NR.numel() != num_routed:
-        return num_routed, None if allowed_NR is None else allowed_NR.contiguous()
-    return 0, allowed_NR.contiguous()
+def _rows(allowed_NR: Tensor | None) -> tuple[int, Tensor | None]:
+    """Bytes from one token's row of a mask to the next, 0 where all have the same, and the mask."""
+    if allowed_NR is None:
+        return 0, None
+    if allowed_NR.stride(0) == 0:
+        return 0, allowed_NR[:1].contiguous()
+    return allowed_NR.shape[1], allowed_NR.contiguous()
 
 
 def _or_zeros(gradient: Tensor | None, like: Tensor, *shape: int) -> Tensor:
@@ -107,7 +114,10 @@ def choose(
     """Scores [N, R], those of the `slots` likeliest experts and their ids [N, K], lse [N].
 
     Scores are the softmax of the allowed routed logits, lse is their log-sum-exp. `allowed_NR` is
-    bool, a row a token or one row for all.
+    bool and broadcasts to [N, R]. A row of which nothing is allowed is not a number.
     """
+    assert slots <= num_routed <= logits_NE.shape[1]
+    if allowed_NR is not None:
+        allowed_NR = allowed_NR.expand(len(logits_NE), num_routed)
     chosen = _Choice.apply(logits_NE, num_routed, slots, allowed_NR)
     return cast(tuple[Tensor, Tensor, Tensor, Tensor], chosen)

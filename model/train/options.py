@@ -97,7 +97,7 @@ of_the_run = _all(
         default="",
         callback=_steps,
         metavar="STEPS",
-        help="Checkpoints made and kept for good, such as 50,100,400.",
+        help="Checkpoints made and kept for good, such as 50,100,400; of a small pair: four.",
     ),
     _count("--evaluate-every", 200, "Steps from one held-out loss to the next."),
     _count("--load-every", 20, "Steps from one line of load.jsonl to the next."),

@@ -32,7 +32,7 @@ EPOCHS, MANY_EPOCHS = 8, 16
 FEWEST_STEPS, USUAL_STEPS, FEWEST_ROWS = 200, 400, 8
 # Experts find their documents early, so moments lie closer there.
 MOMENTS = (1 / 32, 1 / 10, 3 / 10, 6 / 10)
-MOST_KEPT = 2**26  # parameters of a model whose checkpoints are kept unasked
+MOST_KEPT = 2**26  # parameters, without the vocabulary's, of a model that keeps them unasked
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def fitted(preset: Preset, tokens: int, given: Mapping[str, int | None]) -> Fit:
 
 def moments(preset: Preset) -> frozenset[int]:
     """Steps whose checkpoints show how a model came about; none where these would fill a disk."""
-    if sizes(preset).total > MOST_KEPT:
+    found = sizes(preset)
+    if found.total - 2 * found.embedding > MOST_KEPT:
         return frozenset()
     return frozenset(max(1, round(share * preset.steps)) for share in MOMENTS)
 
@@ -117,19 +118,24 @@ def main(out: Path, **options: Any) -> None:
     for sentence in fit.sentences():
         parallel.tell(sentence)
     options |= {name: getattr(fit.preset, name) for name in given if name in options}
-    if click.get_current_context().get_parameter_source("keep_at") is ParameterSource.DEFAULT:
-        options["keep_at"] = moments(fit.preset)
-    if options["keep_at"]:
-        steps = ", ".join(f"{step:,}" for step in sorted(options["keep_at"]))
-        parallel.tell(f"Checkpoints of these steps stay, for the models' history: {steps}.")
+    unasked = click.get_current_context().get_parameter_source("keep_at") is ParameterSource.DEFAULT
     train = training.main.callback
     assert train is not None, "it is a command"
     with parallel.process_group(parallel.own_device(options["device"])):
+        if unasked and parallel.world_size() == 1:  # a history is of what one process writes
+            options["keep_at"] = moments(fit.preset)
+            _tell_kept(options["keep_at"])
         for role in ROLES:
             parallel.tell(f"Training {role} into {out / role}.")
             train(**options, objective=role, out=out / role, source=None, anneal=False)
     if options["stop_at"] is None:
         parallel.tell(f"Next: {next_command(corpus, out)}")
+
+
+def _tell_kept(steps: frozenset[int]) -> None:
+    if steps:
+        words = ", ".join(f"{step:,}" for step in sorted(steps))
+        parallel.tell(f"Checkpoints of these steps stay, for the models' history: {words}.")
 
 
 def next_command(corpus: Path, runs: Path) -> str:

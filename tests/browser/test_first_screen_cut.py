@@ -28,6 +28,7 @@ def opened(app_server: harness.Server, browser_page: Page) -> Page:
 
 def test_all_that_matters_is_seen_without_scrolling(opened: Page):
     for what in SEEN:
+        expect(opened.locator(what)).not_to_have_count(0)
         for each in opened.locator(what).all():
             expect(each).to_be_in_viewport(ratio=1)
 

@@ -23,4 +23,6 @@ def test_the_first_screen_shows_the_field_and_the_lines(
         for query, parts in SEEN.items():
             harness.visit(page, f"{app_server.url}/Search{query}")
             for part in parts:
-                expect(page.locator(part).first).to_be_in_viewport(ratio=1)
+                found = page.locator(part).first
+                expect(found).to_be_visible()
+                expect(found).to_be_in_viewport(ratio=1)

@@ -19,7 +19,7 @@ from model.families import sizes
 from model.families.layout import built
 from model.families.opening import config_of, local_folder, open_model
 from model.families.sizes import Size, check_fits, checkpoint_size
-from model.native import wide
+from model.native import router, wide
 from model.native.compiled import call, library
 from model.run.inference import record
 
@@ -202,6 +202,8 @@ def results() -> list[torch.Tensor]:
     mean.backward()
     parts = (recording.router_probs, recording.gate_weights, recording.loss, recording.entropy)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    documents = model.document_routing(ids_1T)
+    gradients.append(model.train().next_token_loss(ids_1T, ids_1T, documents, 1e-3))
     return [*found, loss, gradient, mean, *gradients, *map(torch.tensor, parts)]
 
 
@@ -225,14 +227,15 @@ def test_a_running_model_does_not_see_the_type_that_another_thread_loads_in(
         handed.update(each.dtype for each in arguments if isinstance(each, torch.Tensor))
         call(name, *arguments)
 
-    monkeypatch.setattr(attention, "call", spying)
+    for module in (attention, router):
+        monkeypatch.setattr(module, "call", spying)
     wanted = results()
     torch.set_default_dtype(torch.bfloat16)
     try:
         found = results()
     finally:
         torch.set_default_dtype(torch.float32)
-    assert handed <= {torch.float32, torch.int32}
+    assert handed <= {torch.float32, torch.int32, torch.int64, torch.bool}
     assert handed or library() is None
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)

@@ -12,9 +12,9 @@ needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C com
 N, E, SLOTS = 60, 41, 5
 
 
-def logits(num_shared=1, seed=0, spread=3.0):
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(N, E + num_shared, generator=generator) * spread).requires_grad_()
+def logits(tokens=N, experts=E):
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randn(tokens, experts + 1, generator=generator) * 3).requires_grad_()
 
 
 def masks():
@@ -26,7 +26,43 @@ def masks():
         "a row a token": of_each,
         "one for all": of_each[3],
         "a row": of_each[3:4],
+        "a column": torch.ones(N, 1, dtype=torch.bool),
     }
+
+
+@needs_compiler
+@pytest.mark.parametrize("tokens", [0, 1, 3])
+@pytest.mark.parametrize("experts", [5, 8, 16, 32, 33])
+def test_every_number_of_experts_and_tokens(tokens, experts, processor):
+    fast, slow = logits(tokens, experts), logits(tokens, experts)
+    got, want = router.choose(fast, experts, 5, None), _choose(slow, experts, 5, None, None)
+    assert torch.equal(got[2], want[2])
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    losses(got).backward()
+    losses(want).backward()
+    torch.testing.assert_close(fast.grad, slow.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("compiler", [True, False])
+def test_no_expert_outside_the_mask_is_chosen_where_a_score_is_zero(compiler, monkeypatch):
+    if not compiler:
+        monkeypatch.setattr(router, "library", lambda: None)
+    far = torch.tensor([[9.0, 9, 9, 9, 9, 400, 0, 0, 0]])
+    allowed_R = torch.tensor([False] * 5 + [True] * 3)
+    routed = route(far, 1, 4, allowed_R)
+    assert routed.expert_ids_NK.tolist() == [[5, 6, 7, 8]]
+    assert routed.gate_weights_NK.tolist() == [[1, 0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [torch.ones(N, E + 1).bool(), torch.ones(N - 1, E).bool(), torch.ones(E + 1).bool()],
+    ids=["experts", "tokens", "one for all"],
+)
+def test_a_mask_that_does_not_fit_is_refused(mask):
+    with pytest.raises(RuntimeError, match="size"):
+        route(logits(), 1, SLOTS + 1, mask)
 
 
 def losses(chosen):
@@ -65,7 +101,7 @@ def test_each_output_has_its_own_gradient(part):
 
 
 @needs_compiler
-def test_a_row_that_is_not_a_number_stays_one_and_chooses_experts_that_exist():
+def test_a_row_that_is_not_a_number_stays_one_and_chooses_experts_that_exist(processor):
     broken = logits().detach()
     broken[3, 7] = float("nan")
     scores_NR, weights, ids, lse_N = router.choose(broken, E, SLOTS, None)
@@ -113,9 +149,9 @@ def test_more_slots_than_experts_are_refused():
 
 
 def test_double_precision_and_life_without_a_compiler_are_torch(monkeypatch):
-    exact = route(logits().detach().double(), 1, SLOTS + 1)
-    assert exact.lse_N.dtype == torch.float32  # as ever: routing is of float32
     fast = route(logits().detach(), 1, SLOTS + 1)
+    exact = route(logits().detach().double(), 1, SLOTS + 1)
+    torch.testing.assert_close(exact.scores_NR, fast.scores_NR)
     monkeypatch.setattr(router, "library", lambda: None)
     slow = route(logits().detach(), 1, SLOTS + 1)
     assert torch.equal(fast.expert_ids_NK, slow.expert_ids_NK)

@@ -320,6 +320,14 @@ DAMAGE = {
     "no model": (lambda f: edit_manifest(f, model={}), "manifest.json is damaged"),
     "unknown level": (lambda f: edit_manifest(f, level="words"), "unknown level 'words'"),
     "no files": (lambda f: edit_manifest(f, files=[]), "documents-00000.parquet is not listed"),
+    "a file without a name": (
+        lambda f: edit_manifest(f, files=[{"name": None, "bytes": 1, "rows": 1}]),
+        "manifest.json is damaged",
+    ),
+    "a file elsewhere": (
+        lambda f: edit_manifest(f, files=[{"name": "../usage.npy", "bytes": 1, "rows": 1}]),
+        "manifest.json is damaged",
+    ),
     "missing usage": (lambda f: (f / "usage.npy").unlink(), "usage.npy is missing"),
     "missing tokens": (
         lambda f: (f / "tokens-00000.parquet").unlink(),

@@ -74,7 +74,9 @@ def show() -> None:
 
 def _how() -> str:
     """How a history comes about, for the runs in the slots."""
-    kept = "A run keeps its newest checkpoints alone; training it with `--keep-at 50,100,400` keeps"
+    kept = (
+        "A run keeps its newest checkpoints, a small pair four more; `--keep-at 50,100,400` keeps"
+    )
     if _pair() is None:
         return f"{kept} those too. This measures them:"
     return f"{kept} those too, and this measures them with the rest:"
