@@ -97,8 +97,8 @@ class EmoRouter(nn.Module):
 
             return ops.document_pools(logits_BTE, segments_BT, sizes_BD, num_routed).flatten(0, 1)
         if choice == "document" and real_BT is None and compiled.fits(logits_BTE):
-            documents = (segments_BT, sizes_BD.shape[1])
-            mass_BDR = compiled.document_mass(logits_BTE, *documents, num_routed)
+            num_documents = sizes_BD.shape[1]
+            mass_BDR = compiled.document_mass(logits_BTE, segments_BT, num_documents, num_routed)
             return pools_by_mass(mass_BDR, segments_BT, sizes_BD).flatten(0, 1)
         scores_BTR = logits_BTE[..., :num_routed].float().softmax(-1)
         if real_BT is not None:
