@@ -64,6 +64,7 @@ def test_what_was_found_and_which_lines_are_read_out(
     page = browser_page
     harness.visit(page, f"{app_server.url}/Search")
     told, lines = page.locator(".st-key-frame .heard"), page.locator(".st-key-search_lines .heard")
+    expect(page.get_by_role("button", name="Copy link")).to_be_visible()  # the frame listens
     for word in ("rope", "soil"):
         page.locator(FIELD).fill(word)
         with harness.rerun(page):

@@ -2,6 +2,7 @@
 const NARROW = 900, SAID_MS = 4000, HEARD_MS = 600;
 const SVG = "http://www.w3.org/2000/svg";
 const FIELD = 'input, textarea, select, [contenteditable]:not([contenteditable="false"])';
+const TOUCHES = ["pointerdown", "keydown"];
 const ICONS = {
   copy: "M10 14a4 4 0 0 0 6 .4l3-3a4 4 0 0 0-6-6l-1 1M14 10a4 4 0 0 0-6-.4l-3 3a4 4 0 0 0 6 6l1-1",
   undo: "M9 14 4 9l5-5M4 9h10a6 6 0 0 1 0 12h-3",
@@ -25,7 +26,7 @@ function onlyTheirSteps(drawers) {
     return push(state, title, url);
   };
   const touch = (event) => { if (event.isTrusted) seen.touched = true; };
-  for (const name of ["pointerdown", "keydown"]) document.addEventListener(name, touch, true);
+  for (const name of TOUCHES) document.addEventListener(name, touch, true);
 }
 
 // Where the visitor's steps begin: on a busy machine a page writes its address before this runs.
@@ -117,9 +118,16 @@ function tellHeadline(heard) {
   };
   const watch = new MutationObserver(tell);
   tell();
+  // A visitor may act before the page has come to rest: what stands there then is what changes.
+  const before = () => { heard.told ||= headline(); };
+  for (const name of TOUCHES) document.addEventListener(name, before, true);
   const main = document.querySelector('[data-testid="stMain"]');
   if (main) watch.observe(main, { subtree: true, childList: true, characterData: true });
-  return () => { clearTimeout(waiting); watch.disconnect(); };
+  return () => {
+    clearTimeout(waiting);
+    watch.disconnect();
+    for (const name of TOUCHES) document.removeEventListener(name, before, true);
+  };
 }
 
 function shortcut(event, buttons) {
