@@ -29,7 +29,7 @@ INLINE float softmax(long R, float *row) {
     return top + logf(sum);
 }
 
-INLINE ivec pick(ivec mask, ivec yes, ivec no) { return (mask & yes) | (~mask & no); }
+INLINE ivec pick(ivec mask, ivec yes, ivec no) { return (ivec)choose(mask, (vec)yes, (vec)no); }
 
 typedef struct {
     vec value;
@@ -49,8 +49,8 @@ INLINE long place_of_largest(long n, const float *row) {
     for (int lane = 0; lane < LANES; lane++) next.place[lane] = lane;
     for (long i = 0; i < n; i += LANES, next.place += LANES) {
         next.value = *(const vec *)(row + i);
-        const ivec larger = next.value > best.value;
-        best = (Places){choose(larger, next.value, best.value), pick(larger, next.place, best.place)};
+        const ivec first = next.value > best.value;
+        best = (Places){choose(first, next.value, best.value), pick(first, next.place, best.place)};
     }
     for (int round = 1; round < LANES; round *= 2)
         best = better_of((Places){LOW(best.value, best.value), LOW(best.place, best.place)},
