@@ -34,14 +34,7 @@ def masks():
 @pytest.mark.parametrize("tokens", [0, 1, 3])
 @pytest.mark.parametrize("experts", [5, 8, 16, 32, 33])
 def test_every_number_of_experts_and_tokens(tokens, experts, processor):
-    fast, slow = logits(tokens, experts), logits(tokens, experts)
-    got, want = router.choose(fast, experts, 5, None), _choose(slow, experts, 5, None, None)
-    assert torch.equal(got[2], want[2])
-    for one, other in zip(got, want, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-    losses(got).backward()
-    losses(want).backward()
-    torch.testing.assert_close(fast.grad, slow.grad, rtol=1e-4, atol=1e-5)
+    assert_as_torch(tokens, experts, None)
 
 
 @pytest.mark.parametrize("compiler", [True, False])
@@ -75,16 +68,20 @@ def losses(chosen):
 @needs_compiler
 @pytest.mark.parametrize("mask", masks().values(), ids=masks().keys())
 def test_choice_and_gradients_are_those_of_torch(mask, processor):
-    fast, slow = logits(), logits()
-    got = router.choose(fast, E, SLOTS, mask)
-    want = _choose(slow, E, SLOTS, mask, None)
+    assert_as_torch(N, E, mask)
+
+
+def assert_as_torch(tokens, experts, mask):
+    """Of random logits: the same choice, numbers and gradients, none for a shared expert."""
+    fast, slow = logits(tokens, experts), logits(tokens, experts)
+    got, want = router.choose(fast, experts, SLOTS, mask), _choose(slow, experts, SLOTS, mask, None)
     assert torch.equal(got[2], want[2])
     for one, other in zip(got, want, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     losses(got).backward()
     losses(want).backward()
     torch.testing.assert_close(fast.grad, slow.grad, rtol=1e-4, atol=1e-5)
-    assert not fast.grad[:, E:].any()
+    assert not fast.grad[:, experts:].any()
 
 
 @needs_compiler
