@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-MAX_DRAWS_AT_ONCE = 1 << 22  # draws held in memory at a time: 32 MiB of indices
+MAX_DRAWS_AT_ONCE = 1 << 19  # draws held in memory at a time: 4 MiB of indices, in the cache
 
 
 @dataclass(frozen=True)

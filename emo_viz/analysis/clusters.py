@@ -11,6 +11,7 @@ from emo_viz.analysis.vectors import unit_rows
 RESTARTS = 4
 REFINEMENTS = 20
 SMALLEST_SHIFT = 1e-6
+FIRST_ROWS = 2048  # that each start draws its centroids from
 MINIBATCH_ROWS = 5_000  # above this, k-means starts from mini-batches: all rows take seconds
 
 
@@ -71,7 +72,9 @@ def _start(rows: NDArray[np.float32], k: int, seed: int) -> NDArray[np.float32]:
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
     if len(rows) > MINIBATCH_ROWS:
-        means = MiniBatchKMeans(k, n_init=10, batch_size=4096, random_state=seed)
+        means = MiniBatchKMeans(
+            k, n_init=RESTARTS, init_size=FIRST_ROWS, batch_size=4096, random_state=seed
+        )
     else:
         means = KMeans(k, n_init=RESTARTS, random_state=seed)
     return unit_rows(means.fit(rows).cluster_centers_)

@@ -32,7 +32,7 @@ class WordTable:
 
 def word_table(texts: Sequence[str]) -> WordTable:
     """The words of two letters or more that occur in at least three of the texts, lower case."""
-    found = [sorted({word.lower() for word in set(WORD.findall(text))}) for text in texts]
+    found = [set(WORD.findall(text.lower())) for text in texts]
     words, columns = np.unique([word for each in found for word in each], return_inverse=True)
     rows = np.repeat(np.arange(len(found)), [len(each) for each in found])
     table = csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(found), len(words)))

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 VARIANCE_SHARE = 0.95
-ROWS_AT_ONCE = 8192  # bounds the float64 copies made of a large float16 table
+ROWS_AT_ONCE = 1024  # few enough that a copy of them stays in the cache between two passes
 # Of more columns, all components would take a minute: the largest are found by subspace iteration.
 WIDEST = 1024
 MOST_COMPONENTS = 64
 OVERSAMPLING, ITERATIONS = 16, 4
-MOST_KEPT = 256 << 20  # bytes of centred rows; of more, a block is centred when it is needed
 
 
 Array = NDArray[Any]
@@ -122,17 +121,9 @@ def _squares(rows: NDArray[np.float32]) -> float:
 def _centred(rows: NDArray[np.floating], mean: NDArray[np.float32]) -> Blocks:
     """The rows [N, F] less their mean [F], block by block, as often as they are asked for.
 
-    They are kept where they take little memory: to take the mean off again for every pass costs
-    as much as the pass.
+    None are kept: memory that is new to the process costs more than taking the mean off again.
     """
-
-    def made() -> Iterator[NDArray[np.float32]]:
-        return (block - mean for block in _blocks(rows, np.float32))
-
-    if rows.size * mean.itemsize > MOST_KEPT:
-        return made
-    kept = list(made())
-    return lambda: kept
+    return lambda: (block - mean for block in _blocks(rows, np.float32))
 
 
 def _twice(centred: Blocks, basis: NDArray[np.float32]) -> NDArray[np.float32]:

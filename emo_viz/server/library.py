@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from emo_viz.analysis.checkpoints import check_routers, vocabulary_digest
-from emo_viz.analysis.origins import of_trace
+from emo_viz.analysis.origins import Origins, of_trace
 from emo_viz.analysis.projection import content_key
 from emo_viz.analysis.runs import Comparison, Facts, Run, compare, default_of, label_of
 from emo_viz.analysis.widths import routed_by_layer
@@ -251,7 +251,9 @@ def traces() -> Recorded:
         said = f"There is no trace of {runs.names} here."
         raise Missing(said, commands.each(commands.RECORD, runs.ids))
     found = {run.id: trace(run.id) for run in have}
-    known = [replace(run, facts=_trace_facts(found[run.id], trace_key(run.id))) for run in have]
+    known = [
+        replace(run, facts=_trace_facts(run.id, trace_key(run.id), found[run.id])) for run in have
+    ]
     left_out = (f"There is no trace of {run.label} here." for run in runs if run not in have)
     return Recorded(compare(known), found, tuple(left_out))
 
@@ -271,6 +273,11 @@ def trace(run: str) -> "Trace":
 def trace_key(run: str) -> str:
     """What caches of the trace of a run go by."""
     return assets.content(assets.trace_path(run))
+
+
+def trace_origins(run: str, trace: "Trace") -> Origins:
+    """What the trace of a run was recorded from."""
+    return _trace_origins(run, trace_key(run), trace)
 
 
 def _device(name: str) -> str:
@@ -368,9 +375,14 @@ def _suffix(value: str, usual: str) -> str:
 
 
 @caches.for_all(8)
-def _trace_facts(_trace: "Trace", key: str) -> Facts:
-    ids, texts = content_key(_trace.facts["id"]), of_trace(_trace, "").documents
+def _trace_facts(run: str, key: str, _trace: "Trace") -> Facts:
+    ids, texts = content_key(_trace.facts["id"]), _trace_origins(run, key, _trace).documents
     return Facts(_trace.manifest.model.routed, documents=ids, texts=texts)
+
+
+@caches.for_all(8)
+def _trace_origins(run: str, key: str, _trace: "Trace") -> Origins:
+    return of_trace(_trace, run)
 
 
 @caches.for_all(4)

@@ -100,8 +100,6 @@ def test_of_many_columns_the_largest_components_are_those_of_an_exact_pca(monkey
     agreement = np.abs((found.components * exact.components).sum(axis=1))
     assert agreement.min() > 0.999
     assert found.explained == pytest.approx(exact.explained, abs=1e-4)
-    monkeypatch.setattr(vectors, "MOST_KEPT", 0)  # centred anew for every pass: the same bits
-    assert (fit_pca(wide, components=11).components == found.components).all()
     order = rng.permutation(300)
     again = fit_pca(wide[order], components=11)
     np.testing.assert_allclose(again.components, found.components, atol=1e-3)

@@ -11,7 +11,6 @@ import streamlit as st
 
 from emo_viz.analysis.alignment import contingency
 from emo_viz.analysis.families import families, mean_routing
-from emo_viz.analysis.origins import Origins, of_trace
 from emo_viz.analysis.profiles import WordTable, word_table
 from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.vectors import flatten_usage
@@ -143,7 +142,7 @@ def _check_fresh(recorded: library.Recorded) -> None:
     for documents in (False, True):
         try:
             for run in recorded.comparison:
-                origins = _origins(run.id, library.trace_key(run.id), recorded.traces[run.id])
+                origins = library.trace_origins(run.id, recorded.traces[run.id])
                 freshness.check(f"The traces of {run.label}", origins, documents)
         except freshness.Stale as error:
             if documents:
@@ -151,11 +150,6 @@ def _check_fresh(recorded: library.Recorded) -> None:
                 return
             missing.empty_state(str(error), lines, OUT_OF_DATE)
             st.stop()
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _origins(run: str, key: str, _trace: "Trace") -> Origins:
-    return of_trace(_trace, run)
 
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the documents …")

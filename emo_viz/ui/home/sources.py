@@ -6,7 +6,7 @@ import streamlit as st
 
 from emo_viz.analysis import routing, tokens
 from emo_viz.analysis.curves import Measured, read_together
-from emo_viz.analysis.origins import Origins, of_trace
+from emo_viz.analysis.origins import Origins
 from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.server import assets, library
 from emo_viz.trace import Trace
@@ -66,15 +66,14 @@ def _read_curves(paths: tuple[Path, ...], key: str, runs: tuple[str, ...], only_
 
 def coverage(run: Run) -> routing.Coverage:
     """What a run's trace says of its use of experts."""
-    trace, key = library.trace(run.id), library.trace_key(run.id)
-    found, origins = _read_trace(run.id, key, trace)
-    freshness.check(f"The traces of {run.label}", origins)
-    return found
+    trace = library.trace(run.id)
+    freshness.check(f"The traces of {run.label}", library.trace_origins(run.id, trace))
+    return _coverage(library.trace_key(run.id), trace)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _read_trace(run: str, key: str, _trace: Trace) -> tuple[routing.Coverage, Origins]:
-    return routing.coverage(_trace), of_trace(_trace, run)
+def _coverage(key: str, _trace: Trace) -> routing.Coverage:
+    return routing.coverage(_trace)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
