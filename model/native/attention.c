@@ -11,7 +11,7 @@
  */
 #include "simd.h"
 
-#define BLOCK 64
+#define BLOCK 16 /* queries of the backward pass: more would read more keys that are masked */
 
 typedef struct {
     long T, padded, D, stride; /* stride: numbers from one token to the next in qkv */
