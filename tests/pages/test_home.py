@@ -1,11 +1,14 @@
 """The home page: its sentences follow the files, and a missing file is said, not raised."""
 
+import logging
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.analysis.curves import Measured, read_curves
@@ -79,6 +82,19 @@ def test_nothing_at_all_is_still_a_page(tmp_path: Path, monkeypatch: pytest.Monk
     assert at.code[0].value.startswith("python -m model.train")
     assert not at.table
     assert "Add a run" in [link.proto.label for link in at.get("page_link")]
+
+
+def test_what_is_prepared_at_the_start_is_drawn_nowhere(tiny_assets: Path, caplog):
+    st.cache_resource.clear()
+    # Streamlit says there, for every drawing, that no visitor's page is being drawn.
+    of_streamlit = logging.getLogger(get_script_run_ctx.__module__)
+    of_streamlit.addHandler(caplog.handler)
+    try:
+        for step in prepare.steps():
+            step()
+    finally:
+        of_streamlit.removeHandler(caplog.handler)
+    assert "missing ScriptRunContext" not in caplog.text
 
 
 def test_what_is_prepared_at_the_start_is_not_made_again(tiny_assets: Path, monkeypatch):

@@ -54,7 +54,7 @@ def _curves(runs: Comparison, only_new: bool) -> Found:
     return _read_curves(paths, key, runs.ids, only_new)
 
 
-@st.cache_resource(max_entries=4, show_spinner="Reading the curves …")
+@st.cache_resource(max_entries=4, show_spinner=False)  # read as the server starts, see prepare
 def _read_curves(paths: tuple[Path, ...], key: str, runs: tuple[str, ...], only_new: bool) -> Found:
     """The curves of all domains, the experts of every layer, what they are of, and a sentence where
     they are of new documents alone."""
