@@ -48,6 +48,12 @@ class Numbered:
     numbers: tuple[int, ...]
     routed: tuple[int, ...]
 
+    @classmethod
+    def of_trace(cls, trace: Trace) -> "Numbered":
+        """Those of a recording."""
+        model = trace.manifest.model
+        return cls(model.own_layers, model.routed)
+
     @property
     def sparse(self) -> list[int]:
         """Places of the layers that have experts to choose among."""

@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from model.files import read_json
+from model.train.steps import newest_first
 
 METRICS, LOAD = "metrics.jsonl", "load.jsonl"
 LOSS, HELDOUT, GRADIENT = "loss", "heldout_loss", "grad_norm"
@@ -210,7 +211,8 @@ class Plan:
 
 def read_plan(folder: Path) -> Plan:
     """The plan of a run's folder: from an export, or from the preset of its newest checkpoint."""
-    newest = sorted(folder.glob("step-*/run.json"), key=_step_of)[-1:]
+    saved = [step / "run.json" for step in newest_first(folder)]
+    newest = [path for path in saved if path.exists()][:1]
     for path in (folder / "training.json", folder / "export" / "training.json", *newest):
         try:
             said = read_json(path)
@@ -220,11 +222,6 @@ def read_plan(folder: Path) -> Plan:
         if isinstance(preset, dict):
             return _plan(preset)
     return Plan()
-
-
-def _step_of(path: Path) -> int:
-    number = path.parent.name.partition("-")[2]
-    return int(number) if number.isdecimal() else -1
 
 
 def _plan(preset: Mapping[str, Any]) -> Plan:

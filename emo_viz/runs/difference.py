@@ -127,7 +127,7 @@ def _documents_of(traces: dict[int, Trace]) -> pd.DataFrame:
 
 def _compared(sides: tuple[Source, Source], traces: tuple[Trace, Trace], experts: Experts) -> Found:
     names = _names(sides)
-    numbered = [Numbered(t.manifest.model.own_layers, t.manifest.model.routed) for t in traces]
+    numbered = [Numbered.of_trace(trace) for trace in traces]
     layers = common_layers(numbered[0], numbered[1], names)
     pairs, notes = paired(_both(traces, layers))
     by_use = experts == "use" or experts == "auto" and trained_apart(*map(Weights.of_trace, traces))

@@ -157,5 +157,4 @@ def _numbered(run: str) -> Numbered | None:
     """The layers of a run as its recording has them; None without one."""
     if run not in of_shown():
         return None
-    model = opened(run).manifest.model
-    return Numbered(tuple(model.own_layers), tuple(model.routed))
+    return Numbered.of_trace(opened(run))

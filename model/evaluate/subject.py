@@ -187,4 +187,4 @@ def open_subject(folder: Path, device: torch.device, dtype: str = "float32") -> 
     """
     if is_of_other_family(folder):
         return FamilySubject(LiveFamily(open_checkpoint(str(folder), str(device), dtype)))
-    return EmoSubject(load_model(folder, dtype).to(device), folder)
+    return EmoSubject(load_model(folder, dtype, device), folder)

@@ -20,8 +20,6 @@ from transformers import PreTrainedTokenizerBase
 
 from model.emo.modeling import EmoForCausalLM
 from model.families.groups import groups_of
-from model.families.opening import dtype_of
-from model.families.sizes import check_fits
 from model.run.checkpoint import is_of_other_family
 from model.run.inference import (
     NUM_NEXT,
@@ -376,7 +374,5 @@ def open_live(folder: Path, device: str = "cpu", dtype: str = "float32") -> Live
     """
     if is_of_other_family(folder):
         return LiveFamily(open_checkpoint(str(folder), device, dtype))
-    if device != "cpu":
-        check_fits(folder, torch.device(device), dtype_of(dtype))
-    model, tokenizer = load_model(folder, dtype), load_tokenizer(folder)
-    return LiveEmo(model if device == "cpu" else model.to(device), tokenizer)
+    model, tokenizer = load_model(folder, dtype, device), load_tokenizer(folder)
+    return LiveEmo(model, tokenizer)

@@ -7,7 +7,8 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from model.emo.modeling import EmoForCausalLM
-from model.families.opening import transformers_alone
+from model.families.opening import dtype_of, transformers_alone
+from model.families.sizes import check_fits
 from model.files import INDEX, SINGLE, check_writable, inside, new_folder, read_json
 from model.run.checkpoint import CONFIG, check_checkpoint, check_links, last_line, read_config
 
@@ -21,23 +22,27 @@ TOKENIZER_FILES = (
 GENERATION = "generation_config.json"
 
 
-def load_model(path: str | Path, dtype: str = "float32") -> EmoForCausalLM:
-    """An EMO-format checkpoint folder as a model in eval mode on the CPU.
+def load_model(
+    path: str | Path, dtype: str = "float32", device: torch.device | str = "cpu"
+) -> EmoForCausalLM:
+    """An EMO-format checkpoint folder as a model in eval mode on a device.
 
     Raises ValueError if the folder is missing, truncated, of another model type, quantised, reaches
-    outside of itself, holds NaN, or holds other tensors than its config asks for.
+    outside of itself, holds NaN, or holds other tensors than its config asks for; and if it needs
+    more memory than there is.
     """
     folder = Path(path)
     check_checkpoint(folder)
     _check_json(folder, GENERATION)
     _check_index(folder)
+    check_fits(folder, torch.device(device), dtype_of(dtype))
     try:
         with transformers_alone():
             model, report = EmoForCausalLM.from_pretrained(
                 folder,
                 # Ours, because transformers' own reader takes no byte order mark.
                 config=read_config(folder),
-                dtype=getattr(torch, dtype),
+                dtype=dtype_of(dtype),
                 local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
@@ -48,7 +53,7 @@ def load_model(path: str | Path, dtype: str = "float32") -> EmoForCausalLM:
             "checkpoint again."
         ) from error
     _check_weights(folder, model, report)
-    return model.eval()
+    return model.to(device).eval()
 
 
 def _check_index(folder: Path) -> None:

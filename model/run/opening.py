@@ -14,8 +14,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from model.families import RoutedModel, routed
-from model.families.opening import device_of, dtype_of, local_folder, open_model
-from model.families.sizes import check_fits
+from model.families.opening import device_of, local_folder, open_model
 from model.files import inside, read_json
 from model.run.checkpoint import CONFIG, last_line
 from model.run.loading import load_model, load_tokenizer
@@ -76,14 +75,13 @@ def open_checkpoint(
 
 
 def _open_emo(folder: Path, device: torch.device, dtype: str) -> RoutedModel:
-    check_fits(folder, device, dtype_of(dtype))
-    loaded = load_model(folder, dtype)
+    loaded = load_model(folder, dtype, device)
     if loaded.config.objective == "dense":
         raise ValueError(
             f"{folder.resolve().name} is a dense model and has no routers; name an EMO or MoE "
             "model."
         )
-    return routed(loaded.to(device))
+    return routed(loaded)
 
 
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

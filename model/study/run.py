@@ -116,7 +116,7 @@ def work(run: Run, place: Place, corpus: Corpus, plainly: bool = False) -> dict[
     gc.collect()
     torch.cuda.empty_cache()  # a recorded step's memory serves nobody else; other jobs need it
     trained = time.perf_counter()
-    model = load_model(folder / "export").to(place.device)
+    model = load_model(folder / "export", device=place.device)
     found = evaluate(model, corpus.documents)
     result = {
         "run": asdict(run) | {"key": run.key},

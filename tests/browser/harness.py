@@ -24,6 +24,7 @@ from playwright.sync_api import (
     BrowserContext,
     ConsoleMessage,
     Error,
+    Locator,
     Page,
     Request,
     WebSocket,
@@ -36,6 +37,7 @@ ROOT = Path(__file__).parents[2]
 # Only a fault takes so long: how busy the machine is decides nothing.
 START_SECONDS = 300
 WAIT_MS = 240_000
+NARROW = 900  # pixels; frame.js folds the side bar of a window of this width
 expect.set_options(timeout=WAIT_MS)
 LOCAL = "http://127.0.0.1:"
 PROBES = ("/_stcore/health", "/_stcore/host-config")
@@ -49,6 +51,11 @@ SETTLED = """() => {
 }"""
 TWO_FRAMES = """() => new Promise((done) =>
   requestAnimationFrame(() => requestAnimationFrame(() => done())))"""
+FOLDED = """() => {
+  const bar = document.querySelector('[data-testid="stSidebar"]');
+  const moving = document.getAnimations().some((each) => each instanceof CSSTransition);
+  return window.emoVizFolded && !moving && (bar?.getBoundingClientRect().right ?? 0) <= 1;
+}"""
 CHARTS_DRAWN = """() => {
   const charts = [...document.querySelectorAll('[data-testid="stPlotlyChart"]')];
   return charts.every((chart) => chart.querySelector(".main-svg") !== null);
@@ -240,12 +247,24 @@ def visit(page: Page, url: str) -> None:
     page.goto(url)
     settle(page)
     page.wait_for_function("window.emoVizListens")
+    if page.viewport_size and page.viewport_size["width"] <= NARROW:
+        page.wait_for_function(FOLDED)  # the side bar's way out widens the page
 
 
 def settle(page: Page) -> None:
     """Wait until no script runs, nothing is stale, and every Plotly chart is drawn."""
     page.wait_for_function(SETTLED)
     page.wait_for_function(CHARTS_DRAWN)
+
+
+def open_popover(page: Page, button: Locator) -> None:
+    """Click a popover's button until it is open: where the browser takes more than 50 ms to open
+    it, Streamlit may take that very click for one beside it, and close it again."""
+    button.click()
+    page.evaluate(TWO_FRAMES)
+    if button.get_attribute("aria-expanded") == "false":
+        button.click()
+    expect(button).to_have_attribute("aria-expanded", "true")
 
 
 @contextmanager

@@ -24,7 +24,8 @@ def saved(page: Page, button: str) -> bytes:
 def opened(app_server: harness.Server, browser_page: Page) -> Page:
     """The page of differences with its export open."""
     harness.visit(browser_page, f"{app_server.url}/Routing_difference")
-    browser_page.get_by_test_id("stMain").get_by_role("button", name="Export").click()
+    main = browser_page.get_by_test_id("stMain")
+    harness.open_popover(browser_page, main.get_by_role("button", name="Export"))
     expect(browser_page.get_by_role("button", name="Experts in common as SVG")).to_be_visible()
     return browser_page
 

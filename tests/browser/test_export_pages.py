@@ -41,7 +41,7 @@ def save_every_chart(page: Page, address: str, charts: int) -> None:
     main = page.get_by_test_id("stMain")
     if address.endswith("/Token_routing"):
         page.get_by_text("How it was measured").first.click()
-    main.get_by_role("button", name="Export").first.click()
+    harness.open_popover(page, main.get_by_role("button", name="Export").first)
     choice = page.get_by_test_id("stPopoverBody")
     buttons = choice.get_by_role("button", name="as SVG")
     expect(buttons.first).to_be_visible()

@@ -73,6 +73,19 @@ def test_nothing_moves_with_the_slider_on_a_narrow_page(
         assert len(tops) == 1
 
 
+@pytest.mark.parametrize("document", ["", "?home_document=heldout-garden-0"])
+def test_the_slider_keeps_the_keyboard_once_the_server_has_answered(
+    app_server: harness.Server, browser_page: Page, document: str
+):
+    harness.visit(browser_page, app_server.url + document)
+    first = browser_page.locator(".first")
+    first.locator("input").focus()
+    for key, kept in (("Home", 4), ("ArrowRight", 5), ("ArrowRight", 6)):
+        with harness.rerun(browser_page):
+            browser_page.keyboard.press(key)
+        expect(first.locator(".says")).to_contain_text(f"With {kept} of 16 experts")
+
+
 def test_notch_layer_and_token_stand_in_the_address(
     app_server: harness.Server, browser: Browser, browser_page: Page
 ):

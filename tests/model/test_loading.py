@@ -12,7 +12,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from model.emo.modeling import EmoForCausalLM
+from model.evaluate.subject import open_subject
 from model.run.inference import continue_text, encode
+from model.run.live import open_live
 from model.run.loading import export_model, load_model, load_tokenizer
 from tests.model.helpers import tiny_ids, tiny_model
 
@@ -266,6 +268,15 @@ def test_a_checkpoint_of_fused_experts_is_read(tmp_path):
 
 def layer_down(model):
     return model.model.layers[1].mlp.experts.down_proj
+
+
+@pytest.mark.parametrize(
+    "opened", [load_model, open_live, lambda folder: open_subject(folder, torch.device("cpu"))]
+)
+def test_a_checkpoint_larger_than_the_memory_is_refused(checkpoint, monkeypatch, opened):
+    monkeypatch.setattr("model.families.sizes.available_memory", lambda device: 1000)
+    with pytest.raises(ValueError, match="needs about .* GB in float32 and cpu has .* free"):
+        opened(checkpoint)
 
 
 def test_a_dense_checkpoint_is_read(tmp_path):

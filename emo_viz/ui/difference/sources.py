@@ -156,8 +156,7 @@ class Opened:
             routed, own = self.model.routed, self.model.live.own_layers
             # EMO's format lists its layers without a router too.
             return Numbered(own if len(own) == len(routed) else tuple(range(len(routed))), routed)
-        traced = self.trace.manifest.model
-        return Numbered(traced.own_layers, traced.routed)
+        return Numbered.of_trace(self.trace)
 
     @property
     def context(self) -> int:

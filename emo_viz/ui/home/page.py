@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +26,7 @@ from emo_viz.ui.shell.words import count, escape_markdown, spoken, with_commands
 
 FIRST_PIXELS = 640
 LOAD = "home_load"  # in the session: this visitor wants large models loaded
+SHOWN = "home_shown"  # the runs and the document of the picture on the screen
 
 
 @dataclass(frozen=True)
@@ -64,24 +64,27 @@ def show() -> None:
     row = st.container(horizontal=True, vertical_alignment="center", gap="small")
     row.caption(_who(runs), width="stretch")
     document = documents.chosen(runs, row)
-    top = st.empty()
     known = look.stored(runs) if document is None else None
-    if not known:
-        top.skeleton(height=FIRST_PIXELS)
+    # A picture that has been made stays where it is: under a skeleton it would lose the keyboard.
+    ready = known is not None or st.session_state.get(SHOWN) == (runs.ids, document)
+    top = st.container() if ready else st.empty()
+    if ready:
+        with top:
+            drawn = _first(runs, known, document)
     else:
-        with top.container():
-            first.draw(runs, *known)
+        top.skeleton(height=FIRST_PIXELS)
     stories.draw(runs)
     how = st.container()
     _findings(runs)
     st.subheader("What is loaded")
     loaded.models(runs)
     loaded.texts(runs)
-    if known:
-        _how(how, runs, known[0])
-        return
-    with top.container():  # last: a model may have to be loaded, and the rest need not wait for it
-        _make_first(runs, how, document)
+    if not ready:  # last: a model may have to be loaded, and the rest need not wait for it
+        with top.container():
+            drawn = _first(runs, known, document)
+    st.session_state[SHOWN] = (runs.ids, document) if drawn else None
+    if drawn:
+        how.expander("How it was measured").markdown(first.measured(*drawn))
 
 
 def _nothing(error: library.Missing) -> None:
@@ -95,7 +98,17 @@ def _nothing(error: library.Missing) -> None:
     st.page_link(routes.LIBRARY, label="Add a run", icon=":material/inventory_2:")
 
 
-def _make_first(runs: Comparison, how: Any, document: str | None) -> None:
+def _first(
+    runs: Comparison, known: tuple[Glances, str] | None, document: str | None
+) -> tuple[Comparison, Glances] | None:
+    """The first screen, from its file if it is known; what it shows, None without a picture."""
+    if known is None:
+        return _made_first(runs, document)
+    first.draw(runs, *known)
+    return runs, known[0]
+
+
+def _made_first(runs: Comparison, document: str | None) -> tuple[Comparison, Glances] | None:
     """The first screen where no file of it is here, or of another document than the file's."""
     load = not look.is_heavy(runs) or st.session_state.get(LOAD, False)
     try:
@@ -103,18 +116,18 @@ def _make_first(runs: Comparison, how: Any, document: str | None) -> None:
     except (ValueError, library.Missing) as error:
         if not load:
             _offer()
-            return
+            return None
         if isinstance(error, library.Missing):
             said, command = escape_markdown(error.sentence), error.command
         else:
             said, command = str(error), ""
         missing.empty_state(said, command, "No document to show")
-        return
+        return None
     shown = Comparison(tuple(run for run in runs if run.id in found.runs))
     first.draw(shown, found, key)
     for sentence in left_out:
         st.info(sentence, icon=":material/visibility_off:")
-    _how(how, shown, found)
+    return shown, found
 
 
 def _offer() -> None:
@@ -123,10 +136,6 @@ def _offer() -> None:
     if st.button("Load the models", icon=":material/memory:", key="home_load_models"):
         st.session_state[LOAD] = True
         st.rerun()
-
-
-def _how(place: Any, runs: Comparison, found: Glances) -> None:
-    place.expander("How it was measured").markdown(first.measured(runs, found))
 
 
 def _findings(runs: Comparison) -> None:

@@ -62,8 +62,7 @@ class Beside:
     def _numbered(self, run: Run) -> Numbered:
         if run.id == self.loaded.run:
             return Numbered(tuple(self.loaded.live.own_layers), self.loaded.routed)
-        model = self.trace.manifest.model
-        return Numbered(tuple(model.own_layers), tuple(model.routed))
+        return Numbered.of_trace(self.trace)
 
 
 def found(models: Models) -> Beside | Models:

@@ -46,8 +46,7 @@ def layers_of(runs: Comparison, traces: Mapping[str, "Trace"]) -> Layers:
 
     Raises ValueError, one sentence, if there is none.
     """
-    models = [traces[run.id].manifest.model for run in runs]
-    numbered = [Numbered(model.own_layers, model.routed) for model in models]
+    numbered = [Numbered.of_trace(traces[run.id]) for run in runs]
     labels = [run.label for run in runs]
     return common_layers(numbered[0], numbered[-1], (labels[0], labels[-1]))
 
