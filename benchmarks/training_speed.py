@@ -3,9 +3,9 @@
 One optimiser step of our trainer against the same step of transformers' OLMoE of the same sizes,
 each in fp32 and in bf16 autocast; the ratios are those of the preset's own precision, the last
 lines that of the faster of each side and that of an EMO step to a standard one. `--avx2 --only
-fp32` is quick where bf16 would be emulated. On a CPU the sides
-take turns in one process, and freed memory stays with it: without that OLMoE's step takes twice as
-long. On a GPU, where nothing else runs, each side is made, timed and freed.
+fp32` is quick where bf16 would be emulated. On a CPU the sides take turns in one process, and freed
+memory stays with it: without that OLMoE's step takes twice as long. On a GPU, where nothing else
+runs, each side is made, timed and freed.
 """
 
 from collections.abc import Callable

@@ -12,7 +12,7 @@ RESTARTS = 4
 REFINEMENTS = 20
 SMALLEST_SHIFT = 1e-6
 FIRST_ROWS = 2048  # that each start draws its centroids from
-MINIBATCH_ROWS = 5_000  # above this, k-means starts from mini-batches: all rows take seconds
+MINIBATCH_ROWS = 5_000  # above this, mini-batches: of many more, all take seconds
 
 
 @dataclass(frozen=True)

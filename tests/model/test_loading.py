@@ -279,6 +279,11 @@ def test_a_checkpoint_larger_than_the_memory_is_refused(checkpoint, monkeypatch,
         opened(checkpoint)
 
 
+def test_a_checkpoint_is_read_onto_the_device_that_is_asked_for(checkpoint):
+    model = load_model(checkpoint, device="meta")
+    assert {weight.device.type for weight in model.parameters()} == {"meta"}
+
+
 def test_a_dense_checkpoint_is_read(tmp_path):
     tiny_model(objective="dense").save_pretrained(tmp_path / "dense")
     assert load_model(tmp_path / "dense").routers() == []
