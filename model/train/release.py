@@ -1,13 +1,16 @@
 """Bundle a finished run: python -m model.train.release --run runs/nano-emo --out FOLDER
 
-Copies the exported model with its training settings and metrics, and writes a model card.
+Copies the exported model with its training settings, metrics and loads, and writes a model card.
 `--mantissa-bits 4` rounds the weights, so that the file compresses to three quarters.
 """
 
 import json
 import re
 import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
@@ -26,17 +29,23 @@ from model.files import (
     weight_files,
     write_text,
 )
+from model.train.presets import find_preset
 
 CARD = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
 CARD_NAME = "README.md"
-TRAINING, METRICS = "training.json", "metrics.jsonl"
+TRAINING, METRICS, LOADS = "training.json", "metrics.jsonl", "load.jsonl"
 # What a release may hold, so that nothing else is ever removed with an older one.
 RELEASED = re.compile(
-    r"README\.md|training\.json|metrics\.jsonl|(generation_)?config\.json|vocab\.json|merges\.txt"
+    r"README\.md|training\.json|(metrics|load)\.jsonl|(generation_)?config\.json|vocab\.json|merges\.txt"
     r"|tokenizer\.model|chat_template\.jinja"
     r"|(added_tokens|special_tokens_map|tokenizer|tokenizer_config)\.json"
     r"|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
 )
+# Of a preset's fields those that an option of `model.train` sets, and the option.
+OPTIONS = {
+    name: f"--{name.removesuffix('_steps').replace('_', '-')}"
+    for name in ("steps", "rows", "context", "seed", "learning_rate", "warmup_steps", "schedule")
+}
 KINDS = {
     "emo": "mixture of experts trained with document pools (EMO)",
     "standard": "standard MoE",
@@ -57,13 +66,27 @@ KINDS = {
 @click.option(
     "--licence", default="apache-2.0", show_default=True, help="Of the weights, for the card."
 )
-def main(run: Path, out: Path, mantissa_bits: int, licence: str) -> None:
+@click.option(
+    "--metrics-every",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="One line of so many stays in metrics.jsonl and load.jsonl, beside the last, held-out "
+    "losses and skipped steps.",
+)
+def main(run: Path, out: Path, mantissa_bits: int, licence: str, metrics_every: int) -> None:
     """Copy a finished run's model, settings and metrics, and write its model card."""
-    size = release(run, out, mantissa_bits, licence)
+    size = release(run, out, mantissa_bits, licence, metrics_every)
     say(f"{out}: {size / 1e6:.1f} MB of weights and a model card.")
 
 
-def release(run: Path, out: Path, mantissa_bits: int = 7, licence: str = "apache-2.0") -> int:
+def release(
+    run: Path,
+    out: Path,
+    mantissa_bits: int = 7,
+    licence: str = "apache-2.0",
+    metrics_every: int = 1,
+) -> int:
     """Write a finished run's release to the folder `out`; returns the bytes of its weights.
 
     Raises ValueError for a run without an export, or an `out` that is something else.
@@ -71,12 +94,14 @@ def release(run: Path, out: Path, mantissa_bits: int = 7, licence: str = "apache
     if not (run / "export" / TRAINING).is_file():
         raise ValueError(f"{run} has no finished export; run python -m model.train first.")
     check_out(out)
-    card = model_card(run, out.resolve().name, mantissa_bits, licence)
+    card = model_card(run, out.resolve().name, mantissa_bits, licence, metrics_every)
     with new_folder(out) as folder:
         for file in (run / "export").iterdir():
             if RELEASED.fullmatch(file.name):
                 shutil.copyfile(file, folder / file.name)
-        shutil.copyfile(run / METRICS, folder / METRICS)
+        _copy_thinned(run / METRICS, folder / METRICS, metrics_every)
+        if (run / LOADS).is_file():
+            _copy_thinned(run / LOADS, folder / LOADS, metrics_every)
         for file in weight_files(folder):
             _round_weights(file, mantissa_bits)
         write_text(folder / CARD_NAME, card)
@@ -112,7 +137,31 @@ def rounded(weight: Tensor, mantissa_bits: int) -> Tensor:
     return torch.ldexp((mantissa * steps).round() / steps, exponent).to(weight.dtype)
 
 
-def model_card(run: Path, name: str, mantissa_bits: int, licence: str = "apache-2.0") -> str:
+def _copy_thinned(source: Path, target: Path, every: int) -> None:
+    lines = _thinned(_read_metrics(source), every)
+    write_text(target, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _thinned(metrics: list[dict[str, Any]], every: int) -> list[dict[str, Any]]:
+    """Of the lines the first of each `every`, and those that are missed: see --metrics-every."""
+    skipped = [0, *(int(line.get("skipped_steps", 0)) for line in metrics)]
+    return [
+        line
+        for at, line in enumerate(metrics)
+        if at % every == 0
+        or at == len(metrics) - 1
+        or "heldout_loss" in line
+        or skipped[at + 1] != skipped[at]
+    ]
+
+
+def model_card(
+    run: Path,
+    name: str,
+    mantissa_bits: int,
+    licence: str = "apache-2.0",
+    metrics_every: int = 1,
+) -> str:
     """The card's text, every figure read from the run.
 
     Raises ValueError if a file of the run is missing or damaged.
@@ -127,6 +176,10 @@ def model_card(run: Path, name: str, mantissa_bits: int, licence: str = "apache-
             "parameters": num_parameters(run / "export") / 1e6,
             "mantissa_bits": mantissa_bits,
             "pool": _pools(**training["pools"]) if emo else "none",
+            "options": _options(training),
+            "rounding": _rounding(mantissa_bits, metrics_every),
+            "lines": "every step" if metrics_every == 1 else f"one step in {metrics_every}",
+            "speed": _speed(metrics),
             "final_loss": _mean([m["loss"] for m in metrics[-50:]]),
             "heldout_loss": _mean([m["heldout_loss"] for m in metrics if "heldout_loss" in m][-1:]),
         }
@@ -135,6 +188,28 @@ def model_card(run: Path, name: str, mantissa_bits: int, licence: str = "apache-
         raise ValueError(
             f"{run}: {TRAINING} or {METRICS} lacks what the card says ({error}); train again."
         ) from error
+
+
+def _options(training: Mapping[str, Any]) -> str:
+    """What `model.train` has to be told to train as this run did, beyond preset and objective."""
+    preset = asdict(find_preset(training["name"], training["objective"]))
+    given = (
+        f"{flag} {training[name]}"
+        for name, flag in OPTIONS.items()
+        if training[name] != preset[name]
+    )
+    return "".join(f" {each}" for each in given)
+
+
+def _rounding(mantissa_bits: int, metrics_every: int) -> str:
+    thinned = f" --metrics-every {metrics_every}" if metrics_every > 1 else ""
+    return f"--mantissa-bits {mantissa_bits}{thinned}"
+
+
+def _speed(metrics: list[dict[str, Any]]) -> str:
+    """How long a token takes, by the median step."""
+    speeds = [line["tokens_per_second"] for line in metrics if "tokens_per_second" in line]
+    return f"{median(speeds):,.0f} tokens a second" if speeds else "a speed that was not measured"
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:

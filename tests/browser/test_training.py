@@ -21,7 +21,7 @@ def test_the_first_screen_says_where_both_runs_are_and_draws_their_losses(
 ):
     with harness.new_page(browser, width, scheme=scheme) as page:
         harness.visit(page, f"{bundled.url}/Training")
-        said = page.get_by_text("Standard MoE ended at step 1,900")
+        said = page.get_by_text("Standard MoE ended at step 17,500")
         box, chart = (
             said.bounding_box(),
             page.locator(".stPlotlyChart .main-svg").first.bounding_box(),
@@ -41,7 +41,7 @@ def test_checkpoints_play_in_the_browser_from_a_knot_to_a_map(
     expect(page.get_by_text("nats a token; ").first).to_be_visible()
     spread, last = canvas.evaluate(SPREAD), slider.input_value()
     slider.fill("0")
-    expect(page.locator(".history output")).to_have_text("Step 50")
+    expect(page.locator(".history output")).to_have_text("Step 100")
     assert canvas.evaluate(SPREAD) < spread
     page.get_by_role("button", name="Play").click()
     expect(slider).to_have_value(last)

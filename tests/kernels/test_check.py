@@ -219,6 +219,14 @@ def outcome(name, found):
     }
 
 
+def test_passing_is_said_of_what_was_done_alone():
+    done = outcome("numbers", [])
+    cut_off = outcome("memcheck", []) | {"optional": True, "status": "timed out"}
+    for stages_, said in (([done], "Everything passed."), ([done, cut_off], "not done: memcheck.")):
+        found = {"stages": stages_, "environment": {}, "exit_code": 0}
+        assert said in list(table.lines(found))[-1]
+
+
 def test_the_table_shows_times_and_rates():
     kernel = TINY.row() | {"kernel": "up", "ms": 3.1, "tflops": 354.2, "gb_per_s": 600.0}
     layer = TINY.row() | {"name": "triton", "graph": False, "peak_bytes": 2**31}

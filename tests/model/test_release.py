@@ -15,6 +15,7 @@ from model.train.presets import Preset, find_preset
 from model.train.release import main, rounded
 from tests.model.helpers import tiny_model
 
+BUNDLED_STEPS = 17_500  # eight times through the corpus
 BUNDLED = Path(__file__).parents[2] / "assets" / "checkpoints"
 
 
@@ -65,6 +66,34 @@ def test_the_card_states_the_runs_own_figures(finished_run, tmp_path):
     assert "4 to 16 experts, uniform, drawn per document; 25% of the draws give no pool" in card
     assert "training 3.500, held out 3.250 nats" in card and "123 tokens" in card
     assert "--out assets/checkpoints/emo-small \\\n  --mantissa-bits 4" in card
+
+
+def test_the_card_repeats_what_the_run_was_told_beyond_its_preset(finished_run, tmp_path):
+    release(finished_run, tmp_path / "plain")
+    assert "--objective emo\n" in (tmp_path / "plain" / "README.md").read_text()
+    settings = finished_run / "export" / "training.json"
+    longer = {"steps": 17_500, "warmup_steps": 50, "seed": 0}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | longer))
+    release(finished_run, tmp_path / "longer")
+    card = (tmp_path / "longer" / "README.md").read_text()
+    assert "--objective emo --steps 17500 --warmup 50\n" in card
+
+
+def test_thinned_lines_keep_held_out_losses_skipped_steps_and_the_end(finished_run, tmp_path):
+    lines = [{"step": step, "loss": 4.0, "skipped_steps": int(step > 13)} for step in range(25)]
+    lines[7]["heldout_loss"] = 3.0
+    (finished_run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (finished_run / "load.jsonl").write_text("".join(f'{{"step": {20 * n}}}\n' for n in range(12)))
+    release(finished_run, tmp_path / "out", "--metrics-every", "10")
+    loads = (tmp_path / "out" / "load.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in loads] == [0, 200, 220]
+    kept = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in kept] == [lines[at] for at in (0, 7, 10, 14, 20, 24)]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "--metrics-every 10" in card and "`metrics.jsonl` one step in 10" in card
+    release(finished_run, tmp_path / "whole")
+    whole = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in whole] == lines
 
 
 def test_a_run_without_an_export_is_refused_and_an_older_release_stays(finished_run, tmp_path):
@@ -153,13 +182,17 @@ def settings_of(name, file):
 
 
 @pytest.mark.parametrize(("name", "objective"), [("emo-nano", "emo"), ("std-nano", "standard")])
-def test_the_nano_preset_is_what_the_bundled_pair_was_trained_with(name, objective):
-    preset = find_preset("nano", objective)
+def test_the_bundled_pair_was_trained_as_the_nano_preset_says_but_for_longer(name, objective):
+    preset = find_preset("nano", objective, steps=BUNDLED_STEPS)
     tokens = {"tokens": preset.steps * preset.tokens_per_step}
     expected = json.loads(json.dumps(asdict(preset) | tokens))
     # A setting that is younger than the pair was then as its default is.
     younger = {f.name: f.default for f in fields(Preset) if f.default is not MISSING}
-    assert younger | settings_of(name, "training.json") == expected
+    said = settings_of(name, "training.json")
+    assert (
+        said.pop("processes") == 1 and len(said.pop("corpus")) == 64
+    )  # of the run, not the preset
+    assert younger | said == expected
     config = load_model(BUNDLED / name).config
     assert config.pool_sizes == preset.pools
     assert preset.model_config(config.eos_token_id, config.pad_token_id).pool_sizes == preset.pools

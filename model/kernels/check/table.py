@@ -31,7 +31,16 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
     names = ("device", "driver", "torch", "cuda", "triton", "transformers", "python", "source")
     yield ", ".join(f"{name} {facts[name]}" for name in names if facts.get(name))
     yield from (stages.sentence(outcome) for outcome in outcomes)
-    yield f"{VERDICTS[result['exit_code']]} (exit code {result['exit_code']})"
+    yield f"{_verdict(result['exit_code'], outcomes)} (exit code {result['exit_code']})"
+
+
+def _verdict(exit_code: int, outcomes: Sequence[Outcome]) -> str:
+    """In a sentence. Passing needs no optional stage; what was not done is named."""
+    undone = [outcome["name"] for outcome in outcomes if outcome["status"] != stages.FINISHED]
+    if exit_code == stages.PASSED and undone:
+        names = ", ".join(undone)
+        return f"All that was done passed; not done: {names}. Give more --minutes for them."
+    return VERDICTS[exit_code]
 
 
 def _name(row: Row) -> str:
