@@ -56,6 +56,14 @@ def test_the_report_covers_every_kernel_and_says_what_was_not_measured(report):
     assert report["costs"]["forward_over_bound"] <= 1.75
 
 
+def test_what_is_compiled_now_is_what_the_bundled_report_says(report):
+    """The Kernel page shows that report; and what of it was not compiled anew is of these files."""
+    bundled = json.loads((ROOT / "assets" / "analysis" / "kernel_report.json").read_text())
+    assert len(report["anew"]) > 20
+    for at in report["anew"]:
+        assert report["rows"][at] == bundled["rows"][at]
+
+
 def test_a_missed_bar_is_reported():
     """The bars can fail: a kernel that spills, lost its pipeline and left the tensor cores."""
     from model.kernels.report import LAYERS
