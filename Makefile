@@ -110,7 +110,7 @@ $(BIN)/pip:
 	  echo "Python's venv module is missing: install it ('apt-get install python3-venv' on Debian) and run this again."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# --no-compile: Python compiles what it imports, an eighth of what pip would compile in a minute.
+# --no-compile: Python compiles what it imports; all that is installed takes a minute.
 $(APP_READY): requirements.txt | $(BIN)/pip
 	$(BIN)/pip install --no-compile -r requirements.txt
 	$(BIN)/python -m model.native

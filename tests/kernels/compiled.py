@@ -1,4 +1,4 @@
-"""python -m tests.kernels.compiled FILE: the kernels' report, compiled as far as that says anything.
+"""python -m tests.kernels.compiled FILE: the kernels' report, compiled as far as that can tell.
 
 While the kernels' files and Triton are those that the bundled GPU check and report are of, a
 compiler can only repeat itself: every TENTH kernel is compiled anew, and the rows of the others
