@@ -110,12 +110,11 @@ $(BIN)/pip:
 	  echo "Python's venv module is missing: install it ('apt-get install python3-venv' on Debian) and run this again."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# --no-compile: Python compiles what it imports; all that is installed takes a minute.
 $(APP_READY): requirements.txt | $(BIN)/pip
-	$(BIN)/pip install --no-compile -r requirements.txt
+	$(BIN)/pip install -r requirements.txt
 	$(BIN)/python -m model.native
 	@touch $@
 
 $(DEV_READY): requirements-dev.txt $(APP_READY)
-	$(BIN)/pip install --no-compile -r requirements-dev.txt
+	$(BIN)/pip install -r requirements-dev.txt
 	@touch $@
