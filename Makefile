@@ -110,11 +110,16 @@ $(BIN)/pip:
 	  echo "Python's venv module is missing: install it ('apt-get install python3-venv' on Debian) and run this again."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# Compiled by all cores instead of by pip's one; that some packages hold files of other Pythons is no fault.
+COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null || true
+
 $(APP_READY): requirements.txt | $(BIN)/pip
-	$(BIN)/pip install -r requirements.txt
+	$(BIN)/pip install --no-compile -r requirements.txt
+	$(COMPILE)
 	$(BIN)/python -m model.native
 	@touch $@
 
 $(DEV_READY): requirements-dev.txt $(APP_READY)
-	$(BIN)/pip install -r requirements-dev.txt
+	$(BIN)/pip install --no-compile -r requirements-dev.txt
+	$(COMPILE)
 	@touch $@

@@ -257,6 +257,13 @@ def settle(page: Page) -> None:
     page.wait_for_function(CHARTS_DRAWN)
 
 
+def change_scheme(page: Page, scheme: str) -> None:
+    """The visitor's system turns "light" or "dark", and the open page with it."""
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    page.evaluate(TWO_FRAMES)
+    settle(page)
+
+
 def open_popover(page: Page, button: Locator) -> None:
     """Click a popover's button until it is open: where the browser takes more than 50 ms to open
     it, Streamlit may take that very click for one beside it, and close it again."""
