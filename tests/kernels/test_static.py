@@ -26,10 +26,10 @@ def command(*arguments, interpret=False):
 
 
 @pytest.fixture(scope="module")
-def report(report_process):
-    process, path = report_process
-    _, errors = process.communicate()
-    assert path.exists(), errors[-3000:]
+def report(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.json"
+    result = command("tests.kernels.compiled", str(path))
+    assert path.exists(), result.stderr[-3000:]
     return json.loads(path.read_text())
 
 
