@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from model.files import read_json
 from model.train.steps import newest_first
 
-METRICS, LOAD = "metrics.jsonl", "load.jsonl"
 LOSS, HELDOUT, GRADIENT = "loss", "heldout_loss", "grad_norm"
 BALANCE, DEAD, SPEED = "load_max_over_mean", "dead_experts", "tokens_per_second"
 SKIPPED = "skipped"  # how the name of the trainer's own count begins

@@ -30,7 +30,7 @@ from emo_viz.runs.training_history import KEEPS, measure_history
 from emo_viz.runs.training_history import PER_DOMAIN as HISTORY_PER_DOMAIN
 from emo_viz.trace.documents import read_documents
 from model.files import SINGLE, read_json
-from model.train.steps import newest_first, step_of
+from model.train.steps import METRICS, newest_first, step_of
 
 LEDGER = "analysis/made.json"
 ORDER = ("emo", "standard")
@@ -130,7 +130,7 @@ def _runs_in(folder: Path) -> list[Path]:
 
 def _is_run(folder: Path) -> bool:
     """Whether a training began there."""
-    return (folder / "metrics.jsonl").is_file() or (folder / EXPORT / SETTINGS).is_file()
+    return (folder / METRICS).is_file() or (folder / EXPORT / SETTINGS).is_file()
 
 
 def check_out(job: Analysis) -> None:
@@ -282,7 +282,7 @@ def _first_steps(job: Analysis) -> Iterator[Step]:
     for run, checkpoint in zip(job.runs, job.checkpoints, strict=True):
         yield Step(
             f"the model of {run.id}",
-            (run.folder / EXPORT, run.folder / "metrics.jsonl"),
+            (run.folder / EXPORT, run.folder / METRICS),
             (checkpoint,),
             partial(_release, run.folder, checkpoint),
         )

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from emo_viz.analysis.runs import BUNDLED, label_of
-from emo_viz.analysis.training import LOAD, METRICS, LoadLog, Loads, Metrics, MetricsLog, Plan
+from emo_viz.analysis.training import LoadLog, Loads, Metrics, MetricsLog, Plan
 from emo_viz.analysis.training import read_plan as plan_of
 from emo_viz.server import assets, home
+from model.train.steps import LOADS, METRICS
 
 Log = TypeVar("Log", MetricsLog, LoadLog)
 Made = TypeVar("Made")
@@ -175,7 +176,7 @@ def read(run: TrainingRun) -> Reading:
 def loads(run: TrainingRun) -> Loads | None:
     """The loads that a run has written; None if it has none, or none that can be read."""
     try:
-        return _LOADS.read(run.folder / LOAD, lambda log: log.loads())
+        return _LOADS.read(run.folder / LOADS, lambda log: log.loads())
     except (OSError, ValueError):
         return None
 

@@ -430,7 +430,7 @@ class _Run:
         with new_folder(out / EXPORT) as folder, transformers_alone():
             export_model(model, self.parent.tokenizer, folder)
             write_json(folder / "finetuning.json", tuning)
-            shutil.copyfile(out / metrics.FILE, folder / metrics.FILE)
+            shutil.copyfile(out / metrics.METRICS, folder / metrics.METRICS)
         self._export_module(out)
         write_json(out / RESULT, result)
         for old in checkpoint.newest_first(out):

@@ -127,7 +127,7 @@ def work(run: Run, place: Place, corpus: Corpus, plainly: bool = False) -> dict[
             "training": round(trained - started, 1),
             "evaluation": round(time.perf_counter() - trained, 1),
         },
-        "metrics": _curves(folder / metrics.FILE),
+        "metrics": _curves(folder / metrics.METRICS),
         "evaluation": found,
     }
     write_json(folder / RESULT, result, indent=None)
@@ -176,7 +176,7 @@ def _export(model: EmoForCausalLM, preset: Preset, corpus: Corpus, folder: Path)
     with new_folder(folder / "export") as export:
         export_model(model, corpus.tokenizer, export)
         write_json(export / "training.json", asdict(preset) | about | {"processes": 1}, indent=1)
-        shutil.copyfile(folder / metrics.FILE, export / metrics.FILE)
+        shutil.copyfile(folder / metrics.METRICS, export / metrics.METRICS)
 
 
 def _curves(path: Path) -> dict[str, list[float]]:

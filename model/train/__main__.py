@@ -191,7 +191,7 @@ def _export(
     with new_folder(out / "export") as folder:
         export_model(model, tokenizer, folder)
         write_json(folder / "training.json", asdict(preset) | run, indent=1)
-        shutil.copyfile(out / metrics.FILE, folder / metrics.FILE)
+        shutil.copyfile(out / metrics.METRICS, folder / metrics.METRICS)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from model.files import write_text
+from model.train.steps import LOADS, METRICS
 
 Metrics = dict[str, float]
-FILE, LOAD_FILE = "metrics.jsonl", "load.jsonl"
 DIGITS = 5  # of a share in load.jsonl
 
 
@@ -37,8 +37,8 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        self.metrics = Lines(folder / FILE, first_step)
-        self.load = Lines(folder / LOAD_FILE, first_step)
+        self.metrics = Lines(folder / METRICS, first_step)
+        self.load = Lines(folder / LOADS, first_step)
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
 
     def write(self, step: int, metrics: Metrics, counts_LR: Tensor | None = None) -> None:

@@ -6,6 +6,7 @@ Copies the exported model with its training settings, metrics and loads, and wri
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -29,11 +30,13 @@ from model.files import (
     weight_files,
     write_text,
 )
+from model.train.options import of_the_preset
 from model.train.presets import find_preset
+from model.train.steps import LOADS, METRICS
 
 CARD = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
 CARD_NAME = "README.md"
-TRAINING, METRICS, LOADS = "training.json", "metrics.jsonl", "load.jsonl"
+TRAINING = "training.json"
 # What a release may hold, so that nothing else is ever removed with an older one.
 RELEASED = re.compile(
     r"README\.md|training\.json|(metrics|load)\.jsonl|(generation_)?config\.json|vocab\.json|merges\.txt"
@@ -41,11 +44,6 @@ RELEASED = re.compile(
     r"|(added_tokens|special_tokens_map|tokenizer|tokenizer_config)\.json"
     r"|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
 )
-# Of a preset's fields those that an option of `model.train` sets, and the option.
-OPTIONS = {
-    name: f"--{name.removesuffix('_steps').replace('_', '-')}"
-    for name in ("steps", "rows", "context", "seed", "learning_rate", "warmup_steps", "schedule")
-}
 KINDS = {
     "emo": "mixture of experts trained with document pools (EMO)",
     "standard": "standard MoE",
@@ -142,16 +140,16 @@ def _copy_thinned(source: Path, target: Path, every: int) -> None:
     write_text(target, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _thinned(metrics: list[dict[str, Any]], every: int) -> list[dict[str, Any]]:
-    """Of the lines the first of each `every`, and those that are missed: see --metrics-every."""
-    skipped = [0, *(int(line.get("skipped_steps", 0)) for line in metrics)]
+def _thinned(lines: list[dict[str, Any]], every: int) -> list[dict[str, Any]]:
+    """One line of `every`, the last, and those that tell what no other does: --metrics-every."""
+    skipped = [line.get("skipped_steps", 0) for line in lines]
     return [
         line
-        for at, line in enumerate(metrics)
+        for at, line in enumerate(lines)
         if at % every == 0
-        or at == len(metrics) - 1
+        or at == len(lines) - 1
         or "heldout_loss" in line
-        or skipped[at + 1] != skipped[at]
+        or skipped[at] != skipped[at - 1]
     ]
 
 
@@ -193,12 +191,20 @@ def model_card(
 def _options(training: Mapping[str, Any]) -> str:
     """What `model.train` has to be told to train as this run did, beyond preset and objective."""
     preset = asdict(find_preset(training["name"], training["objective"]))
-    given = (
-        f"{flag} {training[name]}"
-        for name, flag in OPTIONS.items()
-        if training[name] != preset[name]
+    options = click.command()(of_the_preset(lambda: None)).params
+    given = ((option, option.name) for option in options if option.name in preset)
+    return "".join(
+        f" {_as_told(option, training[name])}"
+        for option, name in given
+        if training.get(name, preset[name]) != preset[name]
     )
-    return "".join(f" {each}" for each in given)
+
+
+def _as_told(option: click.Parameter, value: Any) -> str:
+    """An option and its value on a command line; of a switch the name that says it."""
+    if isinstance(value, bool):
+        return (option.opts if value else option.secondary_opts)[0]
+    return shlex.join((option.opts[0], str(value)))
 
 
 def _rounding(mantissa_bits: int, metrics_every: int) -> str:

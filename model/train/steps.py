@@ -1,8 +1,9 @@
-"""The names of a run's checkpoints, step-N, for whoever only looks for them: no torch."""
+"""The names of what lies in a run's folder, for whoever only looks for it: no torch."""
 
 import re
 from pathlib import Path
 
+METRICS, LOADS = "metrics.jsonl", "load.jsonl"
 STEP = re.compile(r"step-([0-9]+)")
 
 

@@ -56,6 +56,8 @@ FOLDED = """() => {
   const moving = document.getAnimations().some((each) => each instanceof CSSTransition);
   return window.emoVizFolded && !moving && (bar?.getBoundingClientRect().right ?? 0) <= 1;
 }"""
+IS_DARK = """getComputedStyle(document.querySelector('[data-testid="stApp"]'))
+  .backgroundColor.match(/\\d+/g).slice(0, 3).every((channel) => channel < 128)"""
 CHARTS_DRAWN = """() => {
   const charts = [...document.querySelectorAll('[data-testid="stPlotlyChart"]')];
   return charts.every((chart) => chart.querySelector(".main-svg") !== null);
@@ -260,7 +262,7 @@ def settle(page: Page) -> None:
 def change_scheme(page: Page, scheme: str) -> None:
     """The visitor's system turns "light" or "dark", and the open page with it."""
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-    page.evaluate(TWO_FRAMES)
+    page.wait_for_function(IS_DARK if scheme == "dark" else f"!({IS_DARK})")
     settle(page)
 
 

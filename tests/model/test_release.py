@@ -72,11 +72,11 @@ def test_the_card_repeats_what_the_run_was_told_beyond_its_preset(finished_run, 
     release(finished_run, tmp_path / "plain")
     assert "--objective emo\n" in (tmp_path / "plain" / "README.md").read_text()
     settings = finished_run / "export" / "training.json"
-    longer = {"steps": 17_500, "warmup_steps": 50, "seed": 0}
+    longer = {"steps": 17_500, "warmup_steps": 50, "seed": 0, "own_rows": False}
     settings.write_text(json.dumps(json.loads(settings.read_text()) | longer))
     release(finished_run, tmp_path / "longer")
     card = (tmp_path / "longer" / "README.md").read_text()
-    assert "--objective emo --steps 17500 --warmup 50\n" in card
+    assert "--objective emo --steps 17500 --packed --warmup 50\n" in card
 
 
 def test_thinned_lines_keep_held_out_losses_skipped_steps_and_the_end(finished_run, tmp_path):
@@ -189,9 +189,7 @@ def test_the_bundled_pair_was_trained_as_the_nano_preset_says_but_for_longer(nam
     # A setting that is younger than the pair was then as its default is.
     younger = {f.name: f.default for f in fields(Preset) if f.default is not MISSING}
     said = settings_of(name, "training.json")
-    assert (
-        said.pop("processes") == 1 and len(said.pop("corpus")) == 64
-    )  # of the run, not the preset
+    del said["processes"], said["corpus"]  # of the run, not the preset
     assert younger | said == expected
     config = load_model(BUNDLED / name).config
     assert config.pool_sizes == preset.pools

@@ -9,7 +9,6 @@ import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
-from emo_viz.analysis.training import LOAD
 from emo_viz.analysis.training_history import History
 from emo_viz.figures import training as figures
 from emo_viz.figures.theme import chart_config
@@ -19,6 +18,7 @@ from emo_viz.ui.parts import export
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.words import count, escape_markdown
 from emo_viz.ui.training.chosen import choose
+from model.train.steps import LOADS
 
 NARROWEST = 420
 LOADED, PROBABLE = "load", "router probability"
@@ -58,7 +58,7 @@ def _lacks(runs: Sequence[TrainingRun]) -> None:
     names = escape_markdown(" and ".join(run.label for run in runs))
     have, its = ("have", "their") if len(runs) > 1 else ("has", "its")
     st.info(
-        f"**{names}** {have} no {LOAD} beside {its} metrics. `python -m model.train` writes the "
+        f"**{names}** {have} no {LOADS} beside {its} metrics. `python -m model.train` writes the "
         "load of every expert there; older versions did not.",
         icon=":material/visibility_off:",
     )
