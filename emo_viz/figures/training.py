@@ -54,6 +54,7 @@ METRICS: Final = (
     Metric("lr", "Learning rate", ".2e"),
     Metric("router_entropy", "Router entropy, nats"),
     Metric("dead_experts", "Dead experts, all layers", ".0f", zero=True),
+    Metric("skipped_steps", "Skipped steps so far", ".0f", zero=True),
     Metric("load_max_over_mean", "Load, max / mean"),
     Metric("tokens_per_second", "Tokens a second", ",.0f"),
 )
