@@ -4,8 +4,12 @@ transformers takes seconds to import and most of this package does without it, s
 imported here for its own sake. What registers a class is imported when the Auto class that it
 belongs with has been, or at once if that is there already. It must not be imported in the middle
 of a module that it needs itself, so it waits for the outermost import to end.
+
+Meanwhile no garbage is collected: a tenth of the time to import transformers would go into looking
+through what it makes, all of which stays.
 """
 
+import gc
 import sys
 import threading
 from collections.abc import Sequence
@@ -38,12 +42,15 @@ class _Watched(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        depth = getattr(_underway, "depth", 0)
+        depth, collecting = getattr(_underway, "depth", 0), gc.isenabled()
         _underway.depth = depth + 1
+        gc.disable()
         try:
             self.loader.exec_module(module)
         finally:
             _underway.depth = depth
+            if collecting:
+                gc.enable()
         if not depth:
             _register_what_is_due()
 

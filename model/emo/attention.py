@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 from model.emo.routing import positions_in_segment
 from model.native import WIDTH
-from model.native.compiled import call, library
+from model.native.compiled import available, call
 
 COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 WITHOUT_EFFECT = {
@@ -91,7 +91,7 @@ class EmoAttention(LlamaAttention):
             and not self.attention_dropout
             and self.config._attn_implementation == "sdpa"
             and all(_is_plain(projection) for projection in projections)
-            and library() is not None
+            and available()
         )
 
     @torch.compiler.disable

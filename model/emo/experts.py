@@ -221,7 +221,6 @@ class _NativeExperts(torch.autograd.Function):
         return *native.experts_backward(ctx.saved_tensors, dout_NH, ctx.half), None, None
 
 
-@torch.compiler.disable
 def native_experts(
     x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
 ) -> Tensor:
@@ -294,6 +293,8 @@ def _cuda_experts(
     return moe(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK, save=save, live=active_keep_k())
 
 
+# torch.compile would break its graph at every expert, and trace each anew for any number of rows.
+@torch.compiler.disable
 def _cpu_experts(
     x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
 ) -> Tensor:
@@ -311,7 +312,6 @@ def _runs_wide(x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_
         not _is_short(w13_EJH)
         and not _learning(x_NH, w13_EJH, w2_EHI, s_NK)
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
         and wide.fits(x_NH, w13_EJH, w2_EHI, ids_NK)
     )
 

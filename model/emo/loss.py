@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.native import WIDTH
-from model.native.compiled import call, library
+from model.native.compiled import available, call
 
 COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 CHUNK_TOKENS = {"cpu": 256}
@@ -61,7 +61,7 @@ def chunk_loss(
 ) -> tuple[Tensor, Tensor]:
     """Summed loss of a chunk, and `scale` times its gradient, which takes the logits' place."""
     fits = logits_CV.is_cpu and logits_CV.dtype in COMPILED_DTYPES and logits_CV.is_contiguous()
-    if fits and logits_CV.shape[1] % WIDTH == 0 and library() is not None:
+    if fits and logits_CV.shape[1] % WIDTH == 0 and available():
         return _compiled_chunk_loss(logits_CV, labels_C, z_coef, scale)
     return _torch_chunk_loss(logits_CV, labels_C, z_coef, scale)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from model.native import WIDTH
-from model.native.compiled import call, library
+from model.native.compiled import available, call
 
 
 class _CompiledNorm(torch.autograd.Function):
@@ -53,7 +53,7 @@ class EmoRMSNorm(nn.RMSNorm):
             and x.dtype == self.weight.dtype == torch.float32
             and x.shape[-1:] == self.weight.shape
             and x.shape[-1] % WIDTH == 0
-            and library() is not None
+            and available()
         )
 
     @torch.compiler.disable

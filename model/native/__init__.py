@@ -7,7 +7,7 @@ I expert width, J = 2*I.
 import torch
 from torch import Tensor
 
-from model.native.compiled import call, library
+from model.native.compiled import available, call
 
 WIDTH = 32
 """Row lengths must be multiples of this: two of the widest vectors (simd.h)."""
@@ -64,5 +64,5 @@ def fits(w13_EJH: Tensor, w2_EHI: Tensor) -> bool:
         and w13_EJH.dtype == w2_EHI.dtype == torch.float32
         and w13_EJH.is_contiguous()
         and w2_EHI.is_contiguous()
-        and library() is not None
+        and available()
     )

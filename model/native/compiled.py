@@ -21,6 +21,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from model.files import new_file
@@ -50,6 +51,12 @@ def library() -> ctypes.CDLL | None:
     except Exception as error:
         log.warning("The C sources did not compile or load (%s); layers run on torch.", error)
         return None
+
+
+@torch.compiler.assume_constant_result  # which would trace the search for it, cached or not
+def available() -> bool:
+    """Whether there is a library, here."""
+    return library() is not None
 
 
 def _compiler() -> list[str] | None:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.native.compiled import call, library
+from model.native.compiled import available, call
 
 
 def fits(logits: Tensor, mask: Tensor | None = None) -> bool:
     """Whether the library works on numbers and a mask of these types, here."""
     plain = logits.is_cpu and logits.dtype == torch.float32
     masked = mask is None or (mask.is_cpu and mask.dtype == torch.bool)
-    return plain and masked and library() is not None
+    return plain and masked and available()
 
 
 @torch.compiler.disable

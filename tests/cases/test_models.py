@@ -106,10 +106,12 @@ def test_the_head_compiles():
 
 def test_a_traced_model_has_the_same_logits():
     """The tracer of torch.compile, with a back end that leaves the operations as they are."""
-    model, ids = tiny_model(), tiny_ids(rows=1, tokens=24)
+    model, ids, graphs = tiny_model(), tiny_ids(rows=1, tokens=24), []
     torch.compiler.reset()
-    traced = torch.compile(model, backend="eager")
+    traced = torch.compile(model, backend=lambda graph, _: graphs.append(graph) or graph.forward)
     torch.testing.assert_close(logits(traced, ids, use_cache=False), logits(model, ids), **CLOSE)
+    # Its graph may break at what is compiled already, a few times a layer, and not at every expert.
+    assert len(graphs) <= 6 * model.config.num_hidden_layers
 
 
 SIZES = {

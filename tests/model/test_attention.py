@@ -55,7 +55,7 @@ def attend(layer, states, upstream, segments_BT, angles, bf16=False):
 
 def without_compiled(monkeypatch, *problem, **options):
     with monkeypatch.context() as patch:
-        patch.setattr(attention, "library", lambda: None)
+        patch.setattr(attention, "available", lambda: False)
         return attend(*problem, **options)
 
 
@@ -116,7 +116,7 @@ def test_a_whole_text_without_a_mask_runs_compiled_and_a_padded_batch_does_not(m
         assert len(called) == model.config.num_hidden_layers
         padded = model(input_ids=ids, attention_mask=padding, use_cache=False).logits
         assert len(called) == model.config.num_hidden_layers
-        monkeypatch.setattr(attention, "library", lambda: None)
+        monkeypatch.setattr(attention, "available", lambda: False)
         torch.testing.assert_close(logits, model(input_ids=ids, use_cache=False).logits)
     torch.testing.assert_close(padded[1], logits[1])
 

@@ -40,7 +40,7 @@ def test_every_number_of_experts_and_tokens(tokens, experts, processor):
 @pytest.mark.parametrize("compiler", [True, False])
 def test_no_expert_outside_the_mask_is_chosen_where_a_score_is_zero(compiler, monkeypatch):
     if not compiler:
-        monkeypatch.setattr(router, "library", lambda: None)
+        monkeypatch.setattr(router, "available", lambda: False)
     far = torch.tensor([[9.0, 9, 9, 9, 9, 400, 0, 0, 0]])
     allowed_R = torch.tensor([False] * 5 + [True] * 3)
     routed = route(far, 1, 4, allowed_R)
@@ -149,7 +149,7 @@ def test_double_precision_and_life_without_a_compiler_are_torch(monkeypatch):
     fast = route(logits().detach(), 1, SLOTS + 1)
     exact = route(logits().detach().double(), 1, SLOTS + 1)
     torch.testing.assert_close(exact.scores_NR, fast.scores_NR)
-    monkeypatch.setattr(router, "library", lambda: None)
+    monkeypatch.setattr(router, "available", lambda: False)
     slow = route(logits().detach(), 1, SLOTS + 1)
     assert torch.equal(fast.expert_ids_NK, slow.expert_ids_NK)
     torch.testing.assert_close(fast.scores_NR, slow.scores_NR)
