@@ -111,7 +111,7 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 # Compiled by all cores instead of by pip's one; that some packages hold files of other Pythons is no fault.
-COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null || true
+COMPILE := $(BIN)/python -m compileall -q -j 0 -x /tests/ $(VENV)/lib > /dev/null || true
 
 $(APP_READY): requirements.txt | $(BIN)/pip
 	$(BIN)/pip install --no-compile -r requirements.txt

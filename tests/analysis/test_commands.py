@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -220,10 +221,8 @@ def test_a_killed_worker_is_one_sentence(ready, tmp_path, monkeypatch):
 
     from emo_viz.runs import curves
 
-    def killed(*_: object) -> None:
-        raise BrokenProcessPool
-
-    monkeypatch.setattr(curves, "as_completed", killed)
+    monkeypatch.setattr(curves, "ProcessPoolExecutor", Mock())  # none need start to be killed
+    monkeypatch.setattr(curves, "as_completed", Mock(side_effect=BrokenProcessPool))
     out = tmp_path / "c.parquet"
     result = invoke("curves", *ready["curves"], "--workers", 2, "--out", out)
     assert result.exit_code == 2, result.output

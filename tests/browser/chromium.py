@@ -14,6 +14,7 @@ from playwright.sync_api import sync_playwright
 NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
     "--no-sandbox",  # Chromium refuses to run as root (containers, CI) with its sandbox on
+    "--js-flags=--no-opt --no-maglev",  # a visit is too short for them: a sixth of its time
     "--process-per-site",  # a tab of the same context finds what the one before has compiled
     "--disable-gpu",
     "--enable-unsafe-swiftshader",  # WebGL by software; later builds do not fall back by themselves

@@ -286,15 +286,19 @@ def rerun(page: Page) -> Iterator[None]:
     Waits for the server's message that a run ended: a short run can begin and end without the
     page ever showing that it ran.
     """
-    with _sockets[page].expect_event("framereceived", _is_end_of_run, timeout=WAIT_MS):
+    with _sockets[page].expect_event("framereceived", _ends_a_run, timeout=WAIT_MS):
         yield
     page.evaluate(TWO_FRAMES)  # let the page take in what came before that message
     settle(page)
 
 
-def _is_end_of_run(payload: bytes | str) -> bool:
+def _ends_a_run(payload: bytes | str) -> bool:
     assert isinstance(payload, bytes)
-    message = ForwardMsg.FromString(payload)
+    return is_end_of_run(ForwardMsg.FromString(payload))
+
+
+def is_end_of_run(message: ForwardMsg) -> bool:
+    """Whether a script is over and does not start again at once."""
     if message.WhichOneof("type") != "script_finished":
         return False
     return message.script_finished != ForwardMsg.FINISHED_EARLY_FOR_RERUN
