@@ -55,13 +55,14 @@ def experts_backward(
 
 
 def fits(w13_EJH: Tensor, w2_EHI: Tensor) -> bool:
-    """Whether the library handles these weights, and well: sizes, type, layout."""
+    """Whether the library handles these weights, in float32, and well: sizes, type, layout."""
     _, J, H = w13_EJH.shape
     return (
         H % WIDTH == 0
         and (J // 2) % WIDTH == 0
         and J * H <= MAX_WEIGHTS
-        and w13_EJH.dtype == w2_EHI.dtype == torch.float32
+        and w13_EJH.dtype == w2_EHI.dtype
+        and w13_EJH.dtype in (torch.float32, torch.bfloat16)
         and w13_EJH.is_contiguous()
         and w2_EHI.is_contiguous()
         and available()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model import native
-from model.emo.experts import native_experts, sorted_experts
+from model.emo.experts import _cpu_experts, native_experts, sorted_experts
 from model.kernels.reference import reference_experts
 from model.native import compiled
 from model.native.products import has_products
@@ -32,6 +32,17 @@ def test_native_experts_equal_the_loop(case):
     fast = outputs_and_gradients(native_experts, tensors, ids, upstream)
     slow = outputs_and_gradients(reference_experts, tensors, ids, upstream)
     assert max(relative_errors(fast, slow)) < 2e-6
+
+
+@needs_compiler
+def test_small_experts_in_bf16_round_their_results_alone():
+    tensors, ids, upstream = wide()
+    halves = [tensor.detach().bfloat16().requires_grad_() for tensor in tensors]
+    fast = outputs_and_gradients(_cpu_experts, halves, ids, upstream.bfloat16())
+    assert {tensor.dtype for tensor in fast} == {torch.bfloat16}
+    widened = [tensor.detach().float().requires_grad_() for tensor in halves]
+    slow = outputs_and_gradients(reference_experts, widened, ids, upstream.bfloat16().float())
+    assert max(relative_errors(fast, slow)) < 2e-3
 
 
 @needs_compiler
