@@ -45,7 +45,7 @@ SIZES = {
 E, K = 128, 8
 OURS = "ours"
 REST = 0.1
-"""Seconds after which threads of kt-kernel and of torch that wait for work sleep."""
+"""Seconds after which threads of kt-kernel and of torch that wait for work sleep, caches cold."""
 
 
 @click.command()
@@ -57,6 +57,9 @@ REST = 0.1
 )
 @click.option("--forward", is_flag=True, help="The forward pass alone.")
 @click.option("--quantile", default=0.5, help="Of the rounds: the median, or 0 for the fastest.")
+@click.option(
+    "--rest", default=REST, show_default=True, help="Seconds between calls, beside kt-kernel."
+)
 @click.option("--avx2", is_flag=True, help="All sides without AVX-512, as on a smaller processor.")
 def main(
     rounds: int,
@@ -65,6 +68,7 @@ def main(
     tokens: tuple[int, ...],
     forward: bool,
     quantile: float,
+    rest: float,
     avx2: bool,
 ) -> None:
     """Print medians and ratios."""
@@ -84,8 +88,8 @@ def main(
                 sides[f"transformers {peer}"] = _run(experts, inputs, peer, backward)
             kt = {} if backward else _kt(experts, inputs, threads)
             title = f"{name}, {size.tokens:,} tokens, forward{'+backward' * backward}"
-            rest = REST if kt else 0.0
-            medians = interleaved(sides | kt, rounds, quantile, wall=bool(kt), rest=rest)
+            pause = rest if kt else 0.0
+            medians = interleaved(sides | kt, rounds, quantile, wall=bool(kt), rest=pause)
             report(title, medians, OURS)
             lines.append((title, medians))
         del experts, inputs, sides, kt

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from model.kernels.ops import Save
 
 ROW_MULTIPLE = 32
-WIDENED = (torch.float32, torch.bfloat16)
-"""Types that small experts compute in float32."""
 
 
 class SortedSlots(NamedTuple):
@@ -304,9 +302,9 @@ def _cpu_experts(
 
     To widen all of a layer's small experts from bf16 costs a fraction of torch's products in bf16.
     """
-    if x_NH.dtype in WIDENED and native.fits(w13_EJH, w2_EHI):
-        wide_inputs = (x_NH.float(), w13_EJH.float(), w2_EHI.float(), s_NK.float())
-        return native_experts(*wide_inputs, ids_NK).to(x_NH.dtype)
+    if x_NH.dtype == w13_EJH.dtype and native.fits(w13_EJH, w2_EHI):
+        widened = (x_NH.float(), w13_EJH.float(), w2_EHI.float(), s_NK.float())
+        return native_experts(*widened, ids_NK).to(x_NH.dtype)
     if _runs_wide(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK):
         return wide_forward(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK)
     return sorted_experts(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK)

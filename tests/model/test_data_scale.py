@@ -53,7 +53,7 @@ def test_any_number_of_workers_gives_the_same_bytes(source, tmp_path, small_part
     one, two = (fingerprints(tmp_path / f"corpus{workers}") for workers in (1, 2))
     assert one == two
     monkeypatch.undo()
-    built(source, tmp_path / "whole", "--workers", 1, *options)
+    built(source, tmp_path / "whole", *options)
     assert fingerprints(tmp_path / "whole") == one, "nor does it depend on the size of the parts"
 
 
