@@ -21,7 +21,7 @@ from model.emo.modeling import EmoForCausalLM
 from model.train.accumulation import Accumulated
 from model.train.batches import PackedRows
 from model.train.loop import make_optimizer, train_step
-from model.train.presets import find_preset, multiplies_bf16
+from model.train.presets import bf16_gains, find_preset
 from model.train.recompute import Recompute, recomputed
 from model.train.step import backward, keep_for_backward
 
@@ -39,7 +39,7 @@ def _side(
     compiled: bool = False,
 ) -> Step:
     torch.manual_seed(0)
-    bf16 = multiplies_bf16(torch.device("cpu"))
+    bf16 = bf16_gains(torch.device("cpu"))
     preset = find_preset("nano", objective, rows=rows, bf16=bf16)
     preset = replace(preset, balance=balance)
     tokens = np.random.default_rng(0).integers(2, 4096, 2_000_000).astype(np.uint16)

@@ -1,11 +1,12 @@
 """Expert backends behind transformers' ExpertsInterface: the same numbers at different speed.
 
 `emo_moe` is the one the models use: the kernels of `model.kernels` on CUDA; on a CPU the compiled
-code of `model.native` for small experts and, without gradients, for large ones (`native.wide`);
-else `sorted_experts`. That one sorts the (token, expert) rows by expert and runs one matrix product
-an expert (`native.products` where experts are large), with a hand-written backward. Row counts of
-small experts in bf16 are padded to a multiple of ROW_MULTIPLE, because oneDNN compiles a kernel for
-every new shape. `kernels.reference` is the plain loop that tests compare with.
+code of `model.native` for small experts and, without gradients, for those that are large for their
+rows (`native.wide`); else `sorted_experts`. That one sorts the (token, expert) rows by expert and
+runs one matrix product an expert (`native.products` where experts are large), with a hand-written
+backward. Row counts of small experts in bf16 are padded to a multiple of ROW_MULTIPLE, because
+oneDNN compiles a kernel for every new shape. `kernels.reference` is the plain loop that tests
+compare with.
 
 Shapes: N tokens, K experts a token, S = N*K slots, P rows (slots sorted by expert, padded),
 E experts, H hidden size, I expert width.
@@ -24,7 +25,7 @@ from transformers.integrations.moe import ExpertsInterface, _default_apply_gate
 from model import native
 from model.emo.restriction import active_keep_k
 from model.native import wide
-from model.native.products import has_products, multiply
+from model.native.products import multiply
 from model.native.wide import wide_forward
 
 if TYPE_CHECKING:
@@ -224,16 +225,23 @@ class _NativeExperts(torch.autograd.Function):
 def native_experts(
     x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
 ) -> Tensor:
-    """SwiGLU experts in compiled code: [N, H] in float32; see `native.fits`.
+    """SwiGLU experts in compiled code: [N, H] in x's dtype, which is w's; see `native.fits`.
 
-    Under bf16 autocast the operands of products are bf16, where the processor multiplies it.
+    Sums are float32. So are the operands of products: bf16 ones are widened, all at once where
+    gradients are wanted. Under bf16 autocast operands in float32 are rounded to bf16, where that is
+    faster.
     """
     inputs, ids_NK = (x_NH, w13_EJH, w2_EHI, s_NK), ids_NK.long()
-    autocast = torch.is_autocast_enabled("cpu")
-    half = autocast and has_products(torch.get_autocast_dtype("cpu"))
+    half = x_NH.dtype == torch.float32 and _casts_to_bf16() and native.half_gains()
     if _learning(*inputs):
-        return _NativeExperts.apply(*inputs, ids_NK, half)
+        widened = (tensor.float() for tensor in inputs)
+        return _NativeExperts.apply(*widened, ids_NK, half).to(x_NH.dtype)
     return native.experts_forward(*inputs, ids_NK, keep=False, half=half)[0]
+
+
+def _casts_to_bf16() -> bool:
+    autocast = torch.is_autocast_enabled("cpu")
+    return autocast and torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
 def _learning(*inputs: Tensor) -> bool:
@@ -298,25 +306,20 @@ def _cuda_experts(
 def _cpu_experts(
     x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
 ) -> Tensor:
-    """Compiled code where it fits, under autocast too: it is the faster of the two.
-
-    To widen all of a layer's small experts from bf16 costs a fraction of torch's products in bf16.
-    """
-    if x_NH.dtype == w13_EJH.dtype and native.fits(w13_EJH, w2_EHI):
-        widened = (x_NH.float(), w13_EJH.float(), w2_EHI.float(), s_NK.float())
-        return native_experts(*widened, ids_NK).to(x_NH.dtype)
+    """Compiled code where it fits, under autocast too: it is the faster of the two."""
     if _runs_wide(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK):
         return wide_forward(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK)
+    if x_NH.dtype == w13_EJH.dtype and native.fits(w13_EJH, w2_EHI):
+        return native_experts(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK)
     return sorted_experts(x_NH, w13_EJH, w2_EHI, s_NK, ids_NK)
 
 
 def _runs_wide(x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor) -> bool:
-    """Whether experts are too large for the cache and nothing is learned or cast."""
+    """Whether experts are large for their rows, and nothing is learned or cast."""
     return (
-        not _is_short(w13_EJH)
+        wide.fits(x_NH, w13_EJH, w2_EHI, ids_NK)
         and not _learning(x_NH, w13_EJH, w2_EHI, s_NK)
         and not torch.is_autocast_enabled("cpu")
-        and wide.fits(x_NH, w13_EJH, w2_EHI, ids_NK)
     )
 
 

@@ -43,7 +43,7 @@ from model.run.subset import ExpertSubset, apply_subset
 from model.train import checkpoint, metrics
 from model.train.batches import PackedRows
 from model.train.loop import train
-from model.train.presets import Preset, multiplies_bf16
+from model.train.presets import Preset, bf16_gains
 
 FORMAT, FORMAT_VERSION = "emo-viz-finetuning", 1
 REQUEST, RESULT, MODULE_FILE = "request.json", "result.json", "module.json"
@@ -301,7 +301,7 @@ def _preset(request: Request, parent: Parent, context: int, device: torch.device
         pools=config.pool_sizes,
         own_rows=True,
         seed=request.seed,
-        bf16=multiplies_bf16(device),
+        bf16=bf16_gains(device),
         start=parent.digest,
     )
 

@@ -4,10 +4,12 @@ Shapes: N tokens, K experts a token, S = N*K slots, E experts, H hidden size,
 I expert width, J = 2*I.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
-from model.native.compiled import available, call
+from model.native.compiled import available, call, library
 
 WIDTH = 32
 """Row lengths must be multiples of this: two of the widest vectors (simd.h)."""
@@ -27,18 +29,20 @@ def experts_forward(
     """Sum over the K slots of s * down(silu(gate(x)) * up(x)): [N, H], and what backward needs.
 
     Float32; with `half` the operands of each product are rounded to bf16, where the processor
-    multiplies it. Ids outside 0..E-1 drop their slot. Without `keep` no pre-activations are stored.
+    multiplies it. Without `keep` no pre-activations are stored, and x and the weights may be bf16:
+    they are read as they are, and only results are rounded. Ids outside 0..E-1 drop their slot.
     """
     E, J, H = w13_EJH.shape
-    S, K = ids_NK.numel(), ids_NK.shape[1]
-    x_NH, s_NK = x_NH.contiguous(), s_NK.contiguous()
+    (N, K), S = ids_NK.shape, ids_NK.numel()
+    x_NH, s_NK = x_NH.contiguous(), s_NK.float().contiguous()
     order_S = torch.empty(S, dtype=torch.int32)
     offsets = torch.empty(E + 1, dtype=torch.int32)
     call("emo_sort_slots", S, E, ids_NK.contiguous(), order_S, offsets)
     h_SJ = x_NH.new_empty(S, J) if keep else None
-    out_NH = torch.zeros_like(x_NH)
+    out_NH = torch.empty_like(x_NH)
     inputs = (x_NH, w13_EJH, w2_EHI, s_NK, order_S, offsets)
-    call("emo_experts_forward", K, E, H, J // 2, int(half), *inputs, h_SJ, out_NH)
+    sizes = (N, K, E, H, J // 2, int(half), int(x_NH.dtype == torch.bfloat16))
+    call("emo_experts_forward", *sizes, *inputs, h_SJ, out_NH)
     return out_NH, inputs if h_SJ is None else (*inputs, h_SJ)
 
 
@@ -55,7 +59,7 @@ def experts_backward(
 
 
 def fits(w13_EJH: Tensor, w2_EHI: Tensor) -> bool:
-    """Whether the library handles these weights, in float32, and well: sizes, type, layout."""
+    """Whether the library handles these weights, and well: sizes, type, layout."""
     _, J, H = w13_EJH.shape
     return (
         H % WIDTH == 0
@@ -67,3 +71,10 @@ def fits(w13_EJH: Tensor, w2_EHI: Tensor) -> bool:
         and w2_EHI.is_contiguous()
         and available()
     )
+
+
+@lru_cache
+def half_gains() -> bool:
+    """Whether this processor's products of bf16 are faster than those of float32."""
+    loaded = library()
+    return loaded is not None and bool(loaded.emo_half_gains())

@@ -10,7 +10,13 @@
  */
 #include "simd.h"
 
-#define BLOCK 64
+/* Rows of an expert that are worked off together. Forward, they leave most of the nearest cache to the
+ * weights; backward, every block adds to gradients as large as the weights. */
+#define FORWARD_BLOCK 16
+#define BACKWARD_BLOCK 64
+/* Tokens that all experts have worked off before they begin with others: with their sums they stay
+ * in the cache of one processor. */
+#define TOKENS 2048
 
 /* Slots of expert e are order[offsets[e]] .. order[offsets[e + 1] - 1], in token order. */
 int emo_sort_slots(long slots, long E, const int64_t *ids, int32_t *order, int32_t *offsets) {
@@ -25,9 +31,12 @@ int emo_sort_slots(long slots, long E, const int64_t *ids, int32_t *order, int32
     return 0;
 }
 
+/* Whether products of bf16 are worth the rounding of their operands. */
+int emo_half_gains(void) { return HALF_PRODUCTS_GAIN; }
+
 /* Rows and weights lie far apart, where no processor guesses the next: they are asked for early. */
-INLINE void fetch(const float *weights, long count) {
-    for (long i = 0; i < count; i += LINE / sizeof *weights) fetch_line(weights + i);
+INLINE void fetch(const void *from, long bytes) {
+    for (long i = 0; i < bytes; i += LINE) fetch_line((const char *)from + i);
 }
 
 /* Words of a matrix for `multiply`: its floats, or bf16 neighbours in a row. */
@@ -49,11 +58,12 @@ INLINE const float *across(long rows, long columns, const float *in, float *word
     return words;
 }
 
-/* out = the words of matrix [rows, columns], neighbours in a row, as [columns, rows]. */
-INLINE void transposed_words(long rows, long columns, const float *in, float *words, float *out,
-                             const int half) {
-    const float *from = along(rows * columns, in, words, half);
-    transpose(rows, half ? columns / 2 : columns, from, out);
+/* A matrix [rows, columns], `stored` as bf16 or as floats, as words of [columns, rows] with neighbours
+ * along the columns that are summed. */
+INLINE void transposed(long rows, long columns, const void *in, float *words, float *out,
+                       const int half, const int stored) {
+    if (stored) transpose_widened(rows, columns, in, out);
+    else transpose(rows, half ? columns / 2 : columns, along(rows * columns, in, words, half), out);
 }
 
 /* `product` of numbers given as words; depth counts numbers. */
@@ -63,79 +73,156 @@ INLINE void multiply(long M, long n, long depth, const float *A, long a_row, lon
     else product(M, n, depth, A, a_row, a_step, B, ldb, C, ldb, accumulate);
 }
 
-/* Rows times a matrix [depth, n] in strips of columns; each fetches a share of the one at `next`. */
+/* Rows times a matrix [depth, n]. If there is a matrix `next`, of numbers of `size` bytes, each strip
+ * of columns fetches its share of it. */
 INLINE void multiply_fetching(long M, long n, long depth, const float *A, const float *B, float *C,
-                              const float *next, const int half) {
-    const long share = depth * TILE_COLUMNS, words = half ? depth / 2 : depth;
-    for (long j = 0; j < n; j += TILE_COLUMNS) {
-        if (next) fetch(next + j / TILE_COLUMNS * share, share);
-        multiply(M, TILE_COLUMNS, depth, A, words, 1, B + j, C + j, n, 0, half);
+                              const char *next, long size, const int half) {
+    const long words = half ? depth / 2 : depth, strip = next ? TILE_COLUMNS : n;
+    for (long j = 0; j < n; j += strip) {
+        if (next) fetch(next + j * depth * size, strip * depth * size);
+        multiply(M, strip, depth, A, words, 1, B + j, C + j, n, 0, half);
     }
 }
 
-INLINE long next_with_rows(long e, long E, const int32_t *offsets) {
-    do e++;
-    while (e < E && offsets[e] == offsets[e + 1]);
-    return e;
-}
-
-INLINE void gather(long M, long H, const float *x, const int32_t *order, long K, float *rows) {
+/* The tokens' rows of slots, as floats. */
+INLINE void gather(long M, long H, const void *x, const int32_t *order, long K, float *rows,
+                   const int stored) {
+    const long row = H * (stored ? sizeof(uint16_t) : sizeof(float));
     for (long m = 0; m < M; m++) {
-        if (m + 4 < M) fetch(x + order[m + 4] / K * H, H);
-        memcpy(rows + m * H, x + order[m] / K * H, H * sizeof *rows);
+        const char *from = (const char *)x + order[m] / K * row;
+        if (m + 4 < M) fetch((const char *)x + order[m + 4] / K * row, row);
+        for (long i = 0; i < H; i += LANES) *(vec *)(rows + m * H + i) = load(from, i, stored);
     }
 }
 
-INLINE void add_rows(long M, long H, const float *rows, const int32_t *order, long K, float *out) {
+/* Rows of slots added to their tokens' rows of `out`, which begins at token `first`. */
+INLINE void add_rows(long M, long H, const float *rows, const int32_t *order, long K, long first,
+                     float *out) {
     for (long m = 0; m < M; m++) {
-        float *to = out + order[m] / K * H;
-        if (m + 4 < M) fetch(out + order[m + 4] / K * H, H);
+        float *to = out + (order[m] / K - first) * H;
+        if (m + 4 < M) fetch(out + (order[m + 4] / K - first) * H, H * sizeof *out);
         for (long i = 0; i < H; i += LANES) *(vec *)(to + i) += *(const vec *)(rows + m * H + i);
     }
 }
 
-INLINE int forward(long K, long E, long H, long I, const float *x, const float *w13, const float *w2,
-                   const float *gate, const int32_t *order, const int32_t *offsets, float *h,
-                   float *out, const int half) {
-    const long J = 2 * I, numbers = 3 * H * I + J * H + BLOCK * (2 * H + 2 * I + J);
-    float *memory = aligned_alloc(64, numbers * sizeof *memory);
-    if (!memory) return 1;
-    float *w13_t = memory, *w2_t = w13_t + H * J, *words = w2_t + H * I, *rows = words + J * H;
-    float *y = rows + BLOCK * H, *a = y + BLOCK * H, *a_words = a + BLOCK * I;
-    float *h_block = a_words + BLOCK * I;
-    for (long e = 0; e < E; e++) {
-        if (offsets[e] == offsets[e + 1]) continue;
-        transposed_words(J, H, w13 + e * J * H, words, w13_t, half);
-        transposed_words(H, I, w2 + e * H * I, words, w2_t, half);
-        const long after = next_with_rows(e, E, offsets);
-        for (long p = offsets[e]; p < offsets[e + 1]; p += BLOCK) {
-            const long M = offsets[e + 1] - p < BLOCK ? offsets[e + 1] - p : BLOCK;
-            const int ahead = p == offsets[e] && after < E;
-            float *hp = h ? h + p * J : h_block;
-            gather(M, H, x, order + p, K, rows);
-            const float *x_words = along(M * H, rows, words, half);
-            multiply_fetching(M, J, H, x_words, w13_t, hp, ahead ? w13 + after * J * H : NULL, half);
-            for (long m = 0; m < M; m++)
-                for (long i = 0; i < I; i += LANES) {
-                    const vec g = *(vec *)(hp + m * J + i), u = *(vec *)(hp + m * J + I + i);
-                    *(vec *)(a + m * I + i) = g * vec_sigmoid(g) * u * gate[order[p + m]];
-                }
-            const float *act = along(M * I, a, a_words, half);
-            multiply_fetching(M, H, I, act, w2_t, y, ahead ? w2 + after * H * I : NULL, half);
-            add_rows(M, H, y, order + p, K, out);
-        }
-    }
-    free(memory);
-    return 0;
+typedef struct {
+    long N, K, E, H, I;
+    const char *x, *w13, *w2; /* floats, or `stored` as bf16, and so is out */
+    const float *gate;
+    const int32_t *order, *offsets;
+    float *h; /* [slots, J], sorted pre-activations; or NULL */
+    void *out;
+    int32_t *start;   /* where each expert's slots begin that are not worked off */
+    long first, last; /* tokens that are worked off now */
+    float *sums;      /* theirs */
+} Layer;
+
+/* Memory for an expert's weights and a block of rows. */
+typedef struct {
+    float *w13, *w2, *words, *rows, *y, *a, *a_words, *h;
+} Block;
+
+INLINE long most_words(const Layer *l) {
+    return l->H * (2 * l->I > FORWARD_BLOCK ? 2 * l->I : FORWARD_BLOCK);
 }
 
-/* out [N, H] += the experts' sum; h [slots, J], if given, keeps the sorted pre-activations. With
- * `half` the products, not the sums, are those of bf16. */
-int emo_experts_forward(long K, long E, long H, long I, long half, const float *x, const float *w13,
-                        const float *w2, const float *gate, const int32_t *order,
-                        const int32_t *offsets, float *h, float *out) {
-    if (half) return forward(K, E, H, I, x, w13, w2, gate, order, offsets, h, out, 1);
-    return forward(K, E, H, I, x, w13, w2, gate, order, offsets, h, out, 0);
+INLINE long block_numbers(const Layer *l) {
+    return 3 * l->H * l->I + most_words(l) + FORWARD_BLOCK * (2 * l->H + 4 * l->I);
+}
+
+static Block divide(float *memory, const Layer *l) {
+    const long matrix = l->H * l->I, wide = FORWARD_BLOCK * l->H, narrow = FORWARD_BLOCK * l->I;
+    Block b;
+    b.w13 = memory, b.w2 = b.w13 + 2 * matrix, b.words = b.w2 + matrix;
+    b.rows = b.words + most_words(l), b.y = b.rows + wide;
+    b.a = b.y + wide, b.a_words = b.a + narrow, b.h = b.a_words + narrow;
+    return b;
+}
+
+/* Sorted slots p to p + M of one expert. The next expert's weights, if they are named, are fetched
+ * meanwhile. */
+INLINE void block(const Layer *l, long p, long M, Block b, const char *next13, const char *next2,
+                  const int half, const int stored) {
+    const long H = l->H, I = l->I, J = 2 * I, size = stored ? 2 : 4;
+    const int32_t *order = l->order + p;
+    float *h = l->h ? l->h + p * J : b.h;
+    gather(M, H, l->x, order, l->K, b.rows, stored);
+    const float *x = along(M * H, b.rows, b.words, half);
+    multiply_fetching(M, J, H, x, b.w13, h, next13, size, half);
+    for (long m = 0; m < M; m++)
+        for (long i = 0; i < I; i += LANES) {
+            const vec g = *(vec *)(h + m * J + i), u = *(vec *)(h + m * J + I + i);
+            *(vec *)(b.a + m * I + i) = g * vec_sigmoid(g) * u * l->gate[order[m]];
+        }
+    const float *a = along(M * I, b.a, b.a_words, half);
+    multiply_fetching(M, H, I, a, b.w2, b.y, next2, size, half);
+    add_rows(M, H, b.y, order, l->K, l->first, l->sums);
+}
+
+INLINE int has_rows(const Layer *l, long e, long p) {
+    return p < l->offsets[e + 1] && l->order[p] < l->last * l->K;
+}
+
+INLINE long next_with_rows(const Layer *l, long e) {
+    do e++;
+    while (e < l->E && !has_rows(l, e, l->start[e]));
+    return e;
+}
+
+/* The tokens from `first` to `last` through all experts, an expert's rows in even blocks. */
+INLINE void tokens(const Layer *l, Block b, const int half, const int stored) {
+    const long H = l->H, I = l->I, matrix = I * H * (stored ? 2 : 4);
+    for (long after, e = next_with_rows(l, -1); e < l->E; e = after) {
+        const char *w13 = l->w13 + 2 * e * matrix, *w2 = l->w2 + e * matrix;
+        after = next_with_rows(l, e);
+        const char *next13 = after < l->E ? l->w13 + 2 * after * matrix : NULL;
+        const char *next2 = after < l->E ? l->w2 + after * matrix : NULL;
+        transposed(2 * I, H, w13, b.words, b.w13, half, stored);
+        transposed(H, I, w2, b.words, b.w2, half, stored);
+        const long p = l->start[e];
+        while (has_rows(l, e, l->start[e])) l->start[e]++;
+        const long rows = l->start[e] - p, blocks = (rows + FORWARD_BLOCK - 1) / FORWARD_BLOCK;
+        for (long i = 0; i < blocks; i++, next13 = next2 = NULL) {
+            const long from = rows * i / blocks, to = rows * (i + 1) / blocks;
+            block(l, p + from, to - from, b, next13, next2, half, stored);
+        }
+    }
+}
+
+INLINE void forward(Layer *l, Block b, float *sums, const int half, const int stored) {
+    const long H = l->H;
+    memcpy(l->start, l->offsets, l->E * sizeof *l->start);
+    for (l->first = 0; l->first < l->N; l->first = l->last) {
+        l->last = l->N - l->first < TOKENS ? l->N : l->first + TOKENS;
+        const long from = l->first * H, numbers = (l->last - l->first) * H;
+        l->sums = stored ? sums : (float *)l->out + from;
+        memset(l->sums, 0, numbers * sizeof *sums);
+        tokens(l, b, half, stored);
+        for (long i = 0; stored && i < numbers; i += LANES)
+            store(l->out, from + i, *(vec *)(sums + i), 1);
+    }
+}
+
+/* out [N, H] = the experts' sum; h [slots, J], if given, keeps the sorted pre-activations. With
+ * `half` the products, not the sums, are those of bf16; with `stored` x, w13, w2 and out hold bf16 and
+ * the products are those of floats. */
+int emo_experts_forward(long N, long K, long E, long H, long I, long half, long stored,
+                        const char *x, const char *w13, const char *w2, const float *gate,
+                        const int32_t *order, const int32_t *offsets, float *h, void *out) {
+    Layer l = {N, K, E, H, I, x, w13, w2, gate, order, offsets, h, out, NULL, 0, 0, NULL};
+    const long numbers = block_numbers(&l), sums = stored ? (N < TOKENS ? N : TOKENS) * H : 0;
+    float *memory = aligned_alloc(64, (numbers + sums) * sizeof *memory);
+    l.start = malloc(E * sizeof *l.start);
+    const int failed = !memory || !l.start;
+    if (!failed) {
+        const Block b = divide(memory, &l);
+        if (stored) forward(&l, b, memory + numbers, 0, 1);
+        else if (half) forward(&l, b, NULL, 1, 0);
+        else forward(&l, b, NULL, 0, 0);
+    }
+    free(l.start);
+    free(memory);
+    return failed;
 }
 
 /* From saved h [M, J] and da [M, I] = d(loss)/d(gate * a): a becomes gate * a, dh is overwritten,
@@ -165,22 +252,22 @@ INLINE int backward(long K, long E, long H, long I, const float *x, const float 
                     const float *dout, float *dx, float *dw13, float *dw2, float *dgate,
                     const int half) {
     const long J = 2 * I, per_word = half ? 2 : 1, most = H > J ? H : J;
-    const long numbers = 3 * H * I + BLOCK * (3 * H + 2 * I + J + 2 * most);
+    const long numbers = 3 * H * I + BACKWARD_BLOCK * (3 * H + 2 * I + J + 2 * most);
     float *memory = aligned_alloc(64, numbers * sizeof *memory);
     if (!memory) return 1;
     float *w13_words = memory, *w2_words = w13_words + J * H, *rows = w2_words + H * I;
-    float *dy = rows + BLOCK * H, *dx_rows = dy + BLOCK * H, *a = dx_rows + BLOCK * H;
-    float *da = a + BLOCK * I, *dh = da + BLOCK * I, *left = dh + BLOCK * J;
-    float *right = left + BLOCK * most;
+    float *dy = rows + BACKWARD_BLOCK * H, *dx_rows = dy + BACKWARD_BLOCK * H, *a = dx_rows + BACKWARD_BLOCK * H;
+    float *da = a + BACKWARD_BLOCK * I, *dh = da + BACKWARD_BLOCK * I, *left = dh + BACKWARD_BLOCK * J;
+    float *right = left + BACKWARD_BLOCK * most;
     for (long e = 0; e < E; e++) {
         if (offsets[e] == offsets[e + 1]) continue;
         const float *w13_IH = across(J, H, w13 + e * J * H, w13_words, half);
         const float *w2_HI = across(H, I, w2 + e * H * I, w2_words, half);
-        for (long p = offsets[e]; p < offsets[e + 1]; p += BLOCK) {
-            const long M = offsets[e + 1] - p < BLOCK ? offsets[e + 1] - p : BLOCK;
+        for (long p = offsets[e]; p < offsets[e + 1]; p += BACKWARD_BLOCK) {
+            const long M = offsets[e + 1] - p < BACKWARD_BLOCK ? offsets[e + 1] - p : BACKWARD_BLOCK;
             const int later = p > offsets[e];
-            gather(M, H, x, order + p, K, rows);
-            gather(M, H, dout, order + p, K, dy);
+            gather(M, H, x, order + p, K, rows, 0);
+            gather(M, H, dout, order + p, K, dy, 0);
             const float *A = along(M * H, dy, left, half);
             multiply(M, I, H, A, H / per_word, 1, w2_HI, da, I, 0, half);
             activation_backward(M, I, h + p * J, gate, order + p, da, a, dh, dgate);
@@ -191,7 +278,7 @@ INLINE int backward(long K, long E, long H, long I, const float *x, const float 
             multiply(J, H, M, A, 1, J, B, dw13 + e * J * H, H, later, half);
             A = along(M * J, dh, left, half);
             multiply(M, H, J, A, J / per_word, 1, w13_IH, dx_rows, H, 0, half);
-            add_rows(M, H, dx_rows, order + p, K, dx);
+            add_rows(M, H, dx_rows, order + p, K, 0, dx);
         }
     }
     free(memory);

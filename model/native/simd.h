@@ -29,6 +29,13 @@
 #else
 #define HALF_PRODUCTS 0
 #endif
+/* Whether those are faster than products of floats. Intel's processors begin one of them every other
+ * cycle and two of floats each cycle, which is twice as many; AMD's are the other way round. */
+#if HALF_PRODUCTS
+#define HALF_PRODUCTS_GAIN __builtin_cpu_is("amd")
+#else
+#define HALF_PRODUCTS_GAIN 0
+#endif
 #define TILE_VECTORS 2
 #define TILE_COLUMNS (TILE_VECTORS * LANES)
 
@@ -144,20 +151,41 @@ static void product_half(long M, long n, long depth, const float *A, long a_row,
 #define HIGH(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
 #endif
 
-/* out[n, m] = in[m, n] in squares of LANES; log2(LANES) rounds of interleaving transpose one. */
+/* A square of LANES rows, `row` words apart, becomes its columns: log2(LANES) rounds of interleaving. */
+INLINE void transpose_square(const float *in, long row, vec *a) {
+    vec b[LANES];
+    for (int i = 0; i < LANES; i++) a[i] = *(const vec *)(in + i * row);
+    for (int round = 1; round < LANES; round *= 2) {
+        for (int i = 0; i < LANES / 2; i++) {
+            b[2 * i] = LOW(a[i], a[i + LANES / 2]);
+            b[2 * i + 1] = HIGH(a[i], a[i + LANES / 2]);
+        }
+        for (int i = 0; i < LANES; i++) a[i] = b[i];
+    }
+}
+
+/* out[n, m] = in[m, n]. */
 static void transpose(long rows, long columns, const float *in, float *out) {
     for (long m = 0; m < rows; m += LANES)
         for (long n = 0; n < columns; n += LANES) {
-            vec a[LANES], b[LANES];
-            for (int i = 0; i < LANES; i++) a[i] = *(const vec *)(in + (m + i) * columns + n);
-            for (int round = 1; round < LANES; round *= 2) {
-                for (int i = 0; i < LANES / 2; i++) {
-                    b[2 * i] = LOW(a[i], a[i + LANES / 2]);
-                    b[2 * i + 1] = HIGH(a[i], a[i + LANES / 2]);
-                }
-                for (int i = 0; i < LANES; i++) a[i] = b[i];
-            }
+            vec a[LANES];
+            transpose_square(in + m * columns + n, columns, a);
             for (int i = 0; i < LANES; i++) *(vec *)(out + (n + i) * rows + m) = a[i];
+        }
+}
+
+/* The same of bf16 numbers, as floats: neighbours in a row move as one word. */
+static void transpose_widened(long rows, long columns, const void *in, float *out) {
+    const long words = columns / 2;
+    for (long m = 0; m < rows; m += LANES)
+        for (long n = 0; n < words; n += LANES) {
+            vec a[LANES];
+            transpose_square((const float *)in + m * words + n, words, a);
+            for (int i = 0; i < LANES; i++) {
+                float *to = out + 2 * (n + i) * rows + m;
+                *(uvec *)to = (uvec)a[i] << 16;
+                *(uvec *)(to + rows) = (uvec)a[i] & 0xffff0000;
+            }
         }
 }
 

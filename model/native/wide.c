@@ -1,4 +1,4 @@
-/* SwiGLU experts larger than the cache on a CPU, forward: fp32, or bf16 with a unit for it or without.
+/* SwiGLU experts large for their rows on a CPU, forward: fp32, or bf16 with a unit for it or without.
  *
  * Threads share blocks of an expert's rows, not columns: each takes the next block, and no two write
  * to the same place. A block's rows go to slots of their own, and every token's slots are added in
@@ -12,6 +12,9 @@
 #include <stdatomic.h>
 
 #define MOST_THREADS 64
+
+int emo_sort_slots(long slots, long E, const int64_t *ids, int32_t *order, int32_t *offsets);
+
 /* Rows of a block up to which sums along vectors are faster, as measured. */
 #define MOST_DOTS 12
 INLINE long most_dots(const int kind) {
@@ -24,9 +27,10 @@ typedef struct {
     int kind;
     const char *x, *w13, *w2;
     const float *gate;
-    const int32_t *order, *offsets;
+    const int64_t *ids; /* [N, K] */
+    char *out;          /* [N, H] in the dtype of x */
+    int32_t *order, *offsets;
     float *slots; /* [N * K, H] */
-    char *out;    /* [N, H] in the dtype of x */
     atomic_long block, token;
     atomic_int failed;
     void (*work)(void *); /* of threads that are started */
@@ -50,16 +54,8 @@ int emo_has_wide(long half) {
     return LANES >= 8;
 }
 
-/* How weights are best multiplied, bf16 ones as words or as floats. Intel's processors begin one
- * instruction for words of two bf16 every other cycle and two for floats each cycle, which is twice
- * as many products; AMD's are the other way round. */
-int emo_wide_kind(long half) {
-    if (!half) return FLOATS;
-#if HALF_PRODUCTS
-    if (__builtin_cpu_is("amd")) return WORDS;
-#endif
-    return HALVES;
-}
+/* How weights are best multiplied, bf16 ones as words or as floats. */
+int emo_wide_kind(long half) { return !half ? FLOATS : HALF_PRODUCTS_GAIN ? WORDS : HALVES; }
 
 /* A block's rows of x, as floats, which lie apart for HALVES, or as words. */
 INLINE void gather(const Layer *l, long M, const int32_t *order, float *rows, const int kind) {
@@ -216,14 +212,14 @@ static void take_blocks(void *layer) {
     else experts(l, HALVES);
 }
 
-/* Every token's slots, in their order; a slot that no expert took is zero. A token at a time. */
+/* Every token's slots, in their order, without those that no expert took. A token at a time. */
 static void add_slots(void *layer) {
     Layer *l = layer;
     for (long n; (n = atomic_fetch_add(&l->token, 1)) < l->N;)
         for (long i = 0; i < l->H; i += LANES) {
             vec sum = {0};
-            for (long k = 0; k < l->K; k++)
-                sum += *(const vec *)(l->slots + (n * l->K + k) * l->H + i);
+            for (long s = n * l->K; s < (n + 1) * l->K; s++)
+                if (l->ids[s] >= 0 && l->ids[s] < l->E) sum += *(const vec *)(l->slots + s * l->H + i);
             store(l->out, n * l->H + i, sum, l->kind != FLOATS);
         }
 }
@@ -253,15 +249,23 @@ static void share(Pool *pool, long threads, void (*work)(void *), Layer *layer) 
     for (long t = 0; t < running; t++) pthread_join(started[t], NULL);
 }
 
-/* out [N, H]; H and I are multiples of 32, x, w13, w2 and out of one dtype, slots [N * K, H] zeros
- * where a slot is dropped. `pool` is the address of OpenMP's GOMP_parallel, or 0. */
+/* out [N, H]; H and I are multiples of 32, x, w13, w2 and out of one dtype. Ids outside 0..E-1 drop
+ * their slot. `pool` is the address of OpenMP's GOMP_parallel, or 0. */
 int emo_wide_forward(long pool, long threads, long N, long K, long E, long H, long I, long kind,
                      const char *x, const char *w13, const char *w2, const float *gate,
-                     const int32_t *order, const int32_t *offsets, float *slots, char *out) {
-    Layer layer = {N, K, E, H, I, (int)kind, x, w13, w2, gate, order, offsets, slots, out};
+                     const int64_t *ids, char *out) {
+    Layer layer = {N, K, E, H, I, (int)kind, x, w13, w2, gate, ids, out};
     Pool *run = (Pool *)pool;
-    share(run, threads, take_blocks, &layer);
-    if (atomic_load(&layer.failed)) return 1;
-    share(run, N > LANES ? threads : 1, add_slots, &layer);
-    return 0;
+    layer.order = malloc((N * K + E + 1) * sizeof *layer.order);
+    layer.slots = aligned_alloc(64, (N * K * H + 16) * sizeof *layer.slots);
+    if (layer.order && layer.slots) {
+        layer.offsets = layer.order + N * K;
+        emo_sort_slots(N * K, E, ids, layer.order, layer.offsets);
+        share(run, threads, take_blocks, &layer);
+        share(run, N > LANES ? threads : 1, add_slots, &layer);
+    }
+    const int failed = !layer.order || !layer.slots || atomic_load(&layer.failed);
+    free(layer.order);
+    free(layer.slots);
+    return failed;
 }

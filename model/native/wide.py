@@ -1,7 +1,6 @@
-"""A layer of experts larger than the cache on a CPU, forward (see wide.c).
+"""A layer of experts that are large for their rows on a CPU, forward (see wide.c).
 
-Shapes: N tokens, K experts a token, S = N*K slots, E experts, H hidden size, I expert width,
-J = 2*I.
+Shapes: N tokens, K experts a token, E experts, H hidden size, I expert width, J = 2*I.
 """
 
 from ctypes import CDLL, c_long, c_void_p, cast
@@ -10,23 +9,29 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from model.native import MAX_WEIGHTS
 from model.native.compiled import call, library
 
 MULTIPLE = 32
 MOST_ROWS = 64
 """Rows of the average expert above which a BLAS library's blocked products are faster."""
+MOST_ROWS_OF_SMALL = 6
+"""The same of experts of at most MAX_WEIGHTS, and of experts.c, which puts them in order first."""
+FEWEST_PRODUCTS = 2**24
+"""Of a layer's first matrices, below which other threads are not worth to be woken."""
 
 
 def fits(x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, ids_NK: Tensor) -> bool:
-    """Whether `wide_forward` takes these, and gains: type, sizes, layout, rows an expert."""
+    """Whether `wide_forward` takes these, and gains: rows an expert, type, sizes, layout."""
     E, J, H = w13_EJH.shape
+    most = MOST_ROWS if J * H > MAX_WEIGHTS else MOST_ROWS_OF_SMALL
     return (
-        H % MULTIPLE == 0
+        ids_NK.numel() <= most * E
+        and H % MULTIPLE == 0
         and (J // 2) % MULTIPLE == 0
         and x_NH.dtype == w13_EJH.dtype == w2_EHI.dtype
         and w13_EJH.is_contiguous()
         and w2_EHI.is_contiguous()
-        and ids_NK.numel() <= MOST_ROWS * E
         and _gains(x_NH.dtype)
     )
 
@@ -70,13 +75,9 @@ def wide_forward(
     """
     E, J, H = w13_EJH.shape
     N, K = ids_NK.shape
-    order_S, offsets = torch.empty(N * K, dtype=torch.int32), torch.empty(E + 1, dtype=torch.int32)
-    call("emo_sort_slots", N * K, E, ids_NK.contiguous(), order_S, offsets)
-    dropped = int(offsets[E]) < N * K  # nobody writes their slots
-    make = torch.zeros if dropped else torch.empty
-    slots_SH = make(N * K, H, dtype=torch.float32)
+    threads = torch.get_num_threads() if ids_NK.numel() * J * H >= FEWEST_PRODUCTS else 1
     out_NH = torch.empty_like(x_NH, memory_format=torch.contiguous_format)
-    sizes = (_pool(), torch.get_num_threads(), N, K, E, H, J // 2, _kind(x_NH.dtype))
-    inputs = (x_NH.contiguous(), w13_EJH, w2_EHI, s_NK.float().contiguous(), order_S, offsets)
-    call("emo_wide_forward", *sizes, *inputs, slots_SH, out_NH)
+    sizes = (_pool(), threads, N, K, E, H, J // 2, _kind(x_NH.dtype))
+    inputs = (x_NH.contiguous(), w13_EJH, w2_EHI, s_NK.float().contiguous())
+    call("emo_wide_forward", *sizes, *inputs, ids_NK.long().contiguous(), out_NH)
     return out_NH

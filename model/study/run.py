@@ -26,7 +26,7 @@ from model.study.runs import ANNEAL_SHARE, Run
 from model.train import checkpoint, metrics
 from model.train.batches import PackedRows
 from model.train.loop import Silent, train
-from model.train.presets import Preset, find_preset, multiplies_bf16
+from model.train.presets import Preset, bf16_gains, find_preset
 from model.train.start import start_from
 
 RESULT = "result.json"
@@ -78,7 +78,7 @@ def settings(run: Run, place: Place, corpus: Corpus) -> Preset:
         steps=steps,
         rows=place.rows or preset.rows,
         warmup_steps=min(preset.warmup_steps, steps),
-        bf16=multiplies_bf16(torch.device(place.device)),
+        bf16=bf16_gains(torch.device(place.device)),
     )
     return preset.for_vocabulary(vocabulary_size(corpus.tokenizer))
 

@@ -27,7 +27,7 @@ from model.train import checkpoint, metrics, options, parallel
 from model.train.batches import PackedRows, check_ids, heldout_batches
 from model.train.checkpoint import Kept
 from model.train.loop import train
-from model.train.presets import Preset, find_preset, multiplies_bf16
+from model.train.presets import Preset, bf16_gains, find_preset
 from model.train.recompute import Recompute
 from model.train.resume import identity
 from model.train.start import ANNEALED, start_from
@@ -62,7 +62,7 @@ def main(
     """Pretrain an EMO, a standard MoE or a dense model on a built corpus."""
     torch.set_num_threads(threads or _fair_threads())
     place = parallel.own_device(device)
-    bf16 = multiplies_bf16(place) if bf16 is None else bf16
+    bf16 = bf16_gains(place) if bf16 is None else bf16
     out = out or Path("runs") / f"{name}-{objective}"
     if changes["mixture"] is not None:
         changes["mixture"] = in_words(read_mixture(changes["mixture"]))

@@ -163,7 +163,7 @@ of_the_preset = _all(
     click.option(
         "--bf16/--fp32",
         default=None,
-        help="Of matrix products; bf16 where the device multiplies it.",
+        help="Of matrix products; bf16 where that is faster.",
     ),
     click.option(
         "--save",

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import torch
 
+from model import native
 from model.emo.config import EmoConfig, Objective, PoolChoice
 from model.emo.routing import PoolSizes
-from model.native import WIDTH
 from model.train.objectives import OBJECTIVES
 
 
@@ -74,7 +74,7 @@ class Preset:
 
     def for_vocabulary(self, tokens: int) -> "Preset":
         """The preset for a tokenizer of so many tokens, in rows that compiled code can take."""
-        return replace(self, vocab_size=-(-tokens // WIDTH) * WIDTH)
+        return replace(self, vocab_size=-(-tokens // native.WIDTH) * native.WIDTH)
 
     def model_config(self, eos_token_id: int, pad_token_id: int) -> EmoConfig:
         """The EmoConfig of this preset."""
@@ -165,8 +165,12 @@ def find_preset(name: str, objective: str, **changes: Any) -> Preset:
     return replace(preset, max_position_embeddings=positions)
 
 
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether a device has bf16 arithmetic; a CPU without it takes twice as long as in float32."""
+def bf16_gains(device: torch.device) -> bool:
+    """Whether a device's products of bf16 are faster than those of float32.
+
+    Of CPUs, those with matrix units and AMD's: elsewhere training in bf16 takes longer
+    (`benchmarks.training_speed`: by a third on an Intel processor that multiplies bf16).
+    """
     if device.type != "cpu":
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.cpu._is_amx_tile_supported() or native.half_gains())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from model import native
 from model.native import compiled, products
 
 ON_X86 = platform.machine() in ("x86_64", "AMD64")
@@ -24,10 +25,10 @@ def compiled_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 @pytest.fixture
 def forgetful() -> Iterator[None]:
     """No library is loaded yet, and none of this test's stays."""
-    for cache in (compiled.library, products.has_products):
+    for cache in (compiled.library, products.has_products, native.half_gains):
         cache.cache_clear()
     yield
-    for cache in (compiled.library, products.has_products):
+    for cache in (compiled.library, products.has_products, native.half_gains):
         cache.cache_clear()
 
 

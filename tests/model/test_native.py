@@ -34,20 +34,41 @@ def test_native_experts_equal_the_loop(case):
     assert max(relative_errors(fast, slow)) < 2e-6
 
 
+def in_bf16(tensors):
+    """The tensors rounded, and those as float32."""
+    halves = [tensor.detach().bfloat16().requires_grad_() for tensor in tensors]
+    return halves, [tensor.detach().float().requires_grad_() for tensor in halves]
+
+
 @needs_compiler
 def test_small_experts_in_bf16_round_their_results_alone():
     tensors, ids, upstream = wide()
-    halves = [tensor.detach().bfloat16().requires_grad_() for tensor in tensors]
+    halves, widened = in_bf16(tensors)
     fast = outputs_and_gradients(_cpu_experts, halves, ids, upstream.bfloat16())
     assert {tensor.dtype for tensor in fast} == {torch.bfloat16}
-    widened = [tensor.detach().float().requires_grad_() for tensor in halves]
     slow = outputs_and_gradients(reference_experts, widened, ids, upstream.bfloat16().float())
     assert max(relative_errors(fast, slow)) < 2e-3
 
 
 @needs_compiler
+@pytest.mark.parametrize("N", [1, 37, 4500], ids=["one", "few", "more than at once"])
+def test_without_gradients_bf16_is_read_as_it_is(processor, N):
+    """Few rows of an expert and many. Ids outside drop their slot, whose gate weight is NaN."""
+    tensors, ids, _ = wide(N=N, E=20, K=3)
+    halves, widened = in_bf16(tensors)
+    ids = ids.where(ids != 4, torch.tensor([-1, 99, 20]))
+    with torch.no_grad():
+        slow = reference_experts(*widened, ids)
+        halves[3][~((ids >= 0) & (ids < 20))] = float("nan")
+        fast = _cpu_experts(*halves, ids)
+    assert fast.dtype == torch.bfloat16
+    assert relative_errors([fast], [slow])[0] < 4e-3  # a few rows: activations are rounded too
+
+
+@needs_compiler
 def test_every_vector_width_gives_the_same_numbers(processor):
-    tensors, ids, upstream = wide(N=700, E=3)
+    """With more tokens than are worked off at once."""
+    tensors, ids, upstream = wide(N=4500, E=3)
     fast = outputs_and_gradients(native_experts, tensors, ids, upstream)
     slow = outputs_and_gradients(reference_experts, tensors, ids, upstream)
     assert max(relative_errors(fast, slow)) < 3e-6
@@ -156,8 +177,9 @@ def half_products(x, w13, w2, s, ids, upstream):
 
 @needs_compiler
 @pytest.mark.skipif(not has_products(torch.bfloat16), reason="this processor has no bf16 products")
-def test_under_autocast_products_are_those_of_bf16():
+def test_under_autocast_products_are_those_of_bf16_where_that_gains(monkeypatch):
     """An odd number of rows for some expert, so that a pair of rows is half empty."""
+    monkeypatch.setattr(native, "half_gains", lambda: True)
     tensors, ids, upstream = wide(N=67, E=3)
     assert (ids.flatten().bincount() % 2).any()
     with torch.autocast("cpu", torch.bfloat16):
