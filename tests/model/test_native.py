@@ -4,6 +4,7 @@ import logging
 import shutil
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from model.kernels.reference import reference_experts
 from model.native import compiled
 from model.native.products import has_products
 from model.native.router import top_k_ids
+from model.train.presets import bf16_gains
 from tests.model.test_experts import CASES, outputs_and_gradients, problem, relative_errors
 
+CPUINFO = Path("/proc/cpuinfo")
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
 
@@ -189,3 +192,12 @@ def test_under_autocast_products_are_those_of_bf16_where_that_gains(monkeypatch)
     # A number next to a rounding border falls to either side: a few units of bf16 in a few places.
     assert max(relative_errors(half, want)) < 5e-4
     assert min(relative_errors(exact, want)[:4]) > 1e-3
+
+
+@needs_compiler
+@pytest.mark.skipif(not CPUINFO.exists(), reason="no list of what the processor has")
+def test_training_takes_bf16_where_its_products_are_the_faster_ones():
+    """Matrix units, or AMD's vectors; Intel's multiply as many floats, and rounding comes on top."""
+    text = CPUINFO.read_text()
+    amd = "AuthenticAMD" in text and " avx512_bf16" in text
+    assert bf16_gains(torch.device("cpu")) == (amd or " amx_tile" in text)
