@@ -206,14 +206,11 @@ def _of_federations(out: Path) -> Iterator[str]:
     for each in found:
         name = {v: k for k, v in MODELS.items()}[Path(each["parent"]["folder"]).name]
         rows = {**each["by_domain"], "mean": each["summary"]}
+        rows |= {"all others": each["others"]["summary"]} if each["others"] else {}
         for domain, spans in rows.items():
-            cells = [_told(spans["gain"][measure]) for measure in measures]
+            gains = spans["gain"]
+            cells = [_told(gains[measure]) if measure in gains else "" for measure in measures]
             lines.append(f"| {name} | {each['overlap']} | {domain} | {' | '.join(cells)} |")
-        if each["others"] is None:
-            continue
-        gains = each["others"]["summary"]["gain"]
-        cells = ["", "", _told(gains["composed"]), "", _told(gains["joint"]), ""]
-        lines.append(f"| {name} | {each['overlap']} | all others | {' | '.join(cells)} |")
     yield "\n".join(lines)
 
 

@@ -197,7 +197,7 @@ def test_under_autocast_products_are_those_of_bf16_where_that_gains(monkeypatch)
 @needs_compiler
 @pytest.mark.skipif(not CPUINFO.exists(), reason="no list of what the processor has")
 def test_training_takes_bf16_where_its_products_are_the_faster_ones():
-    """Matrix units, or AMD's vectors; Intel's multiply as many floats, and rounding comes on top."""
+    """Matrix units, or AMD's vectors. Intel's multiply floats no slower, without any rounding."""
     text = CPUINFO.read_text()
     amd = "AuthenticAMD" in text and " avx512_bf16" in text
     assert bf16_gains(torch.device("cpu")) == (amd or " amx_tile" in text)
