@@ -33,6 +33,7 @@ KEEP_K = 16
 STEPS = (1.0, 1.25, 1.5, 1.75)  # notches between a number of experts and its double
 NONE = -1
 FEWEST_TOKENS = 40  # of a document that is worth a look
+LOOKED_AT = 200  # words of a document
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,17 @@ def whole(documents: pd.DataFrame, domain: str = "") -> pd.DataFrame:
     cut = pd.to_numeric(own["cut_tokens"], errors="coerce").fillna(0)
     uncut = own[cut == 0]
     return uncut if len(uncut) else own
+
+
+def told_once(documents: pd.DataFrame) -> pd.DataFrame:
+    """The half of the documents that repeat their words least: lists of one term read badly."""
+    apart = documents["text"].map(_share_of_distinct_words)
+    return documents[apart >= apart.median()]
+
+
+def _share_of_distinct_words(text: str) -> float:
+    words = text.split()[:LOOKED_AT]
+    return len(set(words)) / max(1, len(words))
 
 
 def shortest(lengths: Sequence[int]) -> int:

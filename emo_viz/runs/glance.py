@@ -22,6 +22,7 @@ from emo_viz.analysis.glance import (
     save_glances,
     shares,
     shortest,
+    told_once,
     typical,
     whole,
 )
@@ -81,9 +82,9 @@ def make(
 
 
 def choose(documents: pd.DataFrame, rows: pd.DataFrame | None, domain: str = "") -> str:
-    """The id of the document to show: of the whole ones the most typical of the curves' rows, or
-    the shortest where there are none."""
-    own = whole(documents, domain)
+    """The id of the document to show: of the whole ones that repeat their words least the most
+    typical of the curves' rows, or the shortest where there are none."""
+    own = told_once(whole(documents, domain))
     found = None if rows is None else typical(rows, own)
     if found is not None:
         return found

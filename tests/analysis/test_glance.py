@@ -1,0 +1,37 @@
+"""Which document a first screen shows."""
+
+import pandas as pd
+
+from emo_viz.analysis.curves import FULL, ROUTER_PROBABILITY
+from emo_viz.runs.glance import choose
+
+TALE = "The boat left at dawn and no one on the quay could say where its captain meant to land. "
+LIST = "finger bone, short; finger bone, long; finger bone, hand; finger bone, left; " * 3
+
+
+def documents(texts: dict[str, str]) -> pd.DataFrame:
+    frame = pd.DataFrame({"id": list(texts), "text": list(texts.values())})
+    return frame.assign(domain="d")
+
+
+def curves(increase: dict[str, float]) -> pd.DataFrame:
+    """Of one run: what a cut to 16 experts costs each document of 100 tokens, a token."""
+    rows = [
+        {"model": "m", "document": name, "method": method, "keep_k": keep, "tokens": 100,
+         "loss_sum": 200.0 + 100.0 * cost}
+        for name, each in increase.items()
+        for method, keep, cost in ((FULL, 128, 0.0), (ROUTER_PROBABILITY, 16, each))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_of_documents_that_do_not_repeat_themselves_the_most_typical_is_shown():
+    texts = {"list": LIST, "usual": TALE, "odd": TALE[::-1], "terms": LIST[5:]}
+    costs = curves({"list": 0.1, "usual": 0.11, "odd": 0.9, "terms": 0.1})
+    assert choose(documents(texts), costs) == "usual"
+
+
+def test_without_curves_it_is_the_shortest_that_is_worth_a_look():
+    texts = {"list": LIST[:200], "long": TALE * 3, "tale": TALE * 2, "a few words": TALE[:30]}
+    assert choose(documents(texts), None) == "tale"
+    assert choose(documents({"list": LIST}), None) == "list"
