@@ -27,7 +27,7 @@ def curves(increase: dict[str, float]) -> pd.DataFrame:
 
 def test_of_documents_that_do_not_repeat_themselves_the_most_typical_is_shown():
     texts = {"list": LIST, "usual": TALE, "odd": TALE[::-1], "terms": LIST[5:]}
-    costs = curves({"list": 0.1, "usual": 0.11, "odd": 0.9, "terms": 0.1})
+    costs = curves({"list": 0.2, "usual": 0.1, "odd": 0.9, "terms": 0.3})
     assert choose(documents(texts), costs) == "usual"
 
 
