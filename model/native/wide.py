@@ -9,10 +9,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from model.native import MAX_WEIGHTS
+from model.native import MAX_WEIGHTS, WIDTH
 from model.native.compiled import call, library
 
-MULTIPLE = 32
 MOST_ROWS = 64
 """Rows of the average expert above which a BLAS library's blocked products are faster."""
 MOST_ROWS_OF_SMALL = 6
@@ -27,8 +26,8 @@ def fits(x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, ids_NK: Tensor) -> bool:
     most = MOST_ROWS if J * H > MAX_WEIGHTS else MOST_ROWS_OF_SMALL
     return (
         ids_NK.numel() <= most * E
-        and H % MULTIPLE == 0
-        and (J // 2) % MULTIPLE == 0
+        and H % WIDTH == 0
+        and (J // 2) % WIDTH == 0
         and x_NH.dtype == w13_EJH.dtype == w2_EHI.dtype
         and w13_EJH.is_contiguous()
         and w2_EHI.is_contiguous()

@@ -25,7 +25,9 @@ TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3}
 
 
 @pytest.fixture(autouse=True)
-def _same_threads() -> Iterator[None]:
+def _same_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As many as a test asks for, even for layers that are not worth it."""
+    monkeypatch.setattr(wide, "FEWEST_PRODUCTS", 0)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
