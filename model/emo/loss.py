@@ -30,7 +30,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         h, w = h_NH.to(dtype), w_VH.to(dtype)
         # Sums over many chunks are not kept in half precision.
         exact = torch.promote_types(w_VH.dtype, torch.float32)
-        dh_NH, dw_VH = torch.empty_like(h), torch.zeros_like(w_VH, dtype=exact)
+        # The gradient of w is summed transposed: of its long rows products are the faster.
+        dh_NH, dw_HV = torch.empty_like(h), h.new_zeros(w.shape[::-1], dtype=exact)
         total = h_NH.new_zeros((), dtype=exact)
         scale = 1.0 / h.shape[0]
         size = min(CHUNK_TOKENS.get(h.device.type, 4096), h.shape[0])
@@ -42,11 +43,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             loss, dlogits_CV = chunk_loss(logits_CV[: len(h_CH)], labels_C, z_coef, scale)
             total += loss
             torch.mm(dlogits_CV, w, out=dh_CH)
-            if dtype == dw_VH.dtype:
-                dw_VH.addmm_(dlogits_CV.t(), h_CH)
+            if dtype == exact:
+                dw_HV.addmm_(h_CH.t(), dlogits_CV)
             else:
-                dw_VH += dlogits_CV.t() @ h_CH
-        ctx.save_for_backward(dh_NH.to(h_NH.dtype), dw_VH.to(w_VH.dtype))
+                dw_HV += h_CH.t() @ dlogits_CV
+        dw_VH = dw_HV.t().to(w_VH.dtype).contiguous()
+        ctx.save_for_backward(dh_NH.to(h_NH.dtype), dw_VH)
         return total * scale
 
     @staticmethod

@@ -19,6 +19,16 @@ typedef struct {
     const int32_t *first;
 } Row;
 
+/* Where a head begins: its queries in qkv, its part of out. */
+typedef struct {
+    long q, o;
+} Head;
+
+static Head head_number(long i, long T, long A, long D) {
+    const long b = i / A, a = i % A, H = A * D;
+    return (Head){b * T * 3 * H + a * D, b * T * H + a * D};
+}
+
 static long whole_tiles(long T) { return (T + TILE_COLUMNS - 1) / TILE_COLUMNS * TILE_COLUMNS; }
 
 static void gather(const Row *r, const void *x, long at, int half, float *out) {
@@ -62,26 +72,50 @@ static void scatter(const Row *r, const float *x, void *out, long at, int half) 
             store(out, at + t * r->stride + i, *(const vec *)(x + t * r->D + i), half);
 }
 
-/* Scores of keys outside from .. to become so small that their exp is 0. */
-INLINE void mask(float *scores, long n, long from, long to) {
-    for (long j = 0; j < from; j++) scores[j] = -INFINITY;
-    for (long j = to + 1; j < n; j++) scores[j] = -INFINITY;
+/* Tokens m .. m + rows - 1 of a head on their way into the cache, to be read or, with `write`, written.
+ * The processor foresees no head; a few lines at a time, beside products, cost nothing. */
+INLINE void fetch(const Row *r, long m, long rows, const void *x, long at, int half, const int write) {
+    const long size = half ? sizeof(uint16_t) : sizeof(float);
+    for (long t = m; t < m + rows; t++) {
+        const char *token = (const char *)x + (at + t * r->stride) * size;
+        for (long byte = 0; byte < r->D * size; byte += LINE)
+            write ? claim_line(token + byte) : fetch_line(token + byte);
+    }
 }
 
-static void forward_head(const Row *r, const void *qkv, long q, long k, long v, int half, void *out,
-                         long o, float *lse, float *memory) {
-    const long T = r->T, padded = r->padded, D = r->D, heads_D = r->stride / 3, TD = padded * D;
+/* Numbers of a vector outside from .. to become -INFINITY. */
+INLINE void mask_vector(float *x, int32_t from, int32_t to) {
+    ivec place;
+    for (int lane = 0; lane < LANES; lane++) place[lane] = lane;
+    const ivec outside = (place < from) | (place > to);
+    *(vec *)x = choose(outside, (vec){0} - INFINITY, *(vec *)x);
+}
+
+/* Scores of keys outside from .. to become so small that their exp is 0. */
+INLINE void mask(float *scores, long n, long from, long to) {
+    for (long j = 0; j < from; j += LANES) mask_vector(scores + j, from - j, to - j);
+    for (long j = (to + 1) / LANES * LANES; j < n; j += LANES)
+        mask_vector(scores + j, from - j, to - j);
+}
+
+/* The last head is its own next. */
+static void forward_head(const Row *r, const void *qkv, Head at, Head next, int half, void *out,
+                         float *lse, float *memory) {
+    const long T = r->T, padded = r->padded, D = r->D, H = r->stride / 3, TD = padded * D;
     float *Q = memory, *K = Q + TD, *V = K + TD, *Kt = V + TD, *S = Kt + TD;
     float *O = S + TILE_ROWS * padded;
-    rotate(r, qkv, q, half, 1.0f / sqrtf((float)D), Q);
-    rotate(r, qkv, k, half, 1.0f, K);
-    gather(r, qkv, v, half, V);
+    const Row outs = {T, padded, D, H, 0, 0, 0};
+    rotate(r, qkv, at.q, half, 1.0f / sqrtf((float)D), Q);
+    rotate(r, qkv, at.q + H, half, 1.0f, K);
+    gather(r, qkv, at.q + 2 * H, half, V);
     transpose(padded, D, K, Kt);
     for (long m = 0; m < T; m += TILE_ROWS) {
         const long rows = T - m < TILE_ROWS ? T - m : TILE_ROWS;
         const long low = r->first[m] / TILE_COLUMNS * TILE_COLUMNS;
         const long n = whole_tiles(m + rows - low);
+        fetch(r, m, rows, qkv, next.q, half, 0);
         product(rows, n, D, Q + m * D, D, 1, Kt + low, padded, S, n, 0);
+        fetch(r, m, rows, qkv, next.q + H, half, 0);
         float share[TILE_ROWS];
         for (long i = 0; i < rows; i++) {
             float *scores = S + i * n;
@@ -90,10 +124,12 @@ static void forward_head(const Row *r, const void *qkv, long q, long k, long v, 
             lse[m + i] = top + logf(sum);
             share[i] = 1.0f / sum;
         }
+        fetch(r, m, rows, qkv, next.q + 2 * H, half, 0);
+        fetch(&outs, m, rows, out, at.o, half, 1);
         product(rows, D, n, S, n, 1, V + low * D, D, O, D, 0);
         for (long i = 0; i < rows; i++)
             for (long j = 0; j < D; j += LANES)
-                store(out, o + (m + i) * heads_D + j, *(vec *)(O + i * D + j) * share[i], half);
+                store(out, at.o + (m + i) * H + j, *(vec *)(O + i * D + j) * share[i], half);
     }
 }
 
@@ -104,13 +140,11 @@ int emo_attention_forward(long B, long T, long A, long D, long half, const void 
     float *memory = aligned_alloc(64, numbers * sizeof *memory);
     if (!memory) return 1;
     memset(memory, 0, numbers * sizeof *memory); /* keys and values beyond the last token stay 0 */
-    for (long b = 0; b < B; b++) {
-        const Row r = {T, padded, D, 3 * A * D, cosine + b * T * D, sine + b * T * D, first + b * T};
-        for (long a = 0; a < A; a++) {
-            const long q = b * T * r.stride + a * D, o = b * T * A * D + a * D;
-            float *head_lse = lse + (b * A + a) * T;
-            forward_head(&r, qkv, q, q + A * D, q + 2 * A * D, half, out, o, head_lse, memory);
-        }
+    for (long i = 0; i < B * A; i++) {
+        const long row = i / A * T;
+        const Row r = {T, padded, D, 3 * A * D, cosine + row * D, sine + row * D, first + row};
+        const Head at = head_number(i, T, A, D), next = head_number(i + (i + 1 < B * A), T, A, D);
+        forward_head(&r, qkv, at, next, half, out, lse + i * T, memory);
     }
     free(memory);
     return 0;
@@ -134,20 +168,20 @@ INLINE void scores_backward(const Row *r, long m, long rows, long low, long n, c
     }
 }
 
-static void backward_head(const Row *r, const void *qkv, long q, long k, long v, int half,
-                          const void *out, const void *dout, long o, const float *lse, void *dqkv,
+static void backward_head(const Row *r, const void *qkv, Head at, Head next, int half,
+                          const void *out, const void *dout, const float *lse, void *dqkv,
                           float *memory) {
-    const long T = r->T, padded = r->padded, D = r->D, TD = padded * D;
+    const long T = r->T, padded = r->padded, D = r->D, H = r->stride / 3, TD = padded * D;
     const float scale = 1.0f / sqrtf((float)D);
     float *Q = memory, *K = Q + TD, *V = K + TD, *Kt = V + TD, *Vt = Kt + TD, *O = Vt + TD;
     float *dO = O + TD, *dK = dO + TD, *dV = dK + TD, *dQ = dV + TD, *P = dQ + BLOCK * D;
     float *dP = P + BLOCK * padded;
-    const Row heads = {T, padded, D, r->stride / 3, 0, 0, 0};
-    rotate(r, qkv, q, half, scale, Q);
-    rotate(r, qkv, k, half, 1.0f, K);
-    gather(r, qkv, v, half, V);
-    gather(&heads, out, o, half, O);
-    gather(&heads, dout, o, half, dO);
+    const Row outs = {T, padded, D, H, 0, 0, 0};
+    rotate(r, qkv, at.q, half, scale, Q);
+    rotate(r, qkv, at.q + H, half, 1.0f, K);
+    gather(r, qkv, at.q + 2 * H, half, V);
+    gather(&outs, out, at.o, half, O);
+    gather(&outs, dout, at.o, half, dO);
     transpose(padded, D, K, Kt);
     transpose(padded, D, V, Vt);
     memset(dK, 0, 2 * TD * sizeof *dK);
@@ -155,16 +189,24 @@ static void backward_head(const Row *r, const void *qkv, long q, long k, long v,
         const long rows = T - m < BLOCK ? T - m : BLOCK;
         const long low = r->first[m] / TILE_COLUMNS * TILE_COLUMNS;
         const long n = whole_tiles(m + rows - low);
+        fetch(r, m, rows, qkv, next.q, half, 0);
+        fetch(r, m, rows, dqkv, at.q, half, 1);
         product(rows, n, D, Q + m * D, D, 1, Kt + low, padded, P, n, 0);
+        fetch(r, m, rows, qkv, next.q + H, half, 0);
         product(rows, n, D, dO + m * D, D, 1, Vt + low, padded, dP, n, 0);
+        fetch(r, m, rows, qkv, next.q + 2 * H, half, 0);
         scores_backward(r, m, rows, low, n, lse, O, dO, P, dP);
+        fetch(&outs, m, rows, out, next.o, half, 0);
         product(rows, D, n, dP, n, 1, K + low * D, D, dQ, D, 0);
+        fetch(r, m, rows, dqkv, at.q + H, half, 1);
         product(n, D, rows, P, 1, n, dO + m * D, D, dV + low * D, D, 1);
+        fetch(r, m, rows, dqkv, at.q + 2 * H, half, 1);
+        fetch(&outs, m, rows, dout, next.o, half, 0);
         product(n, D, rows, dP, 1, n, Q + m * D, D, dK + low * D, D, 1);
-        rotate_back(r, m, rows, dQ, scale, dqkv, q, half);
+        rotate_back(r, m, rows, dQ, scale, dqkv, at.q, half);
     }
-    rotate_back(r, 0, T, dK, 1.0f, dqkv, k, half);
-    scatter(r, dV, dqkv, v, half);
+    rotate_back(r, 0, T, dK, 1.0f, dqkv, at.q + H, half);
+    scatter(r, dV, dqkv, at.q + 2 * H, half);
 }
 
 /* dqkv, as qkv, is written whole. */
@@ -175,13 +217,11 @@ int emo_attention_backward(long B, long T, long A, long D, long half, const void
     float *memory = aligned_alloc(64, numbers * sizeof *memory);
     if (!memory) return 1;
     memset(memory, 0, numbers * sizeof *memory);
-    for (long b = 0; b < B; b++) {
-        const Row r = {T, padded, D, 3 * A * D, cosine + b * T * D, sine + b * T * D, first + b * T};
-        for (long a = 0; a < A; a++) {
-            const long q = b * T * r.stride + a * D, o = b * T * A * D + a * D;
-            backward_head(&r, qkv, q, q + A * D, q + 2 * A * D, half, out, dout, o,
-                          lse + (b * A + a) * T, dqkv, memory);
-        }
+    for (long i = 0; i < B * A; i++) {
+        const long row = i / A * T;
+        const Row r = {T, padded, D, 3 * A * D, cosine + row * D, sine + row * D, first + row};
+        const Head at = head_number(i, T, A, D), next = head_number(i + (i + 1 < B * A), T, A, D);
+        backward_head(&r, qkv, at, next, half, out, dout, lse + i * T, dqkv, memory);
     }
     free(memory);
     return 0;

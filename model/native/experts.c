@@ -13,7 +13,7 @@
 /* Rows of an expert that are worked off together. Forward, they leave most of the nearest cache to the
  * weights; backward, every block adds to gradients as large as the weights. */
 #define FORWARD_BLOCK 16
-#define BACKWARD_BLOCK 64
+#define BACKWARD_BLOCK 48
 /* Tokens that all experts have worked off before they begin with others: with their sums they stay
  * in the cache of one processor. */
 #define TOKENS 2048
@@ -84,23 +84,72 @@ INLINE void multiply_fetching(long M, long n, long depth, const float *A, const 
     }
 }
 
-/* The tokens' rows of slots, as floats. */
-INLINE void gather(long M, long H, const void *x, const int32_t *order, long K, float *rows,
+/* The tokens of slots. */
+INLINE void find_tokens(long M, const int32_t *order, long K, int32_t *tokens) {
+    for (long m = 0; m < M; m++) tokens[m] = (uint32_t)order[m] / (uint32_t)K;
+}
+
+/* Rows of `bytes` each, those of `tokens` or, if they are not given, one after the other. */
+typedef struct {
+    const char *from;
+    const int32_t *tokens;
+    long bytes, count;
+} Rows;
+
+INLINE const char *row_number(const Rows *r, long i) {
+    return r->from + (r->tokens ? r->tokens[i] : i) * r->bytes;
+}
+
+/* `product` that meanwhile, tile by tile, fetches the rows that are needed next: where they lie no
+ * processor foresees, and all at once they would be waited for. */
+INLINE void product_ahead_of(long M, long n, long depth, const float *A, long a_row, long a_step,
+                             const float *B, float *C, int accumulate, const int half,
+                             const Rows *ahead) {
+    const long tiles = (M + TILE_ROWS - 1) / TILE_ROWS, all = tiles * (n / TILE_COLUMNS);
+    long due = 0, row = 0;
+    for (long t = 0; t < tiles; t++) {
+        const long first = M * t / tiles, rows = M * (t + 1) / tiles - first;
+        for (long j = 0; j < n; j += TILE_COLUMNS) {
+            for (due += ahead->count; due >= all; due -= all)
+                fetch(row_number(ahead, row++), ahead->bytes);
+            tile_of(rows, A + first * a_row, a_row, a_step, B + j, n, C + first * n + j, n, depth,
+                    accumulate, half, NO_LINES);
+        }
+    }
+}
+
+static void product_ahead(long M, long n, long depth, const float *A, long a_row, long a_step,
+                          const float *B, float *C, int accumulate, const Rows *ahead) {
+    product_ahead_of(M, n, depth, A, a_row, a_step, B, C, accumulate, 0, ahead);
+}
+
+static void product_half_ahead(long M, long n, long depth, const float *A, long a_row, long a_step,
+                               const float *B, float *C, int accumulate, const Rows *ahead) {
+    product_ahead_of(M, n, depth, A, a_row, a_step, B, C, accumulate, 1, ahead);
+}
+
+/* `multiply` with rows ahead. */
+INLINE void multiply_ahead(long M, long n, long depth, const float *A, long a_row, long a_step,
+                           const float *B, float *C, int accumulate, const int half, Rows ahead) {
+    if (half) product_half_ahead(M, n, (depth + 1) / 2, A, a_row, a_step, B, C, accumulate, &ahead);
+    else product_ahead(M, n, depth, A, a_row, a_step, B, C, accumulate, &ahead);
+}
+
+/* The rows of tokens, as floats. */
+INLINE void gather(long M, long H, const void *x, const int32_t *tokens, float *rows,
                    const int stored) {
     const long row = H * (stored ? sizeof(uint16_t) : sizeof(float));
     for (long m = 0; m < M; m++) {
-        const char *from = (const char *)x + order[m] / K * row;
-        if (m + 4 < M) fetch((const char *)x + order[m + 4] / K * row, row);
+        const char *from = (const char *)x + tokens[m] * row;
         for (long i = 0; i < H; i += LANES) *(vec *)(rows + m * H + i) = load(from, i, stored);
     }
 }
 
-/* Rows of slots added to their tokens' rows of `out`, which begins at token `first`. */
-INLINE void add_rows(long M, long H, const float *rows, const int32_t *order, long K, long first,
+/* Rows added to those of their tokens; `out` begins at token `first`. */
+INLINE void add_rows(long M, long H, const float *rows, const int32_t *tokens, long first,
                      float *out) {
     for (long m = 0; m < M; m++) {
-        float *to = out + (order[m] / K - first) * H;
-        if (m + 4 < M) fetch(out + (order[m + 4] / K - first) * H, H * sizeof *out);
+        float *to = out + (tokens[m] - first) * H;
         for (long i = 0; i < H; i += LANES) *(vec *)(to + i) += *(const vec *)(rows + m * H + i);
     }
 }
@@ -146,7 +195,9 @@ INLINE void block(const Layer *l, long p, long M, Block b, const char *next13, c
     const long H = l->H, I = l->I, J = 2 * I, size = stored ? 2 : 4;
     const int32_t *order = l->order + p;
     float *h = l->h ? l->h + p * J : b.h;
-    gather(M, H, l->x, order, l->K, b.rows, stored);
+    int32_t tokens[FORWARD_BLOCK];
+    find_tokens(M, order, l->K, tokens);
+    gather(M, H, l->x, tokens, b.rows, stored);
     const float *x = along(M * H, b.rows, b.words, half);
     multiply_fetching(M, J, H, x, b.w13, h, next13, size, half);
     for (long m = 0; m < M; m++)
@@ -156,7 +207,7 @@ INLINE void block(const Layer *l, long p, long M, Block b, const char *next13, c
         }
     const float *a = along(M * I, b.a, b.a_words, half);
     multiply_fetching(M, H, I, a, b.w2, b.y, next2, size, half);
-    add_rows(M, H, b.y, order, l->K, l->first, l->sums);
+    add_rows(M, H, b.y, tokens, l->first, l->sums);
 }
 
 INLINE int has_rows(const Layer *l, long e, long p) {
@@ -266,19 +317,28 @@ INLINE int backward(long K, long E, long H, long I, const float *x, const float 
         for (long p = offsets[e]; p < offsets[e + 1]; p += BACKWARD_BLOCK) {
             const long M = offsets[e + 1] - p < BACKWARD_BLOCK ? offsets[e + 1] - p : BACKWARD_BLOCK;
             const int later = p > offsets[e];
-            gather(M, H, x, order + p, K, rows, 0);
-            gather(M, H, dout, order + p, K, dy, 0);
+            const long after = p + M, left_over = offsets[E] - after;
+            const long next = left_over < BACKWARD_BLOCK ? left_over : BACKWARD_BLOCK;
+            int32_t tokens[BACKWARD_BLOCK], next_tokens[BACKWARD_BLOCK];
+            find_tokens(M, order + p, K, tokens);
+            find_tokens(next, order + after, K, next_tokens);
+            const Rows next_h = {(const char *)(h + after * J), NULL, J * sizeof *h, next};
+            const Rows next_x = {(const char *)x, next_tokens, H * sizeof *x, next};
+            const Rows next_dy = {(const char *)dout, next_tokens, H * sizeof *dout, next};
+            const Rows sums = {(const char *)dx, tokens, H * sizeof *dx, M};
+            gather(M, H, x, tokens, rows, 0);
+            gather(M, H, dout, tokens, dy, 0);
             const float *A = along(M * H, dy, left, half);
-            multiply(M, I, H, A, H / per_word, 1, w2_HI, da, I, 0, half);
+            multiply_ahead(M, I, H, A, H / per_word, 1, w2_HI, da, 0, half, next_h);
             activation_backward(M, I, h + p * J, gate, order + p, da, a, dh, dgate);
             A = across(M, H, dy, left, half);
             const float *B = across(M, I, a, right, half);
-            multiply(H, I, M, A, 1, H, B, dw2 + e * H * I, I, later, half);
+            multiply_ahead(H, I, M, A, 1, H, B, dw2 + e * H * I, later, half, sums);
             A = across(M, J, dh, left, half), B = across(M, H, rows, right, half);
-            multiply(J, H, M, A, 1, J, B, dw13 + e * J * H, H, later, half);
+            multiply_ahead(J, H, M, A, 1, J, B, dw13 + e * J * H, later, half, next_x);
             A = along(M * J, dh, left, half);
-            multiply(M, H, J, A, J / per_word, 1, w13_IH, dx_rows, H, 0, half);
-            add_rows(M, H, dx_rows, order + p, K, 0, dx);
+            multiply_ahead(M, H, J, A, J / per_word, 1, w13_IH, dx_rows, 0, half, next_dy);
+            add_rows(M, H, dx_rows, tokens, 0, dx);
         }
     }
     free(memory);

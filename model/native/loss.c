@@ -6,11 +6,12 @@
  * *loss gets that sum, without scales[0]. V is a multiple of LANES. */
 int emo_cross_entropy(long rows, long V, long half, void *logits, const int64_t *labels,
                       const float *scales, float *loss) {
-    float *row = aligned_alloc(64, V * sizeof *row);
-    if (!row) return 1;
+    float *widened = aligned_alloc(64, V * sizeof *widened);
+    if (!widened) return 1;
     double total = 0;
     for (long m = 0; m < rows; m++) {
-        for (long j = 0; j < V; j += LANES) *(vec *)(row + j) = load(logits, m * V + j, half);
+        float *row = half ? widened : (float *)logits + m * V;
+        for (long j = 0; half && j < V; j += LANES) *(vec *)(row + j) = load(logits, m * V + j, 1);
         const float label_logit = row[labels[m]], top = largest(row, V);
         const float exps = exponentials(row, V, top), lse = top + logf(exps);
         total += lse - label_logit + scales[1] * lse * lse;
@@ -20,6 +21,6 @@ int emo_cross_entropy(long rows, long V, long half, void *logits, const int64_t 
             store(logits, m * V + j, *(vec *)(row + j) * weight, half);
     }
     *loss = (float)total;
-    free(row);
+    free(widened);
     return 0;
 }

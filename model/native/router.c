@@ -29,33 +29,30 @@ INLINE float softmax(long R, float *row) {
     return top + logf(sum);
 }
 
-INLINE ivec pick(ivec mask, ivec yes, ivec no) { return (ivec)choose(mask, (vec)yes, (vec)no); }
-
-typedef struct {
-    vec value;
-    ivec place;
-} Places;
-
-/* The larger value of each lane; of equal ones the lower place. */
-INLINE Places better_of(Places a, Places b) {
-    const ivec second = (b.value > a.value) | ((b.value == a.value) & (b.place < a.place));
-    return (Places){choose(second, b.value, a.value), pick(second, b.place, a.place)};
+/* A bit for each lane, 1 where the mask is set. */
+INLINE uint64_t bits(ivec mask) {
+#if LANES == 16
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
+#elif LANES == 8
+    return _mm256_movemask_ps((__m256)mask);
+#else
+    uint64_t set = 0;
+    for (int lane = 0; lane < LANES; lane++) set |= (uint64_t)(mask[lane] & 1) << lane;
+    return set;
+#endif
 }
 
-/* Where the largest of n numbers is, the first of equal ones; n or more if all are NaN or
- * -INFINITY. */
+/* Where the largest of n numbers is, the first of equal ones; n if all are NaN or -INFINITY. */
 INLINE long place_of_largest(long n, const float *row) {
-    Places best = {(vec){0} - INFINITY, (ivec){0} + INT32_MAX}, next;
-    for (int lane = 0; lane < LANES; lane++) next.place[lane] = lane;
-    for (long i = 0; i < n; i += LANES, next.place += LANES) {
-        next.value = *(const vec *)(row + i);
-        const ivec first = next.value > best.value;
-        best = (Places){choose(first, next.value, best.value), pick(first, next.place, best.place)};
+    const float top = largest(row, n);
+    if (top == -INFINITY) return n;
+    for (long i = 0; i < n; i += 64) {
+        uint64_t equal = 0;
+        for (long j = 0; j < 64 && i + j < n; j += LANES)
+            equal |= bits(*(const vec *)(row + i + j) == top) << j;
+        if (equal) return i + __builtin_ctzll(equal);
     }
-    for (int round = 1; round < LANES; round *= 2)
-        best = better_of((Places){LOW(best.value, best.value), LOW(best.place, best.place)},
-                         (Places){HIGH(best.value, best.value), HIGH(best.place, best.place)});
-    return best.place[0];
+    return n;
 }
 
 /* The lowest id that is none of the k that are taken. */
@@ -117,7 +114,7 @@ int emo_route_forward(long N, long E, long R, long K, long stride, const float *
         mask(R, may, -INFINITY, row);
         lse[n] = softmax(R, row);
         memcpy(scores + n * R, row, R * sizeof *row);
-        take(R, scores + n * R, NAN, row);
+        for (long i = R; i < padded(R); i++) row[i] = NAN;
         mask(R, may, -INFINITY, row);
         best_of(R, K, row, ids + n * K);
     }

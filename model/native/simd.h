@@ -72,6 +72,9 @@ typedef struct {
 
 INLINE void fetch_line(const void *at) { __builtin_prefetch(at, 0, 1); }
 
+/* The same of a line that will be written. */
+INLINE void claim_line(const void *at) { __builtin_prefetch(at, 1, 1); }
+
 /* The same into the nearest cache. */
 INLINE void fetch_near(const void *at) { __builtin_prefetch(at, 0, 3); }
 
@@ -280,40 +283,53 @@ INLINE vec smaller(vec a, vec b) {
 #endif
 }
 
-/* exp, about 1 ulp: 2^n times a polynomial of the remainder (Cephes' coefficients). */
-INLINE vec vec_exp(vec x) {
-    const vec top = (vec){0} + 88.0f, bottom = (vec){0} - 87.0f, magic = (vec){0} + 12582912.0f;
-    x = smaller(top, larger(bottom, x));
-    const vec n = (x * 1.44269504f + magic) - magic;
+/* exp, about 1 ulp, of x from -87 to 88: 2^n times a polynomial of the remainder (Cephes'
+ * coefficients). A number with `magic` added is rounded to n and ends with the bits of n + 127, which
+ * in the exponent's place are 2^n. */
+INLINE vec exp_within(vec x) {
+    const vec magic = (vec){0} + 12582912.0f + 127.0f;
+    const vec shifted = x * 1.44269504f + magic, n = shifted - magic;
     const vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
     vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
     p = p * r + 4.1665795894e-2f;
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    return p * (vec)((__builtin_convertvector(n, ivec) + 127) << 23);
+    p = p * (r * r) + r + 1.0f;
+    return p * (vec)((ivec)shifted << 23);
 }
 
-/* x becomes exp(x - shift), 0 where that is tiny; returns the sum. */
+/* The same of any x, which beyond -87 and 88 counts as those. */
+INLINE vec vec_exp(vec x) {
+    const vec top = (vec){0} + 88.0f, bottom = (vec){0} - 87.0f;
+    return exp_within(smaller(top, larger(bottom, x)));
+}
+
+/* x becomes exp(x - shift), 0 where that is tiny; returns the sum. No x is above shift + 88. */
 INLINE float exponentials(float *x, long n, float shift) {
     const vec bottom = (vec){0} - 87.0f;
     vec total = {0};
     for (long j = 0; j < n; j += LANES) {
         const vec y = *(const vec *)(x + j) - shift;
-        const vec p = choose(y < bottom, (vec){0}, vec_exp(y));
+        const vec p = choose(y < bottom, (vec){0}, exp_within(y));
         *(vec *)(x + j) = p;
         total += p;
     }
     return sum_lanes(total);
 }
 
-/* Of numbers, NaN left out; -INFINITY if there is none. */
+/* Of numbers, NaN left out; -INFINITY if there is none. Four vectors take turns, since each maximum
+ * waits for the one before. */
 INLINE float largest(const float *x, long n) {
-    vec top = (vec){0} - INFINITY;
-    for (long j = 0; j < n; j += LANES) top = larger(*(const vec *)(x + j), top);
-    for (int round = 1; round < LANES; round *= 2) top = larger(LOW(top, top), HIGH(top, top));
-    return top[0];
+    vec top[4];
+    for (int i = 0; i < 4; i++) top[i] = (vec){0} - INFINITY;
+    long j = 0;
+    for (; j + 4 * LANES <= n; j += 4 * LANES)
+        for (int i = 0; i < 4; i++) top[i] = larger(*(const vec *)(x + j + i * LANES), top[i]);
+    for (; j < n; j += LANES) top[0] = larger(*(const vec *)(x + j), top[0]);
+    vec best = larger(larger(top[0], top[1]), larger(top[2], top[3]));
+    for (int round = 1; round < LANES; round *= 2) best = larger(LOW(best, best), HIGH(best, best));
+    return best[0];
 }
 
 INLINE vec vec_sigmoid(vec x) { return 1.0f / (1.0f + vec_exp(-x)); }
