@@ -14,6 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 from model.emo.routing import positions_in_segment
 from model.native import WIDTH
 from model.native.compiled import available, call
+from model.native.threads import shared
 
 COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 WITHOUT_EFFECT = {
@@ -35,7 +36,8 @@ class _DocumentAttention(torch.autograd.Function):
         ctx: Any, qkv_BT3AD: Tensor, cosine_BTD: Tensor, sine_BTD: Tensor, first_BT: Tensor
     ) -> Tensor:
         B, T, _, A, D = qkv_BT3AD.shape
-        sizes = (B, T, A, D, int(qkv_BT3AD.dtype == torch.bfloat16))
+        half = int(qkv_BT3AD.dtype == torch.bfloat16)
+        sizes = (*shared(B * A * T * T * D), B, T, A, D, half)
         inputs = (qkv_BT3AD.contiguous(), cosine_BTD, sine_BTD, first_BT)
         out_BTH = qkv_BT3AD.new_empty(B, T, A * D)
         lse_BAT = torch.empty(B, A, T, dtype=torch.float32)

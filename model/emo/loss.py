@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from model.native import WIDTH
 from model.native.compiled import available, call
+from model.native.threads import PER_NUMBER, shared
 
 COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 CHUNK_TOKENS = {"cpu": 256}
@@ -76,9 +77,8 @@ def _compiled_chunk_loss(
     loss = torch.empty((), dtype=torch.float32)
     scales = torch.tensor([scale, z_coef], dtype=torch.float32)
     half = int(logits_CV.dtype == torch.bfloat16)
-    call(
-        "emo_cross_entropy", *logits_CV.shape, half, logits_CV, labels_C.contiguous(), scales, loss
-    )
+    sizes = (*shared(logits_CV.numel() * PER_NUMBER), *logits_CV.shape, half)
+    call("emo_cross_entropy", *sizes, logits_CV, labels_C.contiguous(), scales, loss)
     return loss, logits_CV
 
 

@@ -275,7 +275,7 @@ def router_z_loss(lse_N: Tensor) -> Tensor:
 
 def mean_of_tokens(values: Tensor) -> Tensor:
     """The mean over the first axis; 0 where there are no tokens, as on a rank of padding alone."""
-    return values.mean(0) if len(values) else values.sum(0)
+    return values.sum(0) / max(1, len(values))
 
 
 def router_entropy(logits_NR: Tensor, routed: Routed) -> Tensor:

@@ -10,6 +10,7 @@
  * scores. D is a multiple of 2 * LANES; buffers hold `padded` tokens, T rounded up to whole tiles.
  */
 #include "simd.h"
+#include "threads.h"
 
 #define BLOCK 16 /* queries of the backward pass: more would read more keys that are masked */
 
@@ -19,17 +20,35 @@ typedef struct {
     const int32_t *first;
 } Row;
 
+static long whole_tiles(long T) { return (T + TILE_COLUMNS - 1) / TILE_COLUMNS * TILE_COLUMNS; }
+
 /* Where a head begins: its queries in qkv, its part of out. */
 typedef struct {
     long q, o;
 } Head;
 
-static Head head_number(long i, long T, long A, long D) {
-    const long b = i / A, a = i % A, H = A * D;
-    return (Head){b * T * 3 * H + a * D, b * T * H + a * D};
+typedef struct {
+    long B, T, A, D, half, step; /* step: from a head to the one that follows on its thread */
+    const void *qkv, *out, *dout;
+    const float *cosine, *sine;
+    const int32_t *first;
+    float *lse;
+    void *to; /* out, and backward dqkv */
+    float *memory;
+    long numbers; /* of it for each thread */
+} Task;
+
+static Row row_of(const Task *a, long head) {
+    const long row = head / a->A * a->T;
+    const float *cosine = a->cosine + row * a->D, *sine = a->sine + row * a->D;
+    return (Row){a->T, whole_tiles(a->T), a->D, 3 * a->A * a->D, cosine, sine, a->first + row};
 }
 
-static long whole_tiles(long T) { return (T + TILE_COLUMNS - 1) / TILE_COLUMNS * TILE_COLUMNS; }
+/* One that is not there is the last. */
+static Head head_number(const Task *a, long i) {
+    const long last = a->B * a->A - 1, at = i < last ? i : last, b = at / a->A * a->T, H = a->A * a->D;
+    return (Head){b * 3 * H + at % a->A * a->D, b * H + at % a->A * a->D};
+}
 
 static void gather(const Row *r, const void *x, long at, int half, float *out) {
     for (long t = 0; t < r->T; t++)
@@ -98,9 +117,14 @@ INLINE void mask(float *scores, long n, long from, long to) {
         mask_vector(scores + j, from - j, to - j);
 }
 
-/* The last head is its own next. */
-static void forward_head(const Row *r, const void *qkv, Head at, Head next, int half, void *out,
-                         float *lse, float *memory) {
+static void forward_head(void *task, long i, long thread) {
+    const Task *a = task;
+    const Row row = row_of(a, i), *r = &row;
+    const Head at = head_number(a, i), next = head_number(a, i + a->step);
+    const int half = (int)a->half;
+    const void *qkv = a->qkv;
+    void *out = a->to;
+    float *lse = a->lse + i * a->T, *memory = a->memory + thread * a->numbers;
     const long T = r->T, padded = r->padded, D = r->D, H = r->stride / 3, TD = padded * D;
     float *Q = memory, *K = Q + TD, *V = K + TD, *Kt = V + TD, *S = Kt + TD;
     float *O = S + TILE_ROWS * padded;
@@ -133,21 +157,25 @@ static void forward_head(const Row *r, const void *qkv, Head at, Head next, int 
     }
 }
 
-int emo_attention_forward(long B, long T, long A, long D, long half, const void *qkv,
-                          const float *cosine, const float *sine, const int32_t *first, void *out,
-                          float *lse) {
-    const long padded = whole_tiles(T), numbers = 4 * padded * D + TILE_ROWS * (padded + D);
-    float *memory = aligned_alloc(64, numbers * sizeof *memory);
-    if (!memory) return 1;
-    memset(memory, 0, numbers * sizeof *memory); /* keys and values beyond the last token stay 0 */
-    for (long i = 0; i < B * A; i++) {
-        const long row = i / A * T;
-        const Row r = {T, padded, D, 3 * A * D, cosine + row * D, sine + row * D, first + row};
-        const Head at = head_number(i, T, A, D), next = head_number(i + (i + 1 < B * A), T, A, D);
-        forward_head(&r, qkv, at, next, half, out, lse + i * T, memory);
-    }
-    free(memory);
+/* `work` for all heads, each thread with so many numbers of memory that are 0 at first: those of keys
+ * and values beyond the last token stay so. */
+static int all_heads(Task *a, long pool, long threads, long numbers, Work *work) {
+    threads = useful_threads(threads, a->B * a->A);
+    a->step = threads, a->numbers = (numbers + 15) / 16 * 16;
+    a->memory = aligned_alloc(64, threads * a->numbers * sizeof *a->memory);
+    if (!a->memory) return 1;
+    memset(a->memory, 0, threads * a->numbers * sizeof *a->memory);
+    share(pool, threads, a->B * a->A, work, a);
+    free(a->memory);
     return 0;
+}
+
+int emo_attention_forward(long pool, long threads, long B, long T, long A, long D, long half,
+                          const void *qkv, const float *cosine, const float *sine,
+                          const int32_t *first, void *out, float *lse) {
+    Task a = {B, T, A, D, half, 0, qkv, NULL, NULL, cosine, sine, first, lse, out};
+    const long padded = whole_tiles(T);
+    return all_heads(&a, pool, threads, 4 * padded * D + TILE_ROWS * (padded + D), forward_head);
 }
 
 /* From a block of queries: P = exp(scores - lse) and, in place of dP, the scores' gradient. */
@@ -168,9 +196,15 @@ INLINE void scores_backward(const Row *r, long m, long rows, long low, long n, c
     }
 }
 
-static void backward_head(const Row *r, const void *qkv, Head at, Head next, int half,
-                          const void *out, const void *dout, const float *lse, void *dqkv,
-                          float *memory) {
+static void backward_head(void *task, long i, long thread) {
+    const Task *a = task;
+    const Row row = row_of(a, i), *r = &row;
+    const Head at = head_number(a, i), next = head_number(a, i + a->step);
+    const int half = (int)a->half;
+    const void *qkv = a->qkv, *out = a->out, *dout = a->dout;
+    void *dqkv = a->to;
+    const float *lse = a->lse + i * a->T;
+    float *memory = a->memory + thread * a->numbers;
     const long T = r->T, padded = r->padded, D = r->D, H = r->stride / 3, TD = padded * D;
     const float scale = 1.0f / sqrtf((float)D);
     float *Q = memory, *K = Q + TD, *V = K + TD, *Kt = V + TD, *Vt = Kt + TD, *O = Vt + TD;
@@ -210,19 +244,11 @@ static void backward_head(const Row *r, const void *qkv, Head at, Head next, int
 }
 
 /* dqkv, as qkv, is written whole. */
-int emo_attention_backward(long B, long T, long A, long D, long half, const void *qkv,
-                           const float *cosine, const float *sine, const int32_t *first,
-                           const void *out, const float *lse, const void *dout, void *dqkv) {
-    const long padded = whole_tiles(T), numbers = 9 * padded * D + BLOCK * (D + 2 * padded);
-    float *memory = aligned_alloc(64, numbers * sizeof *memory);
-    if (!memory) return 1;
-    memset(memory, 0, numbers * sizeof *memory);
-    for (long i = 0; i < B * A; i++) {
-        const long row = i / A * T;
-        const Row r = {T, padded, D, 3 * A * D, cosine + row * D, sine + row * D, first + row};
-        const Head at = head_number(i, T, A, D), next = head_number(i + (i + 1 < B * A), T, A, D);
-        backward_head(&r, qkv, at, next, half, out, dout, lse + i * T, dqkv, memory);
-    }
-    free(memory);
-    return 0;
+int emo_attention_backward(long pool, long threads, long B, long T, long A, long D, long half,
+                           const void *qkv, const float *cosine, const float *sine,
+                           const int32_t *first, const void *out, float *lse, const void *dout,
+                           void *dqkv) {
+    Task a = {B, T, A, D, half, 0, qkv, out, dout, cosine, sine, first, lse, dqkv};
+    const long padded = whole_tiles(T);
+    return all_heads(&a, pool, threads, 9 * padded * D + BLOCK * (D + 2 * padded), backward_head);
 }

@@ -5,6 +5,9 @@
  * row is worked off in memory of its own, `padded` to whole vectors.
  */
 #include "simd.h"
+#include "threads.h"
+
+#define TOKENS 64 /* that a thread takes at a time */
 
 /* Whole vectors, and lines of the cache. */
 static long padded(long R) { return (R + 15) / 16 * 16; }
@@ -76,50 +79,85 @@ INLINE void best_of(long R, long K, float *row, int64_t *best) {
     }
 }
 
-int emo_top_k(long N, long R, long K, const float *scores, int64_t *ids) {
-    float *row = aligned_alloc(64, padded(R) * sizeof *row);
-    if (!row) return 1;
-    for (long n = 0; n < N; n++) {
-        take(R, scores + n * R, NAN, row);
-        best_of(R, K, row, ids + n * K);
-    }
-    free(row);
+typedef struct Task {
+    long N, E, R, K, stride;
+    const float *logits;
+    const uint8_t *allowed;
+    float *scores, *lse;
+    int64_t *ids;
+    const int64_t *documents;
+    const float *dscores, *dweights, *dlse;
+    float *to; /* mass, and backward dlogits */
+    void (*token)(const struct Task *, long n, float *row);
+    long tokens; /* that a thread takes at a time */
+    float *rows; /* two of each thread */
+} Task;
+
+static void some_tokens(void *task, long piece, long thread) {
+    const Task *t = task;
+    float *row = t->rows + thread * 2 * padded(t->R);
+    for (long n = piece * t->tokens; n < (piece + 1) * t->tokens && n < t->N; n++)
+        t->token(t, n, row);
+}
+
+/* `token` for all, each with memory for two rows. */
+static int all_tokens(Task *t, long pool, long threads) {
+    const long pieces = (t->N + t->tokens - 1) / t->tokens;
+    threads = useful_threads(threads, pieces);
+    t->rows = aligned_alloc(64, threads * 2 * padded(t->R) * sizeof *t->rows);
+    if (!t->rows) return 1;
+    share(pool, threads, pieces, some_tokens, t);
+    free(t->rows);
     return 0;
 }
 
-/* mass[documents[n]] += softmax of the logits of token n, all allowed; mass has R numbers a row. */
-int emo_document_mass(long N, long E, long R, const float *logits, const int64_t *documents,
-                      float *mass) {
-    float *row = aligned_alloc(64, padded(R) * sizeof *row);
-    if (!row) return 1;
-    for (long n = 0; n < N; n++) {
-        take(R, logits + n * E, -INFINITY, row);
-        softmax(R, row);
-        float *sums = mass + documents[n] * R;
-        for (long i = 0; i < R; i++) sums[i] += row[i];
-    }
-    free(row);
-    return 0;
+static void top_k(const Task *t, long n, float *row) {
+    take(t->R, t->scores + n * t->R, NAN, row);
+    best_of(t->R, t->K, row, t->ids + n * t->K);
+}
+
+int emo_top_k(long pool, long threads, long N, long R, long K, float *scores, int64_t *ids) {
+    Task t = {.N = N, .R = R, .K = K, .scores = scores, .ids = ids, .token = top_k, .tokens = TOKENS};
+    return all_tokens(&t, pool, threads);
+}
+
+static void add_mass(const Task *t, long n, float *row) {
+    const long R = t->R;
+    take(R, t->logits + n * t->E, -INFINITY, row);
+    softmax(R, row);
+    float *sums = t->to + t->documents[n] * R;
+    for (long i = 0; i < R; i++) sums[i] += row[i];
+}
+
+/* mass[documents[n]] += softmax of the logits of token n, all allowed; mass has R numbers a row. No
+ * document has tokens of two of the groups of `tokens` that follow each other. */
+int emo_document_mass(long pool, long threads, long N, long tokens, long E, long R,
+                      const float *logits, const int64_t *documents, float *mass) {
+    Task t = {.N = N, .E = E, .R = R, .logits = logits, .documents = documents, .to = mass,
+              .token = add_mass, .tokens = tokens ? tokens : 1};
+    return all_tokens(&t, pool, threads);
+}
+
+static void route(const Task *t, long n, float *row) {
+    const long R = t->R;
+    const uint8_t *may = t->allowed ? t->allowed + n * t->stride : NULL;
+    take(R, t->logits + n * t->E, -INFINITY, row);
+    mask(R, may, -INFINITY, row);
+    t->lse[n] = softmax(R, row);
+    memcpy(t->scores + n * R, row, R * sizeof *row);
+    for (long i = R; i < padded(R); i++) row[i] = NAN;
+    mask(R, may, -INFINITY, row);
+    best_of(R, t->K, row, t->ids + n * t->K);
 }
 
 /* allowed, if given, has one byte an expert and `stride` bytes from token to token. No expert that is
  * not allowed goes before one that is, however small its score. */
-int emo_route_forward(long N, long E, long R, long K, long stride, const float *logits,
-                      const uint8_t *allowed, float *scores, float *lse, int64_t *ids) {
-    float *row = aligned_alloc(64, padded(R) * sizeof *row);
-    if (!row) return 1;
-    for (long n = 0; n < N; n++) {
-        const uint8_t *may = allowed ? allowed + n * stride : NULL;
-        take(R, logits + n * E, -INFINITY, row);
-        mask(R, may, -INFINITY, row);
-        lse[n] = softmax(R, row);
-        memcpy(scores + n * R, row, R * sizeof *row);
-        for (long i = R; i < padded(R); i++) row[i] = NAN;
-        mask(R, may, -INFINITY, row);
-        best_of(R, K, row, ids + n * K);
-    }
-    free(row);
-    return 0;
+int emo_route_forward(long pool, long threads, long N, long E, long R, long K, long stride,
+                      const float *logits, const uint8_t *allowed, float *scores, float *lse,
+                      int64_t *ids) {
+    Task t = {.N = N, .E = E, .R = R, .K = K, .stride = stride, .logits = logits, .allowed = allowed,
+              .scores = scores, .lse = lse, .ids = ids, .token = route, .tokens = TOKENS};
+    return all_tokens(&t, pool, threads);
 }
 
 /* d becomes s * (d + pull - sum of s * d), the gradient of logits whose softmax is s. */
@@ -131,22 +169,25 @@ INLINE void softmax_backward(long R, const float *s, float pull, float *d) {
         *(vec *)(d + i) = *(const vec *)(s + i) * (*(vec *)(d + i) + shift);
 }
 
-/* dlogits [N, E] from the gradients of the scores (if given), of the scores of the ids, and of lse;
- * 0 for experts that are not routed. */
-int emo_route_backward(long N, long E, long R, long K, const float *scores, const int64_t *ids,
-                       const float *dscores, const float *dweights, const float *dlse,
-                       float *dlogits) {
-    float *row = aligned_alloc(64, 2 * padded(R) * sizeof *row), *d = row + padded(R);
-    if (!row) return 1;
-    for (long n = 0; n < N; n++) {
-        take(R, scores + n * R, 0, row);
-        if (dscores) take(R, dscores + n * R, 0, d);
-        else memset(d, 0, padded(R) * sizeof *d);
-        for (long k = 0; k < K; k++) d[ids[n * K + k]] += dweights[n * K + k];
-        softmax_backward(R, row, dlse[n], d);
-        memcpy(dlogits + n * E, d, R * sizeof *d);
-        memset(dlogits + n * E + R, 0, (E - R) * sizeof *d);
-    }
-    free(row);
-    return 0;
+static void route_backward(const Task *t, long n, float *row) {
+    const long R = t->R, K = t->K, E = t->E;
+    float *d = row + padded(R);
+    take(R, t->scores + n * R, 0, row);
+    if (t->dscores) take(R, t->dscores + n * t->stride, 0, d);
+    else memset(d, 0, padded(R) * sizeof *d);
+    for (long k = 0; k < K; k++) d[t->ids[n * K + k]] += t->dweights[n * K + k];
+    softmax_backward(R, row, t->dlse[n], d);
+    memcpy(t->to + n * E, d, R * sizeof *d);
+    memset(t->to + n * E + R, 0, (E - R) * sizeof *d);
+}
+
+/* dlogits [N, E] from the gradients of the scores (if given, `stride` numbers from token to token), of
+ * the scores of the ids, and of lse; 0 for experts that are not routed. */
+int emo_route_backward(long pool, long threads, long N, long E, long R, long K, long stride,
+                       float *scores, int64_t *ids, const float *dscores, const float *dweights,
+                       const float *dlse, float *dlogits) {
+    Task t = {.N = N, .E = E, .R = R, .K = K, .stride = stride, .scores = scores, .ids = ids,
+              .dscores = dscores, .dweights = dweights, .dlse = dlse, .to = dlogits,
+              .token = route_backward, .tokens = TOKENS};
+    return all_tokens(&t, pool, threads);
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.native.compiled import available, call
+from model.native.threads import PER_NUMBER, shared
 
 
 def fits(logits: Tensor, mask: Tensor | None = None) -> bool:
@@ -29,7 +30,8 @@ def top_k_ids(scores_NR: Tensor, k: int) -> Tensor:
     if not fits(scores_NR) or k > scores_NR.shape[1]:  # torch says what is wrong
         return scores_NR.topk(k, dim=-1).indices
     ids_NK = scores_NR.new_empty(scores_NR.shape[0], k, dtype=torch.int64)
-    call("emo_top_k", *scores_NR.shape, k, scores_NR.contiguous(), ids_NK)
+    sizes = (*_shared(scores_NR), *scores_NR.shape, k)
+    call("emo_top_k", *sizes, scores_NR.contiguous(), ids_NK)
     return ids_NK
 
 
@@ -47,7 +49,8 @@ def document_mass(
     first_B1 = torch.arange(B, device=logits_BTE.device).unsqueeze(1) * num_documents
     mass_BDR = logits_BTE.new_zeros(B, num_documents, num_routed)
     inputs = (logits_BTE.contiguous(), (segments_BT + first_B1).contiguous())
-    call("emo_document_mass", B * T, E, num_routed, *inputs, mass_BDR)
+    sizes = (*_shared(logits_BTE), B * T, T, E, num_routed)
+    call("emo_document_mass", *sizes, *inputs, mass_BDR)
     return mass_BDR
 
 
@@ -69,7 +72,8 @@ class _Choice(torch.autograd.Function):
         stride, allowed_NR = _rows(allowed_NR)
         ctx.sizes = (N, E, num_routed, slots)
         inputs = (logits_NE.contiguous(), allowed_NR)
-        call("emo_route_forward", *ctx.sizes, stride, *inputs, scores_NR, lse_N, ids_NK)
+        sizes = (*_shared(logits_NE), *ctx.sizes, stride)
+        call("emo_route_forward", *sizes, *inputs, scores_NR, lse_N, ids_NK)
         ctx.save_for_backward(scores_NR, ids_NK)
         ctx.mark_non_differentiable(ids_NK)
         ctx.set_materialize_grads(False)
@@ -86,21 +90,27 @@ class _Choice(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         scores_NR, ids_NK = ctx.saved_tensors
         N, E, _, slots = ctx.sizes
-        dscores_NR = None if dscores_NR is None else dscores_NR.contiguous()
+        stride, dscores_NR = _rows(dscores_NR)
         dweights_NK = _or_zeros(dweights_NK, scores_NR, N, slots)
         dlogits_NE = scores_NR.new_empty(N, E)
         gradients = (dscores_NR, dweights_NK, _or_zeros(dlse_N, scores_NR, N), dlogits_NE)
-        call("emo_route_backward", *ctx.sizes, scores_NR, ids_NK, *gradients)
+        sizes = (*_shared(scores_NR), *ctx.sizes, stride)
+        call("emo_route_backward", *sizes, scores_NR, ids_NK, *gradients)
         return dlogits_NE, None, None, None
 
 
-def _rows(allowed_NR: Tensor | None) -> tuple[int, Tensor | None]:
-    """Bytes from one token's row of a mask to the next, 0 where all have the same, and the mask."""
-    if allowed_NR is None:
+def _shared(numbers: Tensor) -> tuple[int, int]:
+    """Threads for a pass over so many numbers, each of which takes the longest of all passes."""
+    return shared(numbers.numel() * 2 * PER_NUMBER)
+
+
+def _rows(values_NR: Tensor | None) -> tuple[int, Tensor | None]:
+    """Items from one token's row to the next, 0 where all have the same, and the rows."""
+    if values_NR is None:
         return 0, None
-    if allowed_NR.stride(0) == 0:
-        return 0, allowed_NR[:1].contiguous()
-    return allowed_NR.shape[1], allowed_NR.contiguous()
+    if values_NR.stride(0) == 0:
+        return 0, values_NR[:1].contiguous()
+    return values_NR.shape[1], values_NR.contiguous()
 
 
 def _or_zeros(gradient: Tensor | None, like: Tensor, *shape: int) -> Tensor:

@@ -6,12 +6,8 @@
  *
  * Letters: N tokens, K slots a token, E experts, H hidden size, I expert width, J = 2I, M rows.
  */
+#include "threads.h"
 #include "wide.h"
-
-#include <pthread.h>
-#include <stdatomic.h>
-
-#define MOST_THREADS 64
 
 int emo_sort_slots(long slots, long E, const int64_t *ids, int32_t *order, int32_t *offsets);
 
@@ -22,6 +18,16 @@ INLINE long most_dots(const int kind) {
     return kind == FLOATS ? 6 : kind == HALVES ? 8 : MOST_DOTS;
 }
 
+/* A thread's memory: floats for a block of rows. */
+typedef struct {
+    float *rows;    /* [BLOCK, H], x and later y */
+    float *columns; /* [H, BLOCK], the same, a lane a row */
+    float *h;       /* [few, J] */
+    float *a;       /* [BLOCK, I] or [I, BLOCK] */
+    float *sums, *wide;
+    long expert, first; /* whose blocks are worked off, and which of all blocks is its first */
+} Memory;
+
 typedef struct {
     long N, K, E, H, I;
     int kind;
@@ -30,20 +36,9 @@ typedef struct {
     const int64_t *ids; /* [N, K] */
     char *out;          /* [N, H] in the dtype of x */
     int32_t *order, *offsets;
-    float *slots; /* [N * K, H] */
-    atomic_long block, token;
-    atomic_int failed;
-    void (*work)(void *); /* of threads that are started */
+    float *slots;  /* [N * K, H] */
+    Memory *memory; /* of each thread */
 } Layer;
-
-/* A thread's memory: floats for a block of rows. */
-typedef struct {
-    float *rows;    /* [BLOCK, H], x and later y */
-    float *columns; /* [H, BLOCK], the same, a lane a row */
-    float *h;       /* [few, J] */
-    float *a;       /* [BLOCK, I] or [I, BLOCK] */
-    float *sums, *wide;
-} Memory;
 
 /* AMX is for a library; short vectors gain nothing over one. */
 int emo_has_wide(long half) {
@@ -181,91 +176,73 @@ INLINE long start_of_block(const Layer *l, long e, long b) {
     return start < rows ? start : rows;
 }
 
-INLINE void experts(Layer *l, const int kind) {
+/* Number `piece` of all blocks. Shared experts, the last ids, have most rows: taken first, no thread
+ * waits for them. */
+INLINE void block_number(const Layer *l, long piece, Memory *memory, const int kind) {
+    while (piece >= memory->first + blocks_of(l, memory->expert))
+        memory->first += blocks_of(l, memory->expert--);
+    const long e = memory->expert, from = start_of_block(l, e, piece - memory->first);
+    const long to = start_of_block(l, e, piece - memory->first + 1);
+    block(l, e, l->order + l->offsets[e] + from, to - from, *memory, kind);
+}
+
+static void take_block(void *layer, long piece, long thread) {
+    const Layer *l = layer;
+    Memory *memory = l->memory + thread;
+    if (l->kind == FLOATS) block_number(l, piece, memory, FLOATS);
+#if HALF_PRODUCTS
+    else if (l->kind == WORDS) block_number(l, piece, memory, WORDS);
+#endif
+    else block_number(l, piece, memory, HALVES);
+}
+
+/* A token's slots, in their order, without those that no expert took. */
+static void add_slots(void *layer, long n, long thread) {
+    const Layer *l = layer;
+    (void)thread;
+    for (long i = 0; i < l->H; i += LANES) {
+        vec sum = {0};
+        for (long s = n * l->K; s < (n + 1) * l->K; s++)
+            if (l->ids[s] >= 0 && l->ids[s] < l->E) sum += *(const vec *)(l->slots + s * l->H + i);
+        store(l->out, n * l->H + i, sum, l->kind != FLOATS);
+    }
+}
+
+/* Memory of so many threads; NULL if there is none. */
+static float *memories(Layer *l, long threads, Memory *memory) {
     long numbers;
     divide(NULL, l, &numbers);
-    float *floats = aligned_alloc(64, numbers * sizeof *floats);
-    if (!floats) {
-        atomic_store(&l->failed, 1);
-        return;
+    float *floats = aligned_alloc(64, threads * numbers * sizeof *floats);
+    for (long t = 0; floats && t < threads; t++) {
+        memory[t] = divide(floats + t * numbers, l, &numbers);
+        memory[t].expert = l->E - 1, memory[t].first = 0;
     }
-    const Memory memory = divide(floats, l, &numbers);
-    /* Shared experts, the last ids, have most rows: taken first, no thread waits for them. */
-    long e = l->E - 1, first = 0;
-    for (;;) {
-        const long taken = atomic_fetch_add(&l->block, 1);
-        while (e >= 0 && taken >= first + blocks_of(l, e)) first += blocks_of(l, e--);
-        if (e < 0) break;
-        const long from = start_of_block(l, e, taken - first);
-        const long to = start_of_block(l, e, taken - first + 1);
-        block(l, e, l->order + l->offsets[e] + from, to - from, memory, kind);
-    }
-    free(floats);
-}
-
-static void take_blocks(void *layer) {
-    Layer *l = layer;
-    if (l->kind == FLOATS) experts(l, FLOATS);
-#if HALF_PRODUCTS
-    else if (l->kind == WORDS) experts(l, WORDS);
-#endif
-    else experts(l, HALVES);
-}
-
-/* Every token's slots, in their order, without those that no expert took. A token at a time. */
-static void add_slots(void *layer) {
-    Layer *l = layer;
-    for (long n; (n = atomic_fetch_add(&l->token, 1)) < l->N;)
-        for (long i = 0; i < l->H; i += LANES) {
-            vec sum = {0};
-            for (long s = n * l->K; s < (n + 1) * l->K; s++)
-                if (l->ids[s] >= 0 && l->ids[s] < l->E) sum += *(const vec *)(l->slots + s * l->H + i);
-            store(l->out, n * l->H + i, sum, l->kind != FLOATS);
-        }
-}
-
-typedef void Pool(void (*work)(void *), void *layer, unsigned threads, unsigned flags);
-
-static void *start(void *layer) {
-    Layer *l = layer;
-    l->work(l);
-    return NULL;
-}
-
-/* Work of `threads`, this one among them. The pool's spin for a while after each of torch's
- * operations, and would compete with others; where there is no pool, new ones are started, fewer if
- * the system has no more. */
-static void share(Pool *pool, long threads, void (*work)(void *), Layer *layer) {
-    if (pool && threads > 1) {
-        pool(work, layer, (unsigned)threads, 0);
-        return;
-    }
-    pthread_t started[MOST_THREADS];
-    long running = 0;
-    layer->work = work;
-    for (; running < threads - 1 && running < MOST_THREADS; running++)
-        if (pthread_create(&started[running], NULL, start, layer)) break;
-    work(layer);
-    for (long t = 0; t < running; t++) pthread_join(started[t], NULL);
+    l->memory = memory;
+    return floats;
 }
 
 /* out [N, H]; H and I are multiples of 32, x, w13, w2 and out of one dtype. Ids outside 0..E-1 drop
- * their slot. `pool` is the address of OpenMP's GOMP_parallel, or 0. */
+ * their slot. */
 int emo_wide_forward(long pool, long threads, long N, long K, long E, long H, long I, long kind,
                      const char *x, const char *w13, const char *w2, const float *gate,
                      const int64_t *ids, char *out) {
     Layer layer = {N, K, E, H, I, (int)kind, x, w13, w2, gate, ids, out};
-    Pool *run = (Pool *)pool;
+    Memory memory[MOST_THREADS];
+    threads = useful_threads(threads, N * K);
     layer.order = malloc((N * K + E + 1) * sizeof *layer.order);
     layer.slots = aligned_alloc(64, (N * K * H + 16) * sizeof *layer.slots);
-    if (layer.order && layer.slots) {
+    float *floats = memories(&layer, threads, memory);
+    const int failed = !layer.order || !layer.slots || !floats;
+    if (!failed) {
         layer.offsets = layer.order + N * K;
         emo_sort_slots(N * K, E, ids, layer.order, layer.offsets);
-        share(run, threads, take_blocks, &layer);
-        share(run, N > LANES ? threads : 1, add_slots, &layer);
+        long blocks = 0;
+        for (long e = 0; e < E; e++) blocks += blocks_of(&layer, e);
+        share(pool, threads, blocks, take_block, &layer);
+        share(pool, N > LANES ? threads : 1, N, add_slots, &layer);
     }
-    const int failed = !layer.order || !layer.slots || atomic_load(&layer.failed);
     free(layer.order);
     free(layer.slots);
+    free(floats);
     return failed;
 }

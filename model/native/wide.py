@@ -3,7 +3,7 @@
 Shapes: N tokens, K experts a token, E experts, H hidden size, I expert width, J = 2*I.
 """
 
-from ctypes import CDLL, c_long, c_void_p, cast
+from ctypes import c_long
 from functools import lru_cache
 
 import torch
@@ -11,13 +11,12 @@ from torch import Tensor
 
 from model.native import MAX_WEIGHTS, WIDTH
 from model.native.compiled import call, library
+from model.native.threads import shared
 
 MOST_ROWS = 64
 """Rows of the average expert above which a BLAS library's blocked products are faster."""
 MOST_ROWS_OF_SMALL = 6
 """The same of experts of at most MAX_WEIGHTS, and of experts.c, which puts them in order first."""
-FEWEST_PRODUCTS = 2**24
-"""Of a layer's first matrices, below which other threads are not worth to be woken."""
 
 
 def fits(x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, ids_NK: Tensor) -> bool:
@@ -51,19 +50,6 @@ def _kind(dtype: torch.dtype) -> int:
     return int(loaded.emo_wide_kind(c_long(dtype == torch.bfloat16)))
 
 
-@lru_cache
-def _pool() -> int:
-    """Address of what runs work on the OpenMP threads that torch's operations use; 0 without.
-
-    GNU's runtime has this function, and LLVM's and Intel's under the same name. Threads of our own
-    would compete with those, which spin for milliseconds after each operation of torch's.
-    """
-    try:
-        return cast(CDLL(None).GOMP_parallel, c_void_p).value or 0
-    except (OSError, TypeError, AttributeError):  # no such symbol; no name for the process itself
-        return 0
-
-
 def wide_forward(
     x_NH: Tensor, w13_EJH: Tensor, w2_EHI: Tensor, s_NK: Tensor, ids_NK: Tensor
 ) -> Tensor:
@@ -74,9 +60,8 @@ def wide_forward(
     """
     E, J, H = w13_EJH.shape
     N, K = ids_NK.shape
-    threads = torch.get_num_threads() if ids_NK.numel() * J * H >= FEWEST_PRODUCTS else 1
     out_NH = torch.empty_like(x_NH, memory_format=torch.contiguous_format)
-    sizes = (_pool(), threads, N, K, E, H, J // 2, _kind(x_NH.dtype))
+    sizes = (*shared(ids_NK.numel() * J * H), N, K, E, H, J // 2, _kind(x_NH.dtype))
     inputs = (x_NH.contiguous(), w13_EJH, w2_EHI, s_NK.float().contiguous())
     call("emo_wide_forward", *sizes, *inputs, ids_NK.long().contiguous(), out_NH)
     return out_NH

@@ -98,6 +98,17 @@ def test_each_output_has_its_own_gradient(part):
 
 
 @needs_compiler
+def test_one_gradient_for_the_scores_of_all_tokens():
+    """As a mean over tokens has it: a row that is never written out for each of them."""
+    share_E = torch.linspace(0, 1, E)
+    fast, slow = logits(), logits()
+    (router.choose(fast, E, SLOTS, None)[0].sum(0) @ share_E).backward()
+    (_choose(slow, E, SLOTS, None, None)[0].sum(0) @ share_E).backward()
+    assert fast.grad.abs().sum() > 0.1
+    torch.testing.assert_close(fast.grad, slow.grad, rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
 def test_a_row_that_is_not_a_number_stays_one_and_chooses_experts_that_exist(processor):
     broken = logits().detach()
     broken[3, 7] = float("nan")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.kernels.reference import reference_experts
-from model.native import wide
+from model.native import threads, wide
 from model.native.compiled import library
 from model.native.products import has_products
 
@@ -27,7 +27,7 @@ TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3}
 @pytest.fixture(autouse=True)
 def _same_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As many as a test asks for, even for layers that are not worth it."""
-    monkeypatch.setattr(wide, "FEWEST_PRODUCTS", 0)
+    monkeypatch.setattr(threads, "FEWEST_PRODUCTS", 0)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -49,9 +49,9 @@ def exact(x: Tensor, w13: Tensor, w2: Tensor, s: Tensor, ids: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("tokens", [1, 2, 7, 150])  # 150: more rows of an expert than a block holds
-@pytest.mark.parametrize("threads", [1, 3])
-def test_the_sum_is_that_of_the_plain_loop(dtype: torch.dtype, tokens: int, threads: int) -> None:
-    torch.set_num_threads(threads)
+@pytest.mark.parametrize("number", [1, 3])
+def test_the_sum_is_that_of_the_plain_loop(dtype: torch.dtype, tokens: int, number: int) -> None:
+    torch.set_num_threads(number)
     inputs = layer(dtype, tokens)
     found, wanted = wide.wide_forward(*inputs), exact(*inputs)
     assert found.dtype == dtype
@@ -85,11 +85,11 @@ def test_threads_change_no_bit(
 ) -> None:
     """Those of torch's pool, where there is one, and those that are started without."""
     if not pool:
-        monkeypatch.setattr(wide, "_pool", lambda: 0)
+        monkeypatch.setattr(threads, "_pool", lambda: 0)
     inputs = layer(dtype, 40)
     found = []
-    for threads in (1, 2, 5):
-        torch.set_num_threads(threads)
+    for number in (1, 2, 5):
+        torch.set_num_threads(number)
         found.append(wide.wide_forward(*inputs))
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
