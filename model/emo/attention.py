@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 from model.emo.routing import positions_in_segment
 from model.native import WIDTH
 from model.native.compiled import available, call
-from model.native.threads import shared
+from model.native.threads import threads_for
 
 COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 WITHOUT_EFFECT = {
@@ -37,7 +37,7 @@ class _DocumentAttention(torch.autograd.Function):
     ) -> Tensor:
         B, T, _, A, D = qkv_BT3AD.shape
         half = int(qkv_BT3AD.dtype == torch.bfloat16)
-        sizes = (*shared(B * A * T * T * D), B, T, A, D, half)
+        sizes = (*threads_for(B * A * T * T * D), B, T, A, D, half)
         inputs = (qkv_BT3AD.contiguous(), cosine_BTD, sine_BTD, first_BT)
         out_BTH = qkv_BT3AD.new_empty(B, T, A * D)
         lse_BAT = torch.empty(B, A, T, dtype=torch.float32)

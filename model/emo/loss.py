@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from model.native import WIDTH
 from model.native.compiled import available, call
-from model.native.threads import PER_NUMBER, shared
+from model.native.threads import PER_NUMBER, threads_for
 
 COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 CHUNK_TOKENS = {"cpu": 256}
@@ -31,8 +31,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         h, w = h_NH.to(dtype), w_VH.to(dtype)
         # Sums over many chunks are not kept in half precision.
         exact = torch.promote_types(w_VH.dtype, torch.float32)
-        # The gradient of w is summed transposed: of its long rows products are the faster.
-        dh_NH, dw_HV = torch.empty_like(h), h.new_zeros(w.shape[::-1], dtype=exact)
+        dh_NH, dw_VH = torch.empty_like(h), _zeros_to_sum_in(w, exact)
         total = h_NH.new_zeros((), dtype=exact)
         scale = 1.0 / h.shape[0]
         size = min(CHUNK_TOKENS.get(h.device.type, 4096), h.shape[0])
@@ -45,11 +44,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             total += loss
             torch.mm(dlogits_CV, w, out=dh_CH)
             if dtype == exact:
-                dw_HV.addmm_(h_CH.t(), dlogits_CV)
+                dw_VH.addmm_(dlogits_CV.t(), h_CH)
             else:
-                dw_HV += h_CH.t() @ dlogits_CV
-        dw_VH = dw_HV.t().to(w_VH.dtype).contiguous()
-        ctx.save_for_backward(dh_NH.to(h_NH.dtype), dw_VH)
+                dw_VH += dlogits_CV.t() @ h_CH
+        ctx.save_for_backward(dh_NH.to(h_NH.dtype), dw_VH.to(w_VH.dtype).contiguous())
         return total * scale
 
     @staticmethod
@@ -57,6 +55,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         dh_NH, dw_VH = ctx.saved_tensors
         return dh_NH * dloss, dw_VH * dloss, None, None
+
+
+def _zeros_to_sum_in(w_VH: Tensor, dtype: torch.dtype) -> Tensor:
+    """[V, H], on a CPU column by column if products are of that type: they are a tenth faster."""
+    if w_VH.is_cpu and w_VH.dtype == dtype:
+        return w_VH.new_zeros(w_VH.shape[::-1], dtype=dtype).t()
+    return torch.zeros_like(w_VH, dtype=dtype)
 
 
 def chunk_loss(
@@ -77,7 +82,7 @@ def _compiled_chunk_loss(
     loss = torch.empty((), dtype=torch.float32)
     scales = torch.tensor([scale, z_coef], dtype=torch.float32)
     half = int(logits_CV.dtype == torch.bfloat16)
-    sizes = (*shared(logits_CV.numel() * PER_NUMBER), *logits_CV.shape, half)
+    sizes = (*threads_for(logits_CV.numel() * 2 * PER_NUMBER), *logits_CV.shape, half)
     call("emo_cross_entropy", *sizes, logits_CV, labels_C.contiguous(), scales, loss)
     return loss, logits_CV
 

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from model.native import WIDTH
 from model.native.compiled import available, call
-from model.native.threads import PER_NUMBER, shared
+from model.native.threads import PER_NUMBER, threads_for
 
 
 class _CompiledNorm(torch.autograd.Function):
@@ -21,8 +21,9 @@ class _CompiledNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
         x, weight_H = x.contiguous(), weight_H.contiguous()
         H = x.shape[-1]
-        sizes = (*shared(x.numel() * PER_NUMBER), x.numel() // H, H)
-        y, inverse_N = torch.empty_like(x), x.new_empty(sizes[2])
+        N = x.numel() // H
+        sizes = (*threads_for(x.numel() * PER_NUMBER), N, H)
+        y, inverse_N = torch.empty_like(x), x.new_empty(N)
         eps_1 = torch.tensor([eps], dtype=torch.float32)
         call("emo_norm_forward", *sizes, x, weight_H, eps_1, y, inverse_N)
         ctx.save_for_backward(x, weight_H, inverse_N)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.native.compiled import available, call, library
-from model.native.threads import shared
+from model.native.threads import threads_for
 
 WIDTH = 32
 """Row lengths must be multiples of this: two of the widest vectors (simd.h)."""
@@ -43,7 +43,7 @@ def experts_forward(
     out_NH = torch.empty_like(x_NH)
     inputs = (x_NH, w13_EJH, w2_EHI, s_NK, order_S, offsets)
     stored = int(x_NH.dtype == torch.bfloat16)
-    sizes = (*shared(S * J * H), N, K, E, H, J // 2, int(half), stored)
+    sizes = (*threads_for(S * J * H), N, K, E, H, J // 2, int(half), stored)
     call("emo_experts_forward", *sizes, *inputs, h_SJ, out_NH)
     return out_NH, inputs if h_SJ is None else (*inputs, h_SJ)
 
@@ -55,7 +55,7 @@ def experts_backward(
     x_NH, w13_EJH, w2_EHI, s_NK = saved[:4]
     E, J, H = w13_EJH.shape
     grads = tuple(torch.zeros_like(tensor) for tensor in (x_NH, w13_EJH, w2_EHI, s_NK))
-    sizes = (*shared(s_NK.numel() * J * H), *s_NK.shape, E, H, J // 2, int(half))
+    sizes = (*threads_for(s_NK.numel() * J * H), *s_NK.shape, E, H, J // 2, int(half))
     call("emo_experts_backward", *sizes, *saved, dout_NH.contiguous(), *grads)
     return grads
 

@@ -1,6 +1,6 @@
 /* Causal attention inside documents on a CPU, rotary positions included, forward and backward.
  *
- * One head of one row is worked off at a time, so that its queries, keys and values stay in the
+ * A thread works off one head of one row at a time, so that its queries, keys and values stay in the
  * cache. Keys before the first token of a query's document, or after the query, are never read
  * by whole tiles, and masked inside them.
  *
@@ -28,7 +28,7 @@ typedef struct {
 } Head;
 
 typedef struct {
-    long B, T, A, D, half, step; /* step: from a head to the one that follows on its thread */
+    long B, T, A, D, half, step; /* step: from a head to the one that its thread is likely to have next */
     const void *qkv, *out, *dout;
     const float *cosine, *sine;
     const int32_t *first;
@@ -50,10 +50,16 @@ static Head head_number(const Task *a, long i) {
     return (Head){b * 3 * H + at % a->A * a->D, b * H + at % a->A * a->D};
 }
 
+/* Tokens beyond the last are 0. */
+INLINE void fill_up(const Row *r, float *out) {
+    memset(out + r->T * r->D, 0, (r->padded - r->T) * r->D * sizeof *out);
+}
+
 static void gather(const Row *r, const void *x, long at, int half, float *out) {
     for (long t = 0; t < r->T; t++)
         for (long i = 0; i < r->D; i += LANES)
             *(vec *)(out + t * r->D + i) = load(x, at + t * r->stride + i, half);
+    fill_up(r, out);
 }
 
 /* Rotates every token's pairs (i, i + D/2) by its position, and scales. */
@@ -68,6 +74,7 @@ static void rotate(const Row *r, const void *x, long at, int half, float scale, 
             *(vec *)(out + t * r->D + i) = a * c - b * s;
             *(vec *)(out + t * r->D + pair + i) = b * c + a * s;
         }
+    fill_up(r, out);
 }
 
 /* The gradient of `rotate`, for tokens m .. m + rows - 1 of x: the opposite turn. */
@@ -117,14 +124,14 @@ INLINE void mask(float *scores, long n, long from, long to) {
         mask_vector(scores + j, from - j, to - j);
 }
 
-static void forward_head(void *task, long i, long thread) {
+static void forward_head(void *task, long head, long thread) {
     const Task *a = task;
-    const Row row = row_of(a, i), *r = &row;
-    const Head at = head_number(a, i), next = head_number(a, i + a->step);
+    const Row row = row_of(a, head), *r = &row;
+    const Head at = head_number(a, head), next = head_number(a, head + a->step);
     const int half = (int)a->half;
     const void *qkv = a->qkv;
     void *out = a->to;
-    float *lse = a->lse + i * a->T, *memory = a->memory + thread * a->numbers;
+    float *lse = a->lse + head * a->T, *memory = a->memory + thread * a->numbers;
     const long T = r->T, padded = r->padded, D = r->D, H = r->stride / 3, TD = padded * D;
     float *Q = memory, *K = Q + TD, *V = K + TD, *Kt = V + TD, *S = Kt + TD;
     float *O = S + TILE_ROWS * padded;
@@ -140,32 +147,29 @@ static void forward_head(void *task, long i, long thread) {
         fetch(r, m, rows, qkv, next.q, half, 0);
         product(rows, n, D, Q + m * D, D, 1, Kt + low, padded, S, n, 0);
         fetch(r, m, rows, qkv, next.q + H, half, 0);
-        float share[TILE_ROWS];
+        float inverse[TILE_ROWS];
         for (long i = 0; i < rows; i++) {
             float *scores = S + i * n;
             mask(scores, n, r->first[m + i] - low, m + i - low);
             const float top = largest(scores, n), sum = exponentials(scores, n, top);
             lse[m + i] = top + logf(sum);
-            share[i] = 1.0f / sum;
+            inverse[i] = 1.0f / sum;
         }
         fetch(r, m, rows, qkv, next.q + 2 * H, half, 0);
         fetch(&outs, m, rows, out, at.o, half, 1);
         product(rows, D, n, S, n, 1, V + low * D, D, O, D, 0);
         for (long i = 0; i < rows; i++)
             for (long j = 0; j < D; j += LANES)
-                store(out, at.o + (m + i) * H + j, *(vec *)(O + i * D + j) * share[i], half);
+                store(out, at.o + (m + i) * H + j, *(vec *)(O + i * D + j) * inverse[i], half);
     }
 }
 
-/* `work` for all heads, each thread with so many numbers of memory that are 0 at first: those of keys
- * and values beyond the last token stay so. */
+/* `work` for all heads, each thread with so many numbers of memory. */
 static int all_heads(Task *a, long pool, long threads, long numbers, Work *work) {
-    threads = useful_threads(threads, a->B * a->A);
-    a->step = threads, a->numbers = (numbers + 15) / 16 * 16;
-    a->memory = aligned_alloc(64, threads * a->numbers * sizeof *a->memory);
+    a->step = useful_threads(threads, a->B * a->A), a->numbers = (numbers + 15) / 16 * 16;
+    a->memory = aligned_alloc(64, a->step * a->numbers * sizeof *a->memory);
     if (!a->memory) return 1;
-    memset(a->memory, 0, threads * a->numbers * sizeof *a->memory);
-    share(pool, threads, a->B * a->A, work, a);
+    on_threads(pool, threads, a->B * a->A, work, a);
     free(a->memory);
     return 0;
 }
@@ -196,14 +200,14 @@ INLINE void scores_backward(const Row *r, long m, long rows, long low, long n, c
     }
 }
 
-static void backward_head(void *task, long i, long thread) {
+static void backward_head(void *task, long head, long thread) {
     const Task *a = task;
-    const Row row = row_of(a, i), *r = &row;
-    const Head at = head_number(a, i), next = head_number(a, i + a->step);
+    const Row row = row_of(a, head), *r = &row;
+    const Head at = head_number(a, head), next = head_number(a, head + a->step);
     const int half = (int)a->half;
     const void *qkv = a->qkv, *out = a->out, *dout = a->dout;
     void *dqkv = a->to;
-    const float *lse = a->lse + i * a->T;
+    const float *lse = a->lse + head * a->T;
     float *memory = a->memory + thread * a->numbers;
     const long T = r->T, padded = r->padded, D = r->D, H = r->stride / 3, TD = padded * D;
     const float scale = 1.0f / sqrtf((float)D);

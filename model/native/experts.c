@@ -287,7 +287,7 @@ static void forward_piece(void *layer, long piece, long thread) {
     else forward(l, piece, memory, 0, 0);
 }
 
-INLINE long at_least(long a, long b) { return a > b ? a : b; }
+INLINE long larger_of(long a, long b) { return a > b ? a : b; }
 
 /* out [N, H] = the experts' sum; h [slots, J], if given, keeps the sorted pre-activations. With
  * `half` the products, not the sums, are those of bf16; with `stored` x, w13, w2 and out hold bf16 and
@@ -298,13 +298,12 @@ int emo_experts_forward(long pool, long threads, long N, long K, long E, long H,
                         void *out) {
     Layer l = {N, K, E, H, I, x, w13, w2, gate, order, offsets, h, out};
     l.half = (int)half, l.stored = (int)stored;
-    const long share_of_tokens = at_least((N + threads - 1) / threads, FEWEST_TOKENS);
-    l.tokens = share_of_tokens < TOKENS ? share_of_tokens : TOKENS;
+    const long rounds = (N + threads * TOKENS - 1) / (threads * TOKENS), turns = threads * rounds;
+    l.tokens = larger_of(N ? (N + turns - 1) / turns : 0, FEWEST_TOKENS);
     const long pieces = (N + l.tokens - 1) / l.tokens;
-    threads = useful_threads(threads, pieces);
-    l.memory = aligned_alloc(64, threads * piece_numbers(&l) * sizeof *l.memory);
+    l.memory = aligned_alloc(64, useful_threads(threads, pieces) * piece_numbers(&l) * sizeof *l.memory);
     if (!l.memory) return 1;
-    share(pool, threads, pieces, forward_piece, &l);
+    on_threads(pool, threads, pieces, forward_piece, &l);
     free(l.memory);
     return 0;
 }
@@ -348,7 +347,7 @@ typedef struct {
 } Rows;
 
 INLINE long rows_numbers(const Gradients *g) {
-    const long H = g->H, I = g->I, most = at_least(H, 2 * I);
+    const long H = g->H, I = g->I, most = larger_of(H, 2 * I);
     return 3 * H * I + BACKWARD_BLOCK * (3 * H + 4 * I + 2 * most);
 }
 
@@ -358,7 +357,7 @@ static Rows divide_rows(float *memory, const Gradients *g) {
     r.w13 = memory, r.w2 = r.w13 + 2 * matrix, r.rows = r.w2 + matrix;
     r.dy = r.rows + wide, r.dx = r.dy + wide, r.a = r.dx + wide;
     r.da = r.a + narrow, r.dh = r.da + narrow, r.left = r.dh + 2 * narrow;
-    r.right = r.left + BACKWARD_BLOCK * at_least(g->H, 2 * g->I);
+    r.right = r.left + BACKWARD_BLOCK * larger_of(g->H, 2 * g->I);
     return r;
 }
 
@@ -446,15 +445,17 @@ int emo_experts_backward(long pool, long threads, long N, long K, long E, long H
                          const float *x, const float *w13, const float *w2, const float *gate,
                          const int32_t *order, const int32_t *offsets, const float *h,
                          const float *dout, float *dx, float *dw13, float *dw2, float *dgate) {
-    const long pieces = useful_threads(threads, N / FEWEST_TOKENS);
+    /* Every piece has gradients of all weights: few rows of an expert do not pay for them. */
+    const long most_pieces = E ? N * K / (E * BACKWARD_BLOCK) : 0;
+    const long pieces = useful_threads(threads, most_pieces);
     Gradients g = {N, K, E, H, I, pieces, x, w13, w2, gate, order, offsets, h, dout};
     g.dx = dx, g.dw13 = dw13, g.dw2 = dw2, g.dgate = dgate, g.half = (int)half;
     const long rows = pieces * rows_numbers(&g), more = (pieces - 1) * E * H * I;
     g.memory = aligned_alloc(64, (rows + 3 * more) * sizeof *g.memory);
     if (!g.memory) return 1;
     g.more13 = g.memory + rows, g.more2 = g.more13 + 2 * more;
-    share(pool, threads, pieces, backward_piece, &g);
-    if (pieces > 1) share(pool, threads, E, add_pieces, &g);
+    on_threads(pool, threads, pieces, backward_piece, &g);
+    if (pieces > 1) on_threads(pool, threads, E, add_pieces, &g);
     free(g.memory);
     return 0;
 }

@@ -41,14 +41,13 @@ static void some_rows(void *task, long piece, long thread) {
 int emo_cross_entropy(long pool, long threads, long rows, long V, long half, void *logits,
                       const int64_t *labels, const float *scales, float *loss) {
     const long pieces = (rows + ROWS - 1) / ROWS;
-    threads = useful_threads(threads, pieces);
     Task t = {rows, V, half, logits, labels, scales};
-    t.widened = aligned_alloc(64, threads * V * sizeof *t.widened);
+    t.widened = aligned_alloc(64, useful_threads(threads, pieces) * V * sizeof *t.widened);
     t.losses = malloc((pieces + 1) * sizeof *t.losses);
     const int failed = !t.widened || !t.losses;
     if (!failed) {
         double total = 0;
-        share(pool, threads, pieces, some_rows, &t);
+        on_threads(pool, threads, pieces, some_rows, &t);
         for (long i = 0; i < pieces; i++) total += t.losses[i];
         *loss = (float)total;
     }

@@ -57,7 +57,7 @@ static void backward_rows(void *task, long piece, long thread) {
 int emo_norm_forward(long pool, long threads, long N, long H, const float *x, const float *w,
                      const float *settings, float *y, float *inverse) {
     Task t = {N, H, x, w, NULL, settings[0], inverse, y, NULL};
-    share(pool, threads, (N + ROWS - 1) / ROWS, forward_rows, &t);
+    on_threads(pool, threads, (N + ROWS - 1) / ROWS, forward_rows, &t);
     return 0;
 }
 
@@ -67,7 +67,7 @@ int emo_norm_backward(long pool, long threads, long N, long H, const float *x, c
     const long pieces = (N + ROWS - 1) / ROWS;
     Task t = {N, H, x, w, dy, 0, inverse, dx, malloc((pieces + 1) * H * sizeof *dx)};
     if (!t.sums) return 1;
-    share(pool, threads, pieces, backward_rows, &t);
+    on_threads(pool, threads, pieces, backward_rows, &t);
     for (long piece = 0; piece < pieces; piece++)
         for (long i = 0; i < H; i++) dw[i] += t.sums[piece * H + i];
     free(t.sums);

@@ -103,10 +103,10 @@ static void some_tokens(void *task, long piece, long thread) {
 /* `token` for all, each with memory for two rows. */
 static int all_tokens(Task *t, long pool, long threads) {
     const long pieces = (t->N + t->tokens - 1) / t->tokens;
-    threads = useful_threads(threads, pieces);
-    t->rows = aligned_alloc(64, threads * 2 * padded(t->R) * sizeof *t->rows);
+    const long rows = 2 * useful_threads(threads, pieces);
+    t->rows = aligned_alloc(64, rows * padded(t->R) * sizeof *t->rows);
     if (!t->rows) return 1;
-    share(pool, threads, pieces, some_tokens, t);
+    on_threads(pool, threads, pieces, some_tokens, t);
     free(t->rows);
     return 0;
 }
@@ -129,8 +129,8 @@ static void add_mass(const Task *t, long n, float *row) {
     for (long i = 0; i < R; i++) sums[i] += row[i];
 }
 
-/* mass[documents[n]] += softmax of the logits of token n, all allowed; mass has R numbers a row. No
- * document has tokens of two of the groups of `tokens` that follow each other. */
+/* mass[documents[n]] += softmax of the logits of token n, all allowed; mass has R numbers a row. Of every
+ * `tokens` tokens, one after the other, none shares a document with any other. */
 int emo_document_mass(long pool, long threads, long N, long tokens, long E, long R,
                       const float *logits, const int64_t *documents, float *mass) {
     Task t = {.N = N, .E = E, .R = R, .logits = logits, .documents = documents, .to = mass,

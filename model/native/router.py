@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.native.compiled import available, call
-from model.native.threads import PER_NUMBER, shared
+from model.native.threads import PER_NUMBER, threads_for
 
 
 def fits(logits: Tensor, mask: Tensor | None = None) -> bool:
@@ -30,7 +30,7 @@ def top_k_ids(scores_NR: Tensor, k: int) -> Tensor:
     if not fits(scores_NR) or k > scores_NR.shape[1]:  # torch says what is wrong
         return scores_NR.topk(k, dim=-1).indices
     ids_NK = scores_NR.new_empty(scores_NR.shape[0], k, dtype=torch.int64)
-    sizes = (*_shared(scores_NR), *scores_NR.shape, k)
+    sizes = (*_threads_for(scores_NR), *scores_NR.shape, k)
     call("emo_top_k", *sizes, scores_NR.contiguous(), ids_NK)
     return ids_NK
 
@@ -49,7 +49,7 @@ def document_mass(
     first_B1 = torch.arange(B, device=logits_BTE.device).unsqueeze(1) * num_documents
     mass_BDR = logits_BTE.new_zeros(B, num_documents, num_routed)
     inputs = (logits_BTE.contiguous(), (segments_BT + first_B1).contiguous())
-    sizes = (*_shared(logits_BTE), B * T, T, E, num_routed)
+    sizes = (*_threads_for(logits_BTE), B * T, T, E, num_routed)
     call("emo_document_mass", *sizes, *inputs, mass_BDR)
     return mass_BDR
 
@@ -72,7 +72,7 @@ class _Choice(torch.autograd.Function):
         stride, allowed_NR = _rows(allowed_NR)
         ctx.sizes = (N, E, num_routed, slots)
         inputs = (logits_NE.contiguous(), allowed_NR)
-        sizes = (*_shared(logits_NE), *ctx.sizes, stride)
+        sizes = (*_threads_for(logits_NE), *ctx.sizes, stride)
         call("emo_route_forward", *sizes, *inputs, scores_NR, lse_N, ids_NK)
         ctx.save_for_backward(scores_NR, ids_NK)
         ctx.mark_non_differentiable(ids_NK)
@@ -94,14 +94,14 @@ class _Choice(torch.autograd.Function):
         dweights_NK = _or_zeros(dweights_NK, scores_NR, N, slots)
         dlogits_NE = scores_NR.new_empty(N, E)
         gradients = (dscores_NR, dweights_NK, _or_zeros(dlse_N, scores_NR, N), dlogits_NE)
-        sizes = (*_shared(scores_NR), *ctx.sizes, stride)
+        sizes = (*_threads_for(scores_NR), *ctx.sizes, stride)
         call("emo_route_backward", *sizes, scores_NR, ids_NK, *gradients)
         return dlogits_NE, None, None, None
 
 
-def _shared(numbers: Tensor) -> tuple[int, int]:
+def _threads_for(numbers: Tensor) -> tuple[int, int]:
     """Threads for a pass over so many numbers, each of which takes the longest of all passes."""
-    return shared(numbers.numel() * 2 * PER_NUMBER)
+    return threads_for(numbers.numel() * 2 * PER_NUMBER)
 
 
 def _rows(values_NR: Tensor | None) -> tuple[int, Tensor | None]:

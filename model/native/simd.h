@@ -296,7 +296,7 @@ INLINE vec exp_within(vec x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
-    return p * (vec)((ivec)shifted << 23);
+    return p * (vec)((uvec)shifted << 23);
 }
 
 /* The same of any x, which beyond -87 and 88 counts as those. */

@@ -15,41 +15,44 @@ typedef void Work(void *task, long piece, long thread);
 typedef struct {
     Work *work;
     void *task;
-    long pieces;
+    long pieces, most; /* most: threads that there is memory for */
     atomic_long next, threads;
-} Shared;
+} Team;
 
-static void take_pieces(void *shared) {
-    Shared *s = shared;
-    const long thread = atomic_fetch_add(&s->threads, 1);
-    for (long i; (i = atomic_fetch_add(&s->next, 1)) < s->pieces;) s->work(s->task, i, thread);
+static void take_pieces(void *team) {
+    Team *t = team;
+    const long thread = atomic_fetch_add(&t->threads, 1);
+    for (long i; thread < t->most && (i = atomic_fetch_add(&t->next, 1)) < t->pieces;)
+        t->work(t->task, i, thread);
 }
 
-static void *start(void *shared) {
-    take_pieces(shared);
+static void *start(void *team) {
+    take_pieces(team);
     return NULL;
 }
 
-/* As many threads as there are pieces for, at least one. */
+/* Of the threads that are asked for, how many can find a piece, from one to MOST_THREADS. */
 static inline long useful_threads(long threads, long pieces) {
     if (threads > pieces) threads = pieces;
     return threads < 1 ? 1 : threads > MOST_THREADS ? MOST_THREADS : threads;
 }
 
-/* `pool` is the address of a Pool or 0. Its threads spin for a while after each of torch's operations,
- * and would compete with others; without it new ones are started, fewer if the system has no more. */
-static void share(long pool, long threads, long pieces, Work *work, void *task) {
-    Shared s = {work, task, pieces};
-    threads = useful_threads(threads, pieces);
-    if (pool && threads > 1) {
-        ((Pool *)pool)(take_pieces, &s, (unsigned)threads, 0);
+/* `work` for all pieces, by useful_threads of them. `pool` is the address of a Pool or 0. Its threads
+ * spin for a while after each of torch's operations, and would compete with others; it is asked for as
+ * many as torch asks for, because those that are left out it ends. Without it new ones are started,
+ * fewer if the system has no more. */
+static void on_threads(long pool, long threads, long pieces, Work *work, void *task) {
+    const long most = useful_threads(threads, pieces);
+    Team team = {work, task, pieces, most};
+    if (pool && most > 1) {
+        ((Pool *)pool)(take_pieces, &team, (unsigned)threads, 0);
         return;
     }
     pthread_t started[MOST_THREADS];
     long running = 0;
-    for (; running < threads - 1; running++)
-        if (pthread_create(&started[running], NULL, start, &s)) break;
-    take_pieces(&s);
+    for (; running < most - 1; running++)
+        if (pthread_create(&started[running], NULL, start, &team)) break;
+    take_pieces(&team);
     for (long t = 0; t < running; t++) pthread_join(started[t], NULL);
 }
 

@@ -11,7 +11,7 @@ PER_NUMBER = 16
 """Multiplications that take as long as to work off one number of a pass over memory."""
 
 
-def shared(products: int) -> tuple[int, int]:
+def threads_for(products: int) -> tuple[int, int]:
     """The first two arguments of a compiled function with so many multiplications to do.
 
     They are the address of what runs work on threads, and how many: torch's own, if it is worth it.

@@ -176,7 +176,7 @@ INLINE long start_of_block(const Layer *l, long e, long b) {
     return start < rows ? start : rows;
 }
 
-/* Number `piece` of all blocks. Shared experts, the last ids, have most rows: taken first, no thread
+/* Number `piece` of all blocks. Team experts, the last ids, have most rows: taken first, no thread
  * waits for them. */
 INLINE void block_number(const Layer *l, long piece, Memory *memory, const int kind) {
     while (piece >= memory->first + blocks_of(l, memory->expert))
@@ -228,18 +228,17 @@ int emo_wide_forward(long pool, long threads, long N, long K, long E, long H, lo
                      const int64_t *ids, char *out) {
     Layer layer = {N, K, E, H, I, (int)kind, x, w13, w2, gate, ids, out};
     Memory memory[MOST_THREADS];
-    threads = useful_threads(threads, N * K);
     layer.order = malloc((N * K + E + 1) * sizeof *layer.order);
     layer.slots = aligned_alloc(64, (N * K * H + 16) * sizeof *layer.slots);
-    float *floats = memories(&layer, threads, memory);
+    float *floats = memories(&layer, useful_threads(threads, N * K), memory);
     const int failed = !layer.order || !layer.slots || !floats;
     if (!failed) {
         layer.offsets = layer.order + N * K;
         emo_sort_slots(N * K, E, ids, layer.order, layer.offsets);
         long blocks = 0;
         for (long e = 0; e < E; e++) blocks += blocks_of(&layer, e);
-        share(pool, threads, blocks, take_block, &layer);
-        share(pool, N > LANES ? threads : 1, N, add_slots, &layer);
+        on_threads(pool, threads, blocks, take_block, &layer);
+        on_threads(pool, N > LANES ? threads : 1, N, add_slots, &layer);
     }
     free(layer.order);
     free(layer.slots);

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.native import MAX_WEIGHTS, WIDTH
 from model.native.compiled import call, library
-from model.native.threads import shared
+from model.native.threads import threads_for
 
 MOST_ROWS = 64
 """Rows of the average expert above which a BLAS library's blocked products are faster."""
@@ -61,7 +61,7 @@ def wide_forward(
     E, J, H = w13_EJH.shape
     N, K = ids_NK.shape
     out_NH = torch.empty_like(x_NH, memory_format=torch.contiguous_format)
-    sizes = (*shared(ids_NK.numel() * J * H), N, K, E, H, J // 2, _kind(x_NH.dtype))
+    sizes = (*threads_for(ids_NK.numel() * J * H), N, K, E, H, J // 2, _kind(x_NH.dtype))
     inputs = (x_NH.contiguous(), w13_EJH, w2_EHI, s_NK.float().contiguous())
     call("emo_wide_forward", *sizes, *inputs, ids_NK.long().contiguous(), out_NH)
     return out_NH
