@@ -213,4 +213,4 @@ def call(name: str, *arguments: Tensor | int | None) -> None:
         for value in arguments
     ]
     if getattr(loaded, name)(*values):
-        raise MemoryError(f"{name}: no memory left for a block of rows.")
+        raise MemoryError(f"{name}: not enough memory; fewer threads or tokens need less.")
