@@ -64,7 +64,8 @@ def _all_documents(study: Study, choice: Choice, found: Measured) -> str:
             f"documents: {increases}."
         )
     return (
-        f"**{lines.whose(choice)} documents.** {lost} With all experts, in nats a token: {losses}. "
+        f"**{escape_markdown(lines.whose(choice))}.** {lost} With all experts, in nats a token: "
+        f"{losses}. "
         f"{_rests_on(study, choice, found.table, len(found.cells.tokens))}"
     )
 
