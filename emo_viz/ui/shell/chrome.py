@@ -69,7 +69,7 @@ def page(title: str) -> Iterator[None]:
         loaded = st.container()
         keys.listen()
         chart_keys.listen()
-    st.html(f"<style>{BOTH_DIRECTIONS}{CHIPS}{frame.HEARD_ALONE}{frame.TIGHT}</style>")
+    st.html(f"<style>{BOTH_DIRECTIONS}{CHIPS}{frame.HEARD_ALONE}{frame.AXES}{frame.TIGHT}</style>")
     first_line = st.container()
     with looks.one(), warm.drawing(), links.page(title), missing.said():
         frame.read()
