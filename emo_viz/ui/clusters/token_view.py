@@ -243,7 +243,7 @@ def _clusters(found: Tokens, view: View) -> None:
         tab.dataframe(
             table,
             hide_index=True,
-            column_order=[column for column in table if column != "cluster"],
+            column_order=[each for each in table if each not in ("cluster", "domains")],
             column_config=_CLUSTER_COLUMNS | {"share": _share_column(found)},
             alt=f"Clusters of {run.label} with their share of the tokens, domains and tokens",
         )
@@ -457,9 +457,8 @@ _COLUMNS = {
     "document": st.column_config.TextColumn("Document", width="small"),
 }
 _CLUSTER_COLUMNS = {
-    "name": st.column_config.TextColumn("Cluster", width=210),
+    "name": st.column_config.TextColumn("Cluster", width=320),
     "tokens": st.column_config.TextColumn("Enriched tokens", width=260),
-    "domains": st.column_config.TextColumn("Largest domains", width=240),
     "sampled": st.column_config.NumberColumn("Tokens on the map"),
     "documents": st.column_config.NumberColumn("Their documents"),
 }
