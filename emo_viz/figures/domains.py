@@ -27,8 +27,8 @@ from emo_viz.figures.theme import (
 )
 
 Floats = NDArray[np.float64]
-HEIGHT, SQUARE_HEIGHT = 450, 580
-FLOW_HEIGHT, FLOW_TOP, FLOW_BOTTOM, FLOW_GAP = 400, 48, 16, 18  # of nodes that have a number each
+HEIGHT, SQUARE_HEIGHT = 450, 530
+FLOW_HEIGHT, FLOW_TOP, FLOW_BOTTOM, FLOW_GAP = 380, 48, 16, 18  # of nodes that have a number each
 STRONG = 2.0  # times independence
 MOST_IDS = 32  # of experts beside an axis; a hover has the others
 MOST_DOUBLINGS = 3.0  # the ends of the co-activation scale: 8 times, and an eighth
