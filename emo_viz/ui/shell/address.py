@@ -6,7 +6,7 @@ programs and outlive the documents that they name.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from emo_viz.ui.shell.words import escape_markdown, shorten
@@ -34,6 +34,7 @@ class Kind(Generic[Value]):
     parse: the value of a text, ValueError if it is none. form: its text. fits: whether a value is
     still one (another text has other tokens). sentence: of a text that is none, with {asked}.
     always: the default stands in the address too. lasting: a link without it leaves it as it is.
+    several: the sentence on more values than one, if another.
     """
 
     parse: Callable[[str], Value]
@@ -42,6 +43,7 @@ class Kind(Generic[Value]):
     sentence: str
     always: bool = False
     lasting: bool = False
+    several: str = ""
 
     def read(self, asked: Sequence[str]) -> Found[Value]:
         """The value of a parameter as it stands in the address, once or several times."""
@@ -62,22 +64,35 @@ class Kind(Generic[Value]):
         """The sentence on texts that cannot be used."""
         shown = " and ".join(quoted(text) for text in texts[:MOST_NAMED])
         more = f" and {len(texts) - MOST_NAMED:,} more" if texts[MOST_NAMED:] else ""
-        return self.sentence.format(asked=shown + more)
+        sentence = self.several if len(texts) > 1 and self.several else self.sentence
+        return sentence.format(asked=shown + more)
 
 
 @dataclass(frozen=True)
 class Several(Kind[list[str]]):
-    """Some of a few options: the parameter stands in the address once for each; at most `most`."""
+    """Some of a few options: the parameter stands in the address once for each; at most `most`.
+
+    Several in one, with commas between them, are read too. sentence: of what is not known; over: of
+    what is more than the most.
+    """
 
     known: frozenset[str] = frozenset()
     most: int = 1
+    over: str = ""
 
     def read(self, asked: Sequence[str]) -> Found[list[str]]:
         """Those that can be used, none at all being no choice; the others are named."""
-        texts = list(dict.fromkeys(asked))
-        usable = [text for text in texts if text in self.known][: self.most]
-        rest = [text for text in texts if text not in usable]
-        return Found(usable or None, self.problem(rest) if rest else "")
+        texts = list(dict.fromkeys(part for text in asked for part in self._parts(text)))
+        known = [text for text in texts if text in self.known]
+        usable, rest = known[: self.most], [text for text in texts if text not in self.known]
+        problems = [self.problem(rest)] if rest else []
+        if over := known[self.most :]:
+            problems.append(replace(self, sentence=self.over, several="").problem(over))
+        return Found(usable or None, " ".join(problems))
+
+    def _parts(self, text: str) -> list[str]:
+        parts = text.split(",")
+        return parts if text not in self.known and self.known.issuperset(parts) else [text]
 
     def write(self, value: list[str]) -> list[str]:
         return list(value)
@@ -98,6 +113,7 @@ def one_of(
         form=form,
         fits=lambda value: value in known,
         sentence=f"The link asks for the {what} {{asked}}, which is not here; {instead}.",
+        several=f"The link asks for more than one {what}, {{asked}}; {instead}.",
         always=always,
     )
 
@@ -109,8 +125,10 @@ def several_of(what: str, options: Sequence[str], most: int) -> Several:
         parse=lambda text: [text],
         form=",".join,
         fits=lambda values: set(values) <= known and len(values) <= most,
-        sentence=f"The link asks for the {what} {{asked}}, which is left out: not here, or more "
-        f"than the {most} that can be chosen.",
+        sentence=f"The link asks for the {what} {{asked}}, which is not here and left out.",
+        several=f"The link asks for the {what}s {{asked}}, which are not here and left out.",
+        over=f"The link asks for more than the {most} {what}s that can be chosen; left out: "
+        "{asked}.",
         known=known,
         most=most,
     )
