@@ -58,8 +58,10 @@ def show() -> None:
             icon=":material/hub:",
             query_params=slots.params() | routes.expert_page(asked.run, *shown.expert),
         )
+    pages = max(1, -(-shown.size // A_PAGE))
+    page = links.value(PAGE, whole_number("page", 1, pages, "the first one is shown"), 1)
     if shown.size:
-        taken.offer(asked, shown, _lines(asked, shown))
+        taken.offer(asked, shown, _lines(asked, shown, page, pages))
 
 
 def _view(view: str, pinned: int) -> str:
@@ -143,10 +145,8 @@ def _head(shown: Results) -> None:
                 )
 
 
-def _lines(asked: Query, shown: Results) -> slice:
+def _lines(asked: Query, shown: Results, page: int, pages: int) -> slice:
     """A page of them; which."""
-    pages = -(-shown.size // A_PAGE)
-    page = links.value(PAGE, whole_number("page", 1, pages, "the first one is shown"), 1)
     first = (page - 1) * A_PAGE
     found = shown.lines(slice(first, min(first + A_PAGE, shown.size)))
     targets = [_target(asked, line) for line, _ in found]
