@@ -28,11 +28,12 @@ def show(data: Data, known: Known, place: Place) -> None:
     run = known.run.id
     if len(ids) > 1:
         labels = {each: data.known[each].run.label for each in ids}
-        links.enter(routes.EXPERT_OTHER_RUN, one_of("run", ids), run)
+        kind_of_run = one_of("run of the expert beside it", ids)
+        links.enter(routes.EXPERT_OTHER_RUN, kind_of_run, run)
         picked = row.segmented_control(
             "Of", ids, format_func=labels.__getitem__, required=True, key=routes.EXPERT_OTHER_RUN
         )
-        run = links.leave(routes.EXPERT_OTHER_RUN, one_of("run", ids), str(picked), run)
+        run = links.leave(routes.EXPERT_OTHER_RUN, kind_of_run, str(picked), run)
     other = data.known[run]
     which = kind(other, "none is beside it")
     links.enter(routes.EXPERT_OTHER, which, None)
