@@ -6,6 +6,8 @@ import harness
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+OPEN, FIRST_ROW = 72, 50  # pixels from a table's corner: the sign that opens its first row
+
 
 def is_within(part: Locator, height: int = 900) -> bool:
     box = part.bounding_box()
@@ -32,7 +34,16 @@ def test_all_experts_as_points_and_as_a_table(
         assert is_within(chart(page))
         table = page.get_by_test_id("stDataFrame")
         assert is_within(table) if width == 1440 else starts_within(table, 800)
+        table.click(position={"x": 150, "y": FIRST_ROW})
+        page.keyboard.press("ArrowDown")
+        page.evaluate(harness.TWO_FRAMES)
+        assert "expert=" not in page.url, "a table is walked through without leaving it"
+        with harness.rerun(page):
+            table.click(position={"x": OPEN, "y": FIRST_ROW})
+        assert "expert=" in page.url
         if width == 1440:
+            with harness.rerun(page):
+                page.go_back()
             a_point_is_opened_by_key(page)
 
 

@@ -1,13 +1,12 @@
 """Clusters page, tokens: the documents of the selected tokens, by the share that is selected."""
 
 import zlib
-from collections.abc import Sequence
 
 import pandas as pd
 import streamlit as st
 
 from emo_viz.ui.clusters.tokens import Tokens
-from emo_viz.ui.parts import export, reader
+from emo_viz.ui.parts import export, reader, rows_to_open
 from emo_viz.ui.parts.selection import Rows
 from emo_viz.ui.shell.words import count
 
@@ -15,7 +14,7 @@ TABLE_HEIGHT = 320
 
 
 def show(found: Tokens, rows: Rows | None, openings: pd.Series, said: str) -> None:
-    """The table; choosing a row reads it. openings: first words by document id. said: what is
+    """The table; opening a row reads it. openings: first words by document id. said: what is
     shown, for who takes it home."""
     if rows is None or len(rows) == 0:
         st.caption(
@@ -27,16 +26,14 @@ def show(found: Tokens, rows: Rows | None, openings: pd.Series, said: str) -> No
     key = f"cluster_ranked_{zlib.crc32(rows.tobytes()):08x}"
     st.caption(
         f"{count(len(ranked), 'document')}, by the share of their sampled tokens selected; "
-        f"choose a row to read it. {found.size} are sampled."
+        f"press Open in a row to read it. {found.size} are sampled."
     )
-    st.dataframe(
+    rows_to_open.table(
         ranked,
-        hide_index=True,
+        key,
+        lambda row: reader.open_document(str(ranked["document"].iloc[row])),
+        _COLUMNS,
         height=TABLE_HEIGHT,
-        key=key,
-        on_select=lambda: _open(key, ranked["document"].tolist()),
-        selection_mode="single-row",
-        column_config=_COLUMNS,
         alt="Documents by the share of their sampled tokens that are selected",
     )
     export.offer("token documents", found.runs, tables={"Documents": lambda: ranked}, shown=said)
@@ -59,12 +56,6 @@ def ranking(table: pd.DataFrame, rows: Rows, openings: pd.Series) -> pd.DataFram
     ranked["document"] = chosen.index
     by = ["share", "selected"]
     return ranked.sort_values(by, ascending=False, kind="stable", ignore_index=True)
-
-
-def _open(key: str, documents: Sequence[str]) -> None:
-    picked = st.session_state[key]["selection"]["rows"]
-    if picked:
-        reader.open_document(documents[picked[0]])
 
 
 _COLUMNS = {

@@ -34,7 +34,7 @@ class Kind(Generic[Value]):
     parse: the value of a text, ValueError if it is none. form: its text. fits: whether a value is
     still one (another text has other tokens). sentence: of a text that is none, with {asked}.
     always: the default stands in the address too. lasting: a link without it leaves it as it is.
-    several: the sentence on more values than one, if another.
+    what: "layer", for what is said of a parameter that stands there with several values.
     """
 
     parse: Callable[[str], Value]
@@ -43,18 +43,17 @@ class Kind(Generic[Value]):
     sentence: str
     always: bool = False
     lasting: bool = False
-    several: str = ""
+    what: str = "value"
 
     def read(self, asked: Sequence[str]) -> Found[Value]:
         """The value of a parameter as it stands in the address, once or several times."""
         texts = list(dict.fromkeys(asked))
+        if len(texts) > 1:
+            return Found(None, _of_several(self.what, texts))
         try:
-            if len(texts) != 1:
-                raise ValueError
-            value = self.parse(texts[0])
+            return Found(self.parse(texts[0]))
         except ValueError:
             return Found(None, self.problem(texts))
-        return Found(value)
 
     def write(self, value: Value) -> list[str]:
         """The parameter's values in the address; none to leave it out."""
@@ -62,10 +61,7 @@ class Kind(Generic[Value]):
 
     def problem(self, texts: Sequence[str]) -> str:
         """The sentence on texts that cannot be used."""
-        shown = " and ".join(quoted(text) for text in texts[:MOST_NAMED])
-        more = f" and {len(texts) - MOST_NAMED:,} more" if texts[MOST_NAMED:] else ""
-        sentence = self.several if len(texts) > 1 and self.several else self.sentence
-        return sentence.format(asked=shown + more)
+        return self.sentence.format(asked=_named(texts))
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ class Several(Kind[list[str]]):
         usable, rest = known[: self.most], [text for text in texts if text not in self.known]
         problems = [self.problem(rest)] if rest else []
         if over := known[self.most :]:
-            problems.append(replace(self, sentence=self.over, several="").problem(over))
+            problems.append(replace(self, sentence=self.over).problem(over))
         return Found(usable or None, " ".join(problems))
 
     def _parts(self, text: str) -> list[str]:
@@ -96,6 +92,16 @@ class Several(Kind[list[str]]):
 
     def write(self, value: list[str]) -> list[str]:
         return list(value)
+
+
+def _of_several(what: str, texts: Sequence[str]) -> str:
+    return f"The link gives more than one {what}, {_named(texts)}; none of them is taken."
+
+
+def _named(texts: Sequence[str]) -> str:
+    """ "a and b", those after the first few by their number."""
+    shown = " and ".join(quoted(text) for text in texts[:MOST_NAMED])
+    return shown + (f" and {len(texts) - MOST_NAMED:,} more" if texts[MOST_NAMED:] else "")
 
 
 def one_of(
@@ -113,8 +119,8 @@ def one_of(
         form=form,
         fits=lambda value: value in known,
         sentence=f"The link asks for the {what} {{asked}}, which is not here; {instead}.",
-        several=f"The link asks for more than one {what}, {{asked}}; {instead}.",
         always=always,
+        what=what,
     )
 
 
@@ -126,7 +132,6 @@ def several_of(what: str, options: Sequence[str], most: int) -> Several:
         form=",".join,
         fits=lambda values: set(values) <= known and len(values) <= most,
         sentence=f"The link asks for the {what} {{asked}}, which is not here and left out.",
-        several=f"The link asks for the {what}s {{asked}}, which are not here and left out.",
         over=f"The link asks for more than the {most} {what}s that can be chosen; left out: "
         "{asked}.",
         known=known,
@@ -145,12 +150,13 @@ def whole_number(
         sentence=sentence
         or f"The link asks for the {what} {{asked}}, which is not one from {low:,} to {high:,}; "
         f"{instead}.",
+        what=what,
     )
 
 
-def checked(sentence: str, parse: Callable[[str], str]) -> Kind[str]:
+def checked(sentence: str, parse: Callable[[str], str], what: str = "value") -> Kind[str]:
     """A text that `parse` returns as it is to be kept, or refuses with a ValueError."""
-    return Kind(parse=parse, form=str, fits=lambda value: True, sentence=sentence)
+    return Kind(parse=parse, form=str, fits=lambda value: True, sentence=sentence, what=what)
 
 
 def _whole(text: str, low: int, high: int) -> int:
