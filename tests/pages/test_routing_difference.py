@@ -247,13 +247,13 @@ def test_every_token_as_csv(pair: Difference, monkeypatch: pytest.MonkeyPatch):
 def test_which_run_predicts_a_token_better_has_a_second_mark():
     at = opened(difference_of=PAIR, difference_colour=view.LOSS)
     tokens, said = strips(at)[0]["tokens"], words(at)
-    for lean, end, name in ((1, "above", "EMO"), (-1, "below", "Standard MoE")):
+    ends = ((1, "teal", "above", "EMO"), (-1, "amber", "below", "Standard MoE"))
+    for lean, colour, end, name in ends:
         assert any(token["lean"] == lean for token in tokens)
-        colour = theme.BETTER_NAME if lean > 0 else theme.WORSE_NAME
         assert f"{colour}, line {end}, {name}" in said
     deepest = max(tokens, key=lambda token: float(token["colour"].split(",")[-1][:-1]))
-    best = deepest["colour"].startswith(theme.DIVERGING[-1][1][:19])
-    assert deepest["lean"] == (1 if best else -1)
+    teal = deepest["colour"].startswith(theme.with_alpha(theme.TEAL, 1)[:18])
+    assert deepest["lean"] == (1 if teal else -1)
     assert not any(token["lean"] for token in strips(opened())[0]["tokens"])
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from emo_viz.figures import theme
 from model.run.inference import Recording, encode, record
 from model.run.loading import load_model, load_tokenizer
 from tests.pages.opened import (
@@ -298,6 +299,7 @@ def test_all_layers_are_small_pictures(tiny_assets: Path, documents: pd.DataFram
     found = recorded(tiny_assets, documents["text"][0], "std-nano").expert_ids
     side = heatmaps(opened(routing_picture="All layers"))[0]["sides"][1]
     assert [layer["number"] for layer in side["layers"]] == list(range(len(found)))
+    assert side["scale"] == [colour for _, colour in theme.shades_of(theme.AMBER)]
     for layer, ids in zip(side["layers"], found, strict=True):
         assert set(cells(layer)) == {(t, int(e)) for t in range(1, len(ids)) for e in ids[t]}
 
@@ -314,6 +316,8 @@ def test_a_difference_is_the_first_less_the_second(
     dense = np.zeros((2, emo.expert_ids.shape[1], 256))
     for weights, one in zip(dense, (emo, std), strict=True):
         np.put_along_axis(weights, one.expert_ids[0].astype(int), one.gate_weights[0], axis=1)
+    ends = [given["sides"][0]["scale"][end] for end in (0, -1)]
+    assert ends == [theme.with_alpha(colour, 1.0) for colour in (theme.AMBER, theme.TEAL)]
     names = given["sides"][0]["layers"][0]["names"]
     assert bool(names) == (match == "Matched by use")
     for column, name in enumerate(names):  # "5=7": the second's 7 stands where the first's 5 does

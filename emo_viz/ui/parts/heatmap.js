@@ -73,15 +73,18 @@ class Heatmap {
   get look() { return (window.emoVizLooks ??= {})[this.shown.group] ??= {}; }
 
   key() {
-    const { key } = this.parts, { colours: scale, top, what, differences } = this.shown;
+    const { key } = this.parts, { sides, top, what, differences } = this.shown;
     key.replaceChildren();
     key.hidden = !what;
     const low = element("span", "", key), ramp = element("span", "ramp", key);
     const high = element("span", "", key), form = (value) => Number(value.toPrecision(2));
     low.textContent = differences ? `−${form(top)}` : "0";
     high.textContent = `${differences ? "+" : ""}${form(top)} ${what} (square-root scale)`;
-    const stops = [1, 32, 64, 96, 128, 160, 192, 224, 255].map((level) => scale[level]);
-    ramp.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
+    const levels = [1, 32, 64, 96, 128, 160, 192, 224, 255];
+    for (const { colours } of sides) { // a stripe for each
+      const stops = levels.map((level) => colours[level]).join(", ");
+      element("span", "stripe", ramp).style.background = `linear-gradient(to right, ${stops})`;
+    }
   }
 
   around(name) { return this.root.getRootNode().host?.closest(`[data-testid="${name}"]`); }

@@ -20,7 +20,7 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from emo_viz.analysis.routing import Gated, expert_order
-from emo_viz.figures.theme import DIVERGING, SELECTION_COLOUR, SEQUENTIAL
+from emo_viz.figures.theme import SELECTION_COLOUR, shades_of
 from emo_viz.ui.parts import look
 from emo_viz.ui.parts.heard import hear
 from emo_viz.ui.shell.component import component
@@ -62,12 +62,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Side:
-    """One run, or the difference of two, as one picture a layer."""
+    """One run, or the difference of two, as one picture a layer.
+
+    scale: the colours of its values, if they are not shades of its own colour.
+    """
 
     id: str
     label: str
     colour: str
     layers: Sequence[Layer]
+    scale: list[list[Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,6 @@ def heatmap(
                 "top": reach,
                 "differences": differences,
                 "columns": columns,
-                "scale": _scale(differences),
                 "mark": SELECTION_COLOUR,
             },
             on_picked_change=picked,
@@ -156,12 +159,6 @@ def tell(group: str, selected: int | None, followed: Follow | None, key: str) ->
     look.tell(group, selected, None if followed is None else asdict(followed), key=key)
 
 
-def _scale(differences: bool) -> list[str]:
-    """The colours of the key, from the lowest value to the highest, in even steps."""
-    stops = DIVERGING if differences else SEQUENTIAL
-    return [str(colour) for _, colour in stops]
-
-
 def _reach(layer: Layer) -> float:
     used = np.abs(layer.values[layer.expert_ids >= 0])
     return float(used.max(initial=0.0))
@@ -172,6 +169,7 @@ def _side(side: Side, reach: float, differences: bool) -> dict[str, Any]:
         "id": side.id,
         "label": side.label,
         "colour": side.colour,
+        "scale": [str(colour) for _, colour in side.scale or shades_of(side.colour)],
         "layers": [_layer(layer, reach, differences) for layer in side.layers],
     }
 

@@ -6,8 +6,10 @@ const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeA
 const pairs = (text) => new Uint16Array(bytes(text).buffer);
 
 function decoded(data) {
+  data.byExpert = data.columns === "expert";
   const sides = data.sides.map((side) => ({
     ...side,
+    colours: colours(data, side.scale),
     layers: side.layers.map((layer) => {
       const order = pairs(layer.order), place = new Uint16Array(order.length);
       order.forEach((expert, column) => (place[expert] = column));
@@ -16,12 +18,12 @@ function decoded(data) {
     }),
   }));
   const widest = Math.max(...sides.flatMap((side) => side.layers.map((one) => one.order.length)));
-  data.byExpert = data.columns === "expert";
-  return { ...data, sides, widest, colours: colours(data), count: data.tokens.length };
+  return { ...data, sides, widest, count: data.tokens.length };
 }
 
-function colours(data) {
-  const stops = data.scale.map((stop) => stop.match(/[\d.]+/g).map(Number));
+// In even steps from the lowest value to the highest.
+function colours(data, scale) {
+  const stops = scale.map((stop) => stop.match(/[\d.]+/g).map(Number));
   return Array.from({ length: 256 }, (_, level) => {
     const low = data.differences || !data.byExpert ? 0 : FAINTEST;
     const share = data.differences ? Math.max(0, level - 1) / 254 : level / 255;
@@ -72,7 +74,7 @@ function cells(context, shown, panel, view, ratio) {
       if (column + 1 <= view.left || column >= view.right) continue;
       const x = Math.round(xOf(panel, view, column) * ratio);
       const w = Math.max(1, Math.round(xOf(panel, view, column + 1) * ratio) - x);
-      context.fillStyle = shown.colours[levels[slot]];
+      context.fillStyle = panel.side.colours[levels[slot]];
       // Below zero a cell has a slit, so that the two ends differ without their colours too.
       if (shown.differences && levels[slot] < 128 && h > 5) {
         context.fillRect(x, y, w, Math.floor(h / 3));
@@ -155,7 +157,7 @@ function rail(context, shown, at, view, theme, ratio) {
   const { x, y, w, h } = at.rail, all = { top: 0, bottom: shown.count, left: 0, right: shown.widest };
   const each = w / shown.sides.length;
   shown.sides.forEach((side, s) => {
-    const box = { layer: side.layers[0], x: x + s * each, y, w: each - 1, h };
+    const box = { side, layer: side.layers[0], x: x + s * each, y, w: each - 1, h };
     context.fillStyle = theme.panel;
     context.fillRect(box.x * ratio, box.y * ratio, box.w * ratio, box.h * ratio);
     clipped(context, box, ratio, () => cells(context, shown, box, all, ratio));

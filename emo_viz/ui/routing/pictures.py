@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from emo_viz.analysis.routing import Gated, gate_matrix
 from emo_viz.analysis.runs import Comparison, Run
-from emo_viz.figures.theme import colour_of
+from emo_viz.figures.theme import NEUTRAL_COLOUR, between, colour_of
 from emo_viz.ui.parts.heatmap import Layer, Pick, Side, heatmap, layer_of
 from emo_viz.ui.parts.reading import Reading
 from emo_viz.ui.parts.together import in_each, less, name
@@ -171,7 +171,8 @@ def _less(reading: Reading, layer: int, by_use: bool, same: Matching | None) -> 
     label = " less ".join(run.label for run in reading.runs)
     names = same.names if same else ()
     axis = f"Routed expert ({'='.join(run.label for run in reading.runs)})" if same else AXIS
-    return Side("difference", label, NEUTRAL, [Layer(layer, ids, values, order, names, axis)])
+    layers = [Layer(layer, ids, values, order, names, axis)]
+    return Side("difference", label, NEUTRAL_COLOUR, layers, between(*reading.runs))
 
 
 def sparse(dense: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
