@@ -176,6 +176,14 @@ def test_a_walk_through_the_text_is_one_step_back(app_server: harness.Server, br
     with harness.rerun(page):
         page.go_back()
     assert "routing_token=3" in page.url
-    with harness.rerun(page):
-        page.go_back()
+    field = page.locator(".st-key-routing_token input")
+    field.focus()
+    for _ in range(3):
+        with harness.rerun(page):
+            field.press("ArrowUp")
+    assert "routing_token=6" in page.url
+    for token in ("routing_token=3", ""):
+        with harness.rerun(page):
+            page.go_back()
+        assert token in page.url
     assert "routing_token" not in page.url

@@ -109,6 +109,15 @@ def test_next_document_is_in_the_address_and_forgets_the_token(documents: pd.Dat
     assert at.button(key="routing_previous").disabled is False
 
 
+def test_a_token_beyond_the_last_is_the_last_and_it_is_said():
+    at = opened(routing_token="2")
+    at.number_input(key="routing_token").set_value(9999).run()
+    (said,) = [part.value for part in at.toast]
+    last = len(strips(at)[0]["tokens"])
+    assert said == f"There is no token 9,999 here: {last} is the last."
+    assert at.number_input(key="routing_token").value == last == looks(at)[0]["selected"]
+
+
 def test_domain_narrows_the_documents(documents: pd.DataFrame):
     at = opened(routing_domain="harbour")
     of_domain = documents[documents["domain"] == "harbour"]
@@ -351,7 +360,8 @@ def test_a_followed_expert_is_of_one_layer_and_says_so_in_another(
     run(at)
     assert [token["marked"] for token in strips(at)[0]["tokens"]] == marked
     assert looks(at)[0]["followed"] == {"run": "emo-nano", "layer": 0, "expert": expert}
-    assert f"Layer 1 is shown, and EMO L0 E{expert} is still followed" in texts(at)
+    assert f"EMO routes to expert {expert} in layer 0; layer 1 is shown." in texts(at)
+    assert f"L0 E{expert}, EMO" in at.selectbox(key="routing_expert").options
 
 
 @pytest.mark.parametrize(

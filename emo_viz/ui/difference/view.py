@@ -226,10 +226,8 @@ def _controls(found: Found) -> tuple[Pair, DocumentSummary, int | None, str]:
 def _routing_of(found: Found, document: str, token: int | None) -> dict[str, str]:
     """Parameters that open the token routing page there."""
     if found.own is not None:
-        shown = routes.routing_of_text(FIELD.in_link(found.own))
-    else:
-        shown = routes.routing_of_document(document)
-    return shown if token is None else shown | {routes.ROUTING_TOKEN: str(token)}
+        return routes.routing_of_text(FIELD.in_link(found.own), token)
+    return routes.routing_of_document(document, token)
 
 
 def _forget() -> None:

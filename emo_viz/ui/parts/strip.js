@@ -128,19 +128,16 @@ export default function ({ data, parentElement, setTriggerValue }) {
   select(strip, look.selected);
 
   // A server answer may arrive while the visitor has already moved on: theirs is the newer one.
-  const send = (position, wait, walking) => {
+  const send = (position, wait) => {
     look.selected = position;
     const n = (look.n += 1);
     tell("emo-viz-look", { group: data.group });
     clearTimeout(look.pending);
-    look.pending = setTimeout(() => {
-      if (walking && window.emoVizWalk) window.emoVizWalk.steps += 1;
-      setTriggerValue("picked", { token: position, n });
-    }, wait);
+    look.pending = setTimeout(() => setTriggerValue("picked", { token: position, n }), wait);
   };
   strip.onclick = (event) => {
     const node = event.target.closest(".token");
-    if (node) send(Number(node.id.slice("token-".length)), 0, false);
+    if (node) send(Number(node.id.slice("token-".length)), 0);
   };
   strip.onkeydown = (event) => {
     // Shift with an arrow key belongs to the page: it goes to another layer.
@@ -149,8 +146,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (position === undefined) return;
     event.preventDefault();
     event.stopPropagation();
-    const walking = position !== null && window.emoVizWalk;
-    if (walking) window.emoVizWalk.steps = window.emoVizWalk.before;
-    send(position, SEND_AFTER_MS, walking);
+    if (position !== null) window.emoVizWalk?.goesOn();
+    send(position, SEND_AFTER_MS);
   };
 }

@@ -54,7 +54,7 @@ def draw(
         followed = (
             f" Underlined: the {count(int(marked.sum()), 'token')} that "
             f"{name(reading.runs[follow.run])} routes to expert {follow.expert} in layer "
-            f"{follow.layer}."
+            f"{follow.layer}{'' if follow.layer == layer else f'; layer {layer} is shown'}."
         )
     st.caption(colouring.legend + followed)
 

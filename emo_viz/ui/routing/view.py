@@ -74,8 +74,6 @@ def _explore(reading: Reading, others: Others | None) -> None:
             _more(reading, view)
         with st.container(key="routing_beside", gap="small"):
             text.draw(reading, view.layer, view.token, view.follow, view.colour, _pick_token)
-            if view.follow and (said := follow.other_layer(experts, view.follow, view.layer)):
-                st.caption(f":material/info:{said}")
             panel.draw(reading, view.token, _follow(experts))
             if reading.tokenizer is not None:
                 _ablation_link(reading)
