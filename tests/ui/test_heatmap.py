@@ -64,6 +64,7 @@ def test_a_pick_names_the_expert_with_its_run_and_layer():
     event = {"token": 4, "follow": {"run": "a", "layer": 2, "expert": 9}}
     assert _pick(event) == Pick(4, Follow("a", 2, 9))
     assert _pick({"token": None, "follow": None}) == Pick(None)
+    assert _pick({"token": 4, "follow": None, "back": True}) == Pick(4, back=True)
 
 
 def _page(selected: int) -> None:

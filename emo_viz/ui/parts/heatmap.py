@@ -85,10 +85,14 @@ class Follow:
 
 @dataclass(frozen=True)
 class Pick:
-    """What was picked: a token's position, and the expert under the pointer if a token uses it."""
+    """What was picked: a token's position, and the expert under the pointer if a token uses it.
+
+    back: a pick is taken back, and this is what was chosen before it, no expert included.
+    """
 
     token: int | None
     follow: Follow | None = None
+    back: bool = False
 
 
 def layer_of(recorded: Gated, layer: int, number: int, routed: int, by_use: bool) -> Layer:
@@ -113,6 +117,7 @@ def heatmap(
     what: str = "gate weight",
     differences: bool = False,
     columns: str = EXPERTS,
+    same_ids: bool = False,
 ) -> None:
     """Draw the sides beside each other (one layer), or a line of layers for each (several).
 
@@ -120,8 +125,9 @@ def heatmap(
     hover ("" where every value is 1: an expert is used or not). differences: values are from -1 to
     1 on a scale with two ends. group: pictures and texts of one group show each other's hover and
     what the page tells them (`tell`). columns: what a column is, an "expert" or a "layer"; the
-    experts of a `Layer` are then its columns, a value of 0 is clear, and a pick follows none. A
-    picture whose foot the window cuts off is lower.
+    experts of a `Layer` are then its columns, a value of 0 is clear, and a pick follows none.
+    same_ids: whether one id is one expert in both sides. A picture whose foot the window cuts off
+    is lower.
     """
 
     def picked() -> None:
@@ -143,6 +149,7 @@ def heatmap(
                 "top": reach,
                 "differences": differences,
                 "columns": columns,
+                "sameIds": same_ids,
                 "mark": SELECTION_COLOUR,
             },
             on_picked_change=picked,
@@ -151,7 +158,8 @@ def heatmap(
 
 def _pick(event: dict[str, Any]) -> Pick:
     follow = event.get("follow")
-    return Pick(event["token"], None if follow is None else Follow(**follow))
+    followed = None if follow is None else Follow(**follow)
+    return Pick(event["token"], followed, bool(event.get("back")))
 
 
 def tell(group: str, selected: int | None, followed: Follow | None, key: str) -> None:

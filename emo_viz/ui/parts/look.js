@@ -6,6 +6,17 @@ class Walk {
   on = false;
   was = false;
   written = false; // whether the walk has its step
+  back = false;
+
+  // What was chosen last is taken back: its step goes, instead of another one that undoes it.
+  takesBack() {
+    this.back = true;
+  }
+
+  isBack(url) {
+    const entries = window.navigation?.entries?.(), at = window.navigation?.currentEntry?.index;
+    return this.back && entries?.[at - 1]?.url === new URL(url, location.href).href;
+  }
 
   goesOn() {
     if (!this.was) this.written = false;
@@ -14,7 +25,7 @@ class Walk {
 
   ends() {
     this.was = this.on;
-    this.on = false;
+    this.on = this.back = false;
   }
 }
 
@@ -25,6 +36,7 @@ function walksAreOneStep() {
   const walk = (window.emoVizWalk = new Walk());
   const push = history.pushState.bind(history);
   history.pushState = (...given) => {
+    if (walk.isBack(given[2] ?? location.href)) return history.back();
     if (walk.on && walk.written) return history.replaceState(...given);
     walk.written = walk.on;
     return push(...given);
