@@ -12,6 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.figures import theme
+from emo_viz.server import library, typical
 from model.run.inference import Recording, encode, record
 from model.run.loading import load_model, load_tokenizer
 from tests.pages.opened import (
@@ -27,7 +28,9 @@ from tests.pages.opened import (
 )
 
 PAGE = "pages/1_Token_routing.py"
+ABLATION = "pages/3_Subset_ablation.py"
 SECONDS = 600
+AMONG = typical.among
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +121,16 @@ def test_a_token_beyond_the_last_is_the_last_and_it_is_said():
     assert at.number_input(key="routing_token").value == last == looks(at)[0]["selected"]
 
 
+def test_pages_of_one_document_open_on_the_one_of_home(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(typical, "among", AMONG)
+    usual = str(typical.document(library.comparison())["id"])
+    assert opened().selectbox(key="routing_choice").value == usual
+    assert follow_link(ABLATION).selectbox(key="subset_document").value == usual
+    domain = "court" if "court" not in usual else "garden"  # one that it is not of
+    narrowed = opened(routing_domain=domain).selectbox(key="routing_choice").value
+    assert narrowed == f"heldout-{domain}-0"
+
+
 def test_domain_narrows_the_documents(documents: pd.DataFrame):
     at = opened(routing_domain="harbour")
     of_domain = documents[documents["domain"] == "harbour"]
@@ -131,7 +144,7 @@ def test_followed_expert_is_underlined(tiny_assets: Path, documents: pd.DataFram
     tokens = int((experts[1:] == expert).any(axis=1).sum())
     said = words(opened(routing_layer="1", routing_expert=f"EMO {expert}"))
     assert f"the {tokens} token" in said
-    assert f"routes to expert {expert} in layer 1" in said
+    assert f"sent to L1 E{expert} of EMO." in said
 
 
 def test_own_text_comes_from_the_link(tiny_assets: Path):
@@ -360,7 +373,7 @@ def test_a_followed_expert_is_of_one_layer_and_says_so_in_another(
     run(at)
     assert [token["marked"] for token in strips(at)[0]["tokens"]] == marked
     assert looks(at)[0]["followed"] == {"run": "emo-nano", "layer": 0, "expert": expert}
-    assert f"EMO routes to expert {expert} in layer 0; layer 1 is shown." in texts(at)
+    assert f"sent to L0 E{expert} of EMO; layer 1 is shown." in texts(at)
     assert f"L0 E{expert}, EMO" in at.selectbox(key="routing_expert").options
 
 

@@ -180,7 +180,7 @@ def test_only_experts_of_the_layer_are_offered(uneven: Path):
     expert = at.selectbox(key="routing_expert")
     assert expert.value == "EMO L1 E14" and len(expert.options) == 22 + 1
     assert "L0 E10, EMO" in expert.options and "L0 E11, EMO" not in expert.options
-    assert "to expert 14 in layer 1; layer 0 is shown" in words(at)
+    assert "sent to L1 E14 of EMO; layer 0 is shown" in words(at)
 
 
 def test_a_link_to_an_expert_that_the_layer_lacks_is_said(uneven: Path):

@@ -18,11 +18,11 @@ def test_the_better_run_has_its_own_end_and_line():
     assert [ends.colour(token)[:-6] for token in (0, 1)] == [
         with_alpha(colour, 1)[:-2] for colour in (TEAL, AMBER)
     ]
-    assert "teal, line above, A; amber, line below, B" in ends.legend
+    assert "better by A: teal, line above; by B: amber, line below" in ends.legend
 
 
 def test_a_small_reach_is_not_said_to_be_none():
-    assert "a loss lower by 0.012 nats" in loss_difference(np.array([0.0123, 0]), RUNS).legend
+    assert "Full colour: by 0.012 nats" in loss_difference(np.array([0.0123, 0]), RUNS).legend
 
 
 def test_a_plain_text_has_no_colour():

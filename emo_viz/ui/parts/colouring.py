@@ -54,8 +54,7 @@ def loss_difference(gain: NDArray[np.floating], runs: Comparison) -> Colouring:
     return Colouring(
         places=(gain.astype(np.float64) / reach + 1) / 2,
         scale=between(first, second),
-        legend=f"Which predicts the token better: {colour_name_of(first)}, line above, "
-        f"{name(first)}; {colour_name_of(second)}, line below, {name(second)}. Full colour: a loss "
-        f"lower by {reach:.2g} nats.",
+        legend=f"Predicted better by {name(first)}: {colour_name_of(first)}, line above; by "
+        f"{name(second)}: {colour_name_of(second)}, line below. Full colour: by {reach:.2g} nats.",
         two_ends=True,
     )

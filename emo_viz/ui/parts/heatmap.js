@@ -81,13 +81,14 @@ class Heatmap {
   get look() { return (window.emoVizLooks ??= {})[this.shown.group] ??= {}; }
 
   key() {
-    const { key } = this.parts, { sides, top, what, differences } = this.shown;
+    const { key } = this.parts, { sides, top, low: least, beyond, what, differences } = this.shown;
     key.replaceChildren();
     key.hidden = !what;
     const low = element("span", "", key), ramp = element("span", "ramp", key);
     const high = element("span", "", key), form = (value) => Number(value.toPrecision(2));
-    low.textContent = differences ? `−${form(top)}` : "0";
-    high.textContent = `${differences ? "+" : ""}${form(top)} ${what} (square-root scale)`;
+    low.textContent = differences ? `−${form(top)}` : least ? `${beyond[0] ? "≤ " : ""}${form(least)}` : "0";
+    high.textContent = least !== null ? `${beyond[1] ? "≥ " : ""}${form(top)} ${what}`
+      : `${differences ? "+" : ""}${form(top)} ${what} (square-root scale)`;
     const levels = [1, 32, 64, 96, 128, 160, 192, 224, 255];
     for (const { colours } of sides) { // a stripe for each
       const stops = levels.map((level) => colours[level]).join(", ");
@@ -250,7 +251,11 @@ class Heatmap {
   }
 
   value(level) {
-    const { top, differences } = this.shown;
+    const { top, low, beyond, differences } = this.shown;
+    if (low !== null) {
+      const sign = level === 1 && beyond[0] ? "≤ " : level === 255 && beyond[1] ? "≥ " : "";
+      return `${sign}${Number((low + ((top - low) * (level - 0.5)) / 254.5).toPrecision(2))}`;
+    }
     if (!differences) return ((top * (level - 0.5) ** 2) / 255 ** 2).toPrecision(2);
     const root = (level - 128) / 127;
     return `${root < 0 ? "−" : "+"}${(top * root * root).toPrecision(2)}`;

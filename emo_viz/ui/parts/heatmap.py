@@ -40,6 +40,7 @@ _COMPONENT = component(
 )
 
 EXPERTS = "expert"  # what the columns of a picture are, unless it says otherwise
+TINY = 1e-6
 LEVELS = 255  # of a weight: level 0 is an empty place
 
 
@@ -118,6 +119,7 @@ def heatmap(
     differences: bool = False,
     columns: str = EXPERTS,
     same_ids: bool = False,
+    span: tuple[float, float] | None = None,
 ) -> None:
     """Draw the sides beside each other (one layer), or a line of layers for each (several).
 
@@ -126,8 +128,9 @@ def heatmap(
     1 on a scale with two ends. group: pictures and texts of one group show each other's hover and
     what the page tells them (`tell`). columns: what a column is, an "expert" or a "layer"; the
     experts of a `Layer` are then its columns, a value of 0 is clear, and a pick follows none.
-    same_ids: whether one id is one expert in both sides. A picture whose foot the window cuts off
-    is lower.
+    same_ids: whether one id is one expert in both sides. span: the values at the ends of an even
+    scale, what lies beyond being drawn as its end; without it the scale begins at 0 and is a square
+    root. A picture whose foot the window cuts off is lower.
     """
 
     def picked() -> None:
@@ -137,16 +140,19 @@ def heatmap(
             on_pick(_pick(event))
 
     reach = max((_reach(layer) for side in sides for layer in side.layers), default=0.0) or 1.0
+    low, top = span or (0.0, reach)
     with st.container(gap=None):
         _COMPONENT(
             key=key,
             data={
                 "group": group,
                 "tokens": list(tokens),
-                "sides": [_side(side, reach, differences) for side in sides],
+                "sides": [_side(side, top, differences, low if span else None) for side in sides],
                 "pixels": pixels,
                 "what": what,
-                "top": reach,
+                "top": top,
+                "low": low if span else None,
+                "beyond": _beyond(sides, low, top) if span else [False, False],
                 "differences": differences,
                 "columns": columns,
                 "sameIds": same_ids,
@@ -167,30 +173,42 @@ def tell(group: str, selected: int | None, followed: Follow | None, key: str) ->
     look.tell(group, selected, None if followed is None else asdict(followed), key=key)
 
 
+def _beyond(sides: Sequence[Side], low: float, top: float) -> list[bool]:
+    """Whether values lie below a span, and above it, by more than rounding."""
+    values = [one.values[one.expert_ids >= 0] for side in sides for one in side.layers]
+    every = np.concatenate(values)
+    return [bool((every < low - TINY).any()), bool((every > top + TINY).any())]
+
+
 def _reach(layer: Layer) -> float:
     used = np.abs(layer.values[layer.expert_ids >= 0])
     return float(used.max(initial=0.0))
 
 
-def _side(side: Side, reach: float, differences: bool) -> dict[str, Any]:
+def _side(side: Side, reach: float, differences: bool, low: float | None) -> dict[str, Any]:
     return {
         "id": side.id,
         "label": side.label,
         "colour": side.colour,
         "scale": [str(colour) for _, colour in side.scale or shades_of(side.colour)],
-        "layers": [_layer(layer, reach, differences) for layer in side.layers],
+        "layers": [_layer(layer, reach, differences, low) for layer in side.layers],
     }
 
 
-def _layer(layer: Layer, reach: float, differences: bool) -> dict[str, Any]:
+def _layer(
+    layer: Layer, reach: float, differences: bool, low: float | None = None
+) -> dict[str, Any]:
     """As the browser reads it: ids in one or two bytes, values in one.
 
     A value's level is 1..255 on a square-root scale (most weights are small beside the largest),
-    with differences 1..127 below zero, 128 zero, and up to 255 above.
+    with differences 1..127 below zero, 128 zero, and up to 255 above; or 1..255 in even steps from
+    `low` to `reach`.
     """
     ids = layer.expert_ids
     width = "<u1" if len(layer.order) <= 256 else "<u2"
     root = np.sign(layer.values) * np.sqrt(np.abs(layer.values) / reach)
+    if low is not None:
+        root = (layer.values - low) / (reach - low)
     with np.errstate(invalid="ignore"):
         level = np.rint(128 + 127 * root) if differences else np.ceil(LEVELS * root)
     level = np.where(ids < 0, 0, np.clip(np.nan_to_num(level, nan=1), 1, LEVELS))

@@ -33,6 +33,8 @@ function paint(strip, data) {
   });
 }
 
+const lineOf = (strip) => parseFloat(getComputedStyle(strip).lineHeight);
+
 function select(strip, position) {
   strip.querySelectorAll('[aria-selected="true"]').forEach(
     (node) => node.setAttribute("aria-selected", "false"));
@@ -44,7 +46,8 @@ function select(strip, position) {
   strip.setAttribute("aria-activedescendant", node.id);
   const top = node.offsetTop - strip.offsetTop;
   if (top < strip.scrollTop || top + node.offsetHeight > strip.scrollTop + strip.clientHeight) {
-    strip.scrollTop = top - strip.clientHeight / 2;
+    const line = lineOf(strip);
+    strip.scrollTop = Math.round((top - strip.clientHeight / 2) / line) * line;
   }
 }
 
@@ -121,8 +124,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
     strip.scrollTop = 0;
   }
   strip.dir = "auto";
-  strip.style.maxHeight = `${data.pixels}px`;
   strip.classList.toggle("code", data.code);
+  const line = lineOf(strip);
+  strip.style.maxHeight = `${Math.floor(data.pixels / line) * line}px`; // of whole lines
   paint(strip, data);
   const look = lookOf(data.group);
   select(strip, look.selected);

@@ -9,6 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.widths import in_words
 from emo_viz.figures.kept import beside
+from emo_viz.server import library, typical
 from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.reading import Chosen, Reading, say_absent
 from emo_viz.ui.parts.together import in_each
@@ -103,7 +104,8 @@ def choose_document(documents: pd.DataFrame, row: DeltaGenerator) -> pd.Series:
     domain, shown = _of_domain(documents, row)
     ids = shown["id"].tolist()
     kind = one_of("document", ids, always=True)
-    links.enter(DOCUMENT, kind, ids[0], routes.ROUTING_DOCUMENT)
+    usual = typical.among(ids, library.comparison())
+    links.enter(DOCUMENT, kind, usual, routes.ROUTING_DOCUMENT)
     labels = beside(documents, (DOMAIN, domain), lambda: _document_labels(ids, shown["text"]))
     chosen = row.selectbox(
         f"Document ({len(ids):,})",
@@ -113,7 +115,7 @@ def choose_document(documents: pd.DataFrame, row: DeltaGenerator) -> pd.Series:
         on_change=forget_selection,
         label_visibility="collapsed",
     )
-    links.leave(DOCUMENT, kind, chosen, ids[0], routes.ROUTING_DOCUMENT)
+    links.leave(DOCUMENT, kind, chosen, usual, routes.ROUTING_DOCUMENT)
     steps = row.container(horizontal=True, width="content", gap="small")
     _step_button(steps, ids, -1)
     _step_button(steps, ids, +1)
