@@ -112,6 +112,18 @@ def test_next_document_is_in_the_address_and_forgets_the_token(documents: pd.Dat
     assert at.button(key="routing_previous").disabled is False
 
 
+def test_each_source_of_texts_keeps_its_chosen_token():
+    at = opened(routing_token="4")
+    at.segmented_control(key="routing_source").set_value("Your own text")
+    run(at).button(key="routing_example_python_code").click()
+    assert run(at).number_input(key="routing_token").value is None
+    at.number_input(key="routing_token").set_value(2)
+    run(at).segmented_control(key="routing_source").set_value("Held-out document")
+    assert run(at).number_input(key="routing_token").value == 4
+    at.segmented_control(key="routing_source").set_value("Your own text")
+    assert run(at).number_input(key="routing_token").value == 2
+
+
 def test_a_token_beyond_the_last_is_the_last_and_it_is_said():
     at = opened(routing_token="2")
     at.number_input(key="routing_token").set_value(9999).run()

@@ -22,6 +22,7 @@ ALL_DOMAINS = "All domains"
 SOURCE, DOMAIN = routes.ROUTING_SOURCE, routes.ROUTING_DOMAIN
 LOW_FIELD = 80  # pixels: the pictures below it stay in sight
 DOCUMENT, TOKEN, EXPERT = "routing_choice", routes.ROUTING_TOKEN, routes.ROUTING_EXPERT
+_LEFT = "routing_left"  # what was chosen of the text of the other source
 
 
 def choose_text(documents: pd.DataFrame) -> Chosen | None:
@@ -32,7 +33,7 @@ def choose_text(documents: pd.DataFrame) -> Chosen | None:
         "Text",
         [HELD_OUT, OWN],
         SOURCE,
-        on_change=forget_selection,
+        on_change=swap_selection,
         label_visibility="collapsed",
     )
     if source != OWN:
@@ -81,6 +82,13 @@ def forget_selection() -> None:
     """Another text has other tokens: drop the selected one."""
     for key in (TOKEN, EXPERT):
         st.session_state[key] = None
+
+
+def swap_selection() -> None:
+    """A text of the other source has its own chosen token: the one that it was left with."""
+    state, left = st.session_state, st.session_state.get(_LEFT, (None, None))
+    state[_LEFT] = (state.get(TOKEN), state.get(EXPERT))
+    state[TOKEN], state[EXPERT] = left
 
 
 FIELD = OwnText("routing", routes.ROUTING_TEXT, forget_selection)

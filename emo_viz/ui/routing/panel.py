@@ -81,14 +81,14 @@ def _columns(reading: Reading) -> dict[str, Any]:
     """So narrow that both runs are in sight; a weight stands beside its expert."""
     column = st.column_config.Column
     experts = {
-        f"{run.label} expert": column(run.label, width=90, help="Routed expert (id)")
+        f"{run.label} expert": column(run.label, width=66, help=f"Routed expert of {run.label}")
         for run in reading.runs
     }
     weights = {
-        f"{run.label} gate weight": column("Weight", width=65, help=f"Gate weight in {run.label}")
+        f"{run.label} gate weight": column("Weight", width=60, help=f"Gate weight in {run.label}")
         for run in reading.runs
     }
-    return {"Layer": column(width=50), "Choice": column(width=60), **experts, **weights}
+    return {"Layer": column(width=45), "Choice": column("No.", width=45), **experts, **weights}
 
 
 def _shared(reading: Reading) -> str:
