@@ -251,6 +251,9 @@ def test_next_document_goes_through_the_listed_ones():
 def test_the_token_of_a_link_is_picked_until_another_document_is_opened():
     at = opened(cluster_token="3", cluster_document="heldout-garden-0")
     assert [look["selected"] for look in looks(at)] == [3, 3]
+    links = [part.proto for part in at.get("page_link")]
+    (link,) = [link for link in links if link.label.startswith("Token routing of")]
+    assert "routing_token=3" in link.query_string
     at.button(key="cluster_next").click()
     run(at)
     assert [look["selected"] for look in looks(at)] == [None, None]

@@ -178,8 +178,8 @@ def test_only_experts_of_the_layer_are_offered(uneven: Path):
     assert not at.exception
     expert = at.selectbox(key="routing_expert")
     assert expert.value == "EMO L1 E14" and len(expert.options) == 22 + 1
-    assert "EMO L0 E10" in expert.options and "EMO L0 E11" not in expert.options
-    assert "EMO L1 E14 is still followed" in words(at)
+    assert "L0 E10, EMO" in expert.options and "L0 E11, EMO" not in expert.options
+    assert "sent to L1 E14 of EMO; layer 0 is shown" in words(at)
 
 
 def test_a_link_to_an_expert_that_the_layer_lacks_is_said(uneven: Path):

@@ -130,7 +130,7 @@ def found() -> Found:
 
 
 def answer(found: Found) -> None:
-    """The first line of the page: how far the two runs agree, in numbers."""
+    """The first line of the page, one sentence: how far the two runs agree, in numbers."""
     difference, (first, second) = found.difference, found.runs
     layers = difference.layers
     shared = [layer.shared.mean for layer in layers]
@@ -145,18 +145,29 @@ def answer(found: Found) -> None:
         f"## On {count(difference.tokens, 'token')} of "
         f"{count(len(difference.documents), 'document')}, {name(first)} and {name(second)} choose "
         f"**{_exact(float(np.mean(shared)))}** of the same experts{where}; by chance it would be "
-        f"**{_exact(chance)}**. {_first_difference(found)}"
+        f"**{_exact(chance)}**."
     )
-    other = [
+
+
+def measured(found: Found) -> None:
+    """More numbers, and what all of them rest on."""
+    difference, second = found.difference, found.runs.runs[1]
+    said = [
+        _first_difference(found),
         f"Exactly the same experts in {_exact(difference.same_choices)} of the choices (a token in "
-        f"a layer), and in every layer for {_exact(difference.same_tokens)} of the tokens."
+        f"a layer), and in every layer for {_exact(difference.same_tokens)} of the tokens.",
     ]
     if difference.loss is not None:
-        other.append(
-            f"Loss of {name(second)} less {name(first)}, nats a token: {_signed(difference)}."
-        )
+        loss = f"Loss of {name(second)} less {name(found.runs.first)}"
+        said.append(f"{loss}, nats a token: {_signed(difference)}.")
     notes = [found.layers.note, *difference.notes, _experts_note(found)]
-    st.caption(" ".join([*other, *(escape_markdown(note) for note in notes if note)]))
+    with st.expander("How it was measured"):
+        st.markdown(" ".join([*said, *(escape_markdown(note) for note in notes if note)]))
+        st.markdown(
+            "By chance: the second run's choices shuffled among the tokens. The share of a token's "
+            "experts that differs in a layer is 1 less their overlap (Jaccard): of all experts "
+            "that it uses there, in either run, the share that one run alone uses."
+        )
 
 
 def _first_difference(found: Found) -> str:

@@ -107,7 +107,7 @@ def draw(beside: Beside) -> None:
         "Text",
         [RECORDED, OWN],
         routes.ROUTING_SOURCE,
-        on_change=page.forget_selection,
+        on_change=page.swap_selection,
         label_visibility="collapsed",
     )
     if source == OWN:

@@ -165,10 +165,18 @@ def slider(
 def number_or_none(
     place: Any, what: str, label: str, high: int, key: str, **how: Any
 ) -> int | None:
-    """A whole number from 1 to high, at first none."""
+    """A whole number from 1 to high, at first none; of one that is typed beyond, the last is
+    taken, and it is said. (A field that knows its end turns red and says nothing.)"""
+
+    def keep_inside() -> None:
+        if (st.session_state[key] or 0) > high:
+            st.toast(f"There is no {what} {st.session_state[key]:,} here: {high:,} is the last.")
+            st.session_state[key] = high
+
     kind = whole_number(what, 1, high, NONE_CHOSEN)
     enter(key, kind, None)
-    chosen: int | None = place.number_input(label, 1, high, value=None, key=key, **how)
+    how |= {"value": None, "key": key, "on_change": keep_inside}
+    chosen: int | None = place.number_input(label, 1, **how)
     return leave(key, kind, chosen, None)
 
 
