@@ -6,7 +6,7 @@ programs and outlive the documents that they name.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from emo_viz.ui.shell.words import escape_markdown, shorten
@@ -68,12 +68,13 @@ class Kind(Generic[Value]):
 class Several(Kind[list[str]]):
     """Some of a few options: the parameter stands in the address once for each; at most `most`.
 
-    Several in one, with commas between them, are read too. sentence: of what is not known; over: of
-    what is more than the most.
+    Several in one, with commas between them, are read too. sentence, many: of one and of several
+    that are not known; over: of those that are more than the most.
     """
 
     known: frozenset[str] = frozenset()
     most: int = 1
+    many: str = ""
     over: str = ""
 
     def read(self, asked: Sequence[str]) -> Found[list[str]]:
@@ -81,10 +82,10 @@ class Several(Kind[list[str]]):
         texts = list(dict.fromkeys(part for text in asked for part in self._parts(text)))
         known = [text for text in texts if text in self.known]
         usable, rest = known[: self.most], [text for text in texts if text not in self.known]
-        problems = [self.problem(rest)] if rest else []
-        if over := known[self.most :]:
-            problems.append(replace(self, sentence=self.over).problem(over))
-        return Found(usable or None, " ".join(problems))
+        unknown = self.many if len(rest) > 1 else self.sentence
+        problems = [(unknown, rest), (self.over, known[self.most :])]
+        said = [sentence.format(asked=_named(some)) for sentence, some in problems if some]
+        return Found(usable or None, " ".join(said))
 
     def _parts(self, text: str) -> list[str]:
         parts = text.split(",")
@@ -132,6 +133,7 @@ def several_of(what: str, options: Sequence[str], most: int) -> Several:
         form=",".join,
         fits=lambda values: set(values) <= known and len(values) <= most,
         sentence=f"The link asks for the {what} {{asked}}, which is not here and left out.",
+        many=f"The link asks for the {what}s {{asked}}, which are not here and left out.",
         over=f"The link asks for more than the {most} {what}s that can be chosen; left out: "
         "{asked}.",
         known=known,
