@@ -34,6 +34,7 @@ class Kind(Generic[Value]):
     parse: the value of a text, ValueError if it is none. form: its text. fits: whether a value is
     still one (another text has other tokens). sentence: of a text that is none, with {asked}.
     always: the default stands in the address too. lasting: a link without it leaves it as it is.
+    what: what is chosen, in words that can stand before it; "" for what no reader could use.
     """
 
     parse: Callable[[str], Value]
@@ -42,6 +43,7 @@ class Kind(Generic[Value]):
     sentence: str
     always: bool = False
     lasting: bool = False
+    what: str = ""
 
     def read(self, asked: Sequence[str]) -> Found[Value]:
         """The value of a parameter as it stands in the address, once or several times."""
@@ -99,6 +101,7 @@ def one_of(
         fits=lambda value: value in known,
         sentence=f"The link asks for the {what} {{asked}}, which is not here; {instead}.",
         always=always,
+        what=what,
     )
 
 
@@ -113,6 +116,7 @@ def several_of(what: str, options: Sequence[str], most: int) -> Several:
         f"than the {most} that can be chosen.",
         known=known,
         most=most,
+        what=what,
     )
 
 
@@ -127,6 +131,7 @@ def whole_number(
         sentence=sentence
         or f"The link asks for the {what} {{asked}}, which is not one from {low:,} to {high:,}; "
         f"{instead}.",
+        what=what,
     )
 
 
