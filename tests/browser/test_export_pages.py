@@ -72,6 +72,8 @@ def test_home_is_saved_as_it_is_seen_whatever_its_text_says(
             expect(first).to_contain_text(words)
         expect(first.locator("img")).to_have_count(2)
         expect(report.locator(".js-plotly-plot").first).to_be_visible()
+        links = report.locator("a[href]").all()
+        assert all(str(one.get_attribute("href")).startswith(app_server.url) for one in links)
         assert report.evaluate("window.ran") is None
 
 

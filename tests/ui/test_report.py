@@ -4,6 +4,8 @@ import json
 import os
 import re
 
+from streamlit.proto.Element_pb2 import Element
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.ui.shell.report_html import Shown, document, markdown
@@ -116,6 +118,20 @@ def test_a_table_has_the_headings_and_numbers_of_the_page():
         '<a href="Search?x=&quot;1&quot;&amp;y=2">Open</a>',
         *["\u2013", "\u2013", "100%", "5", "0.3333", "5", "\u2013"],
     ]
+
+
+def test_a_link_to_a_page_is_one_until_the_browser_knows_better():
+    element = Element()
+    element.page_link.page, element.page_link.query_string = "Search", 'a=1&b="'
+    element.page_link.label = "**Find** <it>"
+    shown = Shown()
+    message = ForwardMsg()
+    message.metadata.delta_path[:] = [0, 0]
+    message.delta.new_element.CopyFrom(element)
+    shown.take(message)
+    page = document("x", shown, [])
+    link = '<a href="Search?a=1&amp;b=&quot;"><strong>Find</strong> &lt;it&gt;</a>'
+    assert f"<p data-link>{link}</p>" in page
 
 
 def test_title_and_facts_are_escaped():
