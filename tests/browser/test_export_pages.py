@@ -1,29 +1,80 @@
-"""Every chart that a page offers to save is one that it shows."""
+"""Every chart that a page offers to save is one that it shows; a report is what it shows."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
 
 import harness
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
+
+SVG = "{http://www.w3.org/2000/svg}"
+ODD = "<script>window.ran = 1</script> ]]> \x01 & <b>"
+# Stands in a component's text as a document's own would.
+WITH_ODD = """(odd) => {
+  const inside = (root) => [...root.querySelectorAll("*")].filter((one) => one.shadowRoot)
+    .flatMap((one) => [one.shadowRoot, ...inside(one.shadowRoot)]);
+  inside(document).map((root) => root.querySelector(".first .text span"))
+    .find(Boolean).textContent = odd;
+}"""
 
 
 @pytest.mark.parametrize(
-    ("address", "charts"),
+    ("address", "charts", "said"),
     [
-        ("", 2),
-        ("Token_routing", 2),
-        ("Subset_ablation", 1),
-        ("Routing_difference", 3),
-        ("Experts", 1),
-        ("Experts?expert=0.1&expert_run=emo-nano", 1),
-        ("Domains", 1),
-        ("Document_clusters?cluster_level=Documents&cluster_part=Domains", 1),
-        ("Document_clusters?cluster_part=Domains", 1),
-        ("Document_clusters?cluster_part=Confusion", 1),
+        ("Token_routing", 2, ["gate weight (square-root scale)", "layer "]),
+        (
+            "Subset_ablation?k=4",
+            1,
+            ["EMO", "Standard MoE", "this document", "16", "nats a token", "experts kept: 4"],
+        ),
+        ("Routing_difference", 3, ["share of experts that differ", "document heldout-"]),
+        ("Experts", 1, []),
+        ("Experts?expert=0.1&expert_run=emo-nano", 1, ["expert of EMO: 0.1"]),
+        ("Domains", 1, ["layer "]),
+        (
+            "Document_clusters?cluster_level=Documents&cluster_part=Domains",
+            2,
+            ["EMO", " of routing", "court"],
+        ),
+        ("Document_clusters?cluster_part=Domains", 2, ["EMO", " of routing", "court"]),
+        ("Document_clusters?cluster_part=Confusion", 1, []),
     ],
 )
 def test_every_chart_can_be_saved(
-    app_server: harness.Server, browser_page: Page, address: str, charts: int
+    app_server: harness.Server, browser_page: Page, address: str, charts: int, said: list[str]
 ):
-    save_every_chart(browser_page, f"{app_server.url}/{address}", charts)
+    texts = save_every_chart(browser_page, f"{app_server.url}/{address}", charts)
+    assert not [words for words in said if words not in texts]
+
+
+def test_home_is_saved_as_it_is_seen_whatever_its_text_says(
+    app_server: harness.Server, browser: Browser, browser_page: Page
+):
+    harness.visit(browser_page, app_server.url)
+    browser_page.evaluate(WITH_ODD, ODD)
+    texts = save_every_chart(browser_page, "", 2)
+    for words in ("experts a layer", "least used", "layer "):
+        assert words in texts
+    # As the slider says it, which the page is told once it has come to rest.
+    assert re.search(r"number of experts: \d+ of \d+", texts)
+    assert ODD.replace("\x01", "\ufffd").replace(" ", "") in texts.replace(" ", "")
+    browser_page.keyboard.press("Escape")
+    browser_page.evaluate(WITH_ODD, ODD)
+    harness.open_popover(browser_page, browser_page.get_by_role("button", name="Save", exact=True))
+    with browser_page.expect_download() as download:
+        browser_page.get_by_role("button", name="Report as HTML").click()
+    with browser.new_context(offline=True) as offline:
+        report = offline.new_page()
+        report.goto(Path(download.value.path()).rename(f"{download.value.path()}.html").as_uri())
+        first = report.locator("figure").first
+        for words in ("experts a layer", "EMO", "least used", "]]>"):
+            expect(first).to_contain_text(words)
+        expect(first.locator("img")).to_have_count(2)
+        expect(report.locator(".js-plotly-plot").first).to_be_visible()
+        links = report.locator("a[href]").all()
+        assert all(str(one.get_attribute("href")).startswith(app_server.url) for one in links)
+        assert report.evaluate("window.ran") is None
 
 
 @pytest.mark.parametrize(
@@ -35,18 +86,23 @@ def test_every_chart_of_a_training_can_be_saved(
     save_every_chart(browser_page, f"{bundled.url}/Training?training_view={view}", charts)
 
 
-def save_every_chart(page: Page, address: str, charts: int) -> None:
-    """Each picture that the page offers first, `charts` or more of them, is saved."""
-    harness.visit(page, address)
+def save_every_chart(page: Page, address: str, charts: int) -> str:
+    """Each picture that the page offers first, `charts` or more of them, is saved; all their
+    texts. address: "" where the page is."""
+    if address:
+        harness.visit(page, address)
     main = page.get_by_test_id("stMain")
     if address.endswith("/Token_routing"):
         page.get_by_text("How it was measured").first.click()
     harness.open_popover(page, main.get_by_role("button", name="Export").first)
-    choice = page.get_by_test_id("stPopoverBody")
+    choice, texts = page.get_by_test_id("stPopoverBody"), list[str]()
     buttons = choice.get_by_role("button", name="as SVG")
     expect(buttons.first).to_be_visible()
     assert buttons.count() >= charts
     for button in buttons.all():
-        with page.expect_download():
+        with page.expect_download() as download:
             button.click()
         expect(choice.get_by_role("status")).to_contain_text("is saved")
+        root = ElementTree.parse(download.value.path()).getroot()
+        texts += ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
+    return " ".join(texts)

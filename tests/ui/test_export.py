@@ -1,5 +1,6 @@
 """What is saved of a page: tables that any program opens as they are, and where they come from."""
 
+import hashlib
 import io
 
 import numpy as np
@@ -9,7 +10,10 @@ import pytest
 
 from emo_viz.analysis.runs import Run, compare
 from emo_viz.server import assets
+from emo_viz.server.training import TrainingRun
 from emo_viz.ui.parts import export
+from emo_viz.ui.shell import picture
+from tests.pages.training_runs import write_runs
 
 FRAME = pd.DataFrame(
     {
@@ -35,7 +39,7 @@ def test_a_parquet_keeps_texts_as_they_are_and_says_where_it_comes_from():
 
 def test_provenance_names_runs_digests_and_what_is_shown(tiny_assets):
     runs = compare(assets.runs()[:2])
-    said = export.provenance(runs, "24 documents of all domains")
+    said = picture.provenance(runs, "24 documents of all domains")
     for run in runs:
         assert run.digest is not None
         assert f"{run.label} ({run.id}, weights {run.digest[:12]})" in said
@@ -45,7 +49,17 @@ def test_provenance_names_runs_digests_and_what_is_shown(tiny_assets):
 
 
 def test_a_run_without_weights_has_its_name_alone(tiny_assets):
-    assert export.provenance([Run("heard", "Heard")]) == "Heard (heard); EMO Viz"
+    assert picture.provenance([Run("heard", "Heard")]) == "Heard (heard); EMO Viz"
+
+
+def test_a_training_run_is_named_by_how_far_its_metrics_go(tmp_path):
+    write_runs(tmp_path)
+    run = TrainingRun("runs/whole", "runs/whole", tmp_path / "whole")
+    assert picture.provenance([run]) == "runs/whole (metrics.jsonl of 80 steps); EMO Viz"
+    (tmp_path / "whole" / "model.safetensors").write_bytes(b"weights")
+    said = picture.provenance([run, "EMO (to step 20)"])
+    digest = hashlib.sha256(b"weights").hexdigest()[:12]
+    assert said.startswith(f"runs/whole (weights {digest}, metrics") and "; EMO (to step" in said
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,14 @@ import json
 import os
 import re
 
+from streamlit.proto.Element_pb2 import Element
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.testing.v1 import AppTest
 
-from emo_viz.ui.shell.report_html import Shown, _ink, document, markdown
+from emo_viz.ui.shell.report_html import Shown, document, markdown
+from emo_viz.ui.shell.report_own import own_html
 from emo_viz.ui.shell.report_table import table
+from emo_viz.ui.shell.words import escape_markdown
 from tests.pages.opened import follow_link, run, texts
 
 ABLATION = "pages/3_Subset_ablation.py"
@@ -23,18 +27,21 @@ def reported(at) -> dict:
 
 
 def test_a_report_has_the_headline_the_figures_and_what_it_was_made_of(tiny_assets):
-    at = follow_link(ABLATION, k="4")
+    at = follow_link(ABLATION, k="4", subset_text="of no use")
     made = reported(at)
     page = made["html"]
     assert "<h1>Subset ablation</h1>" in page and made["name"] == "subset-ablation"
     assert page.count("data-figure role") == len(at.get("plotly_chart"))
     assert "EMO (emo-nano, weights " in page
-    assert "<tr><th>k</th><td>4</td></tr>" in page
+    # Also what is at its default and so not in the address; no code that only the app can read.
+    for name, value in (("Experts kept", "4"), ("Domain", "All domains"), ("Method", "Router")):
+        assert f"<tr><th>{name}</th><td>{value}" in page
+    assert "of no use" not in page
 
 
-def test_a_report_has_the_text_of_the_document_and_its_markup_is_text(tiny_assets):
+def test_a_report_has_a_place_for_what_only_the_browser_has(tiny_assets):
     page = reported(follow_link(ROUTING))["html"]
-    assert 'class="strip"' in page and "onclick='" not in page
+    assert '<figure data-key="routing_' in page and "onclick='" not in page
 
 
 def test_a_report_of_figures_brings_what_draws_them(tiny_assets):
@@ -63,6 +70,24 @@ def test_markdown_is_escaped_and_its_signs_are_gone():
     assert made == "<h4>A &lt;b&gt;*plain*&lt;/b&gt; <strong>bold</strong>  link</h4>"
 
 
+def test_of_a_page_s_own_html_texts_and_looks_are_left():
+    made = own_html(
+        '<style>b {}</style><div style="color:red" onclick="x()" class="y">a &lt;i&gt;<br>'
+        '<script>"no"</script><img src=x onerror=y><span style="background:url(x)" title="&quot;">'
+        "b</span></div>"
+    )
+    assert made == ('<div style="color:red">a &lt;i&gt;<br><span title="&quot;">b</span></div>')
+    assert own_html("<style>b {}</style>") == "" == own_html("<div></div>")
+
+
+def test_the_places_of_files_are_no_part_of_a_report(tmp_path):
+    lies = tmp_path / "runs" / "mine"
+    said = markdown(
+        f"It lies in {escape_markdown(str(lies))} (EMO\\_VIZ), 3 tokens/s/x, /a/b, **x**."
+    )
+    assert said == "<p>It lies in …/mine (EMO_VIZ), 3 tokens/s/x, /a/b, <strong>x</strong>.</p>"
+
+
 def small_table() -> None:
     import pandas as pd
     import streamlit as st
@@ -70,12 +95,15 @@ def small_table() -> None:
     frame = pd.DataFrame({"<a>": ["<b>" + "x" * 90, None], "s": [57.8066, None]})
     frame["p"], frame["n"], frame["h"] = [0.0157, 1.0], [1234, 5], [1, 2]
     frame["f"], frame["l"] = [-0.00001, 1 / 3], [1234.56789, 5.0]
+    frame["w"] = ['Search?x="1"&y=2', None]
+    frame.index = [7, 9]
     config = {
         "s": st.column_config.NumberColumn("Share", format="%.1f %%"),
         "p": st.column_config.NumberColumn(format="percent"),
         "n": st.column_config.NumberColumn(format="localized"),
         "l": st.column_config.NumberColumn(format="localized"),
         "h": None,
+        "w": st.column_config.LinkColumn("Where", display_text="Open"),
     }
     st.dataframe(frame, column_config=config, hide_index=True)
 
@@ -85,17 +113,27 @@ def test_a_table_has_the_headings_and_numbers_of_the_page():
     made = table(at.dataframe[0].proto)
     cells = re.findall("<t[hd]>(.*?)</t[hd]>", made)
     assert cells == [
-        *["&lt;a&gt;", "Share", "p", "n", "f", "l"],
+        *["&lt;a&gt;", "Share", "p", "n", "f", "l", "Where"],
         *["&lt;b&gt;" + "x" * 90, "57.8 %", "1.57%", "1,234", "0", "1,234.568"],
-        *["\u2013", "\u2013", "100%", "5", "0.3333", "5"],
+        '<a href="Search?x=&quot;1&quot;&amp;y=2">Open</a>',
+        *["\u2013", "\u2013", "100%", "5", "0.3333", "5", "\u2013"],
     ]
+
+
+def test_a_link_to_a_page_is_one_until_the_browser_knows_better():
+    element = Element()
+    element.page_link.page, element.page_link.query_string = "Search", 'a=1&b="'
+    element.page_link.label = "**Find** <it>"
+    shown = Shown()
+    message = ForwardMsg()
+    message.metadata.delta_path[:] = [0, 0]
+    message.delta.new_element.CopyFrom(element)
+    shown.take(message)
+    page = document("x", shown, [])
+    link = '<a href="Search?a=1&amp;b=&quot;"><strong>Find</strong> &lt;it&gt;</a>'
+    assert f"<p data-link>{link}</p>" in page
 
 
 def test_title_and_facts_are_escaped():
     page = document("<i>", Shown(), [("<k>", '"<script>"')])
     assert "<i>" not in page and "&lt;k&gt;" in page and '"<script>' not in page
-
-
-def test_text_on_a_token_can_be_read():
-    assert _ink("rgba(169, 42, 179, 1.000)") == "#ffffff"
-    assert _ink("rgba(169, 42, 179, 0.100)") == "#000000" == _ink("#1f98ed") == _ink("transparent")

@@ -124,6 +124,7 @@ function placeOf(data, keep) {
 
 function paint(root, data, keep, x) {
   const s = root.scales;
+  root.dataset.shows = JSON.stringify({ k: String(keep) });
   if (!s) return;
   const at = s.x(placeOf(data, keep));
   root.querySelector(".thumb").style.left = `${x ?? at}px`;

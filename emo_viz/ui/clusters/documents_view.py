@@ -370,11 +370,11 @@ def _export(
     tables: Mapping[str, export.Table],
     charts: Mapping[str, str] | None = None,
 ) -> None:
-    """What a part below the maps shows; the maps have a button of their own for it."""
+    """What a part below the maps shows, and the maps."""
     export.offer(
         f"document {name}",
         data.runs,
-        charts=charts,
+        charts={"Maps": f"{routes.CLUSTER_SELECTION}_maps", **(charts or {})},
         tables=tables,
         shown=f"{data.size} · {shown}",
     )

@@ -417,11 +417,11 @@ def _export(
     tables: Mapping[str, export.Table],
     charts: Mapping[str, str] | None = None,
 ) -> None:
-    """What a part below the maps shows; the maps have a button of their own for it."""
+    """What a part below the maps shows, and the maps."""
     export.offer(
         f"token {name}",
         found.runs,
-        charts=charts,
+        charts={"Maps": f"{routes.CLUSTER_TOKENS}_maps", **(charts or {})},
         tables=tables,
         shown=f"{found.size} · {shown}",
     )

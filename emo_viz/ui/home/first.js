@@ -243,6 +243,8 @@ class First {
 
   words() {
     const notch = this.data.notches[this.notch];
+    const shown = { home_k: notch.label, home_layer: String(this.data.layers[this.layer]) };
+    this.root.dataset.shows = JSON.stringify(shown);
     this.says.replaceChildren(...notch.says.map((part) => {
       if (!part.strong) return document.createTextNode(part.text);
       const bold = document.createElement("b");

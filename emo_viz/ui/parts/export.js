@@ -2,7 +2,8 @@ async function take(root, data, chart, form, say) {
   try {
     const look = lookOf(root), found = await drawn(chart.key, look);
     if (!found) return say(`${chart.title} is not on the page now.`);
-    const picture = framed(found, data, look);
+    const provenance = lineOf(data.provenance, chart.key);
+    const picture = framed(found, { ...data, title: chart.title, provenance }, look);
     const place = data.charts.length > 1 ? `-${data.charts.indexOf(chart) + 1}` : "";
     const name = `${data.name}${place}.${form.toLowerCase()}`;
     const blob = form === "SVG" ? new Blob([picture.text], { type: "image/svg+xml" })

@@ -5,8 +5,9 @@
 
 draws one button that opens the choice, which is made once it is opened: a page has several, and
 most visitors open none. A picture is drawn by the browser from what stands on the
-page: a Plotly chart, or the canvases or SVG of a component, under the Streamlit key of its element.
-It gets a legend and one line of provenance. A table is made only when it is asked for.
+page: a Plotly chart, or what is seen of a component, under the Streamlit key of its element. It
+gets a legend and one line of provenance: runs, digests, and what the page's controls hold. A table
+is made only when it is asked for.
 """
 
 import io
@@ -21,10 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import streamlit as st
 
-from emo_viz.analysis.runs import Run
 from emo_viz.ui.parts import opened
 from emo_viz.ui.shell.component import component
-from emo_viz.ui.shell.picture import PICTURE_JS, provenance
+from emo_viz.ui.shell.picture import PICTURE_JS, Source, joined, line
 from emo_viz.ui.shell.words import escape_markdown
 
 # What a spreadsheet would take for a formula.
@@ -52,7 +52,7 @@ class Entry:
 
 def offer(
     name: str,
-    runs: Iterable[Run] = (),
+    runs: Iterable[Source] = (),
     *,
     charts: Mapping[str, str] | None = None,
     tables: Mapping[str, Table] | None = None,
@@ -64,19 +64,21 @@ def offer(
 
     name: what is exported, in a few words; names files and tells two such buttons apart. charts:
     what each is called, and the key of its element. tables: what each is called, and what makes
-    it. shown: what the part is restricted to, in words. legend: of marks that the page explains
-    beside the picture.
+    it. shown: what the part is restricted to, in words, where no control says it. legend: of marks
+    that the page explains beside the picture.
     """
-    code, said = file_name(name), provenance(runs, shown.rstrip("."))
+    code = file_name(name)
     icon, key = ":material/download:", f"export_{code}"
     choice = place.popover("Export", icon=icon, key=key, on_change="rerun")
     if not opened.is_open(choice):
         return
+    parts = line(runs, shown.rstrip("."))
+    said = joined(parts)
     with choice:
         if charts:
             pictures = [{"title": title, "key": key} for title, key in charts.items()]
             entries = [asdict(entry) for entry in legend]
-            data = {"name": code, "charts": pictures, "provenance": said, "legend": entries}
+            data = {"name": code, "charts": pictures, "provenance": parts, "legend": entries}
             _COMPONENT(key=f"export_pictures_{code}", data=data)
         for title, make in (tables or {}).items():
             several = len(tables or {}) > 1

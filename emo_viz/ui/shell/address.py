@@ -34,7 +34,8 @@ class Kind(Generic[Value]):
     parse: the value of a text, ValueError if it is none. form: its text. fits: whether a value is
     still one (another text has other tokens). sentence: of a text that is none, with {asked}.
     always: the default stands in the address too. lasting: a link without it leaves it as it is.
-    what: "layer", for what is said of a parameter that stands there with several values.
+    what: "layer", what is chosen, in words that can stand before it and before several that stand
+    there at once; "" for what no reader could use.
     """
 
     parse: Callable[[str], Value]
@@ -43,13 +44,13 @@ class Kind(Generic[Value]):
     sentence: str
     always: bool = False
     lasting: bool = False
-    what: str = "value"
+    what: str = ""
 
     def read(self, asked: Sequence[str]) -> Found[Value]:
         """The value of a parameter as it stands in the address, once or several times."""
         texts = list(dict.fromkeys(asked))
         if len(texts) > 1:
-            return Found(None, _of_several(self.what, texts))
+            return Found(None, _of_several(self.what or "value", texts))
         try:
             return Found(self.parse(texts[0]))
         except ValueError:
@@ -138,6 +139,7 @@ def several_of(what: str, options: Sequence[str], most: int) -> Several:
         "{asked}.",
         known=known,
         most=most,
+        what=what,
     )
 
 

@@ -25,6 +25,7 @@ _PAGE, _VISIT, _LINKED = "address_page", "address_visit", "address_linked"
 _OPEN, _PENDING, _WRITTEN = "address_open", "address_pending", "address_written"
 _DRAWN, _BEFORE = "address_drawn", "address_drawn_before"
 _VISITED, _AWAITED = "address_visited", "address_awaited"  # by page: an address
+_HELD = "address_held"  # by name: the control's key, what may be chosen, what is, and the default
 NONE_CHOSEN = "none is chosen"
 MOST_UNREAD = 3  # parameters that one sentence names
 # Where this run says what a link asks for in vain: above the page's rows of controls, not in them.
@@ -40,6 +41,7 @@ def page(name: str) -> Iterator[None]:
         linked = any(map(_is_of_page, st.query_params)) or state.get(_PAGE) == name
         state[_VISIT] = state.get(_VISIT, 0) + 1
         state[_PAGE], state[_LINKED], state[_WRITTEN] = name, linked, set()
+        state[_HELD] = {}
     state[_OPEN], state[_PENDING] = True, {}
     arriving = not state[_WRITTEN]
     _problems.set(st.container())
@@ -223,7 +225,18 @@ def leave(
     plain = chosen is None or chosen == default and not kind.always
     texts = [] if plain else kind.write(chosen)
     st.session_state.setdefault(_PENDING, {})[param or key] = texts
+    st.session_state.setdefault(_HELD, {})[param or key] = (key, kind, chosen, default)
     return chosen
+
+
+def held() -> dict[str, tuple[Kind[Any], Any, Any]]:
+    """Every control of the page by its name in the address: what may be chosen, what is, and the
+    default; also those that this run has not come to yet."""
+    found = {}
+    for name, (key, kind, chosen, default) in st.session_state.get(_HELD, {}).items():
+        now = st.session_state.get(key, chosen)
+        found[name] = (kind, now if now is None or kind.fits(now) else chosen, default)
+    return found
 
 
 def _arriving(key: str, kind: Kind[Any], default: Any, param: str) -> Any:
@@ -255,6 +268,8 @@ def _write(whole: bool) -> None:
     gone = state.get(_WRITTEN, set()) - pending.keys() if whole else set()
     then = {name: texts for name, texts in (now | pending).items() if texts and name not in gone}
     state[_WRITTEN] = state.get(_WRITTEN, set()) | pending.keys()
+    if whole:
+        state[_HELD] = {name: held for name, held in state[_HELD].items() if name in pending}
     state.setdefault(_VISITED, {})[state.get(_PAGE, "")] = then
     if then != now:
         st.query_params.from_dict(then)

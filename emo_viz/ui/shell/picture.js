@@ -1,23 +1,6 @@
-// A picture is an SVG around what the page draws: above the legend and the line of provenance.
-const SVG = "http://www.w3.org/2000/svg", PAD = 16, LINE = 18, SIZE = 12, PNG_SCALE = 2;
-const PAINT = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity",
-  "stroke-dasharray", "opacity", "font-family", "font-size", "font-weight", "text-anchor",
-  "dominant-baseline", "visibility", "display"];
-
-function deep(root, selector) {
-  const found = [...root.querySelectorAll(selector)];
-  for (const node of root.querySelectorAll("*")) {
-    if (node.shadowRoot) found.push(...deep(node.shadowRoot, selector));
-  }
-  return found;
-}
-
-function node(name, attributes, parent) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  parent?.append(made);
-  return made;
-}
+// A picture is an SVG around what the page draws: below its title, above the legend and the line of
+// provenance.
+const PAD = 16, LINE = 18, SIZE = 12, TITLE = 15, PNG_SCALE = 2, NARROWEST = 320;
 
 const copy = (value) => JSON.parse(JSON.stringify(value ?? {}));
 
@@ -30,58 +13,43 @@ function unhidden(plot) {
   return layout;
 }
 
+// Every font of a figure is the picture's: Plotly lays texts out by how wide they are.
+function inItsFont(value) {
+  if (!value || typeof value !== "object" || ArrayBuffer.isView(value)) return value;
+  if (Array.isArray(value)) return value.map(inItsFont);
+  return Object.fromEntries(Object.entries(value).map(
+    ([key, own]) => [key, key === "family" ? FONT : inItsFont(own)]));
+}
+
 async function ofPlot(plot, look) {
   const box = plot.getBoundingClientRect();
   const width = Math.round(box.width), height = Math.round(box.height);
-  const layout = { ...unhidden(plot), width, height, autosize: false,
+  const own = inItsFont(unhidden(plot));
+  const layout = { ...own, font: { ...own.font, family: FONT }, width, height, autosize: false,
     paper_bgcolor: look.back, plot_bgcolor: "rgba(0, 0, 0, 0)" };
   const size = { format: "svg", width, height };
-  const url = await window.Plotly.toImage({ data: plot.data, layout }, size);
+  const url = await window.Plotly.toImage({ data: plot.data.map(inItsFont), layout }, size);
   const text = decodeURIComponent(url.slice(url.indexOf(",") + 1));
   const picture = new DOMParser().parseFromString(text, "image/svg+xml").documentElement;
   return { picture: document.importNode(picture, true), width, height };
 }
 
-function ofSvg(source) {
-  const box = source.getBoundingClientRect(), picture = source.cloneNode(true);
-  const [from, to] = [source, picture].map((root) => [root, ...root.querySelectorAll("*")]);
-  from.forEach((one, at) => {
-    const style = getComputedStyle(one);
-    to[at].setAttribute("style", PAINT.map((key) => `${key}:${style.getPropertyValue(key)}`).join(";"));
-  });
-  return { picture, box };
-}
-
-function ofCanvas(source) {
-  const box = source.getBoundingClientRect();
-  const picture = document.createElementNS(SVG, "image");
-  picture.setAttribute("href", source.toDataURL("image/png"));
-  return { picture, box };
-}
-
 function around(boxes) {
-  const left = Math.min(...boxes.map((box) => box.left)), top = Math.min(...boxes.map((box) => box.top));
-  const right = Math.max(...boxes.map((box) => box.right));
-  const bottom = Math.max(...boxes.map((box) => box.bottom));
-  return { left, top, width: Math.ceil(right - left), height: Math.ceil(bottom - top) };
+  const of = (side, most) => most(...boxes.map((box) => box[side]));
+  const left = of("left", Math.min), right = of("right", Math.max);
+  const top = of("top", Math.min), bottom = of("bottom", Math.max);
+  return { left: left - PAD, top: top - PAD / 2, width: Math.ceil(right - left + 2 * PAD),
+    height: Math.ceil(bottom - top + PAD) };
 }
 
-// Every canvas and SVG that a component shows, each in its place.
+// What a component shows, each part in its place.
 function ofComponent(place) {
-  const seen = (one) => one.getBoundingClientRect().width > 24 && !one.parentElement?.closest("svg")
-    && !one.closest("button");
-  const parts = [...deep(place, "canvas").filter(seen).map(ofCanvas),
-    ...deep(place, "svg").filter(seen).map(ofSvg)];
-  if (!parts.length) return null;
-  const frame = around(parts.map((part) => part.box)), picture = node("svg", {});
-  for (const { picture: part, box } of parts) {
-    part.setAttribute("x", box.left - frame.left);
-    part.setAttribute("y", box.top - frame.top);
-    part.setAttribute("width", box.width);
-    part.setAttribute("height", box.height);
-    picture.append(part);
-  }
-  return { picture, width: frame.width, height: frame.height };
+  const seen = new Seen();
+  inFont(place, () => seen.draw(place));
+  if (!seen.boxes.length) return null;
+  const { left, top, width, height } = around(seen.boxes);
+  seen.picture.setAttribute("viewBox", [left, top, width, height].map(round).join(" "));
+  return { picture: seen.picture, width, height, titled: true };
 }
 
 async function drawn(key, look) {
@@ -91,48 +59,73 @@ async function drawn(key, look) {
   return plot ? ofPlot(plot, look) : ofComponent(place);
 }
 
-const pen = document.createElement("canvas").getContext("2d");
-
 function wrapped(text, width, font) {
   pen.font = font;
-  const lines = [""];
+  const lines = [""], fits = (words) => pen.measureText(words).width <= width;
   for (const word of text.split(" ")) {
     const longer = lines.at(-1) ? `${lines.at(-1)} ${word}` : word;
-    if (lines.at(-1) && pen.measureText(longer).width > width) lines.push(word);
+    if (lines.at(-1) && !fits(longer)) lines.push(word);
     else lines[lines.length - 1] = longer;
+    while (!fits(lines.at(-1))) { // a word wider than the picture
+      let end = lines.at(-1).length - 1;
+      while (end > 1 && !fits(lines.at(-1).slice(0, end))) end -= 1;
+      lines.splice(-1, 1, lines.at(-1).slice(0, end), lines.at(-1).slice(end));
+    }
   }
   return lines;
 }
 
+function addText(svg, text, width, y, look, own = {}) {
+  const size = own["font-size"] ?? SIZE, font = `${own["font-weight"] ?? 400} ${size}px ${FONT}`;
+  for (const line of wrapped(text.replace(NOT_XML, "\ufffd"), width - 2 * PAD, font)) {
+    y += size * 1.5;
+    node("text", { x: PAD, y, fill: look.text, "font-size": size, "font-family": FONT, ...own },
+      svg).textContent = line;
+  }
+  return y;
+}
+
 function addLegend(svg, legend, width, y, look) {
   let x = PAD, line = y + LINE;
-  pen.font = `${SIZE}px ${look.font}`;
+  pen.font = `${SIZE}px ${FONT}`;
   for (const { sign, text, colour } of legend) {
     const wide = pen.measureText(`${sign} ${text}`).width + 20;
     if (x > PAD && x + wide > width) [x, line] = [PAD, line + LINE];
-    const said = node("text", { x, y: line, "font-size": SIZE, "font-family": look.font }, svg);
-    const mark = node("tspan", { fill: colour }, said), words = node("tspan", { fill: look.text }, said);
-    mark.textContent = sign;
-    words.textContent = ` ${text}`;
+    const said = node("text", { x, y: line, "font-size": SIZE, "font-family": FONT }, svg);
+    node("tspan", { fill: colour }, said).textContent = sign;
+    node("tspan", { fill: look.text }, said).textContent = ` ${text}`;
     x += wide;
   }
   return legend.length ? line + LINE / 2 : y;
 }
 
-// The whole picture, and its size in pixels.
-function framed({ picture, width, height }, data, look) {
-  const svg = node("svg", { xmlns: SVG });
+// What controls hold that a component shows, by their names in the address: the page is told only
+// once a hand has come to rest.
+function movedIn(key) {
+  const place = document.querySelector(`.st-key-${CSS.escape(key)}`);
+  return Object.assign({}, ...deep(place ?? document.head, "[data-shows]")
+    .map((one) => JSON.parse(one.dataset.shows)));
+}
+
+// The line of provenance of one picture, from its parts.
+function lineOf(parts, key) {
+  const moved = movedIn(key);
+  return parts.filter(({ only }) => !only || only === key)
+    .map(({ said, name, form }) => (name in moved ? form.replace("{}", () => moved[name]) : said))
+    .filter(Boolean).join("; ");
+}
+
+// The whole picture, and its size in pixels. title: of what has none of its own.
+function framed({ picture, width, height, titled }, { title, legend, provenance }, look) {
+  const svg = node("svg", { xmlns: SVG }), wide = Math.max(width, NARROWEST);
   const back = node("rect", { x: 0, y: 0, fill: look.back }, svg);
-  picture.setAttribute("width", width);
-  picture.setAttribute("height", height);
+  const bold = { "font-size": TITLE, "font-weight": 600, class: "title" };
+  const top = titled ? addText(svg, title, wide, PAD / 2, look, bold) + PAD / 2 : 0;
+  Object.entries({ y: top, width, height }).forEach((each) => picture.setAttribute(...each));
   svg.append(picture);
-  let y = addLegend(svg, data.legend, width, height, look);
-  for (const line of wrapped(data.provenance, width - 2 * PAD, `${SIZE}px ${look.font}`)) {
-    y += LINE;
-    node("text", { x: PAD, y, fill: look.text, "font-size": SIZE, "font-family": look.font,
-      class: "provenance" }, svg).textContent = line;
-  }
-  const size = { width, height: Math.ceil(y + LINE / 2 + 2) };
+  const under = addLegend(svg, titled ? [] : legend, wide, top + height, look);
+  const y = addText(svg, provenance, wide, under, look, { class: "provenance" });
+  const size = { width: wide, height: Math.ceil(y + LINE / 2 + 2) };
   for (const one of [svg, back]) {
     one.setAttribute("width", size.width);
     one.setAttribute("height", size.height);
@@ -165,7 +158,7 @@ function save(blob, name) {
 }
 
 function lookOf(root) {
-  const style = getComputedStyle(root), of = (name) => style.getPropertyValue(`--st-${name}`).trim();
-  return { back: of("background-color"), text: of("text-color"),
-    font: of("font").replaceAll('"', "'") || "sans-serif" };
+  const style = getComputedStyle(root);
+  const of = (name) => style.getPropertyValue(`--st-${name}`).trim();
+  return { back: of("background-color"), text: of("text-color") };
 }

@@ -1,8 +1,8 @@
 """The page as it stands, as one HTML file that opens anywhere: sentences, pictures, tables.
 
 A visitor who asks for it has the page run once more; what that run sends to the browser is kept
-until it ends, and becomes the file (`report_html`). The browser adds the pictures of components
-that draw themselves, and saves it. Nothing is kept for a visitor who does not ask.
+until it ends, and becomes the file (`report_html`). The browser adds what is seen of
+components, and saves it. Nothing is kept for a visitor who does not ask.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,6 +15,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from emo_viz.server import library
+from emo_viz.ui.shell import viewed
 from emo_viz.ui.shell.component import component
 from emo_viz.ui.shell.picture import PICTURE_JS, provenance
 from emo_viz.ui.shell.report_html import Shown, document
@@ -24,11 +25,12 @@ ENDS_EARLY = (
     "No report: this page ends early, because something is missing or a run is a recording alone. "
     "Its charts and tables can still be exported one by one."
 )
+_FOLDER, _SCRIPTS = Path(__file__).parent, ("report_copy.js", "report.js")
 _COMPONENT = component(
     "emo_viz_report",
     html='<span role="status"></span>',
     css="span { font: 0.85rem var(--st-font); color: var(--st-text-color); }",
-    js=PICTURE_JS + Path(__file__).with_suffix(".js").read_text(encoding="utf-8"),
+    js=PICTURE_JS + "".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS),
 )
 
 
@@ -65,13 +67,13 @@ def _hand_over(title: str, shown: Shown) -> None:
 
 
 def _about() -> list[tuple[str, str]]:
-    """Of what the report is: runs with digests, and every choice in the address."""
+    """Of what the report is: runs with digests, and what every control of the page holds."""
     try:
         runs = provenance(library.comparison())
     except library.Missing:
         runs = "EMO Viz"
-    choices = [(name, ", ".join(st.query_params.get_all(name))) for name in st.query_params]
-    return [("Runs", runs), *choices]
+    held = [(each.label, each.value) for each in viewed.controls() if each.value]
+    return [("Runs", runs), *held]
 
 
 @contextmanager

@@ -4,32 +4,38 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from streamlit.proto.Element_pb2 import Element
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
+from emo_viz.ui.shell.report_own import own_html
 from emo_viz.ui.shell.report_table import table
 from emo_viz.ui.shell.words import SIGNS_OF_MARKDOWN
 
 MAIN = 0  # the first number of the place of what stands beside the side bar
 _HEADING = re.compile(r"^(#{1,6}) +")
-# Streamlit's own words for colours and emphasis do not matter on paper.
+# What may be the place of a file.
+_PATH = re.compile(r"(?<![\w.:/&;<])(?:/[^\s/<>&;:,()]+){2,}")
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem;
-  color: #0b1113; background: #fff; }
+:root { --paper: #fff; --ink: #0b1113; --line: rgba(128, 132, 140, 0.35); }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 1240px; margin: 2rem auto; padding: 0 1rem;
+  color: var(--ink); background: var(--paper); }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.2rem; } h3, h4, h5, h6 { font-size: 1rem; }
 table { border-collapse: collapse; font-size: 0.85rem; margin: 1rem 0; }
-th, td { border: 1px solid #d5dddd; padding: 0.2rem 0.6rem; text-align: start; }
-.strip { white-space: pre-wrap; border: 1px solid #d5dddd; border-radius: 6px; padding: 0.5rem;
-  unicode-bidi: plaintext; }
-.note { color: #4a5558; font-size: 0.9rem; } figure { margin: 1rem 0; }
-pre { white-space: pre-wrap; unicode-bidi: plaintext; } img { max-width: 100%; }
+th, td { border: 1px solid var(--line); padding: 0.2rem 0.6rem; text-align: start; }
+td { overflow-wrap: anywhere; }
+a { color: inherit; } .note { opacity: 0.8; font-size: 0.9rem; }
+figure { margin: 1rem -16px; padding: 0 16px; overflow-x: auto; }
+pre { white-space: pre-wrap; unicode-bidi: plaintext; }
 """
 _DRAW = """
+const { color, fontFamily } = getComputedStyle(document.body);
 for (const place of document.querySelectorAll("[data-figure]")) {
   const figure = JSON.parse(place.nextElementSibling.textContent);
-  const layout = { ...figure.layout, paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff",
+  const none = "rgba(0, 0, 0, 0)", font = { ...figure.layout.font, color, family: fontFamily };
+  const layout = { ...figure.layout, font, paper_bgcolor: none, plot_bgcolor: none,
     autosize: true };
   Plotly.newPlot(place, figure.data, layout, { responsive: true, displaylogo: false });
 }
@@ -92,6 +98,17 @@ def markdown(body: str) -> str:
 
 
 def _inline(text: str) -> str:
+    """A paragraph's text; the places of files are shortened to their names."""
+    return _PATH.sub(_without_folders, _marked(text))
+
+
+def _without_folders(match: re.Match[str]) -> str:
+    path = Path(match[0])
+    is_here = Path(*path.parts[:2]).is_dir()
+    return f"\u2026/{path.name}" if is_here else match[0]
+
+
+def _marked(text: str) -> str:
     parts, bold, at = [], False, 0
     for match in SIGNS_OF_MARKDOWN.finditer(text):
         parts.append(html.escape(text[at : match.start()]))
@@ -99,7 +116,7 @@ def _inline(text: str) -> str:
         if match[1] is not None:
             parts.append(html.escape(match[1]))
         elif match[2] is not None:
-            parts.append(_inline(match[2]))
+            parts.append(_marked(match[2]))
         elif match[0] == "**":
             bold = not bold
             parts.append("<strong>" if bold else "</strong>")
@@ -128,39 +145,14 @@ def _figure(one: Any) -> str:
     )
 
 
+def _page_link(one: Any) -> str:
+    address = html.escape("?".join(filter(None, [one.page, one.query_string])))
+    return f'<p data-link><a href="{address}">{_inline(one.label)}</a></p>'
+
+
 def _component(one: Any) -> str:
-    """A text of coloured tokens as it is; anything else is a picture that the browser adds."""
-    try:
-        data = json.loads(one.bytes)
-    except ValueError:
-        data = {}
-    key = one.id.split("-", 2)[-1]
-    tokens = data.get("tokens") if isinstance(data, dict) else None
-    if isinstance(tokens, list) and all(isinstance(t, dict) and "colour" in t for t in tokens):
-        return f'<div class="strip">{"".join(map(_token, tokens))}</div>'
-    name = html.escape(key.replace("_", " "))
-    return f'<figure data-key="{html.escape(key)}" data-name="{name}"></figure>'
-
-
-def _token(token: dict[str, Any]) -> str:
-    ends = "<br>" * int(token.get("breaks", 0))
-    fill = str(token["colour"])
-    style = html.escape(f"background-color: {fill}; color: {_ink(fill)}")
-    title, text = html.escape(str(token.get("title", ""))), html.escape(str(token["text"]))
-    return f'<span title="{title}" style="{style}">{text}</span>{ends}'
-
-
-def _ink(fill: str) -> str:
-    """Black or white, whichever can be read on a colour, rgba() or #rrggbb, over white paper."""
-    if match := re.fullmatch(r"#([0-9a-fA-F]{6})", fill):
-        channels = [float(int(match[1][at : at + 2], 16)) for at in (0, 2, 4)]
-    else:
-        channels = [float(part) for part in re.findall(r"[\d.]+", fill)]
-    red, green, blue, alpha = (*channels, 1.0, 1.0, 1.0, 1.0)[:4] if channels else (0, 0, 0, 0)
-    mixed = [(value * alpha + 255 * (1 - alpha)) / 255 for value in (red, green, blue)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in mixed]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "#000000" if luminance > 0.179 else "#ffffff"  # there both have a contrast of 4.6
+    """The place of what the browser adds."""
+    return f'<figure data-key="{html.escape(one.id.split("-", 2)[-1])}"></figure>'
 
 
 _DRAWN: dict[str, Callable[[Any], str]] = {
@@ -173,5 +165,7 @@ _DRAWN: dict[str, Callable[[Any], str]] = {
     "plotly_chart": _figure,
     "dataframe": table,
     "table": table,
+    "page_link": _page_link,
     "bidi_component": _component,
+    "html": lambda one: own_html(one.body),
 }

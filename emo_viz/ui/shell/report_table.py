@@ -1,10 +1,12 @@
 """A table of a page as HTML, with the headings and numbers that the page shows."""
 
+import html
 import io
 import json
 import numbers
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -12,6 +14,7 @@ MOST_ROWS = 500  # all rows are in the table's export
 DECIMALS = 4  # of a number whose column says none, as on the page
 LOCAL_DECIMALS = 3  # at most, where they are as the browser's language has them
 NOTHING = "\u2013"
+INDEX = "_index"  # as a page's configuration of columns calls it
 
 
 def table(one: Any) -> str:
@@ -20,11 +23,15 @@ def table(one: Any) -> str:
     if not data:
         return '<p class="note">A table that is too large to stand here.</p>'
     frame: pd.DataFrame = pa.ipc.open_stream(io.BytesIO(data)).read_pandas()
-    plain = isinstance(frame.index, pd.RangeIndex)
+    config = _config(one)
+    plain = isinstance(frame.index, pd.RangeIndex) or config.get(INDEX, {}).get("hidden")
     rest = len(frame) - MOST_ROWS
-    shown = _as_shown(frame.head(MOST_ROWS), _config(one))
+    shown = _as_shown(frame.head(MOST_ROWS), config)
+    shown = shown.rename(index=_text, columns=_text)
+    if not plain and shown.index.name:  # a heading beside the others, not below them
+        shown, plain = shown.rename_axis(_text(shown.index.name)).reset_index(), True
     with pd.option_context("display.max_colwidth", None):  # pandas cuts texts at 50 characters
-        made = shown.to_html(index=not plain, na_rep=NOTHING, border=0)
+        made = shown.to_html(index=not plain, na_rep=NOTHING, border=0, escape=False)
     return made + (f'<p class="note">{rest:,} more rows.</p>' if rest > 0 else "")
 
 
@@ -39,11 +46,26 @@ def _as_shown(frame: pd.DataFrame, config: dict[str, dict[str, Any]]) -> pd.Data
     kept = [at for at, own in enumerate(columns) if not own.get("hidden")]
     shown = pd.DataFrame(index=frame.index)
     for at in kept:
-        form = (columns[at].get("type_config") or {}).get("format")
-        values = frame.iloc[:, at].map(lambda value, form=form: _cell(value, form))
+        kind = columns[at].get("type_config") or {}
+        values = frame.iloc[:, at].map(lambda value, kind=kind: _html(value, kind))
         label = columns[at].get("label") or frame.columns[at]
         shown.insert(shown.shape[1], label, values, allow_duplicates=True)
     return shown
+
+
+def _html(value: Any, kind: dict[str, Any]) -> Any:
+    """One value as HTML; kind: what the page says of its column."""
+    if value is None or isinstance(value, float) and value != value:
+        return NOTHING
+    if kind.get("type") == "link":
+        shown = kind.get("display_text") or value
+        return f'<a href="{html.escape(str(value))}">{_text(shown)}</a>'
+    return _text(_cell(value, kind.get("format")))
+
+
+def _text(value: Any) -> str:
+    several = isinstance(value, (list, tuple, np.ndarray))
+    return html.escape(", ".join(map(str, value)) if several else str(value))
 
 
 def _cell(value: Any, form: str | None) -> Any:

@@ -53,9 +53,9 @@ def show() -> None:
     )
     export.offer(
         "training curves",
+        chosen.runs,
         charts={"Curves": "training_curves"},
         tables={"Every step": lambda: table(chosen)},
-        shown=", ".join(run.label for run in chosen.runs),
         place=row,
     )
     every = EVERY_SECONDS if any(map(is_watched, readings)) else None

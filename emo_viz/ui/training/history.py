@@ -201,11 +201,18 @@ def _source(shown: Sequence[History]) -> None:
     row.caption(said, width="stretch")
     export.offer(
         "training checkpoints",
+        list(map(_last, shown)),
         charts={"Maps and curves": KEY},
         tables={"By checkpoint": lambda: table(shown)},
-        shown=f"{len(documents.ids)} documents",
+        shown=f"{len(documents.ids)} documents, measured as {first.key[:12]}",
         place=row,
     )
+
+
+def _last(history: History) -> str:
+    """Of which run a history is, down to the weights of its last checkpoint."""
+    last = history.moments[-1]
+    return f"{history.run} (to step {last.step:,}, weights {last.weights[:12]})"
 
 
 def table(shown: Sequence[History]) -> pd.DataFrame:

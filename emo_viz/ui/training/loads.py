@@ -51,7 +51,7 @@ def show() -> None:
     ]
     uses = uses or _of_histories(lacking)
     if uses:
-        _side_by_side(uses)
+        _side_by_side(uses, chosen.runs)
 
 
 def _lacks(runs: Sequence[TrainingRun]) -> None:
@@ -97,7 +97,7 @@ def _measured(runs: Sequence[TrainingRun]) -> Iterator[tuple[Path, History]]:
             yield path, each
 
 
-def _side_by_side(uses: Sequence[Use]) -> None:
+def _side_by_side(uses: Sequence[Use], runs: Sequence[TrainingRun]) -> None:
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
     names = [str(layer) for layer in sorted({each for use in uses for each in routed_layers(use)})]
     if not names:
@@ -108,7 +108,7 @@ def _side_by_side(uses: Sequence[Use]) -> None:
         use.id: times_even(use.shares[:, layer]) for use in uses if layer in routed_layers(use)
     }
     highest = figures.colour_end(list(times.values()))
-    _offer(row, uses, layer)
+    _offer(row, uses, layer, runs)
     cells = st.grid(min(2, len(times)), min_column_width=NARROWEST)
     drawn = [use for use in uses if use.id in times]
     for place, use in enumerate(drawn):
@@ -121,13 +121,19 @@ def chart_key(place: int) -> str:
     return f"training_load_{place}"
 
 
-def _offer(row: st.delta_generator.DeltaGenerator, uses: Sequence[Use], layer: int) -> None:
+def _offer(
+    row: st.delta_generator.DeltaGenerator,
+    uses: Sequence[Use],
+    layer: int,
+    runs: Sequence[TrainingRun],
+) -> None:
     labels = [use.label for use in uses if layer in routed_layers(use)]
     export.offer(
         "expert load in training",
+        runs,
         charts={label: chart_key(place) for place, label in enumerate(labels)},
         tables={"Every step, layer and expert": lambda: table(uses)},
-        shown=f"{', '.join(use.label for use in uses)}; pictures of layer {layer}",
+        shown="" if uses[0].what == LOADED else f"{PROBABLE} at measured checkpoints",
         place=row,
     )
 

@@ -1,0 +1,40 @@
+"""What the controls of a page hold, said of whatever is saved of it."""
+
+from emo_viz.ui.shell import picture, viewed
+from emo_viz.ui.shell.viewed import Control
+from tests.pages.opened import follow_link
+
+
+def test_a_control_is_a_part_of_a_sentence():
+    said = [Control("", what, "2", False).said for what in ("layer", "experts kept", "smooth, %")]
+    assert said == ["layer 2", "experts kept: 2", "smooth 2 %"]
+
+
+def test_a_line_has_the_parts_that_are_of_all_of_a_page():
+    parts = [{"said": "EMO"}, {"said": ""}, {"said": "layer 2", "only": "x"}, {"said": "EMO Viz"}]
+    assert picture.joined(parts) == "EMO; EMO Viz"
+
+
+def lines(monkeypatch, page: str, **params: str) -> dict[str, list[str]]:
+    """What the exports of a page say of its controls, by their names."""
+    seen, made = dict[str, list[str]](), picture.line
+
+    def line(runs, shown=""):
+        parts = made(runs, shown)
+        seen.update({part["name"]: part["said"] for part in parts if "name" in part})
+        return parts
+
+    monkeypatch.setattr("emo_viz.ui.parts.export.line", line)
+    follow_link(page, **params)
+    return seen
+
+
+def test_what_a_view_is_of_is_said_at_its_default_and_the_rest_once_it_is_chosen(
+    tiny_assets, everything_open, monkeypatch
+):
+    said = lines(monkeypatch, "pages/9_Domains.py")
+    assert said["domains_layer"].startswith("layer ") and said["domains_view"] == ""
+    said = lines(monkeypatch, "pages/9_Domains.py", domains_view="Kept", domains_k="4")
+    assert said["domains_view"] == "view Kept" and said["domains_k"].endswith(" 4")
+    assert not {"a", "b", "present"} & said.keys()
+    assert viewed.controls() == []  # outside of a visit
