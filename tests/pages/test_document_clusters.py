@@ -208,7 +208,7 @@ def test_a_region_without_documents_says_so():
 
 def test_a_link_to_lost_documents_selects_nothing():
     at = opened(cluster_selection="gone", cluster_document="lost")
-    assert "selects documents that are not here" in texts(at)
+    assert "selects documents gone, which are not here" in texts(at)
     assert "asks for the document lost, which is not here" in texts(at)
     assert len(listed(at)) == 24 and not strips(at)
 

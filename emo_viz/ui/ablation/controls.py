@@ -29,7 +29,7 @@ from emo_viz.ui.ablation.page import (
 from emo_viz.ui.parts import unseen
 from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.together import name
-from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.address import one_of, whole_number
 from emo_viz.ui.shell.words import isolated, shorten, visible
 
@@ -80,7 +80,7 @@ def controls(study: Study) -> Choice:
         st.caption(said)
     text = _own_text() if document == OWN else None
     if document == OWN and text is None:
-        st.stop()
+        missing.end()
     switched = links.value(routes.SUBSET_SWITCHED, grid.kind_of(study), ())
     return Choice(chosen, method, keep_k, document, text or "", switched, only_new)
 

@@ -147,7 +147,7 @@ def compute_live(study: Study, choice: Choice, found: Measured | None) -> Live:
         mend = commands.documents(library.documents_path())
         command = "" if choice.method == WORTH_HERE else mend
         missing.empty_state(escape_markdown(str(error)), command)
-        st.stop()
+        missing.end()
     return Live(
         runs=study.runs,
         shown=shown,

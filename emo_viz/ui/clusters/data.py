@@ -155,7 +155,7 @@ def _check_fresh(recorded: library.Recorded) -> None:
                 st.info(f"{error} This makes them: {missing.in_words(lines)}")
                 return
             missing.empty_state(str(error), lines, OUT_OF_DATE)
-            st.stop()
+            missing.end()
 
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the documents …")

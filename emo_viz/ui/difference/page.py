@@ -126,7 +126,7 @@ def found() -> Found:
         return shown(choice, sides, layers, row)
     except ValueError as error:
         st.warning(escape_markdown(str(error)))
-        st.stop()
+        missing.end()
 
 
 def answer(found: Found) -> None:
@@ -236,7 +236,7 @@ def _nothing_to_compare(runs: Comparison) -> None:
     )
     command = commands.each(TOKENS_COMMAND, [run.id for run in lacking or runs])
     missing.empty_state(sentence, command)
-    st.stop()
+    missing.end()
 
 
 def _check_tokens(sides: Sides) -> None:
@@ -249,7 +249,7 @@ def _check_tokens(sides: Sides) -> None:
             "page Document clusters.",
             icon=":material/compare_arrows:",
         )
-        st.stop()
+        missing.end()
 
 
 def _live(choice: Choice, sides: Sides, layers: Layers, row: Any) -> Found:
@@ -263,7 +263,7 @@ def _live(choice: Choice, sides: Sides, layers: Layers, row: Any) -> Found:
         FIELD.file_picker(row)
         own = FIELD.ask("where the two runs choose other experts")
         if own is None:
-            st.stop()
+            missing.end()
         texts = {routes.OWN_DOCUMENT: own}
     else:
         documents = _some(row, library.documents())
@@ -395,7 +395,7 @@ def _found(
         pairs, notes = _paired(key, documents)
     except Absent as error:
         st.info(escape_markdown(str(error)), icon=":material/visibility_off:")
-        st.stop()
+        missing.end()
     named, difference = _compared(pairs, notes, by_use, key)
     heads = pairs.heads
     runs = choice.runs
