@@ -47,7 +47,9 @@ def test_an_arrow_key_on_the_page_turns_the_document(
 
 
 def test_a_slider_keeps_its_keys(app_server: harness.Server, browser_page: Page):
-    harness.visit(browser_page, f"{app_server.url}/Subset_ablation?k=8")
+    harness.visit(
+        browser_page, f"{app_server.url}/Subset_ablation?k=8&subset_document=heldout-garden-0"
+    )
     slider = browser_page.get_by_role("slider").first
     slider.focus()
     with harness.rerun(browser_page):
