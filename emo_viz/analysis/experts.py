@@ -93,6 +93,15 @@ class ExpertUse:
         totals = [np.bincount(each, self.weights, groups) for each in dealt]
         return np.stack(sums) / np.stack(totals)
 
+    def alike(self, layer: int, expert: int) -> Floats:
+        """What one expert has in common with every other one [L, R], 0 to 1: how the choices of
+        both divide over the documents."""
+        own = self.shares * self.weights.astype(np.float32)[:, None, None]
+        sums = own.sum(axis=0)
+        own /= np.where(sums > 0, sums, 1)
+        common: Floats = np.minimum(own[:, layer, expert, None, None], own).sum(axis=0, dtype=float)
+        return common
+
     @cached_property
     def there(self) -> NDArray[np.bool_]:
         """Which experts there are [L, R]: layers may have fewer than R."""

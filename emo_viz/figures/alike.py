@@ -30,6 +30,7 @@ def by_layer(
             mode="lines+markers",
             name=label_of(run),
             line=line,
+            cliponaxis=False,
             marker={"symbol": symbol_of(run), "size": 10},
             hovertemplate="layer %{x}: %{y:.0%}",
         )

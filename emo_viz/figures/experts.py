@@ -54,9 +54,10 @@ def overview(
             line = {"dash": "dot", "color": colour_of(run), "width": 1.5}
             fig.add_vline(x=chance[run.id], line=line)
     if chance:
+        text = "by chance" if len(chance) == 1 else "dotted lines: by chance"
         fig.add_annotation(
             x=min(chance.values()), y=1, yref="paper", xanchor="right", yanchor="top", xshift=-4,
-            text="by chance", showarrow=False, font={"size": 11},
+            text=text, showarrow=False, font={"size": 11},
         )  # fmt: skip
     fig.add_hline(y=1, line={"dash": "dot", "color": REFERENCE_COLOUR, "width": 1})
     style(fig, "Each point is an expert")
@@ -77,6 +78,7 @@ def _dots(place: int, run: Run, points: Points) -> dict[str, Any]:
         "x": points.domains.astype(np.float32),
         "y": points.load.astype(np.float32),
         "mode": "markers",
+        "cliponaxis": False,  # an expert that nothing chose is seen whole
         "name": label_of(run),
         "customdata": custom.astype(np.int32),
         "marker": {

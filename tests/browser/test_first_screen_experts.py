@@ -4,6 +4,8 @@ import harness
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+OPEN, FIRST_ROW = 72, 50  # pixels from a table's corner: the sign that opens its first row
+
 
 def is_within(part: Locator, height: int = 900) -> bool:
     box = part.bounding_box()
@@ -30,6 +32,13 @@ def test_all_experts_as_points_and_as_a_table(
         assert is_within(chart(page))
         table = page.get_by_test_id("stDataFrame")
         assert is_within(table) if width == 1440 else starts_within(table, 800)
+        table.click(position={"x": 150, "y": FIRST_ROW})
+        page.keyboard.press("ArrowDown")
+        page.evaluate(harness.TWO_FRAMES)
+        assert "expert=" not in page.url, "a table is walked through without leaving it"
+        with harness.rerun(page):
+            table.click(position={"x": OPEN, "y": FIRST_ROW})
+        assert "expert=" in page.url
 
 
 def test_one_expert_with_its_domains_effect_and_contexts(

@@ -28,6 +28,11 @@ def test_the_slash_opens_the_search_and_its_field(
     expect(browser_page.locator(FIELD)).to_be_focused()
     browser_page.keyboard.type("a/b")
     expect(browser_page.locator(FIELD)).to_have_value("a/b")
+    with harness.rerun(browser_page):
+        browser_page.get_by_role("radio", name="Compare pins").click()
+    with harness.rerun(browser_page):
+        browser_page.keyboard.press("/")
+    expect(browser_page.locator(FIELD)).to_be_focused()
 
 
 def test_a_slash_in_a_text_is_a_slash(app_server: harness.Server, browser_page: Page):

@@ -76,6 +76,25 @@ def test_filters_by_layer_and_domain(opened):
     use = used(opened, "emo-nano")
     court = use.affinity[use.domains.index("court")]
     assert shares.is_monotonic_decreasing and shares[0] == pytest.approx(100 * court.max())
+    assert f"{len(shares)} of 60 experts" in texts(domain) and "60 experts." in texts(layer)
+
+
+def test_columns_that_differ_come_before_the_long_ones(opened):
+    columns = list(table(follow_link(PAGE)).columns)
+    assert columns[:5] == ["Open", "Run", "Layer", "Expert", "Without it"]
+    assert columns[-2:] == ["Top domains", "Enriched tokens"]
+
+
+def test_experts_of_every_other_layer_that_the_same_documents_choose(opened):
+    at = follow_link(PAGE, expert="1.6")
+    alike = next(frame.value for frame in at.dataframe if "Median expert" in frame.value)
+    use = used(opened, "emo-nano")
+    shares = use.shares * use.weights[:, None, None]
+    shares = shares / shares.sum(axis=0)
+    common = np.minimum(shares[:, 1, [6]], shares[:, 0]).sum(axis=0)
+    assert alike["Layer"].tolist() == [0, 0, 0]
+    assert alike["Expert"].tolist() == np.argsort(-common)[:3].tolist()
+    assert alike["In common"].tolist() == pytest.approx(sorted(100 * common)[:-4:-1], rel=1e-4)
 
 
 def test_one_expert_has_its_contexts_partners_and_effect(opened):

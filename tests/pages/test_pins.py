@@ -59,6 +59,33 @@ def test_without_pins_the_page_says_how_to_pin():
     assert "Pin another token" in headline(compared(f"3.d.{ONE}", f"d.{OTHER}"))
 
 
+def test_of_mixed_pins_two_of_one_sort_stand_side_by_side():
+    mixed = (f"3.d.{ONE}", f"d.{ONE}", f"d.{OTHER}")
+    at = compared(*mixed)
+    assert "two texts share" in headline(at)
+    at.selectbox(key="pin_left").set_value(mixed[0])
+    assert "Pin another token" in headline(run(at))
+    assert "The 2 documents and texts can be compared" in texts(at)
+
+
+def test_a_pin_that_is_not_here_leaves_the_others_to_compare():
+    codes = ("d.nobody", f"d.{ONE}", "t.~z.x", f"d.{OTHER}")
+    at = compared(*codes)
+    assert "two texts share" in headline(at)
+    assert [each.value for each in at.info if "is not here" in each.value]
+    assert [each.value for each in at.info if "cut off" in each.value]
+    finding = follow_link(PAGE, pins=list(codes))
+    assert "The pinned document nobody is not here." in [each.value for each in finding.info]
+
+
+def test_how_many_are_pinned_is_in_sight_and_a_press_compares_them():
+    at = follow_link(PAGE, search_text="soil", pins=[f"d.{ONE}", f"d.{OTHER}"])
+    view = at.button_group(key="search_view")
+    assert view.options == ["Find", "Compare pins (2)"]
+    view.set_value(COMPARING)
+    assert "two texts share" in headline(run(at))
+
+
 def test_two_tokens_share_what_the_models_say(recorded):
     at = compared(f"5.d.{ONE}", f"9.d.{OTHER}")
     for name, (one, other) in recorded.items():

@@ -171,6 +171,23 @@ def test_the_tokens_of_an_expert_are_the_same_recorded_and_routed_again(
     assert "exactly" in headline(searched("␣the", "Token"))
 
 
+def test_of_a_domain_an_expert_is_in_so_many_of_its_documents(documents: pd.DataFrame):
+    of = int((documents["domain"] == "court").sum())
+    said = headline(searched("1.3", "Expert", search_domain="court"))
+    assert f" of {of} documents of court." in said
+
+
+def test_blanks_are_said_and_leave_the_address():
+    at = searched("  ", search_page="zzz")
+    assert any("which is blank" in each.value for each in at.warning)
+    assert "search_text" not in at.query_params
+    at = follow_link(PAGE, search_text=["rope", "soil"])
+    assert "more than one text to search for, rope and soil" in at.warning[0].value
+    none = searched("nobodysays", search_page="zzz")
+    assert any("the page zzz, which is not one" in each.value for each in none.warning)
+    assert "search_page" not in none.query_params
+
+
 @pytest.mark.parametrize("text", ["9.0", "1.99", "expert", "1"])
 def test_what_is_no_expert_is_said(text: str):
     at = searched(text, "Expert")

@@ -42,7 +42,7 @@ from emo_viz.ui.clusters.documents import (
     number_of,
     reduction,
 )
-from emo_viz.ui.parts import export, maps, reader
+from emo_viz.ui.parts import export, maps, reader, rows_to_open
 from emo_viz.ui.parts.lazy_tabs import Tab, lazy_tabs
 from emo_viz.ui.parts.point_maps import Fact, Panel, payload
 from emo_viz.ui.parts.reader import loss_column
@@ -199,18 +199,16 @@ def _documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustere
         st.caption("Draw around points on a map, or clear the selection.")
         return
     what = "All" if rows is None else "The selected"
-    st.caption(f"{what} {count(len(listed), 'document')}; choose a row to read it.")
+    st.caption(f"{what} {count(len(listed), 'document')}; press Open in a row to read it.")
     table = data.documents.iloc[listed]
     ids = table["id"].tolist()
     key = f"cluster_rows_{SELECTION.current()}_{len(ids)}"
-    st.dataframe(
+    rows_to_open.table(
         _listing(data, table, listed, found),
-        hide_index=True,
+        key,
+        lambda row: reader.open_document(ids[row]),
+        _columns(data.runs),
         height=TABLE_HEIGHT,
-        key=key,
-        on_select=lambda: _open_row(key, ids),
-        selection_mode="single-row",
-        column_config=_columns(data.runs),
         alt="Documents with their domain, clusters, length and losses",
     )
     _export(data, "listing", {"Documents": lambda: _listing(data, table, listed, found)})
@@ -309,12 +307,6 @@ def _said(data: Data, rows: Rows | None, found: Mapping[str, Clustered]) -> str:
         largest = np.bincount(found[run.id].clustering.labels[rows]).max() / len(rows)
         parts.append(f"{share(largest)} in one cluster of {name(run)}")
     return f"{count(len(rows), 'document')} selected: {', '.join(parts)}"
-
-
-def _open_row(key: str, ids: Sequence[str]) -> None:
-    picked = st.session_state[key]["selection"]["rows"]
-    if picked:
-        reader.open_document(ids[picked[0]])
 
 
 def _listing(

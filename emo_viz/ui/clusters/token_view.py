@@ -27,7 +27,7 @@ from emo_viz.ui.clusters import quality, sampled, tokens
 from emo_viz.ui.clusters.data import Data
 from emo_viz.ui.clusters.documents import CLUSTER, DOMAIN, ENTROPY, EXPERT, SOURCE, SPREAD, UMAP
 from emo_viz.ui.clusters.tokens import TOKEN, Tokens, View
-from emo_viz.ui.parts import export, maps, reader
+from emo_viz.ui.parts import export, maps, reader, rows_to_open
 from emo_viz.ui.parts.lazy_tabs import Tab, lazy_tabs
 from emo_viz.ui.parts.point_maps import Fact, Panel, payload
 from emo_viz.ui.parts.selection import Rows, Selection
@@ -219,16 +219,14 @@ def _ranked(found: Tokens, rows: Rows | None) -> None:
     key = f"cluster_ranked_{SELECTION.current()}"
     st.caption(
         f"{count(len(ranked), 'document')}, by the share of their sampled tokens selected; "
-        f"choose a row to read it. {found.size} are sampled."
+        f"press Open in a row to read it. {found.size} are sampled."
     )
-    st.dataframe(
+    rows_to_open.table(
         ranked,
-        hide_index=True,
+        key,
+        lambda row: reader.open_document(str(ranked["document"].iloc[row])),
+        _RANKED_COLUMNS,
         height=TABLE_HEIGHT,
-        key=key,
-        on_select=lambda: _open_ranked(key, ranked["document"].tolist()),
-        selection_mode="single-row",
-        column_config=_RANKED_COLUMNS,
         alt="Documents by the share of their sampled tokens that are selected",
     )
     _export(found, "documents", {"Documents": lambda: ranked})
@@ -250,12 +248,6 @@ def ranking(table: pd.DataFrame, rows: Rows) -> pd.DataFrame:
     ranked["share"] = 100 * ranked["selected"] / ranked["sampled"]
     by = ["share", "selected"]
     return ranked.sort_values(by, ascending=False, kind="stable", ignore_index=True)
-
-
-def _open_ranked(key: str, documents: Sequence[str]) -> None:
-    picked = st.session_state[key]["selection"]["rows"]
-    if picked:
-        reader.open_document(documents[picked[0]])
 
 
 def _clusters(found: Tokens) -> None:
@@ -343,16 +335,14 @@ def _table(found: Tokens, rows: Rows | None) -> None:
     listed = every[:MOST_LISTED]
     first = f"The first {len(listed):,} of" if len(every) > len(listed) else "All"
     what = found.size if rows is None else count(len(every), "selected token")
-    st.caption(f"{first} {what}; choose a row to read it in its document.")
+    st.caption(f"{first} {what}; press Open in a row to read it in its document.")
     key = f"cluster_token_rows_{SELECTION.current()}_{len(listed)}"
-    st.dataframe(
+    rows_to_open.table(
         _listing(found.runs, found.table.iloc[listed]),
-        hide_index=True,
+        key,
+        lambda row: _open(found, int(listed[row])),
+        _columns(found.runs),
         height=TABLE_HEIGHT,
-        key=key,
-        on_select=lambda: _open_row(found, key, listed),
-        selection_mode="single-row",
-        column_config=_columns(found.runs),
         alt="Tokens in their context with their domain and clusters",
     )
     tables = {"Tokens": lambda: _listing(found.runs, found.table.iloc[every])}
@@ -377,12 +367,6 @@ def _selected(found: Tokens, rows: Rows | None) -> str:
         most = chosen[maps.cluster_column(run.id)].value_counts(normalize=True).iloc[0]
         parts.append(f"{share(most)} in one cluster of {name(run)}")
     return f"{count(len(rows), 'token')} selected: {', '.join(parts)}"
-
-
-def _open_row(found: Tokens, key: str, listed: Rows) -> None:
-    picked = st.session_state[key]["selection"]["rows"]
-    if picked:
-        _open(found, int(listed[picked[0]]))
 
 
 def _listing(runs: Comparison, table: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """Routing difference page: the figures, one document token by token, and what differs most."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,7 +16,7 @@ from emo_viz.figures.theme import SELECTION_COLOUR, SEQUENTIAL, chart_config
 from emo_viz.ui.difference import panel
 from emo_viz.ui.difference.page import DOCUMENT, FIELD, TOKEN, Found
 from emo_viz.ui.difference.sources import Words
-from emo_viz.ui.parts import heatmap
+from emo_viz.ui.parts import heatmap, rows_to_open
 from emo_viz.ui.parts.colouring import DEEPEST, NO_VALUE, Colouring, loss_difference, plain
 from emo_viz.ui.parts.export import offer
 from emo_viz.ui.parts.heatmap import Layer, Pick, Side
@@ -335,19 +334,17 @@ def _most_different(found: Found) -> None:
         return
     words = {document: found.words(document) for document in table["document"].unique()}
     shown = _table(found, table, words)
-    st.dataframe(
+    rows_to_open.table(
         shown,
-        hide_index=True,
-        key="difference_tokens",
-        on_select=_pick_row(table),
-        selection_mode="single-row",
-        column_config=_columns(found),
+        "difference_tokens",
+        lambda row: _open_row(table.iloc[row]),
+        _columns(found),
         alt=f"The {count(len(shown), 'token')} with the least overlap of their experts.",
     )
     differ = sum(int((each.first < len(found.names)).sum()) for each in found.difference.summaries)
     st.caption(
         f"{len(shown):,} of the {count(differ, 'token')} that differ, those with the least overlap "
-        "first. Choose a row to see its experts above."
+        "first. Press Open in a row to see its experts above."
     )
 
 
@@ -392,17 +389,10 @@ def _columns(found: Found) -> dict[str, Any]:
     }
 
 
-def _pick_row(table: pd.DataFrame) -> Callable[[], None]:
-    """A callback that opens the document and the token of the chosen row."""
-
-    def picked() -> None:
-        rows = st.session_state["difference_tokens"]["selection"]["rows"]
-        if rows:
-            row = table.iloc[rows[0]]
-            st.session_state[DOCUMENT] = row["document"]
-            st.session_state[TOKEN] = int(row["position"])
-
-    return picked
+def _open_row(row: pd.Series) -> None:
+    """Show the document and the token of a row."""
+    st.session_state[DOCUMENT] = row["document"]
+    st.session_state[TOKEN] = int(row["position"])
 
 
 def export(found: Found) -> None:

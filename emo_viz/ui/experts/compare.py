@@ -1,5 +1,7 @@
 """Experts page: another expert, of either run, beside the one that is shown."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -8,32 +10,22 @@ from emo_viz.analysis.experts import profile_overlap
 from emo_viz.analysis.flow import expected_pairs
 from emo_viz.figures import experts as figures
 from emo_viz.figures.theme import chart_config, colour_of
-from emo_viz.ui.experts import effects
+from emo_viz.ui.experts import contexts, effects
 from emo_viz.ui.experts.state import form, kind, opener
 from emo_viz.ui.parts import export
 from emo_viz.ui.parts.known import Data, Known, Place
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.address import one_of
-from emo_viz.ui.shell.words import share, token_label
+from emo_viz.ui.shell.words import escape_markdown, share, token_label
 
-NARROWEST, TOKENS = 400, 12
+NARROWEST, MOST_TOKENS = 400, 12
+TOKENS = "Enriched tokens"
 
 
-def show(data: Data, known: Known, place: Place) -> None:
-    """Choose the other expert, and what both have in common."""
-    st.subheader("Beside another expert")
-    row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
-    ids = list(data.known)
-    run = known.run.id
-    if len(ids) > 1:
-        labels = {each: data.known[each].run.label for each in ids}
-        links.enter(routes.EXPERT_OTHER_RUN, one_of("run", ids), run)
-        picked = row.segmented_control(
-            "Of", ids, format_func=labels.__getitem__, required=True, key=routes.EXPERT_OTHER_RUN
-        )
-        run = links.leave(routes.EXPERT_OTHER_RUN, one_of("run", ids), str(picked), run)
-    other = data.known[run]
+def choose(row: Any, data: Data, known: Known) -> tuple[Known, Place] | None:
+    """In `row` which expert stands beside the one that is shown, if any, and the way to it."""
+    other = data.known[_run(row, data, known.run.id)]
     which = kind(other, "none is beside it")
     links.enter(routes.EXPERT_OTHER, which, None)
     chosen: Place | None = row.selectbox(
@@ -43,40 +35,62 @@ def show(data: Data, known: Known, place: Place) -> None:
         format_func=form,
         placeholder="none",
         key=routes.EXPERT_OTHER,
-        width=190,
+        width=140,
     )
     links.leave(routes.EXPERT_OTHER, which, chosen, None)
     if chosen is None:
-        st.caption("Choose one by its layer and id to see where they agree.")
-        return
+        return None
     row.button(
         "Open it",
         icon=":material/open_in_new:",
         key="experts_open_other",
-        on_click=opener(run, chosen),
+        on_click=opener(other.run.id, chosen),
     )
-    _beside(known, place, other, chosen)
+    return other, chosen
 
 
-def _beside(known: Known, place: Place, other: Known, chosen: Place) -> None:
+def _run(row: Any, data: Data, own: str) -> str:
+    """The run that the other expert is of."""
+    ids = list(data.known)
+    if len(ids) == 1:
+        return own
+    labels = {each: data.known[each].run.label for each in ids}
+    which = one_of("run of the expert beside it", ids)
+    links.enter(routes.EXPERT_OTHER_RUN, which, own)
+    picked = row.segmented_control(
+        "Compare with one of",
+        ids,
+        format_func=labels.__getitem__,
+        required=True,
+        key=routes.EXPERT_OTHER_RUN,
+    )
+    return links.leave(routes.EXPERT_OTHER_RUN, which, str(picked), own)
+
+
+def show(known: Known, place: Place, other: Known, chosen: Place) -> None:
+    """What both have in common."""
     both = ((known, place), (other, chosen))
     names = tuple(f"{one.run.label} {form(at)}" for one, at in both)
     if names[0] == names[1]:
         st.info("This is the same expert; choose another one.", icon=":material/compare_arrows:")
         return
+    st.subheader(f"Beside {escape_markdown(names[1])}")
     st.markdown(" ".join(_said(known, place, other, chosen)))
-    table = pd.DataFrame({label: _facts(*one) for label, one in zip(names, both, strict=True)})
+    facts = pd.DataFrame({label: _facts(*one) for label, one in zip(names, both, strict=True)})
     with st.grid(2, min_column_width=NARROWEST) as grid:
         with grid.cell():
             _profiles(known, place, other, chosen)
         with grid.cell():
-            st.dataframe(table, height="content", row_height=28)
+            st.dataframe(facts.drop(index=TOKENS, errors="ignore"), height="content", row_height=28)
+            for label, one in zip(names, both, strict=True):
+                st.markdown(f"**{escape_markdown(label)}**")
+                contexts.enriched(*one)
     compared = bool(known.use.domains) and known.use.domains == other.use.domains
     export.offer(
         "two experts",
         dict.fromkeys([known.run, other.run]),
         charts={"By domain": "experts_profiles"} if compared else {},
-        tables={"Two experts": lambda: table.rename_axis("fact").reset_index()},
+        tables={"Two experts": lambda: facts.rename_axis("fact").reset_index()},
         shown=" beside ".join(names),
     )
 
@@ -150,7 +164,7 @@ def _facts(known: Known, place: Place) -> pd.Series:
     found = known.tokens
     at = None if found is None else found.place(place[0])
     if found is not None and at is not None:
-        ids = found.enriched[at, place[1], :TOKENS]
+        ids = found.enriched[at, place[1], :MOST_TOKENS]
         texts = [token_label(found.texts.get(int(i), f"#{i}"), 14) for i in ids if i >= 0]
-        facts["Enriched tokens"] = "  ".join(texts)
+        facts[TOKENS] = "  ".join(texts)
     return pd.Series(facts)

@@ -1,6 +1,6 @@
 """Experts page: one expert: what it is used for, whom it works with, what breaks without it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,21 +17,26 @@ from emo_viz.figures.theme import chart_config
 from emo_viz.server import library
 from emo_viz.ui.experts import compare, contexts, effects
 from emo_viz.ui.experts.state import open_expert, opener
-from emo_viz.ui.parts import export, gathering
+from emo_viz.ui.parts import export, gathering, rows_to_open
 from emo_viz.ui.parts.known import Data, Known, Place
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell.words import count, escape_markdown, share
 
-NARROWEST, MOST_ROWS = 400, 8
+NARROWEST, MOST_ROWS, MOST_ALIKE = 400, 8, 3
+TOP = "Top domain"
 MOST_DOMAINS = 24
 WORTH_NAMING = 0.05
 
 
 def show(data: Data, known: Known, place: Place) -> None:
     """The page of an expert. place: its layer's own number, and its id."""
-    _steps(known, place)
+    row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
+    _steps(row, known, place)
+    beside = compare.choose(row, data, known)
     measured = effects.of_one(known, place)
     _answer(known, place, measured)
+    if beside is not None:
+        compare.show(known, place, *beside)
     with st.grid(2, min_column_width=NARROWEST) as grid:
         with grid.cell():
             _domains(known, place, measured)
@@ -44,28 +49,29 @@ def show(data: Data, known: Known, place: Place) -> None:
             contexts.documents(known, place)
         with grid.cell():
             _partners(known, place)
-    _neighbours(known, place)
+    _others(known, place)
     _export(known, place, measured)
-    compare.show(data, known, place)
     _how(known, place, measured)
 
 
 def _export(known: Known, place: Place, measured: Effects | None) -> None:
-    """The expert's chart, and its domains, partners and neighbours as tables."""
-    tables: dict[str, export.Table] = {}
+    """The expert's chart, and its domains, partners and others as tables."""
+    made: dict[str, export.Table] = {}
     layer = None if known.tokens is None else known.tokens.place(place[0])
     if known.tokens is not None and layer is not None:
         pairs = known.tokens.pairs[layer]
-        tables["Partners"] = lambda: flow.partners(pairs, place[1])
+        made["Partners"] = lambda: flow.partners(pairs, place[1])
         for number, _, _, near in _near(known.tokens, layer, place[1]):
-            tables[f"Neighbours in layer {number}"] = partial(_itself, near)
+            made[f"Neighbours in layer {number}"] = partial(_itself, near)
+    if len(known.use.numbers) > 1:
+        made["Alike in other layers"] = partial(_alike, known, place)
     if known.use.domains:
-        tables["Domains"] = lambda: _by_domain(known, place, measured)
+        made["Domains"] = lambda: _by_domain(known, place, measured)
     export.offer(
         f"expert {place[0]}.{place[1]}",
         [known.run],
         charts={"Domains": "experts_domains"} if known.use.domains else {},
-        tables=tables,
+        tables=made,
         shown=f"layer {place[0]}, expert {place[1]}",
     )
 
@@ -87,8 +93,7 @@ def _by_domain(known: Known, place: Place, measured: Effects | None) -> pd.DataF
     return table
 
 
-def _steps(known: Known, place: Place) -> None:
-    row = st.container(horizontal=True, vertical_alignment="center", gap="small")
+def _steps(row: Any, known: Known, place: Place) -> None:
     row.button(
         "All experts",
         icon=":material/arrow_back:",
@@ -203,16 +208,19 @@ def _partners(known: Known, place: Place) -> None:
     _table(known, place[0], table, "experts_partners", "Of its tokens", "If independent")
 
 
-def _neighbours(known: Known, place: Place) -> None:
+def _others(known: Known, place: Place) -> None:
+    """Experts of other layers: of those beside its own by its tokens, of all by its documents."""
     found = known.tokens
     layer = None if found is None else found.place(place[0])
-    if found is None or layer is None:
-        return
     with st.grid(2, min_column_width=NARROWEST) as grid:
-        for number, what, key, table in _near(found, layer, place[1]):
+        for number, what, key, table in () if layer is None else _near(found, layer, place[1]):
             with grid.cell():
                 st.markdown(f"**Neighbours** of its tokens in layer {number}, {what} it")
-                _table(known, number, table, key, "Of their gate weight", "Of all tokens")
+                _table(known, number, table, key, "Gate weight", "Of all tokens")
+        if len(known.use.numbers) > 1:
+            with grid.cell():
+                st.markdown("**Alike** in other layers: experts that the same documents choose")
+                _alike_table(known, _alike(known, place))
 
 
 def _near(
@@ -226,38 +234,85 @@ def _near(
             yield found.numbers[at], what, key, table
 
 
+def _alike(known: Known, place: Place) -> pd.DataFrame:
+    """Of every other layer the experts most alike, with what the layer's median one has in common
+    with this expert; all as shares."""
+    use, own = known.use, known.use.place(place[0])
+    rows = []
+    for layer, common in enumerate(_common(known, library.trace_key(known.run.id), place)):
+        if layer != own and use.routed[layer]:
+            median = float(np.median(common[: use.routed[layer]]))
+            rows += [
+                (use.numbers[layer], int(expert), float(common[expert]), median)
+                for expert in top(common, MOST_ALIKE)
+            ]
+    return pd.DataFrame(rows, columns=["layer", "expert", "share", "median"])
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _common(_known: Known, key: str, place: Place) -> Any:
+    """What the expert has in common with every other one."""
+    return _known.use.alike(_known.use.place(place[0]), place[1])
+
+
+def _alike_table(known: Known, alike: pd.DataFrame) -> None:
+    shown = pd.DataFrame(
+        {
+            "Layer": alike["layer"],
+            "Expert": alike["expert"],
+            "In common": 100 * alike["share"],
+            "Median expert": 100 * alike["median"],
+            TOP: [_top_domain(known, *each) for each in _places(alike)],
+        }
+    )
+    columns = {"In common": _number("%.0f %%", 90), "Median expert": _number("%.0f %%", 110)}
+    _rows_of_experts(known, shown, "experts_alike", _places(alike), columns)
+
+
+def _places(table: pd.DataFrame) -> list[Place]:
+    return [(int(n), int(e)) for n, e in zip(table["layer"], table["expert"], strict=True)]
+
+
 def _table(known: Known, number: int, table: pd.DataFrame, key: str, own: str, usual: str) -> None:
-    """Experts of a layer beside what would be expected; a click opens one."""
+    """Experts of a layer beside what would be expected."""
     rows = table.head(MOST_ROWS)
+    places = [(number, int(expert)) for expert in rows["expert"]]
     shown = pd.DataFrame(
         {
             "Expert": rows["expert"],
-            "Top domain": [_top_domain(known, number, int(e)) for e in rows["expert"]],
+            "Times": rows["times"],
             own: 100 * rows["share"],
             usual: 100 * rows["expected"],
-            "Times": rows["times"],
+            TOP: [_top_domain(known, *each) for each in places],
         }
     )
+    columns = {
+        "Times": _number("%.1f", 56),
+        own: _number("%.1f %%", 100),
+        usual: _number("%.1f %%", 112),
+    }
+    _rows_of_experts(known, shown, key, places, columns)
 
-    def picked() -> None:
-        found = st.session_state[key]["selection"]["rows"]
-        if found:
-            open_expert(known.run.id, (number, int(rows["expert"].iloc[found[0]])))
 
-    percent = st.column_config.NumberColumn(format="%.1f %%")
-    st.dataframe(
-        shown if known.use.domains else shown.drop(columns="Top domain"),
-        key=key,
-        hide_index=True,
+def _number(form: str, width: int) -> Any:
+    return st.column_config.NumberColumn(format=form, width=width)
+
+
+def _rows_of_experts(
+    known: Known, shown: pd.DataFrame, key: str, places: Sequence[Place], columns: dict[str, Any]
+) -> None:
+    """A table of which each row opens the expert in its place."""
+    rows_to_open.table(
+        shown if known.use.domains else shown.drop(columns=TOP),
+        key,
+        lambda row: open_expert(known.run.id, places[row]),
+        {
+            "Layer": st.column_config.NumberColumn(width=52),
+            "Expert": st.column_config.NumberColumn(width=60),
+            **columns,
+        },
         height="content",
         row_height=28,
-        on_select=picked,
-        selection_mode="single-row",
-        column_config={
-            own: percent,
-            usual: percent,
-            "Times": st.column_config.NumberColumn(format="%.1f"),
-        },
     )
 
 
@@ -281,7 +336,10 @@ def _how(known: Known, place: Place, measured: Effects | None) -> None:
             "one. **If independent**: the same number of pairs dealt out by the product of the two "
             "loads. **Neighbours**: a token's gate weight in one layer spread over that in the "
             "next; "
-            "beside it, where all tokens go."
+            "beside it, where all tokens go; **Times** is the one over the other. **Alike**: how "
+            "the choices of both experts divide over the documents, the smaller share of each "
+            f"document added up; the {MOST_ALIKE} most alike of each layer, beside its median "
+            "expert."
         )
         if known.tokens:
             st.caption(

@@ -14,7 +14,7 @@ from emo_viz.figures.theme import chart_config
 from emo_viz.server import assets, expert_facts, library
 from emo_viz.ui.experts import effects
 from emo_viz.ui.experts.state import open_expert
-from emo_viz.ui.parts import export, gathering
+from emo_viz.ui.parts import export, gathering, rows_to_open
 from emo_viz.ui.parts.known import Data, Known
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import links, routes
@@ -44,7 +44,7 @@ def show(data: Data) -> None:
     shown = [data.known[run] for run in chosen.runs]
     rows = _filtered(shown, chosen)
     with headline:
-        _answer(data)
+        _answer(data, len(rows))
     _chart(data, shown, rows)
     _table(data, rows, chosen)
     export.offer(
@@ -92,12 +92,12 @@ def _controls(data: Data) -> Filter:
     )
 
 
-def _answer(data: Data) -> None:
-    """How specialised the experts are, in one sentence, beside chance."""
+def _answer(data: Data, shown: int) -> None:
+    """How specialised the experts are, in one sentence. shown: how many of them are."""
     first = next(iter(data.known.values())).use
     fewest = min(len(known.use.domains or ()) for known in data.known.values())
+    experts = sum(len(known.places) for known in data.known.values())
     if fewest < 2:
-        experts = sum(len(known.places) for known in data.known.values())
         st.markdown(f"## {count(experts, 'expert')} of {_names(data)}, by their load.")
         what = "All documents are of one domain" if fewest else "The recording has no domains"
         st.caption(
@@ -110,15 +110,13 @@ def _answer(data: Data) -> None:
     def serves(run: str) -> str:
         return f"**{_median(data.known[run].use):.1f}**"
 
-    def dealt(run: str) -> str:
-        return f"{_chance(data.known[run]):.1f}"
-
     both = data.runs if len(runs) > 1 else data.runs.only(runs[0].id)
     total = len(first.domains)
     st.markdown(f"## Of {total} domains, the median expert serves {in_each(both, serves)}.")
+    some = f"{shown:,} of " if shown < experts else ""
     st.caption(
-        f"If whole documents were dealt to the domains at random: {in_each(both, dealt)}. "
-        f"{_source(data)} Click a point or a row to open the expert."
+        f"{some}{count(experts, 'expert')}. {_source(data)} Click a point, or Open in a row, to "
+        "see one expert."
     )
 
 
@@ -256,30 +254,23 @@ def _pick_point(data: Data) -> Any:
 
 
 def _table(data: Data, rows: pd.DataFrame, chosen: Filter) -> None:
+    """What is sorted by stands before the long columns: it is in sight in a narrow window too."""
     columns = [RUN] if len(chosen.runs) > 1 else []
-    columns += [LAYER, EXPERT, LOAD]
+    columns += [LAYER, EXPERT]
     columns += [SHARE] if SHARE in rows else []
+    columns += [COST] if rows[COST].notna().any() else []
+    columns += [LOAD]
     columns += [ENTROPY, DOMAINS] if rows[DOMAINS].any() else []
     columns += [TOKENS] if rows[TOKENS].any() else []
-    columns += [COST] if rows[COST].notna().any() else []
     by_label = {known.run.label: run for run, known in data.known.items()}
 
-    def picked() -> None:
-        found = st.session_state[TABLE]["selection"]["rows"]
-        if found:
-            row = rows.iloc[found[0]]
-            open_expert(by_label[row[RUN]], (int(row[LAYER]), int(row[EXPERT])))
+    def opened(place: int) -> None:
+        row = rows.iloc[place]
+        open_expert(by_label[row[RUN]], (int(row[LAYER]), int(row[EXPERT])))
 
-    st.dataframe(
-        rows[columns],
-        key=TABLE,
-        height=PIXELS,
-        hide_index=True,
-        on_select=picked,
-        selection_mode="single-row",
-        column_config=_column_config(chosen.domain),
-        row_height=28,
-    )
+    shown = rows.assign(**{COST: rows[COST].round(4) + 0.0})[columns]  # never "-0.0000"
+    config = _column_config(chosen.domain)
+    rows_to_open.table(shown, TABLE, opened, config, height=PIXELS, row_height=28)
 
 
 def _column_config(domain: str | None) -> dict[str, Any]:
@@ -302,11 +293,11 @@ def _column_config(domain: str | None) -> dict[str, Any]:
             help="Nats, of how its choices divide over the domains, all weighed the same: 0 for "
             "an expert of one domain.",
         ),
-        DOMAINS: st.column_config.TextColumn(width=290),
-        TOKENS: st.column_config.TextColumn(width=290),
+        DOMAINS: st.column_config.TextColumn(width=265),
+        TOKENS: st.column_config.TextColumn(width=265),
         COST: number(
             format="%+.4f",
-            width=92,
+            width=80,
             help="Loss in nats a token without this expert alone, less the loss with it.",
         ),
     }
@@ -318,21 +309,33 @@ def _how(data: Data) -> None:
             "**Load**: the expert's share of all choices of its layer over that of even use. "
             "**Domains it serves**: the exponential of the entropy (in nats) of how its choices "
             "divide over the domains, all domains weighed the same; an expert of one domain serves "
-            "1. **Chance**: whole documents are dealt to the domains at random, five times. "
+            "1. **Chance**: whole documents are dealt to the domains at random, five times"
+            f"{_dealt(data)}. "
             "**Enriched tokens**: tokens that the expert was chosen for at least eight times, by "
             "their share of its choices times the logarithm of that share over their share of all "
             "tokens."
         )
         for known in data.known.values():
-            if known.tokens:
-                found = known.tokens
-                st.caption(
-                    f"Tokens of {name(known.run)}: {count(found.tokens, 'token')} of "
-                    f"{count(found.documents, 'document')}."
-                )
-            if not known.use.of_choices:
-                st.caption(
-                    f"Of {escape_markdown(known.run.label)} only router probabilities are known, "
-                    "so shares are of these."
-                )
-            effects.say_how(known)
+            _how_of(known)
+
+
+def _dealt(data: Data) -> str:
+    """How many domains the median expert would serve by chance, of each run that has domains."""
+    named = [known for known in data.known.values() if known.use.domains]
+    each = ", ".join(f"{_chance(known):.1f} in {name(known.run)}" for known in named)
+    return f"; the median expert then serves {each}" if each else ""
+
+
+def _how_of(known: Known) -> None:
+    if known.tokens:
+        found = known.tokens
+        st.caption(
+            f"Tokens of {name(known.run)}: {count(found.tokens, 'token')} of "
+            f"{count(found.documents, 'document')}."
+        )
+    if not known.use.of_choices:
+        st.caption(
+            f"Of {escape_markdown(known.run.label)} only router probabilities are known, "
+            "so shares are of these."
+        )
+    effects.say_how(known)

@@ -7,7 +7,6 @@ its address. A pin is a short text: where it is, and of which token.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import streamlit as st
 
@@ -132,7 +131,7 @@ def popover(pin: Pin, token: int | None, key: str) -> None:
         else:
             _button(replace(pin, token=token), f"token {token}", f"{key}_pin_token")
         if number := len(kept()):
-            link(st, number)
+            _link(number)
 
 
 def _button(pin: Pin, what: str, key: str) -> None:
@@ -140,9 +139,9 @@ def _button(pin: Pin, what: str, key: str) -> None:
     st.button(f"{verb} {what}", key=key, on_click=toggle, args=(pin,), width="stretch")
 
 
-def link(place: Any, number: int) -> None:
+def _link(number: int) -> None:
     """To the page that compares the pins."""
-    place.page_link(
+    st.page_link(
         routes.SEARCH,
         label=f"Compare {count(number, 'pin')}" if number > 1 else "1 pin; pin another one",
         icon=":material/compare:",

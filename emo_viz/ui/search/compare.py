@@ -46,30 +46,38 @@ def show(pinned: Sequence[Pin]) -> None:
 def _choose(pinned: Sequence[Pin]) -> tuple[Pin, Pin] | None:
     """Which two stand side by side: of one sort, tokens or whole texts."""
     by_code = {pin.code: pin for pin in pinned}
-    names = {pin.code: f"{place}. {title(pin)}" for place, pin in enumerate(pinned, start=1)}
+    named = {pin.code: f"{place}. {title(pin)}" for place, pin in enumerate(pinned, start=1)}
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
-    codes = list(by_code)
-    left = links.select(
-        row, "Left", codes, routes.PIN_LEFT, "pin", format_func=names.__getitem__, width="stretch"
-    )
-    whole = by_code[left].token is None
-    others = [c for c in codes if c != left and (by_code[c].token is None) == whole]
-    if others:
-        right = links.select(
-            row,
-            "Right",
-            others,
-            routes.PIN_RIGHT,
-            "pin",
-            format_func=names.__getitem__,
-            width="stretch",
-        )
+    codes = sorted(by_code, key=lambda code: not _others(by_code[code], pinned))
+
+    def pick(label: str, options: Sequence[str], key: str) -> Pin:
+        how = {"format_func": named.__getitem__, "width": "stretch"}
+        return by_code[links.select(row, label, options, key, "pin", **how)]
+
+    left = pick("Left", codes, routes.PIN_LEFT)
+    others = _others(left, pinned)
+    right = pick("Right", others, routes.PIN_RIGHT) if others else None
     row.button("Unpin all", icon=":material/keep_off:", on_click=pins.clear, key="search_unpin")
-    if not others:
-        what = "document or text" if whole else "token"
-        st.markdown(f"## Pin another {what} to stand beside this one.")
+    if right is None:
+        _say_alone(left, by_code[codes[0]], pinned)
         return None
-    return by_code[left], by_code[right]
+    return left, right
+
+
+def _others(pin: Pin, pinned: Sequence[Pin]) -> list[str]:
+    """Codes of those of its sort."""
+    alike = [each for each in pinned if (each.token is None) == (pin.token is None)]
+    return [each.code for each in alike if each != pin]
+
+
+def _say_alone(left: Pin, first: Pin, pinned: Sequence[Pin]) -> None:
+    """What a pin without another of its sort lacks. first: one that has another, if any has."""
+    what = "document or text" if left.token is None else "token"
+    st.markdown(f"## Pin another {what} to stand beside this one.")
+    if number := len(_others(first, pinned)):
+        kind = "document or text" if first.token is None else "token"
+        kinds = "documents and texts" if first.token is None else "tokens"
+        st.caption(f"The {number + 1} {kinds} can be compared: choose a {kind} as Left.")
 
 
 def _compared(left: Side, right: Side) -> None:

@@ -1,5 +1,6 @@
 """Search page: what is searched for, how often it stands where, and a page of its lines."""
 
+from functools import partial
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -8,7 +9,7 @@ from emo_viz.analysis.search import Line
 from emo_viz.server import library, searching
 from emo_viz.ui.parts import pins, together
 from emo_viz.ui.parts.pins import Pin
-from emo_viz.ui.search import compare, kwic, query, results, taken
+from emo_viz.ui.search import compare, kwic, query, results, sides, taken
 from emo_viz.ui.search.query import PAGE, Query
 from emo_viz.ui.search.results import Results
 from emo_viz.ui.shell import links, routes, slots
@@ -25,13 +26,15 @@ _LEADS = {"routing": routes.ROUTING, "clusters": routes.CLUSTERS}
 def show() -> None:
     """Draw the page."""
     _go()
-    pinned = pins.addressed()
+    pinned = sides.usable(pins.addressed())
     view = links.choice(
         st,
         "What to show",
         [routes.FINDING, routes.COMPARING],
         routes.SEARCH_VIEW,
         what="view",
+        said=str,
+        format_func=partial(_view, pinned=len(pinned)),
         label_visibility="collapsed",
     )
     if view == routes.COMPARING:
@@ -55,10 +58,15 @@ def show() -> None:
             icon=":material/hub:",
             query_params=slots.params() | routes.expert_page(asked.run, *shown.expert),
         )
+    pages = max(1, -(-shown.size // A_PAGE))
+    page = links.value(PAGE, whole_number("page", 1, pages, "the first one is shown"), 1)
     if shown.size:
-        taken.offer(asked, shown, _lines(asked, shown))
-    if pinned:
-        pins.link(st, len(pinned))
+        taken.offer(asked, shown, _lines(asked, shown, page, pages))
+
+
+def _view(view: str, pinned: int) -> str:
+    """As the button says it: the pins are in sight however many lines are found."""
+    return f"{view} ({pinned})" if pinned and view == routes.COMPARING else view
 
 
 def _go() -> None:
@@ -137,10 +145,8 @@ def _head(shown: Results) -> None:
                 )
 
 
-def _lines(asked: Query, shown: Results) -> slice:
+def _lines(asked: Query, shown: Results, page: int, pages: int) -> slice:
     """A page of them; which."""
-    pages = -(-shown.size // A_PAGE)
-    page = links.value(PAGE, whole_number("page", 1, pages, "the first one is shown"), 1)
     first = (page - 1) * A_PAGE
     found = shown.lines(slice(first, min(first + A_PAGE, shown.size)))
     targets = [_target(asked, line) for line, _ in found]

@@ -98,6 +98,7 @@ def _field(place: st.delta_generator.DeltaGenerator, kind: str) -> str:
         "The link searches for {asked}, which is blank or longer than "
         f"{MOST_CHARACTERS} characters; nothing is searched for.",
         _short,
+        "text to search for",
     )
     links.enter(routes.SEARCH_TEXT, known, "")
     text: str = place.text_input(
@@ -107,11 +108,12 @@ def _field(place: st.delta_generator.DeltaGenerator, kind: str) -> str:
         max_chars=MOST_CHARACTERS,
         on_change=first_page,
     )
-    return text_links.without_halves(links.leave(routes.SEARCH_TEXT, known, text, ""))
+    kept = links.leave(routes.SEARCH_TEXT, known, text if text.strip() else "", "")
+    return text_links.without_halves(kept)
 
 
 def _short(text: str) -> str:
-    if not text or len(text) > MOST_CHARACTERS:
+    if not text.strip() or len(text) > MOST_CHARACTERS:
         raise ValueError
     return text_links.without_halves(text)
 

@@ -73,7 +73,8 @@ def _words(query: Query) -> Results:
         parts = " Parts of longer words may hold it." if query.whole else ""
         expert = " To find an expert, search for Expert." if query.expert else ""
         return nothing(f"## {_quoted(query)} stands nowhere in {_where(query)}.{parts}{expert}")
-    said = f"## {_quoted(query)} stands **{_times(len(hits))}** in {_in_documents(query, hits)}."
+    where = _in_documents(query, hits.documents)
+    said = f"## {_quoted(query)} stands **{_times(len(hits))}** in {where}."
     return _of_hits(query, hits, said)
 
 
@@ -100,7 +101,8 @@ def _token(query: Query) -> Results:
         return nothing(f"## No token is exactly “{label}” in {_where(query)}.", alike)
     said = (
         f"## **{count(len(hits), 'token')}** of {tokens.total:,} "
-        f"{'is' if len(hits) == 1 else 'are'} exactly “{label}”, in {_in_documents(query, hits)}."
+        f"{'is' if len(hits) == 1 else 'are'} exactly “{label}”, in "
+        f"{_in_documents(query, hits.documents)}."
     )
     return _of_hits(query, hits, said, tokens, alike)
 
@@ -188,7 +190,7 @@ def _expert(query: Query) -> Results:
 
 
 def _expert_results(query: Query, name: str, found: tokens_of_expert.Found) -> Results:
-    documents = f"{len(found.rows):,} of {count(len(query.corpus.index), 'document')}"
+    documents = _in_documents(query, len(found.rows))
     if found.use.counts is None:
         said = f"## **{documents}** use {name}, those that use it most first."
     else:
@@ -250,10 +252,10 @@ def _where(query: Query) -> str:
     return f"the {count(len(index), 'document')} of {escape_markdown(query.corpus.label)}"
 
 
-def _in_documents(query: Query, hits: Hits) -> str:
+def _in_documents(query: Query, number: int) -> str:
     of = int(_mask(query).sum())
     domain = f" of {escape_markdown(query.domain)}" if query.domain is not None else ""
-    return f"{hits.documents:,} of {count(of, 'document')}{domain}"
+    return f"{number:,} of {count(of, 'document')}{domain}"
 
 
 def _times(number: int) -> str:

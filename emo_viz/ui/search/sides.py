@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import streamlit as st
 
 from emo_viz.analysis.alike import RoutedText, of_recorded, use_of
 from emo_viz.analysis.runs import Comparison, compare
@@ -105,9 +106,31 @@ def _rows(table: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
     return {str(name): (str(domain), str(own), str(text)) for name, domain, own, text in rows}
 
 
+def usable(pins: Sequence[Pin]) -> list[Pin]:
+    """Those of which something can be shown; of the others the page says why not."""
+    why_not = {pin: _why_not(pin) for pin in pins}
+    for sentence in filter(None, why_not.values()):
+        st.info(sentence, icon=":material/visibility_off:")
+    return [pin for pin in pins if not why_not[pin]]
+
+
+def _why_not(pin: Pin) -> str:
+    """In a sentence, safe for Markdown; "" also where it takes a recording to tell."""
+    try:
+        if _can_run():
+            _text(pin)
+    except NotHere as error:
+        return str(error)
+    return ""
+
+
+def _can_run() -> bool:
+    return any(map(library.can_run, library.comparison().ids))
+
+
 def sides(pins: tuple[Pin, Pin]) -> tuple[Side, Side]:
     """Both pins in the same runs. Raises NotHere, or Missing where there is no run at all."""
-    if not any(library.can_run(run) for run in library.comparison().ids):
+    if not _can_run():
         return _recorded(pins)
     try:
         models = library.models()

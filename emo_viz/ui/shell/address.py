@@ -16,6 +16,7 @@ Option = TypeVar("Option", bound=Hashable)
 
 SHOWN = 60  # characters of what a link asks for in vain
 MOST_DIGITS = 9
+UNNAMED = "value"
 MOST_NAMED = 3  # values that one sentence names
 
 
@@ -34,7 +35,8 @@ class Kind(Generic[Value]):
     parse: the value of a text, ValueError if it is none. form: its text. fits: whether a value is
     still one (another text has other tokens). sentence: of a text that is none, with {asked}.
     always: the default stands in the address too. lasting: a link without it leaves it as it is.
-    what: what is chosen, in words that can stand before it; "" for what no reader could use.
+    what: "layer", for what is said of a parameter that stands there with several values, and of
+    what a picture shows; UNNAMED for what no reader could make use of.
     """
 
     parse: Callable[[str], Value]
@@ -43,18 +45,17 @@ class Kind(Generic[Value]):
     sentence: str
     always: bool = False
     lasting: bool = False
-    what: str = ""
+    what: str = UNNAMED
 
     def read(self, asked: Sequence[str]) -> Found[Value]:
         """The value of a parameter as it stands in the address, once or several times."""
         texts = list(dict.fromkeys(asked))
+        if len(texts) > 1:
+            return Found(None, _of_several(self.what, texts))
         try:
-            if len(texts) != 1:
-                raise ValueError
-            value = self.parse(texts[0])
+            return Found(self.parse(texts[0]))
         except ValueError:
             return Found(None, self.problem(texts))
-        return Found(value)
 
     def write(self, value: Value) -> list[str]:
         """The parameter's values in the address; none to leave it out."""
@@ -62,9 +63,7 @@ class Kind(Generic[Value]):
 
     def problem(self, texts: Sequence[str]) -> str:
         """The sentence on texts that cannot be used."""
-        shown = " and ".join(quoted(text) for text in texts[:MOST_NAMED])
-        more = f" and {len(texts) - MOST_NAMED:,} more" if texts[MOST_NAMED:] else ""
-        return self.sentence.format(asked=shown + more)
+        return self.sentence.format(asked=_named(texts))
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,16 @@ class Several(Kind[list[str]]):
 
     def write(self, value: list[str]) -> list[str]:
         return list(value)
+
+
+def _of_several(what: str, texts: Sequence[str]) -> str:
+    return f"The link gives more than one {what}, {_named(texts)}; none of them is taken."
+
+
+def _named(texts: Sequence[str]) -> str:
+    """ "a and b", those after the first few by their number."""
+    shown = " and ".join(quoted(text) for text in texts[:MOST_NAMED])
+    return shown + (f" and {len(texts) - MOST_NAMED:,} more" if texts[MOST_NAMED:] else "")
 
 
 def one_of(
@@ -135,9 +144,9 @@ def whole_number(
     )
 
 
-def checked(sentence: str, parse: Callable[[str], str]) -> Kind[str]:
+def checked(sentence: str, parse: Callable[[str], str], what: str = UNNAMED) -> Kind[str]:
     """A text that `parse` returns as it is to be kept, or refuses with a ValueError."""
-    return Kind(parse=parse, form=str, fits=lambda value: True, sentence=sentence)
+    return Kind(parse=parse, form=str, fits=lambda value: True, sentence=sentence, what=what)
 
 
 def _whole(text: str, low: int, high: int) -> int:

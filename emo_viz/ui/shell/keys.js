@@ -25,8 +25,9 @@ const TYPING = [
   '[contenteditable=""]', '[contenteditable="true"]',
   ...["textbox", "searchbox", "combobox", "dialog"].map((role) => `[role="${role}"]`),
 ].join(",");
-// Until when a page that was opened to search in gets the focus into its field.
-let searchUntil = 0;
+// While a page opens: who waits for its field, and for how long.
+let searching = null;
+const LONGEST = 20000;
 
 function isTyping(event) {
   return event.composedPath().some((node) => node instanceof Element && node.matches(TYPING));
@@ -39,25 +40,33 @@ function focusSearch(field) {
   return Boolean(found);
 }
 
+// The view of the search page that has the field is its first one.
+function showField(view) {
+  document.querySelector(`.st-key-${view} button[aria-checked="false"]:first-of-type`)?.click();
+}
+
 // The field of the search page, or that page where this is another one.
-function search({ field, page }) {
+function search({ field, view, page }) {
   if (focusSearch(field)) return;
-  searchUntil = performance.now() + 20000;
+  focusOnceThere(field, view);
+  if (document.querySelector(`.st-key-${view}`)) {
+    showField(view);
+    return;
+  }
+  // A link to where one is has no address of its own.
   [...document.querySelectorAll(LINKS)]
-    .find((link) => new URL(link.href).pathname.endsWith(`/${page}`))
+    .find((link) => link.getAttribute("href") && new URL(link.href).pathname.endsWith(`/${page}`))
     ?.click();
 }
 
-function focusOnceThere(field) {
-  const watcher = new MutationObserver(() => {
-    if (performance.now() < searchUntil && !focusSearch(field)) return;
-    searchUntil = 0;
-    watcher.disconnect();
+function focusOnceThere(field, view) {
+  const until = performance.now() + LONGEST;
+  searching?.disconnect();
+  searching = new MutationObserver(() => {
+    if (performance.now() < until && !focusSearch(field)) showField(view);
+    else searching.disconnect();
   });
-  if (performance.now() < searchUntil) {
-    watcher.observe(document.body, { childList: true, subtree: true });
-  }
-  return watcher;
+  searching.observe(document.body, { childList: true, subtree: true });
 }
 
 // A list of tokens of which one is chosen; components keep theirs in a tree of their own.
@@ -77,7 +86,6 @@ function letGo(event) {
 }
 
 export default function ({ data }) {
-  const watcher = focusOnceThere(data.search.field);
   const onKey = (event) => {
     if (event.defaultPrevented || event.isComposing) return;
     if (event.altKey || event.ctrlKey || event.metaKey) return;
@@ -121,7 +129,6 @@ export default function ({ data }) {
   document.addEventListener("keydown", onKey);
   document.addEventListener("mousedown", onPress, true);
   return () => {
-    watcher.disconnect();
     document.removeEventListener("input", onInput, true);
     document.removeEventListener("keydown", onEscape, true);
     document.removeEventListener("keydown", onKey);

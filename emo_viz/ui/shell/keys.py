@@ -3,7 +3,7 @@
 A Streamlit button's own shortcut also fires while the arrow keys walk through a table, a list or a
 slider. The keys here press a button by its key, unless whatever has the focus knows the key too.
 
-A "/" outside of a field goes into the field of the search page, from any page.
+A "/" outside of a field goes into the field of the search page, from any page and any view of it.
 
 The same component sees to it that a click on a link counts while a text is being typed (leaving the
 field would run the page with the draft, and that run would overtake the click), and that no half
@@ -41,5 +41,9 @@ def listen() -> None:
         {"key": key, "shift": shift, "buttons": list(buttons)}
         for (key, shift), buttons in SHORTCUTS.items()
     ]
-    search = {"field": routes.SEARCH_TEXT, "page": routes.address(routes.SEARCH)}
+    search = {
+        "field": routes.SEARCH_TEXT,
+        "view": routes.SEARCH_VIEW,
+        "page": routes.address(routes.SEARCH),
+    }
     _COMPONENT(key="keys", data={"shortcuts": shortcuts, "search": search})

@@ -154,8 +154,9 @@ def slider(
     sentence: str = "",
     **how: Any,
 ) -> int:
-    """A whole number from low to high, at first `usual`. sentence: of a link's unusable number."""
-    kind = whole_number(label.lower(), low, high, sentence=sentence)
+    """A whole number from low to high, at first `usual`. label: perhaps with a unit after a comma.
+    sentence: of a link's unusable number."""
+    kind = whole_number(label.lower().split(",")[0], low, high, sentence=sentence)
     enter(key, kind, usual)
     if low == high:  # Streamlit has no slider with one place
         return leave(key, kind, low, usual)

@@ -36,7 +36,9 @@ def show() -> None:
         return
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
     readings = [training.read(run) for run in chosen.runs]
-    along = links.choice(row, "Along", [STEPS, TOKENS], routes.TRAINING_ALONG)
+    along = links.choice(
+        row, "Along", [STEPS, TOKENS], routes.TRAINING_ALONG, what="horizontal axis"
+    )
     axis = links.choice(row, "Vertical axis", [LINEAR, LOG], routes.TRAINING_AXIS)
     weight = links.slider(
         row,
