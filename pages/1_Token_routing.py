@@ -5,13 +5,13 @@ import streamlit as st
 from emo_viz.server import library, recordings
 from emo_viz.ui.parts import reading
 from emo_viz.ui.routing import matching, mixed, page, recorded, view
-from emo_viz.ui.shell import chrome
+from emo_viz.ui.shell import chrome, missing
 from emo_viz.ui.shell.words import escape_markdown
 
 with chrome.page("Token routing"):
     if traces := recordings.without_checkpoint():
         recorded.draw(traces)
-        st.stop()
+        missing.end()
 
     try:
         models = library.models()
@@ -20,19 +20,19 @@ with chrome.page("Token routing"):
             raise
         st.info(escape_markdown(error.sentence), icon=":material/visibility_off:")
         recorded.draw(traces)
-        st.stop()
+        missing.end()
 
     found = mixed.found(models)
     if isinstance(found, mixed.Beside):
         mixed.draw(found)
-        st.stop()
+        missing.end()
     models = found
 
     documents = library.documents()
     headline = st.container()
     chosen = page.choose_text(documents)
     if chosen is None:
-        st.stop()
+        missing.end()
     read = reading.read(models, chosen)
     with headline:
         page.answer(read)

@@ -36,10 +36,13 @@ def _at_the_slider(study: page.Study, choice: page.Choice, found: Measured | Non
     shown = live.compute_live(study, choice, found)
     stops = sorted({*notches, *shown.losses})
     lines.draw(study, choice, found, shown, stops)
-    against.say(study, choice, shown)
     both = st.grid(2, min_column_width=NARROWEST)
     with both.cell():
         slider.draw(study, choice, found, shown, stops, notches, controls.measure())
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            export.offer(study, choice, found, shown)
+            measured.routing_link(choice)
+        against.say(study, choice, shown)
     beside = both.cell()
     with beside:
         texts = st.container()
@@ -47,10 +50,8 @@ def _at_the_slider(study: page.Study, choice: page.Choice, found: Measured | Non
     grid.offer(study, choice, shown)
     measured.explain(study, choice, found, shown)
     importance.offer(study, shown)
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        chosen.offer(study, choice, shown)
-        export.offer(study, choice, found, shown)
-        measured.routing_link(choice)
+    chosen.offer(study, choice, shown)
+    export.offer_cut(study, choice, shown)
     more_points.offer(study, choice)
     with texts:  # last: it is slower than the rest
         writing.draw(study, choice, shown, notches)

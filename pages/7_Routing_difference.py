@@ -10,6 +10,5 @@ with chrome.page("Routing difference"):
     found = page.found()
     with headline:
         page.answer(found)
-    view.overview(found)
     view.explore(found)
-    view.export(found)
+    page.measured(found)

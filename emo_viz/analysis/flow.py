@@ -111,12 +111,12 @@ class Stream:
     nodes: for each layer the ids shown, in an order that crosses few streams, then -1 for all
     others together. links: a table with layer (a place in `nodes`), source, target (places among
     the nodes of the two layers), share (of all tokens' gate weight) and times (over what
-    independence gives); what goes from other to other is left out, and is `unseen`: its mean share.
+    independence gives). rest: the share that goes from others to others, mean over layers.
     """
 
     nodes: tuple[tuple[int, ...], ...]
     links: pd.DataFrame
-    unseen: float
+    rest: float
 
 
 def stream(flows: Sequence[NDArray[np.floating]], shown: int) -> Stream:
@@ -129,19 +129,18 @@ def stream(flows: Sequence[NDArray[np.floating]], shown: int) -> Stream:
     for layer, joint in enumerate(joints):
         nodes[layer + 1] = _uncrossed(joint, nodes[layer], nodes[layer + 1])
     rows: list[dict[str, Any]] = []
-    unseen = []
+    rest = []
     for layer, joint in enumerate(joints):
         cut = _gathered(joint, nodes[layer], nodes[layer + 1])
         product = np.outer(cut.sum(axis=1), cut.sum(axis=0))
         times = cut / np.where(product > 0, product, np.nan)
-        unseen.append(cut[-1, -1])
-        cut[-1, -1] = 0
+        rest.append(cut[-1, -1])
         for source, target in zip(*np.nonzero(cut > 0), strict=True):
             place = {"layer": layer, "source": int(source), "target": int(target)}
             share = {"share": float(cut[source, target]), "times": float(times[source, target])}
             rows.append(place | share)
     ids = tuple((*map(int, own), -1) for own in nodes)
-    return Stream(ids, pd.DataFrame(rows, columns=_LINKS), float(np.mean(unseen)))
+    return Stream(ids, pd.DataFrame(rows, columns=_LINKS), float(np.mean(rest)))
 
 
 _LINKS = ["layer", "source", "target", "share", "times"]

@@ -38,7 +38,7 @@ UMAP_SPREAD = 1.5
 FEWEST_POINTS = 4  # of fewer, UMAP's first placing (three eigenvectors) fails
 # In units of a map, whose points have a root mean square distance of 1 from its middle.
 NEAR = 0.25  # points this close lie together
-HELD = 0.25  # share of a group that has to lie together to be named
+HELD = 0.1  # share of a group that has to lie together to be named
 
 
 @dataclass(frozen=True)
@@ -146,25 +146,42 @@ def procrustes(points: NDArray[np.floating], onto: NDArray[np.floating]) -> NDAr
     return moved.astype(np.float32)
 
 
-def place_labels(points: NDArray[np.floating], groups: Sequence[str]) -> list[Label]:
+def place_labels(
+    points: NDArray[np.floating], groups: Sequence[str], every: bool = False
+) -> list[Label]:
     """Names of the groups of points [D, 2], each where most of its own lie, densest first.
 
-    A group without a place of its own gets no label: where fewer than HELD of its points lie
-    together, or more of another group's lie there.
+    A place where no other group has more points goes before a denser one. Unless `every` group is
+    to be named, one that has no such place with a share of HELD of its points gets no label.
     """
     from scipy.spatial import cKDTree
 
     names, member = np.unique(np.asarray(groups), return_inverse=True)
-    everywhere = cKDTree(points)
+    trees = [cKDTree(points[member == number]) for number in range(len(names))]
     found = []
-    for number, name in enumerate(names):
-        own = points[member == number]
-        near = cKDTree(own).query_ball_point(own, NEAR)
-        centre = np.median(own[max(near, key=len)], axis=0)
-        around = np.bincount(member[everywhere.query_ball_point(centre, NEAR)])
-        if around[number:].sum() and around[number] == around.max() >= HELD * len(own):
-            found.append((-around[number] / len(own), Label(str(name), *map(float, centre))))
-    return [label for _, label in sorted(found, key=lambda each: each[0])]
+    for tree, name in zip(trees, names, strict=True):
+        own = tree.data
+        near = tree.query_ball_point(own, NEAR, return_length=True)
+        clear = _are_clear(own, near, trees)
+        if not every and not clear.any():
+            continue
+        best = int(np.where(clear, len(own) + near, near).argmax())
+        middle = np.median(own[tree.query_ball_point(own[best], NEAR)], axis=0)
+        found.append((near[best] / len(own), Label(str(name), *map(float, middle))))
+    return [label for _, label in sorted(found, key=lambda each: -each[0])]
+
+
+def _are_clear(
+    own: NDArray[np.floating], near: NDArray[np.int64], trees: Sequence[Any]
+) -> NDArray[np.bool_]:
+    """Around which of a group's points [N, 2] a share of HELD of them lies (near [N]) and no other
+    group, each in a tree of its own, has more."""
+    clear: NDArray[np.bool_] = near >= HELD * len(own)
+    dense = own[clear]
+    if len(dense):
+        around = [tree.query_ball_point(dense, NEAR, return_length=True) for tree in trees]
+        clear[clear] = near[clear] == np.max(around, axis=0)
+    return clear
 
 
 def save_maps(path: Path, maps: Maps) -> None:

@@ -42,8 +42,8 @@ HEATMAP_BOTTOM: Final = 116
 # luminances, at which the contrast is 3 or more against the light and the dark page.
 FAMILY_COLOURS: Final = ("#3f66d4", "#4f9a32", "#c8323c", "#8b4fc6", "#8f8310", "#1f8fc9")
 SHADES: Final = (0.19, 0.27, 0.135)
-# From low to high; the same contrast holds.
-SCALE: Final = ("#8595ac", "#7486bd", "#6e73cb", "#6c5dd9", "#6e47d1")
+# From low to high: darker and from cyan to crimson, steps as wide as the same contrast allows.
+SCALE: Final = ("#0ea2c0", "#0b88ee", "#795ffd", "#b807dd", "#c00079")
 STEPS: Final = len(SCALE)
 
 
@@ -110,23 +110,25 @@ def family_groups(names: Sequence[str], families: Mapping[str, int]) -> list[Gro
     return drawn
 
 
-def scale_groups(values: NDArray[np.floating], form: str, unit: str) -> list[Group]:
-    """Rows by their value [N], in up to `STEPS` groups of about as many rows, lowest first.
+def scale_groups(
+    values: NDArray[np.floating], every: NDArray[np.floating], form: str, unit: str
+) -> list[Group]:
+    """Rows by their value [N], in up to `STEPS` groups, lowest first.
 
-    form: how a value is written (".2f"). Their colours are one scale, from faint to strong.
+    every: the values of all maps that are compared. The groups divide these into parts of about as
+    many, so that a colour means the same on each map. form: how a value is written (".2f").
     """
-    inner = np.quantile(values, np.linspace(0, 1, STEPS + 1)[1:-1])
-    bins = np.searchsorted(np.unique(inner), values, side="right")
+    limits = np.unique(np.quantile(every, np.linspace(0, 1, STEPS + 1)[1:-1]))
+    bins, of_all = (np.searchsorted(limits, each, side="right") for each in (values, every))
     drawn = []
-    found = np.unique(bins)
+    found = np.unique(of_all)
     for place, each in enumerate(found):
-        rows = np.flatnonzero(bins == each)
-        low, high = values[rows].min(), values[rows].max()
+        low, high = every[of_all == each].min(), every[of_all == each].max()
         ends = dict.fromkeys(f"{end:{form}}" for end in (low, high))
-        name = f"{' to '.join(ends)} {unit}"
         colour = SCALE[round(place * (len(SCALE) - 1) / max(len(found) - 1, 1))]
+        rows, name = np.flatnonzero(bins == each), f"{' to '.join(ends)} {unit}"
         drawn.append(Group(name, rows, colour, "circle", SYMBOLS["circle"]))
-    return drawn
+    return [group for group in drawn if len(group.rows)]
 
 
 def _family_look(family: int, member: int) -> tuple[str, str, str]:
@@ -200,7 +202,8 @@ def share_heatmap(
 def confusion_heatmap(runs: Comparison, table: pd.DataFrame, title: str, item: str) -> go.Figure:
     """Share of the items of each cluster of the first run (rows) in each of the second (columns).
 
-    table: counts. The order of the columns brings large shares to the diagonal.
+    table: counts by the clusters' names. The order of the columns brings large shares to the
+    diagonal.
     """
     first, second = runs
     rows = _diagonal_rows(_shares(table))
@@ -209,20 +212,16 @@ def confusion_heatmap(runs: Comparison, table: pd.DataFrame, title: str, item: s
     fig = go.Figure(_share_heatmap(ordered, Shown("cluster", f"{item}s", matched=False)))
     style(fig, title)
     cells = ROW_HEIGHT * len(ordered)
+    bar = {"title": {"text": f"% of the row's {item}s", "side": "right"}, "thickness": 12}
     fig.update_layout(
         height=cells + HEATMAP_TOP + HEATMAP_BOTTOM,
         margin={"t": HEATMAP_TOP, "b": HEATMAP_BOTTOM},
-        coloraxis={
-            "colorscale": SEQUENTIAL,
-            "cmin": 0,
-            "cmax": 100,
-            "colorbar": _below(cells, f"% of the row's {item}s"),
-        },
+        coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 100, "colorbar": bar},
     )
     fig.update_xaxes(title_text=f"Cluster of {coloured(second)}", type="category", showgrid=False)
     fig.update_yaxes(title_text=f"Cluster of {coloured(first)}", type="category", showgrid=False)
-    fig.update_xaxes(tickangle=0)
-    fig.update_yaxes(autorange="reversed")
+    fig.update_xaxes(tickangle=-60, dtick=1, tickfont={"size": 11})
+    fig.update_yaxes(autorange="reversed", dtick=1, tickfont={"size": 11})
     return fig
 
 

@@ -29,6 +29,7 @@ from emo_viz.figures.theme import (
 
 DIFFERENCE_COLOUR = "#7660ea"  # the sequential scale's, opaque
 PANEL_PIXELS = 300
+MOST_WHOLE = 8  # positions: of so few, Plotly would name halves
 SMALLEST_LOSS = 1e-5  # nats: the lower end of a logarithmic axis
 
 
@@ -99,7 +100,9 @@ def divergence(
     fig.add_trace(bars, row=1, col=1)
     if several:
         fig.add_trace(_parted(parts_at), row=1, col=2)
-        fig.update_xaxes(title_text="Up to position", rangemode="tozero", row=1, col=2)
+        few = int(parts_at.max()) < MOST_WHOLE
+        ticks = {"dtick": 1} if few else {}
+        fig.update_xaxes(title_text="Up to position", rangemode="tozero", **ticks, row=1, col=2)
     fig.update_annotations(font_size=12)
     style(fig, "Where the runs first differ")
     fig.update_xaxes(title_text="Layer", row=1, col=1, **_ticks(labels))

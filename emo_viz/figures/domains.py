@@ -27,8 +27,10 @@ from emo_viz.figures.theme import (
 )
 
 Floats = NDArray[np.float64]
-HEIGHT = 450
+HEIGHT, SQUARE_HEIGHT = 450, 530
+FLOW_HEIGHT, FLOW_TOP, FLOW_BOTTOM, FLOW_GAP = 380, 48, 16, 18  # of nodes that have a number each
 STRONG = 2.0  # times independence
+MOST_IDS = 32  # of experts beside an axis; a hover has the others
 MOST_DOUBLINGS = 3.0  # the ends of the co-activation scale: 8 times, and an eighth
 
 
@@ -59,12 +61,14 @@ def matrices(
     style(fig, title)
     bar = {"title": {"text": what, "side": "right"}, "thickness": 12, "len": 0.9}
     fig.update_layout(
-        height=HEIGHT,
+        height=SQUARE_HEIGHT,
         coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": bar},
-        margin={"l": 8, "b": 40},
+        margin={"l": 8, "b": 8},
     )
-    fig.update_xaxes(showticklabels=False, title_text="same order", title_standoff=4)
-    fig.update_yaxes(autorange="reversed", tickfont={"size": 10}, dtick=1)
+    fig.update_xaxes(tickangle=-90)
+    fig.update_yaxes(autorange="reversed")
+    fig.update_xaxes(showgrid=False, ticks="", tickfont={"size": 10}, dtick=1)
+    fig.update_yaxes(showgrid=False, ticks="", tickfont={"size": 10}, dtick=1)
     return fig
 
 
@@ -72,7 +76,7 @@ def _side_by_side(runs: Comparison) -> go.Figure:
     return make_subplots(
         cols=len(runs),
         shared_yaxes=True,
-        horizontal_spacing=0.03,
+        horizontal_spacing=0.05,
         subplot_titles=[coloured(run) for run in runs],
     )
 
@@ -153,7 +157,7 @@ def together(runs: Comparison, times: Mapping[str, Floats], orders: Mapping[str,
         "len": 0.9,
     }
     fig.update_layout(
-        height=HEIGHT,
+        height=SQUARE_HEIGHT,
         coloraxis={
             "colorscale": DIVERGING,
             "cmin": -MOST_DOUBLINGS,
@@ -162,13 +166,18 @@ def together(runs: Comparison, times: Mapping[str, Floats], orders: Mapping[str,
         },
         margin={"l": 8, "b": 40},
     )
-    fig.update_xaxes(showticklabels=False, type="category", title_text="experts, alike together")
-    fig.update_yaxes(showticklabels=False, type="category", autorange="reversed", matches=None)
+    fig.update_xaxes(type="category", title_text="Expert, alike ones together", tickangle=-90)
+    fig.update_yaxes(type="category", autorange="reversed", matches=None, showticklabels=True)
+    some = {"tickmode": "auto", "nticks": MOST_IDS, "tickfont": {"size": 10}}
+    fig.update_xaxes(showgrid=False, ticks="", **some)
+    fig.update_yaxes(showgrid=False, ticks="", **some)
+    fig.update_layout(yaxis_title_text="Expert")
     return fig
 
 
 def flow(run: Run, stream: Stream, numbers: Sequence[int], labels: Mapping[int, str]) -> go.Figure:
-    """Where the tokens of some experts go from layer to layer; grey: all other experts together.
+    """Where the tokens of some experts go from layer to layer; grey: all other experts together,
+    palest what goes from others to others.
 
     Strong: streams of at least STRONG times what independence gives. numbers: the layers' own.
     labels: by a node's running number, what its expert is for.
@@ -179,15 +188,16 @@ def flow(run: Run, stream: Stream, numbers: Sequence[int], labels: Mapping[int, 
     target = starts[at + 1] + links["target"].to_numpy(int)
     shares, times = links["share"].to_numpy(float), links["times"].to_numpy(float)
     ids = [expert for own in stream.nodes for expert in own]
-    other = [ids[a] < 0 or ids[b] < 0 for a, b in zip(source, target, strict=True)]
-    x, y = _places(stream, source, target, shares)
-    grey, colour = with_alpha(NEUTRAL_COLOUR, 0.12), colour_of(run)
+    others = [(ids[a] < 0) + (ids[b] < 0) for a, b in zip(source, target, strict=True)]
+    height = FLOW_HEIGHT + FLOW_GAP * max(map(len, stream.nodes))
+    x, y = _places(stream, source, target, shares, FLOW_GAP / (height - FLOW_TOP - FLOW_BOTTOM))
+    greys, colour = [with_alpha(NEUTRAL_COLOUR, alpha) for alpha in (0.16, 0.07)], colour_of(run)
     node = {
         "label": ["other" if expert < 0 else f"{expert}" for expert in ids],
         "color": [with_alpha(NEUTRAL_COLOUR if e < 0 else colour, 0.8) for e in ids],
         "x": x,
         "y": y,
-        "pad": 5,
+        "pad": FLOW_GAP,
         "thickness": 14,
         "line": {"width": 0},
         "customdata": _purposes(stream, labels),
@@ -199,33 +209,37 @@ def flow(run: Run, stream: Stream, numbers: Sequence[int], labels: Mapping[int, 
         "value": shares,
         "customdata": times,
         "color": [
-            grey if rest else with_alpha(colour, 0.6 if much >= STRONG else 0.15)
-            for rest, much in zip(other, times, strict=True)
+            greys[rest - 1] if rest else with_alpha(colour, 0.6 if much >= STRONG else 0.15)
+            for rest, much in zip(others, times, strict=True)
         ],
         "hovertemplate": "%{source.label} to %{target.label}: %{value:.2%} of all gate weight, "
         "%{customdata:.1f} times independence<extra></extra>",
     }
-    sankey = go.Sankey(arrangement="fixed", node=node, link=link, textfont={"size": 11})
+    sankey = go.Sankey(
+        arrangement="fixed",
+        node=node,
+        link=link,
+        textfont={"size": 13, "weight": 700},
+    )
     fig = style(go.Figure(sankey), f"{label_of(run)}: layer {' to '.join(map(str, numbers))}")
-    fig.update_layout(height=HEIGHT, margin={"l": 8, "r": 8, "b": 16})
+    fig.update_layout(height=height, margin={"l": 8, "r": 8, "t": FLOW_TOP, "b": FLOW_BOTTOM})
     return fig
 
 
 def _places(
-    stream: Stream, source: NDArray[Any], target: NDArray[Any], shares: Floats
+    stream: Stream, source: NDArray[Any], target: NDArray[Any], shares: Floats, gap: float
 ) -> tuple[list[float], list[float]]:
-    """Middles of the nodes, one column a layer, one below the other by what is drawn of them."""
+    """Middles of the nodes, one column a layer, one below the other; gap: between two of them."""
     total = sum(map(len, stream.nodes))
     sizes = np.maximum(
         np.bincount(source, shares, total), np.bincount(target, shares, total)
     )  # of a node: what comes in or goes out, whichever is more
     x, y = list[float](), list[float]()
     columns = [sizes[n : n + len(own)] for n, own in _starts(stream)]
-    tallest = max(column.sum() for column in columns)
+    room = 1 - gap * (max(map(len, stream.nodes)) - 1)
     for layer, own in enumerate(stream.nodes):
-        heights = columns[layer] / max(tallest, 1e-12)
-        gap = (1 - heights.sum()) / max(1, len(own))
-        middles = np.cumsum(heights + gap) - heights / 2 - gap / 2
+        heights = room * columns[layer] / max(columns[layer].sum(), 1e-12)
+        middles = np.cumsum(heights + gap) - heights / 2 - gap
         x += [0.001 + 0.998 * layer / max(1, len(stream.nodes) - 1)] * len(own)
         y += [float(each) for each in np.clip(middles, 0.001, 0.999)]
     return x, y

@@ -61,14 +61,17 @@ def along_text(
         title = f"{coloured(run)}<br>layer"
         ticks = {"tickvals": list(range(len(numbers))), "ticktext": list(map(str, numbers))}
         fig.update_yaxes(title_text=title, **ticks, autorange="reversed", row=row, col=1)
-    style(fig, "Router entropy (nats, colour) and loss along the text")
+    style(fig, "Router entropy (nats) and loss along the text")
     every = np.concatenate([entropy[run.id].ravel() for run in runs])
     axis = _entropy_axis(float(np.nanmin(every)), float(np.nanmax(every)))
     # The same revision for as long as the text is the same: another token keeps the zoom.
     fig.update_layout(
         coloraxis=axis, height=230 + 120 * panels, uirevision=f"{hash(tuple(tokens))}"
     )
-    legend_below(fig)
+    # The legend leaves the key of colours its half, the toolbar the title its line.
+    legend_below(fig).update_layout(
+        legend={"x": 0, "xref": "container"}, modebar={"orientation": "v"}
+    )
     fig.update_yaxes(title_text="Loss<br>nats a token", rangemode="tozero", row=panels + 1, col=1)
     fig.update_xaxes(range=[0.5, len(tokens) + 0.5])
     fig.update_xaxes(title_text="Position in the text (tokens)", row=panels + 1, col=1)
@@ -198,7 +201,7 @@ def _entropy_axis(lowest: float, highest: float) -> dict[str, Any]:
         "colorscale": SEQUENTIAL,
         "cmin": lowest,
         "cmax": highest,
-        "colorbar": _BAR_BELOW | {"ticksuffix": " nats", "nticks": 5},
+        "colorbar": _BAR_BELOW | {"nticks": 4, "tickangle": 0},
     }
 
 

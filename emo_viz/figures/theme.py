@@ -17,6 +17,7 @@ TEAL: Final = "#0c8a7f"
 AMBER: Final = "#c96a04"
 NEUTRAL_COLOUR: Final = "#7a7f87"  # of what belongs to both runs
 RUN_COLOURS: Final = (TEAL, AMBER)  # by slot
+RUN_COLOUR_NAMES: Final = ("teal", "amber")
 RUN_SYMBOLS: Final = ("circle", "diamond")
 SELECTION_COLOUR: Final = "#d6336c"
 GRID_COLOUR: Final = "rgba(128, 132, 140, 0.22)"
@@ -116,6 +117,11 @@ def colour_of(run: Run) -> str:
     return RUN_COLOURS[run.slot]
 
 
+def colour_name_of(run: Run) -> str:
+    """What the colour of a run is called."""
+    return RUN_COLOUR_NAMES[run.slot]
+
+
 def symbol_of(run: Run) -> str:
     """The marker of a run: that of its slot."""
     return RUN_SYMBOLS[run.slot]
@@ -140,6 +146,24 @@ def with_alpha(colour: str, alpha: float) -> str:
     """`#rrggbb` as an rgba() string, for bands and faint lines."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, {alpha})"
+
+
+def shades_of(colour: str) -> list[list[Any]]:
+    """A sequential scale of `#rrggbb`, that fades into the page."""
+    places = (0.0, 0.25, 0.5, 0.75, 1.0)
+    return [[place, with_alpha(colour, round(0.08 + 0.92 * place, 2))] for place in places]
+
+
+def between(first: Run, second: Run) -> list[list[Any]]:
+    """A diverging scale of which of two runs: from the second's colour to the first's."""
+    low, high = colour_of(second), colour_of(first)
+    return [
+        [0.0, with_alpha(low, 1.0)],
+        [0.25, with_alpha(low, 0.5)],
+        DIVERGING[2],
+        [0.75, with_alpha(high, 0.5)],
+        [1.0, with_alpha(high, 1.0)],
+    ]
 
 
 def colour_at(scale: list[list[Any]], place: float) -> str:

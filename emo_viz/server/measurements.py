@@ -4,9 +4,11 @@ A stopped or failed measurement of all curves goes on where it was, here or by t
 `emo_viz.runs.curves`); more points of one curve are kept by the server alone.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from emo_viz.analysis import ablation
 from emo_viz.analysis.ablation import Task
 from emo_viz.analysis.checkpoints import Checkpoint
 from emo_viz.analysis.curves import Measured
@@ -52,6 +54,22 @@ def start(models: Models) -> None:
             curves.measure(planned, _loaded(some), report)
 
     registry().start(_key(models), work)
+
+
+def passes(models: Models) -> dict[str, int]:
+    """How many times each run reads a document when all curves of it are measured."""
+    documents = library.documents()
+    methods = ablation.default_methods(documents["domain"].nunique())
+    return {
+        one.run: len(documents) * _cuts(one.live.geometry, methods)
+        for some in _asked(models)
+        for one in some
+    }
+
+
+def _cuts(geometry: Any, methods: Sequence[str]) -> int:
+    keep = ablation.default_keep(geometry)
+    return len(ablation.plan_cuts(geometry, keep, methods, ablation.RANDOM_SEEDS))
 
 
 def kept_parts(models: Models) -> int:

@@ -1,6 +1,8 @@
-"""The document that stands for the others: on the first screen, in the tour, in the stories."""
+"""The document that stands for the others: on the first screen, in the tour, in the stories, and
+wherever a page of one document is opened without saying which.
+"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import pandas as pd
@@ -19,6 +21,16 @@ def document(runs: Comparison) -> pd.Series:
     documents = library.documents(runs.ids)
     chosen = _chosen(runs.ids, key(runs.ids))
     return library.row_of(documents, chosen)
+
+
+def among(ids: Sequence[str], runs: Comparison) -> str:
+    """The id of the document that a page shows first, of those that it offers: the first of them
+    where the usual one is none."""
+    with suppress(library.Missing):
+        usual = str(document(runs)["id"])
+        if usual in set(ids):
+            return usual
+    return ids[0]
 
 
 def key(runs: Iterable[str]) -> str:

@@ -47,8 +47,9 @@ def test_a_stream_loses_nothing_into_other():
     flows = [rng.random((10, 10)) ** 4, rng.random((10, 10)) ** 4]
     found = stream(flows, 3)
     assert [len(own) for own in found.nodes] == [4, 4, 4] and all(n[-1] == -1 for n in found.nodes)
-    drawn = found.links.groupby("layer")["share"].sum().mean()
-    assert drawn + found.unseen == pytest.approx(1)
+    assert found.links.groupby("layer")["share"].sum().tolist() == pytest.approx([1, 1])
+    last = found.links[(found.links["source"] == 3) & (found.links["target"] == 3)]
+    assert found.rest == pytest.approx(last["share"].mean())
     for _, link in found.links[found.links["layer"] == 0].iterrows():
         source, target = found.nodes[0][int(link["source"])], found.nodes[1][int(link["target"])]
         rows = [source] if source >= 0 else [n for n in range(10) if n not in found.nodes[0]]

@@ -137,6 +137,20 @@ def test_labels_name_groups_where_most_of_them_lie_together():
     assert labels["two places"] == pytest.approx((0, 3), abs=0.05)
 
 
+def test_a_group_is_named_at_its_own_place_though_more_of_it_lie_under_another():
+    places = np.repeat([[0.0, 0.0], [0.0, 0.0], [3.0, 0.0]], [50, 20, 10], axis=0)
+    groups = np.repeat(["large", "small"], [50, 30])
+    found = {label.text: (label.x, label.y) for label in place_labels(places, groups)}
+    assert found == {"large": (0, 0), "small": (3, 0)}
+
+
+def test_every_group_can_be_named():
+    places = np.repeat([[0.0, 0.0]], 30, axis=0)
+    groups = np.repeat(["large", "small"], [20, 10])
+    assert [label.text for label in place_labels(places, groups)] == ["large"]
+    assert {label.text for label in place_labels(places, groups, every=True)} == {"large", "small"}
+
+
 def test_names_of_maps_with_a_single_point_or_place():
     (label,) = place_labels(np.zeros((1, 2), np.float32), ["alone"])
     assert (label.text, label.x, label.y) == ("alone", 0, 0)

@@ -26,7 +26,9 @@ def test_each_switch_is_one_step_of_the_history_and_all_are_reset_at_once(grid: 
         pane.press("ArrowRight")
         pane.press("Enter")
     assert "subset_switched=a0" in grid.url and ".a1" in grid.url
-    expect(grid.locator(".lines .current")).to_contain_text("with 2 experts switched by hand")
+    expect(grid.locator(".lines .current")).to_contain_text(
+        "with 2 experts of EMO switched by hand"
+    )
     expect(grid.locator(".switches .numbers").first).to_contain_text("→")
     with harness.rerun(grid):
         grid.go_back()

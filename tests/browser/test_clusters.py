@@ -175,7 +175,10 @@ def test_the_saved_image_holds_the_maps_and_their_legend(
     app_server: harness.Server, browser_page: Page
 ):
     page = browser_page
-    open_clusters(page, app_server)
+    open_clusters(page, app_server, "?cluster_domain=harbour")
+    expect(page.locator(".label:not(.faded)").first).to_have_text("harbour")
+    faded = page.locator(".legend .faded")
+    assert faded.count() == 3 and not faded.filter(has_text="harbour").count()
     with page.expect_download() as saved:
         page.get_by_role("button", name="Save the maps and their legend as an image").click()
     assert saved.value.suggested_filename == "umap-emo-nano-std-nano.png"
@@ -183,4 +186,4 @@ def test_the_saved_image_holds_the_maps_and_their_legend(
         head = file.read(24)
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
-    assert width == 2 * 2 * 560 and height > 2 * (34 + 460 + 18)
+    assert width == 2 * 2 * 560 and height > 2 * (34 + 460 + 18 + 30 + 14)

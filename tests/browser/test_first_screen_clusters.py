@@ -23,9 +23,18 @@ def frames(page: Page) -> list[bytes]:
     return received
 
 
-@pytest.mark.parametrize("query", ["", "?cluster_level=Documents"])
+TOUCHING = """(labels) => labels.flatMap((one, i) => labels.slice(i + 1).filter((other) => {
+  const [a, b] = [one.getBoundingClientRect(), other.getBoundingClientRect()];
+  return one.parentNode === other.parentNode && a.left < b.right && b.left < a.right
+    && a.top < b.bottom && b.top < a.bottom;
+}).map((other) => `${one.textContent} and ${other.textContent}`))"""
+
+
+@pytest.mark.parametrize(
+    ("query", "labels"), [("?cluster_token_colour=Cluster", 64), ("?cluster_level=Documents", 48)]
+)
 def test_headline_tabs_maps_and_legend_are_on_the_first_screen(
-    bundled: harness.Server, browser_page: Page, query: str
+    bundled: harness.Server, browser_page: Page, query: str, labels: int
 ):
     page = browser_page
     harness.visit(page, f"{bundled.url}/Document_clusters{query}")
@@ -36,7 +45,13 @@ def test_headline_tabs_maps_and_legend_are_on_the_first_screen(
     for part in (".plot", ".legend"):
         assert all(is_within(each) for each in page.locator(part).all())
     assert page.locator(".plot").count() == 2
-    assert page.locator(".label").count() >= 20
+    assert page.locator(".label").count() == labels, "every cluster and every domain has a name"
+    assert page.locator(".label").evaluate_all(TOUCHING) == []
+    opens = page.get_by_role("button", name="Show all 32 groups").first
+    assert opens.is_visible() == (labels == 64), "a legend that goes on says so"
+    if labels == 64:
+        opens.click()
+        expect(page.locator(".legend").first.get_by_text("31: ")).to_be_in_viewport()
 
 
 def test_a_visit_weighs_less_than_a_megabyte(bundled: harness.Server, browser: Browser):

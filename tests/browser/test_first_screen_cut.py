@@ -98,7 +98,8 @@ def test_a_drag_repaints_everything_and_sends_nothing_until_it_ends(opened: Page
     with harness.rerun(opened):
         opened.mouse.up()
     assert "k=4" in opened.url and sent
-    expect(opened.locator(".writing .state").first).to_have_text("writes with 4 experts")
+    state = opened.locator(".writing .state > .current").first
+    expect(state).to_have_text("writes with 4 experts (grey: not so with all 16)")
 
 
 def colours(tokens: Locator) -> list[str]:
@@ -117,9 +118,12 @@ def test_arrow_keys_walk_the_notches_and_are_told_in_words(opened: Page):
     with harness.rerun(opened):
         slider.press("Home")
     expect(slider).to_have_attribute("aria-valuenow", "4")
-    with harness.rerun(opened):
-        slider.press("Shift+ArrowRight")
-    assert "k=5" in opened.url
+    places = [each.bounding_box() for each in opened.locator(".strip").all()]
+    slider.press("Shift+ArrowRight")
+    expect(opened.locator(".numbers > .current").first).to_have_text("computing …")
+    assert [each.bounding_box() for each in opened.locator(".strip").all()] == places
+    opened.wait_for_url("**k=5**")
+    harness.settle(opened)
     expect(opened.locator(".lines .current")).to_contain_text("5 of 16 experts")
     with harness.rerun(opened):
         opened.go_back()

@@ -1,5 +1,7 @@
 """The pages Experts and Domains on their first screens, without scrolling, at two widths."""
 
+import re
+
 import harness
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -39,6 +41,21 @@ def test_all_experts_as_points_and_as_a_table(
         with harness.rerun(page):
             table.click(position={"x": OPEN, "y": FIRST_ROW})
         assert "expert=" in page.url
+        if width == 1440:
+            with harness.rerun(page):
+                page.go_back()
+            a_point_is_opened_by_key(page)
+
+
+def a_point_is_opened_by_key(page: Page) -> None:
+    page.get_by_role("figure").first.focus()
+    page.keyboard.press("ArrowRight")
+    said = page.locator(".read")
+    expect(said).to_contain_text(re.compile(r"^EMO, layer \d, expert \d+; serves"))
+    _, layer, expert = re.findall(r"EMO|\d+", said.inner_text())[:3]
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile(rf"expert={layer}\.{expert}\b"))
+    harness.settle(page)
 
 
 def test_one_expert_with_its_domains_effect_and_contexts(
@@ -85,3 +102,18 @@ def test_every_question_of_domains_has_its_answer_and_picture(
         assert is_within(page.get_by_role("heading", level=2).first)
         assert is_within(page.get_by_role("radio", name="Balance"))
         assert is_within(chart(page))
+        if view == "Similarity" and width == 1440:
+            cells_are_walked_by_key(page)
+
+
+def cells_are_walked_by_key(page: Page) -> None:
+    """Down a column of a heatmap, and over to that of the other run."""
+    said = page.locator(".read")
+    page.get_by_role("figure").first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(said).to_contain_text(re.compile(r"^EMO; (\w+) and \1; 1.000"))
+    first = said.inner_text().split("; ")[1].split()[0]
+    page.keyboard.press("ArrowDown")
+    expect(said).to_contain_text(re.compile(rf"^EMO; (?!{first})\w+ and {first}; 0\."))
+    page.keyboard.press("PageDown")
+    expect(said).to_contain_text(f"Standard MoE; {first} and {first}; 1.000")

@@ -97,7 +97,13 @@ def test_a_click_in_a_picture_chooses_the_token_and_follows_its_expert(
 def test_a_drag_zooms_a_pick_keeps_it_and_a_double_click_shows_the_whole_text(
     app_server: harness.Server, browser_page: Page
 ):
-    root = visit(browser_page, app_server)
+    # A link's token stands in the middle, not in the last row.
+    root = visit(browser_page, app_server, "?routing_token=60")
+    browser_page.wait_for_function("(root) => root.dataset.selected", arg=root.element_handle())
+    first, last = map(int, (root.get_attribute("data-rows") or "").split())
+    assert 60 - first > 5 and last - 60 > 5
+    with harness.rerun(browser_page):
+        browser_page.locator(TOKENS).nth(14).click()
     drag(browser_page, root, (10, 20))
     expect(root).to_have_attribute("data-rows", "11 21")
     x, y, _ = cell(root, 0, 14)
@@ -105,10 +111,20 @@ def test_a_drag_zooms_a_pick_keeps_it_and_a_double_click_shows_the_whole_text(
         browser_page.mouse.click(x, y)
     assert "routing_token=15" in browser_page.url
     expect(root).to_have_attribute("data-rows", "11 21")
+    for picture in ("All layers", "One layer"):  # the rows stay
+        with harness.rerun(browser_page):
+            browser_page.get_by_role("radio", name=picture).click()
+        expect(root).to_have_attribute("data-rows", "11 21")
+    # The first click of two chooses another token and expert: taken back, without a step.
+    before, step = browser_page.url, browser_page.evaluate("navigation.currentEntry.index")
     with harness.rerun(browser_page):
-        browser_page.mouse.dblclick(*cell(root, 0, 16)[:2])
+        browser_page.mouse.dblclick(*cell(root, 1, 16)[:2])
     tokens = browser_page.locator(TOKENS).count()
     expect(root).to_have_attribute("data-rows", f"1 {tokens}")
+    expect(root).to_have_attribute("data-selected", "15")
+    browser_page.wait_for_function("(step) => navigation.currentEntry.index === step", arg=step)
+    harness.settle(browser_page)
+    assert browser_page.url == before
 
 
 def test_the_wheel_is_the_pages_and_with_ctrl_it_zooms(
@@ -139,6 +155,8 @@ def test_the_arrow_keys_walk_a_picture_without_the_server_and_enter_picks(
         browser_page.keyboard.press("ArrowDown")
     expect(root.locator(".live")).to_contain_text("Token 4 of")
     expect(root.locator(".live")).to_contain_text("EMO, layer 0: expert")
+    # An id of the other run is another expert.
+    expect(root.locator(".live")).not_to_contain_text("Standard MoE")
     expect(browser_page.locator(TOKENS).nth(3)).to_have_class(re.compile("pointed"))
     assert not sent
     with harness.rerun(browser_page):
@@ -176,6 +194,14 @@ def test_a_walk_through_the_text_is_one_step_back(app_server: harness.Server, br
     with harness.rerun(page):
         page.go_back()
     assert "routing_token=3" in page.url
-    with harness.rerun(page):
-        page.go_back()
+    field = page.locator(".st-key-routing_token input")
+    field.focus()
+    for _ in range(3):
+        with harness.rerun(page):
+            field.press("ArrowUp")
+    assert "routing_token=6" in page.url
+    for token in ("routing_token=3", ""):
+        with harness.rerun(page):
+            page.go_back()
+        assert token in page.url
     assert "routing_token" not in page.url

@@ -1,6 +1,7 @@
 """Figures of clusters: how groups look, and where each of them lies."""
 
 import colorsys
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -88,12 +89,49 @@ def test_how_many_rows_a_group_has_changes_nothing_of_its_look():
 
 def test_values_make_groups_of_about_as_many_rows_from_low_to_high():
     values = np.random.default_rng(0).permutation(np.arange(50.0))
-    groups = scale_groups(values, ".0f", "nats")
+    groups = scale_groups(values, values, ".0f", "nats")
     assert [len(group.rows) for group in groups] == [10] * 5
     assert [group.name for group in groups][:2] == ["0 to 9 nats", "10 to 19 nats"]
     assert len({group.colour for group in groups}) == 5
-    (alone,) = scale_groups(np.ones(4), ".0f", "nats")
+    (alone,) = scale_groups(np.ones(4), np.ones(4), ".0f", "nats")
     assert alone.name == "1 nats" and alone.rows.tolist() == [0, 1, 2, 3]
+
+
+def test_a_colour_means_the_same_values_on_every_map():
+    low, high = np.arange(30.0), np.arange(20.0, 50.0)
+    first, second = (
+        {each.colour: each.name for each in scale_groups(values, np.arange(50.0), ".0f", "nats")}
+        for values in (low, high)
+    )
+    assert list(first) == list(SCALE[:3]) and list(second) == list(SCALE[2:])
+    assert first[SCALE[2]] == second[SCALE[2]] == "20 to 29 nats"
+
+
+def test_the_shades_of_a_scale_can_be_told_apart():
+    steps = [np.linalg.norm(oklab(one) - oklab(other)) for one, other in itertools.pairwise(SCALE)]
+    assert min(steps) > 0.1
+    assert np.all(np.diff([luminance(colour) for colour in SCALE]) < 0)
+
+
+def oklab(colour: str) -> np.ndarray:
+    lms = np.cbrt(_TO_CONES @ [linear(int(colour[i : i + 2], 16) / 255) for i in (1, 3, 5)])
+    return _TO_LAB @ lms
+
+
+_TO_CONES = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_TO_LAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
 
 
 @pytest.mark.parametrize("luminance_of_page", [1.0, 0.0075])
@@ -106,9 +144,12 @@ def test_families_and_scale_can_be_seen_on_both_pages(luminance_of_page: float):
 
 
 def luminance(colour: str) -> float:
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    red, green, blue = (linear(int(colour[i : i + 2], 16) / 255) for i in (1, 3, 5))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def linear(channel: float) -> float:
+    return channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
 
 
 def test_colours_can_be_claimed_in_an_order():

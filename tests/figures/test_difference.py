@@ -57,6 +57,14 @@ def test_divergence_counts_tokens_by_layer_and_documents_by_position():
     assert list(parted.x) == [0, 1, 5, 5] and list(parted.y) == [0, 0.25, 0.5, 0.75]
 
 
+def test_few_positions_are_whole_numbers():
+    def step(last: int) -> float | None:
+        parts_at = np.array([0, last])
+        return figures.divergence(np.array([1.0, 0, 0]), parts_at, names=[0, 1]).layout.xaxis2.dtick
+
+    assert step(1) == 1 and step(300) is None
+
+
 def test_one_document_has_no_distribution_of_documents():
     fig = figures.divergence(np.array([0.5, 0.5]), np.array([4]), names=[0])
     assert len(fig.data) == 1 and list(fig.data[0].y) == [0.5, 0.5]

@@ -7,7 +7,15 @@ from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.runs import Run, compare
 from emo_viz.figures import routing
 from emo_viz.figures.comparison import Compared, by_run
-from emo_viz.figures.theme import DIVERGING, RUN_COLOURS, SEQUENTIAL, colour_at
+from emo_viz.figures.theme import (
+    DIVERGING,
+    RUN_COLOURS,
+    SEQUENTIAL,
+    TEAL,
+    between,
+    colour_at,
+    shades_of,
+)
 
 RUNS = compare([Run("emo-nano", "EMO"), Run("std-nano", "Standard MoE")])
 ONE = compare([Run("mine", "mine")])
@@ -69,7 +77,7 @@ def test_one_run_alone_has_one_panel():
     assert list(by_run(ONE, value, "Title").data[0].y) == ["mine"]
 
 
-@pytest.mark.parametrize("scale", [SEQUENTIAL, DIVERGING])
+@pytest.mark.parametrize("scale", [SEQUENTIAL, DIVERGING, shades_of(TEAL), between(*RUNS)])
 def test_colour_at_meets_the_ends_and_stays_inside(scale: list):
     assert colour_at(scale, 0) == colour_at(scale, -3)
     assert colour_at(scale, 1) == colour_at(scale, 9)

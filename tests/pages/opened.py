@@ -104,11 +104,16 @@ def drawn_points(panel: dict) -> list[tuple[str, tuple[float, float]]]:
 
 def marked(at: AppTest, what: str) -> list[int] | None:
     """The rows that the maps show as "selected" or as "highlight"; None for no such thing."""
-    told = next(each for each in components(at) if "n" in each)
-    if told[what] is None:
+    found = told(at)
+    if found[what] is None:
         return None
-    flags = np.unpackbits(np.frombuffer(base64.b64decode(told[what]), np.uint8))
-    return np.flatnonzero(flags[: told["count"]]).tolist()
+    flags = np.unpackbits(np.frombuffer(base64.b64decode(found[what]), np.uint8))
+    return np.flatnonzero(flags[: found["count"]]).tolist()
+
+
+def told(at: AppTest) -> dict:
+    """What the browser was told of the selection and the highlight on the maps."""
+    return next(each for each in components(at) if "n" in each)
 
 
 def numbers(array) -> list[float]:

@@ -123,8 +123,11 @@ def test_a_text_can_be_taken_to_the_page_of_its_routing_and_back():
         "subset_document": ["own"],
         "subset_text": [OWN],
     }
-    document = opened(subset_domain="court")
-    assert links_of(document)["Token routing of this text"] == {"routing_doc": ["heldout-court-0"]}
+    document = opened(subset_domain="court", subset_token="4")
+    assert links_of(document)["Token routing of this text"] == {
+        "routing_doc": ["heldout-court-0"],
+        "routing_token": ["4"],
+    }
 
 
 def test_a_long_text_can_be_taken_to_the_other_page_too():

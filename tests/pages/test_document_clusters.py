@@ -29,6 +29,7 @@ from tests.pages.opened import (
     sent_maps,
     strips,
     texts,
+    told,
 )
 from tests.recipes import routing_vectors
 
@@ -65,6 +66,12 @@ def headline(at: AppTest) -> str:
     return next(part.value for part in at.markdown if part.value.startswith("## "))
 
 
+def opens(at: AppTest) -> str:
+    """What the button of the highlight says."""
+    popovers = (each.proto.popover.label for each in at.get("popover"))
+    return next(label for label in popovers if label.startswith("Highlight"))
+
+
 def listed(at: AppTest) -> list[str]:
     return at.dataframe[0].value["id"].tolist()
 
@@ -84,7 +91,8 @@ def test_the_headline_is_of_documents_and_of_tokens_whatever_is_asked_for(folder
         assert f"**{expected_nmi(folder, name, 12)[2:6]}** in" in said
         stored = load_token_clusters(folder / "analysis" / f"clusters-{name}.npz")
         assert f"**{stored.agreements['domain'].nmi.mean:.2f}** in" in said
-    assert "hole documents cluster by domain" in said and "single tokens cluster" in said
+    assert "Whole documents cluster by domain" in said and ". Single tokens cluster" in said
+    assert said.count("NMI") == 2 and "(NMI, 1 if the clusters are the domains: " in said
     assert headline(follow_link(PAGE)) == said
 
 
@@ -116,6 +124,8 @@ def test_highlighting_dims_the_others_and_changes_nothing_else(folder: Path):
 def test_a_link_highlights_several_domains(folder: Path):
     at = opened(cluster_domain=["harbour", "court", "atlantis"])
     assert "All domains but harbour, court recede" in texts(at)
+    assert opens(at) == "Highlight: 2 domains"
+    assert told(at)["said"] == "all layers · 12 clusters · highlighted: harbour, court"
     assert "asks for the domain atlantis" in texts(at)
     domains = trace(folder, "emo-nano").documents["domain"]
     chosen = domains.isin(["harbour", "court"])
@@ -142,6 +152,31 @@ def test_every_row_is_in_one_group_of_the_legend(colour: str, sign: str):
         assert any(sign in group for group in groups), groups
 
 
+@pytest.mark.parametrize("colour", ["Entropy", "Spread"])
+def test_a_value_has_the_same_colour_and_limits_on_both_maps(colour: str):
+    first, second = (
+        {each["colour"]: each["name"] for each in panel["groups"]}
+        for panel in sent_maps(opened(cluster_colour=colour))["panels"]
+    )
+    shared = first.keys() & second.keys()
+    assert shared and all(first[each] == second[each] for each in shared)
+    assert len(first | second) == len(set((first | second).values()))
+
+
+def test_every_cluster_has_a_name_on_its_map_that_can_be_shortened():
+    for panel in sent_maps(opened(cluster_colour="Cluster"))["panels"]:
+        labels = {label["name"]: label["texts"] for label in panel["labels"]}
+        assert labels.keys() == {group["name"] for group in panel["groups"]}
+        assert all(texts[-1] == name.split(":")[0] for name, texts in labels.items())
+
+
+def test_the_table_of_clusters_has_their_names():
+    at = opened(cluster_part="Clusters", cluster_colour="Cluster")
+    for frame, panel in zip(at.dataframe, sent_maps(at)["panels"], strict=True):
+        names = {name.split(": ")[0] for name in frame.value["cluster"]}
+        assert names == {group["name"].split(": ")[0] for group in panel["groups"]}
+
+
 def test_clusters_that_match_look_alike_in_both_maps():
     looks = [
         {each["name"].split(":")[0]: (each["colour"], each["symbol"]) for each in panel["groups"]}
@@ -155,6 +190,8 @@ def test_documents_selected_by_a_link_are_listed_and_drawn():
     at = opened(cluster_selection=",".join(chosen))
     assert sorted(listed(at)) == sorted(chosen)
     assert "2 documents selected" in texts(at)
+    assert told(at)["said"] == "all layers · 12 clusters · 2 documents selected"
+    assert opens(at) == "Highlight and map"
     ids = sent_maps(at)["ids"]
     assert sorted(ids[row] for row in marked(at, "selected")) == sorted(chosen)
     at.button(key="cluster_selection_clear").click()
@@ -171,7 +208,7 @@ def test_a_region_without_documents_says_so():
 
 def test_a_link_to_lost_documents_selects_nothing():
     at = opened(cluster_selection="gone", cluster_document="lost")
-    assert "selects documents that are not here" in texts(at)
+    assert "selects documents gone, which are not here" in texts(at)
     assert "asks for the document lost, which is not here" in texts(at)
     assert len(listed(at)) == 24 and not strips(at)
 
@@ -214,6 +251,9 @@ def test_next_document_goes_through_the_listed_ones():
 def test_the_token_of_a_link_is_picked_until_another_document_is_opened():
     at = opened(cluster_token="3", cluster_document="heldout-garden-0")
     assert [look["selected"] for look in looks(at)] == [3, 3]
+    links = [part.proto for part in at.get("page_link")]
+    (link,) = [link for link in links if link.label.startswith("Token routing of")]
+    assert "routing_token=3" in link.query_string
     at.button(key="cluster_next").click()
     run(at)
     assert [look["selected"] for look in looks(at)] == [None, None]
@@ -313,7 +353,8 @@ def test_the_clusters_of_both_runs_side_by_side(folder: Path):
     counts = np.reshape(numbers(drawn["customdata"]), (4, 4))
     for row, cluster in enumerate(drawn["y"]):
         for column, other in enumerate(drawn["x"]):
-            both = (found[0].labels == int(cluster)) & (second == int(other))
+            numbers_of = [int(name.split(": ")[0]) for name in (cluster, other)]
+            both = (found[0].labels == numbers_of[0]) & (second == numbers_of[1])
             assert counts[row, column] == both.sum()
 
 

@@ -49,12 +49,17 @@ def test_similarity_of_both_runs_on_one_scale_and_in_one_order(opened):
     assert f"in common {said_of(first.between)} in EMO, {said_of(second.between)} in" in texts(at)
     one, two = charts(at)[0]["data"]
     assert one["y"] == two["y"] and one["coloraxis"] == two["coloraxis"]
+    axes = charts(at)[0]["layout"]
+    for axis in ("xaxis", "xaxis2", "yaxis"):
+        assert axes[axis].get("showticklabels", True) and axes[axis]["showgrid"] is False
     order = domains.order([first.matrix, second.matrix])
     assert numbers(one["z"]) == pytest.approx(first.matrix[np.ix_(order, order)].ravel(), abs=1e-5)
     layer = follow_link(PAGE, domains_layer="1")
     alone = domains.similarity(used(opened, "emo-nano"), 1)
     assert f"in common {said_of(alone.between)} in EMO" in texts(layer)
     assert "in layer 1" in texts(layer)
+    for chart in charts(layer) + charts(follow_link(PAGE, domains_view="Kept", domains_k="5")):
+        assert chart["data"][0]["y"] == one["y"], "domains keep their places"
 
 
 def test_coverage(opened):
@@ -69,6 +74,10 @@ def test_kept_sets_change_with_the_number_kept(opened):
         at = follow_link(PAGE, domains_view="Kept", domains_k=str(keep))
         found = domains.kept_sets(used(opened, "emo-nano"), keep - 1)
         assert f"overlap by {said_of(found.between)} in EMO" in texts(at)
+        most = found.matrix[~np.eye(len(found.matrix), dtype=bool)].max()
+        assert f"the two nearest by {said_of(most)} (" in texts(at)
+        (table,) = (frame.value for frame in at.dataframe)
+        assert table["Overlap (Jaccard), EMO"].max() == pytest.approx(100 * most)
 
 
 def test_co_activation_beside_independence(opened):
@@ -87,10 +96,16 @@ def test_flow_between_layers(opened):
     found = load(opened / "analysis" / "experts-emo-nano.npz")
     known = flow.information(found.flow[0], found.tokens)
     assert f"tell **{known.known:.2f}** nats in EMO" in texts(at)
-    assert f"possible: {known.possible:.2f} in EMO" in texts(at)
+    assert f"Possible: {known.possible:.2f} in EMO" in texts(at)
     sankeys = [trace for chart in charts(at) for trace in chart["data"]]
     assert [trace["type"] for trace in sankeys] == ["sankey", "sankey"]
     assert [trace["node"]["label"].count("other") for trace in sankeys] == [2, 2]
+    for trace in sankeys:
+        assert sum(numbers(trace["link"]["value"])) == pytest.approx(1), "others to others too"
+        assert (
+            bool(trace["node"]["y"]) and 0 < min(trace["node"]["y"]) < max(trace["node"]["y"]) < 1
+        )
+    assert "Palest: " in texts(at)
 
 
 def test_balance_by_layer(opened):
@@ -100,7 +115,9 @@ def test_balance_by_layer(opened):
     rows = at.dataframe[0].value
     mine = rows[rows["run"] == "EMO"].reset_index(drop=True)
     assert mine["gini"].tolist() == pytest.approx(table["gini"].tolist())
-    assert mine["by_chance"].tolist() == pytest.approx(table["by_chance"].tolist())
+    assert mine["by_chance"].tolist() == pytest.approx((100 * table["by_chance"]).tolist())
+    usual = f"{100 * table['by_chance'].mean():.1f} %"
+    assert f"Choices at random: {usual} in EMO" in texts(at)
 
 
 def test_what_needs_tokens_says_so_and_offers_to_read_them(tiny_assets):

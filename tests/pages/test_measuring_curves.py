@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import OrderedDict
 from pathlib import Path
 
 import pandas as pd
@@ -32,8 +33,9 @@ SECONDS = 600
 
 
 @pytest.fixture(autouse=True)
-def _assets(tiny_assets: Path) -> None:
-    """Every test here reads the tiny assets."""
+def _assets(tiny_assets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here reads the tiny assets, and what it measures is known to no other."""
+    monkeypatch.setattr(jobs.registry(), "_jobs", OrderedDict())
 
 
 def copied(assets: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -112,6 +114,12 @@ def test_curves_of_other_documents_are_not_shown(tiny_assets, tmp_path, monkeypa
     assert "made with other documents" in words(opened())
 
 
+def test_what_measuring_all_again_takes_is_said_before(tiny_assets):
+    keep, methods, domains, each = (4, 8), 4, 4, 6
+    cuts = 1 + len(keep) * (methods - 1 + measuring.RANDOM_SEEDS)
+    assert f"{2 * domains * each * cuts:,} passes over a document: about" in words(opened())
+
+
 def test_more_points_are_measured_in_the_background(tiny_assets, models):
     at = opened(subset_domain="garden", k="10")
     assert "no measured point at 10" in words(at)
@@ -122,7 +130,7 @@ def test_more_points_are_measured_in_the_background(tiny_assets, models):
     job = list(jobs.registry()._jobs.values())[-1]
     job.wait(SECONDS)
     run(at)
-    assert "All documents: with 10 of 16 experts, likelihood kept" in lines(at)["all"]
+    assert "All documents of garden: with 10 of 16 experts, likelihood kept" in lines(at)["all"]
     assert 10 in [stop["keep"] for stop in slider(at)["stops"] if stop["notch"]]
     model = models["emo-nano"]
     subset = select_experts(model, tokens_of(tiny_assets, "calibration-garden"), 10)

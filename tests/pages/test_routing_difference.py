@@ -193,9 +193,10 @@ def test_a_link_opens_a_document_at_a_token(tiny_assets: Path, documents: pd.Dat
     assert looks(at)[0]["selected"] == 7
     (picture,) = heatmaps(at)
     root = np.array(list(cells(picture["sides"][0]["layers"][0]).values())) / 255
-    shown = picture["top"] * root.reshape(-1, 2) ** 2
+    shown = picture["low"] + (picture["top"] - picture["low"]) * root.reshape(-1, 2)
     differs = 1 - token_difference(matched([one], [other])[0][0]).overlap
-    np.testing.assert_allclose(shown, differs, atol=0.01)
+    low, top = np.percentile(differs, [5, 95])
+    np.testing.assert_allclose(shown, np.clip(differs, low, top), atol=0.01)
 
 
 def test_the_table_lists_what_differs_most_and_leads_to_the_routing_page(pair: Difference):
@@ -247,13 +248,13 @@ def test_every_token_as_csv(pair: Difference, monkeypatch: pytest.MonkeyPatch):
 def test_which_run_predicts_a_token_better_has_a_second_mark():
     at = opened(difference_of=PAIR, difference_colour=view.LOSS)
     tokens, said = strips(at)[0]["tokens"], words(at)
-    for lean, end, name in ((1, "above", "EMO"), (-1, "below", "Standard MoE")):
+    ends = ((1, "teal", "above", "EMO"), (-1, "amber", "below", "Standard MoE"))
+    for lean, colour, end, name in ends:
         assert any(token["lean"] == lean for token in tokens)
-        colour = theme.BETTER_NAME if lean > 0 else theme.WORSE_NAME
-        assert f"{colour}, line {end}, {name}" in said
+        assert f"by {name}: {colour}, line {end}" in said
     deepest = max(tokens, key=lambda token: float(token["colour"].split(",")[-1][:-1]))
-    best = deepest["colour"].startswith(theme.DIVERGING[-1][1][:19])
-    assert deepest["lean"] == (1 if best else -1)
+    teal = deepest["colour"].startswith(theme.with_alpha(theme.TEAL, 1)[:18])
+    assert deepest["lean"] == (1 if teal else -1)
     assert not any(token["lean"] for token in strips(opened())[0]["tokens"])
 
 

@@ -55,9 +55,9 @@ def test_the_first_line_is_the_measured_curve(curves):
     found = Measured.of(curves.of_domain("garden"))
     emo, standard = (found.increase(m, ROUTER_PROBABILITY, 8) for m in ("emo-nano", "std-nano"))
     assert lines(at)["all"] == (
-        "All documents: with 8 of 16 experts, likelihood kept: "
+        "All documents of garden: with 8 of 16 experts, likelihood kept: "
         f"EMO {kept(emo.mean)}, Standard MoE {kept(standard.mean)}. "
-        f"6 held-out documents of garden, {found.tokens:,} tokens."
+        f"6 held-out documents, {found.tokens:,} tokens."
     )
     assert f"{emo.mean:+.3f} ({emo.low:+.3f} to {emo.high:+.3f}) in EMO" in words(at)
     said = f"With all experts, in nats a token: {found.full_loss('emo-nano').mean:.3f} in EMO, "
@@ -106,7 +106,7 @@ def test_the_two_lines_never_change_what_they_are_of(curves):
     at = move(opened(subset_domain="harbour", k="8"), 6)
     for stop in (4, 6, 8, 16):
         said = lines(at, stop)
-        assert said["all"].startswith(f"All documents: with {stop} of 16 experts")
+        assert said["all"].startswith(f"All documents of harbour: with {stop} of 16 experts")
         assert said["document"].startswith("This document: likelihood kept:")
 
 
@@ -289,13 +289,30 @@ def test_each_model_goes_on_with_and_without_the_cut(tiny_assets, models):
         assert written(at, 5)[label] == writing.visible_lines(text)
         whole = continue_text(models[name], tokenizer, *drawn)
         assert written(at, 16)[label] == writing.visible_lines(whole)
+        (run_,) = [each for each in given(at, "prompt")["runs"] if each["label"] == label]
+        assert run_["whole"] == writing.visible_lines(whole), "to be compared with"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("until it is cr", "until it is cr\u00a0…"),
+        ("Serve hot.", "Serve hot."),
+        ('He said "no."', 'He said "no."'),
+        ("", ""),
+    ],
+)
+def test_a_text_that_stops_inside_a_sentence_says_that_it_goes_on(text: str, shown: str):
+    assert writing.visible_lines(text) == shown
 
 
 def test_the_other_notches_are_written_once_the_slider_plays():
     at = opened(subset_domain="kitchen", k="8")
     assert not written(at, 4)["EMO"]
+    assert given(at, "prompt")["waiting"] == writing.ONCE_LET_GO
     at.session_state["subset_played"] = True
     assert written(run(at), 4)["EMO"]
+    assert given(at, "prompt")["waiting"] == writing.WRITING, "nobody holds the slider"
 
 
 def test_words_that_all_experts_did_not_write_are_marked():

@@ -110,11 +110,13 @@ def test_highlighting_a_token_leaves_only_its_points():
     found = marked(run(at), "highlight")
     assert found == np.flatnonzero(listed(at)["token"] == options[0]).tolist() and found
     assert "recede" in texts(at) and sent_maps(at) == before
+    assert "Highlight: 1 token" in [each.proto.popover.label for each in at.get("popover")]
 
 
 def test_selected_tokens_of_a_link_are_listed_drawn_and_read():
     at = opened(cluster_tokens=",".join(tokens_at(3, 90)))
     assert len(listed(at)) == 2 and "2 tokens selected" in texts(at)
+    assert re.search(r"selected: \d+ % \w+, most frequent token .+ \(\d+ %\), ", texts(at))
     assert marked(at, "selected") == [3, 90] and not strips(at)
     at.button(key="cluster_tokens_read").click()
     document, position = tokens_at(3)[0].split(":")
@@ -139,7 +141,7 @@ def test_one_token_is_named():
 def test_what_a_link_asks_for_in_vain_is_named():
     at = opened(cluster_tokens="gone:3", cluster_highlight="zzz", cluster_domain="atlantis")
     said = texts(at)
-    assert "selects tokens that are not here" in said
+    assert "selects tokens gone:3, which are not here" in said
     assert "domain atlantis" in said and "token zzz" in said
 
 
@@ -173,6 +175,7 @@ def test_documents_are_ranked_by_the_share_of_their_tokens_selected(tiny_assets:
     at = opened(cluster_part="Documents", cluster_tokens=ids)
     table = at.dataframe[0].value
     assert table["document"].iloc[0] == documents["id"][first]
+    assert documents["text"][first].startswith(table["opening"].iloc[0][:12])
     assert table["share"].tolist() == pytest.approx([100, 100 / (own == own[chosen[-1]]).sum()])
     assert "Select tokens" in texts(opened(cluster_part="Documents"))
 
@@ -184,7 +187,12 @@ def test_the_quality_is_of_all_tokens_and_of_the_sample(tiny_assets: Path):
         assert stored.loc["NMI with the token itself", name].startswith(f"{each.token.mean:.2f} [")
         sizes = [int(sampled.loc[f"{which} cluster", name]) for which in ("Largest", "Smallest")]
         assert 0 < sizes[1] <= 20 <= sizes[0] <= 120  # 120 tokens in 6 clusters
-    assert "6 clusters of the sample alone: 120 tokens of 24 documents" in texts(at)
+    said = texts(at)
+    assert "6 clusters of the sample alone: 120 tokens of 24 documents" in said
+    assert re.search(r"\*\*6 clusters of all [\d,]+ tokens\*\*", said)
+    assert (
+        "**6 clusters of the sampled tokens alone**" in said and "silhouette and stability" in said
+    )
 
 
 def test_tokens_by_the_clusters_of_both_runs(tiny_assets: Path):
@@ -193,7 +201,8 @@ def test_tokens_by_the_clusters_of_both_runs(tiny_assets: Path):
     (drawn,) = chart["data"]
     counts = np.reshape(numbers(drawn["customdata"]), (len(drawn["y"]), len(drawn["x"])))
     first, second = (token_map.clusters[name] for name in RUNS)
-    both = (first == int(drawn["y"][0])) & (second == int(drawn["x"][0]))
+    row, column = (int(drawn[axis][0].split(": ")[0]) for axis in "yx")
+    both = (first == row) & (second == column)
     assert counts[0, 0] == both.sum() and counts.sum() == 120
 
 

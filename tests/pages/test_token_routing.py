@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from emo_viz.figures import theme
+from emo_viz.server import library, typical
 from model.run.inference import Recording, encode, record
 from model.run.loading import load_model, load_tokenizer
 from tests.pages.opened import (
@@ -26,7 +28,9 @@ from tests.pages.opened import (
 )
 
 PAGE = "pages/1_Token_routing.py"
+ABLATION = "pages/3_Subset_ablation.py"
 SECONDS = 600
+AMONG = typical.among
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +112,37 @@ def test_next_document_is_in_the_address_and_forgets_the_token(documents: pd.Dat
     assert at.button(key="routing_previous").disabled is False
 
 
+def test_each_source_of_texts_keeps_its_chosen_token():
+    at = opened(routing_token="4")
+    at.segmented_control(key="routing_source").set_value("Your own text")
+    run(at).button(key="routing_example_python_code").click()
+    assert run(at).number_input(key="routing_token").value is None
+    at.number_input(key="routing_token").set_value(2)
+    run(at).segmented_control(key="routing_source").set_value("Held-out document")
+    assert run(at).number_input(key="routing_token").value == 4
+    at.segmented_control(key="routing_source").set_value("Your own text")
+    assert run(at).number_input(key="routing_token").value == 2
+
+
+def test_a_token_beyond_the_last_is_the_last_and_it_is_said():
+    at = opened(routing_token="2")
+    at.number_input(key="routing_token").set_value(9999).run()
+    (said,) = [part.value for part in at.toast]
+    last = len(strips(at)[0]["tokens"])
+    assert said == f"There is no token 9,999 here: {last} is the last."
+    assert at.number_input(key="routing_token").value == last == looks(at)[0]["selected"]
+
+
+def test_pages_of_one_document_open_on_the_one_of_home(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(typical, "among", AMONG)
+    usual = str(typical.document(library.comparison())["id"])
+    assert opened().selectbox(key="routing_choice").value == usual
+    assert follow_link(ABLATION).selectbox(key="subset_document").value == usual
+    domain = "court" if "court" not in usual else "garden"  # one that it is not of
+    narrowed = opened(routing_domain=domain).selectbox(key="routing_choice").value
+    assert narrowed == f"heldout-{domain}-0"
+
+
 def test_domain_narrows_the_documents(documents: pd.DataFrame):
     at = opened(routing_domain="harbour")
     of_domain = documents[documents["domain"] == "harbour"]
@@ -121,7 +156,7 @@ def test_followed_expert_is_underlined(tiny_assets: Path, documents: pd.DataFram
     tokens = int((experts[1:] == expert).any(axis=1).sum())
     said = words(opened(routing_layer="1", routing_expert=f"EMO {expert}"))
     assert f"the {tokens} token" in said
-    assert f"routes to expert {expert} in layer 1" in said
+    assert f"sent to L1 E{expert} of EMO." in said
 
 
 def test_own_text_comes_from_the_link(tiny_assets: Path):
@@ -298,6 +333,7 @@ def test_all_layers_are_small_pictures(tiny_assets: Path, documents: pd.DataFram
     found = recorded(tiny_assets, documents["text"][0], "std-nano").expert_ids
     side = heatmaps(opened(routing_picture="All layers"))[0]["sides"][1]
     assert [layer["number"] for layer in side["layers"]] == list(range(len(found)))
+    assert side["scale"] == [colour for _, colour in theme.shades_of(theme.AMBER)]
     for layer, ids in zip(side["layers"], found, strict=True):
         assert set(cells(layer)) == {(t, int(e)) for t in range(1, len(ids)) for e in ids[t]}
 
@@ -314,6 +350,8 @@ def test_a_difference_is_the_first_less_the_second(
     dense = np.zeros((2, emo.expert_ids.shape[1], 256))
     for weights, one in zip(dense, (emo, std), strict=True):
         np.put_along_axis(weights, one.expert_ids[0].astype(int), one.gate_weights[0], axis=1)
+    ends = [given["sides"][0]["scale"][end] for end in (0, -1)]
+    assert ends == [theme.with_alpha(colour, 1.0) for colour in (theme.AMBER, theme.TEAL)]
     names = given["sides"][0]["layers"][0]["names"]
     assert bool(names) == (match == "Matched by use")
     for column, name in enumerate(names):  # "5=7": the second's 7 stands where the first's 5 does
@@ -347,7 +385,8 @@ def test_a_followed_expert_is_of_one_layer_and_says_so_in_another(
     run(at)
     assert [token["marked"] for token in strips(at)[0]["tokens"]] == marked
     assert looks(at)[0]["followed"] == {"run": "emo-nano", "layer": 0, "expert": expert}
-    assert f"Layer 1 is shown, and EMO L0 E{expert} is still followed" in texts(at)
+    assert f"sent to L0 E{expert} of EMO; layer 1 is shown." in texts(at)
+    assert f"L0 E{expert}, EMO" in at.selectbox(key="routing_expert").options
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,7 @@ from emo_viz.analysis.curves import read_curves
 from emo_viz.analysis.projection import load_maps, pca_map
 from emo_viz.analysis.tokens import TokenTable, fit_token_clusters, load_token_clusters
 from emo_viz.trace import Trace
-from emo_viz.ui.ablation import chosen
+from emo_viz.ui.parts import opened
 from model.run.inference import Recording, document_losses, encode, record
 from model.run.loading import load_model, load_tokenizer
 from model.run.subset import ExpertSubset, apply_subset
@@ -179,8 +178,8 @@ def test_only_experts_of_the_layer_are_offered(uneven: Path):
     assert not at.exception
     expert = at.selectbox(key="routing_expert")
     assert expert.value == "EMO L1 E14" and len(expert.options) == 22 + 1
-    assert "EMO L0 E10" in expert.options and "EMO L0 E11" not in expert.options
-    assert "EMO L1 E14 is still followed" in words(at)
+    assert "L0 E10, EMO" in expert.options and "L0 E11, EMO" not in expert.options
+    assert "sent to L1 E14 of EMO; layer 0 is shown" in words(at)
 
 
 def test_a_link_to_an_expert_that_the_layer_lacks_is_said(uneven: Path):
@@ -327,15 +326,14 @@ def test_the_cut_is_that_of_each_layers_experts(uneven: Path, keep_k: int):
     low = min(keep_k, 12)
     kept = "8" if keep_k == low else f"{low} to {keep_k}"
     said = [run["said"][str(keep_k)] for run in given(at, "prompt")["runs"]]
-    assert said[0] == f"writes with {kept} experts"
+    assert said[0].startswith(f"writes with {kept} experts (grey: ")
     assert [slider(at)["stops"][i]["keep"] for i in (0, -1)] == [4, 16]
 
 
 def test_the_kept_experts_are_drawn_as_far_as_a_layer_goes(
     uneven: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    popover = chosen.st.popover
-    monkeypatch.setattr(chosen.st, "popover", lambda *a, **how: _Open(popover(*a, **how)))
+    monkeypatch.setattr(opened, "is_open", lambda _: True)
     drawn = [charts(follow_link(ABLATION, k=k))[:2] for k in ("8", "14")]
     for keep_k, (kept_map, overlap) in zip((8, 14), drawn, strict=True):
         kept = value(kept_map, 0, "z")
@@ -349,21 +347,6 @@ def test_the_kept_experts_are_drawn_as_far_as_a_layer_goes(
             other = subset(uneven, "emo-nano", keep_k, domain).experts
             both = [len({*own[i][:-1]} & {*other[i][:-1]}) / len(own[i][:-1]) for i in (0, 1)]
             assert share == pytest.approx(100 * np.mean(both))
-
-
-class _Open:
-    """A popover that has been opened: the tests' browser cannot open one."""
-
-    open = True
-
-    def __init__(self, place: Any) -> None:
-        self.place = place
-
-    def __enter__(self) -> None:
-        self.place.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.place.__exit__(*error)
 
 
 def test_the_curves_say_the_experts_of_every_layer(uneven: Path, small: Path):

@@ -86,3 +86,21 @@ def test_what_is_asked_for_is_shown_as_text():
 @pytest.mark.parametrize("value", [0, 513, "3", 2.0, None])
 def test_a_number_of_another_text_does_not_fit(value):
     assert not TOKEN.fits(value)
+
+
+@pytest.mark.parametrize("asked", [["law,chess"], ["law", "chess"], ["law,chess", "law"]])
+def test_several_options_may_stand_in_one_value(asked: list[str]):
+    found = DOMAINS.read(asked)
+    assert found.value == ["law", "chess"] and not found.problem
+
+
+def test_what_is_unknown_and_what_is_too_much_are_two_sentences():
+    assert DOMAINS.read(["law,tea"]).problem == (
+        "The link asks for the domain law,tea, which is not here and left out."
+    )
+    found = DOMAINS.read(["law", "tea", "sea", "chess", "code_go"])
+    assert found.value == ["law", "chess"]
+    assert found.problem == (
+        "The link asks for the domains tea and sea, which are not here and left out. "
+        "The link asks for more than the 2 domains that can be chosen; left out: code\\_go."
+    )

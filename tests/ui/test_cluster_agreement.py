@@ -15,7 +15,9 @@ def test_the_same_labels_of_other_documents_have_another_interval(monkeypatch: p
     rng = np.random.default_rng(0)
     labels = [rng.integers(0, 3, 120) for _ in range(2)]
     labels[1][:60] = labels[0][:60]
+    names = [["one", "two", "three"]] * 2
     for tokens in (1, 30):  # of a document
         documents = [str(place // tokens) for place in range(120)]
-        quality.confusion(compare([Run("a", "A"), Run("b", "B")]), labels, "token", documents)
+        runs = compare([Run("a", "A"), Run("b", "B")])
+        quality.confusion(runs, labels, names, "token", documents)
     assert len(set(said)) == 2

@@ -2,7 +2,7 @@
 
 import pytest
 
-from emo_viz.ui.parts.maps import short_name
+from emo_viz.ui.parts.maps import short_name, with_words
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,16 @@ from emo_viz.ui.parts.maps import short_name
 )
 def test_a_cluster_has_its_domains_or_else_its_words(name: str, short: str):
     assert short_name(name) == short
+
+
+@pytest.mark.parametrize(
+    ("name", "readable"),
+    [
+        ("mixed · ␣␣␣ ␣␣␣␣␣␣␣", "mixed · spaces"),
+        ("manpages 61 % · ␣␣ the ␣␣␣␣", "manpages 61 % · spaces the"),
+        ("recipes 88 % · ␣ cup f", "recipes 88 % · ␣ cup f"),
+        ("chess 97 %", "chess 97 %"),
+    ],
+)
+def test_spaces_have_a_word(name: str, readable: str):
+    assert with_words(name) == readable

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from emo_viz.ui.parts.heatmap import Follow, Layer, Pick, _layer, _pick
+from emo_viz.ui.parts.heatmap import Follow, Layer, Pick, Side, _beyond, _layer, _pick
 
 TOKENS, SLOTS = 5, 3
 
@@ -52,6 +52,15 @@ def test_differences_have_zero_in_the_middle():
     assert levels.tolist() == [1, 128, 255]
 
 
+def test_a_span_is_an_even_scale_between_its_ends():
+    values = np.array([[0.4, 0.5, 0.7, 0.9, 1.0]], np.float32)
+    one = Layer(0, np.arange(5)[None], values, np.arange(5))
+    levels = bytes_of(_layer(one, 0.9, False, low=0.5)["levels"], "<u1")
+    assert levels.tolist() == [1, 1, 128, 255, 255]
+    sides = [Side("a", "A", "#000000", [one])]
+    assert _beyond(sides, 0.5, 0.9) == [True, True] and not any(_beyond(sides, 0.4, 1.0))
+
+
 def test_no_weight_is_a_faint_cell_not_an_empty_one():
     values = np.array([[np.nan, 0.0, 1.0]], np.float32)
     levels = bytes_of(
@@ -64,6 +73,7 @@ def test_a_pick_names_the_expert_with_its_run_and_layer():
     event = {"token": 4, "follow": {"run": "a", "layer": 2, "expert": 9}}
     assert _pick(event) == Pick(4, Follow("a", 2, 9))
     assert _pick({"token": None, "follow": None}) == Pick(None)
+    assert _pick({"token": 4, "follow": None, "back": True}) == Pick(4, back=True)
 
 
 def _page(selected: int) -> None:

@@ -11,20 +11,20 @@ from emo_viz.figures.theme import chart_config
 from emo_viz.server import library
 from emo_viz.ui.ablation.live import Live, ranking
 from emo_viz.ui.ablation.page import METHOD_WORDS, WORTH_HERE, Choice, Study
-from emo_viz.ui.parts import export
+from emo_viz.ui.parts import export, opened
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, share
 
 
 def offer(study: Study, choice: Choice, live: Live) -> None:
-    """Behind one button; nothing is computed before it is opened."""
-    place = st.popover(
+    """Out of the way; nothing is computed before it is opened."""
+    place = st.expander(
         "How the experts were chosen",
         icon=":material/help:",
         key="subset_how",
         on_change="rerun",
     )
-    if place.open:
+    if opened.is_open(place):
         with place:
             _kept(study, choice, live)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def offer(study: Study, choice: Choice, found: Measured | None, live: Live) -> None:
-    """What the page shows behind one button, the subset and what is cut by it behind another."""
+    """What the page shows, behind one button."""
     tables = {"Losses of every token": lambda: token_losses(live)}
     if found is not None:
         tables = {"Curve": lambda: found.table, **tables}
@@ -36,10 +36,14 @@ def offer(study: Study, choice: Choice, found: Measured | None, live: Live) -> N
         f"{', new documents' * choice.only_new}; "
         f"losses of document {choice.document}",
     )
+
+
+def offer_cut(study: Study, choice: Choice, live: Live) -> None:
+    """The subset, and the checkpoint that is cut by it."""
     icon, key = ":material/content_cut:", "subset_export"
-    cut = st.popover("Subset and checkpoint", icon=icon, key=key, on_change="rerun")
-    if opened.is_open(cut):
-        with cut:
+    place = st.expander("Subset and checkpoint", icon=icon, key=key, on_change="rerun")
+    if opened.is_open(place):
+        with place:
             _subsets(study, choice, live)
 
 

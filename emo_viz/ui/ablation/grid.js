@@ -1,4 +1,5 @@
-const [LABEL, HIGH, GAP, NARROWEST, WIDEST] = [30, 15, 2, 5, 26];
+const [LABEL, HIGH, GAP, NARROWEST, WIDEST] = [56, 15, 2, 5, 26];
+const [IDS, EVERY] = [15, 16]; // room below the last row, and which experts are named there
 const HINT = "Filled: kept; outlined: switched by hand. Click an expert, or go with the arrow keys "
   + "and press space. ";
 
@@ -15,7 +16,7 @@ function size(pane, run) {
 function draw(pane, run, cursor) {
   const [wide, rows] = [size(pane, run), run.layers.length];
   const widest = Math.max(1, ...run.layers.map((layer) => layer.routed));
-  const [width, height] = [Math.floor(LABEL + wide * widest), rows * HIGH + 2];
+  const [width, height] = [Math.floor(LABEL + wide * widest), rows * HIGH + 2 + IDS];
   const canvas = pane.querySelector("canvas");
   const scale = window.devicePixelRatio || 1;
   Object.assign(canvas, { width: width * scale, height: height * scale });
@@ -23,10 +24,11 @@ function draw(pane, run, cursor) {
   const pen = canvas.getContext("2d");
   pen.scale(scale, scale);
   const ink = getComputedStyle(pane).color;
+  pen.font = `11px ${getComputedStyle(pane).fontFamily}`;
+  ids(pen, widest, wide, rows, ink);
   run.layers.forEach((layer, row) => {
     pen.fillStyle = ink;
-    pen.font = `11px ${getComputedStyle(pane).fontFamily}`;
-    pen.fillText(layer.number, 2, row * HIGH + 12);
+    pen.fillText(`Layer ${layer.number}`, 2, row * HIGH + 12);
     for (let expert = 0; expert < layer.routed; expert += 1) {
       cell(pen, run, row, expert, wide, ink);
     }
@@ -35,6 +37,14 @@ function draw(pane, run, cursor) {
   pen.strokeStyle = ink;
   pen.setLineDash([2, 2]);
   pen.strokeRect(LABEL + cursor.expert * wide, cursor.row * HIGH + 0.5, wide, HIGH + 0.5);
+}
+
+function ids(pen, widest, wide, rows, ink) {
+  pen.fillStyle = ink;
+  pen.fillText("Expert", 2, rows * HIGH + 13);
+  for (let expert = 0; expert < widest; expert += EVERY) {
+    pen.fillText(expert, LABEL + expert * wide + 1, rows * HIGH + 13);
+  }
 }
 
 // Switched cells have an outline as a second mark, and a stroke through them where they are off.

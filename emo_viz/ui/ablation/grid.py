@@ -74,10 +74,19 @@ def _draw(study: Study, choice: Choice, live: Live) -> None:
             help="As the slider chooses. A step back in the browser undoes one switch.",
         )
         st.caption(
-            f"{count(len(choice.switched), 'expert')} switched; measured on "
+            f"{_shared(study)}{count(len(choice.switched), 'expert')} switched; measured on "
             f"{count(live.num_tokens, 'token')} of this document. Switches stay when the slider "
             "moves. The sizes and all documents' curve are those of the slider alone."
         )
+
+
+def _shared(study: Study) -> str:
+    """Why there are fewer cells than experts."""
+    always = max(study.config(run).num_shared_experts for run in study.runs.ids)
+    if not always:
+        return ""
+    stays = "stays" if always == 1 else "stay"
+    return f"Routed experts; {count(always, 'shared expert')} always {stays}. "
 
 
 def _layers(live: Live, loaded: LoadedModel, usual: running.Experts) -> Any:

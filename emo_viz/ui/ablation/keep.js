@@ -30,3 +30,19 @@ function runName(run) {
   name.append(mark, ` ${run.label}`);
   return name;
 }
+
+// The texts of every stop lie in one place and one of them is seen: what stands around never moves.
+function stack(root, texts) {
+  root.classList.add("stack");
+  root.replaceChildren(...Object.entries(texts).map(([keep, text]) => {
+    const node = make("span", "", text);
+    node.dataset.keep = keep;
+    return node;
+  }));
+}
+
+function raise(root, keep) {
+  for (const node of root.children) {
+    node.classList.toggle("current", node.dataset.keep === String(keep));
+  }
+}

@@ -7,20 +7,15 @@ function line(name, parts, data) {
   return node;
 }
 
-// The lines of every stop lie in one place and one of them is seen: the page never moves.
 export default function ({ data, parentElement }) {
   const root = parentElement.querySelector(".lines");
   const all = Object.entries({ ...data.stops, computing: data.computing });
+  root.classList.add("stack");
   root.replaceChildren(...all.map(([keep, lines]) => {
-    const node = make("div", "stop");
+    const node = make("div");
     node.dataset.keep = keep;
     node.append(...lines.map(([name, parts]) => line(name, parts, data)));
     return node;
   }));
-  return follow(root, (keep) => {
-    const shown = data.stops[keep] ? String(keep) : "computing";
-    for (const node of root.children) {
-      node.classList.toggle("current", node.dataset.keep === shown);
-    }
-  });
+  return follow(root, (keep) => raise(root, data.stops[keep] ? keep : "computing"));
 }

@@ -77,7 +77,7 @@ def keep(study: Study, stop: int) -> str:
 
 
 def _all(study: Study, choice: Choice, found: Measured | None, stop: int) -> Iterator[Part]:
-    yield _strong(f"{whose(choice)} documents: ")
+    yield _strong(f"{whose(choice)}: ")
     if found is None:
         yield _plain(
             "no curves are measured of experts chosen by importance."
@@ -95,16 +95,17 @@ def _all(study: Study, choice: Choice, found: Measured | None, stop: int) -> Ite
     yield _plain("likelihood kept: ")
     yield from _kept(study, {run: span.mean for run, span in spans.items()})
     yield _plain(".")
-    where = count(len(found.cells.tokens), "domain") if choice.domain is None else choice.domain
+    domains = "" if choice.domain else f" of {count(len(found.cells.tokens), 'domain')}"
     yield _small(
-        f" {count(found.documents, 'held-out document')} of {visible(where)}, "
+        f" {count(found.documents, 'held-out document')}{domains}, "
         f"{unseen.in_a_sentence(choice.only_new)}{count(found.tokens, 'token')}."
     )
 
 
 def whose(choice: Choice) -> str:
-    """Which documents the curves are of."""
-    return "New" if choice.only_new else "All"
+    """Which documents the curves are of: "All documents", "New documents of chess"."""
+    domain = f" of {visible(choice.domain)}" if choice.domain else ""
+    return f"{'New' if choice.only_new else 'All'} documents{domain}"
 
 
 def spans_at(
@@ -154,7 +155,7 @@ def _document(study: Study, live: Live, stop: int, alone: bool) -> Iterator[Part
         yield _plain(", ")
     if any(live.switched.values()):
         yield _plain("with ")
-        yield _strong(f"{count(sum(live.switched.values()), 'expert')} switched by hand")
+        yield _strong(_switched(live))
         yield _plain(", ")
     if stop in live.losses:
         yield _plain("likelihood kept: ")
@@ -164,3 +165,11 @@ def _document(study: Study, live: Live, stop: int, alone: bool) -> Iterator[Part
         yield _plain("computed when the slider is let go.")
     title = shorten(visible(live.shown.title), 60)
     yield _small(f" {title}, {count(live.num_tokens, 'token')}.")
+
+
+def _switched(live: Live) -> str:
+    """ "2 experts of EMO switched by hand" """
+    own = [(run.label, live.switched[run.id]) for run in live.runs if live.switched[run.id]]
+    return (
+        " and ".join(f"{count(n, 'expert')} of {label}" for label, n in own) + " switched by hand"
+    )

@@ -4,7 +4,6 @@ Nothing here draws, but for an empty state.
 """
 
 import hashlib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -148,7 +147,7 @@ def compute_live(study: Study, choice: Choice, found: Measured | None) -> Live:
         mend = commands.documents(library.documents_path())
         command = "" if choice.method == WORTH_HERE else mend
         missing.empty_state(escape_markdown(str(error)), command)
-        st.stop()
+        missing.end()
     return Live(
         runs=study.runs,
         shown=shown,
@@ -326,17 +325,6 @@ def losses(
                 found.flags.writeable = False
                 _LOSSES.keep(key, found, found.nbytes + token_ids.nbytes)
     return found
-
-
-@st.cache_resource(max_entries=16, show_spinner=False)
-def pass_seconds(_loaded: LoadedModel, key: str) -> float:
-    """How long one document of the longest kind takes a model here: timed once."""
-    length = _loaded.live.most_tokens(ablation.MAX_TOKENS)
-    token_ids = np.full(length, _loaded.live.opening, np.int64)
-    with run_exclusive(_loaded):
-        started = time.perf_counter()
-        _loaded.live.losses(token_ids)
-    return time.perf_counter() - started
 
 
 def _digest(experts: Experts) -> str:

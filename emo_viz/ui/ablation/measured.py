@@ -12,7 +12,7 @@ from emo_viz.analysis.curves import OTHER_DOMAIN, RANDOM, Measured
 from emo_viz.figures.kept import beside
 from emo_viz.server import commands
 from emo_viz.ui.ablation import lines, sizes, writing
-from emo_viz.ui.ablation.controls import FIELD, NO_CURVES, about_keep
+from emo_viz.ui.ablation.controls import FIELD, NO_CURVES, TOKEN, about_keep
 from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import BY_WORTH, METHOD_WORDS, WORTH_HERE, Choice, Study
 from emo_viz.ui.parts import unseen
@@ -64,7 +64,8 @@ def _all_documents(study: Study, choice: Choice, found: Measured) -> str:
             f"documents: {increases}."
         )
     return (
-        f"**{lines.whose(choice)} documents.** {lost} With all experts, in nats a token: {losses}. "
+        f"**{escape_markdown(lines.whose(choice))}.** {lost} With all experts, in nats a token: "
+        f"{losses}. "
         f"{_rests_on(study, choice, found.table, len(found.cells.tokens))}"
     )
 
@@ -142,16 +143,17 @@ def _seeds(points: pd.DataFrame) -> int:
 
 
 def routing_link(choice: Choice) -> None:
-    """To the same text on the page of its routing."""
+    """To the same text, and the same token, on the page of its routing."""
+    token: int | None = st.session_state.get(TOKEN)
     st.page_link(
         routes.ROUTING,
         label="Token routing of this text",
         icon=":material/alt_route:",
         query_params=slots.params()
         | (
-            routes.routing_of_text(FIELD.in_link(choice.text))
+            routes.routing_of_text(FIELD.in_link(choice.text), token)
             if choice.is_own
-            else routes.routing_of_document(choice.document)
+            else routes.routing_of_document(choice.document, token)
         ),
     )
 

@@ -39,7 +39,8 @@ def offer(study: Study, choice: Choice) -> None:
             _start(study, choice.domain, choice.method)
             st.rerun()
         if not done:
-            st.caption(_estimate(study, choice.domain, choice.method))
+            passes = _passes(study, choice.domain, choice.method)
+            st.caption(measuring.estimate(study.models, passes))
         if job is not None and job.cancelled:
             st.caption("The measurement was stopped; the curve shows the stored points.")
         progress.failure(job, "The measurement")
@@ -55,17 +56,13 @@ def _help(study: Study, done: bool) -> str:
     )
 
 
-def _estimate(study: Study, domain: str, method: str) -> str:
-    """How long it takes, from how long one document took just now."""
+def _passes(study: Study, domain: str, method: str) -> dict[str, int]:
+    """How often each run reads a document of the domain."""
     documents = int((study.documents["domain"] == domain).sum())
     draws = ablation.RANDOM_SEEDS + (method != RANDOM)
-    cuts = {one.run: 1 + draws * len(fine_keep(study, one.run)) for one in study.models}
-    seconds = sum(
-        cuts[one.run] * documents * live.pass_seconds(one, one.key) for one in study.models
-    )
-    passes = sum(cuts.values()) * documents
-    took = f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
-    return f"{passes:,} passes over a document: about {took} on this machine."
+    return {
+        one.run: documents * (1 + draws * len(fine_keep(study, one.run))) for one in study.models
+    }
 
 
 def fine_keep(study: Study, run: str) -> list[int]:

@@ -200,7 +200,7 @@ def _measured_or_live(models: Models) -> Study:
     """
     if said := next((one.live.why_not_cut for one in models if one.live.why_not_cut), ""):
         st.info(escape_markdown(said), icon=":material/visibility_off:")
-        st.stop()
+        missing.end()
     documents, paths = library.documents(), assets.curves_paths(models.comparison.ids)
     try:
         curves = _fresh(_curves(paths, _key(paths)), models)
@@ -263,7 +263,7 @@ def _nothing(models: Models, sentence: str, headline: str = "Nothing to show yet
     words = f"{sentence} Measure them with this command, or here:" if command else sentence
     missing.empty_state(words, command, headline)
     measuring.all_curves(models, "Measure all curves")
-    st.stop()
+    missing.end()
 
 
 def _key(paths: tuple[Path, ...]) -> str:

@@ -72,7 +72,7 @@ function drawRun(svg, run, s) {
   }
   if (run.document.length) {
     const d = path(run.document, s);
-    svg.append(shape("path", { d, class: "line", stroke: run.colour, "stroke-dasharray": "1 4" }));
+    svg.append(shape("path", { d, class: "line own", stroke: run.colour }));
   }
   for (const [place, value, , , title] of run.points) {
     svg.append(dot(run, s.x(place), s.y(value), 4.5, false, title));

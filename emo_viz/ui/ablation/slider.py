@@ -75,12 +75,16 @@ def draw(
             "said": {str(stop): _said(study, choice, found, stop) for stop in stops},
             "facts": {str(stop): rows for stop, rows in sizes.facts(study, stops).items()},
             "position": choice.keep_k,
-            "of": f"{lines.whose(choice).lower()} documents",
+            "of": _lower(lines.whose(choice)),
             "heard": heard(KEY),
         },
         on_moved_change=lambda: _moved(study),
         on_played_change=_played,
     )
+
+
+def _lower(words: str) -> str:
+    return words[:1].lower() + words[1:]
 
 
 def _moved(study: Study) -> None:

@@ -40,7 +40,7 @@ function paint(root, data, keep) {
     const run = data.runs[i];
     const known = run.cut[keep];
     pane.classList.toggle("waiting", !known);
-    pane.querySelector(".numbers").textContent = run.numbers[keep] ?? "computing …";
+    raise(pane.querySelector(".numbers"), run.numbers[keep] ? keep : "computing");
     if (!known) return;
     const middle = (data.palette.length - 1) / 2;
     pane.querySelectorAll(".token").forEach((node, index) => {
@@ -99,6 +99,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
     build(root, data);
     root.dataset.shown = shown;
   }
+  root.querySelectorAll(".numbers").forEach((numbers, i) => {
+    stack(numbers, { ...data.runs[i].numbers, computing: "computing …" });
+  });
   root.n = Math.max(root.n ?? 0, data.heard);
   if (data.heard === root.n) select(root, data, data.selected);
   const unfollow = follow(root, (keep) => paint(root, data, keep));

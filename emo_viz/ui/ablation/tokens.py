@@ -24,7 +24,7 @@ COLOUR_REACH = 3.0
 MARKED = 1.0  # nats: from here on a token has a line below it too
 STEPS = 41
 STRONGEST = 0.66  # so that text on any colour has a contrast of 4.5, on a light and a dark page
-PIXELS = 112
+PIXELS = 105  # four lines
 _VIEW = view("tokens", '<div class="tokens"></div>')
 
 

@@ -1,12 +1,21 @@
 function paint(root, data, keep) {
   root.querySelectorAll(".pane").forEach((pane, i) => {
-    const parts = data.runs[i].texts[keep];
-    const text = pane.querySelector(".written");
+    const run = data.runs[i];
+    const parts = run.texts[keep];
     pane.classList.toggle("waiting", !parts);
-    pane.querySelector(".state").textContent = parts ? data.runs[i].said[keep] : data.waiting;
+    raise(pane.querySelector(".state"), parts ? keep : "waiting");
     if (!parts) return;
-    text.replaceChildren(...parts.map(([words, changed]) => make(changed ? "mark" : "span", "", words)));
+    const words = parts.map(([text, changed]) => make(changed ? "mark" : "span", "", text));
+    pane.querySelector(".written").replaceChildren(...words, ...whole(run, parts, data));
   });
+}
+
+// What all experts write, under a text that is another.
+function whole(run, parts, data) {
+  if (!run.whole || !parts.some(([, changed]) => changed)) return [];
+  const node = make("div", "whole");
+  node.append(make("b", "", `All ${data.most}: `), run.whole);
+  return [node];
 }
 
 export default function ({ data, parentElement }) {
@@ -17,6 +26,7 @@ export default function ({ data, parentElement }) {
     const pane = make("div", "pane");
     const head = make("div", "head");
     head.append(runName(run), make("span", "state"));
+    stack(head.lastChild, { ...run.said, waiting: data.waiting });
     pane.append(head, Object.assign(make("div", "written"), { dir: "auto", tabIndex: 0 }));
     return pane;
   }));

@@ -21,7 +21,9 @@ from emo_viz.ui.ablation.slider import PLAYED
 from emo_viz.ui.shell import missing
 from emo_viz.ui.shell.words import count, visible
 
-SHOWN_PROMPT = 90  # characters
+SHOWN_PROMPT = 160  # characters, of which the page shows as many of the last as have room
+WRITING, ONCE_LET_GO = "is writing …", "writes once the slider is let go …"
+SENTENCE_ENDS, CLOSING = (".", "!", "?", "。", "！", "？", "…"), "\"'”’»)]"
 WHOLE = 0  # in place of a stop: all experts, nothing switched by hand
 NOTHING = "(it ends the text at once)"
 _WORDS = re.compile(r"\s+|[^\s]+")
@@ -45,9 +47,12 @@ def draw(study: Study, choice: Choice, live: Live, notches: tuple[int, ...]) -> 
 
 
 def _stops(live: Live, keep_k: int, notches: tuple[int, ...]) -> Iterable[int]:
-    played = st.session_state.get(PLAYED, False)
-    others = sorted(notches, reverse=True) if played else []
+    others = sorted(notches, reverse=True) if _is_played() else []
     return dict.fromkeys([WHOLE, keep_k, *others])
+
+
+def _is_played() -> bool:
+    return bool(st.session_state.get(PLAYED, False))
 
 
 def _experts(
@@ -70,13 +75,15 @@ def _show(place: Any, study: Study, live: Live, written: dict[str, dict[int, str
                     named
                     | {
                         "texts": _texts(written[named["id"]], live),
+                        "whole": _whole(written[named["id"]]),
                         "said": {
                             str(stop): _said(study, live, named["id"], stop) for stop in stops
                         },
                     }
                     for named in runs_data(study.runs)
                 ],
-                "waiting": "writes once the slider is let go …",
+                "waiting": WRITING if _is_played() else ONCE_LET_GO,
+                "most": live.most,
                 "prompt": _prompt(live),
             },
         )
@@ -84,15 +91,16 @@ def _show(place: Any, study: Study, live: Live, written: dict[str, dict[int, str
 
 def _prompt(live: Live) -> str:
     """The end of what was given to the models."""
-    text = visible_lines("".join(live.pieces[: max(1, len(live.pieces) // 2)]))
-    return text if len(text) <= SHOWN_PROMPT else "… " + text[-SHOWN_PROMPT:]
+    text = visible("".join(live.pieces[: max(1, len(live.pieces) // 2)]).strip())
+    return text if len(text) <= SHOWN_PROMPT else text[-SHOWN_PROMPT:]
 
 
 def _said(study: Study, live: Live, run: str, stop: int) -> str:
     words = study.kept_in_words(run, stop)
     every = "all " * (stop == live.most)
     switched = f", {live.switched[run]} switched by hand" if live.switched[run] else ""
-    return f"writes with {every}{words} experts{switched}"
+    marked = f" (grey: not so with all {live.most})" * (stop != live.most or bool(switched))
+    return f"writes with {every}{words} experts{switched}{marked}"
 
 
 def _texts(own: dict[int, str], live: Live) -> dict[str, Parts]:
@@ -106,9 +114,19 @@ def _texts(own: dict[int, str], live: Live) -> dict[str, Parts]:
     }
 
 
+def _whole(own: dict[int, str]) -> str:
+    """What all experts write, for comparison; "" before it is known."""
+    return (visible_lines(own[WHOLE]) or NOTHING) if WHOLE in own else ""
+
+
 def visible_lines(text: str) -> str:
-    """A text whose lines stay lines, and whose other controls are signs."""
-    return "\n".join(visible(line) for line in text.strip().splitlines())
+    """A text whose lines stay lines, and whose other controls are signs.
+
+    What stops inside a sentence goes on: the models were asked for so many tokens.
+    """
+    lines = [visible(line) for line in text.strip().splitlines()]
+    goes_on = bool(lines) and not lines[-1].rstrip(CLOSING).endswith(SENTENCE_ENDS)
+    return "\n".join(lines) + "\u00a0…" * goes_on
 
 
 @lru_cache(maxsize=1024)

@@ -21,7 +21,7 @@ from emo_viz.ui.parts import freshness, together
 from emo_viz.ui.parts.freshness import OUT_OF_DATE
 from emo_viz.ui.parts.reader import loss_column
 from emo_viz.ui.shell import missing
-from emo_viz.ui.shell.words import count, escape_markdown
+from emo_viz.ui.shell.words import count, escape_markdown, shorten, visible
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 DESCRIBING: tuple["absent.Part", ...] = ("domain", "text")
 NOT_KNOWN = "not known"
 FEWEST = 2  # clusters
+FIRST_WORDS = 60  # characters of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +105,11 @@ class Data:
         return f"{count(len(self.documents), 'document')}, {count(tokens, 'token')}"
 
 
+def opening(text: str) -> str:
+    """The first words of a document on one line."""
+    return shorten(" ".join(visible(text[:240]).replace("↵", " ").split()), FIRST_WORDS)
+
+
 def load_data() -> Data:
     """The traces of the runs, one of them where they do not hold the same documents."""
     recorded = library.traces()
@@ -149,7 +155,7 @@ def _check_fresh(recorded: library.Recorded) -> None:
                 st.info(f"{error} This makes them: {missing.in_words(lines)}")
                 return
             missing.empty_state(str(error), lines, OUT_OF_DATE)
-            st.stop()
+            missing.end()
 
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the documents …")

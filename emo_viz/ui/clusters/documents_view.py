@@ -22,7 +22,7 @@ from emo_viz.figures.clusters import (
 )
 from emo_viz.figures.theme import chart_config, colour_of
 from emo_viz.ui.clusters import quality
-from emo_viz.ui.clusters.data import Data
+from emo_viz.ui.clusters.data import Data, opening
 from emo_viz.ui.clusters.documents import (
     CLUSTER,
     DOMAIN,
@@ -49,12 +49,11 @@ from emo_viz.ui.parts.reader import loss_column
 from emo_viz.ui.parts.selection import Rows, Selection
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import routes
-from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, share, shorten, visible
+from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, share
 
 SELECTION = Selection(routes.CLUSTER_SELECTION)
 MARKER_SIZE = 7
 ABOVE = "34.5rem"  # what stands above and below the maps' plots on the first screen
-FIRST_WORDS = 60
 TABLE_HEIGHT = 320
 USAGE_OF = {"probabilities": "mean router probabilities", "choices": "experts' shares of choices"}
 COLOURED_BY = {
@@ -77,13 +76,13 @@ def show(data: Data) -> None:
     rows = SELECTION.rows(ids)
     listed = ids if rows is None else [ids[row] for row in rows]
     maps.summary(SELECTION, rows, "document", _said(data, rows, found), lambda: _read(listed))
-    method = _maps(data, view, found)
+    method = _maps(data, view, found, rows)
     _below(data, view, found, rows)
     _explanation(data, view, found, method)
     reader.drawer(data.runs, data.documents, listed or ids)
 
 
-def _maps(data: Data, view: View, found: Mapping[str, Clustered]) -> str:
+def _maps(data: Data, view: View, found: Mapping[str, Clustered], rows: Rows | None) -> str:
     """The maps with their legends; returns how their places were found."""
     points, method = map_points(data, view)
     maps.draw(
@@ -93,9 +92,15 @@ def _maps(data: Data, view: View, found: Mapping[str, Clustered]) -> str:
             partial(_sent, data, view, found, points, method),
             np.isin(data.domains, view.domains) if view.domains else None,
             SELECTION,
+            _shown(view, rows),
         )
     )
     return method
+
+
+def _shown(view: View, rows: Rows | None = None) -> str:
+    """What is shown, for who takes it home. rows: the selected ones, where they count."""
+    return maps.restricted(view.layer, view.k, view.domains, rows, "document")
 
 
 def _sent(
@@ -140,7 +145,9 @@ def _panel(
         alt=f"{method} map of {data.size}, coloured by {COLOURED_BY[view.colour]}, in {run.label}",
         points=points,
         groups=_groups(data, view, one, first, run.id),
-        names=maps.names_of(points, named, view.colour in (CLUSTER, DOMAIN)),
+        names=maps.names_of(
+            points, named, view.colour in (CLUSTER, DOMAIN), view.colour == CLUSTER
+        ),
         own=Fact("Cluster", one.clustering.labels, one.names),
     )
 
@@ -149,7 +156,8 @@ def _groups(data: Data, view: View, one: Clustered, first: Clustered, run: str) 
     """What the documents of a run are coloured by."""
     if view.colour in (ENTROPY, SPREAD):
         look = (".2f", "nats") if view.colour == ENTROPY else (".1f", "experts")
-        return scale_groups(number_of(data, run, view), *look)
+        values = {each: number_of(data, each, view) for each in data.runs.ids}
+        return scale_groups(values[run], np.concatenate(list(values.values())), *look)
     if view.colour == EXPERT:
         return colour_groups(experts_of(data, run, view))
     if view.colour == CLUSTER:
@@ -182,17 +190,19 @@ def _below(data: Data, view: View, found: Mapping[str, Clustered], rows: Rows | 
     lazy_tabs(
         routes.CLUSTER_PART,
         [
-            Tab("Documents", lambda: _documents_table(data, rows, found)),
-            Tab("Clusters", lambda: _cluster_tables(data, found)),
+            Tab("Documents", lambda: _documents_table(data, view, rows, found)),
+            Tab("Clusters", lambda: _cluster_tables(data, view, found)),
             Tab("Quality", lambda: quality.of_documents(data, view, found)),
-            Tab("Domains", lambda: _coverage(data, found)),
+            Tab("Domains", lambda: _coverage(data, view, found)),
             Tab("Both runs' clusters", lambda: _confusion(data, found), "Confusion"),
         ],
         "part",
     )
 
 
-def _documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustered]) -> None:
+def _documents_table(
+    data: Data, view: View, rows: Rows | None, found: Mapping[str, Clustered]
+) -> None:
     """The selected documents, or all of them; choosing one opens it."""
     listed = np.arange(len(data.documents)) if rows is None else rows
     if len(listed) == 0:
@@ -211,21 +221,23 @@ def _documents_table(data: Data, rows: Rows | None, found: Mapping[str, Clustere
         height=TABLE_HEIGHT,
         alt="Documents with their domain, clusters, length and losses",
     )
-    _export(data, "listing", {"Documents": lambda: _listing(data, table, listed, found)})
+    tables = {"Documents": lambda: _listing(data, table, listed, found)}
+    _export(data, "listing", _shown(view, rows), tables)
 
 
-def _cluster_tables(data: Data, found: Mapping[str, Clustered]) -> None:
+def _cluster_tables(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
     """What each cluster holds, as a table for each model, to be exported."""
     tables: dict[str, export.Table] = {
         f"Clusters of {run.label}": partial(_table_of, found[run.id]) for run in data.runs
     }
-    _export(data, "clusters", tables | {"Cluster of every document": lambda: _members(data, found)})
+    tables |= {"Cluster of every document": lambda: _members(data, found)}
+    _export(data, "clusters", _shown(view), tables)
     tabs = st.tabs([escape_markdown(run.label) for run in data.runs])
     for tab, run in zip(tabs, data.runs, strict=True):
         one = found[run.id]
         with tab:
             st.dataframe(
-                one.table.drop(columns="label").assign(purity=100 * one.table["purity"]),
+                _named_table(one),
                 hide_index=True,
                 column_config=_CLUSTER_COLUMNS,
                 alt=f"Clusters of {run.label} with their size, domains, words and experts",
@@ -236,12 +248,20 @@ def _table_of(one: Clustered) -> pd.DataFrame:
     return one.table
 
 
+def _named_table(one: Clustered) -> pd.DataFrame:
+    """The table with each cluster's name in place of its number."""
+    names = list(map(maps.short_name, one.names))
+    named = one.table.assign(cluster=names, purity=100 * one.table["purity"])
+    return named.drop(columns="label")
+
+
 def _confusion(data: Data, found: Mapping[str, Clustered]) -> None:
     labels = [one.clustering.labels for one in found.values()]
-    quality.confusion(data.runs, labels, "document", data.documents["id"].tolist())
+    names = [list(map(maps.short_name, one.names)) for one in found.values()]
+    quality.confusion(data.runs, labels, names, "document", data.documents["id"].tolist())
 
 
-def _coverage(data: Data, found: Mapping[str, Clustered]) -> None:
+def _coverage(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
     """Clusters by domains, every run."""
     tables = {}
     for run, one in found.items():
@@ -265,7 +285,8 @@ def _coverage(data: Data, found: Mapping[str, Clustered]) -> None:
         "mean over domains. The order of the clusters brings large shares to the diagonal."
     )
     named = {run.label: partial(_by_domain, data, found[run.id]) for run in data.runs}
-    _export(data, "domains", named, {"Where each domain's documents lie": "cluster_heatmap"})
+    charts = {"Where each domain's documents lie": "cluster_heatmap"}
+    _export(data, "domains", _shown(view), named, charts)
 
 
 def _by_domain(data: Data, one: Clustered) -> pd.DataFrame:
@@ -342,14 +363,10 @@ def _columns(runs: Comparison) -> dict[str, Any]:
     return _COLUMNS | clusters | losses
 
 
-def opening(text: str) -> str:
-    """The first words of a document on one line."""
-    return shorten(" ".join(visible(text[:240]).replace("↵", " ").split()), FIRST_WORDS)
-
-
 def _export(
     data: Data,
     name: str,
+    shown: str,
     tables: Mapping[str, export.Table],
     charts: Mapping[str, str] | None = None,
 ) -> None:
@@ -359,7 +376,7 @@ def _export(
         data.runs,
         charts={"Maps": f"{routes.CLUSTER_SELECTION}_maps", **(charts or {})},
         tables=tables,
-        shown=data.size,
+        shown=f"{data.size} · {shown}",
     )
 
 
@@ -376,7 +393,7 @@ _COLUMNS = {
     "id": st.column_config.TextColumn("Id", width="small"),
 }
 _CLUSTER_COLUMNS = {
-    "cluster": st.column_config.NumberColumn("Cluster", width=55),
+    "cluster": st.column_config.TextColumn("Cluster", width=200),
     "documents": st.column_config.NumberColumn("Documents", width=80),
     "purity": st.column_config.ProgressColumn(
         "Purity",
@@ -386,7 +403,7 @@ _CLUSTER_COLUMNS = {
         width=100,
         help="Share of the cluster's largest domain",
     ),
-    "top_domains": st.column_config.TextColumn("Largest domains", width=330),
+    "top_domains": st.column_config.TextColumn("Largest domains", width=250),
     "words": st.column_config.TextColumn(
         "Enriched words",
         width=290,

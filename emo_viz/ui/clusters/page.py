@@ -16,6 +16,7 @@ from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import routes
 
 ALIKE = 0.02  # NMI: less is no difference to speak of, however sure
+NMI, NMI_EXPLAINED = "NMI ", "NMI, 1 if the clusters are the domains: "
 TOKENS, DOCUMENTS = "Tokens", "Documents"  # in the address
 
 
@@ -37,7 +38,7 @@ def show() -> None:
 
 
 def _headline(data: Data, said: Headline | None) -> None:
-    """Whose clusters follow the domains, of whole documents and of single tokens: one sentence."""
+    """Whose clusters follow the domains: a sentence on documents, and one on single tokens."""
     if not data.has_domains:
         return
     if len(set(data.domains)) == 1:
@@ -46,10 +47,10 @@ def _headline(data: Data, said: Headline | None) -> None:
     parts = [of_documents(data)]
     if said:
         domain = {run: one.domain for run, one in said.runs.items()}
-        parts.append(compared(data.runs, "single tokens", domain.__getitem__, said.difference))
-    told = "; ".join(part for part in parts if part)
+        parts.append(compared(data.runs, "Single tokens", domain.__getitem__, said.difference))
+    told = " ".join(f"{part}." for part in parts if part)
     if told:
-        st.markdown(f"## {told[:1].upper()}{told[1:]}.")
+        st.markdown(f"## {told.replace(NMI, NMI_EXPLAINED, 1)}")
 
 
 def of_documents(data: Data) -> str:
@@ -60,7 +61,7 @@ def of_documents(data: Data) -> str:
         return ""
     pairs = [(one.nmi, one.influence) for one in measured.values()]
     difference = difference_interval(*pairs[0], *pairs[1]) if len(pairs) > 1 else None
-    return compared(data.runs, "whole documents", lambda run: measured[run].nmi, difference)
+    return compared(data.runs, "Whole documents", lambda run: measured[run].nmi, difference)
 
 
 def compared(
@@ -69,18 +70,20 @@ def compared(
     nmi: Callable[[str], Interval],
     difference: Interval | None,
 ) -> str:
-    """ "whole documents cluster by domain equally well in both (NMI 0.92 in A, 0.92 in B)"
+    """ "Whole documents cluster by domain equally well in both (NMI 0.92 in A, 0.92 in B)"
 
     difference: the NMI of the first run less that of the second; None for one run alone.
     """
     values = ", ".join(f"**{nmi(run.id).mean:.2f}** in {name(run)}" for run in runs)
-    return f"{what} cluster by domain{_how(runs, difference)} (NMI {values})"
+    shown = {f"{nmi(run.id).mean:.2f}" for run in runs}
+    how = _how(runs, difference, exactly=len(shown) == 1)
+    return f"{what} cluster by domain{how} ({NMI}{values})"
 
 
-def _how(runs: Comparison, difference: Interval | None) -> str:
-    """How well, of two runs; "" of one alone."""
+def _how(runs: Comparison, difference: Interval | None, exactly: bool) -> str:
+    """How well, of two runs; "" of one alone. exactly: the numbers shown are the same."""
     if difference is None or runs.second is None:
         return ""
     if abs(difference.mean) < ALIKE or difference.low <= 0 <= difference.high:
-        return " equally well in both"
+        return " equally well in both" if exactly else " about equally well in both"
     return f" better in {name(runs.first if difference.mean > 0 else runs.second)}"

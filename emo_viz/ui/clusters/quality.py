@@ -41,7 +41,8 @@ def of_documents(data: Data, view: View, found: Mapping[str, Clustered]) -> None
     """The quality of the documents' clusters, a column a run."""
     rows = []
     known = data.has_domains
-    made = {run: _quality(data.version, run, view.k, view.layer, data, found) for run in found}
+    with st.spinner("Measuring the clusters, again with other seeds …"):
+        made = {run: _quality(data.version, run, view.k, view.layer, data, found) for run in found}
     seeds = next(iter(made.values())).seeds
     if known:
         rows += [
@@ -68,24 +69,29 @@ def of_tokens(runs: Comparison, said: Headline) -> None:
     measured = said.runs
     first = measured[runs.first.id]
     size = f"{count(first.tokens, 'token')} of {count(said.documents, 'document')}"
+    st.markdown(f"**{first.clusters} clusters of all {count(first.tokens, 'token')}**")
     _table(
         runs,
         [
             _row("NMI with the domain", measured, lambda one: interval(measured[one].domain)),
             _row("NMI with the domain by chance", measured, lambda o: f"{measured[o].chance:.2f}"),
             _row("NMI with the token itself", measured, lambda o: interval(measured[o].token)),
-            _row("Clusters", measured, lambda one: str(measured[one].clusters)),
         ],
         "token clusters",
         size,
     )
-    st.caption(f"{size}. In brackets the 95 % interval over documents.")
+    st.caption(
+        f"Those of the headline: {size}, routing of all layers. In brackets the 95 % interval over "
+        "documents."
+    )
 
 
 def of_sample(runs: Comparison, made: Mapping[str, OfSample], of: str) -> None:
     """The quality of the sampled tokens' own clusters, a column a run. of: which tokens and layers,
     in words."""
     seeds = next(iter(made.values())).quality.seeds
+    clusters = len(next(iter(made.values())).sizes)
+    st.markdown(f"**{clusters} clusters of the sampled tokens alone**")
     _table(
         runs,
         [
@@ -104,27 +110,36 @@ def of_sample(runs: Comparison, made: Mapping[str, OfSample], of: str) -> None:
         "clusters of the sample",
         of,
     )
-    clusters = len(next(iter(made.values())).sizes)
-    st.caption(f"{clusters} clusters of the sample alone: {of}. {SCALES}")
+    st.caption(
+        f"{clusters} clusters of the sample alone: {of}, which is all that is stored of the "
+        "routing of single tokens; so its NMI differs a little from that of all tokens, and "
+        f"silhouette and stability are known of it alone. {SCALES}"
+    )
 
 
 def confusion(
-    runs: Comparison, labels: Sequence[NDArray[np.int64]], item: str, documents: Sequence[str]
+    runs: Comparison,
+    labels: Sequence[NDArray[np.int64]],
+    names: Sequence[Sequence[str] | Mapping[int, str]],
+    item: str,
+    documents: Sequence[str],
 ) -> None:
     """How the clusters of the first run and of the second go together.
 
-    labels: of each run [N], of the same items, which lie in `documents` [N].
+    labels: of each run [N], of the same items, which lie in `documents` [N]. names: of each run's
+    clusters, by number.
     """
     if runs.second is None:
         st.caption("Two runs are needed to set their clusters side by side: choose a run B.")
         return
     rows, columns, counts = contingency(labels[0], labels[1])
-    table = pd.DataFrame(counts, index=[str(r) for r in rows], columns=[str(c) for c in columns])
+    table = pd.DataFrame(counts, [names[0][r] for r in rows], [names[1][c] for c in columns])
+    drawn = table.rename(index=escape_plotly, columns=escape_plotly)
     key = (*map(bytes, labels), "\0".join(documents).encode("utf-8", "surrogatepass"))
     agreed = _agreement(key, labels, documents)
     size = count(len(labels[0]), item)
     st.plotly_chart(
-        confusion_heatmap(runs, table, f"{size}: share of each cluster's {item}s", item),
+        confusion_heatmap(runs, drawn, f"{size}: share of each cluster's {item}s", item),
         config=chart_config("confusion"),
         width="stretch",
         key="cluster_confusion",
@@ -162,7 +177,7 @@ def _table(runs: Comparison, rows: Sequence[dict[str, str]], of: str, shown: str
     export.offer(f"quality of {of}", runs, tables={"Quality": lambda: table}, shown=shown)
 
 
-@st.cache_resource(max_entries=32, show_spinner="Clustering again with other seeds …")
+@st.cache_resource(max_entries=32, show_spinner=False)
 def _quality(
     key: str, run: str, k: int, layer: int | None, _data: Data, _found: Mapping[str, Clustered]
 ) -> Quality:

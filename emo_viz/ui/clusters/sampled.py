@@ -20,7 +20,7 @@ from emo_viz.ui.clusters.data import FEWEST
 from emo_viz.ui.clusters.documents import ENTROPY
 from emo_viz.ui.clusters.quality import OfSample
 from emo_viz.ui.clusters.tokens import Tokens, View
-from emo_viz.ui.parts.maps import cluster_column
+from emo_viz.ui.parts.maps import cluster_column, with_words
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell.words import interval
 
@@ -129,7 +129,7 @@ def _aligned(key: str, run: str, k: int, layer: int | None, _found: Tokens) -> A
     return alignment(labels, table["domain"].tolist(), table["document"].tolist())
 
 
-@st.cache_resource(max_entries=32, show_spinner="Clustering again with other seeds …")
+@st.cache_resource(max_entries=32, show_spinner=False)
 def _quality(key: str, run: str, k: int, layer: int | None, _found: Tokens) -> Quality:
     return quality(_vectors(key, run, layer, _found), clusters(key, run, k, layer, _found), (1, 2))
 
@@ -172,4 +172,4 @@ def _names(found: Tokens, made: Clustering, k: int) -> list[str]:
         texts=dict(zip(sample.token_ids.tolist(), table["text"], strict=True)),
     )
     labels = cluster_labels(made.labels, about, k)
-    return [f"{own}: {labels[own]}" for own in made.labels]
+    return [f"{own}: {with_words(labels[own])}" for own in made.labels]

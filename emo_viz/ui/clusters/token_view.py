@@ -23,8 +23,8 @@ from emo_viz.figures.clusters import (
 )
 from emo_viz.figures.theme import chart_config, colour_of
 from emo_viz.server import commands
-from emo_viz.ui.clusters import quality, sampled, tokens
-from emo_viz.ui.clusters.data import Data
+from emo_viz.ui.clusters import quality, ranked, sampled, tokens
+from emo_viz.ui.clusters.data import Data, opening
 from emo_viz.ui.clusters.documents import CLUSTER, DOMAIN, ENTROPY, EXPERT, SOURCE, SPREAD, UMAP
 from emo_viz.ui.clusters.tokens import TOKEN, Tokens, View
 from emo_viz.ui.parts import export, maps, reader, rows_to_open
@@ -69,9 +69,9 @@ def show(data: Data, said: Headline | None) -> None:
         chosen = found.table if rows is None else found.table.iloc[rows]
         listed = list(dict.fromkeys(chosen["document"]))
         maps.summary(SELECTION, rows, "token", _selected(found, rows), partial(_read, found, rows))
-        _maps(data, found, view)
+        _maps(data, found, view, rows)
         if said:
-            _below(found, whole, view, rows, said)
+            _below(data, found, whole, view, rows, said)
     _explanation(data, said, found, view)
     reader.drawer(data.runs, data.documents, listed or documents)
 
@@ -85,7 +85,7 @@ def _possible(found: Tokens, view: View) -> View:
     return replace(view, k=most)
 
 
-def _maps(data: Data, found: Tokens, view: View) -> None:
+def _maps(data: Data, found: Tokens, view: View, rows: Rows | None) -> None:
     """The maps with their legends."""
     maps.draw(
         maps.Shown(
@@ -94,8 +94,14 @@ def _maps(data: Data, found: Tokens, view: View) -> None:
             partial(_sent, data, found, view),
             found.highlighted(view),
             SELECTION,
+            _shown(view, rows),
         )
     )
+
+
+def _shown(view: View, rows: Rows | None = None) -> str:
+    """What is shown, for who takes it home. rows: the selected ones, where they count."""
+    return maps.restricted(view.layer, view.k, [*view.domains, *view.tokens], rows, "token")
 
 
 def _sent(data: Data, found: Tokens, view: View) -> dict[str, Any]:
@@ -144,7 +150,9 @@ def _panel(data: Data, found: Tokens, view: View, run: Run) -> Panel:
         alt=f"{UMAP} map of {found.size}, coloured by {COLOURED_BY[view.colour]}, in {run.label}",
         points=points,
         groups=_groups(data, found, view, run.id),
-        names=maps.names_of(points, named, view.colour in (CLUSTER, DOMAIN)),
+        names=maps.names_of(
+            points, named, view.colour in (CLUSTER, DOMAIN), view.colour == CLUSTER
+        ),
         own=Fact("Cluster", codes, [str(label) for label in labels]),
     )
 
@@ -153,7 +161,8 @@ def _groups(data: Data, found: Tokens, view: View, run: str) -> list[Group]:
     """What the tokens of a run are coloured by."""
     if view.colour in (ENTROPY, SPREAD):
         look = (".2f", "nats") if view.colour == ENTROPY else (".1f", "experts")
-        return scale_groups(sampled.number_of(found, run, view), *look)
+        values = {each: sampled.number_of(found, each, view) for each in found.runs.ids}
+        return scale_groups(values[run], np.concatenate(list(values.values())), *look)
     if view.colour == EXPERT:
         return colour_groups(sampled.experts_of(found, run, view))
     names = tokens.colour_names(found, view, run)
@@ -172,19 +181,22 @@ def _open(found: Tokens, row: int) -> None:
     reader.open_document(one["document"], int(one["position"]))
 
 
-def _below(found: Tokens, whole: Tokens, view: View, rows: Rows | None, said: Headline) -> None:
+def _below(
+    data: Data, found: Tokens, whole: Tokens, view: View, rows: Rows | None, said: Headline
+) -> None:
     """What lies below the maps, each part made only while it is looked at. whole: with the stored
     clusters."""
     domains = sorted(set(found.table["domain"]))
+    frequent = found.frequent[:MOST_ROWS]
     lazy_tabs(
         routes.CLUSTER_PART,
         [
-            Tab("Tokens", lambda: _table(found, rows)),
-            Tab("Documents", lambda: _ranked(found, rows)),
-            Tab("Clusters", lambda: _clusters(found)),
+            Tab("Tokens", lambda: _table(found, view, rows)),
+            Tab("Documents", lambda: _ranked(data, found, view, rows)),
+            Tab("Clusters", lambda: _clusters(found, view)),
             Tab("Quality", lambda: _quality(whole, view, said)),
-            Tab("Domains", lambda: _where(found, "domain", domains)),
-            Tab("Frequent tokens", lambda: _where(found, "token", found.frequent[:MOST_ROWS])),
+            Tab("Domains", lambda: _where(found, view, "domain", domains)),
+            Tab("Frequent tokens", lambda: _where(found, view, "token", frequent)),
             Tab("Both runs' clusters", lambda: _confusion(found), "Confusion"),
         ],
         "part",
@@ -193,7 +205,9 @@ def _below(found: Tokens, whole: Tokens, view: View, rows: Rows | None, said: He
 
 def _quality(whole: Tokens, view: View, said: Headline) -> None:
     quality.of_tokens(whole.runs, said)
-    if made := sampled.measured(whole, view):
+    with st.spinner("Measuring the clusters of the sampled tokens, again with other seeds …"):
+        made = sampled.measured(whole, view)
+    if made:
         quality.of_sample(whole.runs, made, f"{whole.size}, routing of {sampled.where(view)}")
         return
     st.caption(f"Silhouette and stability of the sample: {_lacks_routing(whole.runs)}")
@@ -207,61 +221,29 @@ def _lacks_routing(runs: Comparison) -> str:
     return f"the file of the maps, of an earlier version, lacks the tokens' routing; make it: {way}"
 
 
-def _ranked(found: Tokens, rows: Rows | None) -> None:
+def _ranked(data: Data, found: Tokens, view: View, rows: Rows | None) -> None:
     """The documents of the selected tokens, by the share of their sampled tokens selected."""
-    if rows is None or len(rows) == 0:
-        st.caption(
-            "Select tokens, such as a cluster by its name in the legend: the documents that hold "
-            "them are ranked here by the share of their tokens."
-        )
-        return
-    ranked = ranking(found.table, rows)
-    key = f"cluster_ranked_{SELECTION.current()}"
-    st.caption(
-        f"{count(len(ranked), 'document')}, by the share of their sampled tokens selected; "
-        f"press Open in a row to read it. {found.size} are sampled."
-    )
-    rows_to_open.table(
-        ranked,
-        key,
-        lambda row: reader.open_document(str(ranked["document"].iloc[row])),
-        _RANKED_COLUMNS,
-        height=TABLE_HEIGHT,
-        alt="Documents by the share of their sampled tokens that are selected",
-    )
-    _export(found, "documents", {"Documents": lambda: ranked})
+    documents = data.documents.set_index("id")["text"]
+    held = [] if rows is None else found.table["document"].iloc[rows].unique()
+    shown = f"{found.size} · {_shown(view, rows)}"
+    ranked.show(found, rows, documents[held].map(opening), shown)
 
 
-def ranking(table: pd.DataFrame, rows: Rows) -> pd.DataFrame:
-    """Documents of the selected rows of a table of tokens: document, domain, selected, sampled and
-    share in %, largest share first, then most selected."""
-    sampled = table["document"].value_counts()
-    chosen = table.iloc[rows].groupby("document", sort=False)["domain"].agg(["first", "size"])
-    ranked = pd.DataFrame(
-        {
-            "document": chosen.index,
-            "domain": chosen["first"].to_numpy(),
-            "selected": chosen["size"].to_numpy(),
-            "sampled": sampled[chosen.index].to_numpy(),
-        }
-    )
-    ranked["share"] = 100 * ranked["selected"] / ranked["sampled"]
-    by = ["share", "selected"]
-    return ranked.sort_values(by, ascending=False, kind="stable", ignore_index=True)
-
-
-def _clusters(found: Tokens) -> None:
+def _clusters(found: Tokens, view: View) -> None:
     """What each cluster holds, as a table for each run; a cluster is named by what is enriched."""
     _export(
         found,
         "Clusters",
+        _shown(view),
         {run.label: partial(clusters_table, found, run.id) for run in found.runs},
     )
     tabs = st.tabs([escape_markdown(run.label) for run in found.runs])
     for tab, run in zip(tabs, found.runs, strict=True):
+        table = clusters_table(found, run.id)
         tab.dataframe(
-            clusters_table(found, run.id),
+            table,
             hide_index=True,
+            column_order=[each for each in table if each not in ("cluster", "domains")],
             column_config=_CLUSTER_COLUMNS | {"share": _share_column(found)},
             alt=f"Clusters of {run.label} with their share of the tokens, domains and tokens",
         )
@@ -281,6 +263,7 @@ def clusters_table(found: Tokens, run: str) -> pd.DataFrame:
         rows.append(
             {
                 "cluster": int(number),
+                "name": maps.short_name(str(label)),
                 "tokens": tokens_of,
                 "domains": domains,
                 "share": 100 * float(found.shares[run][int(number)]),
@@ -294,7 +277,14 @@ def clusters_table(found: Tokens, run: str) -> pd.DataFrame:
 
 def _confusion(found: Tokens) -> None:
     labels = [found.token_map.clusters[run.id] for run in found.runs]
-    quality.confusion(found.runs, labels, "token", found.table["document"].tolist())
+    names = [_short_names(found, run.id) for run in found.runs]
+    quality.confusion(found.runs, labels, names, "token", found.table["document"].tolist())
+
+
+def _short_names(found: Tokens, run: str) -> dict[int, str]:
+    """What each cluster of a run is called on its map."""
+    full = found.table[maps.cluster_column(run)].unique()
+    return {int(name.split(":")[0]): maps.short_name(name) for name in full}
 
 
 def _explanation(
@@ -326,7 +316,7 @@ def _map_caption(found: Tokens, view: View) -> None:
     )
 
 
-def _table(found: Tokens, rows: Rows | None) -> None:
+def _table(found: Tokens, view: View, rows: Rows | None) -> None:
     """The selected tokens, or the first of all; choosing one opens it."""
     every = np.arange(len(found.table)) if rows is None else rows
     if len(every) == 0:
@@ -346,11 +336,12 @@ def _table(found: Tokens, rows: Rows | None) -> None:
         alt="Tokens in their context with their domain and clusters",
     )
     tables = {"Tokens": lambda: _listing(found.runs, found.table.iloc[every])}
-    _export(found, "listing", tables)
+    _export(found, "listing", _shown(view, rows), tables)
 
 
 def _selected(found: Tokens, rows: Rows | None) -> str:
-    """ "57 tokens selected: 63 % chess, 9 % ␣the, 80 % in one cluster of EMO, ..." """
+    """ "57 tokens selected: 63 % chess, most frequent token ␣the (9 %), 80 % in one cluster of EMO,
+    ..." """
     if rows is None or len(rows) == 0:
         return ""
     chosen = found.table.iloc[rows]
@@ -359,10 +350,10 @@ def _selected(found: Tokens, rows: Rows | None) -> str:
         own = {run: chosen[maps.cluster_column(run)].iloc[0] for run in found.runs.ids}
         clusters = in_each(found.runs, lambda run: f"cluster {escape_markdown(own[run])}")
         return f"1 token selected: {token} in {domain}; {clusters}"
-    parts = []
-    for column in ("domain", "token"):
-        largest = chosen[column].value_counts(normalize=True)
-        parts.append(f"{share(largest.iloc[0])} {escape_markdown(str(largest.index[0]))}")
+    domain, token = (chosen[each].value_counts(normalize=True) for each in ("domain", "token"))
+    frequent = escape_markdown(str(token.index[0]))
+    parts = [f"{share(domain.iloc[0])} {escape_markdown(str(domain.index[0]))}"]
+    parts.append(f"most frequent token {frequent} ({share(token.iloc[0])})")
     for run in found.runs:
         most = chosen[maps.cluster_column(run.id)].value_counts(normalize=True).iloc[0]
         parts.append(f"{share(most)} in one cluster of {name(run)}")
@@ -382,7 +373,7 @@ def _listing(runs: Comparison, table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _where(found: Tokens, column: str, names: Sequence[str]) -> None:
+def _where(found: Tokens, view: View, column: str, names: Sequence[str]) -> None:
     """In which clusters the tokens of each domain, or each frequent token, lie in every run."""
     chosen = found.table[found.table[column].isin(names)]
     if chosen.empty:
@@ -408,7 +399,8 @@ def _where(found: Tokens, column: str, names: Sequence[str]) -> None:
         "brings large shares to the diagonal; their numbers are each model's own."
     )
     named = {run.label: partial(_plain, chosen, column, run.id) for run in found.runs}
-    _export(found, f"{column}s", named, {f"Where {what}": f"cluster_{column}_heatmap"})
+    charts = {f"Where {what}": f"cluster_{column}_heatmap"}
+    _export(found, f"{column}s", _shown(view), named, charts)
 
 
 def _plain(table: pd.DataFrame, column: str, run: str) -> pd.DataFrame:
@@ -421,6 +413,7 @@ def _plain(table: pd.DataFrame, column: str, run: str) -> pd.DataFrame:
 def _export(
     found: Tokens,
     name: str,
+    shown: str,
     tables: Mapping[str, export.Table],
     charts: Mapping[str, str] | None = None,
 ) -> None:
@@ -430,7 +423,7 @@ def _export(
         found.runs,
         charts={"Maps": f"{routes.CLUSTER_TOKENS}_maps", **(charts or {})},
         tables=tables,
-        shown=found.size,
+        shown=f"{found.size} · {shown}",
     )
 
 
@@ -455,19 +448,9 @@ _COLUMNS = {
     "domain": st.column_config.TextColumn("Domain", width=110),
     "document": st.column_config.TextColumn("Document", width="small"),
 }
-_RANKED_COLUMNS = {
-    "document": st.column_config.TextColumn("Document", width="small"),
-    "domain": st.column_config.TextColumn("Domain", width="small"),
-    "selected": st.column_config.NumberColumn("Selected tokens"),
-    "sampled": st.column_config.NumberColumn("Sampled tokens"),
-    "share": st.column_config.ProgressColumn(
-        "Share selected", format="%.0f %%", min_value=0, max_value=100
-    ),
-}
 _CLUSTER_COLUMNS = {
-    "cluster": st.column_config.NumberColumn("Cluster", width=60),
+    "name": st.column_config.TextColumn("Cluster", width=320),
     "tokens": st.column_config.TextColumn("Enriched tokens", width=260),
-    "domains": st.column_config.TextColumn("Largest domains", width=260),
     "sampled": st.column_config.NumberColumn("Tokens on the map"),
     "documents": st.column_config.NumberColumn("Their documents"),
 }

@@ -26,9 +26,9 @@ from emo_viz.ui.clusters.documents import (
     SOURCE,
     SPREAD,
 )
-from emo_viz.ui.clusters.highlighting import ALL_DOMAINS, highlight
+from emo_viz.ui.clusters.highlighting import ALL_DOMAINS, highlight, title
 from emo_viz.ui.parts import freshness
-from emo_viz.ui.parts.maps import cluster_column
+from emo_viz.ui.parts.maps import cluster_column, with_words
 from emo_viz.ui.parts.together import in_each, less
 from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.words import count, escape_markdown, interval, token_label
@@ -160,11 +160,16 @@ def controls(row: DeltaGenerator, found: Tokens) -> View:
     if found.layers:
         layer = links.select(row, "Layer", layers, routes.CLUSTER_LAYER, width=120)
         k = _how_many(row, found)
-    more = row.popover("Highlight", icon=":material/flare:")
+    opens = title(
+        "Highlight",
+        domain=(routes.CLUSTER_DOMAIN, domains),
+        token=(routes.CLUSTER_HIGHLIGHT, found.frequent),
+    )
+    more = row.popover(opens, icon=":material/flare:")
     return View(
         colour,
-        highlight(more, "Highlight domains", domains, ALL_DOMAINS, routes.CLUSTER_DOMAIN),
-        highlight(more, "Highlight tokens", found.frequent, ALL_TOKENS, routes.CLUSTER_HIGHLIGHT),
+        highlight(more, "domain", domains, ALL_DOMAINS, routes.CLUSTER_DOMAIN),
+        highlight(more, "token", found.frequent, ALL_TOKENS, routes.CLUSTER_HIGHLIGHT),
         k,
         None if layer == ALL_LAYERS else int(layer),
     )
@@ -266,7 +271,9 @@ def _all_clusters(
 
 def _cluster_names(token_map: TokenMap, clusters: dict[str, TokenClusters]) -> dict[str, list[str]]:
     return {
-        cluster_column(run): [f"{own}: {one.labels[own]}" for own in token_map.clusters[run]]
+        cluster_column(run): [
+            f"{own}: {with_words(one.labels[own])}" for own in token_map.clusters[run]
+        ]
         for run, one in clusters.items()
     }
 

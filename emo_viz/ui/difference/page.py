@@ -126,11 +126,11 @@ def found() -> Found:
         return shown(choice, sides, layers, row)
     except ValueError as error:
         st.warning(escape_markdown(str(error)))
-        st.stop()
+        missing.end()
 
 
 def answer(found: Found) -> None:
-    """The first line of the page: how far the two runs agree, in numbers."""
+    """The first line of the page, one sentence: how far the two runs agree, in numbers."""
     difference, (first, second) = found.difference, found.runs
     layers = difference.layers
     shared = [layer.shared.mean for layer in layers]
@@ -145,18 +145,29 @@ def answer(found: Found) -> None:
         f"## On {count(difference.tokens, 'token')} of "
         f"{count(len(difference.documents), 'document')}, {name(first)} and {name(second)} choose "
         f"**{_exact(float(np.mean(shared)))}** of the same experts{where}; by chance it would be "
-        f"**{_exact(chance)}**. {_first_difference(found)}"
+        f"**{_exact(chance)}**."
     )
-    other = [
+
+
+def measured(found: Found) -> None:
+    """More numbers, and what all of them rest on."""
+    difference, second = found.difference, found.runs.runs[1]
+    said = [
+        _first_difference(found),
         f"Exactly the same experts in {_exact(difference.same_choices)} of the choices (a token in "
-        f"a layer), and in every layer for {_exact(difference.same_tokens)} of the tokens."
+        f"a layer), and in every layer for {_exact(difference.same_tokens)} of the tokens.",
     ]
     if difference.loss is not None:
-        other.append(
-            f"Loss of {name(second)} less {name(first)}, nats a token: {_signed(difference)}."
-        )
+        loss = f"Loss of {name(second)} less {name(found.runs.first)}"
+        said.append(f"{loss}, nats a token: {_signed(difference)}.")
     notes = [found.layers.note, *difference.notes, _experts_note(found)]
-    st.caption(" ".join([*other, *(escape_markdown(note) for note in notes if note)]))
+    with st.expander("How it was measured"):
+        st.markdown(" ".join([*said, *(escape_markdown(note) for note in notes if note)]))
+        st.markdown(
+            "By chance: the second run's choices shuffled among the tokens. The share of a token's "
+            "experts that differs in a layer is 1 less their overlap (Jaccard): of all experts "
+            "that it uses there, in either run, the share that one run alone uses."
+        )
 
 
 def _first_difference(found: Found) -> str:
@@ -225,7 +236,7 @@ def _nothing_to_compare(runs: Comparison) -> None:
     )
     command = commands.each(TOKENS_COMMAND, [run.id for run in lacking or runs])
     missing.empty_state(sentence, command)
-    st.stop()
+    missing.end()
 
 
 def _check_tokens(sides: Sides) -> None:
@@ -238,7 +249,7 @@ def _check_tokens(sides: Sides) -> None:
             "page Document clusters.",
             icon=":material/compare_arrows:",
         )
-        st.stop()
+        missing.end()
 
 
 def _live(choice: Choice, sides: Sides, layers: Layers, row: Any) -> Found:
@@ -252,7 +263,7 @@ def _live(choice: Choice, sides: Sides, layers: Layers, row: Any) -> Found:
         FIELD.file_picker(row)
         own = FIELD.ask("where the two runs choose other experts")
         if own is None:
-            st.stop()
+            missing.end()
         texts = {routes.OWN_DOCUMENT: own}
     else:
         documents = _some(row, library.documents())
@@ -384,7 +395,7 @@ def _found(
         pairs, notes = _paired(key, documents)
     except Absent as error:
         st.info(escape_markdown(str(error)), icon=":material/visibility_off:")
-        st.stop()
+        missing.end()
     named, difference = _compared(pairs, notes, by_use, key)
     heads = pairs.heads
     runs = choice.runs

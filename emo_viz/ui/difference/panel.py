@@ -1,5 +1,7 @@
 """Routing difference page: one token's experts in both runs, layer by layer."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -29,6 +31,7 @@ def of_token(found: Found, pair: Pair, words: Words, token: int) -> None:
             _table(found, pair, token_difference(pair), place),
             hide_index=True,
             key="difference_token_table",
+            column_config=_columns(found),
             alt=f"The experts of token {token} in both runs, layer by layer.",
         )
         st.caption("In brackets the gate weight, where it is known.")
@@ -42,15 +45,30 @@ def _table(found: Found, pair: Pair, difference: TokenDifference, place: int) ->
         both = [expert for expert in one if expert in other]
         row: dict[str, object] = {
             "Layer": number,
-            "In both": ", ".join(map(str, sorted(both))),
-            f"Only {first.label}": _words(one, both),
-            f"Only {second.label}": _words(other, both),
             "Overlap": round(float(difference.overlap[place, layer]), 3),
         }
         if difference.weight is not None:
             row["Weight moved"] = f"{100 * difference.weight[place, layer]:.2f} %"
+        row |= {
+            "In both": ", ".join(map(str, sorted(both))),
+            f"Only {first.label}": _words(one, both),
+            f"Only {second.label}": _words(other, both),
+        }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _columns(found: Found) -> dict[str, Any]:
+    """So narrow that all are in sight: what room is left is shared among them."""
+    column = st.column_config.Column
+    alone = {f"Only {run.label}": column(width=200) for run in found.runs}
+    return {
+        "Layer": column(width=55),
+        "Overlap": column(width=70, help="Jaccard, in this layer"),
+        "Weight moved": column("Moved", width=75, help="Share of the token's gate weight"),
+        "In both": column(width=110),
+        **alone,
+    }
 
 
 def _chosen(side: RoutedDocument, place: int, layer: int) -> dict[int, float | None]:

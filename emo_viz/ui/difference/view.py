@@ -66,10 +66,9 @@ def _agreement(found: Found) -> None:
                 alt="The share of experts in common, of tokens with all experts alike, and the "
                 f"level of chance, in each of {count(len(names), 'layer')}.",
             )
-            st.caption(
-                f"{count(found.difference.tokens, 'token')}, {several}. By chance: the "
-                "second run's choices shuffled among the tokens."
-            )
+            st.caption(f"{count(found.difference.tokens, 'token')}, {several}. {_at_once(found)}")
+        if _all_differ_at_once(found):
+            return
         with grid.cell():
             st.plotly_chart(
                 figures.divergence(found.difference.first_layer, found.difference.parts_at, names),
@@ -79,6 +78,17 @@ def _agreement(found: Found) -> None:
                 "documents that have parted up to each position.",
             )
             st.caption(_how_many_differ(found))
+
+
+def _all_differ_at_once(found: Found) -> bool:
+    """Whether every token differs from the first layer on: no picture says it better."""
+    return bool(found.difference.first_layer[0] == 1)
+
+
+def _at_once(found: Found) -> str:
+    if not _all_differ_at_once(found):
+        return ""
+    return f"Every token differs in layer {found.names[0]} already, the first of each document too."
 
 
 def _how_many_differ(found: Found) -> str:
@@ -164,9 +174,9 @@ def _needs(what: str, found: Found) -> None:
 
 @st.fragment
 def explore(found: Found) -> None:
-    """One document and the tokens that differ most: what follows document and token."""
+    """One document, all of them together, and the tokens that differ most, which lead back to
+    one."""
     with links.fragment():
-        st.subheader("Token by token")
         pair, summary, token, colour = _controls(found)
         words = found.words(pair.id)
         with st.grid(2, min_column_width=380) as grid:
@@ -177,6 +187,8 @@ def explore(found: Found) -> None:
         heatmap.tell(GROUP, token, None, key="difference_look")
         if token is not None:
             panel.of_token(found, pair, words, token)
+        st.subheader("All documents together" if len(found.pairs) > 1 else "Layer by layer")
+        overview(found)
         _most_different(found)
 
 
@@ -219,16 +231,15 @@ def _controls(found: Found) -> tuple[Pair, DocumentSummary, int | None, str]:
                 icon=":material/alt_route:",
                 query_params=slots.params() | _routing_of(found, pair.id, token),
             )
+        export(found)
     return pair, summary, token, colour
 
 
 def _routing_of(found: Found, document: str, token: int | None) -> dict[str, str]:
     """Parameters that open the token routing page there."""
     if found.own is not None:
-        shown = routes.routing_of_text(FIELD.in_link(found.own))
-    else:
-        shown = routes.routing_of_document(document)
-    return shown if token is None else shown | {routes.ROUTING_TOKEN: str(token)}
+        return routes.routing_of_text(FIELD.in_link(found.own), token)
+    return routes.routing_of_document(document, token)
 
 
 def _forget() -> None:
@@ -285,10 +296,13 @@ def _text(
 def _colouring(found: Found, summary: DocumentSummary, colour: str) -> Colouring:
     """Of the compared tokens."""
     if colour == AGREEMENT:
+        differ = 1 - summary.overlap.astype(np.float64)
+        low, high = _span(differ)
         return Colouring(
-            DEEPEST * (1 - summary.overlap.astype(np.float64)),
+            DEEPEST * np.clip((differ - low) / (high - low), 0, 1),
             SEQUENTIAL,
-            "Colour: overlap of the experts, mean over the layers, from 1 (pale) to 0 (deep).",
+            f"Colour: overlap of the experts, mean over the layers, from {1 - low:.2g} (pale) to "
+            f"{1 - high:.2g} (deep).",
         )
     if colour == LOSS and summary.loss is not None and np.isfinite(summary.loss).any():
         return loss_difference(summary.loss, found.runs)
@@ -315,11 +329,14 @@ def _map(found: Found, pair: Pair, words: Words) -> None:
         what="share of experts that differ",
         columns="layer",
         group=GROUP,
+        span=_span(parts[pair.places[inside]]),
     )
-    st.caption(
-        "Of all experts that a token uses in a layer, in either run, the share that one run alone "
-        f"uses: 1 less the overlap (Jaccard). {count(len(pair.places), 'token')}."
-    )
+
+
+def _span(parts: NDArray[np.floating]) -> tuple[float, float]:
+    """Where the shares lie, but for a few: that is what the colours tell apart."""
+    low, high = np.percentile(parts, [5, 95]) if parts.size else (0.0, 0.0)
+    return (float(low), float(high)) if high > low else (0.0, float(parts.max(initial=0)) or 1.0)
 
 
 def _pick_cell(pick: Pick) -> None:
@@ -405,7 +422,7 @@ def export(found: Found) -> None:
         charts["Loss difference"] = "difference_loss" if lost else ""
     else:
         charts["Experts in common"] = "difference_agreement"
-        charts["Where they part"] = "difference_divergence"
+        charts["Where they part"] = "" if _all_differ_at_once(found) else "difference_divergence"
     offer(
         "routing difference",
         found.runs,

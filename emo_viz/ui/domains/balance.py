@@ -15,13 +15,13 @@ from emo_viz.ui.shell.words import share
 def show(view: View) -> None:
     """Load by layer in both runs."""
     tables = {run: domains.balance(known.use, _slots(run)) for run, known in view.known.items()}
-    chance = in_each(view.runs, lambda run: f"{tables[run]['by_chance'].mean():.2f}")
+    chance = in_each(view.runs, lambda run: share(float(tables[run]["by_chance"].mean())))
     dormant = in_each(view.runs, lambda run: share(float(tables[run]["dormant"].mean())))
     view.say(
         "Loads spread around even use by "
         f"{in_each(view.runs, lambda run: f'**{share(float(tables[run].cv.mean()))}**')}.",
-        f"Coefficient of variation, mean over layers; choices at random: {chance}. Dormant "
-        f"(below {share(domains.DORMANT)} of even use): {dormant} of the experts.",
+        f"Choices at random: {chance}. Dormant (below {share(domains.DORMANT)} of even use): "
+        f"{dormant} of the experts.",
     )
     st.plotly_chart(
         figures.balance(view.runs, tables),
@@ -34,6 +34,10 @@ def show(view: View) -> None:
     rows = pd.concat(both, ignore_index=True)
     _table(rows, several=len(both) > 1)
     view.export("balance", {"Load by layer": "domains_balance"}, {"Balance": lambda: rows})
+    view.explain(
+        "Of each layer the coefficient of variation (CV) of its experts' loads, their standard "
+        "deviation over their mean; the answer is its mean over layers."
+    )
     _names()
 
 
@@ -48,17 +52,20 @@ def _table(rows: pd.DataFrame, several: bool) -> None:
         "run": st.column_config.TextColumn("Run"),
         "layer": number("Layer"),
         "experts": number("Experts"),
-        "cv": number("CV", format="%.3f", help="Standard deviation of the loads over their mean."),
-        "by_chance": number("CV by chance", format="%.3f", help="Of as many choices at random."),
+        "cv": number(
+            "CV", format="%.1f %%", help="Standard deviation of the loads over their mean."
+        ),
+        "by_chance": number("CV by chance", format="%.1f %%", help="Of as many choices at random."),
         "gini": number("Gini", format="%.3f", help="0: all the same; 1: one expert has all."),
-        "dormant": number("Dormant", format="percent", help="Share of the experts."),
+        "dormant": number("Dormant", format="%.1f %%", help="Share of the experts."),
         "min": number("Min / mean", format="%.2f"),
         **{f"p{p}": number(f"p{p}", format="%.2f") for p in domains.PERCENTILES},
         "max": number("Max / mean", format="%.2f"),
     }
     shown = [name for name in columns if several or name != "run"]
+    percent = {name: 100 * rows[name] for name in ("cv", "by_chance", "dormant")}
     st.dataframe(
-        rows[shown],
+        rows.assign(**percent)[shown],
         key="domains_balance_table",
         hide_index=True,
         height="content",

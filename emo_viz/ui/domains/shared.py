@@ -1,6 +1,6 @@
 """Domains page: what domains share, how widely they spread, and which experts they would keep."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -15,9 +15,13 @@ from emo_viz.server import library
 from emo_viz.ui.domains.view import View, where
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell import links, routes
-from emo_viz.ui.shell.words import share
+from emo_viz.ui.shell.words import escape_markdown, share
 
 USUAL_KEPT = 16
+ORDER = (
+    "The order of the domains, one for both runs and all layers, puts those together that have "
+    "much routing in common (average linkage on the mean of the runs)."
+)
 
 
 def similarity(view: View) -> None:
@@ -32,27 +36,24 @@ def similarity(view: View) -> None:
     view.say(
         "Of their routing, two domains have in common "
         f"{in_each(view.runs, lambda run: f'**{share(found[run].between)}**')}.",
-        f"Mean over pairs, {where(layer)}. Two random halves of one domain: {halves}; random "
-        f"groups of documents: {dealt}.",
+        f"Two random halves of one domain: {halves}; random groups of documents: {dealt}.",
     )
     matrices = {run: one.matrix for run, one in found.items()}
     _matrices(view, matrices, "What domains have in common of their routing", "of the routing")
     _nearest(view, matrices, "Routing in common")
     _export(view, "similarity", matrices)
-    with st.expander("How it was measured"):
-        st.markdown(
-            "For each domain the share of its expert choices that goes to each expert of a layer; "
-            "two domains have in common the sum of the smaller of both shares, 1 if they are "
-            "alike. The order of the domains, one for both runs, puts alike ones together "
-            "(average linkage on the mean of the runs)."
-        )
+    view.explain(
+        "For each domain the share of its expert choices that goes to each expert of a layer; two "
+        "domains have in common the sum of the smaller of both shares, 1 if they are alike. The "
+        f"answer is the mean over pairs, {where(layer)}. {ORDER}"
+    )
 
 
 def _matrices(
     view: View, matrices: dict[str, np.ndarray], title: str, what: str, key: str = "domains_square"
 ) -> None:
     names = next(iter(view.known.values())).use.domains
-    order = domains.order(list(matrices.values()))
+    order = domains.order(_in_common(view))
     ordered = {run: matrix[np.ix_(order, order)] for run, matrix in matrices.items()}
     st.plotly_chart(
         figures.matrices(view.runs, ordered, [names[place] for place in order], title, what),
@@ -61,6 +62,11 @@ def _matrices(
         alt=f"{title}, for every two of {len(names)} domains; the table below has the nearest "
         "domain of each.",
     )
+
+
+def _in_common(view: View) -> list[np.ndarray]:
+    """What domains have in common over all layers: the order goes by it, whatever is shown."""
+    return [domains.overlap(domains.profiles(known.use)) for known in view.known.values()]
 
 
 def _export(view: View, what: str, matrices: dict[str, np.ndarray]) -> None:
@@ -92,6 +98,7 @@ def _nearest(view: View, matrices: dict[str, np.ndarray], column: str) -> None:
         table,
         key="domains_nearest",
         hide_index=True,
+        height="content",
         row_height=28,
         column_config={name: percent for name in map(str, table) if name.startswith(column)},
     )
@@ -117,8 +124,7 @@ def coverage(view: View) -> None:
     view.say(
         "Half of a domain's routing goes to "
         f"{in_each(view.runs, lambda run: f'**{found[run].half.mean():.1f}** experts')}.",
-        f"Mean over domains, {where(layer)}. All documents together: {together}. Entropy in nats: "
-        f"{nats}; even use has {even}.",
+        f"All documents together: {together}. Entropy in nats: {nats}; even use has {even}.",
     )
     order = list(np.argsort(found[view.runs.first.id].half, kind="stable"))
     st.plotly_chart(
@@ -132,8 +138,25 @@ def coverage(view: View) -> None:
     for run in view.runs:
         table[f"Experts for half, {run.label}"] = found[run.id].half
         table[f"Entropy (nats), {run.label}"] = found[run.id].entropy
-    st.dataframe(table, key="domains_coverage_table", hide_index=True, row_height=28)
+    forms = {"Experts": "%.1f", "Entropy": "%.2f"}
+    st.dataframe(
+        table,
+        key="domains_coverage_table",
+        hide_index=True,
+        height="content",
+        row_height=28,
+        column_config={
+            name: st.column_config.NumberColumn(format=forms[name.split()[0]])
+            for name in map(str, table)
+            if name != "Domain"
+        },
+    )
     view.export("coverage", {"Coverage": "domains_coverage"}, {"Coverage": lambda: table})
+    view.explain(
+        "The fewest experts of a layer that together carry half of a domain's choices, and the "
+        f"entropy of its choices over all of them; the answer is the mean over domains, "
+        f"{where(layer)}."
+    )
 
 
 def kept(view: View) -> None:
@@ -156,24 +179,33 @@ def kept(view: View) -> None:
         run: domains.kept_sets(known.use, keep - shared[run], view.place(run, layer))
         for run, known in view.known.items()
     }
+    matrices = {run: one.matrix for run, one in found.items()}
     chance = in_each(view.runs, lambda run: share(found[run].by_chance))
+    names = next(iter(view.known.values())).use.domains
     view.say(
         f"The sets of {keep} experts that two domains would keep overlap by "
-        f"{in_each(view.runs, lambda run: f'**{share(found[run].between)}**')}.",
-        f"Jaccard (in both, of those in either), routed experts alone, mean over pairs, "
-        f"{where(layer)}. Random sets of as many: {chance}.",
+        f"{in_each(view.runs, lambda run: f'**{share(found[run].between)}**')} on average; the "
+        f"two nearest by {in_each(view.runs, lambda run: _strongest(matrices[run], names))}.",
+        f"Random sets of as many: {chance}.",
     )
-    matrices = {run: one.matrix for run, one in found.items()}
-    _matrices(view, matrices, f"The {keep} experts that domains would keep", "Jaccard")
-    _nearest(view, matrices, "Kept by both")
+    _matrices(view, matrices, f"The {keep} experts that domains would keep", "overlap (Jaccard)")
+    _nearest(view, matrices, "Overlap (Jaccard)")
     _export(view, "kept", matrices)
-    with st.expander("How it was measured"):
-        st.markdown(
-            "A domain keeps the experts with the largest share of its choices in each layer, here "
-            "of the recorded documents; the page Subset ablation chooses them from calibration "
-            "documents apart from these. Shared experts are always kept: they count among the "
-            "number and not in the Jaccard."
-        )
+    view.explain(
+        "A domain keeps the experts with the largest share of its choices in each layer, here of "
+        "the recorded documents; the page Subset ablation chooses them from calibration documents "
+        "apart from these. The overlap is the Jaccard index: experts in both sets, of those in "
+        f"either; the average is over pairs, {where(layer)}. Shared experts are always kept: they "
+        f"count among the number and not in the overlap. {ORDER}"
+    )
+
+
+def _strongest(matrix: np.ndarray, names: Sequence[str]) -> str:
+    """ "**80 %** (fiction and religion)": the pair with the largest value, in Markdown."""
+    above = np.triu(np.ones_like(matrix, dtype=bool), 1)
+    one, other = np.unravel_index(np.where(above, matrix, -1).argmax(), matrix.shape)
+    pair = f"{escape_markdown(names[one])} and {escape_markdown(names[other])}"
+    return f"**{share(matrix[one, other])}** ({pair})"
 
 
 def _shared_experts(run: str) -> int:

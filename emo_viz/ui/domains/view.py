@@ -26,11 +26,17 @@ class View:
     headline: Any
     controls: Any
 
-    def say(self, sentence: str, more: str) -> None:
-        """The answer in one line of Markdown, and from what it is."""
+    def say(self, sentence: str, beside: str) -> None:
+        """The answer in one line of Markdown, and what to see it beside."""
         with self.headline:
             st.markdown(f"## {sentence}")
-            st.caption(f"{more} {self.source}")
+            if beside:
+                st.caption(beside)
+
+    def explain(self, how: str) -> None:
+        """How it was measured, in Markdown, and from what."""
+        with st.expander("How it was measured"):
+            st.markdown(f"{how} {self.source}")
 
     def export(
         self, name: str, charts: Mapping[str, str], tables: Mapping[str, export.Table]

@@ -86,12 +86,11 @@ def together(view: View) -> None:
             for run in tables
         },
     )
-    with st.expander("How it was measured"):
-        st.markdown(
-            "**Independent**: as many pairs in all, dealt out by the product of the two experts' "
-            "loads. Rows and columns of a run are in an order of its own (ids do not mean the same "
-            "in two models) that puts alike experts together."
-        )
+    some.explain(
+        "**Independent**: as many pairs in all, dealt out by the product of the two experts' "
+        "loads. Rows and columns of a run are in an order of its own (ids do not mean the same "
+        "in two models) that puts alike experts together."
+    )
 
 
 def _times(pairs: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -179,8 +178,7 @@ def flow(view: View) -> None:
         "A token's experts in one layer tell "
         f"{in_each(some.runs, lambda run: f'**{known[run].known:.2f}** nats')} of those in the "
         "next.",
-        f"Mutual information, mean over {count(len(window) - 1, 'step')}; possible: {possible}; "
-        f"without any relation: {chance}.",
+        f"Possible: {possible}; without any relation: {chance}.",
     )
     with st.grid(len(some.known), min_column_width=NARROWEST) as grid:
         for run in some.runs:
@@ -194,12 +192,13 @@ def flow(view: View) -> None:
             for run in some.runs
         },
     )
-    with st.expander("How it was measured"):
-        st.markdown(
-            "A token counts 1 between two layers: its gate weights in the one are spread over its "
-            "gate weights in the next. Shown are the experts that take part in the streams that "
-            "are furthest above independence; all the others of a layer together are **other**."
-        )
+    steps = count(len(window) - 1, "step")
+    some.explain(
+        f"Nats: mutual information of the experts of two layers, mean over {steps}. "
+        "A token counts 1 between two layers: its gate weights in the one are spread over its "
+        "gate weights in the next. Shown are the experts that take part in the streams that "
+        "are furthest above independence; all the others of a layer together are **other**."
+    )
 
 
 def _windows(numbers: list[int]) -> list[list[int]]:
@@ -242,8 +241,8 @@ def _sankey(known: Known, window: list[int], shown: int) -> None:
     )
     st.caption(
         f"Strong colour: at least {figures.STRONG:.0f} times independence ({strong} of "
-        f"{count(len(stream.links), 'stream')}). Not drawn: {share(stream.unseen)} of the gate "
-        "weight, which goes from others to others."
+        f"{count(len(stream.links), 'stream')}). Palest: {share(stream.rest)} of the gate weight "
+        "goes from others to others."
     )
 
 

@@ -65,7 +65,7 @@ def open_report() -> dict[str, Any]:
 
 def _nothing(sentence: str) -> NoReturn:
     missing.empty_state(sentence, commands.KERNEL_REPORT, of_runs=False)
-    st.stop()
+    missing.end()
 
 
 def open_check() -> dict[str, Any] | None:

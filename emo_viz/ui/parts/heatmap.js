@@ -1,4 +1,5 @@
 // The heatmap's hands: pointer, wheel, keys, and what it tells others of its group and the server.
+const WHOLE = "A double click shows the whole text.";
 const HINT = "Drag zooms, a double click shows the whole text, a click chooses.";
 const MORE = "Ctrl and the wheel zooms. The arrow keys walk, Enter chooses, Escape clears, plus and "
   + "minus zoom, 0 shows the whole text.";
@@ -54,11 +55,7 @@ class Heatmap {
     this.send = send;
     const before = this.shown;
     this.shown = decoded(data);
-    const shape = (shown) => shown && JSON.stringify([shown.tokens, shown.sides[0].layers.length > 1]);
-    if (shape(before) !== shape(this.shown)) {
-      this.view = null;
-      this.cursor = null;
-    }
+    this.keep(before);
     this.key();
     const names = data.sides.map((side) => side.label).join(" and ");
     const what = data.columns === "expert"
@@ -70,18 +67,33 @@ class Heatmap {
     this.follow(before === undefined);
   }
 
+  // Rows that were zoomed to stay in another picture of the same text.
+  keep(before) {
+    const { tokens, widest, many, differences } = this.shown;
+    const same = before && JSON.stringify(before.tokens) === JSON.stringify(tokens);
+    const alike = same && before.many === many && before.widest === widest
+      && before.differences === differences;
+    if (!same || (!this.moved && before.many !== many)) this.view = null;
+    else if (!alike) Object.assign(this.view, { left: 0, right: widest });
+    if (!alike) this.cursor = null;
+  }
+
   get look() { return (window.emoVizLooks ??= {})[this.shown.group] ??= {}; }
 
   key() {
-    const { key } = this.parts, { colours: scale, top, what, differences } = this.shown;
+    const { key } = this.parts, { sides, top, low: least, beyond, what, differences } = this.shown;
     key.replaceChildren();
     key.hidden = !what;
     const low = element("span", "", key), ramp = element("span", "ramp", key);
     const high = element("span", "", key), form = (value) => Number(value.toPrecision(2));
-    low.textContent = differences ? `−${form(top)}` : "0";
-    high.textContent = `${differences ? "+" : ""}${form(top)} ${what} (square-root scale)`;
-    const stops = [1, 32, 64, 96, 128, 160, 192, 224, 255].map((level) => scale[level]);
-    ramp.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
+    low.textContent = differences ? `−${form(top)}` : least ? `${beyond[0] ? "≤ " : ""}${form(least)}` : "0";
+    high.textContent = least !== null ? `${beyond[1] ? "≥ " : ""}${form(top)} ${what}`
+      : `${differences ? "+" : ""}${form(top)} ${what} (square-root scale)`;
+    const levels = [1, 32, 64, 96, 128, 160, 192, 224, 255];
+    for (const { colours } of sides) { // a stripe for each
+      const stops = levels.map((level) => colours[level]).join(", ");
+      element("span", "stripe", ramp).style.background = `linear-gradient(to right, ${stops})`;
+    }
   }
 
   around(name) { return this.root.getRootNode().host?.closest(`[data-testid="${name}"]`); }
@@ -113,16 +125,23 @@ class Heatmap {
   // Rows whose texts can be read; the whole text where it is short or there are many pictures.
   readable() {
     const large = larger(), height = this.pixels - (HEAD + AXIS) * large;
-    const { count, widest } = this.shown;
-    const many = this.shown.sides[0].layers.length > 1;
+    const { count, widest, many } = this.shown;
     const rows = many || height / count >= SHORTEST * large
       ? count : Math.floor(height / (ROW * large));
     const middle = (this.look.selected ?? 1) - 1;
     const top = Math.max(0, Math.min(count - rows, middle - Math.floor(rows / 2)));
     this.view = { top, bottom: top + rows, left: 0, right: widest };
+    this.moved = false;
   }
 
-  whole() { this.view = { top: 0, bottom: this.shown.count, left: 0, right: this.shown.widest }; }
+  whole() { this.go({ top: 0, bottom: this.shown.count, left: 0, right: this.shown.widest }); }
+
+  // To what the visitor asks for.
+  go(view) {
+    Object.assign(this.view, view);
+    this.moved = true;
+    this.settle();
+  }
 
   settle() {
     const { count, widest } = this.shown, view = this.view;
@@ -137,6 +156,10 @@ class Heatmap {
     this.at = places(this.shown, this.width, this.pixels, whole);
     this.theme = themeOf(this.root);
     this.root.dataset.rows = `${Math.floor(view.top) + 1} ${Math.ceil(view.bottom)}`;
+    const none = this.shown.byExpert && this.at.panels.find((one) => isEmpty(this.shown, one, view));
+    const of = none && `${none.side.label}, layer ${none.layer.number}`;
+    this.parts.hint.textContent = none
+      ? `Nothing in ${of}: these tokens use none of these experts. ${WHOLE}` : HINT;
     this.later();
   }
 
@@ -154,7 +177,7 @@ class Heatmap {
     const over = cursor && cursor.panel !== null ? this.at.panels[cursor.panel] : null;
     const expert = over ? over.layer.order[cursor.column] : null;
     marks(this.parts.marks, this.shown, this.at, this.view, this.theme, {
-      row, expert, layer: over?.l, selected: look.selected, followed: look.followed,
+      row, expert, layer: over?.l, side: over?.s, selected: look.selected, followed: look.followed,
       drag: this.drag?.box });
     this.root.dataset.selected = look.selected ?? "";
   }
@@ -162,15 +185,16 @@ class Heatmap {
   // The chosen token, wherever it was chosen, comes into sight.
   follow(first) {
     const { selected } = this.look;
-    if (selected && selected !== this.at_selected && !first) this.show(selected - 1);
+    if (selected && selected !== this.at_selected && !first) this.show(selected - 1, true);
     this.at_selected = selected;
     this.mark();
   }
 
-  show(row) {
+  show(row, inTheMiddle = false) {
     const { top, bottom } = this.view, rows = bottom - top;
     if (row >= top && row + 1 <= bottom) return;
-    this.view.top = row < top ? row : row + 1 - rows;
+    const least = row < top ? row : row + 1 - rows;
+    this.view.top = inTheMiddle ? row - Math.floor(rows / 2) : least;
     this.view.bottom = this.view.top + rows;
     this.settle();
   }
@@ -201,11 +225,12 @@ class Heatmap {
   }
 
   lines({ row, column, panel }) {
-    const { tokens, sides, count, what, differences, byExpert, columns } = this.shown;
+    const { tokens, sides, count, what, differences, byExpert, columns, sameIds } = this.shown;
     const said = [`Token ${row + 1} of ${count}: “${tokens[row]}”`];
     if (panel === null) return said;
     const over = this.at.panels[panel], expert = over.layer.order[column];
     for (const side of sides) {
+      if (!sameIds && side !== over.side) continue; // an id there is another expert
       const layer = side.layers[over.l];
       if (!layer || expert >= layer.order.length) continue;
       const here = layer.ids.subarray(row * layer.slots, (row + 1) * layer.slots);
@@ -226,7 +251,11 @@ class Heatmap {
   }
 
   value(level) {
-    const { top, differences } = this.shown;
+    const { top, low, beyond, differences } = this.shown;
+    if (low !== null) {
+      const sign = level === 1 && beyond[0] ? "≤ " : level === 255 && beyond[1] ? "≥ " : "";
+      return `${sign}${Number((low + ((top - low) * (level - 0.5)) / 254.5).toPrecision(2))}`;
+    }
     if (!differences) return ((top * (level - 0.5) ** 2) / 255 ** 2).toPrecision(2);
     const root = (level - 128) / 127;
     return `${root < 0 ? "−" : "+"}${(top * root * root).toPrecision(2)}`;
@@ -261,15 +290,30 @@ class Heatmap {
   }
 
   choose(picked) {
-    const look = this.look;
+    const look = this.look, before = { token: look.selected ?? null, follow: look.followed ?? null };
     const same = picked.token === look.selected && (!picked.follow
       || JSON.stringify(picked.follow) === JSON.stringify(look.followed));
     look.selected = this.at_selected = picked.token;
     if (picked.follow || picked.token === null) look.followed = picked.follow ?? null;
     document.dispatchEvent(new CustomEvent("emo-viz-look", { detail: { group: this.shown.group } }));
     if (same && picked.token !== null) return;
+    this.before = before;
     look.n += 1;
     this.send({ ...picked, n: look.n });
+  }
+
+  // A double click only shows the whole text: what its first click has chosen is taken back.
+  takeBack() {
+    const { look, before } = this;
+    this.whole();
+    if (!before) return;
+    this.before = null;
+    look.selected = this.at_selected = before.token;
+    look.followed = before.follow;
+    look.n += 1;
+    window.emoVizWalk?.takesBack();
+    document.dispatchEvent(new CustomEvent("emo-viz-look", { detail: { group: this.shown.group } }));
+    this.send({ ...before, back: true, n: look.n });
   }
 
   zoom(factor, x, y) {
@@ -278,19 +322,16 @@ class Heatmap {
     const panel = over ?? this.at.panels[0];
     const row = over ? rowAt(panel, view, y) : (view.top + view.bottom) / 2;
     const column = over ? columnAt(panel, view, x) : view.left;
-    view.top = row - (row - view.top) * factor;
-    view.bottom = row + (view.bottom - row) * factor;
-    view.left = column - (column - view.left) * factor;
-    view.right = column + (view.right - column) * factor;
-    this.settle();
+    this.go({
+      top: row - (row - view.top) * factor, bottom: row + (view.bottom - row) * factor,
+      left: column - (column - view.left) * factor, right: column + (view.right - column) * factor,
+    });
   }
 
   scrollTo(y) {
     const { rail: one } = this.at, rows = this.view.bottom - this.view.top;
     const middle = ((y - one.y) / one.h) * this.shown.count;
-    this.view.top = middle - rows / 2;
-    this.view.bottom = middle + rows / 2;
-    this.settle();
+    this.go({ top: middle - rows / 2, bottom: middle + rows / 2 });
   }
 
   listen() {
@@ -304,7 +345,8 @@ class Heatmap {
     stage.onpointerup = (event) => this.up(...at(event));
     stage.onpointercancel = () => { this.drag = null; this.mark(); };
     stage.onpointerleave = () => this.drag || this.point(null, 0, 0);
-    stage.ondblclick = () => { this.whole(); this.settle(); };
+    stage.onclick = (event) => this.clicked(event, ...at(event));
+    stage.ondblclick = () => this.takeBack();
     stage.onkeydown = (event) => this.typed(event);
     stage.onblur = () => this.point(null, 0, 0);
     stage.addEventListener("wheel", (event) => {
@@ -315,7 +357,7 @@ class Heatmap {
       else this.shift(Math.sign(event.deltaY) * 3);
     }, { passive: false });
     rows.onclick = () => { this.readable(); this.settle(); };
-    all.onclick = () => { this.whole(); this.settle(); };
+    all.onclick = () => this.whole();
     new ResizeObserver(() => this.shown && this.size()).observe(stage);
     // What comes or goes above the picture, or the window's edge, moves its foot.
     const moved = () => this.shown && this.height() !== this.pixels && this.size();
@@ -344,9 +386,7 @@ class Heatmap {
   }
 
   shift(rows) {
-    this.view.top += rows;
-    this.view.bottom += rows;
-    this.settle();
+    this.go({ top: this.view.top + rows, bottom: this.view.bottom + rows });
   }
 
   down(event, x, y) {
@@ -373,30 +413,32 @@ class Heatmap {
   up(x, y) {
     const drag = this.drag;
     this.drag = null;
-    if (!drag || drag.onRail) return;
-    if (!drag.box) {
-      const cursor = this.hit(x, y);
-      if (cursor) this.pick(cursor);
-      return;
-    }
-    this.zoomInto(drag);
+    this.dragged = drag;
+    if (drag?.box) this.zoomInto(drag);
   }
 
-  // A flat drag zooms along one axis, and one beside the panels along the rows.
+  clicked(event, x, y) {
+    const { dragged } = this, cursor = this.hit(x, y);
+    if (event.detail > 1 || !dragged || dragged.onRail || dragged.box) return;
+    this.before = null;
+    if (cursor) this.pick(cursor);
+  }
+
+  // To whole rows and columns. A flat drag zooms along one axis, and one beside the panels along
+  // the rows.
   zoomInto({ box, panel, y }) {
     const one = panel === null
       ? this.at.panels.find((each) => y >= each.y && y < each.y + each.h) : this.at.panels[panel];
-    const view = { ...this.view };
+    const view = {};
     if (box.h > 8) {
-      view.top = rowAt(one, this.view, box.y);
-      view.bottom = rowAt(one, this.view, box.y + box.h);
+      view.top = Math.floor(rowAt(one, this.view, box.y));
+      view.bottom = Math.ceil(rowAt(one, this.view, box.y + box.h));
     }
     if (box.w > 8 && panel !== null) {
-      view.left = columnAt(one, this.view, box.x);
-      view.right = columnAt(one, this.view, box.x + box.w);
+      view.left = Math.floor(columnAt(one, this.view, box.x));
+      view.right = Math.ceil(columnAt(one, this.view, box.x + box.w));
     }
-    this.view = view;
-    this.settle();
+    this.go(view);
   }
 
   typed(event) {
@@ -409,7 +451,7 @@ class Heatmap {
       Enter: () => this.cursor && this.pick(this.cursor), " ": () => this.cursor && this.pick(this.cursor),
       Escape: () => this.choose({ token: null, follow: null }),
       "+": () => this.zoom(0.8, -1, -1), "-": () => this.zoom(1.25, -1, -1),
-      0: () => { this.whole(); this.settle(); },
+      0: () => this.whole(),
     };
     if (event.key in steps) this.walk(steps[event.key], 0);
     else if (event.key in across) this.walk(0, across[event.key]);

@@ -20,7 +20,7 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from emo_viz.analysis.routing import Gated, expert_order
-from emo_viz.figures.theme import DIVERGING, SELECTION_COLOUR, SEQUENTIAL
+from emo_viz.figures.theme import SELECTION_COLOUR, shades_of
 from emo_viz.ui.parts import look
 from emo_viz.ui.parts.heard import hear
 from emo_viz.ui.shell.component import component
@@ -40,6 +40,7 @@ _COMPONENT = component(
 )
 
 EXPERTS = "expert"  # what the columns of a picture are, unless it says otherwise
+TINY = 1e-6
 LEVELS = 255  # of a weight: level 0 is an empty place
 
 
@@ -62,12 +63,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Side:
-    """One run, or the difference of two, as one picture a layer."""
+    """One run, or the difference of two, as one picture a layer.
+
+    scale: the colours of its values, if they are not shades of its own colour.
+    """
 
     id: str
     label: str
     colour: str
     layers: Sequence[Layer]
+    scale: list[list[Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,14 @@ class Follow:
 
 @dataclass(frozen=True)
 class Pick:
-    """What was picked: a token's position, and the expert under the pointer if a token uses it."""
+    """What was picked: a token's position, and the expert under the pointer if a token uses it.
+
+    back: a pick is taken back, and this is what was chosen before it, no expert included.
+    """
 
     token: int | None
     follow: Follow | None = None
+    back: bool = False
 
 
 def layer_of(recorded: Gated, layer: int, number: int, routed: int, by_use: bool) -> Layer:
@@ -109,6 +118,8 @@ def heatmap(
     what: str = "gate weight",
     differences: bool = False,
     columns: str = EXPERTS,
+    same_ids: bool = False,
+    span: tuple[float, float] | None = None,
 ) -> None:
     """Draw the sides beside each other (one layer), or a line of layers for each (several).
 
@@ -116,8 +127,10 @@ def heatmap(
     hover ("" where every value is 1: an expert is used or not). differences: values are from -1 to
     1 on a scale with two ends. group: pictures and texts of one group show each other's hover and
     what the page tells them (`tell`). columns: what a column is, an "expert" or a "layer"; the
-    experts of a `Layer` are then its columns, a value of 0 is clear, and a pick follows none. A
-    picture whose foot the window cuts off is lower.
+    experts of a `Layer` are then its columns, a value of 0 is clear, and a pick follows none.
+    same_ids: whether one id is one expert in both sides. span: the values at the ends of an even
+    scale, what lies beyond being drawn as its end; without it the scale begins at 0 and is a square
+    root. A picture whose foot the window cuts off is lower.
     """
 
     def picked() -> None:
@@ -127,19 +140,22 @@ def heatmap(
             on_pick(_pick(event))
 
     reach = max((_reach(layer) for side in sides for layer in side.layers), default=0.0) or 1.0
+    low, top = span or (0.0, reach)
     with st.container(gap=None):
         _COMPONENT(
             key=key,
             data={
                 "group": group,
                 "tokens": list(tokens),
-                "sides": [_side(side, reach, differences) for side in sides],
+                "sides": [_side(side, top, differences, low if span else None) for side in sides],
                 "pixels": pixels,
                 "what": what,
-                "top": reach,
+                "top": top,
+                "low": low if span else None,
+                "beyond": _beyond(sides, low, top) if span else [False, False],
                 "differences": differences,
                 "columns": columns,
-                "scale": _scale(differences),
+                "sameIds": same_ids,
                 "mark": SELECTION_COLOUR,
             },
             on_picked_change=picked,
@@ -148,7 +164,8 @@ def heatmap(
 
 def _pick(event: dict[str, Any]) -> Pick:
     follow = event.get("follow")
-    return Pick(event["token"], None if follow is None else Follow(**follow))
+    followed = None if follow is None else Follow(**follow)
+    return Pick(event["token"], followed, bool(event.get("back")))
 
 
 def tell(group: str, selected: int | None, followed: Follow | None, key: str) -> None:
@@ -156,10 +173,11 @@ def tell(group: str, selected: int | None, followed: Follow | None, key: str) ->
     look.tell(group, selected, None if followed is None else asdict(followed), key=key)
 
 
-def _scale(differences: bool) -> list[str]:
-    """The colours of the key, from the lowest value to the highest, in even steps."""
-    stops = DIVERGING if differences else SEQUENTIAL
-    return [str(colour) for _, colour in stops]
+def _beyond(sides: Sequence[Side], low: float, top: float) -> list[bool]:
+    """Whether values lie below a span, and above it, by more than rounding."""
+    values = [one.values[one.expert_ids >= 0] for side in sides for one in side.layers]
+    every = np.concatenate(values)
+    return [bool((every < low - TINY).any()), bool((every > top + TINY).any())]
 
 
 def _reach(layer: Layer) -> float:
@@ -167,24 +185,30 @@ def _reach(layer: Layer) -> float:
     return float(used.max(initial=0.0))
 
 
-def _side(side: Side, reach: float, differences: bool) -> dict[str, Any]:
+def _side(side: Side, reach: float, differences: bool, low: float | None) -> dict[str, Any]:
     return {
         "id": side.id,
         "label": side.label,
         "colour": side.colour,
-        "layers": [_layer(layer, reach, differences) for layer in side.layers],
+        "scale": [str(colour) for _, colour in side.scale or shades_of(side.colour)],
+        "layers": [_layer(layer, reach, differences, low) for layer in side.layers],
     }
 
 
-def _layer(layer: Layer, reach: float, differences: bool) -> dict[str, Any]:
+def _layer(
+    layer: Layer, reach: float, differences: bool, low: float | None = None
+) -> dict[str, Any]:
     """As the browser reads it: ids in one or two bytes, values in one.
 
     A value's level is 1..255 on a square-root scale (most weights are small beside the largest),
-    with differences 1..127 below zero, 128 zero, and up to 255 above.
+    with differences 1..127 below zero, 128 zero, and up to 255 above; or 1..255 in even steps from
+    `low` to `reach`.
     """
     ids = layer.expert_ids
     width = "<u1" if len(layer.order) <= 256 else "<u2"
     root = np.sign(layer.values) * np.sqrt(np.abs(layer.values) / reach)
+    if low is not None:
+        root = (layer.values - low) / (reach - low)
     with np.errstate(invalid="ignore"):
         level = np.rint(128 + 127 * root) if differences else np.ceil(LEVELS * root)
     level = np.where(ids < 0, 0, np.clip(np.nan_to_num(level, nan=1), 1, LEVELS))

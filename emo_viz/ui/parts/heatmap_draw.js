@@ -1,13 +1,15 @@
 // What the heatmap shows and where: decoding, places, painting. heatmap.js adds hands to it.
 const LOWEST = 260, BELOW = 8; // pixels: of the picture, and between its foot and the window's edge
-const ROW = 15, SHORTEST = 9, HEAD = 22, AXIS = 34, GAP = 16, MAP = 40, FAINTEST = 0.32;
+const ROW = 15, SHORTEST = 9, HEAD = 22, AXIS = 34, FEW = 16, GAP = 16, MAP = 40, FAINTEST = 0.32;
 
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 const pairs = (text) => new Uint16Array(bytes(text).buffer);
 
 function decoded(data) {
+  data.byExpert = data.columns === "expert";
   const sides = data.sides.map((side) => ({
     ...side,
+    colours: colours(data, side.scale),
     layers: side.layers.map((layer) => {
       const order = pairs(layer.order), place = new Uint16Array(order.length);
       order.forEach((expert, column) => (place[expert] = column));
@@ -16,12 +18,13 @@ function decoded(data) {
     }),
   }));
   const widest = Math.max(...sides.flatMap((side) => side.layers.map((one) => one.order.length)));
-  data.byExpert = data.columns === "expert";
-  return { ...data, sides, widest, colours: colours(data), count: data.tokens.length };
+  const many = sides[0].layers.length > 1;
+  return { ...data, sides, widest, many, count: data.tokens.length };
 }
 
-function colours(data) {
-  const stops = data.scale.map((stop) => stop.match(/[\d.]+/g).map(Number));
+// In even steps from the lowest value to the highest.
+function colours(data, scale) {
+  const stops = scale.map((stop) => stop.match(/[\d.]+/g).map(Number));
   return Array.from({ length: 256 }, (_, level) => {
     const low = data.differences || !data.byExpert ? 0 : FAINTEST;
     const share = data.differences ? Math.max(0, level - 1) / 254 : level / 255;
@@ -35,13 +38,13 @@ function colours(data) {
 // A panel for each side and layer: one layer side by side, several in lines, the sides below each
 // other in every line.
 function places(shown, width, height, whole) {
-  const many = shown.sides[0].layers.length > 1, large = larger(), head = HEAD * large;
+  const { many } = shown, large = larger(), head = HEAD * large;
   const gutter = large * (width < 520 || (many && whole) ? 74 : 112), map = whole ? 0 : MAP;
   const inner = width - gutter - map;
   const layers = shown.sides[0].layers.length, sides = shown.sides.length;
   const most = Math.max(1, Math.floor(inner / 110)), groups = Math.ceil(layers / most);
   const inLine = many ? Math.ceil(layers / groups) : sides, lines = many ? groups * sides : 1;
-  const gap = many ? 8 : GAP, axis = many ? 4 : AXIS * large;
+  const gap = many ? 8 : GAP, axis = (many ? FEW : AXIS) * large;
   const w = (inner - gap * (inLine - 1)) / inLine, h = height / lines - head - axis;
   const panels = shown.sides.flatMap((side, s) => side.layers.map((layer, l) => {
     const column = many ? l % inLine : s;
@@ -72,7 +75,7 @@ function cells(context, shown, panel, view, ratio) {
       if (column + 1 <= view.left || column >= view.right) continue;
       const x = Math.round(xOf(panel, view, column) * ratio);
       const w = Math.max(1, Math.round(xOf(panel, view, column + 1) * ratio) - x);
-      context.fillStyle = shown.colours[levels[slot]];
+      context.fillStyle = panel.side.colours[levels[slot]];
       // Below zero a cell has a slit, so that the two ends differ without their colours too.
       if (shown.differences && levels[slot] < 128 && h > 5) {
         context.fillRect(x, y, w, Math.floor(h / 3));
@@ -80,6 +83,17 @@ function cells(context, shown, panel, view, ratio) {
       } else context.fillRect(x, y, w, h);
     }
   }
+}
+
+// Whether the part that is shown has no cell: what the experts in sight are not used there.
+function isEmpty(shown, panel, view) {
+  const { ids, levels, slots, place } = panel.layer;
+  const last = Math.min(shown.count, Math.ceil(view.bottom)) * slots;
+  for (let slot = Math.max(0, Math.floor(view.top)) * slots; slot < last; slot += 1) {
+    const column = place[ids[slot]];
+    if (levels[slot] && column + 1 > view.left && column < view.right) return false;
+  }
+  return true;
 }
 
 function clipped(context, box, ratio, paint) {
@@ -99,15 +113,16 @@ function shortened(context, text, most) {
 }
 
 function labels(context, shown, at, view, theme) {
-  context.font = `${12 * at.large}px ${theme.font}`;
   context.textAlign = "right";
   context.textBaseline = "middle";
   context.fillStyle = theme.text;
   for (const panel of at.panels.filter((one) => one.first)) {
     const step = panel.h / (view.bottom - view.top);
-    const stride = Math.max(1, Math.ceil((11 * at.large) / step));
-    const from = Math.ceil(Math.max(0, view.top - 0.4) / stride) * stride;
-    for (let row = from; row < Math.min(shown.count, view.bottom - 0.4); row += stride) {
+    const usual = 12 * at.large, size = step < SHORTEST * at.large ? usual : Math.min(usual, step);
+    const stride = Math.max(1, Math.ceil((size - 1) / step));
+    context.font = `${size}px ${theme.font}`;
+    const from = Math.ceil(Math.max(0, view.top - 0.5) / stride) * stride;
+    for (let row = from; row < Math.min(shown.count, view.bottom - 0.5); row += stride) {
       const number = stride > 1 ? `${row + 1}  ` : "";
       const text = shortened(context, `${number}${shown.tokens[row]}`, at.gutter - 12);
       context.fillText(text, at.gutter - 8, yOf(panel, view, row + 0.5));
@@ -129,13 +144,14 @@ function heads(context, shown, at, view, theme) {
     const said = shortened(context, whole, panel.w - 14);
     context.fillStyle = theme.text;
     context.fillText(said, panel.x + 14, middle);
-    if (!at.many) ticks(context, panel, view, theme, at.large);
+    ticks(context, panel, view, theme, at);
   }
 }
 
 const nameOf = (layer, expert) => layer.names[expert] ?? String(expert);
 
-function ticks(context, panel, view, theme, large) {
+// Of many pictures few ids, and what they are where the tokens stand.
+function ticks(context, panel, view, theme, { large, many, gutter }) {
   const widest = large * (panel.layer.names.length ? 54 : 26); // pixels of a label
   const step = panel.w / (view.right - view.left), stride = Math.max(1, Math.ceil(widest / step));
   context.font = `${11 * large}px ${theme.font}`;
@@ -147,7 +163,12 @@ function ticks(context, panel, view, theme, large) {
     if (column % stride || x > panel.x + panel.w) continue;
     context.fillText(nameOf(panel.layer, order[column]), x, panel.y + panel.h + 10 * large);
   }
-  context.fillText(panel.layer.axis, panel.x + panel.w / 2, panel.y + panel.h + 25 * large);
+  if (many) {
+    context.textAlign = "right";
+    if (panel.first) context.fillText("expert", gutter - 12, panel.y + panel.h + 10 * large);
+  } else {
+    context.fillText(panel.layer.axis, panel.x + panel.w / 2, panel.y + panel.h + 25 * large);
+  }
   context.textAlign = "left";
 }
 
@@ -155,7 +176,7 @@ function rail(context, shown, at, view, theme, ratio) {
   const { x, y, w, h } = at.rail, all = { top: 0, bottom: shown.count, left: 0, right: shown.widest };
   const each = w / shown.sides.length;
   shown.sides.forEach((side, s) => {
-    const box = { layer: side.layers[0], x: x + s * each, y, w: each - 1, h };
+    const box = { side, layer: side.layers[0], x: x + s * each, y, w: each - 1, h };
     context.fillStyle = theme.panel;
     context.fillRect(box.x * ratio, box.y * ratio, box.w * ratio, box.h * ratio);
     clipped(context, box, ratio, () => cells(context, shown, box, all, ratio));
@@ -210,7 +231,8 @@ function marks(canvas, shown, at, view, theme, seen) {
   for (const panel of at.panels) {
     context.lineWidth = 1;
     if (seen.row !== null) band(context, panel, view, seen.row, theme.faint, theme.veil);
-    if (seen.expert !== null && panel.l === seen.layer) {
+    const there = shown.sameIds || panel.s === seen.side;
+    if (seen.expert !== null && panel.l === seen.layer && there) {
       const column = panel.layer.place[seen.expert];
       if (column !== undefined) pole(context, panel, view, column, theme.faint);
     }

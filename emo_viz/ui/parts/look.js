@@ -1,19 +1,53 @@
 // What a group shows lives on the window: its pictures and texts may be drawn before or after this.
 
 // The arrow keys walk through tokens: one walk, however long, is one step of the browser's history.
-// Whoever walks restores `before` and counts; whatever else the visitor does ends the walk.
+// Whoever walks says so with every key; whatever else the visitor does ends the walk.
+class Walk {
+  on = false;
+  was = false;
+  written = false; // whether the walk has its step
+  back = false;
+
+  // What was chosen last is taken back: its step goes, instead of another one that undoes it.
+  takesBack() {
+    this.back = true;
+  }
+
+  isBack(url) {
+    const entries = window.navigation?.entries?.(), at = window.navigation?.currentEntry?.index;
+    return this.back && entries?.[at - 1]?.url === new URL(url, location.href).href;
+  }
+
+  goesOn() {
+    if (!this.was) this.written = false;
+    this.on = true;
+  }
+
+  ends() {
+    this.was = this.on;
+    this.on = this.back = false;
+  }
+}
+
+const FIELD = 'input[type="number"]'; // the arrow keys walk through its numbers
+
 function walksAreOneStep() {
   if (window.emoVizWalk) return;
-  const walk = (window.emoVizWalk = { steps: 0, before: 0 });
+  const walk = (window.emoVizWalk = new Walk());
   const push = history.pushState.bind(history);
-  history.pushState = (...given) =>
-    walk.steps > 1 ? history.replaceState(...given) : push(...given);
-  const ends = () => {
-    walk.before = walk.steps;
-    walk.steps = 0;
+  history.pushState = (...given) => {
+    if (walk.isBack(given[2] ?? location.href)) return history.back();
+    if (walk.on && walk.written) return history.replaceState(...given);
+    walk.written = walk.on;
+    return push(...given);
   };
-  document.addEventListener("keydown", ends, true);
-  document.addEventListener("pointerdown", ends, true);
+  document.addEventListener("keydown", (event) => {
+    walk.ends();
+    const arrow = event.key === "ArrowUp" || event.key === "ArrowDown";
+    if (arrow && event.target.matches?.(FIELD)) walk.goesOn();
+  }, true);
+  document.addEventListener("pointerdown", () => walk.ends(), true);
+  window.addEventListener("popstate", () => { walk.on = walk.was = false; });
 }
 
 export default function ({ data }) {

@@ -14,10 +14,11 @@ from emo_viz.analysis.runs import Comparison
 from emo_viz.ui.parts import point_maps
 from emo_viz.ui.parts.point_maps import PlacedName
 from emo_viz.ui.parts.selection import EMPTY_REGION, Rows, Selection
-from emo_viz.ui.shell.words import escape_markdown
+from emo_viz.ui.shell.words import count, escape_markdown
 
 MIXED = label([], [])  # the name of a cluster without a large domain
 NAME_ENDS = " · "  # of a cluster: its domains; then come its words
+SPACES = "spaces"
 HOW = "Click a point, draw around several, or click a name in the legend to select its group."
 
 
@@ -26,7 +27,8 @@ class Shown:
     """The maps of the same items as they are shown now.
 
     content: another one for any other content of `build`, which makes what the browser is sent
-    (`point_maps.payload`). highlighted [N]: the rest recedes.
+    (`point_maps.payload`). highlighted [N]: the rest recedes. restricted: to what the maps are, in
+    words; it goes with an image.
     """
 
     ids: Sequence[str]
@@ -34,6 +36,7 @@ class Shown:
     build: Callable[[], dict[str, Any]]
     highlighted: NDArray[np.bool_] | None
     selection: Selection
+    restricted: str
 
 
 def draw(shown: Shown) -> None:
@@ -51,7 +54,21 @@ def draw(shown: Shown) -> None:
             selection.gesture,
             None if selection.current() == EMPTY_REGION else selection.rows(ids),
             shown.highlighted,
+            shown.restricted,
         )
+
+
+def restricted(
+    layer: int | None, k: int, highlighted: Sequence[str], rows: Rows | None, item: str
+) -> str:
+    """ "layer 2 · 24 clusters · highlighted: chess · 57 documents selected": what is shown, for
+    who takes it home."""
+    parts = ["all layers" if layer is None else f"layer {layer}", count(k, "cluster")]
+    if highlighted:
+        parts.append(f"highlighted: {', '.join(highlighted)}")
+    if rows is not None:
+        parts.append(f"{count(len(rows), item)} selected")
+    return " · ".join(parts)
 
 
 def channel(selection: Selection) -> str:
@@ -65,13 +82,23 @@ def _payload(content: str, _build: Callable[[], dict[str, Any]]) -> dict[str, An
 
 
 def names_of(
-    points: NDArray[np.float32], groups: Sequence[str], are_groups: bool
+    points: NDArray[np.float32], groups: Sequence[str], are_groups: bool, every: bool = False
 ) -> list[PlacedName]:
-    """The names of groups [N] where they lie on a map; are_groups: they are those of the map."""
+    """The names of groups [N] where they lie on a map; are_groups: they are those of the map.
+
+    every: a cluster is named wherever it lies; a domain only where it has a place of its own.
+    """
     return [
-        PlacedName(short_name(one.text), one.x, one.y, one.text if are_groups else None)
-        for one in place_labels(points, groups)
+        PlacedName(_ever_shorter(one.text), one.x, one.y, one.text, are_groups)
+        for one in place_labels(points, groups, every)
     ]
+
+
+def _ever_shorter(name: str) -> list[str]:
+    """A cluster as `short_name` has it, by its number and first word, and by its number."""
+    short = short_name(name)
+    number, colon, words = short.partition(": ")
+    return [short, f"{number}: {words.split(' ')[0]}", number] if colon else [short]
 
 
 def short_name(name: str) -> str:
@@ -80,6 +107,13 @@ def short_name(name: str) -> str:
     domains, _, words = name.partition(NAME_ENDS)
     number, _, domain = domains.partition(": ")
     return f"{number}: {words}" if domain == MIXED and words else domains
+
+
+def with_words(name: str) -> str:
+    """A cluster's name whose words of several spaces are the word for them."""
+    domains, ends, words = name.partition(NAME_ENDS)
+    spelt = (SPACES if set(word) == {"␣"} and len(word) > 1 else word for word in words.split(" "))
+    return f"{domains}{ends}{' '.join(dict.fromkeys(spelt))}"
 
 
 def turned(runs: Comparison, item: str) -> str:

@@ -1,11 +1,17 @@
 """Subset ablation page: measuring in the background on request, with progress and a stop."""
 
+import time
+from collections.abc import Mapping
+
+import numpy as np
 import streamlit as st
 
+from emo_viz.analysis import ablation
 from emo_viz.server import measurements
 from emo_viz.server.jobs import Job
-from emo_viz.server.library import Models
+from emo_viz.server.library import LoadedModel, Models
 from emo_viz.ui.parts import progress
+from emo_viz.ui.parts.work import run_exclusive
 from emo_viz.ui.shell.words import count, escape_markdown
 
 
@@ -24,6 +30,7 @@ def all_curves(models: Models, label: str) -> None:
             "are replaced only when all is measured.",
         ):
             _start(models)
+        st.caption(estimate(models, measurements.passes(models)))
         _stopped(job, measurements.kept_parts(models))
         progress.failure(job, "The measurement")
 
@@ -43,3 +50,21 @@ def _start(models: Models) -> None:
         st.error(escape_markdown(str(error)), icon=":material/error:")
     else:
         st.rerun()
+
+
+def estimate(models: Models, passes: Mapping[str, int]) -> str:
+    """How long so many passes of each run take, from how long one took just now."""
+    seconds = sum(passes.get(one.run, 0) * _pass_seconds(one, one.key) for one in models)
+    took = f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
+    return f"{sum(passes.values()):,} passes over a document: about {took} on this machine."
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _pass_seconds(_loaded: LoadedModel, key: str) -> float:
+    """How long one document of the longest kind takes a model here: timed once."""
+    length = _loaded.live.most_tokens(ablation.MAX_TOKENS)
+    token_ids = np.full(length, _loaded.live.opening, np.int64)
+    with run_exclusive(_loaded):
+        started = time.perf_counter()
+        _loaded.live.losses(token_ids)
+    return time.perf_counter() - started

@@ -15,8 +15,7 @@ from emo_viz.ui.shell.words import count
 
 # Far more than a model reads: what is kept is sent to the server with every click.
 MOST_CHARACTERS = 100_000
-# More than is opened: a larger file gets a sentence from here instead of the browser's silence.
-MAX_FILE_MEGABYTES = 200
+MAX_FILE_MEGABYTES = text_files.LARGEST // 10**6
 MONOSPACE = "<style>.st-key-{key} textarea {{ font-family: monospace; }}</style>"
 
 
@@ -48,7 +47,8 @@ class OwnText:
         """A text file instead of typing, in `place`: it fills the field."""
         with place.popover("Open a file", icon=":material/upload_file:"):
             st.file_uploader(
-                "A text file (UTF-8, UTF-16 or Latin-1)",
+                # The uploader marks a larger one, without a word.
+                f"A text file of up to {MAX_FILE_MEGABYTES} MB (UTF-8, UTF-16 or Latin-1)",
                 max_upload_size=MAX_FILE_MEGABYTES,
                 key=self._file,
                 on_change=self._take_file,

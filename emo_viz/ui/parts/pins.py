@@ -44,10 +44,8 @@ class Pin:
     def routing(self) -> dict[str, str]:
         """Parameters of the routing page that open it."""
         if self.document is not None:
-            found = routes.routing_of_document(self.document)
-        else:
-            found = routes.routing_of_text(self.text or "")
-        return found if self.token is None else found | {routes.ROUTING_TOKEN: str(self.token)}
+            return routes.routing_of_document(self.document, self.token)
+        return routes.routing_of_text(self.text or "", self.token)
 
 
 def of_text(text: str, token: int | None = None) -> Pin:

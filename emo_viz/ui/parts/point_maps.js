@@ -42,12 +42,13 @@ function build(host, root) {
   root.replaceChildren();
   root.style.setProperty("--above", host.data.above);
   const grid = element("div", "panels");
+  root.append(grid);
   host.panels.forEach((panel, i) => {
     grid.append(frame(host, panel, i));
-    if (!host.data.one_legend) panel.node.append(legend(host, panel.groups));
+    if (i && host.data.one_legend) return;
+    panel.legend = legend(host, panel.groups);
+    (host.data.one_legend ? root : panel.node).append(panel.legend);
   });
-  root.append(grid);
-  if (host.data.one_legend) root.append(legend(host, host.panels[0].groups));
   host.spoken = element("div", "spoken");
   host.spoken.setAttribute("aria-live", "polite");
   root.append(host.spoken);
@@ -58,7 +59,8 @@ function frame(host, panel, index) {
   const head = element("div", "head"), buttons = element("div", "buttons");
   const name = element("span", "name", panel.name);
   name.style.setProperty("--run", panel.colour);
-  head.append(name, element("span", "what", `${host.data.method} of routing`), buttons);
+  panel.what = element("span", "what");
+  head.append(name, panel.what, buttons);
   const zoom = (by) => () => zoomed(host, panel, by);
   button(buttons, "+", "Zoom in", zoom(1.5));
   button(buttons, "−", "Zoom out", zoom(1 / 1.5));
@@ -91,7 +93,8 @@ function button(place, text, name, act) {
 }
 
 function legend(host, groups) {
-  const list = element("div", "legend");
+  const list = element("div", "legend"), names = element("div", "names");
+  list.append(names);
   list.setAttribute("role", "group");
   list.setAttribute("aria-label", `Groups: select the ${host.data.items} of one`);
   for (const group of groups) {
@@ -107,9 +110,24 @@ function legend(host, groups) {
     one.onmouseleave = one.onblur = () => hoverGroup(host, null);
     one.onclick = (event) => chooseGroup(host, groups, group.name, event.shiftKey);
     one.dataset.group = group.name;
-    list.append(one);
+    names.append(one);
   }
+  foldable(list, names, groups.length);
   return list;
+}
+
+// A legend longer than its room fades at its end, scrolls, and opens whole with a button.
+function foldable(list, names, count) {
+  button(list, `All ${count}`, `Show all ${count} groups`, () => list.classList.toggle("whole"));
+  list.lastChild.className = "all";
+  const measure = () => {
+    const below = names.scrollHeight - names.clientHeight - names.scrollTop;
+    list.classList.toggle("long", names.scrollHeight > names.clientHeight + 2);
+    list.classList.toggle("more", below > 2);
+    list.lastChild.textContent = list.classList.contains("whole") ? "Fewer" : `All ${count}`;
+  };
+  names.onscroll = measure;
+  new ResizeObserver(measure).observe(names);
 }
 
 function ownerOf(host, groups) {
@@ -149,22 +167,24 @@ function paint(host, panel) {
   c.scale(scale, scale);
   Object.assign(panel, place(panel, width, height));
   paintPoints(c, panel, panel.spots, host.state, host.data.size, scale, host.group);
-  showLabels(host, panel, layLabels(c, panel, panel.at, width, height, larger()));
+  const { laid, left } = layLabels(c, host, panel, width, height, larger());
+  paintLeaders(c, laid, getComputedStyle(host.root).color);
+  showLabels(host, panel, laid);
+  panel.what.textContent = `${host.data.method} of routing${leftOut(left)}`;
   ring(host, panel);
-  [...panel.node.getRootNode().querySelectorAll(".legend button")].forEach((one) => {
-    one.classList.toggle("faded", !!host.group && !host.group.names.has(one.dataset.group));
-  });
+  for (const one of panel.legend?.querySelectorAll("[data-group]") ?? []) {
+    one.classList.toggle("faded", isFaded(host, panel, { is_group: true, name: one.dataset.group }));
+  }
 }
 
 function showLabels(host, panel, laid) {
-  panel.names.replaceChildren(...laid.map(({ label, left, top }) => {
-    const node = element("span", "label", label.text);
+  panel.names.replaceChildren(...laid.map(({ label, text, left, top, faded }) => {
+    const node = element("span", "label", text);
     [node.style.left, node.style.top] = [`${left}px`, `${top}px`];
-    const named = label.group;
-    if (named === null) return node;
-    const held = host.group?.names.has(named);
-    node.classList.toggle("faded", !!host.group && !held);
-    node.classList.toggle("bright", !!held);
+    const named = label.name;
+    node.classList.toggle("faded", faded);
+    if (!label.is_group) return node;
+    node.classList.toggle("bright", !!host.group?.names.has(named));
     node.onpointerenter = () => hoverGroup(host, named);
     node.onpointerleave = () => hoverGroup(host, null);
     node.dataset.group = named;
@@ -369,9 +389,11 @@ function save(host) {
     line: style.getPropertyValue("--st-border-color") || "#888" };
   const link = document.createElement("a");
   link.download = host.data.file;
-  link.href = picture(host.panels, host.data, host.state, colours).toDataURL("image/png");
+  link.href = picture(host, colours).toDataURL("image/png");
   link.click();
 }
+
+const nothingTold = () => ({ n: 0, selected: null, count: 0, highlight: null, said: "" });
 
 // What the server says is selected and highlighted; an answer to an earlier gesture is no news.
 function follow(host) {
@@ -379,25 +401,26 @@ function follow(host) {
   if (!told || told.count !== host.count || told.n < host.state.n) return;
   const selected = told.selected ? bits(told.selected, host.count) : null;
   host.state = { n: told.n, selected, count: selected?.reduce((sum, flag) => sum + flag, 0) ?? 0,
-    highlight: told.highlight ? bits(told.highlight, host.count) : null };
+    highlight: told.highlight ? bits(told.highlight, host.count) : null, said: told.said };
   if (host.panels[0].plot.isConnected) paintAll(host);
 }
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".maps");
-  const host = root.emoVizHost ?? { state: { n: 0, selected: null, count: 0, highlight: null } };
+  const host = root.emoVizHost ?? { state: nothingTold() };
   root.emoVizHost = host;
   host.send = (event) => setTriggerValue("selected", event);
   if (host.digest !== data.digest) {
     const views = host.data?.places === data.places ? host.panels.map((panel) => panel.view) : null;
     const keep = host.data?.channel === data.channel && host.count === data.count;
-    if (!keep) host.state = { n: 0, selected: null, count: 0, highlight: null };
+    if (!keep) host.state = nothingTold();
     Object.assign(host, { root, data, digest: data.digest, count: data.count, row: null, group: null });
     host.panels = data.panels.map(decode);
     if (views?.length === host.panels.length) {
       host.panels.forEach((panel, i) => { panel.view = views[i]; });
     }
-    host.facts = data.facts.map((fact) => ({ ...fact, codes: shorts(fact.codes) }));
+    host.facts = data.facts.map((fact) => ({ ...fact, codes: shorts(fact.codes),
+      groups: fact.names.map((name) => ({ name })) }));
     unpack(data.texts).then((texts) => { host.texts = texts; });
     build(host, root);
   }

@@ -43,7 +43,10 @@ _MAPS = component(
     "emo_viz_point_maps",
     html=_HTML,
     css=_read("point_maps.css"),
-    js=_read("larger.js") + _read("point_maps_draw.js") + _read("point_maps.js"),
+    js="".join(
+        _read(f"{name}.js")
+        for name in ("larger", "point_maps_draw", "point_maps_labels", "point_maps")
+    ),
 )
 _STATE = component("emo_viz_point_maps_state", js=_read("point_maps_state.js"))
 
@@ -59,12 +62,14 @@ class Fact:
 
 @dataclass(frozen=True)
 class PlacedName:
-    """A name on a map, its place, and the group that it names (None: none of the map's groups)."""
+    """A name on a map and its place. texts: how it is written, from the whole to the least that
+    still tells it. name: of its points, in the map's groups (is_group) or in its first fact."""
 
-    text: str
+    texts: Sequence[str]
     x: float
     y: float
-    group: str | None
+    name: str
+    is_group: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,9 +151,11 @@ def tell(
     gesture: int,
     selected: NDArray[np.int64] | None,
     highlighted: NDArray[np.bool_] | None,
+    said: str = "",
 ) -> None:
     """Which rows the maps of a channel show as selected (None: no selection) and which [count] as
-    highlighted (None: all), as the answer to the visitor's last gesture."""
+    highlighted (None: all), as the answer to the visitor's last gesture; `said` goes with an image.
+    """
     chosen = None
     if selected is not None:
         chosen = np.zeros(count, bool)
@@ -159,6 +166,7 @@ def tell(
         "n": gesture,
         "selected": None if chosen is None else _bits(chosen),
         "highlight": None if highlighted is None else _bits(highlighted),
+        "said": said,
     }
     _STATE(key=f"{channel}_state", data=data)
 
@@ -216,9 +224,9 @@ def _fact(fact: Fact) -> dict[str, Any]:
 
 
 def _name(name: PlacedName) -> dict[str, Any]:
-    group = None if name.group is None else _told(name.group)
-    text = shorten(_told(name.text), LABEL_LETTERS)
-    return {"text": text, "x": name.x, "y": name.y, "group": group}
+    texts = dict.fromkeys(_told(shorten(text, LABEL_LETTERS)) for text in name.texts)
+    place = {"x": name.x, "y": name.y}
+    return {"texts": list(texts), "name": _told(name.name), "is_group": name.is_group} | place
 
 
 def _told(text: str) -> str:

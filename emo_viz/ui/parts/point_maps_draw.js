@@ -1,6 +1,5 @@
 // What the maps look like: markers, points, labels, and the image that is saved.
 const DIM = 0.07, FULL = 0.88, OTHERS = 0.4, ROOM = 16;
-const LABEL = 11; // pixels of a label's letters, in the page's usual type
 
 const SHAPES = {
   circle: (c, r) => c.arc(0, 0, r, 0, 2 * Math.PI),
@@ -90,29 +89,6 @@ function paintPoints(c, panel, spots, state, size, scale, group) {
   c.globalAlpha = 1;
 }
 
-// Labels that have room, the densest group's first: [label, left, top], tried around its place.
-function layLabels(c, panel, at, width, height, large = 1) {
-  const laid = [];
-  c.font = `600 ${LABEL * large}px sans-serif`;
-  for (const label of panel.labels) {
-    const wide = c.measureText(label.text).width + 6, high = 14 * large;
-    const [x, y] = at(label.x, label.y);
-    if (x < 0 || y < 0 || x > width || y > height) continue;
-    const tries = [[-wide / 2, -high - 8], [-wide / 2, 8], [-wide / 2, -high / 2], [9, -high / 2],
-      [-wide - 9, -high / 2], [-wide / 2, -2 * high - 10], [-wide / 2, high + 10]];
-    for (const [dx, dy] of tries) {
-      const left = Math.min(Math.max(2, x + dx), width - wide - 2);
-      const top = Math.min(Math.max(2, y + dy), height - high - 2);
-      const free = laid.every((other) => left + wide < other.left || other.left + other.wide < left
-        || top + high < other.top || other.top + high < top);
-      if (!free) continue;
-      laid.push({ label, left, top, wide });
-      break;
-    }
-  }
-  return laid;
-}
-
 function inPolygon(path, x, y) {
   let inside = false;
   for (let i = 0, j = path.length - 1; i < path.length; j = i, i += 1) {
@@ -136,7 +112,8 @@ function beyond(spots, row, key) {
 }
 
 // All maps with labels, legends and a line of where they are from, as one picture.
-function picture(panels, data, state, colours) {
+function picture(host, colours) {
+  const { panels, data, state } = host;
   const width = 560, height = 460, top = 34, scale = 2;
   const legends = panels.map((panel, i) => (i && data.one_legend ? [] : panel.groups));
   const canvas = document.createElement("canvas");
@@ -144,25 +121,36 @@ function picture(panels, data, state, colours) {
   const across = data.one_legend ? width * panels.length : width;
   const lines = legends.map((groups) => legendLines(c, groups, across - 20));
   const deep = Math.max(...lines.map((each) => each.length)) * 18;
+  const said = wrapped(c, [data.provenance, state.said], width * panels.length - 20);
   canvas.width = scale * width * panels.length;
-  canvas.height = scale * (top + height + deep + 44);
+  canvas.height = scale * (top + height + deep + 30 + 14 * said.length);
   c.scale(scale, scale);
   c.fillStyle = colours.back;
   c.fillRect(0, 0, canvas.width, canvas.height);
   panels.forEach((panel, i) => {
     c.save();
     c.translate(i * width, 0);
-    drawOne(c, panel, data, state, colours, width, height, top, scale);
+    drawOne(c, host, panel, colours, width, height, top, scale);
     drawLegend(c, lines[i], colours, top + height + 20);
     c.restore();
   });
   c.fillStyle = colours.text;
   c.font = "11px sans-serif";
-  c.fillText(data.provenance, 10, top + height + deep + 32);
+  said.forEach((line, i) => c.fillText(line, 10, top + height + deep + 32 + 14 * i));
   return canvas;
 }
 
-function drawOne(c, panel, data, state, colours, width, height, top, scale) {
+// Texts as lines of this width, a new one for each text.
+function wrapped(c, texts, width) {
+  c.font = "11px sans-serif";
+  return texts.filter(Boolean).flatMap((text) => text.split(" ").reduce((lines, word) => {
+    const longer = lines.length ? `${lines.at(-1)} ${word}` : word;
+    return c.measureText(longer).width <= width && lines.length ? [...lines.slice(0, -1), longer] : [...lines, word];
+  }, []));
+}
+
+function drawOne(c, host, panel, colours, width, height, top, scale) {
+  const { data, state } = host;
   c.fillStyle = panel.colour;
   c.fillRect(10, 10, 4, 16);
   c.fillStyle = colours.text;
@@ -175,15 +163,9 @@ function drawOne(c, panel, data, state, colours, width, height, top, scale) {
   c.clip();
   const { spots, at } = place(panel, width, height);
   paintPoints(c, panel, spots, state, data.size, scale, null);
-  c.textBaseline = "top";
-  for (const { label, left, top: above } of layLabels(c, panel, at, width, height)) {
-    c.font = `600 ${LABEL}px sans-serif`;
-    c.lineWidth = 3;
-    c.strokeStyle = colours.back;
-    c.strokeText(label.text, left + 3, above + 1);
-    c.fillStyle = colours.text;
-    c.fillText(label.text, left + 3, above + 1);
-  }
+  const { laid } = layLabels(c, { ...host, group: null }, { ...panel, spots, at }, width, height);
+  paintLeaders(c, laid, colours.text);
+  paintLabels(c, laid, colours);
   c.restore();
   c.strokeStyle = colours.line;
   c.strokeRect(8, top, width - 16, height);

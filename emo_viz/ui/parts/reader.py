@@ -110,11 +110,11 @@ def _reader(runs: Comparison, document: pd.Series, listed: Sequence[str]) -> Non
         st.info("Reading a document token by token needs a checkpoint of the run.")
         return
     reading = read(models.of(compare(own)), Chosen(document["text"], origin=""))
-    _head(document, listed, reading)
+    token = links.token(TOKEN, reading.num_tokens)
+    _head(document, listed, reading, token)
     clusters = _token_clusters(reading)
     by, layer = _colour_controls(reading, clusters)
     cut_notice(reading)
-    token = links.token(TOKEN, reading.num_tokens)
     coloured = {name: _coloured(reading, name, by, layer, clusters) for name in reading.recordings}
     for column, run in zip(st.columns(len(reading.runs)), reading.runs, strict=True):
         with column:
@@ -123,7 +123,7 @@ def _reader(runs: Comparison, document: pd.Series, listed: Sequence[str]) -> Non
     st.caption(_explanation(by, layer, reading.runs, clusters))
 
 
-def _head(document: pd.Series, listed: Sequence[str], reading: Reading) -> None:
+def _head(document: pd.Series, listed: Sequence[str], reading: Reading, token: int | None) -> None:
     row = st.container(horizontal=True, vertical_alignment="center", gap="small")
     below = st.container(horizontal=True, vertical_alignment="center", gap="medium")
     parts = (document["domain"], document["parent"] or document["id"], document["source"])
@@ -140,7 +140,7 @@ def _head(document: pd.Series, listed: Sequence[str], reading: Reading) -> None:
         routes.ROUTING,
         label="Token routing of this document",
         icon=":material/alt_route:",
-        query_params=slots.params() | (routes.routing_of_document(document["id"])),
+        query_params=slots.params() | routes.routing_of_document(document["id"], token),
     )
 
 

@@ -14,6 +14,7 @@ from emo_viz.server.library import LoadedModel, Models
 from emo_viz.ui.parts import together
 from emo_viz.ui.parts.token_text import text_labels
 from emo_viz.ui.parts.work import run_exclusive
+from emo_viz.ui.shell import missing
 from emo_viz.ui.shell.words import count, escape_markdown
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def tokens_of(loaded: LoadedModel, text: str, most: int) -> "Encoded":
         return library.encoded(loaded, text, most)
     except ValueError as error:
         st.warning(escape_markdown(str(error)))
-        st.stop()
+        missing.end()
 
 
 def cut_notice(reading: Reading) -> None:

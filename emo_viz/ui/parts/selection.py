@@ -44,8 +44,9 @@ class Selection:
                 raise ValueError
             return code
 
+        ask = f"The link selects {items} {{asked}}, which are not here; nothing is selected."
         return replace(
-            checked(f"The link selects {items} that are not here; nothing is selected.", parse),
+            checked(ask, parse, items),
             fits=lambda code: decode(code, ids) is not None,
         )
 

@@ -33,6 +33,8 @@ function paint(strip, data) {
   });
 }
 
+const lineOf = (strip) => parseFloat(getComputedStyle(strip).lineHeight);
+
 function select(strip, position) {
   strip.querySelectorAll('[aria-selected="true"]').forEach(
     (node) => node.setAttribute("aria-selected", "false"));
@@ -44,7 +46,8 @@ function select(strip, position) {
   strip.setAttribute("aria-activedescendant", node.id);
   const top = node.offsetTop - strip.offsetTop;
   if (top < strip.scrollTop || top + node.offsetHeight > strip.scrollTop + strip.clientHeight) {
-    strip.scrollTop = top - strip.clientHeight / 2;
+    const line = lineOf(strip);
+    strip.scrollTop = Math.round((top - strip.clientHeight / 2) / line) * line;
   }
 }
 
@@ -121,26 +124,24 @@ export default function ({ data, parentElement, setTriggerValue }) {
     strip.scrollTop = 0;
   }
   strip.dir = "auto";
-  strip.style.maxHeight = `${data.pixels}px`;
   strip.classList.toggle("code", data.code);
+  const line = lineOf(strip);
+  strip.style.maxHeight = `${Math.floor(data.pixels / line) * line}px`; // of whole lines
   paint(strip, data);
   const look = lookOf(data.group);
   select(strip, look.selected);
 
   // A server answer may arrive while the visitor has already moved on: theirs is the newer one.
-  const send = (position, wait, walking) => {
+  const send = (position, wait) => {
     look.selected = position;
     const n = (look.n += 1);
     tell("emo-viz-look", { group: data.group });
     clearTimeout(look.pending);
-    look.pending = setTimeout(() => {
-      if (walking && window.emoVizWalk) window.emoVizWalk.steps += 1;
-      setTriggerValue("picked", { token: position, n });
-    }, wait);
+    look.pending = setTimeout(() => setTriggerValue("picked", { token: position, n }), wait);
   };
   strip.onclick = (event) => {
     const node = event.target.closest(".token");
-    if (node) send(Number(node.id.slice("token-".length)), 0, false);
+    if (node) send(Number(node.id.slice("token-".length)), 0);
   };
   strip.onkeydown = (event) => {
     // Shift with an arrow key belongs to the page: it goes to another layer.
@@ -149,8 +150,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (position === undefined) return;
     event.preventDefault();
     event.stopPropagation();
-    const walking = position !== null && window.emoVizWalk;
-    if (walking) window.emoVizWalk.steps = window.emoVizWalk.before;
-    send(position, SEND_AFTER_MS, walking);
+    if (position !== null) window.emoVizWalk?.goesOn();
+    send(position, SEND_AFTER_MS);
   };
 }

@@ -13,7 +13,6 @@ import streamlit as st
 from emo_viz.ui.parts.heatmap import Follow
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.address import Kind
-from emo_viz.ui.shell.words import escape_markdown
 
 EXPERT = routes.ROUTING_EXPERT
 _NAME = re.compile(r"(?:(.*) )?(?:L(\d{1,6}) E)?(\d{1,6})", re.DOTALL)
@@ -32,6 +31,12 @@ class Experts:
     def name(self, follow: Follow) -> str:
         """As lists and the address have it."""
         return f"{self.runs[follow.run]} L{follow.layer} E{follow.expert}"
+
+    def label(self, name: str) -> str:
+        """A name as the list shows it: what is cut off where it is narrow is the run, never the
+        expert."""
+        run, _, rest = name.rpartition(" L")
+        return f"L{rest}, {run}" if len(self.runs) > 1 else f"L{rest}"
 
     def parse(self, text: str, shown: int) -> Follow:
         """The expert of a name; without a layer, of the one `shown`; without a run, of the only
@@ -73,24 +78,14 @@ def choose(experts: Experts, shown: int) -> Follow | None:
         options,
         index=None,
         key=EXPERT,
+        format_func=experts.label,
         placeholder="none",
-        width=190,
+        width=240,
         help="Underlines every token that uses it, and marks its column. L3 E62 is expert 62 of "
         "layer 3; the expert 62 of another layer is another one.",
     )
     links.leave(EXPERT, kind, name, None)
     return None if name is None else experts.parse(name, shown)
-
-
-def other_layer(experts: Experts, follow: Follow, shown: int) -> str:
-    """That the followed expert is not of the layer that is shown; safe for Markdown."""
-    name = escape_markdown(experts.name(follow))
-    return (
-        f" Layer {shown} is shown, and {name} is still followed: expert {follow.expert} of another "
-        "layer would be another expert."
-        if follow.layer != shown
-        else ""
-    )
 
 
 def _kind(experts: Experts, shown: int) -> Kind[str]:

@@ -107,7 +107,12 @@ def of_traces(
 
 def options(reading: Reading, others: Others) -> list[str]:
     """The ways to tell that two experts are the same; the first is the usual one."""
-    return ways(reading.even_routed is None or others.apart())
+    return ways(not same_ids(reading, others))
+
+
+def same_ids(reading: Reading, others: Others | None) -> bool:
+    """Whether an id is one expert in both runs, as far as is known."""
+    return others is not None and reading.even_routed is not None and not others.apart()
 
 
 def matched(reading: Reading, others: Others, layer: int) -> Matching | None:

@@ -29,7 +29,7 @@ from emo_viz.ui.parts.work import run_exclusive
 from emo_viz.ui.routing import matching, page, recorded, traced, view
 from emo_viz.ui.routing.matching import Others
 from emo_viz.ui.routing.traced import Traced
-from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.words import count, escape_markdown
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def draw(beside: Beside) -> None:
         "Text",
         [RECORDED, OWN],
         routes.ROUTING_SOURCE,
-        on_change=page.forget_selection,
+        on_change=page.swap_selection,
         label_visibility="collapsed",
     )
     if source == OWN:
@@ -135,7 +135,7 @@ def _own(beside: Beside, headline: st.delta_generator.DeltaGenerator, row: objec
     page.FIELD.file_picker(row)
     chosen = page.own_text()
     if chosen is None:
-        st.stop()
+        missing.end()
     shown = live.read(_alone(beside), chosen)
     with headline:
         page.answer(shown)

@@ -9,6 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from emo_viz.analysis.widths import in_words
 from emo_viz.figures.kept import beside
+from emo_viz.server import library, typical
 from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.reading import Chosen, Reading, say_absent
 from emo_viz.ui.parts.together import in_each
@@ -21,6 +22,7 @@ ALL_DOMAINS = "All domains"
 SOURCE, DOMAIN = routes.ROUTING_SOURCE, routes.ROUTING_DOMAIN
 LOW_FIELD = 80  # pixels: the pictures below it stay in sight
 DOCUMENT, TOKEN, EXPERT = "routing_choice", routes.ROUTING_TOKEN, routes.ROUTING_EXPERT
+_LEFT = "routing_left"  # what was chosen of the text of the other source
 
 
 def choose_text(documents: pd.DataFrame) -> Chosen | None:
@@ -31,7 +33,7 @@ def choose_text(documents: pd.DataFrame) -> Chosen | None:
         "Text",
         [HELD_OUT, OWN],
         SOURCE,
-        on_change=forget_selection,
+        on_change=swap_selection,
         label_visibility="collapsed",
     )
     if source != OWN:
@@ -82,6 +84,13 @@ def forget_selection() -> None:
         st.session_state[key] = None
 
 
+def swap_selection() -> None:
+    """A text of the other source has its own chosen token: the one that it was left with."""
+    state, left = st.session_state, st.session_state.get(_LEFT, (None, None))
+    state[_LEFT] = (state.get(TOKEN), state.get(EXPERT))
+    state[TOKEN], state[EXPERT] = left
+
+
 FIELD = OwnText("routing", routes.ROUTING_TEXT, forget_selection)
 
 
@@ -103,7 +112,8 @@ def choose_document(documents: pd.DataFrame, row: DeltaGenerator) -> pd.Series:
     domain, shown = _of_domain(documents, row)
     ids = shown["id"].tolist()
     kind = one_of("document", ids, always=True)
-    links.enter(DOCUMENT, kind, ids[0], routes.ROUTING_DOCUMENT)
+    usual = typical.among(ids, library.comparison())
+    links.enter(DOCUMENT, kind, usual, routes.ROUTING_DOCUMENT)
     labels = beside(documents, (DOMAIN, domain), lambda: _document_labels(ids, shown["text"]))
     chosen = row.selectbox(
         f"Document ({len(ids):,})",
@@ -113,7 +123,7 @@ def choose_document(documents: pd.DataFrame, row: DeltaGenerator) -> pd.Series:
         on_change=forget_selection,
         label_visibility="collapsed",
     )
-    links.leave(DOCUMENT, kind, chosen, ids[0], routes.ROUTING_DOCUMENT)
+    links.leave(DOCUMENT, kind, chosen, usual, routes.ROUTING_DOCUMENT)
     steps = row.container(horizontal=True, width="content", gap="small")
     _step_button(steps, ids, -1)
     _step_button(steps, ids, +1)

@@ -70,10 +70,25 @@ def table(reading: Reading, token: int) -> None:
         _chosen_experts(reading, token),
         hide_index=True,
         key="routing_token_table",
+        column_config=_columns(reading),
         alt=f"The routed experts of token {token} in every layer by falling gate weight.",
     )
     if said := _shared(reading):
         st.caption(said.strip())
+
+
+def _columns(reading: Reading) -> dict[str, Any]:
+    """So narrow that both runs are in sight; a weight stands beside its expert."""
+    column = st.column_config.Column
+    experts = {
+        f"{run.label} expert": column(run.label, width=66, help=f"Routed expert of {run.label}")
+        for run in reading.runs
+    }
+    weights = {
+        f"{run.label} gate weight": column("Weight", width=60, help=f"Gate weight in {run.label}")
+        for run in reading.runs
+    }
+    return {"Layer": column(width=45), "Choice": column("No.", width=45), **experts, **weights}
 
 
 def _shared(reading: Reading) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from emo_viz.analysis.routing import Gated, gate_matrix
 from emo_viz.analysis.runs import Comparison, Run
-from emo_viz.figures.theme import colour_of
+from emo_viz.figures.theme import NEUTRAL_COLOUR, between, colour_of
 from emo_viz.ui.parts.heatmap import Layer, Pick, Side, heatmap, layer_of
 from emo_viz.ui.parts.reading import Reading
 from emo_viz.ui.parts.together import in_each, less, name
@@ -30,9 +30,11 @@ def draw(
     by_use: bool,
     match: Callable[[int], Matching | None] | None,
     on_pick: Callable[[Pick], None],
+    same_ids: bool,
 ) -> None:
     """The picture and a line on what it shows. layer: the number of the chosen one. match: finds
-    the experts of a layer that are the same in a difference; None: those of one id."""
+    the experts of a layer that are the same in a difference; None: those of one id. same_ids: an
+    id is one expert in both runs."""
     reason = _why_no_difference(reading.runs, match is None) if picture == DIFFERENCE else ""
     same = match(reading.place(layer)) if match and picture == DIFFERENCE and not reason else None
     if match and picture == DIFFERENCE and not (reason or same):
@@ -56,6 +58,7 @@ def draw(
         what=_what(reading, differences),
         differences=differences,
         group=GROUP,
+        same_ids=same_ids,
     )
     st.caption(_said(reading, layer, by_use, differences, same))
 
@@ -171,7 +174,8 @@ def _less(reading: Reading, layer: int, by_use: bool, same: Matching | None) -> 
     label = " less ".join(run.label for run in reading.runs)
     names = same.names if same else ()
     axis = f"Routed expert ({'='.join(run.label for run in reading.runs)})" if same else AXIS
-    return Side("difference", label, NEUTRAL, [Layer(layer, ids, values, order, names, axis)])
+    layers = [Layer(layer, ids, values, order, names, axis)]
+    return Side("difference", label, NEUTRAL_COLOUR, layers, between(*reading.runs))
 
 
 def sparse(dense: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.floating]]:

@@ -52,9 +52,9 @@ def draw(
     followed = ""
     if follow:
         followed = (
-            f" Underlined: the {count(int(marked.sum()), 'token')} that "
-            f"{name(reading.runs[follow.run])} routes to expert {follow.expert} in layer "
-            f"{follow.layer}."
+            f" Underlined: the {count(int(marked.sum()), 'token')} sent to L{follow.layer} "
+            f"E{follow.expert} of {name(reading.runs[follow.run])}"
+            f"{'' if follow.layer == layer else f'; layer {layer} is shown'}."
         )
     st.caption(colouring.legend + followed)
 

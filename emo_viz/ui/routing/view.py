@@ -70,12 +70,12 @@ def _explore(reading: Reading, others: Others | None) -> None:
         with st.container(key="routing_pictures"):
             by_use = view.order == BY_USE
             match = partial(matching.matched, reading, others) if others and view.matched else None
-            pictures.draw(reading, view.picture, view.layer, by_use, match, _pick_cell(experts))
+            same = matching.same_ids(reading, others)
+            picked = _pick_cell(experts)
+            pictures.draw(reading, view.picture, view.layer, by_use, match, picked, same)
             _more(reading, view)
         with st.container(key="routing_beside", gap="small"):
             text.draw(reading, view.layer, view.token, view.follow, view.colour, _pick_token)
-            if view.follow and (said := follow.other_layer(experts, view.follow, view.layer)):
-                st.caption(f":material/info:{said}")
             panel.draw(reading, view.token, _follow(experts))
             if reading.tokenizer is not None:
                 _ablation_link(reading)
@@ -168,6 +168,8 @@ def _pick_cell(experts: Experts) -> Callable[[Pick], None]:
         _pick_token(pick.token)
         if pick.follow is not None:
             st.session_state[EXPERT] = experts.name(pick.follow)
+        elif pick.back:
+            st.session_state[EXPERT] = None
 
     return picked
 

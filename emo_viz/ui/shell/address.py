@@ -16,7 +16,6 @@ Option = TypeVar("Option", bound=Hashable)
 
 SHOWN = 60  # characters of what a link asks for in vain
 MOST_DIGITS = 9
-UNNAMED = "value"
 MOST_NAMED = 3  # values that one sentence names
 
 
@@ -35,8 +34,8 @@ class Kind(Generic[Value]):
     parse: the value of a text, ValueError if it is none. form: its text. fits: whether a value is
     still one (another text has other tokens). sentence: of a text that is none, with {asked}.
     always: the default stands in the address too. lasting: a link without it leaves it as it is.
-    what: "layer", for what is said of a parameter that stands there with several values, and of
-    what a picture shows; UNNAMED for what no reader could make use of.
+    what: "layer", what is chosen, in words that can stand before it and before several that stand
+    there at once; "" for what no reader could use.
     """
 
     parse: Callable[[str], Value]
@@ -45,13 +44,13 @@ class Kind(Generic[Value]):
     sentence: str
     always: bool = False
     lasting: bool = False
-    what: str = UNNAMED
+    what: str = ""
 
     def read(self, asked: Sequence[str]) -> Found[Value]:
         """The value of a parameter as it stands in the address, once or several times."""
         texts = list(dict.fromkeys(asked))
         if len(texts) > 1:
-            return Found(None, _of_several(self.what, texts))
+            return Found(None, _of_several(self.what or "value", texts))
         try:
             return Found(self.parse(texts[0]))
         except ValueError:
@@ -68,17 +67,30 @@ class Kind(Generic[Value]):
 
 @dataclass(frozen=True)
 class Several(Kind[list[str]]):
-    """Some of a few options: the parameter stands in the address once for each; at most `most`."""
+    """Some of a few options: the parameter stands in the address once for each; at most `most`.
+
+    Several in one, with commas between them, are read too. sentence, many: of one and of several
+    that are not known; over: of those that are more than the most.
+    """
 
     known: frozenset[str] = frozenset()
     most: int = 1
+    many: str = ""
+    over: str = ""
 
     def read(self, asked: Sequence[str]) -> Found[list[str]]:
         """Those that can be used, none at all being no choice; the others are named."""
-        texts = list(dict.fromkeys(asked))
-        usable = [text for text in texts if text in self.known][: self.most]
-        rest = [text for text in texts if text not in usable]
-        return Found(usable or None, self.problem(rest) if rest else "")
+        texts = list(dict.fromkeys(part for text in asked for part in self._parts(text)))
+        known = [text for text in texts if text in self.known]
+        usable, rest = known[: self.most], [text for text in texts if text not in self.known]
+        unknown = self.many if len(rest) > 1 else self.sentence
+        problems = [(unknown, rest), (self.over, known[self.most :])]
+        said = [sentence.format(asked=_named(some)) for sentence, some in problems if some]
+        return Found(usable or None, " ".join(said))
+
+    def _parts(self, text: str) -> list[str]:
+        parts = text.split(",")
+        return parts if text not in self.known and self.known.issuperset(parts) else [text]
 
     def write(self, value: list[str]) -> list[str]:
         return list(value)
@@ -121,8 +133,10 @@ def several_of(what: str, options: Sequence[str], most: int) -> Several:
         parse=lambda text: [text],
         form=",".join,
         fits=lambda values: set(values) <= known and len(values) <= most,
-        sentence=f"The link asks for the {what} {{asked}}, which is left out: not here, or more "
-        f"than the {most} that can be chosen.",
+        sentence=f"The link asks for the {what} {{asked}}, which is not here and left out.",
+        many=f"The link asks for the {what}s {{asked}}, which are not here and left out.",
+        over=f"The link asks for more than the {most} {what}s that can be chosen; left out: "
+        "{asked}.",
         known=known,
         most=most,
         what=what,
@@ -144,7 +158,7 @@ def whole_number(
     )
 
 
-def checked(sentence: str, parse: Callable[[str], str], what: str = UNNAMED) -> Kind[str]:
+def checked(sentence: str, parse: Callable[[str], str], what: str = "value") -> Kind[str]:
     """A text that `parse` returns as it is to be kept, or refuses with a ValueError."""
     return Kind(parse=parse, form=str, fits=lambda value: True, sentence=sentence, what=what)
 

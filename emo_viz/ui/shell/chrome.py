@@ -8,6 +8,7 @@ import streamlit as st
 
 from emo_viz.server import catalogue, library, looks, warm
 from emo_viz.ui.shell import (
+    chart_keys,
     frame,
     glossary,
     keys,
@@ -67,7 +68,8 @@ def page(title: str) -> Iterator[None]:
         glossary.popover()
         loaded = st.container()
         keys.listen()
-    st.html(f"<style>{BOTH_DIRECTIONS}{CHIPS}{frame.HEARD_ALONE}{frame.TIGHT}</style>")
+        chart_keys.listen()
+    st.html(f"<style>{BOTH_DIRECTIONS}{CHIPS}{frame.HEARD_ALONE}{frame.AXES}{frame.TIGHT}</style>")
     first_line = st.container()
     with looks.one(), warm.drawing(), links.page(title), missing.said():
         frame.read()

@@ -55,6 +55,11 @@ HEARD_ALONE = (
     ' button [data-testid="stMarkdownContainer"]'
     " { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); } "
 )
+# Streamlit's grey of a chart's axes on a light page has a contrast of 3.7 to white.
+AXES = (
+    '.js-plotly-plot text[style*="fill: rgb(128, 132, 149)"]'
+    " { fill: rgb(92, 96, 108) !important; } "
+)
 # What Streamlit leaves blank around a page, more of it beside a folded side bar; wide enough for
 # the arrow that unfolds it.
 TIGHT = (

@@ -27,7 +27,7 @@ _DRAWN, _BEFORE = "address_drawn", "address_drawn_before"
 _VISITED, _AWAITED = "address_visited", "address_awaited"  # by page: an address
 _HELD = "address_held"  # by name: the control's key, what may be chosen, what is, and the default
 NONE_CHOSEN = "none is chosen"
-MOST_UNREAD = 3  # parameters that one sentence names
+MOST_UNREAD = 20  # parameters that one sentence names
 # Where this run says what a link asks for in vain: above the page's rows of controls, not in them.
 _problems: ContextVar[Any] = ContextVar("address_problems", default=st)
 
@@ -48,7 +48,9 @@ def page(name: str) -> Iterator[None]:
     state[_BEFORE], state[_DRAWN] = state.get(_DRAWN, set()), set()
     try:
         yield
-    except StopException:  # st.stop() ends a page that has no more to show
+    except StopException:  # a page that has no more to show (`missing.end`)
+        if arriving:
+            _say_unread()
         _write(whole=True)
         raise
     else:
@@ -167,10 +169,18 @@ def slider(
 def number_or_none(
     place: Any, what: str, label: str, high: int, key: str, **how: Any
 ) -> int | None:
-    """A whole number from 1 to high, at first none."""
+    """A whole number from 1 to high, at first none; of one that is typed beyond, the last is
+    taken, and it is said. (A field that knows its end turns red and says nothing.)"""
+
+    def keep_inside() -> None:
+        if (st.session_state[key] or 0) > high:
+            st.toast(f"There is no {what} {st.session_state[key]:,} here: {high:,} is the last.")
+            st.session_state[key] = high
+
     kind = whole_number(what, 1, high, NONE_CHOSEN)
     enter(key, kind, None)
-    chosen: int | None = place.number_input(label, 1, high, value=None, key=key, **how)
+    how |= {"value": None, "key": key, "on_change": keep_inside}
+    chosen: int | None = place.number_input(label, 1, **how)
     return leave(key, kind, chosen, None)
 
 
@@ -273,11 +283,15 @@ def _say_unread() -> None:
     unread = [name for name in st.query_params if name not in st.session_state[_PENDING]]
     if unread:
         asked = " and ".join(
-            f"{quoted(name)} ({', '.join(map(quoted, st.query_params.get_all(name)))})"
+            f"{quoted(name)} ({', '.join(map(_said, st.query_params.get_all(name)))})"
             for name in unread[:MOST_UNREAD]
         )
         more = f" and {len(unread) - MOST_UNREAD:,} more" if unread[MOST_UNREAD:] else ""
         warn(f"The link also asks for {asked}{more}, which this view does not use.")
+
+
+def _said(value: str) -> str:
+    return quoted(value) if value else "nothing"
 
 
 def _is_of_page(name: str) -> bool:

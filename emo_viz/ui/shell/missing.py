@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import StopException
 
 from emo_viz.server.library import Missing
 from emo_viz.ui.shell import routes
@@ -45,6 +47,14 @@ def in_words(command: str) -> str:
     return f"`{' && '.join(command.splitlines())}`"
 
 
+def end() -> NoReturn:
+    """End the page here: it has no more to show.
+
+    After `st.stop()` nothing reaches the browser, not even what a link asked for in vain.
+    """
+    raise StopException
+
+
 @contextmanager
 def said() -> Iterator[None]:
     """Around what asks the library: what it misses is drawn here, and ends the page."""
@@ -52,4 +62,4 @@ def said() -> Iterator[None]:
         yield
     except Missing as error:
         empty_state(escape_markdown(error.sentence), error.command)
-        st.stop()
+        end()

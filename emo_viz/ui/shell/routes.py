@@ -84,9 +84,10 @@ def routing_of_document(document: str, token: int | None = None) -> dict[str, st
     return found if token is None else found | {ROUTING_TOKEN: str(token)}
 
 
-def routing_of_text(code: str) -> dict[str, str]:
-    """Those that open a text of the visitor's own, as a link carries it."""
-    return {ROUTING_SOURCE: OWN_SOURCE, ROUTING_TEXT: code}
+def routing_of_text(code: str, token: int | None = None) -> dict[str, str]:
+    """Those that open a text of the visitor's own, as a link carries it, at one of its tokens."""
+    found = {ROUTING_SOURCE: OWN_SOURCE, ROUTING_TEXT: code}
+    return found if token is None else found | {ROUTING_TOKEN: str(token)}
 
 
 def ablation_of_document(document: str) -> dict[str, str]:

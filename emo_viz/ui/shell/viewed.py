@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from emo_viz.ui.shell import links, routes
-from emo_viz.ui.shell.address import UNNAMED
 
 # Of every page, or of no picture.
 _APART = {routes.SLOT_A, routes.SLOT_B, routes.PRESENT, routes.TOUR, routes.PINS}
@@ -67,7 +66,7 @@ def controls() -> list[Control]:
 
 def _controls() -> Iterator[Control]:
     for name, (kind, chosen, default) in links.held().items():
-        if kind.what != UNNAMED and name not in _APART:
+        if kind.what and name not in _APART:
             value = _words(kind, chosen)
             usual = not value or (chosen == default and name not in _DEFINING)
             yield Control(name, kind.what, value, usual, _OF_ONE.get(name, ""))

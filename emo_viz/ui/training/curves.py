@@ -22,7 +22,8 @@ from emo_viz.ui.shell.words import compact, count, escape_markdown
 from emo_viz.ui.training.chosen import Chosen, choose, in_progress, is_watched
 
 EVERY_SECONDS = 5.0
-MOST_POINTS = 900  # of a curve: about as many as it has pixels
+MOST_POINTS = 900  # of a loss curve: about as many as it has pixels
+FEWER_POINTS = 300  # of every other: Plotly draws 40 of them, and waits for each of their points
 MOST_CURVES = 20
 STEPS, TOKENS = "Steps", "Tokens"
 LINEAR, LOG = "Linear", "Logarithmic"
@@ -194,10 +195,11 @@ def _line(reading: Reading, name: str, along: str, weight: float) -> figures.Lin
     x = steps + 1
     if along == TOKENS:
         x = x * (reading.plan.tokens_per_step or 1)
-    raw_x, raw = thin(x, values, MOST_POINTS)
+    most = MOST_POINTS if name in (figures.LOSS, figures.HELDOUT) else FEWER_POINTS
+    raw_x, raw = thin(x, values, most)
     if name in (figures.HELDOUT, "lr") or not weight:
         return figures.Line(raw_x, raw.astype(np.float32))
-    smooth_x, smoothed = thin(x, smooth(values, weight), MOST_POINTS)
+    smooth_x, smoothed = thin(x, smooth(values, weight), most)
     return figures.Line(raw_x, raw.astype(np.float32), smoothed.astype(np.float32), smooth_x)
 
 

@@ -1,0 +1,22 @@
+"""Charts by keyboard: arrow keys go from mark to mark, and what the pointer would read is read out.
+
+Plotly shows its numbers to a pointer alone. Here a chart takes the focus, the pointer is moved for
+whoever has none, and the words of the label that comes up are told to screen readers. Heatmaps are
+walked cell by cell, points and bars along their axis and from run to run; Enter is a click.
+"""
+
+from pathlib import Path
+
+from emo_viz.ui.shell.component import component
+
+_COMPONENT = component(
+    "emo_viz_chart_keys",
+    html='<div class="read" role="status"></div>',
+    css=".read { position: absolute; width: 1px; height: 1px; overflow: hidden; }",
+    js=Path(__file__).with_suffix(".js").read_text(encoding="utf-8"),
+)
+
+
+def listen() -> None:
+    """Let every chart of this page be walked; once a page."""
+    _COMPONENT(key="chart_keys", data={})
