@@ -1,6 +1,9 @@
 """What the controls of a page hold, said of whatever is saved of it."""
 
+import streamlit as st
+
 from emo_viz.ui.shell import picture, viewed
+from emo_viz.ui.shell.address import checked
 from emo_viz.ui.shell.viewed import Control
 from tests.pages.opened import follow_link
 
@@ -13,6 +16,16 @@ def test_a_control_is_a_part_of_a_sentence():
 def test_a_line_has_the_parts_that_are_of_all_of_a_page():
     parts = [{"said": "EMO"}, {"said": ""}, {"said": "layer 2", "only": "x"}, {"said": "EMO Viz"}]
     assert picture.joined(parts) == "EMO; EMO Viz"
+
+
+def test_what_only_the_app_can_read_is_not_said():
+    kind = checked("The link names {asked}.", str)
+    st.session_state["address_held"] = {"x": ("x", kind, "/a/path", "")}
+    try:
+        assert viewed.controls() == []
+    finally:
+        del st.session_state["address_held"]
+    assert kind.read(["1", "2"]).problem.startswith("The link gives more than one value")
 
 
 def lines(monkeypatch, page: str, **params: str) -> dict[str, list[str]]:

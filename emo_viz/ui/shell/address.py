@@ -158,7 +158,7 @@ def whole_number(
     )
 
 
-def checked(sentence: str, parse: Callable[[str], str], what: str = "value") -> Kind[str]:
+def checked(sentence: str, parse: Callable[[str], str], what: str = "") -> Kind[str]:
     """A text that `parse` returns as it is to be kept, or refuses with a ValueError."""
     return Kind(parse=parse, form=str, fits=lambda value: True, sentence=sentence, what=what)
 
