@@ -138,21 +138,37 @@ def test_layers_are_chosen_by_the_arrow_keys(app_server: harness.Server, browser
     assert "layer 0" in (canvas.get_attribute("aria-label") or "")
 
 
-def test_the_tour_is_turned_by_keys_and_escape_ends_it(
+def turned(page: Page, number: int) -> str:
+    """The address of a step, once its page is there."""
+    harness.wait_for_text(page, f"Tour, {number} of 5")
+    harness.settle(page)
+    return page.url
+
+
+def test_the_tour_is_turned_by_keys_and_each_step_is_one_of_the_history(
     app_server: harness.Server, browser_page: Page
 ):
-    open_home(browser_page, app_server)
-    with harness.rerun(browser_page):
-        browser_page.get_by_role("button", name="Take the tour").click()
-    harness.wait_for_text(browser_page, "Tour, 1 of 5")
-    browser_page.keyboard.press("Shift+ArrowRight")
-    harness.wait_for_text(browser_page, "Tour, 2 of 5")
-    harness.settle(browser_page)
-    assert "Token_routing" in browser_page.url and "tour=2" in browser_page.url
-    browser_page.keyboard.press("Shift+ArrowLeft")
-    harness.wait_for_text(browser_page, "Tour, 1 of 5")
-    harness.settle(browser_page)
-    with harness.rerun(browser_page):
-        browser_page.keyboard.press("Escape")
-    expect(browser_page.get_by_text("Tour, 1 of 5")).to_have_count(0)
-    assert "tour" not in browser_page.url
+    page = browser_page
+    open_home(page, app_server)
+    page.get_by_role("button", name="Take the tour").click()
+    seen = [turned(page, 1)]
+    for number in range(2, 6):
+        page.keyboard.press("Shift+ArrowRight")
+        seen.append(turned(page, number))
+    pages = [address.partition("?")[0].rpartition("/")[2] for address in seen]
+    assert pages == ["", "Token_routing", "Document_clusters", "Subset_ablation", "Library"]
+    documents = [address.partition("_doc")[2].partition("=")[2].partition("&")[0] for address in seen]
+    assert documents[1] == documents[3] != ""
+    for number in range(4, 0, -1):
+        with harness.rerun(page):
+            page.go_back()
+        assert turned(page, number) == seen[number - 1]
+        expect(page.get_by_text("which this view does not use")).to_have_count(0)
+    page.keyboard.press("Shift+ArrowRight")
+    turned(page, 2)
+    page.keyboard.press("Shift+ArrowLeft")
+    turned(page, 1)
+    with harness.rerun(page):
+        page.keyboard.press("Escape")
+    expect(page.get_by_text("Tour, 1 of 5")).to_have_count(0)
+    assert "tour" not in page.url
