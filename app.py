@@ -3,5 +3,5 @@
 from emo_viz.ui.home import page
 from emo_viz.ui.shell import chrome
 
-with chrome.page("EMO Viz"):
+with chrome.page("Overview"):
     page.show()

@@ -222,14 +222,10 @@ def save_glances(path: Path, glances: Glances) -> None:
         "weights", {run: one.weights.astype(np.float16) for run, one in runs.items()}
     )
     arrays |= by_number("ranking", {run: one.ranking.astype(np.int16) for run, one in runs.items()})
-    none = np.empty((0, 0), np.float16)
-    arrays |= by_number(
-        "losses",
-        {
-            run: none if one.losses is None else one.losses.astype(np.float16)
-            for run, one in runs.items()
-        },
-    )
+    # Whole: the losses of other pages are, and a share that is rounded must round alike.
+    none = np.empty((0, 0), np.float32)
+    losses = {run: none if one.losses is None else one.losses for run, one in runs.items()}
+    arrays |= by_number("losses", losses)
     save_arrays(path, arrays, info)
 
 

@@ -24,12 +24,16 @@ NEAR = 0.12  # of the axis: half of a number below its point, in a chart a third
 
 @dataclass(frozen=True)
 class Compared:
-    """The number of each run by its id, what it counts, and the level of chance, if known."""
+    """The number of each run by its id, what it counts, and the level of chance, if known.
+
+    form: how the number is written, as in the words beside the chart.
+    """
 
     values: Mapping[str, Interval]
     unit: str
     chance: float | None = None
     chance_label: str = ""
+    form: str = ".3g"
 
 
 @kept
@@ -58,13 +62,14 @@ def _room(compared: Compared) -> float:
 
 def _point(run: Run, compared: Compared, room: float) -> go.Scatter:
     name, value, unit = label_of(run), compared.values[run.id], compared.unit
+    mean, low, high = (f"{each:{compared.form}}" for each in (value.mean, value.low, value.high))
     beside = compared.chance is not None and abs(value.mean - compared.chance) < room
     side = "right" if beside and value.mean >= (compared.chance or 0) else "left"
     return go.Scatter(
         x=[value.mean],
         y=[name],
         mode="markers+text",
-        text=[f"  {value.mean:.3g}  "],
+        text=[f"  {mean}  "],
         textposition=f"bottom {side}" if beside else "bottom center",
         cliponaxis=False,
         marker={"size": 11, "color": colour_of(run), "symbol": symbol_of(run)},
@@ -76,6 +81,5 @@ def _point(run: Run, compared: Compared, room: float) -> go.Scatter:
             "width": 0,
             "color": colour_of(run),
         },
-        hovertemplate=f"{name}: {value.mean:.3g} {unit}<br>95 % interval {value.low:.3g} to "
-        f"{value.high:.3g}<extra></extra>",
+        hovertemplate=f"{name}: {mean} {unit}<br>95 % interval {low} to {high}<extra></extra>",
     )

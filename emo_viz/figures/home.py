@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from emo_viz.analysis.glance import Glance
 from emo_viz.analysis.runs import Run
-from emo_viz.figures.theme import DIVERGING, NEUTRAL_COLOUR, colour_at, colour_of
+from emo_viz.figures.theme import DIVERGING, LEAST_CHANGE, NEUTRAL_COLOUR, colour_at, colour_of
 
 SHADES = 25  # of the palette of changes, an odd number: the middle one is no change
 REACH = 3.0  # nats at either end of it
@@ -21,7 +21,6 @@ DEEPEST = 0.3  # from the middle: beyond, a letter on the colour would be hard t
 UNIT = 0.05  # nats: what the changes are rounded to
 MOST = 127
 NONE = 65535  # in place of an expert, for a slot without one
-WORSE = 0.1  # nats: beyond what rounding could do
 
 
 def palette() -> list[str]:
@@ -54,7 +53,7 @@ def of_run(run: Run, one: Glance, pieces: Sequence[str]) -> dict[str, Any]:
         "ids": _packed(np.where(one.expert_ids < 0, NONE, one.expert_ids), np.uint16),
         "weights": _packed(np.round(255 * one.weights), np.uint8),
         "change": None if change is None else _packed(_steps(change), np.int8),
-        "worse": None if change is None else (change > WORSE).sum(axis=1).tolist(),
+        "worse": None if change is None else (change > LEAST_CHANGE).sum(axis=1).tolist(),
     }
 
 
@@ -67,6 +66,13 @@ def _packed(values: NDArray[Any], kind: type) -> str:
     return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
 
 
-def likelihood(change: NDArray[np.float32]) -> float:
-    """% of a token's likelihood (geometric mean) that is left after changes of the loss in nats."""
-    return float(100 * np.exp(-np.mean(change, dtype=np.float64)))
+def map_of(places: NDArray[np.float32]) -> str:
+    """Places [N, 2] as bytes: both axes to one scale, the middle of the map in the middle."""
+    low, high = places.min(axis=0), places.max(axis=0)
+    reach = max(float((high - low).max()), 1e-9)
+    return _packed(np.round(127.5 + 255 * (places - (low + high) / 2) / reach), np.uint8)
+
+
+def rows_of(chosen: NDArray[np.bool_]) -> str:
+    """Which of N they are, as uint16."""
+    return _packed(np.flatnonzero(chosen), np.uint16)

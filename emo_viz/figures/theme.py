@@ -36,6 +36,10 @@ SEQUENTIAL: Final = [
 # to some: a line above or below goes with it.
 WORSE, BETTER = "#a92ab3", "#1f98ed"
 WORSE_NAME, BETTER_NAME = "magenta", "blue"
+# Nats by which the loss of a token changes: beyond what rounding could do, and from where on a line
+# below the token goes with its colour.
+LEAST_CHANGE: Final = 0.1
+MARKED_CHANGE: Final = 1.0
 DIVERGING: Final = [  # from worse to better
     [0.0, "rgba(169, 42, 179, 1.0)"],
     [0.25, "rgba(169, 42, 179, 0.5)"],

@@ -1,8 +1,12 @@
-"""Which document a first screen shows."""
+"""Which document a first screen shows, and what its file keeps."""
 
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 
 from emo_viz.analysis.curves import FULL, ROUTER_PROBABILITY
+from emo_viz.analysis.glance import Glance, Glances, Text, load_glances, save_glances
 from emo_viz.runs.glance import choose
 
 TALE = "The boat left at dawn and no one on the quay could say where its captain meant to land. "
@@ -35,3 +39,23 @@ def test_without_curves_it_is_the_shortest_that_is_worth_a_look():
     texts = {"list": LIST[:200], "long": TALE * 3, "tale": TALE * 2, "a few words": TALE[:30]}
     assert choose(documents(texts), None) == "tale"
     assert choose(documents({"list": LIST}), None) == "list"
+
+
+def test_losses_are_read_as_they_were_written(tmp_path: Path):
+    losses = np.random.default_rng(0).random((2, 3), np.float32)
+    one = Glance(
+        pieces=("a", "b", "c"),
+        layers=(0,),
+        routed=(4,),
+        shared=0,
+        per_token=1,
+        ranked_on=1,
+        keeps=(1, 4),
+        expert_ids=np.zeros((1, 3, 1), np.int64),
+        weights=np.ones((1, 3, 1), np.float32),
+        ranking=np.arange(4)[None],
+        losses=losses,
+    )
+    save_glances(tmp_path / "glance.npz", Glances(Text("i", "d", "t", "", ""), {"m": one}))
+    found = load_glances(tmp_path / "glance.npz").runs["m"].losses
+    assert found is not None and (found == losses).all()

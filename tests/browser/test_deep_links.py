@@ -57,7 +57,7 @@ def test_every_page_opens_at_once_on_a_fresh_server(tiny_assets: Path):
     for address, said in zip(ADDRESSES, answers, strict=True):
         elements = [message.delta.new_element for message in said]
         titles = [each.heading.body for each in elements if each.heading.tag == "h1"]
-        assert titles == [title_of(address) or "EMO Viz"]
+        assert titles == [title_of(address) or "Overview"]
         assert not [each for each in elements if each.WhichOneof("type") == "exception"]
         assert not [message for message in said if message.WhichOneof("type") == "page_not_found"]
         assert said[-1].script_finished == ForwardMsg.FINISHED_SUCCESSFULLY

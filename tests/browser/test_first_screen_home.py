@@ -7,26 +7,75 @@ import harness
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-PARTS = (".says", "input[type=range]", "canvas >> nth=0", "canvas >> nth=1", ".text >> nth=1")
+PARTS = (
+    ".says",
+    "input[type=range]",
+    ".run canvas >> nth=0",
+    ".run canvas >> nth=1",
+    ".text >> nth=1",
+)
 HERE = re.compile("here")
 # The pixels of a canvas, as one text that changes with any of them.
 PIXELS = "(canvas) => canvas.toDataURL()"
 
 
+BLANK = """all => all.map((one) => !one.getContext("2d").getImageData(0, 0, one.width, one.height)
+  .data.some((value) => value))"""
+# The clock of what moves stands still.
+FROZEN = """const ask = window.requestAnimationFrame.bind(window);
+window.requestAnimationFrame = (draw) => ask(() => draw(0));"""
+
+
 def open_home(page: Page, server: harness.Server) -> Locator:
     harness.visit(page, server.url)
-    expect(page.locator(".first canvas")).to_have_count(2)
+    expect(page.locator(".first .run canvas")).to_have_count(2)
     return page.locator(".first")
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (900, "dark")])
 def test_it_lies_within_the_first_screen(
-    app_server: harness.Server, browser: Browser, width: int, scheme: str
+    bundled: harness.Server, browser: Browser, width: int, scheme: str
 ):
     with harness.new_page(browser, width, scheme=scheme) as page:
+        first = open_home(page, bundled)
+        stories = page.locator(".st-key-stories a:visible")
+        for part in (*map(first.locator, PARTS), *stories.all()):
+            expect(part).to_be_in_viewport(ratio=1)
+        if width < 961:
+            expect(first.locator(".map")).not_to_be_visible()
+            return
+        expect(stories).to_have_count(4)
+        expect(first.locator(".map")).to_be_in_viewport(ratio=1)
+        blank = first.locator(".map canvas").evaluate_all(BLANK)
+        assert blank == [False, False]
+        with harness.rerun(page):
+            page.get_by_role("button", name="Take the tour").click()
+        expect(first.locator(".legend")).to_be_in_viewport(ratio=1)
+        first.locator(".map").focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_contain_text("Document clusters")
+        assert page.url.endswith("/Document_clusters?cluster_domain=recipes")
+        assert page.evaluate("window.emoVizRevealed.size") == 1  # the page was not loaded anew
+
+
+def test_rows_appear_one_after_another_until_somebody_acts(
+    app_server: harness.Server, browser: Browser
+):
+    with harness.new_page(browser) as page:
+        page.emulate_media(reduced_motion="no-preference")
+        page.add_init_script(FROZEN)
         first = open_home(page, app_server)
-        for part in PARTS:
-            expect(first.locator(part)).to_be_in_viewport(ratio=1)
+        later, tokens = first.locator(".later"), first.locator(".text span")
+        expect(later).to_have_count(tokens.count())
+        page.keyboard.press("Shift")
+        expect(later).to_have_count(0)
+        page.get_by_test_id("stSidebar").get_by_role("link", name="Library").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("Library")
+        harness.settle(page)
+        page.get_by_test_id("stSidebar").get_by_role("link", name="Overview").click()
+        expect(tokens.first).to_be_visible()
+        page.evaluate(harness.TWO_FRAMES)
+        expect(later).to_have_count(0)  # once a visit
 
 
 def test_the_slider_repaints_without_the_server(app_server: harness.Server, browser_page: Page):
@@ -36,7 +85,7 @@ def test_the_slider_repaints_without_the_server(app_server: harness.Server, brow
     # The choice is told once the hand has come to rest; the picture waits for no answer.
     browser_page.evaluate("() => { WebSocket.prototype.send = () => {}; }")
     canvas, says, slider = (
-        first.locator("canvas").first,
+        first.locator(".run canvas").first,
         first.locator(".says"),
         first.locator("input"),
     )
@@ -66,9 +115,9 @@ def test_nothing_moves_with_the_slider_on_a_narrow_page(
         for key in ("Home", *["ArrowRight"] * 9):
             page.keyboard.press(key)
             page.evaluate(harness.TWO_FRAMES)
-            expect(first.locator("canvas")).to_have_count(2)
+            expect(first.locator(".run canvas")).to_have_count(2)
             # In one look: between two the page may have drawn the picture anew.
-            tops |= set(first.locator("canvas").evaluate_all(TOPS))
+            tops |= set(first.locator(".run canvas").evaluate_all(TOPS))
         expect(first.locator(".says")).to_contain_text("All 16 experts")
         assert len(tops) == 1
 
@@ -115,11 +164,16 @@ def test_pointing_at_a_token_marks_it_in_both_models(
     app_server: harness.Server, browser_page: Page
 ):
     first = open_home(browser_page, app_server)
+    stories = browser_page.locator(".st-key-stories")
+    before = stories.bounding_box()
     first.locator(".text").first.locator("span").nth(5).hover()
     for text in first.locator(".text").all():
         expect(text.locator("span").nth(5)).to_have_class(HERE)
-    expect(first.locator(".below")).to_contain_text("Token 6 of")
-    first.locator("canvas").nth(1).focus()
+    expect(first.locator(".readout .name")).to_have_text(["EMO", "Standard MoE"])
+    expect(first.locator(".readout")).to_contain_text("Token 6 of")
+    expect(first.locator(".legend")).to_contain_text("magenta worse")
+    assert stories.bounding_box() == before  # nothing below has moved
+    first.locator(".run canvas").nth(1).focus()
     browser_page.keyboard.press("ArrowDown")
     expect(first.locator(".below")).to_contain_text("Token 7 of")
     browser_page.keyboard.press("Escape")
@@ -128,7 +182,7 @@ def test_pointing_at_a_token_marks_it_in_both_models(
 
 def test_layers_are_chosen_by_the_arrow_keys(app_server: harness.Server, browser_page: Page):
     first = open_home(browser_page, app_server)
-    canvas = first.locator("canvas").first
+    canvas = first.locator(".run canvas").first
     before = canvas.evaluate(PIXELS)
     first.get_by_role("radio", name="Layer 1").focus()
     browser_page.keyboard.press("ArrowLeft")
@@ -138,21 +192,39 @@ def test_layers_are_chosen_by_the_arrow_keys(app_server: harness.Server, browser
     assert "layer 0" in (canvas.get_attribute("aria-label") or "")
 
 
-def test_the_tour_is_turned_by_keys_and_escape_ends_it(
+def turned(page: Page, number: int) -> str:
+    """The address of a step, once its page is there."""
+    harness.wait_for_text(page, f"Tour, {number} of 5")
+    harness.settle(page)
+    return page.url
+
+
+def test_the_tour_is_turned_by_keys_and_each_step_is_one_of_the_history(
     app_server: harness.Server, browser_page: Page
 ):
-    open_home(browser_page, app_server)
-    with harness.rerun(browser_page):
-        browser_page.get_by_role("button", name="Take the tour").click()
-    harness.wait_for_text(browser_page, "Tour, 1 of 5")
-    browser_page.keyboard.press("Shift+ArrowRight")
-    harness.wait_for_text(browser_page, "Tour, 2 of 5")
-    harness.settle(browser_page)
-    assert "Token_routing" in browser_page.url and "tour=2" in browser_page.url
-    browser_page.keyboard.press("Shift+ArrowLeft")
-    harness.wait_for_text(browser_page, "Tour, 1 of 5")
-    harness.settle(browser_page)
-    with harness.rerun(browser_page):
-        browser_page.keyboard.press("Escape")
-    expect(browser_page.get_by_text("Tour, 1 of 5")).to_have_count(0)
-    assert "tour" not in browser_page.url
+    page = browser_page
+    open_home(page, app_server)
+    page.get_by_role("button", name="Take the tour").click()
+    seen = [turned(page, 1)]
+    for number in range(2, 6):
+        page.keyboard.press("Shift+ArrowRight")
+        seen.append(turned(page, number))
+    pages = [address.partition("?")[0].rpartition("/")[2] for address in seen]
+    assert pages == ["", "Token_routing", "Document_clusters", "Subset_ablation", "Library"]
+    documents = [
+        address.partition("_doc")[2].partition("=")[2].partition("&")[0] for address in seen
+    ]
+    assert documents[1] == documents[3] != ""
+    for number in range(4, 0, -1):
+        with harness.rerun(page):
+            page.go_back()
+        assert turned(page, number) == seen[number - 1]
+        expect(page.get_by_text("which this view does not use")).to_have_count(0)
+    page.keyboard.press("Shift+ArrowRight")
+    turned(page, 2)
+    page.keyboard.press("Shift+ArrowLeft")
+    turned(page, 1)
+    with harness.rerun(page):
+        page.keyboard.press("Escape")
+    expect(page.get_by_text("Tour, 1 of 5")).to_have_count(0)
+    assert "tour" not in page.url

@@ -1,5 +1,6 @@
 """The first line of every page: a copied link, a step back and forth, large type, a folded bar."""
 
+import json
 import re
 
 import harness
@@ -59,6 +60,19 @@ def test_undo_does_not_leave_the_page(app_server: harness.Server, browser_page: 
         page.get_by_test_id("stSidebar").get_by_role("link", name="Subset ablation").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("Subset ablation")
     expect(button(page, "Undo")).to_be_disabled()
+    # Nor does an opened session, whose page is one step.
+    before = page.url
+    harness.open_popover(page, page.get_by_role("button", name="Save", exact=True))
+    addresses = {"Token routing": {"routing_layer": ["1"]}}
+    text = json.dumps({"emo_viz_session": 1, "page": "Token routing", "addresses": addresses})
+    session = {"name": "a.json", "mimeType": "application/json", "buffer": text.encode()}
+    page.locator("input[type=file]").set_input_files([session])
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Token routing")
+    harness.settle(page)
+    page.go_back()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Subset ablation")
+    harness.settle(page)
+    assert page.url == before
 
 
 def test_copy_link_copies_the_address_as_it_stands(app_server: harness.Server, browser_page: Page):

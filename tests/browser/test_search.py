@@ -61,6 +61,9 @@ def test_a_hit_leads_to_its_token_and_keys_walk_the_lines(
     token = address.split("routing_token=")[1].split("&")[0]
     expect(browser_page).to_have_url(address)
     harness.wait_for_text(browser_page, f"Token {token} of")
+    browser_page.go_back()
+    harness.settle(browser_page)
+    expect(browser_page).to_have_url(f"{app_server.url}/Search?search_text=rope")
 
 
 def test_what_was_found_and_which_lines_are_read_out(

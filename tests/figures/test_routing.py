@@ -59,6 +59,12 @@ def test_comparison_draws_intervals_from_the_mean():
     assert (emo.error_x.arrayminus[0], emo.error_x.array[0]) == (0.5, 1)
 
 
+def test_comparison_writes_numbers_as_the_words_beside_it_do():
+    values = {"mine": Interval(7.19, 7.1, 7.3, 9)}
+    point = by_run(ONE, Compared(values, "experts", form=".1f"), "Title").data[0]
+    assert list(point.text) == ["  7.2  "] and "7.1 to 7.3" in point.hovertemplate
+
+
 @pytest.mark.parametrize(("chance", "side"), [(3.9, "right"), (4.1, "left"), (1.0, "center")])
 def test_no_number_is_struck_by_the_line_of_chance(chance: float, side: str):
     values = {"emo-nano": Interval(8, 8, 8, 9), "std-nano": Interval(4, 4, 4, 9)}

@@ -14,12 +14,14 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.analysis.ablation import ranked_subset
 from emo_viz.analysis.curves import Curves
 from emo_viz.analysis.glance import load_glances
+from emo_viz.analysis.token_map import load_token_map
 from emo_viz.figures import home as figures
 from emo_viz.figures import theme
 from emo_viz.runs.import_trace import Known, import_trace
 from emo_viz.server import library
-from emo_viz.ui.home import look
+from emo_viz.ui.home import look, sampled
 from emo_viz.ui.parts import opened as popovers
+from emo_viz.ui.shell.words import share
 from model.run.live import Live, open_live
 from tests.families.tiny import save_tiny
 from tests.pages import opened
@@ -88,7 +90,7 @@ def test_every_notch_says_what_the_cut_models_lose(own: Path, curves: Curves, li
             ranking = np.asarray(curves.info["ranking"][run]["court"])
             kept = ranked_subset(ranking, keep_k, live.geometry, ()).experts
             increase = np.nanmean(live.losses(ids, kept)) - np.nanmean(live.losses(ids))
-            assert f"{100 * np.exp(-increase):.0f}\u00a0%" in said(picture, notch)
+            assert share(np.exp(-increase)).replace(" ", "\u00a0") in said(picture, notch)
     assert said(picture, 8).startswith("All 16 experts of every layer")
 
 
@@ -202,6 +204,30 @@ def test_what_nobody_has_opened_is_not_sent(own: Path, monkeypatch: pytest.Monke
     assert first(at) == first(closed)
 
 
+def test_a_small_map_shows_where_tokens_of_the_domain_lie(own: Path):
+    write(own, "--document", "heldout-court-2")
+    small = first(follow_link(""))["map"]
+    assert len(json.dumps(small)) <= 20 * 1024
+    places = [integers(each, "<u1").reshape(-1, 2) for each in small["places"]]
+    assert len(places) == 2 and len(places[0]) == len(places[1]) <= sampled.MOST
+    runs = library.default()
+    kept, whole = sampled.tokens(runs), load_token_map(own / "analysis" / "token_map.npz")
+    domains = library.documents()["domain"].to_numpy(str)[whole.sample.documents]
+    for place, domain in zip(kept.places[runs.first.id], kept.domains, strict=True):
+        found = (whole.places[runs.first.id] == place).all(axis=1)
+        assert domain in domains[found]
+    assert (kept.domains[integers(small["own"], "<u2")] == "court").all()
+    assert "coloured: court" in small["says"]
+    assert small["address"] == "Document_clusters?cluster_domain=court"
+    (own / "analysis" / "token_map.npz").unlink()
+    assert first(follow_link(""))["map"] is None
+
+
+def test_the_small_map_takes_as_many_tokens_of_each_domain():
+    rows = sampled._even(np.repeat(["a", "b", "c"], [2000, 500, 3]))
+    assert len(rows) == len(set(rows)) == 803 and (rows < 2000).sum() == 400
+
+
 def test_one_run_alone_has_a_first_screen(own: Path):
     write(own)
     both = first(follow_link(""))
@@ -283,7 +309,7 @@ def test_any_family_has_a_first_screen(family: str):
     if live.why_not_cut:
         assert "mine sends" in said(picture, 0) and drawn["change"] is None
     else:
-        assert "mine keeps" in said(picture, 0) and drawn["change"]
+        assert "mine predicts this text" in said(picture, 0) and drawn["change"]
     assert "whole" in said(picture, -1)
 
 

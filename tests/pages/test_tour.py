@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pandas as pd
 import pytest
@@ -40,9 +41,15 @@ def test_the_tour_visits_five_pages_and_back(tiny_assets: Path):
         at.button(key="tour_next").click()
         seen.append(step(run(at)))
         assert param(at, "tour") == str(number)
-    assert len(set(seen)) == 5 and at.button(key="tour_next").disabled
+    assert len(set(seen)) == 5 and at.button(key="tour_next").label == "Finish"
     at.button(key="tour_previous").click()
     assert step(run(at)) == seen[3]
+    at.button(key="tour_next").click()
+    run(at)
+    at.button(key="tour_next").click()
+    assert not step(run(at)) and not at.query_params and at.title[0].value == "Overview"
+    at.button(key="tour_begin").click()
+    run(at)
     at.button(key="tour_end").click()
     assert not step(run(at)) and "tour" not in at.query_params
 
@@ -54,6 +61,30 @@ def test_a_step_opens_the_document_of_the_first_screen(tiny_assets: Path):
     document = shown[1].replace("\\", "")
     at.button(key="tour_next").click()
     assert param(run(at), "routing_doc") == document
+
+
+def test_links_and_the_tour_lead_to_what_the_first_screen_shows(tiny_assets: Path):
+    asked = {"home_document": "heldout-garden-1", "home_k": "6", "home_token": "3"}
+    at = follow_link("", tour="1", home_layer="0", **asked)
+    ways = {link.proto.label: link.proto.query_string for link in at.get("page_link")}
+    routing, cut = ways["See this text, token by token"], ways["Choose a subset of the experts"]
+    assert parse_qs(routing) == {
+        "routing_doc": ["heldout-garden-1"],
+        "routing_token": ["3"],
+        "routing_layer": ["0"],
+    }
+    assert parse_qs(cut) == {
+        "subset_document": ["heldout-garden-1"],
+        "k": ["6"],
+        "subset_token": ["3"],
+    }
+    at.button(key="tour_next").click()
+    assert param(run(at), "routing_doc") == "heldout-garden-1"
+    at.button(key="tour_next").click()
+    run(at)
+    at.button(key="tour_next").click()
+    assert not run(at).warning and slider(at)["position"] == 6
+    assert param(at, "subset_document") == "heldout-garden-1"
 
 
 @pytest.mark.parametrize("asked", ["0", "6", "two", ""])
@@ -82,14 +113,14 @@ def test_stories_open_what_they_say(tiny_assets: Path, curves: Curves):
     shown = {story.label.replace("\\", ""): story for story in offered(library.default())}
     cost = stories.dearest(curves.rows, "emo-nano", 16)
     assert cost is not None
-    dearest = next(story for label, story in shown.items() if "dearest" in label)
+    dearest = next(story for label, story in shown.items() if "cut costs most" in label)
     at = follow_link(dearest.page, **dearest.params)
     assert at.selectbox(key=routes.SUBSET_DOMAIN).value == cost.domain
     assert slider(at)["position"] == cost.keep_k
     cut = next(story for label, story in shown.items() if "cut to" in label)
     at = follow_link(cut.page, **cut.params)
     assert not at.warning and cut.params[routes.SUBSET_DOCUMENT] in texts(at).replace("\\", "")
-    tokens = next(story for label, story in shown.items() if "among all tokens" in label)
+    tokens = next(story for label, story in shown.items() if "map of all tokens" in label)
     at = follow_link(tokens.page, **tokens.params)
     assert not at.warning
     assert at.multiselect(key=routes.CLUSTER_DOMAIN).value == [tokens.params[routes.CLUSTER_DOMAIN]]
@@ -102,7 +133,7 @@ def test_what_lacks_is_not_offered(
     shutil.copytree(tiny_assets, folder)
     monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(folder))
     labels = [story.label for story in offered(library.default())]
-    assert any("dearest" in label for label in labels)
+    assert any("cut costs most" in label for label in labels)
     (folder / "analysis" / "curves.parquet").unlink()
     (folder / "analysis" / "token_map.npz").unlink()
     assert not offered(library.default())  # tiny texts are of one kind, too

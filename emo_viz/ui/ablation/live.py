@@ -16,6 +16,7 @@ from emo_viz.analysis import ablation
 from emo_viz.analysis.curves import GREEDY, OTHER_DOMAIN, RANDOM, Measured
 from emo_viz.analysis.runs import Comparison
 from emo_viz.figures.kept import Shelf
+from emo_viz.figures.theme import LEAST_CHANGE
 from emo_viz.server import commands, library
 from emo_viz.server.library import LoadedModel
 from emo_viz.server.measurements import documents_key
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 NEW_TOKENS = 40
 TEMPERATURE = 0.7  # the likeliest token alone sends small models round in circles
 SEED = 0
-WORSE = 0.1  # nats: a token counts as worse only beyond what rounding could do
+WORSE = LEAST_CHANGE  # nats: from here on a token counts as worse
 LARGE = 1_000_000_000  # parameters: of larger models only the stop that was chosen is run
 Experts = tuple[tuple[int, ...], ...]
 # Not Streamlit's cache: a move of the slider asks a dozen times, and that hashes every argument.

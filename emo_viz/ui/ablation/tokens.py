@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from emo_viz.figures.theme import BETTER_NAME, DIVERGING, WORSE_NAME, colour_at
+from emo_viz.figures.theme import BETTER_NAME, DIVERGING, MARKED_CHANGE, WORSE_NAME, colour_at
 from emo_viz.ui.ablation.live import WORSE, Live
 from emo_viz.ui.ablation.parts import runs_data, view
 from emo_viz.ui.parts.heard import hear, heard
@@ -21,7 +21,6 @@ KEY, TOKEN = "subset_tokens", routes.SUBSET_TOKEN
 # Nats. Fixed, so that colours mean the same at every keep-k: a token at the end of the scale has
 # become 20 times less (or more) likely.
 COLOUR_REACH = 3.0
-MARKED = 1.0  # nats: from here on a token has a line below it too
 STEPS = 41
 STRONGEST = 0.66  # so that text on any colour has a contrast of 4.5, on a light and a dark page
 PIXELS = 105  # four lines
@@ -38,7 +37,7 @@ def draw(live: Live) -> None:
             "runs": [named | _losses(live, named["id"]) for named in runs_data(live.runs)],
             "palette": palette(),
             "reach": COLOUR_REACH,
-            "marked": MARKED,
+            "marked": MARKED_CHANGE,
             "pixels": PIXELS,
             "selected": token,
             "heard": heard(KEY),
@@ -109,7 +108,7 @@ def _numbers(live: Live, run: str, stop: int) -> str:
 def _hint(live: Live) -> str:
     seen = "compare it in both" if len(live.runs) > 1 else "see its numbers"
     return (
-        f"{WORSE_NAME.capitalize()}, underlined from {MARKED:g} nat: the subset predicts the token "
-        f"worse; {BETTER_NAME}, dotted: better. Worse by more than {WORSE} nats counts. Click a "
-        f"token to {seen}."
+        f"{WORSE_NAME.capitalize()}, underlined from {MARKED_CHANGE:g} nat: the subset predicts "
+        f"the token worse; {BETTER_NAME}, dotted: better. Worse by more than {WORSE} nats counts. "
+        f"Click a token to {seen}."
     )

@@ -12,12 +12,13 @@ from emo_viz.server import assets, library, recordings
 from emo_viz.server import typical as usual
 from emo_viz.ui.home import position
 from emo_viz.ui.parts import opened
-from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell import links, routes, subjects
 from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import count, escape_markdown, shorten
 
 GOOD = 6  # documents that are one click away
 TITLE = 44  # characters
+PICKER, PICKER_PIXELS = "home_picker", 430
 
 
 def chosen(runs: Comparison, row: st.delta_generator.DeltaGenerator) -> str | None:
@@ -28,10 +29,10 @@ def chosen(runs: Comparison, row: st.delta_generator.DeltaGenerator) -> str | No
     ids, usual_id = table["id"].tolist(), usual_of(runs, table)
     kind = one_of("document", ids, instead="this shows the usual one")
     document: str = links.value(routes.HOME_DOCUMENT, kind, usual_id)
-    icon, key = ":material/menu_book:", "home_picker"
-    picker = row.popover("Another document", icon=icon, key=key, on_change="rerun")
+    icon = ":material/menu_book:"
+    picker = row.popover("Another document", icon=icon, key=PICKER, on_change="rerun")
     if opened.is_open(picker):
-        with picker:
+        with picker.container(width=PICKER_PIXELS):
             _picker(runs, table, document)
     return None if document == usual_id else document
 
@@ -70,7 +71,7 @@ def _titled(key: str, _documents: pd.DataFrame) -> pd.DataFrame:
     none = pd.Series("", index=_documents.index)
     domain = _documents["domain"].fillna("").astype(str) if "domain" in _documents else none
     named = _documents["parent"].fillna("").astype(str) if "parent" in _documents else none
-    title = named.where(named != "", ids)
+    title = pd.Series(map(subjects.title, named, ids), index=ids.index, dtype=str)
     # Two parts of one text have one title.
     number = title.groupby([domain, title]).cumcount() + 1
     title = title.where(number == 1, title + ", part " + number.astype(str))
@@ -83,18 +84,19 @@ def _picker(runs: Comparison, table: pd.DataFrame, document: str) -> None:
     good = _good(runs.ids, usual.key(runs.ids), usual_of(runs, table))
     good = [one for one in good if one in titles]
     if good:
-        st.markdown(
-            "Typical of their domains: a cut costs them what it costs most documents there."
-        )
-        for one in good:
-            st.button(
-                f"{escape_markdown(domains[one])}: {escape_markdown(shorten(titles[one], TITLE))}",
-                key=f"home_good_{one}",
-                disabled=one == document,
-                on_click=_show,
-                args=(one,),
-            )
-    _all(table, titles, domains[document], document)
+        st.caption("Typical of their domains: a cut costs them what it costs most there.")
+        with st.container(horizontal=True, gap="xsmall"):
+            for one in good:
+                st.button(
+                    escape_markdown(subjects.capital(subjects.in_words(domains[one]))),
+                    key=f"home_good_{one}",
+                    disabled=one == document,
+                    help=escape_markdown(titles[one]),
+                    on_click=_show,
+                    args=(one,),
+                )
+    with st.container(horizontal=True, gap="small"):
+        _all(table, titles, domains[document], document)
 
 
 def _all(table: pd.DataFrame, titles: dict[str, str], domain: str, document: str) -> None:
@@ -102,7 +104,8 @@ def _all(table: pd.DataFrame, titles: dict[str, str], domain: str, document: str
     known = sorted(set(table["domain"]))
     if len(known) > 1:
         at = known.index(domain)
-        domain = st.selectbox("Domain", known, at, key=f"home_domain_{document}")
+        words = subjects.in_words
+        domain = st.selectbox("Domain", known, at, words, key=f"home_domain_{document}", width=160)
     own: Sequence[str] = table.loc[table["domain"] == domain, "id"].tolist()
     key = f"home_all_{document}_{domain}"
     st.selectbox(
@@ -113,12 +116,14 @@ def _all(table: pd.DataFrame, titles: dict[str, str], domain: str, document: str
         index=own.index(document) if document in own else None,
         key=key,
         on_change=lambda: _show(st.session_state[key]),
+        width=250,
     )
 
 
 def _show(document: str | None) -> None:
     if document is not None:
         st.session_state[routes.HOME_DOCUMENT] = document
+        st.session_state[PICKER] = False  # what was chosen lies below it
         position.forget_token()
 
 

@@ -1,9 +1,9 @@
 const NONE = 65535;
 const STEP_MS = 420; // of the notches while it plays
 const SEND_AFTER_MS = 300; // of rest: a drag is one choice
+const REVEAL_MS = 1500; // from the first row to the last
+const MOST_EXPERTS = 4; // of a token that are named
 const FULL_WEIGHT = 0.35; // the share of a token's routing from which on a cell is as dark as it gets
-
-const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer;
 
 function unpack(run) {
   return {
@@ -13,6 +13,14 @@ function unpack(run) {
     weights: new Uint8Array(bytes(run.weights)),
     change: run.change && new Int8Array(bytes(run.change)),
   };
+}
+
+// Whether a picture has not been seen on this visit, and may move.
+function isNew(key) {
+  const seen = (window.emoVizRevealed ??= new Set());
+  if (seen.has(key)) return false;
+  seen.add(key);
+  return !matchMedia("(prefers-reduced-motion: reduce)").matches;
 }
 
 class First {
@@ -31,15 +39,43 @@ class First {
     says.setAttribute("role", "status");
     this.says = make("h2", says, "says");
     this.controls();
-    const place = make("div", root, "runs");
+    const both = make("div", root, data.map ? "both mapped" : "both");
+    const place = make("div", both, "runs");
     this.runs.forEach((run) => this.build(run, place));
+    const map = data.map && new SmallMap(both, data.map, this.runs);
     this.below();
-    this.watch = new ResizeObserver(() => this.paint());
+    this.watch = new ResizeObserver(() => {
+      this.paint();
+      map?.paint();
+    });
     this.watch.observe(place);
+    this.shown = 1; // the share of the rows that is drawn
     this.hear = () => this.take(window.emoVizFirst);
     document.addEventListener("emo-viz-first", this.hear);
     this.hear();
     this.paint();
+    if (isNew(data.key)) this.reveal();
+  }
+
+  // Row by row, as the models read: once a picture, and whoever acts has it whole.
+  reveal() {
+    const begun = performance.now();
+    const acts = ["pointerdown", "keydown", "input"];
+    const step = (now) => {
+      this.shown = Math.min(1, Math.max(0, now - begun) / REVEAL_MS);
+      this.paint();
+      if (this.shown < 1) this.revealing = requestAnimationFrame(step);
+      else this.whole();
+    };
+    this.whole = () => {
+      cancelAnimationFrame(this.revealing);
+      acts.forEach((name) => document.removeEventListener(name, this.whole, true));
+      this.shown = 1;
+      this.paint();
+    };
+    acts.forEach((name) => document.addEventListener(name, this.whole, true));
+    this.shown = 0;
+    this.revealing = requestAnimationFrame(step);
   }
 
   // Where the address puts it; the visitor may have moved on while the server answered.
@@ -158,15 +194,14 @@ class First {
 
   below() {
     const place = make("div", this.root, "below");
-    this.readout = make("span", place);
+    this.readout = make("div", place, "readout");
     if (!this.runs.some((run) => run.change)) return;
-    this.legend = make("span", place);
-    make("span", this.legend, "", "Each token's loss against the whole model: ");
-    make("span", this.legend, "", `−${this.data.reach} `);
-    const scale = make("span", this.legend, "scale");
-    scale.style.background = `linear-gradient(to right, ${this.data.palette.join(",")})`;
-    make("span", this.legend, "", ` +${this.data.reach} nats; underlined: worse by more than `
-      + `${this.data.worse}.`);
+    const { palette, reach, legend: words } = this.data;
+    const legend = make("div", place, "legend");
+    make("span", legend, "", `Loss against the whole model: −${reach} `);
+    const scale = make("span", legend, "scale");
+    scale.style.background = `linear-gradient(to right, ${palette.join(",")})`;
+    make("span", legend, "", ` +${reach} nats a token. ${words}`);
   }
 
   start() {
@@ -260,35 +295,43 @@ class First {
       button.setAttribute("aria-checked", index === this.layer);
       button.tabIndex = index === this.layer ? 0 : -1;
     });
-    this.readout.textContent = this.said();
-    if (this.legend) this.legend.hidden = this.token !== null;
+    this.say();
   }
 
   layerOf(run) {
     return Math.min(this.layer, run.layers.length - 1);
   }
 
-  said() {
-    if (this.token === null) return this.data.hint;
-    const run = this.looked;
-    const text = run.tokens[this.token];
-    const each = this.runs.filter((one) => this.shows(one)).map((one) => this.saidOf(one));
-    return `Token ${this.token + 1} of ${run.tokens.length} “${text}”. ${each.join(" ")}`;
+  // A line for each run that has the token; without one, what is shown.
+  say() {
+    this.readout.replaceChildren();
+    if (this.token === null) {
+      this.readout.textContent = this.data.hint;
+      return;
+    }
+    this.runs.filter((run) => this.shows(run)).forEach((run) => {
+      const line = make("div", this.readout);
+      const name = make("span", line, "name", run.label);
+      name.style.setProperty("--colour", run.colour);
+      make("span", line, "", this.saidOf(run));
+    });
   }
 
   saidOf(run) {
-    const layer = this.layerOf(run);
-    const first = (layer * run.tokens.length + this.token) * run.slots;
+    const layer = this.layerOf(run), { tokens } = run;
+    const first = (layer * tokens.length + this.token) * run.slots;
     const experts = [];
     for (let slot = first; slot < first + run.slots; slot += 1) {
       if (run.ids[slot] !== NONE) {
         experts.push(`${run.ids[slot]} (${Math.round(run.weights[slot] / 2.55)} %)`);
       }
     }
+    const more = experts.length > MOST_EXPERTS ? ` +${experts.length - MOST_EXPERTS}` : "";
     const change = run.change && this.changeOf(run, this.token);
-    const loss = change === null ? "" : `, loss ${change < 0 ? "−" : "+"}`
+    const loss = change === null ? "" : `; loss ${change < 0 ? "−" : "+"}`
       + `${Math.abs(change).toFixed(2)} nats`;
-    return `${run.label}: layer ${run.layers[layer]}, experts ${experts.join(", ")}${loss}.`;
+    return ` Token ${this.token + 1} of ${tokens.length} “${tokens[this.token]}”, layer `
+      + `${run.layers[layer]}: experts ${experts.slice(0, MOST_EXPERTS).join(", ")}${more}${loss}`;
   }
 
   changeOf(run, token) {
@@ -298,21 +341,17 @@ class First {
   cells(run) {
     const { canvas } = run;
     const layer = this.layerOf(run);
-    const ratio = window.devicePixelRatio || 1;
-    const [wide, high] = [canvas.clientWidth, canvas.clientHeight];
-    if (!wide) return;
-    if (canvas.width !== Math.round(wide * ratio)) canvas.width = Math.round(wide * ratio);
-    if (canvas.height !== Math.round(high * ratio)) canvas.height = Math.round(high * ratio);
-    const draw = canvas.getContext("2d");
-    draw.setTransform(ratio, 0, 0, ratio, 0, 0);
-    draw.clearRect(0, 0, wide, high);
+    const draw = sized(canvas);
+    if (!draw) return;
+    const { clientWidth: wide, clientHeight: high } = canvas;
     const kept = run.kept[this.notch][layer];
     const column = wide / run.routed[layer];
     const row = high / run.tokens.length;
     this.ground(run, draw, column * kept, wide, high);
     const [cellWide, cellHigh] = [Math.max(2, column * 0.95), Math.max(1.4, row * 0.95)];
     const from = layer * run.tokens.length * run.slots;
-    for (let token = 0, slot = from; token < run.tokens.length; token += 1) {
+    const rows = Math.ceil(this.shown * run.tokens.length);
+    for (let token = 0, slot = from; token < rows; token += 1) {
       for (let choice = 0; choice < run.slots; choice += 1, slot += 1) {
         const place = run.places[slot];
         if (place === NONE) continue;
@@ -357,26 +396,29 @@ class First {
     const share = run.share[this.notch][layer];
     const lost = run.worse ? `; ${run.worse[this.notch]} of ${run.tokens.length} tokens worse` : "";
     run.fact.textContent = kept >= run.routed[layer]
-      ? "all experts kept" : `${share} % of its routing is kept${lost}`;
+      ? "all experts kept" : `${share} % of its routing kept${lost}`;
     const label = `${run.label}, layer ${run.layers[layer]}: ${run.tokens.length} tokens by `
       + `${run.routed[layer]} experts. ${run.fact.textContent}.`;
     run.canvas.setAttribute("aria-label", label);
   }
 
   letters(run) {
-    const { palette, reach } = this.data;
+    const { palette, reach, marked } = this.data;
     const middle = (palette.length - 1) / 2;
     run.spans.forEach((span, index) => {
       const change = run.change ? this.changeOf(run, index) : 0;
       const shade = Math.max(-1, Math.min(1, change / reach));
       span.style.setProperty("--fill", palette[Math.round(middle + shade * middle)]);
-      span.classList.toggle("worse", change > this.data.worse);
+      span.classList.toggle("worse", change > marked);
+      span.classList.toggle("better", change < -marked);
+      span.classList.toggle("later", index >= this.shown * run.spans.length);
       span.classList.toggle("here", this.shows(run) && index === this.token);
     });
   }
 
   end() {
     this.player.stop();
+    this.whole?.();
     clearTimeout(this.pending);
     document.removeEventListener("emo-viz-first", this.hear);
     this.watch.disconnect();

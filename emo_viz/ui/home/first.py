@@ -7,28 +7,33 @@ the slider without asking the server. Tokens reach the page as data and are writ
 import hashlib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
+import numpy as np
 import streamlit as st
 
+from emo_viz.analysis.curves import likelihood_kept
 from emo_viz.analysis.glance import KEEP_K, Glance, Glances
 from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.figures import home as figures
-from emo_viz.figures.theme import colour_of
-from emo_viz.ui.home import position
+from emo_viz.figures.theme import BETTER_NAME, MARKED_CHANGE, WORSE_NAME, colour_of
+from emo_viz.ui.home import position, sampled
 from emo_viz.ui.parts.player import PLAYER_CSS, PLAYER_JS
 from emo_viz.ui.parts.together import in_each
+from emo_viz.ui.shell import routes, slots, subjects
 from emo_viz.ui.shell.component import component, packed
-from emo_viz.ui.shell.words import count, escape_markdown, rest_cut, visible
+from emo_viz.ui.shell.words import count, escape_markdown, rest_cut, share, visible
 
 KEY = "home_first"
 _HTML = '<div class="first" role="group" aria-label="One document and a cut of the experts"></div>'
 _FOLDER = Path(__file__).parent
-_CSS, _JS = (
-    _FOLDER.joinpath(f"first.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
+_CSS, _MAP, _JS = (
+    _FOLDER.joinpath(name).read_text(encoding="utf-8")
+    for name in ("first.css", "small_map.js", "first.js")
 )
 _COMPONENT = component(
-    "emo_viz_first_screen", html=_HTML, css=PLAYER_CSS + _CSS, js=PLAYER_JS + _JS
+    "emo_viz_first_screen", html=_HTML, css=PLAYER_CSS + _CSS, js=PLAYER_JS + _MAP + _JS
 )
 
 Part = dict[str, Any]
@@ -38,9 +43,11 @@ def draw(runs: Comparison, found: Glances, key: str) -> None:
     """Draw the picture of these runs. key: changes with what is shown."""
     drawn = tuple((run.id, run.slot, run.label) for run in runs)
     own = [found.runs[run.id] for run in runs]
-    start, of, data = _data(drawn, runs, found, key)
+    small = sampled.tokens(runs)
+    version = small.version if small else ""
+    start, of, data = _data(drawn, runs, found, f"{key} {version}")
     with st.container(gap=None):
-        position.tell(own, start, of)
+        position.tell(runs, found, start, of)
         _COMPONENT(key=KEY, data=data, on_moved_change=position.taker(own, KEY))
 
 
@@ -65,6 +72,7 @@ def picture(runs: Comparison, found: Glances) -> Part:
     layers = position.layers_of(own)
     return {
         "runs": drawn,
+        "map": _map(runs, found.text.domain),
         "notches": [_notch(runs, own, place) for place in range(len(first.keeps))],
         "start": _start(first),
         "layers": list(layers),
@@ -76,7 +84,27 @@ def picture(runs: Comparison, found: Glances) -> Part:
         "palette": figures.palette(),
         "reach": figures.REACH,
         "unit": figures.UNIT,
-        "worse": figures.WORSE,
+        "marked": MARKED_CHANGE,
+        "legend": f"{BETTER_NAME.capitalize()} is better, {WORSE_NAME} worse; dotted or underlined "
+        f"from {MARKED_CHANGE:g} nat on.",
+    }
+
+
+def _map(runs: Comparison, domain: str) -> Part | None:
+    """Where tokens of the text's domain lie among those of others; None where that is not known."""
+    found = sampled.tokens(runs)
+    if found is None or domain not in found.domains:
+        return None
+    words, all_of_them = subjects.in_words(domain), len(set(found.domains.tolist()))
+    way = slots.params() | {routes.CLUSTER_DOMAIN: domain}
+    return {
+        "places": [figures.map_of(found.places[run.id]) for run in runs],
+        "own": figures.rows_of(found.domains == domain),
+        "title": "Tokens by their experts",
+        "says": f"{count(len(found.domains), 'token')} of {count(all_of_them, 'domain')}, placed "
+        f"by routing; coloured: {visible(words)}.",
+        "does": "Open in Document clusters",
+        "address": f"{routes.address(routes.CLUSTERS)}?{urlencode(way)}",
     }
 
 
@@ -133,11 +161,11 @@ def _said_of(run: Run, one: Glance, place: int, kept: str, said: bool) -> list[P
     name = [_strong(run.label, colour), _plain(f", with {kept} experts," if kept else "")]
     if change is None:
         verb, of = " sends ", " of this text's routing to the experts kept"
-        value = 100 * float(one.kept_share[place].mean())
+        value = float(one.kept_share[place].mean())
     else:
-        verb, of = " keeps ", " of the likelihood it gives a token of this text"
-        value = figures.likelihood(change[place])
-    number = _strong(f"{value:.0f}\u00a0%", colour)
+        verb, of = " predicts this text ", " as well as with all"
+        value = likelihood_kept(float(np.mean(change[place], dtype=np.float64)))
+    number = _strong(share(value).replace(" ", "\u00a0"), colour)
     return [*name, _plain(" "), number] if said else [*name, _plain(verb), number, _plain(of)]
 
 
@@ -153,9 +181,10 @@ def _hint(found: Glances, own: list[Glance]) -> str:
     """What is shown, under the picture, as long as nothing is pointed at."""
     text, first = found.text, own[0]
     read = count(len(first.pieces), "token")
-    domain = f", {text.domain}" if text.domain else ""
+    title = visible(subjects.title(text.title, text.id))
+    domain = f", {visible(subjects.in_words(text.domain))}" if text.domain else ""
     return (
-        f"From above, each row is one of {read} of “{visible(text.title)}”{domain}; each cell an "
+        f"From above, each row is one of {read} of “{title}”{domain}; each cell an "
         "expert that it uses; a click keeps a token. Grey: experts that the cut takes away."
     )
 
@@ -175,8 +204,9 @@ def measured(runs: Comparison, found: Glances) -> str:
     if any(one.losses is not None for one in own):
         said.append(
             "At each notch the models are run anew with the kept experts alone, on all tokens of "
-            "the text at once. Likelihood kept is e to the minus of the mean loss increase; more "
-            "than 100 % means that the cut model predicts this text better than the whole one."
+            "the text at once. How well a text is predicted is the likelihood of a token: e to the "
+            "minus of the mean loss increase is left of it. More than 100 % means that the cut "
+            "model predicts this text better than the whole one."
         )
     if any(one.losses is None for one in own):
         said.append("Without a checkpoint that can be cut there are no losses.")

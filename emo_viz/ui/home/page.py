@@ -21,7 +21,7 @@ from emo_viz.server import assets, commands, library
 from emo_viz.ui.home import documents, first, loaded, look, sources, stories
 from emo_viz.ui.parts import export, freshness, unseen
 from emo_viz.ui.parts.together import in_each, less, name
-from emo_viz.ui.shell import missing, routes, slots
+from emo_viz.ui.shell import at_home, missing, routes, slots
 from emo_viz.ui.shell.words import count, escape_markdown, spoken, with_commands
 
 FIRST_PIXELS = 640
@@ -43,7 +43,8 @@ class Card:
     """A question, where its answer comes from, and the page that goes deeper.
 
     find: of these runs; over new documents alone, if `ask` says so. command: the commands that make
-    what is missing, for these runs.
+    what is missing, for these runs. way: what the page's address says, of these runs and of the
+    document that is shown.
     """
 
     question: str
@@ -52,6 +53,7 @@ class Card:
     page: str
     link: str
     ask: Callable[[], bool] = lambda: False
+    way: Callable[[Comparison, str | None], dict[str, str]] = lambda *_: {}
 
 
 def show() -> None:
@@ -63,7 +65,9 @@ def show() -> None:
         return
     row = st.container(horizontal=True, vertical_alignment="center", gap="small")
     row.caption(_who(runs), width="stretch")
-    document = documents.chosen(runs, row)
+    buttons = row.container(horizontal=True, width="content", gap="small")
+    stories.take_the_tour(buttons)
+    document = documents.chosen(runs, buttons)
     known = look.stored(runs) if document is None else None
     # A picture that has been made stays where it is: under a skeleton it would lose the keyboard.
     ready = known is not None or st.session_state.get(SHOWN) == (runs.ids, document)
@@ -73,15 +77,16 @@ def show() -> None:
             drawn = _first(runs, known, document)
     else:
         top.skeleton(height=FIRST_PIXELS)
-    stories.draw(runs)
+    stories.draw(runs, document)
     how = st.container()
-    _findings(runs)
+    lead = _findings(runs, document)
     st.subheader("What is loaded")
     loaded.models(runs)
     loaded.texts(runs)
     if not ready:  # last: a model may have to be loaded, and the rest need not wait for it
         with top.container():
             drawn = _first(runs, known, document)
+        lead()
     st.session_state[SHOWN] = (runs.ids, document) if drawn else None
     if drawn:
         how.expander("How it was measured").markdown(first.measured(*drawn))
@@ -138,15 +143,25 @@ def _offer() -> None:
         st.rerun()
 
 
-def _findings(runs: Comparison) -> None:
+def _findings(runs: Comparison, document: str | None) -> Callable[[], None]:
+    """Draw the cards; what is returned draws their links anew, once the first screen is known."""
     st.subheader("What the pair shows" if len(runs) > 1 else "What the model shows")
-    found, told = {}, set[str]()
-    with st.grid(3, min_column_width=300, border=True) as grid:
+    found, told, places = {}, set[str](), []
+    with st.grid(3, min_column_width=240, border=True) as grid:
         for number, card in enumerate(CARDS):
             with grid.cell():
                 finding = _draw(card, runs, f"home_finding_{number}", told)
+                places.append(st.empty())
             if finding is not None:
                 found[f"home_finding_{number}"] = finding
+
+    def lead() -> None:
+        for card, place in zip(CARDS, places, strict=True):
+            way = slots.params() | card.way(runs, document)
+            icon = ":material/arrow_forward:"
+            place.page_link(card.page, label=card.link, icon=icon, query_params=way)
+
+    lead()
     if found:
         st.caption(
             "In brackets, and as bars where they are wider than the mark: 95 % intervals, by "
@@ -160,6 +175,7 @@ def _findings(runs: Comparison) -> None:
         tables={"Findings": lambda: findings_table(runs, found.values())},
         legend=[export.Entry(colour_of(run), run.label) for run in runs],
     )
+    return lead
 
 
 def findings_table(runs: Comparison, found: Iterable[Finding]) -> pd.DataFrame:
@@ -215,8 +231,6 @@ def _draw(card: Card, runs: Comparison, key: str, told: set[str]) -> Finding | N
             alt=spoken(finding.sentence),
         )
         above.markdown(finding.sentence)  # below: charts line up whatever the sentences' lengths
-    way = slots.params()
-    st.page_link(card.page, label=card.link, icon=":material/arrow_forward:", query_params=way)
     return finding
 
 
@@ -270,9 +284,10 @@ def _robustness(runs: Comparison, only_new: bool) -> Finding:
         f"{count(measured.tokens, 'token')}.{'' if only_new else sources.measured_on(runs)}",
         Compared(
             kept,
-            "% of the likelihood a token",
+            "% of the likelihood",
             100 * curves.likelihood_kept(by_chance),
             "random experts",
+            ".0f",
         ),
     )
 
@@ -329,9 +344,10 @@ def _modularity(runs: Comparison, _only_new: bool) -> Finding:
         f"{said}{count(found.documents, 'document')}, {count(first.tokens, 'token')}.",
         Compared(
             {run: each.domain for run, each in own.items()},
-            "NMI with the domain (0 to 1)",
+            "NMI with the domain",
             max(each.chance for each in own.values()),
             "shuffled domains",
+            ".2f",
         ),
     )
 
@@ -347,17 +363,20 @@ def _spread(runs: Comparison, _only_new: bool) -> Finding:
     found = {run.id: sources.coverage(run) for run in runs}
     first = found[runs.first.id]
     even = len({each.routed for each in found.values()}) == 1
+    beside = _beside(sources.shared(runs.first))
 
     def half(run: str) -> str:
         own = found[run]
-        of_all = "" if even and run != runs.first.id else f" of {in_words(own.routed)} experts"
+        of_all = (
+            "" if even and run != runs.first.id else f" of {in_words(own.routed)} experts{beside}"
+        )
         return f"**{own.half.mean:.1f}** {_span(own.half, '{:.1f}')}{of_all}"
 
     distinct = in_each(runs, lambda run: f"{found[run].distinct.mean:.1f}")
     layers = {each.num_layers for each in found.values()}
     over = count(first.num_layers, "layer") if len(layers) == 1 else "the layers of each"
     return Finding(
-        "Experts that carry half of the routing",
+        "Half of the routing",
         f"Half of a document's routing in a layer goes to {in_each(runs, half)}; in all it uses "
         f"{distinct}. {count(first.half.n, 'document')}, {count(first.num_tokens, 'token')}, mean "
         f"over {over}.",
@@ -365,14 +384,20 @@ def _spread(runs: Comparison, _only_new: bool) -> Finding:
     )
 
 
+def _beside(shared: int) -> str:
+    """The experts that a router does not choose among, where a layer has such."""
+    verb = "serves" if shared == 1 else "serve"
+    return f" ({shared} more {verb} all tokens)" if shared else ""
+
+
 def _half_compared(found: dict[str, Coverage], even: bool) -> Compared:
     """In experts, where all runs have as many; else in shares of them."""
     if even:
         routed = float(np.mean(next(iter(found.values())).routed))
         values = {run: each.half for run, each in found.items()}
-        return Compared(values, "routed experts", routed / 2, "even use")
+        return Compared(values, "routed experts", routed / 2, "even use", ".1f")
     shares = {run: _of_all(each.half, float(np.mean(each.routed))) for run, each in found.items()}
-    return Compared(shares, "% of the routed experts", 50, "even use")
+    return Compared(shares, "% of the routed experts", 50, "even use", ".1f")
 
 
 def _of_all(value: Interval, most: float) -> Interval:
@@ -386,14 +411,15 @@ CARDS = (
         _spread,
         lambda runs: commands.each(commands.RECORD, runs),
         routes.ROUTING,
-        "See one text, token by token",
+        "See this text, token by token",
+        way=at_home.routing,
     ),
     Card(
         "Do the experts follow the subject?",
         _modularity,
         lambda runs: commands.each(commands.CLUSTERS, runs),
         routes.CLUSTERS,
-        "See which tokens share experts",
+        "Which tokens share experts",
     ),
     Card(
         "How far can the model be cut down?",
@@ -402,6 +428,7 @@ CARDS = (
         routes.ABLATION,
         "Choose a subset of the experts",
         sources.offer_new,
+        at_home.ablation,
     ),
 )
 

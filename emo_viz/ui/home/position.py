@@ -9,9 +9,10 @@ from typing import Any, TypeGuard
 
 import streamlit as st
 
-from emo_viz.analysis.glance import Glance
+from emo_viz.analysis.glance import Glance, Glances
+from emo_viz.analysis.runs import Comparison
 from emo_viz.ui.parts.heard import hear, heard
-from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell import at_home, links, routes
 from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.component import component
 
@@ -25,16 +26,18 @@ export default function ({ data }) {
 _COMPONENT = component("emo_viz_first_place", html="<i hidden></i>", js=_JS)
 
 
-def tell(own: list[Glance], start: int, key: str) -> None:
+def tell(runs: Comparison, found: Glances, start: int, key: str) -> None:
     """Tell the browser where the slider, the layer and the token stand, and read them from a link.
 
-    own: of the runs shown; the first counts the notches and the tokens. start: the usual notch.
-    key: of the picture that it is told to.
+    The first of the runs shown counts the notches and the tokens. start: the usual notch. key: of
+    the picture that it is told to.
     """
+    own = [found.runs[run.id] for run in runs]
     first, layers = own[0], layers_of(own)
     keep = links.value(routes.HOME_KEEP, _keeps(first), first.keeps[start])
     layer = links.value(routes.HOME_LAYER, one_of("layer", layers), layers[-1])
     token = links.token(routes.HOME_TOKEN, len(first.pieces))
+    at_home.show(at_home.Seen(runs.ids, found.text.id, layer, token, keep))
     _COMPONENT(
         key=KEY,
         data={

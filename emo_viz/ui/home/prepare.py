@@ -7,7 +7,7 @@ from typing import Any
 
 from emo_viz.analysis.runs import Comparison
 from emo_viz.server import library
-from emo_viz.ui.home import documents, look, page, stories
+from emo_viz.ui.home import documents, look, page, sampled, stories
 
 
 def steps() -> Iterator[Callable[[], Any]]:
@@ -15,6 +15,7 @@ def steps() -> Iterator[Callable[[], Any]]:
     with suppress(library.Missing, ValueError, OSError):
         runs = library.default()
         yield partial(look.stored, runs)
+        yield partial(sampled.tokens, runs)
         yield partial(stories.offered, runs)
         yield partial(documents.prepare, runs)
         for card in page.CARDS:

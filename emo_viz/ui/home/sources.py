@@ -71,6 +71,11 @@ def coverage(run: Run) -> routing.Coverage:
     return _coverage(library.trace_key(run.id), trace)
 
 
+def shared(run: Run) -> int:
+    """Experts of a layer that serve every token, as a run's trace knows."""
+    return library.trace(run.id).manifest.model.num_shared_experts
+
+
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _coverage(key: str, _trace: Trace) -> routing.Coverage:
     return routing.coverage(_trace)

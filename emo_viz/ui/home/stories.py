@@ -6,6 +6,7 @@ What they are of is found in what is recorded; one whose runs lack what it needs
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import pandas as pd
 import streamlit as st
 
 from emo_viz.analysis import stories
@@ -15,7 +16,7 @@ from emo_viz.analysis.runs import Comparison
 from emo_viz.server import assets, library, typical
 from emo_viz.ui.parts import text_links
 from emo_viz.ui.parts.together import name
-from emo_viz.ui.shell import routes, slots, tour
+from emo_viz.ui.shell import routes, slots, subjects, tour
 from emo_viz.ui.shell.words import escape_markdown, shorten
 
 TITLE = 28  # characters of a document's title
@@ -32,59 +33,74 @@ class Story:
     params: dict[str, str] = field(default_factory=dict)
 
 
-def draw(runs: Comparison) -> None:
-    """One row: the tour, then the stories."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.button(
-            "Take the tour",
-            icon=":material/tour:",
-            key="tour_begin",
-            on_click=tour.begin,
-            disabled=tour.running(),
-            help="Five steps, a page each, with a note on what to look at.",
-        )
-        for story in offered(runs):
+def draw(runs: Comparison, document: str | None = None) -> None:
+    """One row of links. document: the one that is shown, if it is not the usual one."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="stories"):
+        for story in offered(runs, document):
             way = slots.params() | story.params
             st.page_link(
                 story.page, label=story.label, icon=story.icon, help=story.note, query_params=way
             )
 
 
-def offered(runs: Comparison) -> list[Story]:
-    """The stories that these runs can tell."""
+def take_the_tour(place: st.delta_generator.DeltaGenerator) -> None:
+    """The way into the tour, for whoever is not on it."""
+    if tour.running():
+        return
+    place.button(
+        "Take the tour",
+        icon=":material/tour:",
+        key="tour_begin",
+        on_click=tour.begin,
+        help="Five steps, a page each, with a note on what to look at.",
+    )
+
+
+def offered(runs: Comparison, document: str | None = None) -> list[Story]:
+    """The stories that these runs can tell of a document, or of the usual one, and of others."""
     live = all(map(library.can_run, runs.ids))
-    return [*_of_documents(runs, live), *_of_curves(runs, live), *_of_clusters(runs)]
+    row = _row(runs, document)
+    return [*_of_documents(runs, row, live), *_of_curves(runs, live), *_of_clusters(runs, row)]
 
 
-def _of_documents(runs: Comparison, live: bool) -> Iterator[Story]:
-    """Those that run the models on a text."""
+def _row(runs: Comparison, document: str | None) -> pd.Series | None:
     try:
-        row = typical.document(runs)
+        documents = library.documents(runs.ids)
+        here = document is not None and (documents["id"] == document).any()
+        return library.row_of(documents, document) if here else typical.document(runs)
     except library.Missing:
+        return None
+
+
+def _of_documents(runs: Comparison, row: pd.Series | None, live: bool) -> Iterator[Story]:
+    """Those that run the models on a text."""
+    if row is None or not live:
         return
-    if not live:
-        return
-    title = escape_markdown(shorten(str(row.get("parent") or row["id"]), TITLE))
-    keep_k = _keep_k(runs)
+    keep_k, domain = _keep_k(runs), str(row["domain"])
+    title = escape_markdown(shorten(subjects.title(str(row.get("parent") or ""), row["id"]), TITLE))
     if keep_k is not None:
         yield Story(
-            f"“{title}” cut to {keep_k} experts",
-            f"One document of {escape_markdown(str(row['domain']))}, token by token, and what the "
-            "cut models write after it.",
+            f"{_label(subjects.one_of(domain))} cut to {keep_k} experts",
+            f"“{title}”, token by token, and what the cut models write after it.",
             ":material/content_cut:",
             routes.ABLATION,
             routes.ablation_of_document(str(row["id"])) | {routes.SUBSET_KEEP: str(keep_k)},
         )
     found = _mixed(runs.ids, typical.key(runs.ids))
     if found is not None:
-        both = f"{escape_markdown(found.first)} and {escape_markdown(found.second)}"
+        words = [escape_markdown(subjects.in_words(one)) for one in (found.first, found.second)]
         yield Story(
-            f"{both} in one text",
-            f"The beginning of a document of {both}, read as one: where do the experts change?",
+            f"{subjects.capital(words[0])} and {words[1]} in one text",
+            f"The beginning of a document of {words[0]} and of one of {words[1]}, read as one: "
+            "where do the experts change?",
             ":material/alt_route:",
             routes.ROUTING,
             routes.routing_of_text(text_links.code_of(found.text)),
         )
+
+
+def _label(words: str) -> str:
+    return escape_markdown(subjects.capital(words))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -102,9 +118,9 @@ def _of_curves(runs: Comparison, live: bool) -> Iterator[Story]:
     found = _dearest(runs.ids, typical.key(runs.ids))
     if found is None or not live:
         return
-    domain, first = escape_markdown(found.domain), name(runs.first)
+    first = name(runs.first)
     yield Story(
-        f"{domain}: the dearest cut",
+        f"{_label(subjects.in_words(found.domain))}: the domain a cut costs most",
         f"Of all domains the one in which {first} loses most with {found.keep_k} experts: "
         f"{found.increase:+.3f} nats a token.",
         ":material/trending_down:",
@@ -122,15 +138,12 @@ def _dearest(runs: tuple[str, ...], key: str) -> stories.Cost | None:
     return stories.dearest(rows, runs[0], KEEP_K)
 
 
-def _of_clusters(runs: Comparison) -> Iterator[Story]:
-    if not assets.measured_path("token_map.npz", runs.ids).is_file():
+def _of_clusters(runs: Comparison, row: pd.Series | None) -> Iterator[Story]:
+    if row is None or not assets.measured_path("token_map.npz", runs.ids).is_file():
         return
-    try:
-        domain = str(typical.document(runs)["domain"])
-    except library.Missing:
-        return
+    domain = str(row["domain"])
     yield Story(
-        f"{escape_markdown(domain)} among all tokens",
+        f"{_label(subjects.in_words(domain))} on the map of all tokens",
         "Single tokens placed by their experts alone, those of one domain highlighted.",
         ":material/bubble_chart:",
         routes.CLUSTERS,

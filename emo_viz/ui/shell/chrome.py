@@ -55,7 +55,7 @@ def page(title: str) -> Iterator[None]:
     title: sentence case, also the browser tab's.
     """
     st.set_page_config(
-        page_title="EMO Viz" if title == "EMO Viz" else f"{title} · EMO Viz",
+        page_title=f"{title} · EMO Viz",
         # A file: Streamlit would fetch the image of a Material icon from another machine.
         page_icon=ICON,
         layout="wide",
@@ -73,7 +73,7 @@ def page(title: str) -> Iterator[None]:
     first_line = st.container()
     with looks.one(), warm.drawing(), links.page(title), missing.said():
         frame.read()
-        session_file.follow({"EMO Viz": routes.HOME} | {label: path for path, label, _ in PAGES})
+        session_file.follow({label: path for path, label, _ in PAGES})
         with first_line:
             reported = frame.title(title)
         slots.choose(chosen)

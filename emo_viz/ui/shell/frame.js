@@ -12,20 +12,29 @@ const ICONS = {
 
 // What a page writes into its own address before the visitor has touched it is no step of theirs.
 // While a drawer is open, all that is chosen in it is the one step that opened it.
+// A page that the server turns to comes in two steps, the first of which is the page before with the
+// parameters of the next: the second takes its place.
 function onlyTheirSteps(drawers) {
   if (window.emoVizSteps) return;
   const open = (url) => drawers.some((name) => new URL(url, location.href).searchParams.has(name));
-  const seen = (window.emoVizSteps = { touched: false, first: alreadyWritten() });
+  const seen = (window.emoVizSteps = { touched: false, written: null, first: alreadyWritten() });
   const push = history.pushState.bind(history);
   history.pushState = (state, title, url) => {
-    const then = url ?? location.href, there = new URL(then, location.href).pathname;
-    if (there !== location.pathname) seen.touched = false;
-    else if (!seen.touched || (open(location.href) && open(then))) {
+    const then = new URL(url ?? location.href, location.href);
+    if (then.pathname !== location.pathname) {
+      const announced = seen.written === then.search;
+      Object.assign(seen, { touched: false, written: null });
+      return announced ? history.replaceState(state, title, url) : push(state, title, url);
+    }
+    if (!seen.touched || (open(location.href) && open(then))) {
       return history.replaceState(state, title, url);
     }
+    seen.written = then.search;
     return push(state, title, url);
   };
-  const touch = (event) => { if (event.isTrusted) seen.touched = true; };
+  const touch = (event) => {
+    if (event.isTrusted) Object.assign(seen, { touched: true, written: null });
+  };
   for (const name of TOUCHES) document.addEventListener(name, touch, true);
 }
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import streamlit as st
 
 from emo_viz.analysis.runs import Comparison
-from emo_viz.server import library, typical
-from emo_viz.ui.shell import links, routes, slots
+from emo_viz.server import library
+from emo_viz.ui.shell import at_home, links, routes, slots
 from emo_viz.ui.shell.address import whole_number
 
 TOUR, _BEGUN = routes.TOUR, "tour_begun"
@@ -29,43 +29,33 @@ class Step:
 
 def steps(runs: Comparison) -> tuple[Step, ...]:
     """The tour of these runs; the pages of one text show that of the first screen."""
-    try:
-        document = str(typical.document(runs)["id"])
-        text, cut = routes.routing_of_document(document), routes.ablation_of_document(document)
-    except library.Missing:  # the pages have a document of their own, or say there is none
-        text, cut = {}, {}
     return (
         Step(
             routes.HOME,
             "Take experts away",
-            "Drag the slider, or press Play. What keeps its colour is routing that the kept "
-            "experts still serve; underlined tokens have become harder to predict.",
+            "Drag the slider, or press Play: what turns grey is routing that the cut takes away.",
         ),
         Step(
             routes.ROUTING,
             "Follow single tokens",
-            "The same text, with each token's experts in every layer. Point at a token, choose "
-            "it, or walk with the arrow keys.",
-            text,
+            "The same text and layer. Point at a token, choose it, or walk with the arrow keys.",
+            at_home.routing(runs),
         ),
         Step(
             routes.CLUSTERS,
             "See what shares experts",
-            "Each point is a token, placed by its experts alone and coloured by the subject of its "
-            "document. Look where the colours lie together and where they mix.",
+            "Each point is a token, placed by its experts alone. Which subjects lie together?",
         ),
         Step(
             routes.ABLATION,
             "Ask what a cut costs",
-            "The curve is of all held-out documents, the text beside it of one: which tokens pay "
-            "for the experts that are gone?",
-            cut,
+            "Drag the slider: the curve is of all held-out documents, the coloured text of one.",
+            at_home.ablation(runs),
         ),
         Step(
             routes.LIBRARY,
             "Bring your own",
-            "Add a checkpoint, a model of the Hugging Face hub, or a routing file that a server "
-            "wrote. Any two runs stand side by side on every page.",
+            "Add a checkpoint, a model of the Hugging Face hub, or a routing file.",
         ),
     )
 
@@ -100,23 +90,23 @@ def show() -> None:
 
 def _strip(found: tuple[Step, ...], number: int) -> None:
     step = found[number - 1]
-    with st.container(border=True):
-        note, buttons = st.columns([7, 3], vertical_alignment="center")
-        note.markdown(f":material/tour: **Tour, {number} of {STEPS}: {step.title}.** {step.note}")
-        with buttons.container(horizontal=True, horizontal_alignment="right", gap="small"):
-            _turn("Previous", "tour_previous", found, number - 1, "Shift and the left arrow key")
-            _turn("Next", "tour_next", found, number + 1, "Shift and the right arrow key")
-            st.button("End", key="tour_end", help="Esc", on_click=_end)
+    note, buttons = st.columns([7, 3], vertical_alignment="center")
+    note.caption(f":material/tour: **Tour, {number} of {STEPS}: {step.title}.** {step.note}")
+    with buttons.container(horizontal=True, horizontal_alignment="right", gap="small"):
+        _turn("Previous", "tour_previous", found, number - 1, "Shift and the left arrow key")
+        label = "Next" if number < STEPS else "Finish"
+        _turn(label, "tour_next", found, number + 1, "Shift and the right arrow key")
+        st.button("End", key="tour_end", help="Esc", on_click=_end)
 
 
 def _turn(label: str, key: str, found: tuple[Step, ...], number: int, keys: str) -> None:
-    """A button that goes to a step, if there is one of that number."""
-    there = 1 <= number <= STEPS
-    pressed = st.button(label, key=key, help=keys, disabled=not there)
-    if pressed and there:
-        step = found[number - 1]
-        way = slots.params() | step.params | {TOUR: str(number)}
-        st.switch_page(step.page, query_params=way)
+    """A button that goes to a step; from the last one on to Home, where the tour is over."""
+    if not st.button(label, key=key, help=keys, disabled=number < 1):
+        return
+    if number > STEPS:
+        st.switch_page(routes.HOME, query_params=slots.params())
+    step = found[number - 1]
+    st.switch_page(step.page, query_params=slots.params() | step.params | {TOUR: str(number)})
 
 
 def _end() -> None:
