@@ -139,9 +139,7 @@ def measured_speedups(speeds: Sequence[Mapping[str, Any]], device: str) -> go.Fi
                 y=[s["times"] for s in line],
                 customdata=[s["ms"] for s in line],
                 name=f"{words} routing" if routing != "kept" else words,
-                mode="lines+markers",
-                line={"color": SEQUENTIAL[-1][1], "dash": DASHES[number]},
-                marker={"symbol": SYMBOLS[number], "size": 8},
+                **_marks(number, alone=len(line) == 1),
                 hovertemplate=(
                     f"{words}, %{{x:,}} tokens: %{{y:.2f}} times as fast, %{{customdata:.3f}} ms"
                     "<extra></extra>"
@@ -152,6 +150,19 @@ def measured_speedups(speeds: Sequence[Mapping[str, Any]], device: str) -> go.Fi
     _axes_of_speeds(fig, speeds, "Times as fast")
     legend_below(fig, rows=1).update_layout(height=360)
     return fig
+
+
+def _marks(number: int, alone: bool) -> dict[str, Any]:
+    """How a line looks. alone: it has one point, a ring that leaves others in sight."""
+    colour, symbol = SEQUENTIAL[-1][1], SYMBOLS[number]
+    ring = {"symbol": f"{symbol}-open", "size": 15, "color": colour, "line": {"width": 2}}
+    if alone:
+        return {"mode": "markers", "marker": ring}
+    return {
+        "mode": "lines+markers",
+        "line": {"color": colour, "dash": DASHES[number]},
+        "marker": {"symbol": symbol, "size": 8},
+    }
 
 
 @kept

@@ -73,11 +73,23 @@ class Line:
 
 @dataclass(frozen=True)
 class RunLook:
-    """What a run is called and how its lines look."""
+    """What a run is called and how its lines look. under: drawn first, so wider than the others,
+    which may lie on it for all of their length."""
 
     label: str
     colour: str
     dash: str
+    under: bool = False
+
+    @property
+    def width(self) -> float:
+        return 3.5 if self.under else 1.5
+
+    @property
+    def marker(self) -> dict[str, Any]:
+        """Of single measurements: a ring around those of the other runs."""
+        ring = {"size": 12, "symbol": "diamond-open", "line": {"width": 2}}
+        return {"color": self.colour, **(ring if self.under else {"size": 6, "symbol": "diamond"})}
 
 
 def looks(labels: Sequence[str], slots: Sequence[int | None]) -> list[RunLook]:
@@ -91,9 +103,9 @@ def looks(labels: Sequence[str], slots: Sequence[int | None]) -> list[RunLook]:
         + [(colour, dash) for dash in DASHES[2:] for colour in EXTRA_COLOURS]
     )
     found = []
-    for label, slot in zip(labels, slots, strict=True):
+    for place, (label, slot) in enumerate(zip(labels, slots, strict=True)):
         colour, dash = next(rest) if slot is None else ((TEAL, AMBER)[slot], "solid")
-        found.append(RunLook(label, colour, dash))
+        found.append(RunLook(label, colour, dash, under=place == 0 and len(labels) > 1))
     return found
 
 
@@ -173,7 +185,7 @@ def _draw(
             x=line.x,
             y=line.raw,
             mode="markers+lines",
-            marker={"size": 7, "symbol": "diamond", "color": look.colour},
+            marker=look.marker,
             line={"color": look.colour, "width": 1, "dash": "dot"},
             hovertemplate=hover,
             name=f"{name}, held out",
@@ -193,7 +205,7 @@ def _draw(
         x=line.x if line.smooth_x is None else line.smooth_x,
         y=line.raw if line.smooth is None else line.smooth,
         mode="lines" if len(line.x) > 1 else "markers",
-        line={"color": look.colour, "width": 2, "dash": look.dash},
+        line={"color": look.colour, "width": look.width, "dash": look.dash},
         hovertemplate=hover,
         name=name,
     )

@@ -58,4 +58,8 @@ def test_speeds_are_ratios_to_grouped_mm_of_the_same_layer():
     }
     fig = measured_speedups(speeds, "<i>GPU")
     assert list(fig.data[0].x) == [8, 64] and list(fig.data[0].y) == [1.5, 4.0]
+    alone = measured_speedups(
+        [*speeds, {"tokens": 8, "routing": "skewed", "times": 1, "ms": 1}], ""
+    )
+    assert [trace.mode for trace in alone.data[:2]] == ["lines+markers", "markers"]
     assert "&lt;i&gt;GPU" in fig.layout.title.text

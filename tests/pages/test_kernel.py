@@ -104,6 +104,7 @@ def test_a_check_is_shown_with_its_failures(folder: Path):
     assert kernels["TFLOP/s"].tolist()[0] == 352 and kernels["Time (ms)"].tolist() == [3.123, 0.2]
     assert layers["Forward, triton = 1"].tolist()[:2] == [1.0, 2.5]
     assert layers["Failed with"].tolist()[2] == "RuntimeError: no"
+    assert "no figure here was timed" not in said and "What was not measured" not in said
 
 
 def test_the_first_line_says_how_fast_the_largest_layer_was(folder: Path):

@@ -32,6 +32,7 @@ def opened(trained: Path, **params: str):
 def test_runs_are_drawn_beside_each_other_with_what_rings(tiny_assets: Path, trained: Path):
     at = opened(trained, training_smooth="0")
     said = texts(at).replace("\\", "")
+    assert "## Loss " in said and ", nats a token: **" in said
     assert "ended at step **80**" in said and "is at step **70** of 80" in said
     assert "**Loss spike**: 1 step, the largest 2.00 nats at step 60" in said
     assert "(limit: a step 0.5 nats above" in said
@@ -39,8 +40,17 @@ def test_runs_are_drawn_beside_each_other_with_what_rings(tiny_assets: Path, tra
     lines = [trace for trace in chart["data"] if trace.get("showlegend")]
     assert [len(numbers(line["x"])) for line in lines] == [80, 70]
     assert [line["line"]["color"] for line in lines] == ["#0c8a7f", "#c96a04"]
+    assert [line["line"]["width"] for line in lines] == [3.5, 1.5]  # both are seen where they meet
     titles = [note["text"] for note in chart["layout"]["annotations"]]
     assert "own &lt;b&gt;value" in titles  # a value that the page does not know, as text
+
+
+def test_without_a_choice_the_usual_runs_are_shown_as_the_address_says(
+    tiny_assets: Path, trained: Path
+):
+    at = opened(trained)
+    at.multiselect(key="training_run").set_value([])
+    assert len(charts(at.run())) == 1 and "training_run" not in at.query_params
 
 
 def test_along_tokens_a_step_is_as_wide_as_its_tokens(tiny_assets: Path, trained: Path):

@@ -22,6 +22,7 @@ CHECK_VERSION = 2
 CHECK_PARTS = {"environment", "stages", "exit_code"}
 VERSIONS = ("driver", "torch", "cuda", "triton", "transformers", "python")
 ARCH, SIZE, ALL_SIZES = routes.KERNEL_ARCH, routes.KERNEL_SIZE, "All sizes"
+NOTHING = "–"  # in a cell of what was not measured or does not apply
 COLUMNS = {
     "kernel": "Kernel",
     "size": "Layer (hidden / width)",
@@ -99,15 +100,21 @@ def _is_check(check: Mapping[str, Any]) -> bool:
 
 
 def answer(report: dict[str, Any], check: dict[str, Any] | None) -> None:
-    """The first line: what was compiled, whether it meets its bars, and what a GPU says to it."""
+    """The first line: what a GPU found, else what was compiled and whether it meets its bars."""
+    if check is None:
+        st.markdown(f"## {_compiled(report)} None was timed on a GPU.")
+    else:
+        st.markdown(f"## {_speed(check) or _verdict(check)}")
+
+
+def _compiled(report: dict[str, Any]) -> str:
     rows = report["rows"]
     missed = sum(bool(row["misses"]) for row in rows)
     archs = len({row["arch"] for row in rows})
     verdict = "every one meets its static bars" if not missed else f"{missed} miss a static bar"
-    timed = "None was timed on a GPU." if check is None else _verdict(check) + _speed(check)
-    st.markdown(
-        f"## Compiled without a GPU: {count(len(rows), 'kernel')} for {archs} architectures, "
-        f"{verdict}. {timed}"
+    return (
+        f"Compiled without a GPU: {count(len(rows), 'kernel')} for {archs} architectures, "
+        f"{verdict}."
     )
 
 
@@ -130,7 +137,7 @@ def _speed(check: Mapping[str, Any]) -> str:
     if not speeds or not rates:
         return ""
     return (
-        f" A layer of {most:,} tokens runs forward at {rates[0]:.0f} TFLOP/s, "
+        f"On {_device(check)} a layer of {most:,} tokens runs forward at {rates[0]:.0f} TFLOP/s, "
         f"{speeds[0]['times']:.1f} times as fast as torch's grouped_mm."
     )
 
@@ -234,10 +241,12 @@ def table(report: dict[str, Any], arch: str, size: str) -> None:
         COLUMNS[name]: number for name in ("shared_kib", "gflop", "megabytes", "microseconds")
     }
     formats[COLUMNS["occupancy"]] = st.column_config.NumberColumn(format="percent")
+    st.caption(_compiled(report))
     st.dataframe(
         shown[list(COLUMNS)].rename(columns=COLUMNS),
         hide_index=True,
         column_config=formats,
+        placeholder=NOTHING,
         key="kernel_table",
         alt=f"Registers, shared memory, occupancy and roofline of {len(rows)} kernels",
     )
@@ -264,7 +273,15 @@ def measured(check: dict[str, Any] | None) -> None:
         what = "kernel" if key == "kernel_times" else "implementation"
         if len(shown):
             alt = f"Milliseconds and TFLOP/s of each {what} by number of tokens and routing"
-            st.dataframe(shown, hide_index=True, key=key, alt=alt)
+            st.dataframe(
+                shown,
+                hide_index=True,
+                key=key,
+                alt=alt,
+                column_config=_measured_columns(),
+                column_order=_in_sight(shown),
+                placeholder=NOTHING,
+            )
     export.offer(
         "measured kernels",
         charts={"Times as fast": "kernel_speeds"} if figures.speedups(_timings(check)) else {},
@@ -274,13 +291,48 @@ def measured(check: dict[str, Any] | None) -> None:
         },
         shown=str(check["environment"].get("device", "an unknown GPU")),
     )
+    _how(check)
+
+
+def _how(check: Mapping[str, Any]) -> None:
     facts = check["environment"]
     versions = ", ".join(f"{name} {facts[name]}" for name in VERSIONS if facts.get(name))
-    st.caption(
-        f"Medians in bf16, one layer; {escape_markdown(versions)}. Up to 256 tokens are timed as a "
-        "CUDA graph. A ratio above 1 is slower than the Triton kernels of this repository. "
-        "Routing is even, skewed, or kept: only 16 experts live."
-    )
+    with st.expander("How it was measured"):
+        st.markdown(
+            f"Medians in bf16, one layer; {escape_markdown(versions)}. Up to 256 tokens are timed "
+            "as a CUDA graph. **Over triton**: the forward time over that of the Triton kernels of "
+            "this repository; above 1 is slower. Routing is even, skewed, or kept: only 16 experts "
+            "live. A layer is its hidden size / width of an expert, experts of a token of all."
+        )
+
+
+def _measured_columns() -> dict[str, Any]:
+    """Of both tables: short names, units in them, thousands apart."""
+
+    def number(label: str, form: str, width: int) -> Any:
+        return st.column_config.NumberColumn(label, format=form, width=width)
+
+    return {
+        "Tokens": number("Tokens", "localized", 66),
+        "Routing": st.column_config.TextColumn(width=68),
+        "Implementation": st.column_config.TextColumn(width=140),
+        "Time (ms)": number("Time (ms)", "%.3f", 86),
+        "TFLOP/s": number("TFLOP/s", "localized", 76),
+        "GB/s": number("GB/s", "localized", 76),
+        "Forward (ms)": number("Forward (ms)", "%.3f", 100),
+        "Forward TFLOP/s": number("TFLOP/s", "localized", 70),
+        "Forward, triton = 1": number("Over triton", "%.2f", 88),
+        "Forward and backward (ms)": number("With backward (ms)", "%.3f", 138),
+        "Forward and backward TFLOP/s": number("TFLOP/s", "localized", 70),
+        "Peak memory (MiB)": number("Peak (MiB)", "localized", 86),
+        "Layer": st.column_config.TextColumn(width=150),
+    }
+
+
+def _in_sight(shown: pd.DataFrame) -> list[str]:
+    """What is the same in nearly all rows comes last, and what nothing has is left out."""
+    last = [name for name in ("Layer", "Failed with") if name in shown and shown[name].any()]
+    return [name for name in shown if name not in ("Layer", "Failed with")] + last
 
 
 def _speeds(check: Mapping[str, Any]) -> None:
@@ -380,11 +432,12 @@ def not_measured(report: dict[str, Any], check: dict[str, Any] | None) -> None:
     """What compiling cannot tell, in plain words, and the command that finds out."""
     if check is None:
         st.subheader("What was not measured")
-    else:
-        st.subheader("What compiling alone did not tell")
-    st.markdown("\n".join(f"- {line}" for line in report["not_measured"]))
-    if check is None:
+        st.markdown("\n".join(f"- {line}" for line in report["not_measured"]))
         st.markdown("On a machine with a GPU, one command answers these:")
     else:
-        st.markdown("The section above answers these for its GPU; for another one:")
+        st.subheader("On another GPU")
+        st.markdown(
+            "Compiling alone tells nothing of speed, of races or of what a compiler gets wrong: "
+            f"the first section does for {_device(check)}, and this command for another GPU."
+        )
     st.code(commands.KERNEL_CHECK, language=None, wrap_lines=True)

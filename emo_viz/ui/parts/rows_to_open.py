@@ -36,6 +36,7 @@ def table(
         on_select=lambda: _chosen(key, open_row),
         selection_mode="single-row",
         column_config={OPEN: button, **columns},
+        placeholder="–",
         **how,
     )
 

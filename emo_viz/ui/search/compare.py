@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -88,11 +89,8 @@ def _compared(left: Side, right: Side) -> None:
         for side in (left, right):
             with grid.cell():
                 _side(side)
-    with st.grid(2, min_column_width=340) as grid:
-        with grid.cell():
-            _chart(left, found, places is not None)
-        with grid.cell():
-            _tables(left, right, found, places)
+    _chart(left, found, places is not None)
+    _tables(left, right, found, places)
     export.offer(
         "pins",
         left.runs,
@@ -126,8 +124,17 @@ def _tables(
             _table(left, right, run.id, found[run.id], places),
             hide_index=True,
             key=f"search_table_{run.slot}",
+            column_config=_columns(),
             alt=f"Experts of both pins in {run.label}, layer by layer.",
         )
+
+
+def _columns() -> dict[str, Any]:
+    """Widths: the numbers and what differs are in sight, in a narrow window too."""
+    widths = {"In common": 88, "Weight in common": 136}
+    widths |= {"Left more": 250, "Right more": 250, "Experts of both": 180}
+    text = {name: st.column_config.TextColumn(width=width) for name, width in widths.items()}
+    return {"Layer": st.column_config.NumberColumn(width=52), **text}
 
 
 def _answer(left: Side, found: dict[str, Alike], tokens: bool) -> None:
@@ -214,12 +221,12 @@ def _table(
         row: dict[str, object] = {
             "Layer": number,
             "In common": share(found.overlap[layer]) if found.overlap[layer] >= 0 else "–",
-            "Experts of both": _names(np.minimum(mine, theirs)),
-            "Left more": _names(mine - theirs),
-            "Right more": _names(theirs - mine),
         }
         if found.weight is not None:
             row["Weight in common"] = share(found.weight[layer])
+        row["Left more"] = _names(mine - theirs)
+        row["Right more"] = _names(theirs - mine)
+        row["Experts of both"] = _names(np.minimum(mine, theirs))
         rows.append(row)
     return pd.DataFrame(rows)
 

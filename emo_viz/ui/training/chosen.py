@@ -57,13 +57,12 @@ def choose() -> Chosen | None:
         format_func=lambda each: by_id[each].label,
         max_selections=MOST,
         key=routes.TRAINING_RUNS,
+        placeholder=f"None chosen: {' and '.join(by_id[each].label for each in usual)}",
     )
-    ids = links.leave(routes.TRAINING_RUNS, kind, list(chosen), usual)
+    # An address without runs opens the usual ones, so they are shown where none is chosen.
+    ids = links.leave(routes.TRAINING_RUNS, kind, list(chosen), usual) or usual
     if list(ids) == usual and not going:
         _say_others(found)
-    if not ids:
-        st.info("Choose a run.", icon=":material/show_chart:")
-        return None
     runs = tuple(by_id[each] for each in ids)
     return Chosen(runs, tuple(looks([one.label for one in runs], _slots(runs))))
 

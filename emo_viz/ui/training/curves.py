@@ -68,8 +68,7 @@ def _draw(chosen: Chosen, along: str, log: bool, weight: float, watched: bool) -
         # The chart stays in its place, with its zoom, whatever comes to stand above it.
         above, drawn = st.container(), st.container()
         with above:
-            for each in readings:
-                _say(each)
+            _say_all(readings)
         told = [each for each in readings if each.metrics is not None]
         if told:
             with drawn:
@@ -79,18 +78,47 @@ def _draw(chosen: Chosen, along: str, log: bool, weight: float, watched: bool) -
             st.rerun()
 
 
+def _say_all(readings: Sequence[Reading]) -> None:
+    """Their losses in one line, then where each is, how long it takes and what rings."""
+    told = [each for each in readings if each.metrics is not None]
+    if told:
+        st.markdown(_answer(told))
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        for each in told:
+            st.caption(_where(each), width="content")
+            _thresholds(each, _alarms(each))
+    for each in readings:
+        _say(each)
+
+
+def _answer(readings: Sequence[Reading]) -> str:
+    """Of all runs the same loss: on held-out documents, where each has one."""
+    metrics = [each.metrics for each in readings if each.metrics is not None]
+    ways = {
+        "on held-out documents": [each.last("heldout_loss") for each in metrics],
+        "in training": [each.recent("loss") for each in metrics],
+    }
+    for words, losses in ways.items():
+        known = [loss for loss in losses if loss is not None]
+        if len(known) == len(readings):
+            labels = [escape_markdown(each.run.label) for each in readings]
+            said = (f"**{loss:.3f}** in {own}" for loss, own in zip(known, labels, strict=True))
+            return f"## Loss {words}, nats a token: {', '.join(said)}."
+    return f"## {count(len(readings), 'training run')}, not each with a loss."
+
+
+def _alarms(reading: Reading) -> list[Alarm]:
+    assert reading.metrics is not None
+    return alarms(reading.metrics, reading.plan, reading.silent_seconds)
+
+
 def _say(reading: Reading) -> None:
-    """What is known of a run: where it is, what is left, what rings."""
+    """What does not go well with a run, and what is left of it."""
     if reading.metrics is None:
         st.warning(escape_markdown(reading.problem), icon=":material/heart_broken:")
         return
-    found = alarms(reading.metrics, reading.plan, reading.silent_seconds)
-    words, ring = st.columns([5, 1], vertical_alignment="center")
-    words.markdown(_answer(reading))
-    with ring:
-        _thresholds(reading, found)
     _progress(reading)
-    if ringing := [alarm for alarm in found if alarm.rings]:
+    if ringing := [alarm for alarm in _alarms(reading) if alarm.rings]:
         said = [
             f"- **{each.name}**: {escape_markdown(each.said)} (limit: {each.limit})."
             for each in ringing
@@ -98,20 +126,17 @@ def _say(reading: Reading) -> None:
         st.warning("\n".join(said), icon=":material/notifications_active:")
 
 
-def _answer(reading: Reading) -> str:
-    """The first line on a run: where it is, and its losses."""
+def _where(reading: Reading) -> str:
+    """Where a run is, and its loss in training."""
     metrics, plan = reading.metrics, reading.plan
     assert metrics is not None
     done, name = int(metrics.steps[-1]) + 1, escape_markdown(reading.run.label)
     verb = "ended at" if is_finished(metrics, plan) else "is at"
     of = f" of {plan.steps:,}" if plan.steps and plan.steps != done else ""
     tokens = f", {compact(done * plan.tokens_per_step)} tokens" if plan.tokens_per_step else ""
-    said = [f"**{name}** {verb} step **{done:,}**{of}{tokens}"]
-    if (loss := metrics.recent("loss")) is not None:
-        said.append(f"training loss **{loss:.3f}** nats a token (mean of the last 20 lines)")
-    if (heldout := metrics.last("heldout_loss")) is not None:
-        said.append(f"held out **{heldout:.3f}**")
-    return ", ".join(said) + "."
+    loss = metrics.recent("loss")
+    training_loss = f", training loss **{loss:.3f}**" if loss is not None else ""
+    return f"**{name}** {verb} step **{done:,}**{of}{tokens}{training_loss}."
 
 
 def _progress(reading: Reading) -> None:
@@ -206,7 +231,10 @@ def _line(reading: Reading, name: str, along: str, weight: float) -> figures.Lin
 def _source(readings: Sequence[Reading], weight: float, watched: bool) -> None:
     lines = sum(len(each.metrics.steps) for each in readings if each.metrics is not None)
     broken = sum(each.metrics.broken for each in readings if each.metrics is not None)
-    said = [f"{count(lines, 'line')} of {count(len(readings), 'metrics.jsonl file')}"]
+    said = [
+        f"{count(lines, 'line')} of {count(len(readings), 'metrics.jsonl file')}; the training "
+        "loss of the first line is the mean of the last 20"
+    ]
     if weight:
         said.append(f"thick lines: exponential moving average of weight {weight:.2f}, faint: as is")
     if broken:
@@ -216,7 +244,8 @@ def _source(readings: Sequence[Reading], weight: float, watched: bool) -> None:
         )
     if watched:
         said.append(f"read again every {EVERY_SECONDS:.0f} seconds while a run goes on")
-    st.caption("; ".join(said) + ".")
+    with st.expander("How it was measured"):
+        st.markdown("; ".join(said) + ".")
 
 
 def table(chosen: Chosen) -> pd.DataFrame:
