@@ -34,7 +34,7 @@ def test_a_switched_expert_is_measured_in_its_own_run_at_every_place(tiny_assets
     full = losses(models["emo-nano"], document).mean()
     assert table(at)["EMO"][:2] == [f"{full:.3f}", f"{cut:.3f}"]
     assert table(at)["Standard MoE"] == table(before)["Standard MoE"]
-    assert "with 1 expert switched by hand" in lines(at)["document"]
+    assert "with 1 expert of EMO switched by hand" in lines(at)["document"]
     assert lines(at)["all"] == lines(before)["all"]  # the curves know no switches
     assert written(at, 16)["Standard MoE"] == written(before, 16)["Standard MoE"]
     move(at, 8)

@@ -141,7 +141,7 @@ def test_one_token_is_named():
 def test_what_a_link_asks_for_in_vain_is_named():
     at = opened(cluster_tokens="gone:3", cluster_highlight="zzz", cluster_domain="atlantis")
     said = texts(at)
-    assert "selects tokens gone:3, which are not here" in said
+    assert "selects tokens gone\\:3, which are not here" in said
     assert "domain atlantis" in said and "token zzz" in said
 
 

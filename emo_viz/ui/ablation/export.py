@@ -11,7 +11,7 @@ import streamlit as st
 
 from emo_viz.analysis.curves import Measured
 from emo_viz.server import commands
-from emo_viz.ui.ablation import checkpoint, slider
+from emo_viz.ui.ablation import checkpoint, grid, slider
 from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import Choice, Study
 from emo_viz.ui.parts import export, opened
@@ -24,18 +24,14 @@ if TYPE_CHECKING:
 
 def offer(study: Study, choice: Choice, found: Measured | None, live: Live) -> None:
     """What the page shows, behind one button."""
+    charts = {"Loss by experts kept": slider.KEY}
     tables = {"Losses of every token": lambda: token_losses(live)}
     if found is not None:
-        tables = {"Curve": lambda: found.table, **tables}
-    export.offer(
-        "subset ablation",
-        study.runs,
-        charts={"Curve": slider.KEY},
-        tables=tables,
-        shown=f"{choice.domain or 'all domains'}, {choice.method}, keep-k {_number(choice)}"
-        f"{', new documents' * choice.only_new}; "
-        f"losses of document {choice.document}",
-    )
+        tables = {"Loss by experts kept": lambda: found.table, **tables}
+    if st.session_state.get(grid.OPEN):
+        charts["Experts switched by hand"] = grid.KEY
+    switched = "experts switched by hand" * bool(choice.switched)
+    export.offer("subset ablation", study.runs, charts=charts, tables=tables, shown=switched)
 
 
 def offer_cut(study: Study, choice: Choice, live: Live) -> None:

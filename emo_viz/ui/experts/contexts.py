@@ -1,8 +1,9 @@
 """Experts page: the texts around an expert's tokens, and the documents that it serves most."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
+import pandas as pd
 import streamlit as st
 
 from emo_viz.analysis.experts import top
@@ -94,29 +95,15 @@ def enriched(known: Known, place: Place) -> None:
 
 def kwic(known: Known, place: Place) -> None:
     """Where the expert weighs most, one place a document."""
-    found = known.tokens
-    layer = None if found is None else found.place(place[0])
-    if found is None or layer is None:
+    if known.tokens is None or known.tokens.place(place[0]) is None:
         return
-    rows = found.context_rows[layer, place[1]]
-    at = [n for n, row in enumerate(rows) if row >= 0]
-    if not at:
+    found = _lines(known, place)
+    if not found:
         st.caption("No token of these documents chose it.")
         return
-    texts = Texts(known)
-    starts, ends = found.context_starts[layer, place[1]], found.context_ends[layer, place[1]]
-    positions = found.context_positions[layer, place[1]]
-    gates = found.context_gates[layer, place[1]]
-    shown = [
-        _line(texts, int(rows[n]), int(positions[n]), int(starts[n]), int(ends[n]), float(gates[n]))
-        for n in at
-    ]
-
-    ways = [
-        to_routing(known, place, line.document, int(positions[n]))
-        for line, n in zip(shown, at, strict=True)
-    ]
-    known_gates = not np.isnan(gates).all()
+    shown = [line for _, line in found]
+    ways = [to_routing(known, place, line.document, position) for position, line in found]
+    known_gates = any(line.weight for line in shown)
     what = "weighs most" if known_gates else "was chosen"
     on = " A click reads on in Token routing." if any(ways) else ""
     st.html(
@@ -125,6 +112,23 @@ def kwic(known: Known, place: Place) -> None:
     )
     label = f"Texts around the tokens that expert {place[1]} of layer {place[0]} weighs most in"
     lines(shown, label, colour_of(known.run), "experts_kwic", routes.ROUTING, ways)
+
+
+def _lines(known: Known, place: Place) -> list[tuple[int, Line]]:
+    """The places where the expert weighs most: the token's place in its document, and the line."""
+    found = known.tokens
+    layer = None if found is None else found.place(place[0])
+    if found is None or layer is None:
+        return []
+    parts = ("rows", "positions", "starts", "ends", "gates")
+    columns = [getattr(found, f"context_{part}")[layer, place[1]].tolist() for part in parts]
+    texts = Texts(known)
+    return [(one[1], _line(texts, *one)) for one in zip(*columns, strict=True) if one[0] >= 0]
+
+
+def lines_table(known: Known, place: Place) -> pd.DataFrame:
+    """The same to take home."""
+    return pd.DataFrame([{"position": at} | asdict(line) for at, line in _lines(known, place)])
 
 
 def _line(texts: Texts, row: int, position: int, start: int, end: int, gate: float) -> Line:
@@ -177,6 +181,17 @@ def documents(known: Known, place: Place) -> None:
             st.markdown(label)
             continue
         st.page_link(routes.ROUTING, label=label, help="Read it in Token routing", query_params=way)
+
+
+def documents_table(known: Known, place: Place) -> pd.DataFrame:
+    """The same to take home: id, domain where it is known, and share of its choices."""
+    use = known.use
+    own = use.shares[:, use.place(place[0]), place[1]]
+    rows = top(own, DOCUMENTS)
+    domains = {"domain": [use.domains[use.domain_of[row]] for row in rows]} if use.domains else {}
+    return pd.DataFrame(
+        {"document": [use.ids[int(row)] for row in rows], **domains, "share": own[rows]}
+    )
 
 
 def _opening(known: Known, row: int) -> str:

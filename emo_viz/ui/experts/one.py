@@ -67,6 +67,9 @@ def _export(known: Known, place: Place, measured: Effects | None) -> None:
         made["Alike in other layers"] = partial(_alike, known, place)
     if known.use.domains:
         made["Domains"] = lambda: _by_domain(known, place, measured)
+    if known.tokens is not None and layer is not None:
+        made["Where it weighs most"] = partial(contexts.lines_table, known, place)
+    made["Documents"] = partial(contexts.documents_table, known, place)
     export.offer(
         f"expert {place[0]}.{place[1]}",
         [known.run],
