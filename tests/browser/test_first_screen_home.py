@@ -176,6 +176,7 @@ def test_pointing_at_a_token_marks_it_in_both_models(
     first.locator(".run canvas").nth(1).focus()
     browser_page.keyboard.press("ArrowDown")
     expect(first.locator(".below")).to_contain_text("Token 7 of")
+    browser_page.get_by_role("button", name="Copy link").focus()  # wherever the focus is
     browser_page.keyboard.press("Escape")
     expect(first.locator(".below")).to_contain_text("From above")
 

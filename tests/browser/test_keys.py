@@ -46,6 +46,17 @@ def test_an_arrow_key_on_the_page_turns_the_document(
     assert "routing_doc=heldout-garden-0" in browser_page.url
 
 
+def test_a_link_is_followed_while_a_popover_is_open(app_server: harness.Server, browser_page: Page):
+    harness.visit(browser_page, f"{app_server.url}/Domains")
+    with harness.rerun(browser_page):
+        browser_page.get_by_role("button", name="Export").first.click()
+    expect(browser_page.get_by_test_id("stPopoverBody")).to_be_visible()
+    side = browser_page.get_by_test_id("stSidebar")
+    side.get_by_role("link", name="Search").click()
+    expect(browser_page.get_by_role("heading", level=1)).to_have_text("Search")
+    harness.settle(browser_page)
+
+
 def test_a_slider_keeps_its_keys(app_server: harness.Server, browser_page: Page):
     harness.visit(
         browser_page, f"{app_server.url}/Subset_ablation?k=8&subset_document=heldout-garden-0"

@@ -1,4 +1,5 @@
 const NONE = 65535;
+const OPENED = '[role="dialog"], [data-testid="stPopoverBody"]'; // Escape closes that first
 const STEP_MS = 420; // of the notches while it plays
 const SEND_AFTER_MS = 300; // of rest: a drag is one choice
 const REVEAL_MS = 1500; // from the first row to the last
@@ -52,6 +53,11 @@ class First {
     this.shown = 1; // the share of the rows that is drawn
     this.hear = () => this.take(window.emoVizFirst);
     document.addEventListener("emo-viz-first", this.hear);
+    this.letGo = (event) => {
+      if (event.key !== "Escape" || event.defaultPrevented || this.kept === null) return;
+      if (!document.querySelector(OPENED)) this.keep(null, this.runs[0]);
+    };
+    document.addEventListener("keydown", this.letGo);
     this.hear();
     this.paint();
     if (isNew(data.key)) this.reveal();
@@ -421,6 +427,7 @@ class First {
     this.whole?.();
     clearTimeout(this.pending);
     document.removeEventListener("emo-viz-first", this.hear);
+    document.removeEventListener("keydown", this.letGo);
     this.watch.disconnect();
   }
 }

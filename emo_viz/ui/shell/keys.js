@@ -112,6 +112,13 @@ export default function ({ data }) {
     const link = event.target instanceof Element && event.target.closest(LINKS);
     if (link && document.activeElement?.matches("input, textarea")) event.preventDefault();
   };
+  // A popover closes at a click beside it, and may have the page run again for that; of a click on a
+  // link it does not hear, for that run would overtake the link.
+  const onClick = (event) => {
+    const link = event.target instanceof Element && event.target.closest(LINKS);
+    const open = document.querySelector('[data-testid="stPopoverBody"]');
+    if (link && open && !open.contains(link)) event.stopPropagation();
+  };
   const onInput = (event) => {
     const field = event.target;
     if (!(field instanceof HTMLTextAreaElement) || field.value.isWellFormed()) return;
@@ -128,10 +135,12 @@ export default function ({ data }) {
   document.addEventListener("keydown", onEscape, true);
   document.addEventListener("keydown", onKey);
   document.addEventListener("mousedown", onPress, true);
+  document.body.addEventListener("click", onClick);
   return () => {
     document.removeEventListener("input", onInput, true);
     document.removeEventListener("keydown", onEscape, true);
     document.removeEventListener("keydown", onKey);
     document.removeEventListener("mousedown", onPress, true);
+    document.body.removeEventListener("click", onClick);
   };
 }
