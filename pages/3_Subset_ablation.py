@@ -39,14 +39,15 @@ def _at_the_slider(study: page.Study, choice: page.Choice, found: Measured | Non
     both = st.grid(2, min_column_width=NARROWEST)
     with both.cell():
         slider.draw(study, choice, found, shown, stops, notches, controls.measure())
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            export.offer(study, choice, found, shown)
-            measured.routing_link(choice)
+        taken = st.container(horizontal=True, vertical_alignment="center", gap="small")
         against.say(study, choice, shown)
     beside = both.cell()
     with beside:
         texts = st.container()
         tokens.draw(shown)
+    with taken:  # once the token is known
+        export.offer(study, choice, found, shown)
+        measured.routing_link(choice)
     grid.offer(study, choice, shown)
     measured.explain(study, choice, found, shown)
     importance.offer(study, shown)

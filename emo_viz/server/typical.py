@@ -1,5 +1,5 @@
 """The document that stands for the others: on the first screen, in the tour, in the stories, and
-wherever a page of one document is opened without saying which.
+where Token routing is opened without saying which.
 """
 
 from collections.abc import Iterable, Sequence

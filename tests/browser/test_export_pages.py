@@ -70,7 +70,7 @@ def test_home_is_saved_as_it_is_seen_whatever_its_text_says(
         first = report.locator("figure").first
         for words in ("experts a layer", "EMO", "least used", "]]>"):
             expect(first).to_contain_text(words)
-        expect(first.locator("img")).to_have_count(2)
+        expect(first.locator("img")).to_have_count(4)  # a heatmap and a map of each run
         expect(report.locator(".js-plotly-plot").first).to_be_visible()
         links = report.locator("a[href]").all()
         assert all(str(one.get_attribute("href")).startswith(app_server.url) for one in links)

@@ -88,7 +88,7 @@ LOADS, OF_LOADS = {"training_view": "Expert load"}, "Every step, layer and exper
 OFFERED = [
     ("", {}, ["Findings", "Models"]),
     ("1_Token_routing", {}, ["Every token, layer and model"]),
-    ("3_Subset_ablation", {}, ["Curve", "Losses of every token"]),
+    ("3_Subset_ablation", {}, ["Loss by experts kept", "Losses of every token"]),
     ("4_Kernel", {}, []),
     ("6_Library", {}, []),
     ("7_Routing_difference", {}, []),

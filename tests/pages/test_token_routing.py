@@ -28,7 +28,6 @@ from tests.pages.opened import (
 )
 
 PAGE = "pages/1_Token_routing.py"
-ABLATION = "pages/3_Subset_ablation.py"
 SECONDS = 600
 AMONG = typical.among
 
@@ -133,11 +132,10 @@ def test_a_token_beyond_the_last_is_the_last_and_it_is_said():
     assert at.number_input(key="routing_token").value == last == looks(at)[0]["selected"]
 
 
-def test_pages_of_one_document_open_on_the_one_of_home(monkeypatch: pytest.MonkeyPatch):
+def test_the_page_opens_on_the_document_of_home(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(typical, "among", AMONG)
     usual = str(typical.document(library.comparison())["id"])
     assert opened().selectbox(key="routing_choice").value == usual
-    assert follow_link(ABLATION).selectbox(key="subset_document").value == usual
     domain = "court" if "court" not in usual else "garden"  # one that it is not of
     narrowed = opened(routing_domain=domain).selectbox(key="routing_choice").value
     assert narrowed == f"heldout-{domain}-0"

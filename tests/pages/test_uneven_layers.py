@@ -107,7 +107,7 @@ def test_home_counts_each_layer_by_its_own_experts(uneven: Path):
         carried = falling.cumsum(axis=1)
         halves.append((carried < carried[:, -1:] / 2).sum(axis=1) + 1)
     assert f"goes to **{np.mean(halves):.1f}**" in words(at)
-    assert "of 11 to 15 experts in EMO" in words(at)
+    assert "of 11 to 15 experts (1 more serves all tokens) in EMO" in words(at)
     assert "all 12 to 16 experts a layer" in words(at)
     assert "With all 12 to 16 experts" in words(at)
     even = [shape for shape in charts(at)[0]["layout"]["shapes"] if shape["x0"] == 6.5]
@@ -140,7 +140,10 @@ def test_models_that_differ_in_a_layer_stand_side_by_side(
     sentence = "EMO has 11 routed experts in layer 0 and Standard MoE 15, so numbers of experts"
     with shown(folder):
         home = words(follow_link(""))
-        assert "of 11 to 15 experts in EMO" in home and "of 15 experts in Standard MoE" in home
+        assert (
+            "of 11 to 15 experts (1 more serves all tokens) in EMO" in home
+            and "of 15 experts (1 more serves all tokens) in Standard MoE" in home
+        )
         assert "With all experts, the loss in nats a token" in home
         clusters = follow_link(CLUSTERS, cluster_level="Documents")
         assert len(sent_maps(clusters)["panels"]) == 2 and "in EMO" in words(clusters)
@@ -362,7 +365,7 @@ def test_the_curves_say_the_experts_of_every_layer(uneven: Path, small: Path):
 
 
 def test_every_page_shows_layers_narrower_than_top_k(small: Path):
-    assert "of 2 to 15 experts in EMO" in words(follow_link(""))
+    assert "of 2 to 15 experts (1 more serves all tokens) in EMO" in words(follow_link(""))
     assert "of 2 to 15 experts in EMO" in words(follow_link(ROUTING, routing_layer="1"))
     assert "Clusters of single tokens agree" in words(follow_link(CLUSTERS))
     own = {"subset_document": "own", "subset_text": "the anchor and a rope"}

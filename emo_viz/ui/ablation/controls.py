@@ -14,7 +14,7 @@ from emo_viz.analysis.curves import (
 from emo_viz.analysis.widths import in_words
 from emo_viz.figures.ablation import Measure
 from emo_viz.figures.kept import beside
-from emo_viz.server import assets, library, typical
+from emo_viz.server import assets, library
 from emo_viz.ui.ablation import grid
 from emo_viz.ui.ablation.page import (
     ALL_DOMAINS,
@@ -39,6 +39,7 @@ DEFAULT_KEEP = 16
 OWN_LABEL = "Your own text …"
 NO_CURVES = "No curves over many documents have been measured here of these models"
 MEASURES: dict[str, Measure] = {"Loss increase": "increase", "Loss": "loss"}
+READS_WELL = "recipes"  # a domain whose texts the small models go on with in whole sentences
 LOW_FIELD = 80  # pixels: the text and the curve below it stay in sight
 METHOD_LABELS = {
     ROUTER_PROBABILITY: "Router probability",
@@ -158,7 +159,7 @@ def _choose_document(study: Study, domain: str | None) -> str:
     labels = _document_labels(study.documents, key, domain)
     ids = list(labels)
     kind = one_of("document", [OWN, *ids], always=True)
-    usual = typical.among(ids, study.runs)
+    usual = _reads_well(study, ids)
     links.enter(DOCUMENT, kind, usual)
     # One container, so that a narrow page keeps the buttons beside the document.
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small", width=370):
@@ -174,6 +175,18 @@ def _choose_document(study: Study, domain: str | None) -> str:
         _step_button(ids, -1)
         _step_button(ids, +1)
     return chosen
+
+
+def _reads_well(study: Study, ids: list[str]) -> str:
+    """The document that is shown first."""
+    documents = study.documents
+    fitting = beside(
+        documents,
+        ("reads well", READS_WELL),
+        lambda: documents.loc[documents["domain"] == READS_WELL, "id"].tolist(),
+    )
+    known = set(ids)
+    return next((str(each) for each in fitting if each in known), ids[0])
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
