@@ -142,6 +142,7 @@ def together(runs: Comparison, times: Mapping[str, Floats], orders: Mapping[str,
             x=[f"{e}" for e in order],
             y=[f"{e}" for e in order],
             coloraxis="coloraxis",
+            hoverongaps=False,  # an expert beside itself
             hovertemplate=f"{label_of(run)}<br>experts %{{y}} and %{{x}}: 2^%{{z:.1f}} times "
             "independence<extra></extra>",
             row=1,
