@@ -218,7 +218,7 @@ def test_a_small_map_shows_where_tokens_of_the_domain_lie(own: Path):
         assert domain in domains[found]
     assert (kept.domains[integers(small["own"], "<u2")] == "court").all()
     assert "coloured: court" in small["says"]
-    assert small["address"] == "Document_clusters?cluster_domain=court"
+    assert small["page"] == "Document_clusters" and small["way"] == {"cluster_domain": "court"}
     (own / "analysis" / "token_map.npz").unlink()
     assert first(follow_link(""))["map"] is None
 

@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from emo_viz.ui.parts.selection import Selection
 from emo_viz.ui.shell import picture, viewed
 from emo_viz.ui.shell.address import checked
 from emo_viz.ui.shell.viewed import Control
@@ -20,7 +21,9 @@ def test_a_line_has_the_parts_that_are_of_all_of_a_page():
 
 def test_what_only_the_app_can_read_is_not_said():
     kind = checked("The link names {asked}.", str)
-    st.session_state["address_held"] = {"x": ("x", kind, "/a/path", "")}
+    selected = Selection("cluster_selection")._kind(["a", "b"], "documents")
+    held = {"x": ("x", kind, "/a/path", ""), "y": ("y", selected, "bits-f4-eNqb", "")}
+    st.session_state["address_held"] = held
     try:
         assert viewed.controls() == []
     finally:

@@ -42,6 +42,11 @@ def test_what_is_no_session_is_refused_in_one_sentence(data: bytes):
         session_file.read(data)
 
 
+def test_an_older_file_knows_a_page_by_its_name_of_then():
+    data = session_file.text("EMO Viz", {"EMO Viz": {"home_k": ["32"]}}).encode()
+    assert session_file.read(data) == ("Overview", {"Overview": {"home_k": ["32"]}})
+
+
 def test_another_version_and_a_large_file_have_sentences_of_their_own():
     with pytest.raises(ValueError, match="another version"):
         session_file.read(session(emo_viz_session=2))

@@ -1,5 +1,6 @@
 const NONE = 65535;
-const OPENED = '[role="dialog"], [data-testid="stPopoverBody"]'; // Escape closes that first
+// What Escape closes first.
+const OPENED = '[role="dialog"], [data-baseweb="popover"], [data-testid="stPopoverBody"]';
 const STEP_MS = 420; // of the notches while it plays
 const SEND_AFTER_MS = 300; // of rest: a drag is one choice
 const REVEAL_MS = 1500; // from the first row to the last
@@ -51,11 +52,16 @@ class First {
     });
     this.watch.observe(place);
     this.shown = 1; // the share of the rows that is drawn
-    this.hear = () => this.take(window.emoVizFirst);
+    this.hear = () => {
+      map?.leads(window.emoVizFirst?.slots ?? {});
+      this.take(window.emoVizFirst);
+    };
     document.addEventListener("emo-viz-first", this.hear);
     this.letGo = (event) => {
       if (event.key !== "Escape" || event.defaultPrevented || this.kept === null) return;
-      if (!document.querySelector(OPENED)) this.keep(null, this.runs[0]);
+      if (document.querySelector(OPENED)) return;
+      event.preventDefault();
+      this.keep(null, this.runs[0]);
     };
     document.addEventListener("keydown", this.letGo);
     this.hear();
@@ -438,10 +444,13 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".first");
   const send = (event) => setTriggerValue("moved", event);
   const before = drawn.get(root);
-  if (before && before.data.key === data.key) {
-    before.send = send;
-    return;
+  if (before && before.data.key === data.key) before.send = send;
+  else {
+    before?.end();
+    drawn.set(root, new First(root, data, send));
   }
-  if (before) before.end();
-  drawn.set(root, new First(root, data, send));
+  return () => {
+    drawn.get(root)?.end();
+    drawn.delete(root);
+  };
 }

@@ -7,7 +7,6 @@ the slider without asking the server. Tokens reach the page as data and are writ
 import hashlib
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import numpy as np
 import streamlit as st
@@ -21,7 +20,7 @@ from emo_viz.figures.theme import BETTER_NAME, MARKED_CHANGE, WORSE_NAME, colour
 from emo_viz.ui.home import position, sampled
 from emo_viz.ui.parts.player import PLAYER_CSS, PLAYER_JS
 from emo_viz.ui.parts.together import in_each
-from emo_viz.ui.shell import routes, slots, subjects
+from emo_viz.ui.shell import routes, subjects
 from emo_viz.ui.shell.component import component, packed
 from emo_viz.ui.shell.words import count, escape_markdown, rest_cut, share, visible
 
@@ -96,7 +95,6 @@ def _map(runs: Comparison, domain: str) -> Part | None:
     if found is None or domain not in found.domains:
         return None
     words, all_of_them = subjects.in_words(domain), len(set(found.domains.tolist()))
-    way = slots.params() | {routes.CLUSTER_DOMAIN: domain}
     return {
         "places": [figures.map_of(found.places[run.id]) for run in runs],
         "own": figures.rows_of(found.domains == domain),
@@ -104,7 +102,8 @@ def _map(runs: Comparison, domain: str) -> Part | None:
         "says": f"{count(len(found.domains), 'token')} of {count(all_of_them, 'domain')}, placed "
         f"by routing; coloured: {visible(words)}.",
         "does": "Open in Document clusters",
-        "address": f"{routes.address(routes.CLUSTERS)}?{urlencode(way)}",
+        "page": routes.address(routes.CLUSTERS),
+        "way": {routes.CLUSTER_DOMAIN: domain},
     }
 
 

@@ -12,7 +12,7 @@ import streamlit as st
 from emo_viz.analysis.glance import Glance, Glances
 from emo_viz.analysis.runs import Comparison
 from emo_viz.ui.parts.heard import hear, heard
-from emo_viz.ui.shell import at_home, links, routes
+from emo_viz.ui.shell import at_home, links, routes, slots
 from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.component import component
 
@@ -46,6 +46,7 @@ def tell(runs: Comparison, found: Glances, start: int, key: str) -> None:
             "layer": layers.index(layer),
             "token": None if token is None else token - 1,
             "heard": heard(KEY),
+            "slots": slots.params(),  # this visitor's; the picture is everybody's
         },
     )
 

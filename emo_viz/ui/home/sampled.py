@@ -49,6 +49,8 @@ def _sampled(path: Path, key: str, _domains: pd.Series) -> Sampled:
     whole = load_token_map(path)
     if whole.sample.documents.max(initial=0) >= len(_domains):
         raise ValueError("The token map is of other documents.")
+    if not len(whole.sample.documents):
+        raise ValueError("The token map has no tokens.")
     domains = _domains.to_numpy(str)[whole.sample.documents]
     rows = _even(domains)
     places = {run: own[rows] for run, own in whole.places.items()}

@@ -27,9 +27,10 @@ function follow(link, event) {
 // A map of tokens for each run, in one link. It does not change with the slider: drawn once a size.
 class SmallMap {
   constructor(parent, data, runs) {
-    const { title, says, does, address } = data;
+    const { title, says, does } = data;
     const link = make("a", parent, "map");
-    link.href = new URL(address, document.baseURI).href;
+    Object.assign(this, { link, data });
+    this.leads({});
     link.title = does;
     link.onclick = (event) => follow(link, event);
     make("span", link, "head", title);
@@ -43,6 +44,12 @@ class SmallMap {
     make("span", link, "told", says);
     make("span", link, "does", `${does} →`);
     this.own = [...new Uint16Array(bytes(data.own))];
+  }
+
+  // slots: of this visitor, which a link to another page carries.
+  leads(slots) {
+    const { page, way } = this.data;
+    this.link.href = new URL(`${page}?${new URLSearchParams({ ...slots, ...way })}`, document.baseURI);
   }
 
   paint() {

@@ -104,7 +104,9 @@ def answer(report: dict[str, Any], check: dict[str, Any] | None) -> None:
     if check is None:
         st.markdown(f"## {_compiled(report)} None was timed on a GPU.")
     else:
-        st.markdown(f"## {_speed(check) or _verdict(check)}")
+        speed = _speed(check)
+        verdict = _verdict(check) if _has_failed(check) or not speed else ""
+        st.markdown(f"## {' '.join(filter(None, (verdict, speed)))}")
 
 
 def _compiled(report: dict[str, Any]) -> str:
@@ -120,6 +122,10 @@ def _compiled(report: dict[str, Any]) -> str:
 
 def _device(check: Mapping[str, Any]) -> str:
     return escape_markdown(str(check["environment"].get("device", "an unknown GPU")))
+
+
+def _has_failed(check: Mapping[str, Any]) -> bool:
+    return any(row.get("passed") is False for row in _rows(check))
 
 
 def _verdict(check: Mapping[str, Any]) -> str:

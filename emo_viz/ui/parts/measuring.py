@@ -54,7 +54,8 @@ def _start(models: Models) -> None:
 
 def estimate(models: Models, passes: Mapping[str, int]) -> str:
     """How long so many passes of each run take, from how long one took just now."""
-    seconds = sum(passes.get(one.run, 0) * _pass_seconds(one, one.key) for one in models)
+    asked = [one for one in models if passes.get(one.run)]
+    seconds = sum(passes[one.run] * _pass_seconds(one, one.key) for one in asked)
     took = f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
     return f"{sum(passes.values()):,} passes over a document: about {took} on this machine."
 

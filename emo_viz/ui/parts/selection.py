@@ -46,7 +46,7 @@ class Selection:
 
         ask = f"The link selects {items} {{asked}}, which are not here; nothing is selected."
         return replace(
-            checked(ask, parse, items),
+            checked(ask, parse),  # no `what`: a reader cannot use the code
             fits=lambda code: decode(code, ids) is not None,
         )
 

@@ -13,7 +13,7 @@ from emo_viz.server import library, typical
 from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.reading import Chosen, Reading, say_absent
 from emo_viz.ui.parts.together import in_each
-from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell import links, routes, slots
 from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import count, escape_markdown, isolated, rest_cut, shorten, visible
 
@@ -85,10 +85,24 @@ def forget_selection() -> None:
 
 
 def swap_selection() -> None:
-    """A text of the other source has its own chosen token: the one that it was left with."""
-    state, left = st.session_state, st.session_state.get(_LEFT, (None, None))
-    state[_LEFT] = (state.get(TOKEN), state.get(EXPERT))
-    state[TOKEN], state[EXPERT] = left
+    """A text of the other source has its own chosen token: the one that it was left with, if it is
+    still that text in these runs."""
+    state, now = st.session_state, st.session_state[SOURCE]
+    before, token, expert = state.get(_LEFT, (None, None, None))
+    state[_LEFT] = (
+        _text_of(OWN if now == HELD_OUT else HELD_OUT),
+        state.get(TOKEN),
+        state.get(EXPERT),
+    )
+    state[TOKEN], state[EXPERT] = (token, expert) if before == _text_of(now) else (None, None)
+
+
+def _text_of(source: str) -> tuple[str, ...]:
+    """What tells the text of a source, as these runs read it, from others."""
+    key = FIELD.draft if source == OWN else DOCUMENT
+    state = st.session_state
+    chosen = state.get(key, state.get(f"{key}_kept"))  # a field that is not drawn is forgotten
+    return (source, str(chosen), *map(str, slots.params().items()))
 
 
 FIELD = OwnText("routing", routes.ROUTING_TEXT, forget_selection)

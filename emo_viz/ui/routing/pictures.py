@@ -19,7 +19,6 @@ from emo_viz.ui.shell.words import count, escape_markdown, isolated, share
 ONE, ALL, DIFFERENCE = "One layer", "All layers", "Difference"
 GROUP = "routing"
 PIXELS = 530
-NEUTRAL = "#7a7f87"
 AXIS = "Routed expert (id)"
 
 

@@ -8,7 +8,8 @@ const plotOf = (chart) => chart.querySelector(".js-plotly-plot");
 
 function prepare() {
   for (const chart of document.querySelectorAll(CHART)) {
-    if (chart.tabIndex === 0 || !plotOf(chart)) continue;
+    const plot = plotOf(chart);
+    if (chart.tabIndex === 0 || !plot?.calcdata || !walks(plot).length) continue;
     chart.tabIndex = 0;
     chart.setAttribute("aria-description", HELP);
   }
@@ -18,12 +19,16 @@ function prepare() {
 function marks(trace, calculated) {
   if (trace.type === "heatmap") return cells(calculated[0]);
   const isThere = ({ x, y }) => [x, y].every((each) => typeof each === "number" && each === each);
+  if (trace.type === "scattergl") return [given(trace).filter(isThere)];
   if (trace.type !== "bar") return [calculated.filter(isThere)];
   const bars = calculated.filter((mark) => typeof mark.s === "number");
   const ends = bars.map((mark) => ({ at: mark.p, end: mark.b + mark.s / 2 }));
   const across = trace.orientation === "h";
   return [ends.map(({ at, end }) => (across ? { x: end, y: at } : { x: at, y: end }))];
 }
+
+// What Plotly draws by WebGL it works out elsewhere; the pages give it numbers.
+const given = ({ x, y }) => [...y].map((value, i) => ({ x: x ? x[i] : i, y: value }));
 
 function cells({ x, y, z }) {
   const middle = (edges, i) => (edges[i] + (edges[i + 1] ?? edges[i])) / 2;
@@ -155,12 +160,14 @@ function show(chart, all, said) {
   point(plot, all[which], mark, ["mouseover", "mousemove"]);
   clearTimeout(chart.emoVizRead);
   chart.emoVizRead = setTimeout(() => {
+    if (!plot.isConnected || !plot._fullLayout) return;
     point(plot, all[which], mark, ["mousemove"]); // one that came too soon after another is dropped
     requestAnimationFrame(() => read(plot, said));
   }, LABEL_MS);
 }
 
 function leave(chart, all) {
+  clearTimeout(chart.emoVizRead);
   const { walk: which, row, column } = chart.emoVizMark;
   point(plotOf(chart), all[which], all[which].rows[row][column], ["mouseout"]);
   chart.emoVizMark = null;
@@ -176,17 +183,19 @@ export default function ({ parentElement }) {
   };
   const onBlur = (event) => {
     const chart = event.target instanceof Element && event.target.closest(CHART);
-    const all = chart && chart.emoVizMark ? walks(plotOf(chart)) : [];
+    const plot = chart && chart.emoVizMark && plotOf(chart);
+    const all = plot?._fullLayout ? walks(plot) : [];
     if (all.length && there(all, chart.emoVizMark)) leave(chart, all);
   };
+  parentElement.emoVizUndo?.(); // of an earlier run of this: Streamlit calls the last one's alone
   prepare();
   const watch = new MutationObserver(prepare);
   watch.observe(document.body, { childList: true, subtree: true });
   document.addEventListener("keydown", onKey, true);
   document.addEventListener("focusout", onBlur);
-  return () => {
+  return (parentElement.emoVizUndo = () => {
     watch.disconnect();
     document.removeEventListener("keydown", onKey, true);
     document.removeEventListener("focusout", onBlur);
-  };
+  });
 }

@@ -85,7 +85,8 @@ function letGo(event) {
   list.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
 }
 
-export default function ({ data }) {
+export default function ({ data, parentElement }) {
+  parentElement.emoVizUndo?.(); // of an earlier run of this: Streamlit calls the last one's alone
   const onKey = (event) => {
     if (event.defaultPrevented || event.isComposing) return;
     if (event.altKey || event.ctrlKey || event.metaKey) return;
@@ -136,11 +137,11 @@ export default function ({ data }) {
   document.addEventListener("keydown", onKey);
   document.addEventListener("mousedown", onPress, true);
   document.body.addEventListener("click", onClick);
-  return () => {
+  return (parentElement.emoVizUndo = () => {
     document.removeEventListener("input", onInput, true);
     document.removeEventListener("keydown", onEscape, true);
     document.removeEventListener("keydown", onKey);
     document.removeEventListener("mousedown", onPress, true);
     document.body.removeEventListener("click", onClick);
-  };
+  });
 }

@@ -164,6 +164,7 @@ class Seen {
     const style = getComputedStyle(element), box = element.getBoundingClientRect();
     const own = opacity * number(style.opacity), name = element.localName;
     if (!inside(box, clip) && !within(element).length) return;
+    if (["svg", "canvas", "input"].includes(name) && !inside(box, clip)) return;
     if (name === "svg") return this.put(ofSvg(element), box);
     if (name === "input") return this.put(ofRange(element), box);
     if (name === "canvas") this.put(ofCanvas(element, own), box);

@@ -104,7 +104,10 @@ def _inline(text: str) -> str:
 
 def _without_folders(match: re.Match[str]) -> str:
     path = Path(match[0])
-    is_here = Path(*path.parts[:2]).is_dir()
+    try:
+        is_here = Path(*path.parts[:2]).is_dir()
+    except OSError:  # no name that a disk could hold
+        is_here = False
     return f"\u2026/{path.name}" if is_here else match[0]
 
 

@@ -4,12 +4,14 @@ A report is a file of its own, in which nothing else would keep a script away.
 """
 
 import html
+import re
 from html.parser import HTMLParser
 
 TAGS = {"div", "span", "p", "b", "strong", "i", "em", "small", "sub", "sup", "br", "ul", "ol", "li"}
 TABLE = {"table", "thead", "tbody", "tr", "th", "td"}
 ATTRIBUTES = {"title", "dir", "lang", "aria-hidden", "colspan", "rowspan"}
 VOID = {"br"}
+LOADS = re.compile(r"url|image|src|import|\\", re.IGNORECASE)  # or could be written to
 SILENT = {"style", "script", "template"}  # what is in them is no text
 
 
@@ -50,6 +52,5 @@ def _safe(attrs: list[tuple[str, str | None]]) -> list[tuple[str, str]]:
     return [
         (name, value)
         for name, value in attrs
-        if value is not None
-        and (name in ATTRIBUTES or name == "style" and "url" not in value.lower())
+        if value is not None and (name in ATTRIBUTES or name == "style" and not LOADS.search(value))
     ]

@@ -43,7 +43,7 @@ def _config(one: Any) -> dict[str, dict[str, Any]]:
 
 def _as_shown(frame: pd.DataFrame, config: dict[str, dict[str, Any]]) -> pd.DataFrame:
     columns = [config.get(str(name), {}) for name in frame.columns]
-    kept = [at for at, own in enumerate(columns) if not own.get("hidden")]
+    kept = [at for at, own in enumerate(columns) if not own.get("hidden") and not _is_button(own)]
     shown = pd.DataFrame(index=frame.index)
     for at in kept:
         kind = columns[at].get("type_config") or {}
@@ -53,9 +53,14 @@ def _as_shown(frame: pd.DataFrame, config: dict[str, dict[str, Any]]) -> pd.Data
     return shown
 
 
+def _is_button(own: dict[str, Any]) -> bool:
+    """A column of what is pressed, which says nothing."""
+    return (own.get("type_config") or {}).get("type") == "button"
+
+
 def _html(value: Any, kind: dict[str, Any]) -> Any:
     """One value as HTML; kind: what the page says of its column."""
-    if value is None or isinstance(value, float) and value != value:
+    if pd.api.types.is_scalar(value) and pd.isna(value):
         return NOTHING
     if kind.get("type") == "link":
         shown = kind.get("display_text") or value

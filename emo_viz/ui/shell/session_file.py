@@ -20,6 +20,8 @@ NO_SESSION = "This is no session file of EMO Viz; nothing was changed."
 TOO_LARGE = f"A session file has at most {MOST_BYTES // 1000:,} kB; nothing was changed."
 _PROBLEM, _OPENED, _TRIED = "session_problem", "session_opened", "session_tried"
 
+RENAMED = {"EMO Viz": "Overview"}  # what pages were called when older files were saved
+
 Addresses = dict[str, dict[str, list[str]]]
 
 
@@ -47,7 +49,7 @@ def read(data: bytes) -> tuple[str, Addresses]:
     page, addresses = fields.get("page"), fields.get("addresses")
     if not isinstance(page, str):
         raise ValueError(NO_SESSION)
-    return page, _addresses(addresses)
+    return RENAMED.get(page, page), _addresses(addresses)
 
 
 def controls(page: str) -> None:
@@ -98,7 +100,7 @@ def _addresses(found: Any) -> Addresses:
     """What a file says of pages. Raises ValueError if it is not of that form."""
     try:
         texts = {
-            page: {name: list(values) for name, values in address.items()}
+            RENAMED.get(page, page): {name: list(values) for name, values in address.items()}
             for page, address in found.items()
         }
     except (AttributeError, TypeError) as error:
