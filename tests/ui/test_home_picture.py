@@ -20,7 +20,7 @@ def test_another_name_or_colour_of_the_same_run_is_drawn(monkeypatch: pytest.Mon
     monkeypatch.setattr(
         first,
         "picture",
-        lambda runs, _: {"runs": [(run.label, colour_of(run)) for run in runs], "start": 0},
+        lambda runs, *_: {"runs": [(run.label, colour_of(run)) for run in runs], "start": 0},
     )
     found = SimpleNamespace(runs=dict.fromkeys(("emo-nano", "x"), None))
     alone = compare([Run("x", "One")])

@@ -85,6 +85,8 @@ def test_the_places_of_files_are_no_part_of_a_report(tmp_path):
     said = markdown(
         f"It lies in {escape_markdown(str(lies))} (EMO\\_VIZ), 3 tokens/s/x, /a/b, **x**."
     )
+    long = f"/{'x' * 300}/y"
+    assert markdown(f"At {long}.") == f"<p>At {long}.</p>", "no disk has such a name"
     assert said == "<p>It lies in …/mine (EMO_VIZ), 3 tokens/s/x, /a/b, <strong>x</strong>.</p>"
 
 
@@ -96,8 +98,10 @@ def small_table() -> None:
     frame["p"], frame["n"], frame["h"] = [0.0157, 1.0], [1234, 5], [1, 2]
     frame["f"], frame["l"] = [-0.00001, 1 / 3], [1234.56789, 5.0]
     frame["w"] = ['Search?x="1"&y=2', None]
+    frame["b"] = ":material/open_in_new:"
     frame.index = [7, 9]
     config = {
+        "b": st.column_config.ButtonColumn(key="pressed", on_click=lambda: None),
         "s": st.column_config.NumberColumn("Share", format="%.1f %%"),
         "p": st.column_config.NumberColumn(format="percent"),
         "n": st.column_config.NumberColumn(format="localized"),

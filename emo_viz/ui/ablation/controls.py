@@ -31,7 +31,7 @@ from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.address import one_of, whole_number
-from emo_viz.ui.shell.words import isolated, shorten, visible
+from emo_viz.ui.shell.words import isolated, opening
 
 DOMAIN, METHOD, KEEP = routes.SUBSET_DOMAIN, routes.SUBSET_METHOD, routes.SUBSET_KEEP
 DOCUMENT, TOKEN, VIEW = routes.SUBSET_DOCUMENT, routes.SUBSET_TOKEN, routes.SUBSET_VIEW
@@ -197,15 +197,11 @@ def _document_labels(_documents: pd.DataFrame, key: str, domain: str | None) -> 
     """
     shown = _documents if domain is None else _documents[_documents["domain"] == domain]
     return {
-        document: f"{number}. {isolated(_opening(text))}"
+        document: f"{number}. {isolated(opening(text, 70))}"
         for number, (document, text) in enumerate(
             zip(shown["id"], shown["text"], strict=True), start=1
         )
     }
-
-
-def _opening(text: str) -> str:
-    return shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), 70)
 
 
 def _step_button(ids: list[str], step: int) -> None:

@@ -122,7 +122,8 @@ def _whole(own: dict[int, str]) -> str:
 def visible_lines(text: str) -> str:
     """A text whose lines stay lines, and whose other controls are signs.
 
-    What stops inside a sentence goes on: the models were asked for so many tokens.
+    What does not end as a sentence does is marked as cut: nearly always the models had no more
+    tokens to write it.
     """
     lines = [visible(line) for line in text.strip().splitlines()]
     goes_on = bool(lines) and not lines[-1].rstrip(CLOSING).endswith(SENTENCE_ENDS)

@@ -21,7 +21,7 @@ from emo_viz.ui.parts import freshness, together
 from emo_viz.ui.parts.freshness import OUT_OF_DATE
 from emo_viz.ui.parts.reader import loss_column
 from emo_viz.ui.shell import missing
-from emo_viz.ui.shell.words import count, escape_markdown, shorten, visible
+from emo_viz.ui.shell.words import count, escape_markdown
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
@@ -103,11 +103,6 @@ class Data:
         """ "1,104 documents, 269,935 tokens" """
         tokens = int(self.documents["n_tokens"].sum())
         return f"{count(len(self.documents), 'document')}, {count(tokens, 'token')}"
-
-
-def opening(text: str) -> str:
-    """The first words of a document on one line."""
-    return shorten(" ".join(visible(text[:240]).replace("↵", " ").split()), FIRST_WORDS)
 
 
 def load_data() -> Data:

@@ -22,7 +22,7 @@ from emo_viz.figures.clusters import (
 )
 from emo_viz.figures.theme import chart_config, colour_of
 from emo_viz.ui.clusters import quality
-from emo_viz.ui.clusters.data import Data, opening
+from emo_viz.ui.clusters.data import FIRST_WORDS, Data
 from emo_viz.ui.clusters.documents import (
     CLUSTER,
     DOMAIN,
@@ -49,7 +49,7 @@ from emo_viz.ui.parts.reader import loss_column
 from emo_viz.ui.parts.selection import Rows, Selection
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import routes
-from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, share
+from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, opening, share
 
 SELECTION = Selection(routes.CLUSTER_SELECTION)
 MARKER_SIZE = 7
@@ -117,7 +117,7 @@ def _sent(
         maps.channel(SELECTION),
         [_panel(data, view, found, run, points[run.id], method) for run in data.runs],
         [Fact("Domain", codes, [str(each) for each in names])],
-        [opening(text) for text in data.documents["text"]],
+        [opening(text, FIRST_WORDS) for text in data.documents["text"]],
         data.documents["id"].tolist(),
         "documents",
         method,
@@ -339,7 +339,7 @@ def _listing(
     return pd.DataFrame(
         {
             "domain": table["domain"],
-            "opening": [opening(text) for text in table["text"]],
+            "opening": [opening(text, FIRST_WORDS) for text in table["text"]],
             **clusters,
             "tokens": table["n_tokens"],
             **{loss_column(run): table[loss_column(run)] for run in data.runs.ids},

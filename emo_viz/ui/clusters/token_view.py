@@ -24,7 +24,7 @@ from emo_viz.figures.clusters import (
 from emo_viz.figures.theme import chart_config, colour_of
 from emo_viz.server import commands
 from emo_viz.ui.clusters import quality, ranked, sampled, tokens
-from emo_viz.ui.clusters.data import Data, opening
+from emo_viz.ui.clusters.data import FIRST_WORDS, Data
 from emo_viz.ui.clusters.documents import CLUSTER, DOMAIN, ENTROPY, EXPERT, SOURCE, SPREAD, UMAP
 from emo_viz.ui.clusters.tokens import TOKEN, Tokens, View
 from emo_viz.ui.parts import export, maps, reader, rows_to_open
@@ -33,7 +33,7 @@ from emo_viz.ui.parts.point_maps import Fact, Panel, payload
 from emo_viz.ui.parts.selection import Rows, Selection
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import missing, routes
-from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, share, visible
+from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, opening, share, visible
 
 SELECTION = Selection(routes.CLUSTER_TOKENS)
 MARKER_SIZE = 5
@@ -226,7 +226,7 @@ def _ranked(data: Data, found: Tokens, view: View, rows: Rows | None) -> None:
     documents = data.documents.set_index("id")["text"]
     held = [] if rows is None else found.table["document"].iloc[rows].unique()
     shown = f"{found.size} · {_shown(view, rows)}"
-    ranked.show(found, rows, documents[held].map(opening), shown)
+    ranked.show(found, rows, documents[held].map(lambda text: opening(text, FIRST_WORDS)), shown)
 
 
 def _clusters(found: Tokens, view: View) -> None:

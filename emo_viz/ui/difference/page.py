@@ -29,15 +29,7 @@ from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.same_experts import BY_USE, ways
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, missing, routes
-from emo_viz.ui.shell.words import (
-    count,
-    escape_markdown,
-    interval,
-    isolated,
-    share,
-    shorten,
-    visible,
-)
+from emo_viz.ui.shell.words import count, escape_markdown, interval, isolated, opening, share
 
 HELD_OUT, OWN = "Held-out documents", routes.OWN_SOURCE
 ALL_DOMAINS = "All domains"
@@ -326,13 +318,9 @@ def _recorded(choice: Choice, sides: Sides, layers: Layers, row: Any) -> Found:
 def _titles(texts: Mapping[str, str]) -> dict[str, str]:
     """A numbered opening of each document; the number keeps equal openings apart."""
     return {
-        document: f"{number}. {isolated(_opening(text))}"
+        document: f"{number}. {isolated(opening(text, OPENING))}"
         for number, (document, text) in enumerate(texts.items(), start=1)
     }
-
-
-def _opening(text: str) -> str:
-    return shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), OPENING)
 
 
 def _some(row: Any, documents: pd.DataFrame) -> pd.DataFrame:

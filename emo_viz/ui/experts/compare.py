@@ -16,7 +16,6 @@ from emo_viz.ui.parts import export
 from emo_viz.ui.parts.known import Data, Known, Place
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, routes
-from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import escape_markdown, share, token_label
 
 NARROWEST, MOST_TOKENS = 400, 12
@@ -55,16 +54,16 @@ def _run(row: Any, data: Data, own: str) -> str:
     if len(ids) == 1:
         return own
     labels = {each: data.known[each].run.label for each in ids}
-    which = one_of("run of the expert beside it", ids)
-    links.enter(routes.EXPERT_OTHER_RUN, which, own)
-    picked = row.segmented_control(
+    return links.choice(
+        row,
         "Compare with one of",
         ids,
+        routes.EXPERT_OTHER_RUN,
+        own,
+        what="run of the expert beside it",
+        said=str,
         format_func=labels.__getitem__,
-        required=True,
-        key=routes.EXPERT_OTHER_RUN,
     )
-    return links.leave(routes.EXPERT_OTHER_RUN, which, str(picked), own)
 
 
 def show(known: Known, place: Place, other: Known, chosen: Place) -> None:

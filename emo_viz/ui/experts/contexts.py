@@ -18,7 +18,7 @@ from emo_viz.ui.shell.words import (
     count,
     escape_html,
     escape_markdown,
-    shorten,
+    opening,
     token_label,
     visible,
 )
@@ -195,6 +195,4 @@ def documents_table(known: Known, place: Place) -> pd.DataFrame:
 
 
 def _opening(known: Known, row: int) -> str:
-    text = text_of_trace(known, row)[:200]
-    said = " ".join(visible(text).replace("↵", " ").split())
-    return shorten(said, 60) if said else known.use.ids[row]
+    return opening(text_of_trace(known, row), 60) or known.use.ids[row]

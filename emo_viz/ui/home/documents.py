@@ -107,11 +107,12 @@ def _all(table: pd.DataFrame, titles: dict[str, str], domain: str, document: str
         words = subjects.in_words
         domain = st.selectbox("Domain", known, at, words, key=f"home_domain_{document}", width=160)
     own: Sequence[str] = table.loc[table["domain"] == domain, "id"].tolist()
+    places = {one: place for place, one in enumerate(own, start=1)}  # titles may be alike
     key = f"home_all_{document}_{domain}"
     st.selectbox(
         f"All {count(len(own), 'document')}",
         own,
-        format_func=lambda one: shorten(titles[one], TITLE),
+        format_func=lambda one: f"{places[one]}. {shorten(titles[one], TITLE)}",
         placeholder="Choose one",
         index=own.index(document) if document in own else None,
         key=key,

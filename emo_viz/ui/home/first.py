@@ -18,6 +18,7 @@ from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.figures import home as figures
 from emo_viz.figures.theme import BETTER_NAME, MARKED_CHANGE, WORSE_NAME, colour_of
 from emo_viz.ui.home import position, sampled
+from emo_viz.ui.home.sampled import Sampled
 from emo_viz.ui.parts.player import PLAYER_CSS, PLAYER_JS
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell import routes, subjects
@@ -44,7 +45,7 @@ def draw(runs: Comparison, found: Glances, key: str) -> None:
     own = [found.runs[run.id] for run in runs]
     small = sampled.tokens(runs)
     version = small.version if small else ""
-    start, of, data = _data(drawn, runs, found, f"{key} {version}")
+    start, of, data = _data(drawn, runs, found, small, f"{key} {version}")
     with st.container(gap=None):
         position.tell(runs, found, start, of)
         _COMPONENT(key=KEY, data=data, on_moved_change=position.taker(own, KEY))
@@ -52,16 +53,21 @@ def draw(runs: Comparison, found: Glances, key: str) -> None:
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _data(
-    drawn: tuple[tuple[Any, ...], ...], _runs: Comparison, _found: Glances, key: str
+    drawn: tuple[tuple[Any, ...], ...],
+    _runs: Comparison,
+    _found: Glances,
+    _small: Sampled | None,
+    key: str,
 ) -> tuple[int, str, bytes]:
     """The usual notch, a key of what is shown, and all that the browser needs; cached by what it is
     of. drawn: id, slot and label of each run, as a run's colour and name are drawn too."""
-    shown, of = picture(_runs, _found), hashlib.sha256(repr((drawn, key)).encode()).hexdigest()
+    shown = picture(_runs, _found, _small)
+    of = hashlib.sha256(repr((drawn, key)).encode()).hexdigest()
     return shown["start"], of, packed(shown | {"key": of})
 
 
-def picture(runs: Comparison, found: Glances) -> Part:
-    """The first screen of one run or two as data for the browser."""
+def picture(runs: Comparison, found: Glances, small: Sampled | None) -> Part:
+    """The first screen of one run or two as data for the browser; small: the map beside it."""
     own = [found.runs[run.id] for run in runs]
     first = own[0]
     drawn = [
@@ -71,7 +77,7 @@ def picture(runs: Comparison, found: Glances) -> Part:
     layers = position.layers_of(own)
     return {
         "runs": drawn,
-        "map": _map(runs, found.text.domain),
+        "map": _map(runs, small, found.text.domain),
         "notches": [_notch(runs, own, place) for place in range(len(first.keeps))],
         "start": _start(first),
         "layers": list(layers),
@@ -89,9 +95,8 @@ def picture(runs: Comparison, found: Glances) -> Part:
     }
 
 
-def _map(runs: Comparison, domain: str) -> Part | None:
+def _map(runs: Comparison, found: Sampled | None, domain: str) -> Part | None:
     """Where tokens of the text's domain lie among those of others; None where that is not known."""
-    found = sampled.tokens(runs)
     if found is None or domain not in found.domains:
         return None
     words, all_of_them = subjects.in_words(domain), len(set(found.domains.tolist()))

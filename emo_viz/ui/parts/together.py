@@ -6,7 +6,6 @@ import streamlit as st
 
 from emo_viz.analysis.runs import Aspect, Comparison, Run
 from emo_viz.ui.shell import links, routes
-from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import escape_markdown
 
 
@@ -24,12 +23,10 @@ def shown(runs: Comparison, *aspects: Aspect) -> Comparison:
 def one_of_them(runs: Comparison, why: str) -> Comparison:
     """The one of two runs that the visitor chooses. why: they do not stand side by side."""
     st.info(f"{escape_markdown(why)} One of them is shown.", icon=":material/compare_arrows:")
-    labels, kind = runs.labels, one_of("run", runs.ids)
-    links.enter(routes.RUN, kind, runs.first.id)
-    chosen = st.segmented_control(
-        "Run", runs.ids, format_func=labels.__getitem__, required=True, key=routes.RUN
+    labels = runs.labels
+    return runs.only(
+        links.choice(st, "Run", runs.ids, routes.RUN, said=str, format_func=labels.__getitem__)
     )
-    return runs.only(links.leave(routes.RUN, kind, str(chosen), runs.first.id))
 
 
 def say_left_out(sentences: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from emo_viz.ui.parts.reading import Chosen, Reading, say_absent
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell import links, routes, slots
 from emo_viz.ui.shell.address import one_of
-from emo_viz.ui.shell.words import count, escape_markdown, isolated, rest_cut, shorten, visible
+from emo_viz.ui.shell.words import count, escape_markdown, isolated, opening, rest_cut, shorten
 
 HELD_OUT, OWN = "Held-out document", routes.OWN_SOURCE
 ALL_DOMAINS = "All domains"
@@ -185,12 +185,9 @@ def _open_document(document: str) -> None:
 
 def _document_labels(ids: list[str], texts: Iterable[str]) -> dict[str, str]:
     """A numbered opening of each document; the number keeps equal openings apart."""
-    openings = (
-        shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), 90) for text in texts
-    )
     return {
-        document: f"{number}. {isolated(opening)}"
-        for number, (document, opening) in enumerate(zip(ids, openings, strict=True), start=1)
+        document: f"{number}. {isolated(opening(text, 90))}"
+        for number, (document, text) in enumerate(zip(ids, texts, strict=True), start=1)
     }
 
 

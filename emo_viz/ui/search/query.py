@@ -11,7 +11,7 @@ from emo_viz.server import searching
 from emo_viz.server.searching import Corpus, Searchable
 from emo_viz.ui.parts import text_links
 from emo_viz.ui.shell import links, routes
-from emo_viz.ui.shell.address import checked, one_of
+from emo_viz.ui.shell.address import checked
 
 WORDS, TOKEN, EXPERT = "Words", "Token", "Expert"
 DOCUMENT, DOMAIN = "Document", "Domain"
@@ -128,17 +128,15 @@ def _run(
     if len(known) == 1 or not (apart or tokens or kind == EXPERT):
         return known[0].id
     labels, ids = runs.labels, [run.id for run in known]
-    kind_of_run = one_of("run", ids)
-    links.enter(routes.SEARCH_RUN, kind_of_run, ids[0])
-    chosen = place.segmented_control(
+    return links.choice(
+        place,
         "Run",
         ids,
+        routes.SEARCH_RUN,
+        said=str,
         format_func=labels.__getitem__,
-        required=True,
-        key=routes.SEARCH_RUN,
         on_change=first_page,
     )
-    return links.leave(routes.SEARCH_RUN, kind_of_run, str(chosen), ids[0])
 
 
 def _domain(place: st.delta_generator.DeltaGenerator, corpus: Corpus) -> str | None:

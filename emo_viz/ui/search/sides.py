@@ -19,7 +19,7 @@ from emo_viz.ui.parts import text_links, together
 from emo_viz.ui.parts.own_text import MOST_CHARACTERS
 from emo_viz.ui.parts.pins import Pin
 from emo_viz.ui.parts.reading import Chosen, Reading, read
-from emo_viz.ui.shell.words import escape_markdown, shorten, visible
+from emo_viz.ui.shell.words import escape_markdown, opening, shorten, visible
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
@@ -56,17 +56,15 @@ def title(pin: Pin) -> str:
 def _title_of(pin: Pin) -> str:
     try:
         if pin.document is None:
-            return f"your text “{_opening(text_links.text_of(pin.text or '', MOST_CHARACTERS))}”"
+            return (
+                f"your text “{opening(text_links.text_of(pin.text or '', MOST_CHARACTERS), TITLE)}”"
+            )
         row = _known(pin.document)
     except ValueError:
         return "a text that is no longer here"
     if row is None:
         return shorten(visible(pin.document), TITLE)
     return f"{visible(row[0])} · {shorten(visible(row[1]), TITLE)}"
-
-
-def _opening(text: str) -> str:
-    return shorten(" ".join(visible(text[:200]).replace("↵", " ").split()), TITLE)
 
 
 def _known(document: str) -> tuple[str, str, str] | None:

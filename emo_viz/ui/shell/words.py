@@ -12,6 +12,7 @@ from emo_viz.analysis.bootstrap import Interval
 
 _NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u200b": "∅", "\ufeff": "∅"}
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
+OPENING_READ = 240  # characters of a text: more than any opening shows
 DOTTED_CIRCLE = "\u25cc"
 # Streamlit makes an icon of :material/home: even where its colons are escaped.
 _ICON = re.compile(r":(?=material/)")
@@ -85,6 +86,11 @@ def isolated(text: str) -> str:
 def shorten(text: str, limit: int) -> str:
     """`text`, or its first `limit` - 1 characters and an ellipsis."""
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def opening(text: str, limit: int) -> str:
+    """The first words of a text on one line."""
+    return shorten(" ".join(visible(text[:OPENING_READ]).replace("↵", " ").split()), limit)
 
 
 def count(number: int, noun: str) -> str:
