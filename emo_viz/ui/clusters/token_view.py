@@ -224,7 +224,7 @@ def _lacks_routing(runs: Comparison) -> str:
 def _ranked(data: Data, found: Tokens, view: View, rows: Rows | None) -> None:
     """The documents of the selected tokens, by the share of their sampled tokens selected."""
     documents = data.documents.set_index("id")["text"]
-    held = [] if rows is None else found.table["document"].iloc[rows].unique()
+    held = found.table["document"].iloc[[] if rows is None else rows].unique()
     shown = f"{found.size} · {_shown(view, rows)}"
     ranked.show(found, rows, documents[held].map(lambda text: opening(text, FIRST_WORDS)), shown)
 
@@ -243,7 +243,7 @@ def _clusters(found: Tokens, view: View) -> None:
         tab.dataframe(
             table,
             hide_index=True,
-            column_order=[each for each in table if each not in ("cluster", "domains")],
+            column_order=[str(each) for each in table if each not in ("cluster", "domains")],
             column_config=_CLUSTER_COLUMNS | {"share": _share_column(found)},
             alt=f"Clusters of {run.label} with their share of the tokens, domains and tokens",
         )
@@ -350,10 +350,10 @@ def _selected(found: Tokens, rows: Rows | None) -> str:
         own = {run: chosen[maps.cluster_column(run)].iloc[0] for run in found.runs.ids}
         clusters = in_each(found.runs, lambda run: f"cluster {escape_markdown(own[run])}")
         return f"1 token selected: {token} in {domain}; {clusters}"
-    domain, token = (chosen[each].value_counts(normalize=True) for each in ("domain", "token"))
-    frequent = escape_markdown(str(token.index[0]))
-    parts = [f"{share(domain.iloc[0])} {escape_markdown(str(domain.index[0]))}"]
-    parts.append(f"most frequent token {frequent} ({share(token.iloc[0])})")
+    domains, tokens = (chosen[each].value_counts(normalize=True) for each in ("domain", "token"))
+    frequent = escape_markdown(str(tokens.index[0]))
+    parts = [f"{share(domains.iloc[0])} {escape_markdown(str(domains.index[0]))}"]
+    parts.append(f"most frequent token {frequent} ({share(tokens.iloc[0])})")
     for run in found.runs:
         most = chosen[maps.cluster_column(run.id)].value_counts(normalize=True).iloc[0]
         parts.append(f"{share(most)} in one cluster of {name(run)}")

@@ -204,7 +204,7 @@ def _strongest(matrix: np.ndarray, names: Sequence[str]) -> str:
     """ "**80 %** (fiction and religion)": the pair with the largest value, in Markdown."""
     above = np.triu(np.ones_like(matrix, dtype=bool), 1)
     one, other = np.unravel_index(np.where(above, matrix, -1).argmax(), matrix.shape)
-    pair = f"{escape_markdown(names[one])} and {escape_markdown(names[other])}"
+    pair = f"{escape_markdown(names[int(one)])} and {escape_markdown(names[int(other)])}"
     return f"**{share(matrix[one, other])}** ({pair})"
 
 

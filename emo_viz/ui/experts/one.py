@@ -216,7 +216,8 @@ def _others(known: Known, place: Place) -> None:
     found = known.tokens
     layer = None if found is None else found.place(place[0])
     with st.grid(2, min_column_width=NARROWEST) as grid:
-        for number, what, key, table in () if layer is None else _near(found, layer, place[1]):
+        near = () if found is None or layer is None else _near(found, layer, place[1])
+        for number, what, key, table in near:
             with grid.cell():
                 st.markdown(f"**Neighbours** of its tokens in layer {number}, {what} it")
                 _table(known, number, table, key, "Gate weight", "Of all tokens")

@@ -66,8 +66,9 @@ def offered(runs: Comparison, document: str | None = None) -> list[Story]:
 def _row(runs: Comparison, document: str | None) -> pd.Series | None:
     try:
         documents = library.documents(runs.ids)
-        here = document is not None and (documents["id"] == document).any()
-        return library.row_of(documents, document) if here else typical.document(runs)
+        if document is None or not (documents["id"] == document).any():
+            return typical.document(runs)
+        return library.row_of(documents, document)
     except library.Missing:
         return None
 

@@ -338,7 +338,7 @@ def _measured_columns() -> dict[str, Any]:
 def _in_sight(shown: pd.DataFrame) -> list[str]:
     """What is the same in nearly all rows comes last, and what nothing has is left out."""
     last = [name for name in ("Layer", "Failed with") if name in shown and shown[name].any()]
-    return [name for name in shown if name not in ("Layer", "Failed with")] + last
+    return [str(name) for name in shown if name not in ("Layer", "Failed with")] + last
 
 
 def _speeds(check: Mapping[str, Any]) -> None:
