@@ -13,7 +13,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def saved(page: Page, button: str) -> bytes:
-    choice = page.get_by_test_id("stPopoverBody")
+    choice = page.get_by_role("dialog")
     with page.expect_download() as download:
         choice.get_by_role("button", name=button).click()
     expect(choice.get_by_role("status")).to_contain_text("is saved")
@@ -25,7 +25,7 @@ def opened(app_server: harness.Server, browser_page: Page) -> Page:
     """The page of differences with its export open."""
     harness.visit(browser_page, f"{app_server.url}/Routing_difference")
     main = browser_page.get_by_test_id("stMain")
-    harness.open_popover(browser_page, main.get_by_role("button", name="Export"))
+    main.get_by_role("button", name="Export").click()
     expect(browser_page.get_by_role("button", name="Experts in common as SVG")).to_be_visible()
     return browser_page
 
@@ -55,6 +55,6 @@ def test_a_png_is_the_same_picture_twice_as_large(opened: Page):
 
 def test_what_is_not_on_the_page_is_said(opened: Page):
     opened.evaluate("document.querySelector('.st-key-difference_agreement').remove()")
-    choice = opened.get_by_test_id("stPopoverBody")
+    choice = opened.get_by_role("dialog")
     choice.get_by_role("button", name="Experts in common as SVG").click()
     expect(choice.get_by_role("status")).to_have_text("Experts in common is not on the page now.")

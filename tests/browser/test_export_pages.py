@@ -94,8 +94,8 @@ def save_every_chart(page: Page, address: str, charts: int) -> str:
     main = page.get_by_test_id("stMain")
     if address.endswith("/Token_routing"):
         page.get_by_text("How it was measured").first.click()
-    harness.open_popover(page, main.get_by_role("button", name="Export").first)
-    choice, texts = page.get_by_test_id("stPopoverBody"), list[str]()
+    main.get_by_role("button", name="Export").first.click()
+    choice, texts = page.get_by_role("dialog"), list[str]()
     buttons = choice.get_by_role("button", name="as SVG")
     expect(buttons.first).to_be_visible()
     assert buttons.count() >= charts

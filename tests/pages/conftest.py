@@ -51,8 +51,9 @@ def models(tiny_assets: Path) -> dict[str, EmoForCausalLM]:
 
 @pytest.fixture
 def everything_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every popover whose content is made once it is opened."""
+    """Every popover and dialog whose content is made once it is opened; of a dialog on the page."""
     monkeypatch.setattr(opened, "is_open", lambda _: True)
+    monkeypatch.setattr(opened, "in_dialog", lambda place, label, title, fill, **_: fill())
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,10 @@
                  tables={"By layer": lambda: frame}, shown="24 documents of all domains")
 
 draws one button that opens the choice, which is made once it is opened: a page has several, and
-most visitors open none. A picture is drawn by the browser from what stands on the
-page: a Plotly chart, or what is seen of a component, under the Streamlit key of its element. It
-gets a legend and one line of provenance: runs, digests, and what the page's controls hold. A table
-is made only when it is asked for.
+most visitors open none. The choice is a dialog: many a table ends where the page does. A picture is
+drawn by the browser from what stands on the page: a Plotly chart, or what is seen of a component,
+under the Streamlit key of its element. It gets a legend and one line of provenance: runs, digests,
+and what the page's controls hold. A table is made only when it is asked for.
 """
 
 import io
@@ -68,22 +68,20 @@ def offer(
     that the page explains beside the picture.
     """
     code = file_name(name)
-    icon, key = ":material/download:", f"export_{code}"
-    choice = place.popover("Export", icon=icon, key=key, on_change="rerun")
-    if not opened.is_open(choice):
-        return
-    parts = line(runs, shown.rstrip("."))
-    said = joined(parts)
-    with choice:
-        if charts:
-            pictures = [{"title": title, "key": key} for title, key in charts.items()]
-            entries = [asdict(entry) for entry in legend]
-            data = {"name": code, "charts": pictures, "provenance": parts, "legend": entries}
-            _COMPONENT(key=f"export_pictures_{code}", data=data)
+
+    def choice() -> None:
+        parts = line(runs, shown.rstrip("."))
+        said = joined(parts)
+        _pictures(code, charts or {}, parts, legend)
         for title, make in (tables or {}).items():
             several = len(tables or {}) > 1
             _table(title, make, f"{code}-{file_name(title)}" if several else code, said)
         st.caption(escape_markdown(said))
+
+    icon, key = ":material/download:", f"export_{code}"
+    opened.in_dialog(
+        place, "Export", f"Export: {escape_markdown(name)}", choice, icon=icon, key=key
+    )
 
 
 def csv(frame: pd.DataFrame) -> bytes:
@@ -111,6 +109,16 @@ def parquet(frame: pd.DataFrame, said: str) -> bytes:
 def file_name(words: str) -> str:
     """Words as a safe file name: "Experts in common" becomes "experts-in-common"."""
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") or "export"
+
+
+def _pictures(
+    code: str, charts: Mapping[str, str], parts: Sequence[Any], legend: Sequence[Entry]
+) -> None:
+    if charts:
+        pictures = [{"title": title, "key": key} for title, key in charts.items()]
+        entries = [asdict(entry) for entry in legend]
+        data = {"name": code, "charts": pictures, "provenance": parts, "legend": entries}
+        _COMPONENT(key=f"export_pictures_{code}", data=data)
 
 
 def _table(title: str, make: Table, code: str, said: str) -> None:
