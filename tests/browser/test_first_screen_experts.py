@@ -117,3 +117,9 @@ def cells_are_walked_by_key(page: Page) -> None:
     expect(said).to_contain_text(re.compile(rf"^EMO; (?!{first})\w+ and {first}; 0\."))
     page.keyboard.press("PageDown")
     expect(said).to_contain_text(f"Standard MoE; {first} and {first}; 1.000")
+    with harness.rerun(page):
+        page.keyboard.press("p")
+    page.get_by_role("figure").first.focus()
+    page.keyboard.press("PageUp")
+    read_out = page.get_by_role("status").and_(said)  # what is hidden has no role
+    expect(read_out).to_contain_text(f"EMO; {first} and {first}; 1.000")

@@ -145,6 +145,32 @@ def test_the_side_bar_is_folded_on_a_narrow_window(
         button(page, "Copy link").click(trial=True)
         box = title.bounding_box()
         assert box is not None and box["y"] + box["height"] < 80
+        the_side_bar_goes_by_the_width_until_the_visitor_turns_it(page, open_bar)
+
+
+def the_side_bar_goes_by_the_width_until_the_visitor_turns_it(page: Page, is_open: bool) -> None:
+    link = page.get_by_test_id("stSidebar").get_by_role("link", name="Library")
+
+    def turned(width: int) -> None:
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_function(f"window.innerWidth === {width}")
+
+    def seen(in_sight: bool) -> None:
+        expect(link).to_be_in_viewport() if in_sight else expect(link).not_to_be_in_viewport()
+
+    for width in (900, 1440) if is_open else (1440, 900):
+        turned(width)
+        seen(width == 1440)
+    if is_open:
+        page.get_by_test_id("stSidebarHeader").hover()
+        page.get_by_test_id("stSidebarCollapseButton").get_by_role("button").click()
+    else:
+        page.get_by_test_id("stExpandSidebarButton").click()
+    seen(not is_open)
+    for width in (1440, 900) if not is_open else (900, 1440):
+        turned(width)
+        page.evaluate(harness.TWO_FRAMES)
+        seen(not is_open)
 
 
 BAR_COMES_LATER = """

@@ -15,8 +15,11 @@ _COMPONENT = component(
     css=".read { position: absolute; width: 1px; height: 1px; overflow: hidden; }",
     js=Path(__file__).with_suffix(".js").read_text(encoding="utf-8"),
 )
+# What is read out takes no room in the page.
+NO_ROOM = ".st-key-chart_keys { position: absolute; } "
 
 
 def listen() -> None:
-    """Let every chart of this page be walked; once a page."""
-    _COMPONENT(key="chart_keys", data={})
+    """Let every chart of this page be walked; once a page, where nothing is ever hidden: a screen
+    reader says nothing of the side bar while one presents."""
+    _COMPONENT(key="chart_keys", data={}, width="content")

@@ -45,6 +45,14 @@ CHIPS = (
     "span[data-tag][data-tag] { background: rgba(128, 132, 140, 0.24); color: inherit; } "
     "span[data-tag][data-tag] * { color: inherit; }"
 )
+STYLES = (
+    BOTH_DIRECTIONS,
+    CHIPS,
+    frame.HEARD_ALONE,
+    frame.AXES,
+    frame.TIGHT,
+    chart_keys.NO_ROOM,
+)
 ICON = Path(__file__).with_name("icon.png")
 
 
@@ -68,14 +76,14 @@ def page(title: str) -> Iterator[None]:
         glossary.popover()
         loaded = st.container()
         keys.listen()
-        chart_keys.listen()
-    st.html(f"<style>{BOTH_DIRECTIONS}{CHIPS}{frame.HEARD_ALONE}{frame.AXES}{frame.TIGHT}</style>")
+    st.html(f"<style>{''.join(STYLES)}</style>")
     first_line = st.container()
     with looks.one(), warm.drawing(), links.page(title), missing.said():
         frame.read()
         session_file.follow({label: path for path, label, _ in PAGES})
         with first_line:
             reported = frame.title(title)
+            chart_keys.listen()
         slots.choose(chosen)
         way = slots.params() | frame.params()
         for path, label, page_icon in PAGES:

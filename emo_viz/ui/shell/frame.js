@@ -3,6 +3,8 @@ const NARROW = 900, SAID_MS = 4000, HEARD_MS = 600;
 const SVG = "http://www.w3.org/2000/svg";
 const FIELD = 'input, textarea, select, [contenteditable]:not([contenteditable="false"])';
 const TOUCHES = ["pointerdown", "keydown"];
+const FOLD = '[data-testid="stSidebarCollapseButton"] button';
+const UNFOLD = '[data-testid="stExpandSidebarButton"]'; // of a bar that is folded alone
 const ICONS = {
   copy: "M10 14a4 4 0 0 0 6 .4l3-3a4 4 0 0 0-6-6l-1 1M14 10a4 4 0 0 0-6-.4l-3 3a4 4 0 0 0 6 6l1-1",
   undo: "M9 14 4 9l5-5M4 9h10a6 6 0 0 1 0 12h-3",
@@ -96,18 +98,27 @@ function build(root) {
   };
 }
 
-// Streamlit has no way to ask for a side bar that is folded on a narrow window alone.
-function foldOnce() {
+function press(what) {
+  const button = document.querySelector(what);
+  button?.click();
+  return button !== null;
+}
+
+// Streamlit has no way to ask for a side bar that is folded on a narrow window alone: it goes by the
+// window's width until the visitor folds or opens it.
+function foldByWidth() {
   if (window.emoVizFolded) return;
   window.emoVizFolded = true;
-  if (window.innerWidth > NARROW) return;
-  const fold = () => {
-    const button = document.querySelector('[data-testid="stSidebarCollapseButton"] button');
-    button?.click();
-    return button !== null;
-  };
-  if (fold()) return;
-  const watch = new MutationObserver(() => fold() && watch.disconnect()); // the bar may come later
+  const narrow = window.matchMedia(`(max-width: ${NARROW}px)`);
+  const follow = () => press(narrow.matches ? FOLD : UNFOLD);
+  const begin = () => !narrow.matches || press(FOLD);
+  narrow.addEventListener("change", follow);
+  document.addEventListener("click", (event) => {
+    const theirs = event.isTrusted && event.target.closest(`${FOLD}, ${UNFOLD}`);
+    if (theirs) narrow.removeEventListener("change", follow);
+  }, true);
+  if (begin()) return;
+  const watch = new MutationObserver(() => begin() && watch.disconnect()); // the bar may come later
   watch.observe(document.body, { subtree: true, childList: true });
 }
 
@@ -178,7 +189,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   buttons.present.setAttribute("aria-label", buttons.present.title);
   onlyTheirSteps(data.drawers);
   enable();
-  foldOnce();
+  foldByWidth();
   const onKey = (event) => shortcut(event, buttons);
   const quiet = tellHeadline(parentElement.querySelector(".heard"));
   document.addEventListener("keydown", onKey);
