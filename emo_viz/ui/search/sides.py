@@ -19,7 +19,8 @@ from emo_viz.ui.parts import text_links, together
 from emo_viz.ui.parts.own_text import MOST_CHARACTERS
 from emo_viz.ui.parts.pins import Pin
 from emo_viz.ui.parts.reading import Chosen, Reading, read
-from emo_viz.ui.shell.words import escape_markdown, opening, shorten, visible
+from emo_viz.ui.shell import links
+from emo_viz.ui.shell.words import count, escape_markdown, opening, shorten, visible
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
@@ -145,15 +146,26 @@ def sides(pins: tuple[Pin, Pin]) -> tuple[Side, Side]:
 
 def _live(models: Models, pin: Pin) -> Side:
     reading = read(models, Chosen(_text(pin), "", pin.document))
-    if pin.token is not None and pin.token > reading.num_tokens:
-        raise NotHere(
-            f"{escape_markdown(_title_of(pin))} has {reading.num_tokens:,} tokens, so the pinned "
-            f"token {pin.token:,} is not here."
-        )
+    pin = _within(pin, reading.num_tokens)
     routed = {run: _of_reading(reading, run) for run in reading.runs.ids}
     layers = {one.run: one.live.own_layers for one in models}
     name = escape_markdown(title(pin))
     return Side(pin, name, reading.pieces[1:], reading.runs, routed, layers)
+
+
+def _within(pin: Pin, tokens: int) -> Pin:
+    """The pin, or the last of the tokens for one beyond them, which is said: documents change, and
+    so do the models that cut them into tokens. Raises NotHere where there is none."""
+    if pin.token is None or pin.token <= tokens:
+        return pin
+    name = escape_markdown(_title_of(pin))
+    if not tokens:
+        raise NotHere(f"The pinned token {pin.token:,} is not here: {name} has no tokens.")
+    links.warn(
+        f"The pinned token {pin.token:,} is beyond the {count(tokens, 'token')} read of {name}; "
+        "the last of them is shown."
+    )
+    return replace(pin, token=tokens)
 
 
 def _text(pin: Pin) -> str:
@@ -206,13 +218,8 @@ def _of_traces(runs: Comparison, pin: Pin, rows: Mapping[str, tuple[int, int]], 
     traces = {run: library.trace(run) for run in runs.ids}
     routed = {run: _of_trace(trace, rows[run][at]) for run, trace in traces.items()}
     pieces = _pieces(traces[runs.first.id], rows[runs.first.id][at])
-    most = (
-        min(one.expert_ids.shape[1] for one in routed.values() if one.expert_ids is not None)
-        if pin.token
-        else 0
-    )
-    if pin.token and pin.token > most:
-        raise NotHere(f"{escape_markdown(_title_of(pin))} has only {most:,} recorded tokens.")
+    if pin.token:
+        pin = _within(pin, min(_tokens(one) for one in routed.values()))
     layers = {run: trace.manifest.model.own_layers for run, trace in traces.items()}
     return Side(pin, escape_markdown(title(pin)), pieces, runs, routed, layers)
 
@@ -224,6 +231,10 @@ def _of_trace(trace: "Trace", row: int) -> RoutedText:
             use = np.asarray(trace.activation[row], np.float64)
         return RoutedText(use / np.maximum(use.sum(axis=1, keepdims=True), 1e-12))
     return of_recorded(trace.recorded(row), trace.manifest.model)
+
+
+def _tokens(routed: RoutedText) -> int:
+    return 0 if routed.expert_ids is None else routed.expert_ids.shape[1]
 
 
 def _pieces(trace: "Trace", row: int) -> list[str]:
