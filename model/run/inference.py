@@ -10,7 +10,7 @@ V vocabulary.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -216,6 +216,13 @@ def router_probabilities(
     return np.concatenate(parts, axis=1)
 
 
+class Continuation(NamedTuple):
+    """What a model writes after a prompt. ended: by itself, and not for want of tokens."""
+
+    text: str
+    ended: bool
+
+
 def continue_text(
     model: EmoForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
@@ -223,7 +230,7 @@ def continue_text(
     max_new_tokens: int = 40,
     temperature: float = 0.0,
     seed: int = 0,
-) -> str:
+) -> Continuation:
     """What the model writes after a prompt: likeliest tokens, or sampled if temperature > 0.
 
     If `max_new_tokens` end inside a character, it is completed, or left out where the model does
@@ -245,7 +252,7 @@ def write_on(
     pad: int | None,
     temperature: float = 0.0,
     seed: int = 0,
-) -> str:
+) -> Continuation:
     """`continue_text` of a decoder of any family that takes `longest` tokens in all."""
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {}
 
@@ -263,16 +270,17 @@ def write_on(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         out_1T = write(prompt_1T, max_new_tokens)
-        asked = out_1T.shape[1]
+        asked = out_1T.shape[1] - prompt_1T.shape[1]
         for _ in range(MORE_BYTES):
             written = out_1T[0, prompt_1T.shape[1] :].tolist()
             whole = not _ends_inside_a_character(tokenizer, written)
             if whole or written[-1] == tokenizer.eos_token_id or out_1T.shape[1] >= longest:
                 break
             out_1T = write(out_1T, 1)
-    return _whole_characters(
-        tokenizer, out_1T[0, prompt_1T.shape[1] :].tolist(), asked - prompt_1T.shape[1]
-    )
+    written = out_1T[0, prompt_1T.shape[1] :].tolist()
+    room = max(1, min(max_new_tokens, longest - prompt_1T.shape[1]))
+    ended = len(written) < room or written[-1] == tokenizer.eos_token_id
+    return Continuation(_whole_characters(tokenizer, written, asked), ended)
 
 
 def _whole_characters(tokenizer: PreTrainedTokenizerBase, written: list[int], asked: int) -> str:

@@ -23,6 +23,7 @@ from model.families.groups import groups_of
 from model.run.checkpoint import is_of_other_family
 from model.run.inference import (
     NUM_NEXT,
+    Continuation,
     Encoded,
     Recording,
     continue_text,
@@ -140,7 +141,7 @@ class Live(ABC):
         experts: Experts = (),
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> str:
+    ) -> Continuation:
         """The text after a prompt, with some experts alone: see `inference.continue_text`."""
 
     def select(
@@ -202,7 +203,7 @@ class LiveEmo(Live):
         experts: Experts = (),
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> str:
+    ) -> Continuation:
         how = (tokens, temperature, seed)
         with self._cut(experts):
             return continue_text(self.model, self.tokenizer, token_ids, *how)
@@ -346,7 +347,7 @@ class LiveFamily(Live):
         experts: Experts = (),
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> str:
+    ) -> Continuation:
         with self._cut(experts):
             prompt_1T = torch.from_numpy(np.asarray(token_ids, dtype=np.int64))[None]
             prompt_1T = prompt_1T.to(self._recorder.device)

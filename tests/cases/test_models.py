@@ -160,8 +160,8 @@ def test_a_continuation_ends_with_a_whole_character(tokenizer, monkeypatch):
         return torch.cat([ids, torch.tensor([written])], 1)
 
     monkeypatch.setattr(model, "generate", generate)
-    text = continue_text(model, tokenizer, encode(tokenizer, "sun", 16).token_ids)
-    assert text == "rain "
+    found = continue_text(model, tokenizer, encode(tokenizer, "sun", 16).token_ids)
+    assert found.text == "rain "
 
 
 def test_tokens_of_half_a_character_can_be_told_apart(tokenizer):

@@ -176,10 +176,23 @@ class Script:
 
 def written(text, count, room=100, tail=()):
     """What continue_text makes of the bytes of `text`, a token each, after `count` of them."""
+    return continued(text, count, room, tail).text
+
+
+def continued(text, count, room=100, tail=()):
     tokenizer = bytes_bpe(vocab_size=259)
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert len(tokens) == len(text.encode())
     return continue_text(Script([*tokens, *tail], room), tokenizer, np.array([0]), count)
+
+
+@pytest.mark.parametrize(
+    ("count", "room", "tail", "ended"),
+    [(2, 100, (), False), (9, 3, (), False), (9, 100, (0,), True), (3, 100, (0,), True)],
+    ids=["as many as asked for", "no more room", "before the last", "with the last"],
+)
+def test_a_text_that_the_model_ends_is_told_from_one_that_is_cut(count, room, tail, ended):
+    assert continued("ab", count, room, tail).ended == ended
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])

@@ -377,7 +377,7 @@ def test_a_continuation_repeats_itself_for_a_seed_and_leaves_the_random_state(to
     ]
     assert texts[0] == texts[1] != texts[2]
     assert torch.equal(state, torch.random.get_rng_state())
-    assert isinstance(continue_text(model, tokenizer, np.array([0]), 3), str)
+    assert isinstance(continue_text(model, tokenizer, np.array([0]), 3).text, str)
 
 
 def test_loading_prints_nothing(checkpoint, capfd):

@@ -286,24 +286,24 @@ def test_each_model_goes_on_with_and_without_the_cut(tiny_assets, models):
         drawn = (prompt, live.NEW_TOKENS, live.TEMPERATURE, live.SEED)
         with apply_subset(models[name], select_experts(models[name], own, 5)):
             text = continue_text(models[name], tokenizer, *drawn)
-        assert written(at, 5)[label] == writing.visible_lines(text)
+        assert written(at, 5)[label] == writing.visible_lines(*text)
         whole = continue_text(models[name], tokenizer, *drawn)
-        assert written(at, 16)[label] == writing.visible_lines(whole)
+        assert written(at, 16)[label] == writing.visible_lines(*whole)
         (run_,) = [each for each in given(at, "prompt")["runs"] if each["label"] == label]
-        assert run_["whole"] == writing.visible_lines(whole), "to be compared with"
+        assert run_["whole"] == writing.visible_lines(*whole), "to be compared with"
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "ended", "shown"),
     [
-        ("until it is cr", "until it is cr\u00a0…"),
-        ("Serve hot.", "Serve hot."),
-        ('He said "no."', 'He said "no."'),
-        ("", ""),
+        ("until it is cr", False, "until it is cr\u00a0…"),
+        ("Serve hot.", False, "Serve hot.\u00a0…"),
+        ("2 cups flour\n1 egg", True, "2 cups flour\n1 egg"),
+        ("", True, writing.NOTHING),
     ],
 )
-def test_a_text_that_stops_inside_a_sentence_says_that_it_goes_on(text: str, shown: str):
-    assert writing.visible_lines(text) == shown
+def test_a_text_that_was_cut_says_that_it_goes_on(text: str, ended: bool, shown: str):
+    assert writing.visible_lines(text, ended) == shown
 
 
 def test_the_other_notches_are_written_once_the_slider_plays():

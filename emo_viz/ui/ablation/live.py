@@ -30,7 +30,7 @@ from emo_viz.ui.shell import missing
 from emo_viz.ui.shell.words import escape_markdown
 
 if TYPE_CHECKING:
-    from model.run.inference import Encoded
+    from model.run.inference import Continuation, Encoded
     from model.run.subset import ExpertSubset
 
 NEW_TOKENS = 40
@@ -334,7 +334,9 @@ def _digest(experts: Experts) -> str:
     return hashlib.sha256(repr(experts).encode()).hexdigest()
 
 
-def continuation(loaded: LoadedModel, prompt_ids: NDArray[np.int64], experts: Experts) -> str:
+def continuation(
+    loaded: LoadedModel, prompt_ids: NDArray[np.int64], experts: Experts
+) -> "Continuation":
     """NEW_TOKENS tokens after a prompt, drawn with a fixed seed; `experts` as in `losses`."""
     return _continuation(loaded, loaded.key, prompt_ids, experts, _digest(experts))
 
@@ -346,6 +348,6 @@ def _continuation(
     prompt_ids: NDArray[np.int64],
     _experts: Experts,
     digest: str,
-) -> str:
+) -> "Continuation":
     with run_exclusive(_loaded):
         return _loaded.live.go_on(prompt_ids, NEW_TOKENS, _experts, TEMPERATURE, SEED)

@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -21,9 +21,11 @@ from emo_viz.ui.ablation.slider import PLAYED
 from emo_viz.ui.shell import missing
 from emo_viz.ui.shell.words import count, visible
 
+if TYPE_CHECKING:
+    from model.run.inference import Continuation
+
 SHOWN_PROMPT = 160  # characters, of which the page shows as many of the last as have room
 WRITING, ONCE_LET_GO = "is writing …", "writes once the slider is let go …"
-SENTENCE_ENDS, CLOSING = (".", "!", "?", "。", "！", "？", "…"), "\"'”’»)]"
 WHOLE = 0  # in place of a stop: all experts, nothing switched by hand
 NOTHING = "(it ends the text at once)"
 _WORDS = re.compile(r"\s+|[^\s]+")
@@ -37,7 +39,7 @@ def draw(study: Study, choice: Choice, live: Live, notches: tuple[int, ...]) -> 
     with missing.said():
         prompt = live.token_ids[: max(1, len(live.token_ids) // 2)]
         place = st.empty()
-        written = {run: dict[int, str]() for run in study.runs.ids}
+        written = {run: dict[int, "Continuation"]() for run in study.runs.ids}
         _show(place, study, live, written)
         for stop in _stops(live, choice.keep_k, notches):
             for loaded in study.models:
@@ -65,7 +67,9 @@ def _experts(
     return running.experts_of(running.subset_at(study, loaded, live.domain, choice, stop))
 
 
-def _show(place: Any, study: Study, live: Live, written: dict[str, dict[int, str]]) -> None:
+def _show(
+    place: Any, study: Study, live: Live, written: dict[str, dict[int, "Continuation"]]
+) -> None:
     stops = sorted({live.most, *(stop for own in written.values() for stop in own)} - {WHOLE})
     with place.container():
         _VIEW(
@@ -103,31 +107,26 @@ def _said(study: Study, live: Live, run: str, stop: int) -> str:
     return f"writes with {every}{words} experts{switched}{marked}"
 
 
-def _texts(own: dict[int, str], live: Live) -> dict[str, Parts]:
+def _texts(own: dict[int, "Continuation"], live: Live) -> dict[str, Parts]:
     """By stop; at all experts, what is written with all of them unless some are switched."""
-    whole = own.get(WHOLE, "")
+    shown = {stop: visible_lines(*each) for stop, each in own.items()}
+    whole = shown.pop(WHOLE, NOTHING)
     unswitched = {live.most: whole} if WHOLE in own and not any(live.switched.values()) else {}
-    known = {stop: text for stop, text in own.items() if stop != WHOLE} | unswitched
-    return {
-        str(stop): marked(visible_lines(text) or NOTHING, visible_lines(whole) or NOTHING)
-        for stop, text in known.items()
-    }
+    return {str(stop): marked(text, whole) for stop, text in (shown | unswitched).items()}
 
 
-def _whole(own: dict[int, str]) -> str:
+def _whole(own: dict[int, "Continuation"]) -> str:
     """What all experts write, for comparison; "" before it is known."""
-    return (visible_lines(own[WHOLE]) or NOTHING) if WHOLE in own else ""
+    return visible_lines(*own[WHOLE]) if WHOLE in own else ""
 
 
-def visible_lines(text: str) -> str:
+def visible_lines(text: str, ended: bool) -> str:
     """A text whose lines stay lines, and whose other controls are signs.
 
-    What does not end as a sentence does is marked as cut: nearly always the models had no more
-    tokens to write it.
+    ended: the model ended it by itself; else there was no more room, which is marked.
     """
     lines = [visible(line) for line in text.strip().splitlines()]
-    goes_on = bool(lines) and not lines[-1].rstrip(CLOSING).endswith(SENTENCE_ENDS)
-    return "\n".join(lines) + "\u00a0…" * goes_on
+    return ("\n".join(lines) + "\u00a0…" * (not ended)) or NOTHING
 
 
 @lru_cache(maxsize=1024)
@@ -147,7 +146,7 @@ def in_words(live: Live) -> str:
     """What was given to the models, and how they go on."""
     prompt = live.pieces[: max(1, len(live.pieces) // 2)]
     return (
-        f"What the models write: {NEW_TOKENS} tokens after the first "
+        f"What the models write: up to {NEW_TOKENS} tokens after the first "
         f"{count(len(prompt) - 1, 'token')} of the document, drawn at temperature {TEMPERATURE} "
         f"with the fixed seed {SEED}, the same with and without the cut."
     )
