@@ -17,6 +17,7 @@ from emo_viz.analysis.curves import Curves, Measured, read_curves, write_curves
 from emo_viz.analysis.origins import documents_digest
 from emo_viz.runs.sources import Sources, write_sources
 from emo_viz.server import jobs, pairs
+from emo_viz.ui.parts import measuring as on_page
 from model.run.selection import select_experts
 from tests.pages.ablation_page import (
     lines,
@@ -114,13 +115,23 @@ def test_curves_of_other_documents_are_not_shown(tiny_assets, tmp_path, monkeypa
     assert "made with other documents" in words(opened())
 
 
-def test_what_measuring_all_again_takes_is_said_before(tiny_assets):
+def test_what_measuring_all_again_takes_is_said_before(tiny_assets, everything_open):
     keep, methods, domains, each = (4, 8), 4, 4, 6
     cuts = 1 + len(keep) * (methods - 1 + measuring.RANDOM_SEEDS)
     assert f"{2 * domains * each * cuts:,} passes over a document: about" in words(opened())
 
 
-def test_more_points_are_measured_in_the_background(tiny_assets, models):
+@pytest.mark.parametrize("domain", ["garden", ""])
+def test_how_long_it_takes_is_measured_once_it_is_asked(
+    tiny_assets, monkeypatch: pytest.MonkeyPatch, domain: str
+):
+    monkeypatch.setattr(on_page, "_pass_seconds", lambda *_: pytest.fail("nobody has asked"))
+    at = opened(**({"subset_domain": domain} if domain else {}))
+    assert "Measure" in "".join(button.label for button in at.button)
+    assert "passes over a document" not in words(at)
+
+
+def test_more_points_are_measured_in_the_background(tiny_assets, models, everything_open):
     at = opened(subset_domain="garden", k="10")
     assert "no measured point at 10" in words(at)
     passes = 2 * 6 * (1 + 6 * len([8, 10, 12]))

@@ -39,8 +39,7 @@ def offer(study: Study, choice: Choice) -> None:
             _start(study, choice.domain, choice.method)
             st.rerun()
         if not done:
-            passes = _passes(study, choice.domain, choice.method)
-            st.caption(measuring.estimate(study.models, passes))
+            measuring.how_long(study.models, _passes(study, choice.domain, choice.method))
         if job is not None and job.cancelled:
             st.caption("The measurement was stopped; the curve shows the stored points.")
         progress.failure(job, "The measurement")

@@ -10,7 +10,7 @@ from emo_viz.analysis import ablation
 from emo_viz.server import measurements
 from emo_viz.server.jobs import Job
 from emo_viz.server.library import LoadedModel, Models
-from emo_viz.ui.parts import progress
+from emo_viz.ui.parts import opened, progress
 from emo_viz.ui.parts.work import run_exclusive
 from emo_viz.ui.shell.words import count, escape_markdown
 
@@ -30,7 +30,7 @@ def all_curves(models: Models, label: str) -> None:
             "are replaced only when all is measured.",
         ):
             _start(models)
-        st.caption(estimate(models, measurements.passes(models)))
+        how_long(models, measurements.passes(models))
         _stopped(job, measurements.kept_parts(models))
         progress.failure(job, "The measurement")
 
@@ -52,8 +52,17 @@ def _start(models: Models) -> None:
         st.rerun()
 
 
-def estimate(models: Models, passes: Mapping[str, int]) -> str:
-    """How long so many passes of each run take, from how long one took just now."""
+def how_long(models: Models, passes: Mapping[str, int]) -> None:
+    """Says once it is asked for how long so many passes of each run take: it takes one to tell."""
+    asked = st.popover(
+        "How long?", icon=":material/timer:", key="measuring_time", on_change="rerun"
+    )
+    if opened.is_open(asked):
+        asked.caption(_estimate(models, passes))
+
+
+def _estimate(models: Models, passes: Mapping[str, int]) -> str:
+    """From how long one pass took just now."""
     asked = [one for one in models if passes.get(one.run)]
     seconds = sum(passes[one.run] * _pass_seconds(one, one.key) for one in asked)
     took = f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
