@@ -62,6 +62,15 @@ def test_similarity_of_both_runs_on_one_scale_and_in_one_order(opened):
         assert chart["data"][0]["y"] == one["y"], "domains keep their places"
 
 
+def test_the_order_of_domains_is_worked_out_once(opened, monkeypatch):
+    follow_link(PAGE)
+    order, calls = domains.order, []
+    monkeypatch.setattr(domains, "order", lambda some: calls.append(some) or order(some))
+    for params in ({}, {"domains_layer": "1"}, {"domains_view": "Kept"}):
+        follow_link(PAGE, **params)
+    assert not calls
+
+
 def test_coverage(opened):
     at = follow_link(PAGE, domains_view="Coverage")
     found = domains.coverage(used(opened, "emo-nano"))

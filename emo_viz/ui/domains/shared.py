@@ -1,6 +1,6 @@
 """Domains page: what domains share, how widely they spread, and which experts they would keep."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -22,6 +22,13 @@ ORDER = (
     "The order of the domains, one for both runs and all layers, puts those together that have "
     "much routing in common (average linkage on the mean of the runs)."
 )
+KEPT = (
+    "A domain keeps the experts with the largest share of its choices in each layer, here of the "
+    "recorded documents; the page Subset ablation chooses them from calibration documents apart "
+    "from these. The overlap is the Jaccard index: experts in both sets, of those in either; the "
+    "average is over pairs, {where}. Shared experts are always kept: they count among the number "
+    "and not in the overlap."
+)
 
 
 def similarity(view: View) -> None:
@@ -31,13 +38,7 @@ def similarity(view: View) -> None:
         run: _similarity(known.use, view.keys[run], view.place(run, layer))
         for run, known in view.known.items()
     }
-    halves = in_each(view.runs, lambda run: share(found[run].halves))
-    dealt = in_each(view.runs, lambda run: share(found[run].shuffled))
-    view.say(
-        "Of their routing, two domains have in common "
-        f"{in_each(view.runs, lambda run: f'**{share(found[run].between)}**')}.",
-        f"Two random halves of one domain: {halves}; random groups of documents: {dealt}.",
-    )
+    _say_similar(view, found)
     matrices = {run: one.matrix for run, one in found.items()}
     _matrices(view, matrices, "What domains have in common of their routing", "of the routing")
     _nearest(view, matrices, "Routing in common")
@@ -49,28 +50,42 @@ def similarity(view: View) -> None:
     )
 
 
-def _matrices(
-    view: View, matrices: dict[str, np.ndarray], title: str, what: str, key: str = "domains_square"
-) -> None:
-    names = next(iter(view.known.values())).use.domains
-    order = domains.order(_in_common(view))
+def _say_similar(view: View, found: Mapping[str, domains.Similarity]) -> None:
+    between = in_each(view.runs, lambda run: f"**{share(found[run].between)}**")
+    halves = in_each(view.runs, lambda run: share(found[run].halves))
+    dealt = in_each(view.runs, lambda run: share(found[run].shuffled))
+    view.say(
+        f"Of their routing, two domains have in common {between}.",
+        f"Two random halves of one domain: {halves}; random groups of documents: {dealt}.",
+    )
+
+
+def _names(view: View) -> Sequence[str]:
+    """Of the domains, which are the same in all runs."""
+    return next(iter(view.known.values())).use.domains
+
+
+def _matrices(view: View, matrices: Mapping[str, np.ndarray], title: str, what: str) -> None:
+    names = _names(view)
+    order = _order([known.use for known in view.known.values()], tuple(view.keys.values()))
     ordered = {run: matrix[np.ix_(order, order)] for run, matrix in matrices.items()}
     st.plotly_chart(
         figures.matrices(view.runs, ordered, [names[place] for place in order], title, what),
-        key=key,
+        key="domains_square",
         config=chart_config(title),
         alt=f"{title}, for every two of {len(names)} domains; the table below has the nearest "
         "domain of each.",
     )
 
 
-def _in_common(view: View) -> list[np.ndarray]:
-    """What domains have in common over all layers: the order goes by it, whatever is shown."""
-    return [domains.overlap(domains.profiles(known.use)) for known in view.known.values()]
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _order(_uses: Sequence[ExpertUse], keys: tuple[str, ...]) -> list[int]:
+    """Of the domains, by what they have in common over all layers, whatever is shown."""
+    return domains.order([domains.overlap(domains.profiles(use)) for use in _uses])
 
 
-def _export(view: View, what: str, matrices: dict[str, np.ndarray]) -> None:
-    names = next(iter(view.known.values())).use.domains
+def _export(view: View, what: str, matrices: Mapping[str, np.ndarray]) -> None:
+    names = _names(view)
     tables = {
         run.label: partial(pd.DataFrame, matrices[run.id], names, list(names)) for run in view.runs
     }
@@ -82,9 +97,9 @@ def _with_names(table: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     return table().rename_axis("domain").reset_index()
 
 
-def _nearest(view: View, matrices: dict[str, np.ndarray], column: str) -> None:
+def _nearest(view: View, matrices: Mapping[str, np.ndarray], column: str) -> None:
     """For each domain the one that it has most in common with, in every run."""
-    names = next(iter(view.known.values())).use.domains
+    names = _names(view)
     if len(names) < 2:
         return
     table = pd.DataFrame({"Domain": names})
@@ -93,14 +108,19 @@ def _nearest(view: View, matrices: dict[str, np.ndarray], column: str) -> None:
         best = others.argmax(axis=1)
         table[f"Nearest in {run.label}"] = [names[place] for place in best]
         table[f"{column}, {run.label}"] = 100 * others.max(axis=1)
-    percent = st.column_config.NumberColumn(format="%.1f %%")
+    _table(table, "domains_nearest", {column: "%.1f %%"})
+
+
+def _table(table: pd.DataFrame, key: str, forms: Mapping[str, str]) -> None:
+    """forms: how numbers are written, by how the names of their columns begin."""
+    columns = {
+        name: st.column_config.NumberColumn(format=form)
+        for begin, form in forms.items()
+        for name in map(str, table)
+        if name.startswith(begin)
+    }
     st.dataframe(
-        table,
-        key="domains_nearest",
-        hide_index=True,
-        height="content",
-        row_height=28,
-        column_config={name: percent for name in map(str, table) if name.startswith(column)},
+        table, key=key, hide_index=True, height="content", row_height=28, column_config=columns
     )
 
 
@@ -116,41 +136,10 @@ def coverage(view: View) -> None:
         run: domains.coverage(known.use, view.place(run, layer))
         for run, known in view.known.items()
     }
-    names = next(iter(view.known.values())).use.domains
-    together = in_each(view.runs, lambda run: f"{found[run].all_half:.1f}")
-    nats = in_each(view.runs, lambda run: f"{found[run].entropy.mean():.2f}")
-    most = {f"{found[run].most:.2f}" for run in view.known}
-    even = most.pop() if len(most) == 1 else in_each(view.runs, lambda r: f"{found[r].most:.2f}")
-    view.say(
-        "Half of a domain's routing goes to "
-        f"{in_each(view.runs, lambda run: f'**{found[run].half.mean():.1f}** experts')}.",
-        f"All documents together: {together}. Entropy in nats: {nats}; even use has {even}.",
-    )
-    order = list(np.argsort(found[view.runs.first.id].half, kind="stable"))
-    st.plotly_chart(
-        figures.coverage(view.runs, found, names, order),
-        key="domains_coverage",
-        config=chart_config("coverage"),
-        alt="For every domain the number of experts that carry half of its routing, and its "
-        "entropy; the table below has the numbers.",
-    )
-    table = pd.DataFrame({"Domain": names})
-    for run in view.runs:
-        table[f"Experts for half, {run.label}"] = found[run.id].half
-        table[f"Entropy (nats), {run.label}"] = found[run.id].entropy
-    forms = {"Experts": "%.1f", "Entropy": "%.2f"}
-    st.dataframe(
-        table,
-        key="domains_coverage_table",
-        hide_index=True,
-        height="content",
-        row_height=28,
-        column_config={
-            name: st.column_config.NumberColumn(format=forms[name.split()[0]])
-            for name in map(str, table)
-            if name != "Domain"
-        },
-    )
+    _say_covered(view, found)
+    _spread(view, found)
+    table = _needed(view, found)
+    _table(table, "domains_coverage_table", {"Experts": "%.1f", "Entropy": "%.2f"})
     view.export("coverage", {"Coverage": "domains_coverage"}, {"Coverage": lambda: table})
     view.explain(
         "The fewest experts of a layer that together carry half of a domain's choices, and the "
@@ -159,14 +148,58 @@ def coverage(view: View) -> None:
     )
 
 
+def _say_covered(view: View, found: Mapping[str, domains.Coverage]) -> None:
+    half = in_each(view.runs, lambda run: f"**{found[run].half.mean():.1f}** experts")
+    together = in_each(view.runs, lambda run: f"{found[run].all_half:.1f}")
+    nats = in_each(view.runs, lambda run: f"{found[run].entropy.mean():.2f}")
+    most = {f"{found[run].most:.2f}" for run in view.known}
+    even = most.pop() if len(most) == 1 else in_each(view.runs, lambda r: f"{found[r].most:.2f}")
+    view.say(
+        f"Half of a domain's routing goes to {half}.",
+        f"All documents together: {together}. Entropy in nats: {nats}; even use has {even}.",
+    )
+
+
+def _spread(view: View, found: Mapping[str, domains.Coverage]) -> None:
+    order = list(np.argsort(found[view.runs.first.id].half, kind="stable"))
+    st.plotly_chart(
+        figures.coverage(view.runs, found, _names(view), order),
+        key="domains_coverage",
+        config=chart_config("coverage"),
+        alt="For every domain the number of experts that carry half of its routing, and its "
+        "entropy; the table below has the numbers.",
+    )
+
+
+def _needed(view: View, found: Mapping[str, domains.Coverage]) -> pd.DataFrame:
+    table = pd.DataFrame({"Domain": _names(view)})
+    for run in view.runs:
+        table[f"Experts for half, {run.label}"] = found[run.id].half
+        table[f"Entropy (nats), {run.label}"] = found[run.id].entropy
+    return table
+
+
 def kept(view: View) -> None:
     """How far the experts that domains would keep are the same."""
     layer = view.layer()
     shared = {run: _shared_experts(run) for run in view.known}
-    routed = [max(known.use.routed) for known in view.known.values()]
-    counted = max(shared.values())
-    most = min(routed) + counted
-    keep = links.slider(
+    keep = _how_many(view, max(shared.values()))
+    found = {
+        run: domains.kept_sets(known.use, keep - shared[run], view.place(run, layer))
+        for run, known in view.known.items()
+    }
+    _say_kept(view, keep, found)
+    matrices = {run: one.matrix for run, one in found.items()}
+    _matrices(view, matrices, f"The {keep} experts that domains would keep", "overlap (Jaccard)")
+    _nearest(view, matrices, "Overlap (Jaccard)")
+    _export(view, "kept", matrices)
+    view.explain(f"{KEPT.format(where=where(layer))} {ORDER}")
+
+
+def _how_many(view: View, counted: int) -> int:
+    """The experts kept in every layer; counted: the shared ones, which are always kept."""
+    most = min(max(known.use.routed) for known in view.known.values()) + counted
+    return links.slider(
         view.controls,
         "Experts kept in every layer",
         1 + counted,
@@ -175,28 +208,17 @@ def kept(view: View) -> None:
         routes.DOMAINS_KEEP,
         width=260,
     )
-    found = {
-        run: domains.kept_sets(known.use, keep - shared[run], view.place(run, layer))
-        for run, known in view.known.items()
-    }
-    matrices = {run: one.matrix for run, one in found.items()}
+
+
+def _say_kept(view: View, keep: int, found: Mapping[str, domains.KeptSets]) -> None:
+    names = _names(view)
+    between = in_each(view.runs, lambda run: f"**{share(found[run].between)}**")
+    nearest = in_each(view.runs, lambda run: _strongest(found[run].matrix, names))
     chance = in_each(view.runs, lambda run: share(found[run].by_chance))
-    names = next(iter(view.known.values())).use.domains
     view.say(
-        f"The sets of {keep} experts that two domains would keep overlap by "
-        f"{in_each(view.runs, lambda run: f'**{share(found[run].between)}**')} on average; the "
-        f"two nearest by {in_each(view.runs, lambda run: _strongest(matrices[run], names))}.",
+        f"The sets of {keep} experts that two domains would keep overlap by {between} on average; "
+        f"the two nearest by {nearest}.",
         f"Random sets of as many: {chance}.",
-    )
-    _matrices(view, matrices, f"The {keep} experts that domains would keep", "overlap (Jaccard)")
-    _nearest(view, matrices, "Overlap (Jaccard)")
-    _export(view, "kept", matrices)
-    view.explain(
-        "A domain keeps the experts with the largest share of its choices in each layer, here of "
-        "the recorded documents; the page Subset ablation chooses them from calibration documents "
-        "apart from these. The overlap is the Jaccard index: experts in both sets, of those in "
-        f"either; the average is over pairs, {where(layer)}. Shared experts are always kept: they "
-        f"count among the number and not in the overlap. {ORDER}"
     )
 
 
