@@ -1,6 +1,7 @@
 """Pictures of domains and of how experts are used together; both runs side by side on one scale."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,10 @@ FLOW_HEIGHT, FLOW_TOP, FLOW_BOTTOM, FLOW_GAP = 380, 48, 16, 18  # of nodes that 
 STRONG = 2.0  # times independence
 MOST_IDS = 32  # of experts beside an axis; a hover has the others
 MOST_DOUBLINGS = 3.0  # the ends of the co-activation scale: 8 times, and an eighth
+DOUBLINGS = {
+    "tickvals": [-3, -2, -1, 0, 1, 2, 3],
+    "ticktext": ["\u2264 1/8", "1/4", "1/2", "1", "2", "4", "\u2265 8"],
+}
 
 
 def matrices(
@@ -47,28 +52,14 @@ def matrices(
     """
     fig = _side_by_side(runs)
     for column, run in enumerate(runs, start=1):
-        values = found[run.id].astype(np.float32)
-        fig.add_heatmap(
-            z=values,
-            x=list(names),
-            y=list(names),
-            coloraxis="coloraxis",
-            hovertemplate=f"{label_of(run)}<br>%{{y}} and %{{x}}<br>%{{z:.3f}} {what}"
-            "<extra></extra>",
-            row=1,
-            col=column,
-        )
+        cell = f"{label_of(run)}<br>%{{y}} and %{{x}}<br>%{{z:.3f}} {what}<extra></extra>"
+        _square(fig, column, found[run.id].astype(np.float32), names, hovertemplate=cell)
     style(fig, title)
-    bar = {"title": {"text": what, "side": "right"}, "thickness": 12, "len": 0.9}
-    fig.update_layout(
-        height=SQUARE_HEIGHT,
-        coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": bar},
-        margin={"l": 8, "b": 8},
-    )
+    _colours(fig, what, colorscale=SEQUENTIAL, cmin=0, cmax=1)
+    fig.update_layout(margin={"l": 8, "b": 8})
     fig.update_xaxes(tickangle=-90)
     fig.update_yaxes(autorange="reversed")
-    fig.update_xaxes(showgrid=False, ticks="", tickfont={"size": 10}, dtick=1)
-    fig.update_yaxes(showgrid=False, ticks="", tickfont={"size": 10}, dtick=1)
+    _bare_axes(fig, dtick=1)
     return fig
 
 
@@ -79,6 +70,25 @@ def _side_by_side(runs: Comparison) -> go.Figure:
         horizontal_spacing=0.05,
         subplot_titles=[coloured(run) for run in runs],
     )
+
+
+def _square(
+    fig: go.Figure, column: int, values: NDArray[Any], names: Sequence[str], **how: Any
+) -> None:
+    """One run's: rows and columns have the same names."""
+    both = list(names)
+    fig.add_heatmap(z=values, x=both, y=both, coloraxis="coloraxis", row=1, col=column, **how)
+
+
+def _colours(fig: go.Figure, what: str, bar: Mapping[str, Any] | None = None, **scale: Any) -> None:
+    """One scale of colours for all squares, of which `what` says the values."""
+    named = {"title": {"text": what, "side": "right"}, **(bar or {}), "thickness": 12, "len": 0.9}
+    fig.update_layout(height=SQUARE_HEIGHT, coloraxis={**scale, "colorbar": named})
+
+
+def _bare_axes(fig: go.Figure, **ticks: Any) -> None:
+    for update in (fig.update_xaxes, fig.update_yaxes):
+        update(showgrid=False, ticks="", tickfont={"size": 10}, **ticks)
 
 
 def coverage(
@@ -92,27 +102,8 @@ def coverage(
         horizontal_spacing=0.04,
         subplot_titles=("Experts that carry half of it", "Entropy of its routing"),
     )
-    shown = [names[place] for place in places]
     for run in runs:
-        own = found[run.id]
-        for column, values, whole, unit in (
-            (1, own.half, own.all_half, "experts"),
-            (2, own.entropy, own.all_entropy, "nats"),
-        ):
-            fig.add_scatter(
-                x=values[list(places)],
-                y=shown,
-                mode="markers",
-                name=label_of(run),
-                legendgroup=run.id,
-                showlegend=column == 1,
-                marker={"color": colour_of(run), "symbol": symbol_of(run), "size": 8},
-                hovertemplate=f"{label_of(run)}, %{{y}}: %{{x:.2f}} {unit}<extra></extra>",
-                row=1,
-                col=column,
-            )
-            line = {"dash": "dot", "color": colour_of(run), "width": 1.5}
-            fig.add_vline(x=whole, line=line, row=1, col=column)
+        _spread(fig, run, found[run.id], names, list(places))
     style(fig, "How widely each domain is spread (dotted: all documents together)")
     fig.update_annotations(font_size=12)
     fig.update_layout(height=HEIGHT, margin={"l": 8})
@@ -124,6 +115,28 @@ def coverage(
     return fig
 
 
+def _spread(
+    fig: go.Figure, run: Run, own: Coverage, names: Sequence[str], places: list[int]
+) -> None:
+    """One run's points of both subplots, and its dotted lines."""
+    both = ((own.half, own.all_half, "experts"), (own.entropy, own.all_entropy, "nats"))
+    for column, (values, whole, unit) in enumerate(both, start=1):
+        fig.add_scatter(
+            x=values[places],
+            y=[names[place] for place in places],
+            mode="markers",
+            name=label_of(run),
+            legendgroup=run.id,
+            showlegend=column == 1,
+            marker={"color": colour_of(run), "symbol": symbol_of(run), "size": 8},
+            hovertemplate=f"{label_of(run)}, %{{y}}: %{{x:.2f}} {unit}<extra></extra>",
+            row=1,
+            col=column,
+        )
+        line = {"dash": "dot", "color": colour_of(run), "width": 1.5}
+        fig.add_vline(x=whole, line=line, row=1, col=column)
+
+
 def together(runs: Comparison, times: Mapping[str, Floats], orders: Mapping[str, Any]) -> go.Figure:
     """How much more often than by independent choices two experts of a layer serve one token.
 
@@ -131,49 +144,51 @@ def together(runs: Comparison, times: Mapping[str, Floats], orders: Mapping[str,
     """
     fig = _side_by_side(runs)
     for column, run in enumerate(runs, start=1):
-        if run.id not in times:
-            continue
-        order = np.asarray(orders[run.id])
-        with np.errstate(divide="ignore"):
-            doublings = np.log2(times[run.id][np.ix_(order, order)])
-        limited = np.clip(doublings, -MOST_DOUBLINGS, MOST_DOUBLINGS)
-        fig.add_heatmap(
-            z=np.round(limited, 2).astype(np.float16).astype(np.float32),
-            x=[f"{e}" for e in order],
-            y=[f"{e}" for e in order],
-            coloraxis="coloraxis",
-            hoverongaps=False,  # an expert beside itself
-            hovertemplate=f"{label_of(run)}<br>experts %{{y}} and %{{x}}: 2^%{{z:.1f}} times "
-            "independence<extra></extra>",
-            row=1,
-            col=column,
-        )
+        if run.id in times:
+            _pairs(fig, column, run, times[run.id], np.asarray(orders[run.id]))
     style(fig, "Pairs of experts in one layer, beside independent choices")
-    ticks = [-3, -2, -1, 0, 1, 2, 3]
-    bar = {
-        "title": {"text": "times independence", "side": "right"},
-        "tickvals": ticks,
-        "ticktext": ["\u2264 1/8", "1/4", "1/2", "1", "2", "4", "\u2265 8"],
-        "thickness": 12,
-        "len": 0.9,
-    }
-    fig.update_layout(
-        height=SQUARE_HEIGHT,
-        coloraxis={
-            "colorscale": DIVERGING,
-            "cmin": -MOST_DOUBLINGS,
-            "cmax": MOST_DOUBLINGS,
-            "colorbar": bar,
-        },
-        margin={"l": 8, "b": 40},
-    )
+    ends = {"cmin": -MOST_DOUBLINGS, "cmax": MOST_DOUBLINGS}
+    _colours(fig, "times independence", DOUBLINGS, colorscale=DIVERGING, **ends)
+    fig.update_layout(margin={"l": 8, "b": 40})
     fig.update_xaxes(type="category", title_text="Expert, alike ones together", tickangle=-90)
     fig.update_yaxes(type="category", autorange="reversed", matches=None, showticklabels=True)
-    some = {"tickmode": "auto", "nticks": MOST_IDS, "tickfont": {"size": 10}}
-    fig.update_xaxes(showgrid=False, ticks="", **some)
-    fig.update_yaxes(showgrid=False, ticks="", **some)
+    _bare_axes(fig, tickmode="auto", nticks=MOST_IDS)
     fig.update_layout(yaxis_title_text="Expert")
     return fig
+
+
+def _pairs(
+    fig: go.Figure, column: int, run: Run, times: Floats, order: NDArray[np.integer]
+) -> None:
+    with np.errstate(divide="ignore"):
+        doublings = np.log2(times[np.ix_(order, order)])
+    limited = np.clip(doublings, -MOST_DOUBLINGS, MOST_DOUBLINGS)
+    _square(
+        fig,
+        column,
+        np.round(limited, 2).astype(np.float16).astype(np.float32),
+        [f"{expert}" for expert in order],
+        hoverongaps=False,  # an expert beside itself
+        hovertemplate=f"{label_of(run)}<br>experts %{{y}} and %{{x}}: 2^%{{z:.1f}} times "
+        "independence<extra></extra>",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Ends:
+    """Where each stream begins and ends: running numbers of nodes, in the order of the links."""
+
+    source: NDArray[np.int64]
+    target: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, stream: Stream) -> "_Ends":
+        starts = np.cumsum([0, *map(len, stream.nodes)])
+        at = stream.links["layer"].to_numpy(int)
+        return cls(
+            starts[at] + stream.links["source"].to_numpy(int),
+            starts[at + 1] + stream.links["target"].to_numpy(int),
+        )
 
 
 def flow(run: Run, stream: Stream, numbers: Sequence[int], labels: Mapping[int, str]) -> go.Figure:
@@ -183,43 +198,13 @@ def flow(run: Run, stream: Stream, numbers: Sequence[int], labels: Mapping[int, 
     Strong: streams of at least STRONG times what independence gives. numbers: the layers' own.
     labels: by a node's running number, what its expert is for.
     """
-    starts, links = np.cumsum([0, *map(len, stream.nodes)]), stream.links
-    at = links["layer"].to_numpy(int)
-    source = starts[at] + links["source"].to_numpy(int)
-    target = starts[at + 1] + links["target"].to_numpy(int)
-    shares, times = links["share"].to_numpy(float), links["times"].to_numpy(float)
-    ids = [expert for own in stream.nodes for expert in own]
-    others = [(ids[a] < 0) + (ids[b] < 0) for a, b in zip(source, target, strict=True)]
     height = FLOW_HEIGHT + FLOW_GAP * max(map(len, stream.nodes))
-    x, y = _places(stream, source, target, shares, FLOW_GAP / (height - FLOW_TOP - FLOW_BOTTOM))
-    greys, colour = [with_alpha(NEUTRAL_COLOUR, alpha) for alpha in (0.16, 0.07)], colour_of(run)
-    node = {
-        "label": ["other" if expert < 0 else f"{expert}" for expert in ids],
-        "color": [with_alpha(NEUTRAL_COLOUR if e < 0 else colour, 0.8) for e in ids],
-        "x": x,
-        "y": y,
-        "pad": FLOW_GAP,
-        "thickness": 14,
-        "line": {"width": 0},
-        "customdata": _purposes(stream, labels),
-        "hovertemplate": "%{customdata}<br>%{value:.2%} of all gate weight drawn<extra></extra>",
-    }
-    link = {
-        "source": source,
-        "target": target,
-        "value": shares,
-        "customdata": times,
-        "color": [
-            greys[rest - 1] if rest else with_alpha(colour, 0.6 if much >= STRONG else 0.15)
-            for rest, much in zip(others, times, strict=True)
-        ],
-        "hovertemplate": "%{source.label} to %{target.label}: %{value:.2%} of all gate weight, "
-        "%{customdata:.1f} times independence<extra></extra>",
-    }
+    ends, colour = _Ends.of(stream), colour_of(run)
+    x, y = _places(stream, ends, FLOW_GAP / (height - FLOW_TOP - FLOW_BOTTOM))
     sankey = go.Sankey(
         arrangement="fixed",
-        node=node,
-        link=link,
+        node=_nodes(stream, labels, colour) | {"x": x, "y": y},
+        link=_links(stream, ends, colour),
         textfont={"size": 13, "weight": 700},
     )
     fig = style(go.Figure(sankey), f"{label_of(run)}: layer {' to '.join(map(str, numbers))}")
@@ -227,14 +212,49 @@ def flow(run: Run, stream: Stream, numbers: Sequence[int], labels: Mapping[int, 
     return fig
 
 
-def _places(
-    stream: Stream, source: NDArray[Any], target: NDArray[Any], shares: Floats, gap: float
-) -> tuple[list[float], list[float]]:
+def _nodes(stream: Stream, labels: Mapping[int, str], colour: str) -> dict[str, Any]:
+    """The experts; an id below 0 is all others together."""
+    ids = _ids(stream)
+    return {
+        "label": ["other" if expert < 0 else f"{expert}" for expert in ids],
+        "color": [with_alpha(NEUTRAL_COLOUR if e < 0 else colour, 0.8) for e in ids],
+        "pad": FLOW_GAP,
+        "thickness": 14,
+        "line": {"width": 0},
+        "customdata": [labels.get(number, "") for number in range(len(ids))],
+        "hovertemplate": "%{customdata}<br>%{value:.2%} of all gate weight drawn<extra></extra>",
+    }
+
+
+def _ids(stream: Stream) -> list[int]:
+    return [expert for own in stream.nodes for expert in own]
+
+
+def _links(stream: Stream, ends: _Ends, colour: str) -> dict[str, Any]:
+    times = stream.links["times"].to_numpy(float)
+    return {
+        "source": ends.source,
+        "target": ends.target,
+        "value": stream.links["share"].to_numpy(float),
+        "customdata": times,
+        "color": _link_colours(_ids(stream), ends, times, colour),
+        "hovertemplate": "%{source.label} to %{target.label}: %{value:.2%} of all gate weight, "
+        "%{customdata:.1f} times independence<extra></extra>",
+    }
+
+
+def _link_colours(ids: list[int], ends: _Ends, times: Floats, colour: str) -> list[str]:
+    greys = [with_alpha(NEUTRAL_COLOUR, alpha) for alpha in (0.16, 0.07)]
+    others = [(ids[a] < 0) + (ids[b] < 0) for a, b in zip(ends.source, ends.target, strict=True)]
+    return [
+        greys[rest - 1] if rest else with_alpha(colour, 0.6 if much >= STRONG else 0.15)
+        for rest, much in zip(others, times, strict=True)
+    ]
+
+
+def _places(stream: Stream, ends: _Ends, gap: float) -> tuple[list[float], list[float]]:
     """Middles of the nodes, one column a layer, one below the other; gap: between two of them."""
-    total = sum(map(len, stream.nodes))
-    sizes = np.maximum(
-        np.bincount(source, shares, total), np.bincount(target, shares, total)
-    )  # of a node: what comes in or goes out, whichever is more
+    sizes = _sizes(stream, ends)
     x, y = list[float](), list[float]()
     columns = [sizes[n : n + len(own)] for n, own in _starts(stream)]
     room = 1 - gap * (max(map(len, stream.nodes)) - 1)
@@ -246,15 +266,16 @@ def _places(
     return x, y
 
 
+def _sizes(stream: Stream, ends: _Ends) -> Floats:
+    """Of a node: what comes in or goes out, whichever is more."""
+    shares, total = stream.links["share"].to_numpy(float), sum(map(len, stream.nodes))
+    into, out_of = (np.bincount(end, shares, total) for end in (ends.target, ends.source))
+    return np.maximum(out_of, into)
+
+
 def _starts(stream: Stream) -> list[tuple[int, tuple[int, ...]]]:
     starts = np.cumsum([0, *map(len, stream.nodes)])
     return [(int(start), own) for start, own in zip(starts[:-1], stream.nodes, strict=True)]
-
-
-def _purposes(stream: Stream, labels: Mapping[int, str]) -> list[str]:
-    """What each node is, for its hover."""
-    numbers = range(sum(map(len, stream.nodes)))
-    return [labels.get(number, "") for number in numbers]
 
 
 def balance(runs: Comparison, tables: Mapping[str, pd.DataFrame]) -> go.Figure:
@@ -262,35 +283,42 @@ def balance(runs: Comparison, tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     5th to the 95th percentile, crosses at the least and most used."""
     fig = go.Figure()
     for run in runs:
-        rows = tables[run.id]
-        layers = [f"layer {number}" for number in rows["layer"]]
-        fig.add_box(
-            x=layers,
-            lowerfence=rows["p5"],
-            q1=rows["p25"],
-            median=rows["p50"],
-            q3=rows["p75"],
-            upperfence=rows["p95"],
-            name=label_of(run),
-            offsetgroup=run.id,
-            line={"color": colour_of(run), "width": 1.5},
-            fillcolor=with_alpha(colour_of(run), 0.25),
-        )
-        for extreme in ("min", "max"):
-            fig.add_scatter(
-                x=layers,
-                y=rows[extreme],
-                mode="markers",
-                name=f"{label_of(run)}, {extreme}",
-                offsetgroup=run.id,
-                showlegend=False,
-                marker={"symbol": "x-thin-open", "color": colour_of(run), "size": 8},
-                hovertemplate=f"{label_of(run)}, %{{x}}: {extreme} %{{y:.2f}} of even use"
-                "<extra></extra>",
-            )
+        _boxes(fig, run, tables[run.id])
+        _extremes(fig, run, tables[run.id])
     fig.add_hline(y=1, line={"dash": "dot", "color": REFERENCE_COLOUR})
     style(fig, "Load of the experts of each layer (1 = even)")
     fig.update_layout(height=320, boxmode="group", scattermode="group")
     legend_below(fig)
     fig.update_yaxes(title_text="Load over that of even use", rangemode="tozero")
     return fig
+
+
+def _boxes(fig: go.Figure, run: Run, rows: pd.DataFrame) -> None:
+    quantiles = {"lowerfence": "p5", "q1": "p25", "median": "p50", "q3": "p75", "upperfence": "p95"}
+    fig.add_box(
+        x=_layers(rows),
+        **{part: rows[name] for part, name in quantiles.items()},
+        name=label_of(run),
+        offsetgroup=run.id,
+        line={"color": colour_of(run), "width": 1.5},
+        fillcolor=with_alpha(colour_of(run), 0.25),
+    )
+
+
+def _extremes(fig: go.Figure, run: Run, rows: pd.DataFrame) -> None:
+    for extreme in ("min", "max"):
+        fig.add_scatter(
+            x=_layers(rows),
+            y=rows[extreme],
+            mode="markers",
+            name=f"{label_of(run)}, {extreme}",
+            offsetgroup=run.id,
+            showlegend=False,
+            marker={"symbol": "x-thin-open", "color": colour_of(run), "size": 8},
+            hovertemplate=f"{label_of(run)}, %{{x}}: {extreme} %{{y:.2f}} of even use"
+            "<extra></extra>",
+        )
+
+
+def _layers(rows: pd.DataFrame) -> list[str]:
+    return [f"layer {number}" for number in rows["layer"]]
