@@ -12,6 +12,7 @@ layer, S experts a token; the id -1 stands for none.
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,33 +134,30 @@ def heatmap(
     root. A picture whose foot the window cuts off is lower.
     """
 
-    def picked() -> None:
-        event = st.session_state[key]["picked"]
-        if event is not None:
-            hear(group, event)
-            on_pick(_pick(event))
-
-    reach = max((_reach(layer) for side in sides for layer in side.layers), default=0.0) or 1.0
-    low, top = span or (0.0, reach)
+    low, top = span or (None, _furthest(sides))
+    picture = {
+        "group": group,
+        "tokens": list(tokens),
+        "sides": [_side(side, top, differences, low) for side in sides],
+        "pixels": pixels,
+        "what": what,
+        "top": top,
+        "low": low,
+        "beyond": [False, False] if low is None else _beyond(sides, low, top),
+        "differences": differences,
+        "columns": columns,
+        "sameIds": same_ids,
+        "mark": SELECTION_COLOUR,
+    }
     with st.container(gap=None):
-        _COMPONENT(
-            key=key,
-            data={
-                "group": group,
-                "tokens": list(tokens),
-                "sides": [_side(side, top, differences, low if span else None) for side in sides],
-                "pixels": pixels,
-                "what": what,
-                "top": top,
-                "low": low if span else None,
-                "beyond": _beyond(sides, low, top) if span else [False, False],
-                "differences": differences,
-                "columns": columns,
-                "sameIds": same_ids,
-                "mark": SELECTION_COLOUR,
-            },
-            on_picked_change=picked,
-        )
+        _COMPONENT(key=key, data=picture, on_picked_change=partial(_picked, key, group, on_pick))
+
+
+def _picked(key: str, group: str, on_pick: Callable[[Pick], None]) -> None:
+    event = st.session_state[key]["picked"]
+    if event is not None:
+        hear(group, event)
+        on_pick(_pick(event))
 
 
 def _pick(event: dict[str, Any]) -> Pick:
@@ -180,6 +178,11 @@ def _beyond(sides: Sequence[Side], low: float, top: float) -> list[bool]:
     return [bool((every < low - TINY).any()), bool((every > top + TINY).any())]
 
 
+def _furthest(sides: Sequence[Side]) -> float:
+    """The largest value of all pictures; 1 where there is none."""
+    return max((_reach(layer) for side in sides for layer in side.layers), default=0.0) or 1.0
+
+
 def _reach(layer: Layer) -> float:
     used = np.abs(layer.values[layer.expert_ids >= 0])
     return float(used.max(initial=0.0))
@@ -198,30 +201,34 @@ def _side(side: Side, reach: float, differences: bool, low: float | None) -> dic
 def _layer(
     layer: Layer, reach: float, differences: bool, low: float | None = None
 ) -> dict[str, Any]:
-    """As the browser reads it: ids in one or two bytes, values in one.
-
-    A value's level is 1..255 on a square-root scale (most weights are small beside the largest),
-    with differences 1..127 below zero, 128 zero, and up to 255 above; or 1..255 in even steps from
-    `low` to `reach`.
-    """
+    """As the browser reads it: ids in one or two bytes, values in one."""
     ids = layer.expert_ids
     width = "<u1" if len(layer.order) <= 256 else "<u2"
-    root = np.sign(layer.values) * np.sqrt(np.abs(layer.values) / reach)
-    if low is not None:
-        root = (layer.values - low) / (reach - low)
-    with np.errstate(invalid="ignore"):
-        level = np.rint(128 + 127 * root) if differences else np.ceil(LEVELS * root)
-    level = np.where(ids < 0, 0, np.clip(np.nan_to_num(level, nan=1), 1, LEVELS))
     return {
         "number": layer.number,
         "slots": ids.shape[1],
         "wide": width == "<u2",
         "ids": _packed(np.maximum(ids, 0).astype(width)),
-        "levels": _packed(level.astype("<u1")),
+        "levels": _packed(_levels(layer, reach, differences, low).astype("<u1")),
         "order": _packed(layer.order.astype("<u2")),
         "names": list(layer.names),
         "axis": layer.axis,
     }
+
+
+def _levels(
+    layer: Layer, reach: float, differences: bool, low: float | None
+) -> NDArray[np.floating]:
+    """1..255 on a square-root scale (most weights are small beside the largest), with differences
+    1..127 below zero, 128 zero, and up to 255 above; or 1..255 in even steps from `low` to `reach`.
+    """
+    if low is None:
+        scaled = np.sign(layer.values) * np.sqrt(np.abs(layer.values) / reach)
+    else:
+        scaled = (layer.values - low) / (reach - low)
+    with np.errstate(invalid="ignore"):
+        level = np.rint(128 + 127 * scaled) if differences else np.ceil(LEVELS * scaled)
+    return np.where(layer.expert_ids < 0, 0, np.clip(np.nan_to_num(level, nan=1), 1, LEVELS))
 
 
 def _packed(values: NDArray[Any]) -> str:
