@@ -38,11 +38,6 @@ int emo_sort_slots(long slots, long E, const int64_t *ids, int32_t *order, int32
 /* Whether products of bf16 are worth the rounding of their operands. */
 int emo_half_gains(void) { return HALF_PRODUCTS_GAIN; }
 
-/* Rows and weights lie far apart, where no processor guesses the next: they are asked for early. */
-INLINE void fetch(const void *from, long bytes) {
-    for (long i = 0; i < bytes; i += LINE) fetch_line((const char *)from + i);
-}
-
 /* Words of a matrix for `multiply`: its floats, or bf16 neighbours in a row. */
 INLINE const float *along(long count, const float *in, float *words, const int half) {
     if (!half) return in;
@@ -83,7 +78,7 @@ INLINE void multiply_fetching(long M, long n, long depth, const float *A, const 
                               const char *next, long size, const int half) {
     const long words = half ? depth / 2 : depth, strip = next ? TILE_COLUMNS : n;
     for (long j = 0; j < n; j += strip) {
-        if (next) fetch(next + j * depth * size, strip * depth * size);
+        if (next) fetch_bytes(next + j * depth * size, strip * depth * size);
         multiply(M, strip, depth, A, words, 1, B + j, C + j, n, 0, half);
     }
 }
@@ -93,43 +88,15 @@ INLINE void find_tokens(long M, const int32_t *order, long K, int32_t *tokens) {
     for (long m = 0; m < M; m++) tokens[m] = (uint32_t)order[m] / (uint32_t)K;
 }
 
-/* Rows of `bytes` each, those of `tokens` or, if they are not given, one after the other. */
-typedef struct {
-    const char *from;
-    const int32_t *tokens;
-    long bytes, count;
-} Ahead;
-
-INLINE const char *row_number(const Ahead *r, long i) {
-    return r->from + (r->tokens ? r->tokens[i] : i) * r->bytes;
-}
-
-/* `product` that meanwhile, tile by tile, fetches the rows that are needed next: where they lie no
- * processor foresees, and all at once they would be waited for. */
-INLINE void product_ahead_of(long M, long n, long depth, const float *A, long a_row, long a_step,
-                             const float *B, float *C, int accumulate, const int half,
-                             const Ahead *ahead) {
-    const long tiles = (M + TILE_ROWS - 1) / TILE_ROWS, all = tiles * (n / TILE_COLUMNS);
-    long due = 0, row = 0;
-    for (long t = 0; t < tiles; t++) {
-        const long first = M * t / tiles, rows = M * (t + 1) / tiles - first;
-        for (long j = 0; j < n; j += TILE_COLUMNS) {
-            for (due += ahead->count; due >= all; due -= all)
-                fetch(row_number(ahead, row++), ahead->bytes);
-            tile_of(rows, A + first * a_row, a_row, a_step, B + j, n, C + first * n + j, n, depth,
-                    accumulate, half, NO_LINES);
-        }
-    }
-}
-
+/* `product` with rows ahead. */
 static void product_ahead(long M, long n, long depth, const float *A, long a_row, long a_step,
                           const float *B, float *C, int accumulate, const Ahead *ahead) {
-    product_ahead_of(M, n, depth, A, a_row, a_step, B, C, accumulate, 0, ahead);
+    product_of(M, n, depth, A, a_row, a_step, B, n, C, n, accumulate, 0, ahead);
 }
 
 static void product_half_ahead(long M, long n, long depth, const float *A, long a_row, long a_step,
                                const float *B, float *C, int accumulate, const Ahead *ahead) {
-    product_ahead_of(M, n, depth, A, a_row, a_step, B, C, accumulate, 1, ahead);
+    product_of(M, n, depth, A, a_row, a_step, B, n, C, n, accumulate, 1, ahead);
 }
 
 /* `multiply` with rows ahead. */

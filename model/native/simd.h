@@ -115,30 +115,53 @@ INLINE void tile_of(long rows, const float *A, long a_row, long a_step, const fl
     }
 }
 
-/* C[M, n] (+)= A B; the rows are split evenly, so that no tile is left nearly empty. */
+/* Rows and weights lie far apart, where no processor guesses the next: they are asked for early. */
+INLINE void fetch_bytes(const void *from, long bytes) {
+    for (long i = 0; i < bytes; i += LINE) fetch_line((const char *)from + i);
+}
+
+/* Rows of `bytes` each, those of `tokens` or, if they are not given, one after the other. */
+typedef struct {
+    const char *from;
+    const int32_t *tokens;
+    long bytes, count;
+} Ahead;
+
+INLINE const char *row_number(const Ahead *r, long i) {
+    return r->from + (r->tokens ? r->tokens[i] : i) * r->bytes;
+}
+
+/* C[M, n] (+)= A B; the rows are split evenly, so that no tile is left nearly empty. If there are
+ * rows that are needed next, it fetches them meanwhile, tile by tile: all at once they would be
+ * waited for. */
 INLINE void product_of(long M, long n, long depth, const float *A, long a_row, long a_step,
                        const float *B, long ldb, float *C, long ldc, int accumulate,
-                       const int half) {
-    const long tiles = (M + TILE_ROWS - 1) / TILE_ROWS;
+                       const int half, const Ahead *ahead) {
+    const long tiles = (M + TILE_ROWS - 1) / TILE_ROWS, all = tiles * (n / TILE_COLUMNS);
+    long due = 0, row = 0;
     for (long t = 0; t < tiles; t++) {
         const long first = M * t / tiles, rows = M * (t + 1) / tiles - first;
         const float *a = A + first * a_row;
         float *c = C + first * ldc;
-        for (long j = 0; j < n; j += TILE_COLUMNS)
+        for (long j = 0; j < n; j += TILE_COLUMNS) {
+            if (ahead)
+                for (due += ahead->count; due >= all; due -= all)
+                    fetch_bytes(row_number(ahead, row++), ahead->bytes);
             tile_of(rows, a, a_row, a_step, B + j, ldb, c + j, ldc, depth, accumulate, half,
                     NO_LINES);
+        }
     }
 }
 
 static void product(long M, long n, long depth, const float *A, long a_row, long a_step,
                     const float *B, long ldb, float *C, long ldc, int accumulate) {
-    product_of(M, n, depth, A, a_row, a_step, B, ldb, C, ldc, accumulate, 0);
+    product_of(M, n, depth, A, a_row, a_step, B, ldb, C, ldc, accumulate, 0, NULL);
 }
 
 /* The same for words of two bf16 numbers each, neighbours along the summed axis, of depth/2. */
 static void product_half(long M, long n, long depth, const float *A, long a_row, long a_step,
                          const float *B, long ldb, float *C, long ldc, int accumulate) {
-    product_of(M, n, depth, A, a_row, a_step, B, ldb, C, ldc, accumulate, 1);
+    product_of(M, n, depth, A, a_row, a_step, B, ldb, C, ldc, accumulate, 1, NULL);
 }
 
 /* LOW and HIGH interleave the lower and the upper halves of two vectors. */
