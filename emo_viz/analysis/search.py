@@ -8,7 +8,8 @@ Shapes: D documents, H hits.
 """
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -24,6 +25,14 @@ COLUMNS = ("id", "domain", "title", "source", "text")
 # Any white space of a query fits any of a text: the same characters to Python and to DuckDB.
 _SPACE = r"[ \t\n\r\f\v\x{a0}\x{2000}-\x{200a}\x{202f}\x{3000}]+"
 _PYTHON_SPACE = re.sub(r"\\x\{(\w+)\}", lambda code: f"\\u{code[1]:0>4}", _SPACE)
+# Scripts whose words stand side by side: Thai and Lao, Burmese, Khmer, kana, Han.
+_SIDE_BY_SIDE = (
+    r"\u0e00-\u0eff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff"
+    r"\u31f0-\u31ff\uff66-\uff9f\U0001b000-\U0001b16f\u3400-\u9fff\uf900-\ufaff"
+    r"\U00020000-\U0003ffff"
+)
+_LETTER = rf"[^\W{_SIDE_BY_SIDE}]"  # or a digit, of a script with spaces between its words
+_IS_LETTER, _IS_SIDE_BY_SIDE = re.compile(_LETTER), re.compile(f"[{_SIDE_BY_SIDE}]")
 
 Ids = NDArray[np.int64]
 
@@ -112,7 +121,7 @@ class TextIndex:
         pattern = _whole(body, query.strip()) if whole else body
         found = re.compile(pattern, 0 if case else re.IGNORECASE)
         texts = self.facts["text"].array
-        places = [(row, *m.span()) for row in rows for m in found.finditer(texts[row])]
+        places = [(row, *place) for row in rows for place in _places(found, texts[row], whole)]
         return _at(*zip(*places, strict=True)) if places else _at([], [], [])
 
     def documents(self, query: str) -> Hits:
@@ -167,10 +176,39 @@ def _at(rows: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> Hits
 
 
 def _whole(body: str, query: str) -> str:
-    """The pattern where no letter or digit goes on before or after it."""
-    before = r"(?<!\w)" if re.match(r"\w", query) else ""
-    after = r"(?!\w)" if re.search(r"\w\Z", query) else ""
+    """The pattern where no letter or digit goes on before or after it; marks `_places` looks at."""
+    before = f"(?<!{_LETTER})" if _IS_LETTER.match(query) else ""
+    after = f"(?!{_LETTER})" if _IS_LETTER.match(query[-1]) else ""
     return f"{before}{body}{after}"
+
+
+def _places(found: re.Pattern[str], text: str, whole: bool) -> Iterator[tuple[int, int]]:
+    """Where the pattern stands in a text, and both its edges outside of words if it is whole."""
+    at = 0
+    while place := found.search(text, at):
+        start, end = place.span()
+        inside = whole and (_is_inside(text, start) or _is_inside(text, end))
+        if not inside:
+            yield start, end
+        at = start + 1 if inside else end
+
+
+def _is_inside(text: str, place: int) -> bool:
+    """Whether a place of a text lies inside a word: before a mark of its letter always, and between
+    two letters unless words of their script stand side by side."""
+    left, right = text[place - 1 : place], text[place : place + 1]
+    if not (_is_of_word(left) and _is_of_word(right)):
+        return False
+    alone = _IS_SIDE_BY_SIDE.match(left) or _IS_SIDE_BY_SIDE.match(right)
+    return _is_mark(right) or not alone
+
+
+def _is_of_word(character: str) -> bool:
+    return character.isalnum() or character == "_" or _is_mark(character)
+
+
+def _is_mark(character: str) -> bool:
+    return bool(character) and unicodedata.category(character).startswith("M")
 
 
 def line(index: TextIndex, hits: Hits, number: int, pieces: Sequence[str] | None) -> Line:

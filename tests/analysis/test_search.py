@@ -55,6 +55,28 @@ def test_words_are_whole_or_not_and_of_any_case_or_one(index: TextIndex):
     assert found(index, "ÉTÉ") == [(2, "été")]
 
 
+@pytest.mark.parametrize(
+    ("text", "query", "times"),
+    [
+        ("春風や、春風の日。", "春風", 2),
+        ("ภาษาไทยเป็นภาษา", "ไทย", 1),
+        ("A日本 AB日本", "A", 1),
+        ("हिन्दी में हि न", "हि", 1),
+        ("हिन्दी", "हिन्", 0),
+        ("كِ كِتاب", "كِ", 1),
+        ("น้ำ", "น", 0),  # the mark is of its letter, whatever the script
+        ("e\u0301t, et", "e", 0),
+        ("❤\ufe0f fox_b", "❤", 1),
+        ("xa a a", "a a", 1),  # not lost to the one before it, which begins inside a word
+    ],
+)
+def test_words_of_every_script_are_whole(text: str, query: str, times: int):
+    documents = pd.DataFrame({"id": ["one"], "text": [text]})
+    hits = TextIndex(documents).words(query)
+    assert len(hits) == times
+    assert {text[hits.starts[n] : hits.ends[n]] for n in range(times)} <= {query}
+
+
 def test_a_phrase_goes_over_any_white_space(index: TextIndex):
     assert found(index, " red   fox ") == [(0, "red\nfox")]
     assert found(index, "the red") == [(0, "the  red")]
