@@ -9,7 +9,7 @@ import pytest
 
 from emo_viz.analysis.runs import Run, compare
 from emo_viz.figures.kept import Shelf
-from emo_viz.ui.ablation import against, live
+from emo_viz.ui.ablation import against, export, live
 
 STUDY = SimpleNamespace(runs=compare([Run("a", "A"), Run("b", "B")]))
 
@@ -40,3 +40,13 @@ def test_what_is_kept_of_a_loss_counts_its_experts_too(monkeypatch: pytest.Monke
     assert calls == cuts[:2]
     for key, (made, size) in shelf._made.items():
         assert len(pickle.dumps((key, made))) < size + 1000
+
+
+def test_every_token_of_a_character_is_told_apart_in_the_table_of_losses():
+    values = {run: np.arange(3) for run in STUDY.runs.ids}
+    text = SimpleNamespace(pieces=["", "=ก", ""], labels=["∅", "=ก", "⟨81⟩ of ก"])
+    shown = SimpleNamespace(**vars(text), runs=STUDY.runs, full=values, cut=values)
+    table = export.token_losses(shown)
+    assert table["text"].tolist() == ['"=ก"', '""']
+    assert table["label"].tolist() == ['"=ก"', '"⟨81⟩ of ก"'], "no formula of a spreadsheet"
+    assert table["b_cut"].tolist() == [1, 2]

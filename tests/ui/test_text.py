@@ -16,10 +16,47 @@ def test_joined_emoji_and_scripts_are_left_alone():
 
 @pytest.mark.parametrize(
     ("token", "label"),
-    [(" the", "␣the"), ("   ", "␣␣␣"), ("", "∅"), ("x " * 20, "x x x x x x x x x x x x…")],
+    [
+        (" the", "␣the"),
+        ("   ", "␣␣␣"),
+        ("", "∅"),
+        ("x " * 20, "x x x x x x x x x x x x…"),
+        ("\u3000、", "␣、"),
+        ("\u2003", "␣"),
+        ("\u2028", "␣"),
+        ("\u200d", "U+200D"),
+        (" \u200c\u3164", "␣U+200C U+3164"),
+        ("\U000e0067", "U+E0067"),
+    ],
 )
-def test_token_label_shows_its_spaces(token: str, label: str):
+def test_no_token_is_without_a_label_that_can_be_seen(token: str, label: str):
     assert words.token_label(token) == label
+
+
+@pytest.mark.parametrize("text", ["\u06dd", "\u0600١", "🏴\U000e0067\U000e0062\U000e007f"])
+def test_format_characters_that_are_drawn_are_no_faults(text: str):
+    assert words.visible(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "shown"),
+    [
+        ("one and two", 5, "one…"),
+        ("e\u0301" * 9, 6, "e\u0301e\u0301…"),
+        ("क्षत्रिय", 6, "क्ष…"),
+        ("a👩\u200d👧 b", 4, "a…"),
+        ("ab👍🏽 b", 4, "ab…"),
+        ("a" + "\u0301" * 40, 9, "a" + "\u0301" * 7 + "…"),
+    ],
+)
+def test_what_is_shortened_ends_with_a_whole_letter(text: str, limit: int, shown: str):
+    assert words.shorten(text, limit) == shown
+
+
+def test_the_direction_of_a_text_is_that_of_most_of_its_letters():
+    assert words.direction("word: שלום, עולם (1)") == "rtl"
+    assert words.direction("the word שלום") == "ltr"
+    assert words.direction("日本 12") == words.direction("12, 13") == "ltr"
 
 
 def test_html_is_escaped():

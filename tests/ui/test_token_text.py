@@ -25,8 +25,13 @@ def test_every_token_of_the_vocabulary_has_a_name_of_its_own(tokenizer):
 def test_tokens_of_one_character_have_their_bytes(tokenizer):
     encoded = encode(tokenizer, "ก a", 20)
     labels = text_labels(tokenizer, encoded.token_ids.tolist(), encoded.texts)[1:]
-    assert labels[:3] == ["⟨E0⟩ of ก", "⟨B8⟩", "⟨81⟩"]
+    assert labels[:3] == ["⟨E0⟩ of ก", "⟨B8⟩ of ก", "⟨81⟩ of ก"]
     assert labels[-1].endswith("a")
+
+
+def test_a_token_of_bytes_is_of_the_character_that_it_is_a_part_of():
+    labels = text_labels(OfWords(), [1, 0, 0, 3, 1], ["", "", " aก", "", " soil"])
+    assert labels == ["∅", "⟨E0⟩", "⟨E0⟩ of ก", "∅", "␣soil"], "and no text is of none"
 
 
 def test_plain_text_has_plain_labels(tokenizer):
@@ -38,10 +43,10 @@ def test_plain_text_has_plain_labels(tokenizer):
 class OfWords:
     """A vocabulary that writes bytes otherwise."""
 
-    words = ("<0xE0>", "▁soil", "[?]")
+    words = ("<0xE0>", "▁soil", "[?]", "")
 
     def decode(self, ids):
-        return {0: "\ufffd", 1: " soil", 2: "\ufffd"}[ids[0]]
+        return ("\ufffd", " soil", "\ufffd", "")[ids[0]]
 
     def convert_ids_to_tokens(self, token):
         return self.words[token]

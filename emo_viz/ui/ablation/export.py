@@ -101,9 +101,11 @@ def subset_json(study: Study, run: str, subset: "ExpertSubset") -> str:
 
 
 def token_losses(live: Live) -> pd.DataFrame:
-    """A row a token, in nats; its text as JSON, so that none is taken for something else."""
-    texts = [json.dumps(piece, ensure_ascii=False) for piece in live.pieces[1:]]
-    columns: dict[str, Any] = {"token": range(1, len(live.pieces)), "text": texts}
+    """A row a token, in nats: its text, which of the tokens of a character one alone has, and what
+    the page calls it, both as JSON, so that none is taken for something else."""
+    columns: dict[str, Any] = {"token": range(1, len(live.pieces))}
+    for column, words in (("text", live.pieces), ("label", live.labels)):
+        columns[column] = [json.dumps(word, ensure_ascii=False) for word in words[1:]]
     for run in live.runs.ids:
         columns |= {f"{run}_full": live.full[run][1:], f"{run}_cut": live.cut[run][1:]}
     return pd.DataFrame(columns)

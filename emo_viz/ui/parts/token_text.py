@@ -26,7 +26,7 @@ _HEX = re.compile(r"<0x([0-9A-F]{2})>")
 def vocabulary_label(tokenizer: "PreTrainedTokenizerBase", token_id: int) -> str:
     """One token of the vocabulary as a short label; its bytes if it is no whole characters."""
     text = tokenizer.decode([token_id])
-    if REPLACEMENT not in text:
+    if not _is_part(tokenizer, token_id):
         return token_label(text)
     found = _bytes(str(tokenizer.convert_ids_to_tokens(token_id)))
     return token_label(text) if found is None else _bytes_label(found)
@@ -40,13 +40,20 @@ def text_labels(
     pieces [T]: what each token shows of the text; a character of several tokens stands at its
     first one.
     """
-    labels = []
+    labels, shown_at = [], ""
     for position, (token_id, piece) in enumerate(zip(token_ids, pieces, strict=True)):
         goes_on = position + 1 < len(pieces) and not pieces[position + 1]
         part = position > 0 and (not piece or goes_on)
+        shown_at = piece or shown_at
         label = vocabulary_label(tokenizer, int(token_id)) if part else token_label(piece)
-        labels.append(f"{label} of {token_label(piece)}" if part and piece else label)
+        of = shown_at and part and _is_part(tokenizer, int(token_id))
+        labels.append(f"{label} of {token_label(shown_at[-1])}" if of else label)
     return labels
+
+
+def _is_part(tokenizer: "PreTrainedTokenizerBase", token_id: int) -> bool:
+    """Whether a token holds bytes that are no whole character."""
+    return REPLACEMENT in tokenizer.decode([token_id])
 
 
 def recorded_pieces(recorded: "RecordedDocument") -> list[str]:

@@ -11,7 +11,16 @@ import unicodedata
 from emo_viz.analysis.bootstrap import Interval
 
 _NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u200b": "∅", "\ufeff": "∅"}
+# Format characters that turn nothing round: joiners hold emoji and Indic or Persian words together,
+# some Arabic and Syriac ones are drawn, and tags say whose a flag is.
+ZERO_WIDTH_JOINER = "\u200d"
+_JOINERS = "\u200c" + ZERO_WIDTH_JOINER
+_DRAWN = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"
+_TAGS = "".join(map(chr, range(0xE0020, 0xE0080)))
+_HARMLESS = frozenset(_JOINERS + _DRAWN + _TAGS)
+_UNSEEN = frozenset(_JOINERS + _TAGS + "\u115f\u1160\u2800\u3164\uffa0")  # fillers, a blank
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
+VIRAMA = 9  # the combining class of marks that join an Indic letter to the next one
 OPENING_READ = 240  # characters of a text: more than any opening shows
 DOTTED_CIRCLE = "\u25cc"
 # Streamlit makes an icon of :material/home: even where its colons are escaped.
@@ -30,15 +39,18 @@ def visible(text: str) -> str:
 def token_label(text: str, limit: int = 24) -> str:
     """One token as a short label on one line: spaces at its ends become open boxes.
 
-    A mark that belongs on the letter before it stands on a dotted circle.
+    A mark that belongs on the letter before it stands on a dotted circle; what has no look of its
+    own is told by its codes.
     """
     shown = visible(text)
-    if shown and unicodedata.category(shown[0]).startswith("M"):
+    if shown and _is_mark(shown[0]):
         shown = DOTTED_CIRCLE + shown
-    body = shown.strip(" ")
+    body = shown.strip()
     if not body:
         return "␣" * len(shown) or "∅"
-    before, after = len(shown) - len(shown.lstrip(" ")), len(shown) - len(shown.rstrip(" "))
+    before, after = len(shown) - len(shown.lstrip()), len(shown) - len(shown.rstrip())
+    if _UNSEEN.issuperset(body):
+        body = " ".join(f"U+{ord(each):04X}" for each in body)
     return shorten("␣" * before + body + "␣" * after, limit)
 
 
@@ -83,9 +95,31 @@ def isolated(text: str) -> str:
     return f"\u2068{text}\u2069" if turns else text
 
 
+def direction(text: str) -> str:
+    """Which way most of its letters run: "ltr" or "rtl"."""
+    ways = [] if text.isascii() else [unicodedata.bidirectional(each) for each in text]
+    return "rtl" if sum(way in ("R", "AL") for way in ways) > ways.count("L") else "ltr"
+
+
 def shorten(text: str, limit: int) -> str:
-    """`text`, or its first `limit` - 1 characters and an ellipsis."""
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+    """`text`, or its first `limit` - 1 characters and an ellipsis; fewer, so as to end with a whole
+    letter or emoji."""
+    if len(text) <= limit:
+        return text
+    end = limit - 1
+    while end and _goes_on(text[end - 1], text[end]):
+        end -= 1
+    return text[: end or limit - 1].rstrip() + "…"
+
+
+def _goes_on(before: str, after: str) -> bool:
+    """Whether the second character is part of what the first is drawn as."""
+    joined = ZERO_WIDTH_JOINER in (before, after) or unicodedata.combining(before) == VIRAMA
+    return joined or _is_mark(after) or after in _TAGS or "\U0001f3fb" <= after <= "\U0001f3ff"
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character).startswith("M")
 
 
 def opening(text: str, limit: int) -> str:
@@ -129,9 +163,8 @@ def _sign(character: str) -> str:
     if category == "Cc":
         code = ord(character)
         return chr(0x2400 + code) if code < 32 else "␡" if code == 127 else "�"
-    # Zero-width joiners hold emoji and Indic or Persian words together; other format
-    # characters (direction overrides, isolates) would rearrange the page around the token.
-    if category in ("Cf", "Cs", "Co", "Cn") and character not in "\u200c\u200d":
+    # Direction overrides and isolates would rearrange the page around the token.
+    if category in ("Cf", "Cs", "Co", "Cn") and character not in _HARMLESS:
         return "�"
     return character
 
