@@ -1,6 +1,7 @@
 """Bytes of a file as text, or a sentence on why they are none. Knows no Streamlit."""
 
 import codecs
+import unicodedata
 
 LARGEST = 20_000_000  # bytes
 _MARKS = (  # the longer ones first: one begins like another
@@ -13,14 +14,16 @@ _MARKS = (  # the longer ones first: one begins like another
 _IN_TEXTS = frozenset("\t\n\v\f\r\b\x1b\x1c\x1d\x1e\x1f\x85")
 # Of a file that is no Unicode, letters of other languages are the smaller part.
 MOST_BEYOND_ASCII = 0.3
-LEAST_ZERO = 0.3  # of every other byte, from which on a file is UTF-16
+FEW_CONTROLS = 0.15  # of the bytes of a text with faults in it; of UTF-16 a byte of two may be one
+SAMPLE = 100_000  # bytes or characters of a file that tell what it is in
 
 
 def decoded(content: bytes) -> tuple[str, str]:
     """The text of a file, and a sentence on how it was read ("" for UTF-8).
 
-    By its mark at the beginning, else by the zeros that UTF-16 has, else as UTF-8, else as Windows'
-    Latin-1. Raises ValueError, one sentence, for what is empty, too large or no text.
+    By its mark at the beginning, else as UTF-16 if it holds zeros, which no other text does, else
+    as UTF-8, else as Windows' Latin-1. Raises ValueError, one sentence, for what is empty, too
+    large or no text.
     """
     if len(content) > LARGEST:
         size = f"{len(content) / 1e6:,.0f} MB"
@@ -28,8 +31,8 @@ def decoded(content: bytes) -> tuple[str, str]:
     for mark, encoding in _MARKS:
         if content.startswith(mark):
             return _marked(content, encoding)
-    if unmarked := _utf_16(content):
-        return _marked(content, unmarked)
+    if 0 in content:
+        return _checked(_utf_16(content)), "That file was read as UTF-16."
     try:
         text, said = content.decode(), ""
     except UnicodeDecodeError:
@@ -38,7 +41,7 @@ def decoded(content: bytes) -> tuple[str, str]:
 
 
 def _marked(content: bytes, encoding: str) -> tuple[str, str]:
-    name = encoding.upper().removesuffix("-SIG").removesuffix("-LE").removesuffix("-BE")
+    name = encoding.upper().removesuffix("-SIG")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -47,22 +50,46 @@ def _marked(content: bytes, encoding: str) -> tuple[str, str]:
 
 
 def _utf_16(content: bytes) -> str:
-    """The UTF-16 that a file without a mark is in, "" for none: of common letters one byte of the
-    two is zero, always the same one, and no other text holds a zero."""
-    some = content[:100_000]
-    first, second = (some[at::2].count(0) / max(1, len(some) // 2) for at in (0, 1))
-    if len(content) % 2 or max(first, second) < LEAST_ZERO or min(first, second) > 0.0:
-        return ""
-    return "utf-16-le" if second > first else "utf-16-be"
+    """The text of a file without a mark. Of the two orders of its bytes the right one has the
+    letters of few alphabets, of 256 each; in the other one they lie all over Unicode."""
+    orders = [_of_characters(content, order) for order in ("utf-16-le", "utf-16-be")]
+    texts = [text for text in orders if text is not None]
+    if not texts or _is_marred(content):
+        raise ValueError(_NO_TEXT)
+    return min(texts, key=_alphabets)
+
+
+def _is_marred(content: bytes) -> bool:
+    """Whether it is UTF-8 but for a few zeros."""
+    some = content[:SAMPLE]
+    few = sum(byte < 0x20 for byte in some) < FEW_CONTROLS * len(some)
+    return few and _of_characters(content.replace(b"\0", b""), "utf-8") is not None
+
+
+def _of_characters(content: bytes, encoding: str) -> str | None:
+    """The text in an encoding; None where it is none, or holds what no text does."""
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+    others = set(text) - _IN_TEXTS
+    known = all(unicodedata.category(each) not in ("Cc", "Cn", "Co") for each in others)
+    return text if known else None
+
+
+def _alphabets(text: str) -> tuple[int, int]:
+    """In how many of them its letters lie; of as many, less the more of them are the first."""
+    found = [ord(letter) >> 8 for letter in text[:SAMPLE]]
+    return len(set(found)), -found.count(0)
 
 
 def _latin(content: bytes) -> str:
-    beyond = sum(byte > 0x7F for byte in content[:100_000])
+    beyond = sum(byte > 0x7F for byte in content[:SAMPLE])
     try:
         text = content.decode("cp1252")
     except UnicodeDecodeError as error:
         raise ValueError(_NO_TEXT) from error
-    if beyond > MOST_BEYOND_ASCII * len(content[:100_000]):
+    if beyond > MOST_BEYOND_ASCII * len(content[:SAMPLE]):
         raise ValueError(_NO_TEXT)
     return text
 
@@ -70,7 +97,7 @@ def _latin(content: bytes) -> str:
 def _checked(text: str) -> str:
     if not text.strip("\ufeff \t\r\n"):
         raise ValueError("That file is empty")
-    if any(ord(letter) < 32 and letter not in _IN_TEXTS for letter in text):
+    if any(ord(letter) < 32 for letter in set(text) - _IN_TEXTS):
         raise ValueError(_NO_TEXT)
     return text
 
