@@ -118,6 +118,16 @@ def test_an_own_text_beside_a_document_and_escaped():
     assert "two texts" in headline(at) and r"\<b\>" in texts(at)
 
 
+def test_tokens_of_other_scripts_have_their_bytes_and_their_order_of_reading():
+    at = compared("2.t.नमस्ते", "3.t.سلام عليكم (1)")
+    assert "… न :grey-background[**⟨A4⟩ of न**] मस्ते" in texts(at)
+    (arabic,) = [each.value for each in at.markdown if "عليكم" in each.value and "…" in each.value]
+    assert arabic.startswith("\u2067… ") and arabic.endswith(r"عليكم \(1\) …" + "\u2069")
+    title = "Token 3 of your text “\u2068سلام عليكم {}\u2069”"
+    assert f"**{title.format(chr(92) + '(1' + chr(92) + ')')}**" in texts(at)
+    assert f"2. {title.format('(1)')}" in at.selectbox(key="pin_right").options
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [("d.nobody", "is not here"), ("t.~z.x", "cut off")],

@@ -16,7 +16,14 @@ from emo_viz.ui.parts.pins import Pin
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.search.sides import NotHere, Side, sides, title
 from emo_viz.ui.shell import links, routes, slots
-from emo_viz.ui.shell.words import count, escape_markdown, share, token_label
+from emo_viz.ui.shell.words import (
+    count,
+    escape_markdown,
+    in_direction,
+    part_of_markdown,
+    share,
+    shorten,
+)
 
 CONTEXT = 24  # tokens on either side of a pinned one
 MOST_EXPERTS = 8  # of a layer of two texts, in the table
@@ -186,12 +193,12 @@ def _excerpt(side: Side) -> str:
     """The token in its context, or the opening of the text, as Markdown."""
     pieces, token = side.pieces, side.pin.token
     if token is None:
-        text = "".join(pieces)
-        return escape_markdown(text[:OPENING]) + ("…" if len(text) > OPENING else "")
+        return escape_markdown(shorten("".join(pieces), OPENING))
     before = "".join(pieces[max(0, token - 1 - CONTEXT) : token - 1])
     after = "".join(pieces[token : token + CONTEXT])
-    hit = escape_markdown(token_label(pieces[token - 1]))
-    return f"… {escape_markdown(before)} :grey-background[**{hit}**] {escape_markdown(after)} …"
+    hit = f":grey-background[**{escape_markdown(side.labels[token - 1])}**]"
+    line = f"… {part_of_markdown(before)} {hit} {part_of_markdown(after)} …"
+    return in_direction(line, before + after)
 
 
 def _chart(left: Side, found: dict[str, Alike], tokens: bool) -> None:

@@ -1,6 +1,6 @@
 """What the runs did with a pinned token, document or text: live, else out of their recordings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -20,7 +20,15 @@ from emo_viz.ui.parts.own_text import MOST_CHARACTERS
 from emo_viz.ui.parts.pins import Pin
 from emo_viz.ui.parts.reading import Chosen, Reading, read
 from emo_viz.ui.shell import links
-from emo_viz.ui.shell.words import count, escape_markdown, opening, shorten, visible
+from emo_viz.ui.shell.words import (
+    count,
+    escape_markdown,
+    isolated,
+    opening,
+    shorten,
+    token_label,
+    visible,
+)
 
 if TYPE_CHECKING:
     from emo_viz.trace import Trace
@@ -32,13 +40,14 @@ TITLE = 50  # characters
 class Side:
     """A pin as the runs of a comparison read it.
 
-    title: Markdown. pieces: its tokens as texts; none where they are not known. routed: by run id.
-    layers: the model's own number of each layer, by run id.
+    title: Markdown. pieces: its tokens as texts; none where they are not known. labels: what each
+    of these is called. routed: by run id. layers: the model's own number of each layer, by run id.
     """
 
     pin: Pin
     title: str
     pieces: Sequence[str]
+    labels: Sequence[str]
     runs: Comparison
     routed: Mapping[str, RoutedText]
     layers: Mapping[str, Sequence[int]]
@@ -48,24 +57,23 @@ class NotHere(Exception):
     """A pin cannot be shown; the text is one sentence, safe for Markdown."""
 
 
-def title(pin: Pin) -> str:
-    """What a pin is called, plainly: in lists."""
-    where = _title_of(pin)
+def title(pin: Pin, shown: Callable[[str], str] = isolated) -> str:
+    """What a pin is called: in lists, plainly. shown: makes others' texts safe to stand in it."""
+    where = _title_of(pin, shown)
     return where if pin.token is None else f"Token {pin.token} of {where}"
 
 
-def _title_of(pin: Pin) -> str:
+def _title_of(pin: Pin, shown: Callable[[str], str]) -> str:
     try:
         if pin.document is None:
-            return (
-                f"your text “{opening(text_links.text_of(pin.text or '', MOST_CHARACTERS), TITLE)}”"
-            )
+            text = text_links.text_of(pin.text or "", MOST_CHARACTERS)
+            return f"your text “{shown(opening(text, TITLE))}”"
         row = _known(pin.document)
     except ValueError:
         return "a text that is no longer here"
     if row is None:
-        return shorten(visible(pin.document), TITLE)
-    return f"{visible(row[0])} · {shorten(visible(row[1]), TITLE)}"
+        return shown(shorten(visible(pin.document), TITLE))
+    return f"{shown(visible(row[0]))} · {shown(shorten(visible(row[1]), TITLE))}"
 
 
 def _known(document: str) -> tuple[str, str, str] | None:
@@ -149,8 +157,9 @@ def _live(models: Models, pin: Pin) -> Side:
     pin = _within(pin, reading.num_tokens)
     routed = {run: _of_reading(reading, run) for run in reading.runs.ids}
     layers = {one.run: one.live.own_layers for one in models}
-    name = escape_markdown(title(pin))
-    return Side(pin, name, reading.pieces[1:], reading.runs, routed, layers)
+    name = title(pin, escape_markdown)
+    words = reading.pieces[1:], reading.labels[1:]
+    return Side(pin, name, *words, reading.runs, routed, layers)
 
 
 def _within(pin: Pin, tokens: int) -> Pin:
@@ -158,7 +167,7 @@ def _within(pin: Pin, tokens: int) -> Pin:
     so do the models that cut them into tokens. Raises NotHere where there is none."""
     if pin.token is None or pin.token <= tokens:
         return pin
-    name = escape_markdown(_title_of(pin))
+    name = _title_of(pin, escape_markdown)
     if not tokens:
         raise NotHere(f"The pinned token {pin.token:,} is not here: {name} has no tokens.")
     links.warn(
@@ -221,7 +230,8 @@ def _of_traces(runs: Comparison, pin: Pin, rows: Mapping[str, tuple[int, int]], 
     if pin.token:
         pin = _within(pin, min(_tokens(one) for one in routed.values()))
     layers = {run: trace.manifest.model.own_layers for run, trace in traces.items()}
-    return Side(pin, escape_markdown(title(pin)), pieces, runs, routed, layers)
+    words = pieces, list(map(token_label, pieces))
+    return Side(pin, title(pin, escape_markdown), *words, runs, routed, layers)
 
 
 def _of_trace(trace: "Trace", row: int) -> RoutedText:

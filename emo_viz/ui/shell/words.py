@@ -56,8 +56,13 @@ def token_label(text: str, limit: int = 24) -> str:
 
 def escape_markdown(text: str) -> str:
     """`text` such that Markdown renders it literally, on one line."""
+    return isolated(part_of_markdown(text))
+
+
+def part_of_markdown(text: str) -> str:
+    """`escape_markdown` of a part of a text that is shown in one direction: see `in_direction`."""
     shown = _ICON.sub(f":{WORD_JOINER}", visible(text))
-    return isolated(_MARKDOWN.sub(r"\\\1", shown))
+    return _MARKDOWN.sub(r"\\\1", shown)
 
 
 def with_commands(sentence: str) -> str:
@@ -99,6 +104,11 @@ def direction(text: str) -> str:
     """Which way most of its letters run: "ltr" or "rtl"."""
     ways = [] if text.isascii() else [unicodedata.bidirectional(each) for each in text]
     return "rtl" if sum(way in ("R", "AL") for way in ways) > ways.count("L") else "ltr"
+
+
+def in_direction(shown: str, text: str) -> str:
+    """What is shown of a text, such that its parts stand in the order in which that is read."""
+    return f"\u2067{shown}\u2069" if direction(text) == "rtl" else shown
 
 
 def shorten(text: str, limit: int) -> str:
