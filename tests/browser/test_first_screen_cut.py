@@ -31,6 +31,7 @@ def test_all_that_matters_is_seen_without_scrolling(opened: Page):
         expect(opened.locator(what)).not_to_have_count(0)
         for each in opened.locator(what).all():
             expect(each).to_be_in_viewport(ratio=1)
+    expect(opened.locator(".prompt q")).to_have_attribute("dir", "ltr")
 
 
 def test_the_answer_is_a_heading_that_follows_the_slider(opened: Page):

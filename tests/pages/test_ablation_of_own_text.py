@@ -10,7 +10,8 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.analysis import ablation as measuring
 from emo_viz.analysis.curves import Curves
 from emo_viz.server import assets
-from model.run.inference import encode, record
+from emo_viz.ui.ablation import live
+from model.run.inference import Continuation, encode, record
 from model.run.loading import load_tokenizer
 from tests.pages.ablation_page import PAGE, given, lines, losses, opened, table, words
 from tests.pages.opened import follow_link, run, strips
@@ -157,3 +158,18 @@ def test_a_link_to_a_document_is_followed_whatever_was_chosen_before(page, earli
     said = words(at).replace("\\", "")
     shown = lines(at)["document"] if page == PAGE else said
     assert "heldout-garden-volume-2" in shown and "The link asks" not in said
+
+
+def test_models_go_on_after_a_whole_letter_of_a_text_from_right_to_left(tiny_assets, monkeypatch):
+    prompts: list[np.ndarray] = []
+
+    def continued(loaded, prompt_ids, experts):
+        prompts.append(prompt_ids)
+        return Continuation("", True)
+
+    monkeypatch.setattr(live, "continuation", continued)
+    tokenizer = load_tokenizer(tiny_assets / "checkpoints" / "emo-nano")
+    at = opened(subset_document="own", subset_text="שלום", k="6")
+    prompt = given(at, "prompt")
+    assert tokenizer.decode(prompts[-1], skip_special_tokens=True) == prompt["prompt"] == "של"
+    assert prompt["direction"] == "rtl"

@@ -21,7 +21,8 @@ function whole(run, parts, data) {
 export default function ({ data, parentElement }) {
   const root = parentElement.querySelector(".writing");
   const prompt = make("div", "said prompt");
-  prompt.append(make("span", "", "Next words after "), make("q", "", data.prompt));
+  const given = Object.assign(make("q", "", data.prompt), { dir: data.direction });
+  prompt.append(make("span", "", "Next words after "), given);
   root.replaceChildren(prompt, ...data.runs.map((run) => {
     const pane = make("div", "pane");
     const head = make("div", "head");

@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -19,7 +20,7 @@ from emo_viz.ui.ablation.page import Choice, Study
 from emo_viz.ui.ablation.parts import runs_data, view
 from emo_viz.ui.ablation.slider import PLAYED
 from emo_viz.ui.shell import missing
-from emo_viz.ui.shell.words import count, visible
+from emo_viz.ui.shell.words import count, direction, visible
 
 if TYPE_CHECKING:
     from model.run.inference import Continuation
@@ -37,7 +38,7 @@ Parts = list[tuple[str, bool]]
 def draw(study: Study, choice: Choice, live: Live, notches: tuple[int, ...]) -> None:
     """What each model writes next; words that differ from those of all experts are marked."""
     with missing.said():
-        prompt = live.token_ids[: max(1, len(live.token_ids) // 2)]
+        prompt = live.token_ids[: _given(live)]
         place = st.empty()
         written = {run: dict[int, "Continuation"]() for run in study.runs.ids}
         _show(place, study, live, written)
@@ -71,6 +72,7 @@ def _show(
     place: Any, study: Study, live: Live, written: dict[str, dict[int, "Continuation"]]
 ) -> None:
     stops = sorted({live.most, *(stop for own in written.values() for stop in own)} - {WHOLE})
+    prompt = _prompt(live)
     with place.container():
         _VIEW(
             key=f"subset_writing_{sum(map(len, written.values()))}",  # a key is drawn once a run
@@ -88,14 +90,22 @@ def _show(
                 ],
                 "waiting": WRITING if _is_played() else ONCE_LET_GO,
                 "most": live.most,
-                "prompt": _prompt(live),
+                "prompt": prompt,
+                "direction": direction(prompt),
             },
         )
 
 
+def _given(live: Live) -> int:
+    """How many tokens the models go on from: half of the text, to the end of a character."""
+    half = max(1, len(live.pieces) // 2)
+    rest = takewhile(lambda piece: not piece, live.pieces[half:])
+    return half + sum(1 for _ in rest)
+
+
 def _prompt(live: Live) -> str:
     """The end of what was given to the models."""
-    text = visible("".join(live.pieces[: max(1, len(live.pieces) // 2)]).strip())
+    text = visible("".join(live.pieces[: _given(live)]).strip())
     return text if len(text) <= SHOWN_PROMPT else text[-SHOWN_PROMPT:]
 
 
@@ -144,9 +154,8 @@ def marked(text: str, whole: str) -> Parts:
 
 def in_words(live: Live) -> str:
     """What was given to the models, and how they go on."""
-    prompt = live.pieces[: max(1, len(live.pieces) // 2)]
     return (
         f"What the models write: up to {NEW_TOKENS} tokens after the first "
-        f"{count(len(prompt) - 1, 'token')} of the document, drawn at temperature {TEMPERATURE} "
+        f"{count(_given(live) - 1, 'token')} of the document, drawn at temperature {TEMPERATURE} "
         f"with the fixed seed {SEED}, the same with and without the cut."
     )
