@@ -1,13 +1,31 @@
 """The key / leads to the search from anywhere; a hit leads to its token; texts stay texts."""
 
+from dataclasses import asdict
+from types import ModuleType
 from urllib.parse import quote
 
 import harness
 import pytest
 from playwright.sync_api import Page, expect
 
+from emo_viz.ui.experts import kwic as of_experts
+from emo_viz.ui.search import kwic as of_search
+
 FIELD = ".st-key-search_text input"
 LINES = ".st-key-search_lines tbody tr"
+# Draws a component in a narrow place, and gives where each of some parts begins and ends.
+DRAWN = """async ([js, css, html, data, parts]) => {
+  const place = document.createElement("div");
+  place.style.width = "700px";
+  document.querySelector("h1").after(place);
+  const parentElement = place.attachShadow({ mode: "open" });
+  parentElement.innerHTML = `<style>${css}</style>${html}`;
+  const { default: draw } = await import(`data:text/javascript,${encodeURIComponent(js)}`);
+  draw({ data, parentElement, setTriggerValue() {} });
+  const found = parts.map((part) => parentElement.querySelector(part).getBoundingClientRect());
+  place.remove();
+  return found.map(({ left, right }) => [left, right]);
+}"""
 
 
 @pytest.mark.parametrize("address", ["", "Token_routing", "Library"])
@@ -64,6 +82,31 @@ def test_a_hit_leads_to_its_token_and_keys_walk_the_lines(
     browser_page.go_back()
     harness.settle(browser_page)
     expect(browser_page).to_have_url(f"{app_server.url}/Search?search_text=rope")
+    contexts_are_read_from_right_to_left(browser_page)
+
+
+def contexts_are_read_from_right_to_left(page: Page) -> None:
+    """Beside its hit a line has the words next to it, the first ones on the right."""
+    around = {"before": "abc " + "שלום, " * 15, "after": " עולם." * 15}
+    row = of_search.Row("zoo", "x", hit="ספר", **around)
+    rows = [asdict(row) | {"direction": of_search._direction(row)}]
+    parts = ["td.line", ".kept span", ".hit", ".words > :last-child"]
+    beside(drawn(page, of_search, {"rows": rows, "label": "", "where": "", "note": ""}, parts))
+    line = of_experts.Line(token="ספר", weight="0.3", document="x", **around)
+    lines = [asdict(line) | {"direction": of_experts._direction(line)}]
+    parts = [".words", ".before span", ".token span", ".after"]
+    beside(drawn(page, of_experts, {"lines": lines, "label": "", "colour": "red"}, parts))
+
+
+def drawn(page: Page, of: ModuleType, data: dict, parts: list[str]) -> list[list[float]]:
+    found: list[list[float]] = page.evaluate(DRAWN, [of._JS, of._CSS, of._HTML, data, parts])
+    return found
+
+
+def beside(parts: list[list[float]]) -> None:
+    line, before, hit, after = parts
+    assert line[0] < hit[0] < hit[1] < line[1]
+    assert after[1] == pytest.approx(hit[0], abs=4) and before[0] == pytest.approx(hit[1], abs=4)
 
 
 def test_what_was_found_and_which_lines_are_read_out(

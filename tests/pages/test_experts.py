@@ -107,7 +107,7 @@ def test_one_expert_has_its_contexts_partners_and_effect(opened):
     lines = kwic(at)
     assert len(lines) == 12 and lines[0]["weight"] == f"{found.context_gates[1, 6, 0]:.2f}"
     text = library.documents()["text"][int(found.context_rows[1, 6, 0])]
-    assert lines[0]["token"].strip("␣") in text
+    assert lines[0]["token"].strip("␣") in text and lines[0]["direction"] == "ltr"
     partners = next(frame.value for frame in at.dataframe if "If independent" in frame.value)
     best = int(partners["Expert"][0])
     together = found.pairs[1, 6, best] / found.pairs[1, 6, 6]

@@ -116,6 +116,7 @@ def test_markup_in_a_text_is_data_and_in_the_headline_escaped():
     assert r"\<b onclick" in headline(at) and "**once**" in headline(at)
     row = lines(at)[0]
     assert row["hit"] == "<b onclick='alert(1)'>soil" and row["after"].startswith(" & seeds</b>")
+    assert row["direction"] == "ltr"
 
 
 def test_a_token_is_exact_and_others_that_hold_it_are_offered():

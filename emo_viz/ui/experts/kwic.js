@@ -17,8 +17,11 @@ function build(list, lines) {
     node.setAttribute("role", "option");
     node.setAttribute("aria-label",
       `${line.before}${line.token}${line.after}; ${line.weight}; ${line.document}`);
-    node.append(cell("before", line.before), cell("token", line.token),
-      cell("after", line.after), cell("weight", line.weight));
+    const words = document.createElement("span");
+    words.className = "words";
+    words.dir = line.direction;
+    words.append(cell("before", line.before), cell("token", line.token), cell("after", line.after));
+    node.append(words, cell("weight", line.weight));
     list.append(node);
   });
 }

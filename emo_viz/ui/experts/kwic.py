@@ -12,6 +12,7 @@ from pathlib import Path
 import streamlit as st
 
 from emo_viz.ui.shell.component import component
+from emo_viz.ui.shell.words import direction
 
 _HTML = '<ul class="kwic" tabindex="0" role="listbox"></ul>'
 _CSS = Path(__file__).with_name("kwic.css").read_text(encoding="utf-8")
@@ -44,7 +45,8 @@ def lines(
 ) -> None:
     """Draw the lines. label: what they are, for those who hear the page. colour: of the mark under
     the tokens. page, ways: where each line leads, and its parameters there; None: nowhere."""
-    data = {"lines": [asdict(line) for line in shown], "label": label, "colour": colour}
+    found = [asdict(line) | {"direction": _direction(line)} for line in shown]
+    data = {"lines": found, "label": label, "colour": colour}
     _COMPONENT(key=key, data=data | {"links": LINKS})
     st.html(_HIDDEN)
     hidden = st.container(key=f"{LINKS}all", gap=None)
@@ -52,3 +54,7 @@ def lines(
         if way is not None:
             with hidden.container(key=f"{LINKS}{number}"):
                 st.page_link(page, label=shown[number].document, query_params=dict(way))
+
+
+def _direction(line: Line) -> str:
+    return direction(line.before + line.token + line.after)

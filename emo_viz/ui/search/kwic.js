@@ -1,5 +1,3 @@
-const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufefc]/;
-
 function element(name, className, text) {
   const node = document.createElement(name);
   if (className) node.className = className;
@@ -15,19 +13,26 @@ function link(address, text, className, title) {
   return node;
 }
 
+// A text of which the end stays in sight.
+function kept(text) {
+  const node = element("div", "kept");
+  node.append(element("span", "", text));
+  return node;
+}
+
 function context(row) {
   const hit = row.address
     ? link(row.address, row.hit, "hit", row.title) : element("b", "hit", row.hit);
-  if (RIGHT_TO_LEFT.test(row.before + row.hit + row.after)) {
-    const cell = element("td", "line");
+  if (row.direction === "rtl") {
+    const cell = element("td", "line"), words = element("div", "words");
     cell.colSpan = 2;
-    cell.dir = "auto";
-    cell.append(row.before, hit, row.after);
+    words.dir = "rtl";
+    words.append(kept(row.before), hit, element("div", "", row.after));
+    cell.append(words);
     return { cells: [cell], hit };
   }
   const before = element("td", "before");
-  before.append(element("div"));
-  before.firstChild.append(element("span", "", row.before));
+  before.append(kept(row.before));
   const after = element("td", "after");
   after.append(hit, row.after);
   return { cells: [before, after], hit };

@@ -12,6 +12,7 @@ from typing import Literal
 import streamlit as st
 
 from emo_viz.ui.shell.component import component
+from emo_viz.ui.shell.words import direction
 
 _HTML = '<div class="kwic"></div><div class="heard" role="status"></div>'
 _CSS = Path(__file__).with_name("kwic.css").read_text(encoding="utf-8")
@@ -38,6 +39,10 @@ class Row:
     pinned: bool | None = False
 
 
+def _direction(row: Row) -> str:
+    return direction(row.before + row.hit + row.after)
+
+
 def kwic(
     rows: Sequence[Row],
     label: str,
@@ -61,7 +66,7 @@ def kwic(
     _COMPONENT(
         key=key,
         data={
-            "rows": [asdict(row) for row in rows],
+            "rows": [asdict(row) | {"direction": _direction(row)} for row in rows],
             "label": label,
             "where": "Domain and document" if any(row.domain for row in rows) else "Document",
             "whole": whole,
