@@ -20,7 +20,7 @@ from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import BY_WORTH, Choice, Study
 from emo_viz.ui.ablation.parts import runs_data, view
 from emo_viz.ui.parts import unseen
-from emo_viz.ui.shell.words import count, share, shorten, visible
+from emo_viz.ui.shell.words import count, isolated, share, shorten, visible
 
 SUFFIXES = {
     ROUTER_PROBABILITY: "",
@@ -163,7 +163,7 @@ def _document(study: Study, live: Live, stop: int, alone: bool) -> Iterator[Part
         yield _plain(".")
     else:
         yield _plain("computed when the slider is let go.")
-    title = shorten(visible(live.shown.title), 60)
+    title = isolated(shorten(visible(live.shown.title), 60))
     yield _small(f" {title}, {count(live.num_tokens, 'token')}.")
 
 

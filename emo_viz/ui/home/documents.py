@@ -14,7 +14,7 @@ from emo_viz.ui.home import position
 from emo_viz.ui.parts import opened
 from emo_viz.ui.shell import links, routes, subjects
 from emo_viz.ui.shell.address import one_of
-from emo_viz.ui.shell.words import count, escape_markdown, shorten
+from emo_viz.ui.shell.words import count, escape_markdown, isolated, shorten
 
 GOOD = 6  # documents that are one click away
 TITLE = 44  # characters
@@ -112,7 +112,7 @@ def _all(table: pd.DataFrame, titles: dict[str, str], domain: str, document: str
     st.selectbox(
         f"All {count(len(own), 'document')}",
         own,
-        format_func=lambda one: f"{places[one]}. {shorten(titles[one], TITLE)}",
+        format_func=lambda one: f"{places[one]}. {isolated(shorten(titles[one], TITLE))}",
         placeholder="Choose one",
         index=own.index(document) if document in own else None,
         key=key,
