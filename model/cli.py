@@ -39,6 +39,15 @@ def whole_numbers(_: click.Context, __: click.Parameter, text: str | None) -> li
         raise click.BadParameter(f"{text!r} is not a list such as 8,16,32.") from error
 
 
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes, each with its own copy of the model it works on.",
+)
+
+
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """Gives the function (done, total) that draws a bar, from its first call until all is done."""

@@ -8,7 +8,7 @@ from emo_viz.analysis.ablation import RANDOM_SEEDS
 from emo_viz.analysis.curves import METHODS
 from emo_viz.analysis.unseen import in_words
 from emo_viz.runs.curves import Workers, measure, plan_files
-from model.cli import Several, SeveralCommand, progress_bar, say, whole_numbers
+from model.cli import Several, SeveralCommand, progress_bar, say, whole_numbers, workers_option
 
 
 def _methods(_: click.Context, __: click.Parameter, text: str | None) -> list[str] | None:
@@ -77,13 +77,7 @@ FOLDER = click.Path(path_type=Path)
     help="Measure only the documents of which training has seen a smaller share, by sequences of "
     "20 tokens: 0.01. The pages then say so, and show no others.  [default: all]",
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Processes, each with its own copy of the model it works on.",
-)
+@workers_option
 def command(
     models: tuple[Path, ...],
     documents_path: Path,

@@ -5,16 +5,11 @@ goes on from there, whoever asks: the command in processes of its own (`Workers`
 models that it has in memory (`Loaded`).
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -27,6 +22,7 @@ from emo_viz.analysis.origins import Origins, documents_digest
 from emo_viz.analysis.parts import Parts
 from emo_viz.analysis.unseen import read_seen, unseen_ids, with_seen
 from emo_viz.runs.progress import Counter, Report, unreported
+from emo_viz.runs.workers import model_of, shared_out
 from emo_viz.trace.documents import read_documents
 
 if TYPE_CHECKING:
@@ -234,55 +230,16 @@ class Workers:
     number: int
 
     def __call__(self, jobs: Sequence[Job], step: Counter) -> None:
-        if self.number > 1 and jobs:
-            self._share_out(jobs, step)
+        if self.number == 1:
+            for job in jobs:
+                _measure(job, step)
             return
-        for job in jobs:
-            _measure(job, step)
-
-    def _share_out(self, jobs: Sequence[Job], step: Counter) -> None:
-        threads = max(1, (os.cpu_count() or 1) // self.number)
-        # Spawned, not forked: torch's thread pool does not survive a fork.
-        pool = ProcessPoolExecutor(
-            min(self.number, len(jobs)), get_context("spawn"), _begin_worker, (threads,)
-        )
-        try:
-            for done in as_completed([pool.submit(_measure, job) for job in jobs]):
-                step(done.result())
-        except BrokenProcessPool as error:
-            raise ValueError(
-                "A worker process was killed, perhaps for want of memory; finished parts are "
-                "kept: call again with fewer --workers."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _begin_worker(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever, with a model in memory."""
-    parent = parent_process()
-    assert parent is not None, "a worker has one"
-    parent.join()
-    os._exit(1)
-
-
-_model: "dict[Path, Live]" = {}  # of this worker process: the one it used last
+        with shared_out(_measure, jobs, self.number) as measured:
+            for cuts in measured:
+                step(cuts)
 
 
 def _measure(job: Job, step: Callable[[], None] = lambda: None) -> int:
     """Returns the number of cuts measured."""
-    from model.run.live import open_live
-
-    folder = job.checkpoint.folder
-    if folder not in _model:
-        _model.clear()
-        _model[folder] = open_live(folder)
-    job.measure(_model[folder], nullcontext, step)
+    job.measure(model_of(job.checkpoint.folder), nullcontext, step)
     return len(job.task.cuts)

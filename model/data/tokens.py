@@ -8,11 +8,9 @@ again.
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +22,7 @@ from model.data.ledger import Ledger, texts_at
 from model.data.places import read_texts_at
 from model.data.repetition import repeats
 from model.files import new_file
+from model.workers import in_workers
 
 PART_BYTES = 1 << 22  # of texts
 BATCH = 64
@@ -99,33 +98,16 @@ def make_parts(
     """
     missing = [job for job in jobs if read_part(job.file) is None]
     done(sum(len(job.documents) for job in jobs) - sum(len(job.documents) for job in missing))
-    if workers == 1 or len(missing) < 2:
-        _begin(recipe)
-        for job in missing:
-            done(_make(job))
-        return
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # of the processes: one core each
-    # Spawned, not forked: the threads of Arrow and of the tokenizer do not survive a fork.
-    pool = ProcessPoolExecutor(min(workers, len(missing)), get_context("spawn"), _begin, (recipe,))
-    try:
-        for future in as_completed([pool.submit(_make, job) for job in missing]):
-            done(future.result())
-    except BrokenProcessPool as error:
-        raise ValueError(
-            "A worker process was killed, perhaps for want of memory; finished parts are kept: run "
-            "the same command again with fewer --workers."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with in_workers(partial(_make, recipe), missing, workers, _take_one_core) as made:
+        for documents in made:
+            done(documents)
 
 
-_worker: dict[str, Any] = {}  # of this process: its recipe and tokenizer
+def _take_one_core() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _begin(recipe: Recipe) -> None:
-    _worker.update(recipe=recipe, tokenizer=plain_tokenizer(recipe.tokenizer))
-
-
+@lru_cache(1)
 def plain_tokenizer(content: str) -> Any:
     """The `tokenizers.Tokenizer` of this JSON that takes whole texts, and all in them as text."""
     from tokenizers import Tokenizer
@@ -137,11 +119,12 @@ def plain_tokenizer(content: str) -> Any:
     return tokenizer
 
 
-def _make(job: Job) -> int:
+def _make(recipe: Recipe, job: Job) -> int:
     """Writes a part; returns the number of its documents."""
-    recipe: Recipe = _worker["recipe"]
     places = texts_at(job.ledger, job.documents)
-    part = tokenised(list(read_texts_at(job.spool, places)), recipe, _worker["tokenizer"])
+    part = tokenised(
+        list(read_texts_at(job.spool, places)), recipe, plain_tokenizer(recipe.tokenizer)
+    )
     with new_file(job.file) as temporary, temporary.open("wb") as file:
         np.savez(file, **part._asdict())
     return len(job.documents)

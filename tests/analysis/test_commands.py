@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -214,19 +213,6 @@ def test_a_model_that_gives_no_numbers_is_named(tiny_assets: Path, monkeypatch):
     monkeypatch.setattr(ablation, "_loss_sums", lambda *_: [float("inf")])
     with pytest.raises(ValueError, match="losses on sea are not finite; train the model again"):
         ablation.measure(live, ablation.Task(texts, texts, None, (ablation.Cut("full", 16),)))
-
-
-def test_a_killed_worker_is_one_sentence(ready, tmp_path, monkeypatch):
-    from concurrent.futures.process import BrokenProcessPool
-
-    from emo_viz.runs import curves
-
-    monkeypatch.setattr(curves, "ProcessPoolExecutor", Mock())  # none need start to be killed
-    monkeypatch.setattr(curves, "as_completed", Mock(side_effect=BrokenProcessPool))
-    out = tmp_path / "c.parquet"
-    result = invoke("curves", *ready["curves"], "--workers", 2, "--out", out)
-    assert result.exit_code == 2, result.output
-    assert "call again with fewer --workers" in result.stderr
 
 
 # One run, and runs that differ

@@ -55,6 +55,18 @@ def goes_on(plan: Plan, cuts: int, total: int) -> None:
     assert not plan.out.with_suffix(".parts").exists()
 
 
+def test_any_number_of_workers_gives_the_same_curves(plan: Plan):
+    files = (plan.out, plan.out.with_suffix(".json"))
+    made, seen = [], []
+    for workers in (1, 2):
+        seen.append([])
+        measure(plan, Workers(workers), lambda *done: seen[-1].append(done))
+        made.append([file.read_bytes() for file in files])
+        plan.out.unlink()
+    assert made[0] == made[1]
+    assert seen[1][0] == seen[0][0] and seen[1][-1] == seen[0][-1]
+
+
 def test_documents_of_one_domain_have_no_other_domain_s_experts(plan: Plan, tiny_assets: Path):
     checkpoints = [plan.jobs[0].checkpoint, plan.jobs[-1].checkpoint]
     opened = open_runs([each.folder for each in checkpoints])
