@@ -75,7 +75,7 @@ assets: $(APP_READY) ## Make documents, traces, clusters, experts, maps, curves 
 	  $(EMO_VIZ) experts --model $(ASSETS)/checkpoints/$$name --documents $(HELD_OUT) \
 	    --out $(ASSETS)/analysis/experts-$$name.npz && \
 	  $(EMO_VIZ) ablate-experts --model $(ASSETS)/checkpoints/$$name --documents $(HELD_OUT) \
-	    --out $(ASSETS)/analysis/expert-effects-$$name.npz --per-domain 8 || exit 1; \
+	    --out $(ASSETS)/analysis/expert-effects-$$name.npz --per-domain 8 --workers $(WORKERS) || exit 1; \
 	done
 	$(EMO_VIZ) map --traces $(PAIR:%=$(ASSETS)/traces/%) --out $(ASSETS)/analysis/maps.npz
 	$(EMO_VIZ) token-map --models $(PAIR:%=$(ASSETS)/checkpoints/%) --documents $(HELD_OUT) \

@@ -6,7 +6,7 @@ import click
 
 from emo_viz.analysis.runs import run_id
 from emo_viz.runs.ablate_experts import measure_effects
-from model.cli import progress_bar, say
+from model.cli import progress_bar, say, workers_option
 
 FILE = click.Path(path_type=Path)
 
@@ -27,25 +27,36 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--max-tokens", type=click.IntRange(min=2), default=64, show_default=True, help="A document."
 )
+@workers_option
 def command(
-    checkpoint: Path, documents_path: Path, out: Path, per_domain: int, max_tokens: int
+    checkpoint: Path,
+    documents_path: Path,
+    out: Path,
+    per_domain: int,
+    max_tokens: int,
+    workers: int,
 ) -> None:
     """Leave out every expert in turn and measure the loss of each domain.
 
     Stopped at any point and started again with the same options, it goes on where it was.
     """
     run = run_id(checkpoint)
-    with progress_bar("Leaving out") as report:
-        found = measure_effects(
-            checkpoint,
-            documents_path,
-            out,
-            run,
-            per_domain,
-            max_tokens,
-            report,
-            lambda sentence: say(sentence, err=True),
-        )
+    try:
+        with progress_bar("Leaving out") as report:
+            found = measure_effects(
+                checkpoint,
+                documents_path,
+                out,
+                run,
+                per_domain,
+                max_tokens,
+                report,
+                lambda sentence: say(sentence, err=True),
+                workers,
+            )
+    except KeyboardInterrupt as error:
+        say("Stopped. What is finished is kept; call again to go on.")
+        raise click.Abort from error
     say(
         f"{out}: {int(sum(found.routed)):,} experts, each left out of {found.documents:,} "
         f"documents ({int(found.tokens.sum()):,} tokens), {out.stat().st_size / 1e3:.0f} kB."

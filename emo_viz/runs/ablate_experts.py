@@ -4,20 +4,23 @@ An expert is left out as a subset leaves it out, as if it were deleted: its rout
 others alone, so that the next best takes its place and all gate weights are those of the rest.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from emo_viz.analysis.expert_effects import Effects, save
 from emo_viz.analysis.origins import Origins, Weights, documents_digest
 from emo_viz.analysis.widths import routed_by_layer
 from emo_viz.runs.progress import Counter, Report, unreported
 from emo_viz.runs.unfinished import Unfinished
+from emo_viz.runs.workers import model_of, shared_out
 from emo_viz.trace.documents import read_documents
 from model.files import check_new_file, weights_digest
 
@@ -27,8 +30,14 @@ if TYPE_CHECKING:
 BATCH_TOKENS, AT_ONCE = 2048, 8
 WINDOW = 16  # experts whose losses are kept at a time
 Guard = Callable[[], AbstractContextManager[None]]
-Places = Sequence[tuple[int, int]]
-"""Layers by their place among those with a router, and expert ids."""
+Place = tuple[int, int]
+"""A layer by its place among those with a router, and an expert id."""
+Places = Sequence[Place]
+Batches = Sequence[Sequence[NDArray[np.int64]]]
+"""Documents as token ids, some that are read together."""
+Reading = AbstractContextManager[Iterator[list[float]]]
+ReadBy = Callable[[Batches, Places, Counter], Reading]
+"""Reads documents without each of some places in turn, which gives losses, and counts batches."""
 
 
 class Unmeasured(Unfinished):
@@ -47,11 +56,13 @@ def measure_effects(
     max_tokens: int,
     report: Report = unreported,
     tell: Callable[[str], None] = lambda sentence: None,
+    workers: int = 1,
 ) -> Effects:
     """Leave out every expert of a checkpoint in turn and write the losses to the .npz file `out`.
 
-    Killed and called again, it goes on where it was and ends with the same bytes; tell gets a
-    sentence of it. Raises ValueError for what cannot be read, cut or written.
+    Killed and called again, it goes on where it was and ends with the same bytes, whatever the
+    number of workers; tell gets a sentence of it. Raises ValueError for what cannot be read, cut or
+    written.
     """
     from model.run.live import open_live
 
@@ -62,9 +73,11 @@ def measure_effects(
     places = [(layer, expert) for layer, count in routed for expert in range(count)]
     weights = Weights(checkpoint.resolve().name, weights_digest(checkpoint))
     of = _decides(checkpoint, documents, run, weights, [per_domain, max_tokens])
+    what = (live, documents, run, weights, places, per_domain, max_tokens, report)
+    read_by = partial(_in_workers, checkpoint, workers) if workers > 1 else None
     with Unmeasured.place(out, of) as kept:
         kept.resume(tell)
-        found = effects(live, documents, run, weights, places, per_domain, max_tokens, report, kept)
+        found = effects(*what, kept, read_by=read_by)
         save(out, found)
         kept.clear()
     return found
@@ -99,36 +112,31 @@ def effects(
     report: Report = unreported,
     kept: Unmeasured | None = None,
     guard: Guard = nullcontext,
+    read_by: ReadBy | None = None,
 ) -> Effects:
     """Losses of the first documents of every domain (columns domain, text), with all experts and
     without each of `places`.
 
     kept: what is there of the same measurement; it goes on after it and keeps what it measures.
-    guard: held around some documents at a time. report: steps done, of all. Raises ValueError where
-    the model cannot be cut, or where a layer would have too few experts left.
+    guard: held around some documents at a time. read_by: who reads without experts, if not `live`.
+    report: steps done, of all. Raises ValueError where the model cannot be cut, or where a layer
+    would have too few experts left.
     """
     _check(live, places)
     rows = documents[documents.groupby("domain").cumcount() < per_domain]
     most = live.most_tokens(max_tokens)
     texts = [live.encode(text, most).token_ids for text in rows["text"]]
-    texts_at_once = [texts[at : at + AT_ONCE] for at in range(0, len(texts), AT_ONCE)]
-    step = Counter(report, len(texts_at_once) * (1 + len(places)))
-
-    def read(kept: Sequence[Sequence[int]]) -> list[float]:
-        losses: list[float] = []
-        for some in texts_at_once:
-            with guard():
-                losses += _means(live.many_losses(some, kept, BATCH_TOKENS))
-            step()
-        return losses
-
-    full, routed = read(()), routed_by_layer(live.geometry)
+    batches = [texts[at : at + AT_ONCE] for at in range(0, len(texts), AT_ONCE)]
+    step = Counter(report, len(batches) * (1 + len(places)))
+    full, routed = _read(live, batches, (), guard, step), routed_by_layer(live.geometry)
     without = np.full((len(routed), max(routed), len(texts)), np.nan)
+    done = kept.done if kept else 0
     if kept is not None:
-        step(len(texts_at_once) * kept.done)
-    left_out = (read(_all_but(live, *place)) for place in places[kept.done if kept else 0 :])
-    for place, losses in zip(places, _going_on(left_out, kept), strict=True):
-        without[place] = losses
+        step(len(batches) * done)
+    read = read_by or partial(_here, live, guard)
+    with read(batches, places[done:], step) as left_out:
+        for place, losses in zip(places, _going_on(left_out, kept), strict=True):
+            without[place] = losses
     origins = Origins({run: weights}, documents_digest(documents))
     return Effects(
         run=run,
@@ -140,6 +148,46 @@ def effects(
         without=without,
         info={"origins": origins.to_dict(), "max_tokens": most},
     )
+
+
+def _read(
+    live: "Live",
+    batches: Batches,
+    kept: Sequence[Sequence[int]],
+    guard: Guard = nullcontext,
+    step: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """The mean loss of each document with some experts alone, () for all."""
+    losses: list[float] = []
+    for some in batches:
+        with guard():
+            losses += _means(live.many_losses(some, kept, BATCH_TOKENS))
+        step()
+    return losses
+
+
+def _here(live: "Live", guard: Guard, batches: Batches, places: Places, step: Counter) -> Reading:
+    without = (_all_but(live, *place) for place in places)
+    return nullcontext(_read(live, batches, kept, guard, step) for kept in without)
+
+
+@contextmanager
+def _in_workers(
+    checkpoint: Path, workers: int, batches: Batches, places: Places, step: Counter
+) -> Iterator[Iterator[list[float]]]:
+    with shared_out(partial(_without, checkpoint, batches), places, workers) as found:
+        yield _counted(found, step, len(batches))
+
+
+def _without(checkpoint: Path, batches: Batches, place: Place) -> list[float]:
+    live = model_of(checkpoint)
+    return _read(live, batches, _all_but(live, *place))
+
+
+def _counted(losses: Iterable[list[float]], step: Counter, steps: int) -> Iterator[list[float]]:
+    for each in losses:
+        step(steps)
+        yield each
 
 
 def _going_on(measured: Iterator[list[float]], kept: Unmeasured | None) -> Iterator[Any]:

@@ -122,7 +122,7 @@ def measured(tiny_assets, tmp_path, monkeypatch):
     """Measure into tmp_path/NAME; says what was told, and keeps in `.steps` what was reported."""
     monkeypatch.setattr(ablate_experts, "WINDOW", 4)
 
-    def run(name="out.npz", max_tokens=32, stop_at=0, checkpoint="emo-nano"):
+    def run(name="out.npz", max_tokens=32, stop_at=0, checkpoint="emo-nano", workers=1):
         told, run.steps = [], []
 
         def report(done, total):
@@ -139,6 +139,7 @@ def measured(tiny_assets, tmp_path, monkeypatch):
             max_tokens,
             report,
             told.append,
+            workers,
         )
         return " ".join(told)
 
@@ -158,6 +159,15 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(measured, tiny_ass
     measured("whole.npz")
     assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npz", "whole.npz"]
+
+
+def test_two_workers_stop_go_on_and_end_with_the_bytes_of_one(measured, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        measured(stop_at=8, workers=2)
+    assert measured(workers=2) == "The unfinished measurement goes on after 4 experts."
+    assert measured.steps[:3] == [0, 1, 5] and measured.steps[-1] == 31
+    measured("whole.npz")
+    assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
 @pytest.mark.parametrize(
