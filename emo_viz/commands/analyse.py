@@ -51,7 +51,8 @@ MOST_WORKERS = 4
     type=click.IntRange(min=1),
     default=min(MOST_WORKERS, os.cpu_count() or 1),
     show_default=True,
-    help="Processes that measure the curves, each with its own copy of a model.",
+    help="Processes that measure curves, training and experts left out, each with its own copy of "
+    "a model.",
 )
 def command(
     runs: tuple[Path, ...],

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from emo_viz.runs.training_history import KEEPS, PER_DOMAIN, measure_history
-from model.cli import Several, SeveralCommand, progress_bar, say, whole_numbers
+from model.cli import Several, SeveralCommand, progress_bar, say, whole_numbers, workers_option
 
 FOLDER = click.Path(path_type=Path)
 NAMED = re.compile(r"(?:step-)?([0-9]{1,12})=(.+)")
@@ -72,6 +72,7 @@ def _checkpoints(
 @click.option(
     "--about", default="", help="A sentence on which run it is, for whoever reads the page."
 )
+@workers_option
 def command(
     checkpoints: list[tuple[int, Path]],
     documents: Path,
@@ -82,6 +83,7 @@ def command(
     per_domain: int,
     run_name: str,
     about: str,
+    workers: int,
 ) -> None:
     """Measure how routing and keep-k curves changed during training, checkpoint by checkpoint.
 
@@ -100,6 +102,7 @@ def command(
                 run_name,
                 about,
                 report,
+                workers=workers,
             )
     except KeyboardInterrupt as error:
         say("Stopped. What was measured is in the file; call again to go on.")

@@ -4,6 +4,7 @@ The folder is laid out as `assets` is. What was done by content (`emo_viz.runs.l
 again, so a call that was stopped goes on, and one after another training makes anew what differs.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -71,6 +72,11 @@ class Analysis:
             tuple(run.folder.resolve() for run in self.runs),
             self.corpus.resolve(),
         )
+
+    @property
+    def at_once(self) -> int:
+        """How many documents are read at the same time where workers share them."""
+        return min(self.workers, os.cpu_count() or 1)
 
     @property
     def ledger(self) -> Ledger:
@@ -362,10 +368,17 @@ def _of_run(
         inputs,
         (effects,),
         lambda report: measure_effects(
-            checkpoint, documents, effects, run, EFFECT_DOCUMENTS, EFFECT_TOKENS, report
+            checkpoint,
+            documents,
+            effects,
+            run,
+            EFFECT_DOCUMENTS,
+            EFFECT_TOKENS,
+            report,
+            workers=job.workers,
         ),
         {"documents": EFFECT_DOCUMENTS, "tokens": EFFECT_TOKENS},
-        passes=60.0 * EFFECT_DOCUMENTS * domains,
+        passes=60.0 * EFFECT_DOCUMENTS * domains / job.at_once,
     )
     moments = _moments(trained.folder)
     if len(moments) >= FEWEST_MOMENTS:
@@ -389,6 +402,7 @@ def _history(
             about="The checkpoints that its training has left.",
             report=report,
             anew=True,
+            workers=job.workers,
         )
 
     files = tuple(path / name for _, path in moments for name in (SINGLE, RUN))
@@ -397,7 +411,7 @@ def _history(
         (*files, checkpoint, job.documents, job.calibration),
         (out,),
         work,
-        passes=6.0 * HISTORY_PER_DOMAIN * domains * len(moments),
+        passes=6.0 * HISTORY_PER_DOMAIN * domains * len(moments) / job.at_once,
     )
 
 
@@ -448,7 +462,7 @@ def _curves(job: Analysis, texts: int, domains: int) -> Step:
         (*models, job.documents, job.calibration),
         (out, out.with_suffix(".json")),
         work,
-        passes=30.0 * texts * len(models),
+        passes=30.0 * texts * len(models) / job.at_once,
     )
 
 

@@ -10,8 +10,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,7 @@ from emo_viz.analysis.training_history import (
 from emo_viz.analysis.vectors import fit_pca, flatten_usage, unit_rows
 from emo_viz.runs.progress import Counter, Report, unreported
 from emo_viz.runs.trained import find_tokenizer, open_checkpoint
+from emo_viz.runs.workers import shared_out
 from emo_viz.trace.documents import read_documents
 from model.files import check_new_file, weights_digest
 
@@ -73,6 +75,23 @@ class Given:
         return np.array([self.names.index(name) for name in self.documents["domain"]], np.int64)
 
 
+class Job(NamedTuple):
+    """A checkpoint that is to be measured; weights: their digest."""
+
+    step: int
+    folder: Path
+    weights: str
+
+
+class Made(NamedTuple):
+    """A measured checkpoint; its experts a token, and those of a layer."""
+
+    moment: Moment
+    tokens_per_step: int | None
+    least: int
+    whole: int
+
+
 def measure_history(
     checkpoints: Sequence[tuple[int, Path]],
     documents: Path,
@@ -85,12 +104,14 @@ def measure_history(
     about: str = "",
     report: Report = unreported,
     anew: bool = False,
+    workers: int = 1,
 ) -> History:
     """Measure checkpoints, (step, folder) each, and write the history to `out`.
 
     What `out` holds of other steps, or of the same weights, measured on the same documents, stays.
     per_domain: documents of each domain that are measured. about: a sentence on which run it is.
     anew: what `out` holds of another training or other documents is replaced, not refused.
+    workers: processes, each with its own copy of a model; the bytes are the same by any number.
     Raises ValueError for checkpoints or documents that cannot be measured.
     """
     check_new_file(out)
@@ -107,13 +128,12 @@ def measure_history(
     there = {(moment.step, moment.weights) for moment in history.moments}
     missing = [each for each in checkpoints if (each[0], digests[each[1]]) not in there]
     step = Counter(report, len(missing))
-    for number, folder in sorted(missing):
-        model, tokens = open_checkpoint(folder, found)
-        history = _with_all(history, model, tokens)
-        moment = _measure(model, number, digests[folder], given, history.keeps)
-        history = replace(history, moments=merged(history.moments, [moment]))
-        write_history(out, history)
-        step()
+    jobs = [Job(number, folder, digests[folder]) for number, folder in sorted(missing)]
+    with shared_out(partial(_made, given, found, history.keeps), jobs, workers) as made:
+        for each in made:
+            history = _with(history, each)
+            write_history(out, history)
+            step()
     if not missing and history.moments:
         write_history(out, history)
     return history
@@ -197,21 +217,36 @@ def _told(given: Given) -> Documents:
     )
 
 
-def _with_all(history: History, model: "EmoForCausalLM", tokens: int | None) -> History:
-    """The history with the notch of all experts, and what the checkpoint says of a step."""
+def _made(
+    given: Given, tokenizer: "PreTrainedTokenizerBase", keeps: Sequence[int], job: Job
+) -> Made:
+    """Measure one checkpoint, at the notches and with all its experts."""
+    model, tokens = open_checkpoint(job.folder, tokenizer)
     experts = {router.num_experts for router in model.routers()}  # shared ones among them
     if len(experts) != 1:
         raise ValueError(
             "Only checkpoints whose layers all have the same number of experts can be measured."
         )
-    whole, least = experts.pop(), model.config.num_experts_per_tok
-    cuts = [keep for keep in history.keeps if keep != whole]
+    sizes = (model.config.num_experts_per_tok, experts.pop())
+    moment = _measure(model, job.step, job.weights, given, _notches(keeps, *sizes))
+    return Made(moment, tokens, *sizes)
+
+
+def _notches(keeps: Sequence[int], least: int, whole: int) -> tuple[int, ...]:
+    """Sorted, that of all experts the last."""
+    cuts = [keep for keep in keeps if keep != whole]
     if bad := [keep for keep in cuts if not least <= keep < whole]:
         raise ValueError(f"{bad[0]} experts cannot be kept; choose from {least} to {whole - 1}.")
+    return (*sorted(cuts), whole)
+
+
+def _with(history: History, made: Made) -> History:
+    """The history with a checkpoint, and what it says of a step."""
     return replace(
         history,
-        keeps=(*sorted(cuts), whole),
-        tokens_per_step=tokens or history.tokens_per_step,
+        keeps=_notches(history.keeps, made.least, made.whole),
+        tokens_per_step=made.tokens_per_step or history.tokens_per_step,
+        moments=merged(history.moments, [made.moment]),
     )
 
 

@@ -35,12 +35,21 @@ from model.train.presets import NANO
 KEEPS = (4, 8)
 
 
-def measured(assets: Path, out: Path, *names: tuple[int, str], anew: bool = False) -> History:
+def measured(
+    assets: Path, out: Path, *names: tuple[int, str], anew: bool = False, workers: int = 1
+) -> History:
     folders = [(step, assets / "checkpoints" / name) for step, name in names]
     documents = assets / "documents"
     paths = documents / "documents.parquet", documents / "calibration.parquet"
     return runs.measure_history(
-        folders, *paths, out, keeps=KEEPS, per_domain=100, run="tiny", anew=anew
+        folders,
+        *paths,
+        out,
+        keeps=KEEPS,
+        per_domain=100,
+        run="tiny",
+        anew=anew,
+        workers=workers,
     )
 
 
@@ -93,6 +102,14 @@ def test_a_checkpoint_that_comes_later_is_added_and_no_other_is_measured_again(
     for one, other in zip(found.moments, whole.moments, strict=True):
         assert (one.usage == other.usage).all() and (one.losses == other.losses).all()
         assert one.measures == other.measures
+
+
+def test_two_workers_write_the_bytes_of_one(
+    tiny_assets: Path, history: tuple[Path, History], tmp_path: Path
+):
+    out = tmp_path / "training-tiny.npz"
+    measured(tiny_assets, out, (100, "std-nano"), (50, "emo-nano"), workers=2)
+    assert out.read_bytes() == history[0].read_bytes()
 
 
 def test_anew_keeps_what_is_of_the_same_training_and_replaces_all_else(
