@@ -4,7 +4,6 @@ The folder is laid out as `assets` is. What was done by content (`emo_viz.runs.l
 again, so a call that was stopped goes on, and one after another training makes anew what differs.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -40,6 +39,7 @@ FEWEST_MOMENTS = 2  # of a training, to show how it went
 LICENCE = "other"  # the texts may be anybody's
 CLUSTERS, MAX_TOKENS, PER_DOMAIN, MIN_DIST = 32, 256, 200, 0.9  # as the single commands have them
 EFFECT_DOCUMENTS, EFFECT_TOKENS = 2, 64
+WORTH_SHARING = 1000  # documents read: before, new processes take longer to start than they save
 PROBED = 8  # documents that are read to tell how long all will take
 Show = Callable[[str], AbstractContextManager[Report]]
 """What shows a step's progress under its name."""
@@ -73,10 +73,9 @@ class Analysis:
             self.corpus.resolve(),
         )
 
-    @property
-    def at_once(self) -> int:
-        """How many documents are read at the same time where workers share them."""
-        return min(self.workers, os.cpu_count() or 1)
+    def workers_for(self, passes: float) -> int:
+        """All of them for so many documents read, or one where others would start in vain."""
+        return self.workers if passes >= WORTH_SHARING else 1
 
     @property
     def ledger(self) -> Ledger:
@@ -336,6 +335,8 @@ def _of_run(
     run = trained.id
     inputs, documents = (checkpoint, job.documents), job.documents
     trace, clusters = job.out / "traces" / run, job.file(f"clusters-{run}.npz")
+    passes = 60.0 * EFFECT_DOCUMENTS * domains
+    workers = job.workers_for(passes)
     experts, effects = job.file(f"experts-{run}.npz"), job.file(f"expert-effects-{run}.npz")
     yield Step(
         f"the recording of {run}",
@@ -375,10 +376,10 @@ def _of_run(
             EFFECT_DOCUMENTS,
             EFFECT_TOKENS,
             report,
-            workers=job.workers,
+            workers=workers,
         ),
         {"documents": EFFECT_DOCUMENTS, "tokens": EFFECT_TOKENS},
-        passes=60.0 * EFFECT_DOCUMENTS * domains / job.at_once,
+        passes=passes / workers,
     )
     moments = _moments(trained.folder)
     if len(moments) >= FEWEST_MOMENTS:
@@ -389,6 +390,8 @@ def _history(
     job: Analysis, run: str, checkpoint: Path, moments: list[tuple[int, Path]], domains: int
 ) -> Step:
     out = job.file(f"training-{run}.npz")
+    passes = 6.0 * HISTORY_PER_DOMAIN * domains * len(moments)
+    workers = job.workers_for(passes)
 
     def work(report: Report) -> object:
         return measure_history(
@@ -402,7 +405,7 @@ def _history(
             about="The checkpoints that its training has left.",
             report=report,
             anew=True,
-            workers=job.workers,
+            workers=workers,
         )
 
     files = tuple(path / name for _, path in moments for name in (SINGLE, RUN))
@@ -411,7 +414,7 @@ def _history(
         (*files, checkpoint, job.documents, job.calibration),
         (out,),
         work,
-        passes=6.0 * HISTORY_PER_DOMAIN * domains * len(moments) / job.at_once,
+        passes=passes / workers,
     )
 
 
@@ -462,7 +465,7 @@ def _curves(job: Analysis, texts: int, domains: int) -> Step:
         (*models, job.documents, job.calibration),
         (out, out.with_suffix(".json")),
         work,
-        passes=30.0 * texts * len(models) / job.at_once,
+        passes=30.0 * texts * len(models) / job.workers,
     )
 
 

@@ -175,6 +175,22 @@ def test_a_history_that_was_stopped_is_there_to_go_on_with(home, tmp_path, monke
     assert out.read_text() == "of step 1" and asked == [(out, True)]
 
 
+def test_few_documents_start_no_workers(home, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(recipe, "_keeps", lambda _: (4,))
+    monkeypatch.setattr(
+        recipe, "measure_history", lambda *given, **named: asked.append(named["workers"])
+    )
+    run = recipe.find_runs([home / "runs" / "emo"], "own")
+    job = recipe.Analysis(run, home / "corpus", tmp_path, workers=3)
+    for domains in (1, 24):
+        step = recipe._history(job, "own-emo", tmp_path, recipe._moments(run[0].folder), domains)
+        step.work(lambda done, total: None)
+        asked.append(step.passes)
+    few, many = asked[1], asked[3]
+    assert asked == [1, few, 3, many] and many == pytest.approx(8 * few)
+
+
 def test_what_somebody_else_made_is_not_overwritten(home, tmp_path):
     mine = tmp_path / "documents" / "documents.parquet"
     mine.parent.mkdir()
