@@ -22,6 +22,7 @@ from tests.pages.opened import (
     charts,
     drawn_points,
     follow_link,
+    legends,
     looks,
     marked,
     numbers,
@@ -95,6 +96,11 @@ def test_a_stored_cluster_is_the_one_that_the_reader_finds(tiny_assets: Path):
     for name, strip in zip(RUNS, strips(at), strict=True):
         cluster = strip["tokens"][position - 1]["title"].split(" ")[1]
         assert cluster == f"{token_map.clusters[name][row]}:"
+    for legend in legends(at)[-2:]:  # of the two panes: only signs are pale, letters are read
+        assert legend.count("font-weight:bold") == 1
+        pale = re.findall(r"<span ([^>]*)opacity:0[^>]*>(.*?)</span>", legend)
+        assert all("aria-hidden" in said and len(sign) == 1 for said, sign in pale)
+        assert len(pale) == legend.count("font-weight:normal")
 
 
 def test_colour_by_token_has_the_tokens_in_the_legend():

@@ -36,6 +36,7 @@ NO_EXPERT = "no expert"  # of a token that found its own full, as in Switch
 BY_CLUSTER, BY_EXPERT = "Token cluster", "Top expert"
 TINT = 0.38
 FADED_TINT = 0.06
+FADED = 0.45  # signs of the groups that are not picked
 STRIP_PIXELS = 420
 DRAWER_PIXELS = 980
 
@@ -268,17 +269,24 @@ def _pick(position: int | None) -> None:
 
 
 def _legend(coloured: Coloured, picked: Group | None) -> None:
-    """Colour, sign, name and share of every group."""
-    items = [
-        f'<span style="opacity:{1 if picked in (None, group) else 0.45}">'
-        f'<span aria-hidden="true" style="color:{group.colour}">{group.sign}</span> '
-        f"{escape_html(shorten(group.name, 70))} "
-        f'<span style="opacity:.65">({share(len(group.rows) / len(coloured.names))})</span></span>'
-        for group in coloured.groups
-    ]
+    """Colour, sign, name and share of every group; of a picked one in bold, the others' signs pale.
+
+    Letters keep their full ink, as pale ones cannot be read.
+    """
+    items = [_entry(coloured, group, picked) for group in coloured.groups]
     st.html(
         '<div style="display:flex;flex-wrap:wrap;gap:.1rem 1rem;font-size:.82rem;'
         f'line-height:1.5">{"".join(items)}</div>'
+    )
+
+
+def _entry(coloured: Coloured, group: Group, picked: Group | None) -> str:
+    weight, ink = ("bold", 1) if group is picked else ("normal", 1 if picked is None else FADED)
+    return (
+        f'<span style="font-weight:{weight}">'
+        f'<span aria-hidden="true" style="color:{group.colour};opacity:{ink}">{group.sign}</span> '
+        f"{escape_html(shorten(group.name, 70))} "
+        f"({share(len(group.rows) / len(coloured.names))})</span>"
     )
 
 
