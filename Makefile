@@ -97,7 +97,7 @@ docs-shots: $(DEV_READY) browser ## Take the README's screenshots anew
 
 browser: $(DEV_READY)
 	@$(BROWSER) tests/browser/chromium.py
-	@$(BROWSER) tests/browser/axe.py
+	@$(BROWSER) tests/browser/npm.py
 
 clean: ## Remove the environment and every cache
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

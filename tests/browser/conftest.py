@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import axe
 import harness
+import npm
 import pytest
 from playwright.sync_api import Browser, Page
 
@@ -43,7 +43,16 @@ def bundled() -> Iterator[harness.Server]:
 def axe_core() -> None:
     """axe-core is there, or the test is left out."""
     try:
-        axe.installed()
+        npm.installed(npm.AXE)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def fonts() -> dict[str, bytes]:
+    """A font of each script in `npm.FONTS`, or the test is left out."""
+    try:
+        return {script: npm.installed(file).read_bytes() for script, file in npm.FONTS.items()}
     except RuntimeError as error:
         pytest.skip(str(error))
 

@@ -15,14 +15,14 @@ MARKS = ("●", "◆")  # by slot, as the symbols of all figures
 _FOLDER = Path(__file__).parent
 
 
-def view(name: str, html: str) -> Any:
-    """A view of this page: the script NAME.js, and the page's own style."""
+def view(name: str, html: str, css: str = "", js: str = "") -> Any:
+    """A view of this page: the script NAME.js after `js`, and the page's own style before `css`."""
     scripts = [_FOLDER / "keep.js", _FOLDER / f"{name}.js"]
     return component(
         f"emo_viz_cut_{name}",
         html=html,
-        css=(_FOLDER / "ablation.css").read_text(encoding="utf-8"),
-        js="\n".join(script.read_text(encoding="utf-8") for script in scripts),
+        css=(_FOLDER / "ablation.css").read_text(encoding="utf-8") + css,
+        js="\n".join([js, *(script.read_text(encoding="utf-8") for script in scripts)]),
     )
 
 

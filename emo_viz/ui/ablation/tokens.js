@@ -7,11 +7,12 @@ function build(root, data) {
     Object.assign(strip, { tabIndex: 0, dir: "auto" });
     strip.setAttribute("role", "listbox");
     strip.setAttribute("aria-label", `Tokens of the text in ${run.label}`);
-    strip.style.maxHeight = strip.style.minHeight = `${data.pixels}px`;
+    strip.style.setProperty("--pixels", `${data.pixels}px`);
     data.tokens.forEach((token, index) => strip.append(...tokenNodes(token, i, index)));
     pane.append(head, strip);
     return pane;
   }), Object.assign(make("div", "said"), { ariaLive: "polite" }));
+  root.querySelectorAll(".strip").forEach(makeFields);
 }
 
 function tokenNodes(token, run, index) {
@@ -20,7 +21,6 @@ function tokenNodes(token, run, index) {
   node.dataset.token = index + 1;
   node.setAttribute("role", "option");
   if (!token.text.trim()) node.setAttribute("aria-label", token.label);
-  node.style.setProperty("--after", token.after);
   node.append(make("span", token.sign ? "sign" : "", token.text));
   return [node, ...Array.from({ length: token.breaks }, () => document.createElement("br"))];
 }
@@ -47,9 +47,10 @@ function paint(root, data, keep) {
       const rise = known[index] - run.full[index];
       const step = Math.round(middle + (rise / data.reach) * middle);
       const fill = data.palette[Math.min(data.palette.length - 1, Math.max(0, step))];
-      node.style.setProperty("--fill", fill);
-      node.classList.toggle("worse", rise > data.marked);
-      node.classList.toggle("better", rise < -data.marked);
+      const face = faceOf(node);
+      face.style.setProperty("--fill", fill);
+      face.classList.toggle("worse", rise > data.marked);
+      face.classList.toggle("better", rise < -data.marked);
     });
   });
   say(root, data);
@@ -70,13 +71,12 @@ function say(root, data) {
 
 function select(root, data, token) {
   root.dataset.selected = token ?? "";
-  root.querySelectorAll('[aria-selected="true"]').forEach(
-    (node) => node.setAttribute("aria-selected", "false"));
-  for (const node of root.querySelectorAll(`[data-token="${token}"]`)) {
+  const nodes = root.querySelectorAll(`[data-token="${token}"]`);
+  choose(root, nodes);
+  for (const node of nodes) {
     const strip = node.parentElement;
-    node.setAttribute("aria-selected", "true");
     strip.setAttribute("aria-activedescendant", node.id);
-    const top = node.offsetTop - strip.offsetTop;
+    const top = node.offsetTop;
     if (top < strip.scrollTop || top + node.offsetHeight > strip.scrollTop + strip.clientHeight) {
       strip.scrollTop = top - strip.clientHeight / 2;
     }
@@ -84,9 +84,12 @@ function select(root, data, token) {
   say(root, data);
 }
 
-function target(key, now, count) {
+function target(root, key, count) {
+  const now = Number(root.dataset.selected) || 0;
+  const step = key === onwardIn(root.querySelector(".strip")) ? 1 : -1;
+  const along = () => Math.min(count, Math.max(1, now + step));
   const moves = {
-    ArrowRight: () => Math.min(count, now + 1), ArrowLeft: () => Math.max(1, now - 1),
+    ArrowRight: along, ArrowLeft: along,
     Home: () => 1, End: () => count, Escape: () => null,
   };
   return moves[key]?.();
@@ -113,21 +116,21 @@ export default function ({ data, parentElement, setTriggerValue }) {
     root.pending = setTimeout(() => setTriggerValue("picked", { token, n }), wait);
   };
   root.onclick = (event) => {
-    const node = event.target.closest(".token");
+    const node = tokenAt(event);
     if (node) send(Number(node.dataset.token), 0);
   };
   root.onmouseover = (event) => {
-    const node = event.target.closest(".token");
+    const node = tokenAt(event);
     if (!node) return;
     const run = data.runs[Number(node.id.split("-")[1])];
     const token = Number(node.dataset.token);
     if (!run.cut[root.keep]) return;
     const label = data.tokens[token - 1].label;
-    node.title = `Token ${token}: ${label}\nLoss ${change(run, root.keep, token)}`;
+    faceOf(node).title = `Token ${token}: ${label}\nLoss ${change(run, root.keep, token)}`;
   };
   root.onkeydown = (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
-    const token = target(event.key, Number(root.dataset.selected) || 0, data.tokens.length);
+    const token = target(root, event.key, data.tokens.length);
     if (token === undefined) return;
     event.preventDefault();
     event.stopPropagation();

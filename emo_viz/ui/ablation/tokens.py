@@ -13,6 +13,7 @@ import streamlit as st
 from emo_viz.figures.theme import BETTER_NAME, DIVERGING, MARKED_CHANGE, WORSE_NAME, colour_at
 from emo_viz.ui.ablation.live import WORSE, Live
 from emo_viz.ui.ablation.parts import runs_data, view
+from emo_viz.ui.parts import character_parts
 from emo_viz.ui.parts.heard import hear, heard
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.words import share, visible
@@ -24,7 +25,7 @@ COLOUR_REACH = 3.0
 STEPS = 41
 STRONGEST = 0.66  # so that text on any colour has a contrast of 4.5, on a light and a dark page
 PIXELS = 105  # four lines
-_VIEW = view("tokens", '<div class="tokens"></div>')
+_VIEW = view("tokens", '<div class="tokens"></div>', css=character_parts.CSS, js=character_parts.JS)
 
 
 def draw(live: Live) -> None:
@@ -68,21 +69,15 @@ def _picked(tokens: int) -> None:
 
 
 def _tokens(live: Live) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    after = 0
-    for position in range(live.num_tokens, 0, -1):
-        piece = live.pieces[position]
-        found.append(
-            {
-                "text": visible(piece),
-                "label": live.labels[position],
-                "sign": piece.isspace() and "\n" in piece,
-                "breaks": piece.count("\n"),
-                "after": after,
-            }
-        )
-        after = 0 if piece else after + 1
-    return found[::-1]
+    return [
+        {
+            "text": visible(piece),
+            "label": label,
+            "sign": piece.isspace() and "\n" in piece,
+            "breaks": piece.count("\n"),
+        }
+        for piece, label in zip(live.pieces[1:], live.labels[1:], strict=True)
+    ]
 
 
 def _losses(live: Live, run: str) -> dict[str, Any]:

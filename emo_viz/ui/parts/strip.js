@@ -14,6 +14,7 @@ function build(strip, tokens) {
     strip.append(node);
     for (let i = 0; i < token.breaks; i += 1) strip.append(document.createElement("br"));
   });
+  makeFields(strip);
 }
 
 function paint(strip, data) {
@@ -21,30 +22,27 @@ function paint(strip, data) {
   strip.style.setProperty("--selection", data.selection_colour);
   const inks = new Map(); // a text has far more tokens than colours
   [...strip.querySelectorAll(".token")].forEach((node, index) => {
-    const token = data.tokens[index];
-    node.style.setProperty("--fill", token.colour);
+    const token = data.tokens[index], face = faceOf(node);
+    face.style.setProperty("--fill", token.colour);
     if (!inks.has(token.colour)) inks.set(token.colour, readable(token.colour, strip));
     node.style.color = token.text ? inks.get(token.colour) : "";
-    node.style.setProperty("--after", token.after);
-    node.title = token.title;
-    node.classList.toggle("marked", token.marked);
-    node.classList.toggle("above", token.lean > 0);
-    node.classList.toggle("below", token.lean < 0);
+    node.title = face.title = token.title;
+    face.classList.toggle("marked", token.marked);
+    face.classList.toggle("above", token.lean > 0);
+    face.classList.toggle("below", token.lean < 0);
   });
 }
 
 const lineOf = (strip) => parseFloat(getComputedStyle(strip).lineHeight);
 
 function select(strip, position) {
-  strip.querySelectorAll('[aria-selected="true"]').forEach(
-    (node) => node.setAttribute("aria-selected", "false"));
   strip.dataset.selected = position ?? "";
   strip.removeAttribute("aria-activedescendant");
   const node = position && strip.querySelector(`#token-${position}`);
+  choose(strip, node ? [node] : []);
   if (!node) return;
-  node.setAttribute("aria-selected", "true");
   strip.setAttribute("aria-activedescendant", node.id);
-  const top = node.offsetTop - strip.offsetTop;
+  const top = node.offsetTop;
   if (top < strip.scrollTop || top + node.offsetHeight > strip.scrollTop + strip.clientHeight) {
     const line = lineOf(strip);
     strip.scrollTop = Math.round((top - strip.clientHeight / 2) / line) * line;
@@ -69,9 +67,11 @@ function beside(strip, position, down) {
 
 function target(strip, key, count) {
   const now = Number(strip.dataset.selected) || 0;
+  const step = key === onwardIn(strip) ? 1 : -1;
+  const along = () => Math.min(count, Math.max(1, now + step));
   const moves = {
-    ArrowRight: () => Math.min(count, now + 1),
-    ArrowLeft: () => Math.max(1, now - 1),
+    ArrowRight: along,
+    ArrowLeft: along,
     ArrowDown: () => (now ? beside(strip, now, true) : 1),
     ArrowUp: () => (now ? beside(strip, now, false) : 1),
     Home: () => 1,
@@ -85,6 +85,11 @@ const lookOf = (group) => (window.emoVizLooks ??= {})[group] ??= {};
 
 const tell = (name, detail) => document.dispatchEvent(new CustomEvent(name, { detail }));
 
+function positionAt(event) {
+  const node = tokenAt(event);
+  return node ? Number(node.id.slice("token-".length)) : null;
+}
+
 // What others of the group choose and point at is shown here too.
 function hear(strip) {
   const on = (name, act) => {
@@ -97,7 +102,8 @@ function hear(strip) {
   on("emo-viz-look", () => select(strip, lookOf(strip.dataset.group).selected));
   on("emo-viz-hover", ({ from, token }) => {
     strip.querySelector(".pointed")?.classList.remove("pointed");
-    if (from !== strip && token) strip.querySelector(`#token-${token}`)?.classList.add("pointed");
+    const node = from !== strip && token && strip.querySelector(`#token-${token}`);
+    if (node) faceOf(node).classList.add("pointed");
   });
   const point = (token) => {
     if (token !== strip.pointing) {
@@ -105,10 +111,7 @@ function hear(strip) {
       tell("emo-viz-hover", { group: strip.dataset.group, from: strip, token });
     }
   };
-  strip.onpointermove = (event) => {
-    const node = event.target.closest(".token");
-    point(node ? Number(node.id.slice("token-".length)) : null);
-  };
+  strip.onpointermove = (event) => point(positionAt(event));
   strip.onpointerleave = () => point(null);
 }
 
@@ -117,16 +120,15 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const first = strip.dataset.group === undefined;
   strip.dataset.group = data.group;
   if (first) hear(strip);
+  strip.dir = "auto";
+  strip.classList.toggle("code", data.code);
+  strip.style.maxHeight = `round(down, ${data.pixels}px, 1lh)`; // of whole lines
   const texts = JSON.stringify(data.tokens.map((token) => [token.text, token.breaks]));
   if (strip.dataset.texts !== texts) {
     build(strip, data.tokens);
     strip.dataset.texts = texts;
     strip.scrollTop = 0;
   }
-  strip.dir = "auto";
-  strip.classList.toggle("code", data.code);
-  const line = lineOf(strip);
-  strip.style.maxHeight = `${Math.floor(data.pixels / line) * line}px`; // of whole lines
   paint(strip, data);
   const look = lookOf(data.group);
   select(strip, look.selected);
@@ -140,8 +142,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
     look.pending = setTimeout(() => setTriggerValue("picked", { token: position, n }), wait);
   };
   strip.onclick = (event) => {
-    const node = event.target.closest(".token");
-    if (node) send(Number(node.id.slice("token-".length)), 0);
+    const position = positionAt(event);
+    if (position) send(position, 0);
   };
   strip.onkeydown = (event) => {
     // Shift with an arrow key belongs to the page: it goes to another layer.

@@ -7,19 +7,22 @@ textContent, so a token that looks like markup stays a token.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
-from emo_viz.ui.parts import look
+from emo_viz.ui.parts import character_parts, look
 from emo_viz.ui.parts.heard import hear
 from emo_viz.ui.parts.readable import READABLE_JS
 from emo_viz.ui.shell.component import component
 
 _HTML = '<div class="strip" tabindex="0" role="listbox" aria-label="Tokens of the text"></div>'
 
-_CSS = Path(__file__).with_name("strip.css").read_text(encoding="utf-8")
-_JS = READABLE_JS + Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
+_CSS = Path(__file__).with_name("strip.css").read_text(encoding="utf-8") + character_parts.CSS
+_JS = (
+    READABLE_JS
+    + character_parts.JS
+    + Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
+)
 _COMPONENT = component("emo_viz_token_strip", html=_HTML, css=_CSS, js=_JS)
 
 
@@ -27,10 +30,9 @@ _COMPONENT = component("emo_viz_token_strip", html=_HTML, css=_CSS, js=_JS)
 class StripToken:
     """One token as the strip shows it.
 
-    text: "" for a token that only continues the character before; after: of how many more of its
-    tokens it is followed. sign: the text is a stand-in (a line break). breaks: line breaks after
-    it. lean: 1 or -1 draws a line above or below it, so that the two ends of a colour scale differ
-    without their colours too.
+    text: "" for a token that only continues the character before. sign: the text is a stand-in (a
+    line break). breaks: line breaks after it. lean: 1 or -1 draws a line above or below it, so that
+    the two ends of a colour scale differ without their colours too.
     """
 
     text: str
@@ -39,7 +41,6 @@ class StripToken:
     marked: bool = False
     sign: bool = False
     breaks: int = 0
-    after: int = 0
     lean: int = 0
 
 
@@ -74,7 +75,7 @@ def token_strip(
             key=key,
             data={
                 "group": group or key,
-                "tokens": _counted(tokens),
+                "tokens": [vars(token) for token in tokens],
                 "mark_colour": mark_colour,
                 "selection_colour": selection_colour,
                 "pixels": pixels,
@@ -82,13 +83,3 @@ def token_strip(
             },
             on_picked_change=picked,
         )
-
-
-def _counted(tokens: Sequence[StripToken]) -> list[dict[str, Any]]:
-    """The fields of the tokens, each knowing how many more of the same character follow it."""
-    counted: list[dict[str, Any]] = []
-    after = 0
-    for token in reversed(tokens):
-        counted.append(vars(token) | {"after": after})
-        after = 0 if token.text else after + 1
-    return counted[::-1]
