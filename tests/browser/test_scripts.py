@@ -3,12 +3,14 @@
 import base64
 import io
 import re
+from pathlib import Path
 from urllib.parse import quote
 
 import harness
 import numpy as np
+import pytest
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 STRIP = ".st-key-routing_strip .token"
 # From right to left the first, and so the strip; Thai the last: its marks take no width.
@@ -64,6 +66,35 @@ OUT_OF_REACH = """(strip) => [...strip.querySelectorAll(".token")].filter((token
   return !at || !face.contains(at);
 }).map((token) => token.id)"""
 
+# How far below the letters the fields stand, and the last one from the last letter; the lengths of
+# the token card's bars in percent of the longest; how many tokens have an outline, or a line above
+# or below.
+SHOWN = """() => {
+  const all = [document];
+  for (const root of all) {
+    for (const one of root.querySelectorAll("*")) if (one.shadowRoot) all.push(one.shadowRoot);
+  }
+  const find = (holds) =>
+    all.flatMap((root) => [...root.querySelectorAll("span, div, button")]).filter(holds);
+  const titled = find((one) => /^Token \\d+:/.test(one.title) && one.getClientRects().length);
+  const boxes = (holds) => titled.filter(holds).map((one) => one.getBoundingClientRect());
+  const fields = boxes((one) => getComputedStyle(one).position === "absolute");
+  const letters = boxes((one) => one.textContent).at(-1);
+  const outlined = titled.filter((one) => one.getBoundingClientRect().width
+    && getComputedStyle(one).outlineStyle !== "none");
+  const lined = titled.filter((one) => one.textContent)
+    .filter((one) => getComputedStyle(one).boxShadow !== "none");
+  const bars = find((one) => /choice \\d+, expert/.test(one.title))
+    .map((one) => one.getBoundingClientRect().width);
+  return {
+    below: fields.map((one) => one.top - letters.bottom),
+    across: [fields.at(-1).right - letters.right],
+    bars: bars.map((width) => (100 * width) / Math.max(...bars)),
+    outlined: [outlined.length],
+    lined: [lined.length],
+  };
+}"""
+
 
 def open_text(page: Page, server: harness.Server, text: str) -> Locator:
     """The strip of a text of one's own."""
@@ -98,8 +129,8 @@ def test_letters_join_across_tokens(
     assert abs(drawn - in_one_piece).max() < 64
 
 
-def test_a_token_that_is_a_part_of_a_character_can_be_chosen(
-    app_server: harness.Server, browser_page: Page
+def test_a_token_that_is_a_part_of_a_character_can_be_chosen_and_is_in_the_report(
+    app_server: harness.Server, browser: Browser, browser_page: Page
 ):
     strip = open_text(browser_page, app_server, "ไทย, summer mornings, ไทย")
     assert strip.evaluate(OUT_OF_REACH) == []
@@ -115,6 +146,24 @@ def test_a_token_that_is_a_part_of_a_character_can_be_chosen(
         strip.locator(".field").last.click()
     last = browser_page.locator(STRIP).count()
     harness.wait_for_text(browser_page, f"Token {last} of {last}")
+    as_shown = browser_page.evaluate(SHOWN)
+    assert len(as_shown["below"]) == strip.locator(".field").count()
+    assert as_shown["bars"] and as_shown["lined"][0] and as_shown["outlined"] == [1]
+    for name, values in in_report(browser, browser_page).items():
+        assert values == pytest.approx(as_shown[name], abs=1.5), name
+
+
+def in_report(browser: Browser, page: Page) -> dict[str, list[float]]:
+    """What `SHOWN` finds in the page's report, where nothing but the file is there."""
+    harness.open_popover(page, page.get_by_role("button", name="Save", exact=True))
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Report as HTML").click()
+    file = Path(download.value.path())
+    with browser.new_context(offline=True) as offline:
+        report = offline.new_page()
+        report.goto(file.rename(f"{file}.html").as_uri())
+        found: dict[str, list[float]] = report.evaluate(SHOWN)
+    return found
 
 
 def test_a_part_of_a_character_is_chosen_in_the_text_of_every_run(

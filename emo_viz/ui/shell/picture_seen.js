@@ -239,16 +239,20 @@ class Seen {
   }
 }
 
+const FONT_CHANGES = "emo-viz-font"; // heard by what stands where letters end
+
 // Has a component stand in the fonts of the picture while something is done, which nobody sees.
 function inFont(place, act) {
   const roots = deep(place, "*").filter((one) => one.parentNode instanceof ShadowRoot && one.style);
   const fonts = { "--st-font": FONT, "--st-code-font": CODE_FONT, "font-family": FONT };
   const before = roots.map((one) => one.style.cssText);
   roots.forEach((one) => Object.entries(fonts).forEach((font) => one.style.setProperty(...font)));
+  document.dispatchEvent(new Event(FONT_CHANGES));
   try {
     return act();
   } finally {
     roots.forEach((one, at) => { one.style.cssText = before[at]; });
+    document.dispatchEvent(new Event(FONT_CHANGES));
   }
 }
 

@@ -14,6 +14,7 @@ const OF_ITSELF = [["float", "none"], ["box-sizing", "content-box"], ["border-ra
   ["flex-wrap", "nowrap"], ["flex-direction", "row"], ["flex", "0 1 auto"],
   ["justify-content", "normal"], ["align-items", "normal"], ["column-gap", "normal"],
   ["row-gap", "normal"], ["text-overflow", "clip"], ["table-layout", "auto"],
+  ["box-shadow", "none"],
   ...SPACED, ...EDGES];
 
 const tagOf = (element, style) => {
@@ -33,6 +34,7 @@ function lookOfCopy(element, tag, style, above) {
   if (!own) say("display", style.display, tag === "span" ? "inline" : "block");
   if (/mono/i.test(style.fontFamily)) said["font-family"] = CODE_FONT;
   if (style.textDecorationLine !== "none") said["text-decoration"] = style.textDecoration;
+  if (style.outlineStyle !== "none") said.outline = style.outline;
   if (style.overflowX === "hidden") said.overflow = "hidden";
   if (style.minWidth !== "auto") said["min-width"] = style.minWidth;
   return { ...said, ...sizeOf(element, tag, style) };
@@ -43,13 +45,16 @@ function sizeOf(element, tag, style) {
   const size = {}, children = within(element);
   const { left, top } = style;
   if (isPlaced(style)) Object.assign(size, { position: "absolute", left, top });
+  const raised = style.position === "relative" && number(top);
+  if (raised) Object.assign(size, { position: "relative", top });
   const holds = children.some((one) => one.localName && isPlaced(getComputedStyle(one)));
   if (holds && !isPlaced(style)) size.position = "relative";
   const empty = !children.some((one) => one.localName || one.data?.trim());
   if (holds || empty) size["min-height"] = style.height;
   const flexes = getComputedStyle(element.parentElement ?? element).display.includes("flex");
   if (flexes && number(style.flexGrow)) size.flex = "none"; // beside it, something may be left out
-  const wide = ["th", "table"].includes(tag) || size.flex || (empty && tag !== "br");
+  const fixed = element.style.width || (holds && style.overflowY === "auto");
+  const wide = ["th", "table"].includes(tag) || size.flex || (empty && tag !== "br") || fixed;
   if (wide) size.width = style.width;
   return size;
 }
