@@ -76,3 +76,12 @@ def test_sequential_colours_move_away_from_the_page(scheme: str):
 def test_the_app_listens_on_this_machine_only_and_reports_nothing():
     assert CONFIG["server"]["address"] == "127.0.0.1"
     assert CONFIG["browser"]["gatherUsageStats"] is False
+
+
+@pytest.mark.skipif(
+    all(contrast(THEMES[scheme]["primaryColor"], WHITE) >= TEXT for scheme in ("light", "dark")),
+    reason="white words can be read on the primary colour",
+)
+def test_no_button_is_white_on_the_primary_colour():
+    files = Path(__file__).parents[1].joinpath("emo_viz", "ui").rglob("*.py")
+    assert not [file.name for file in files if '"primary"' in file.read_text(encoding="utf-8")]

@@ -62,7 +62,6 @@ def _choose(pair: Pair) -> None:
         "On all pages now" if shown else label,
         key=f"library_pair_{pair.name}",
         icon=":material/compare_arrows:",
-        type="secondary" if shown else "primary",
         disabled=shown,
         help="Puts them into the slots A and B of the side bar.",
     ):
@@ -82,7 +81,6 @@ def _delete_popover(name: str, pair: Pair | str) -> None:
         if st.button(
             "Delete it for good" if inside else "Take it out of the list",
             key=f"library_pair_gone_{name}",
-            type="primary",
             icon=":material/delete_forever:",
         ):
             _delete(name, pair)

@@ -133,7 +133,7 @@ def _delete_popover(added: Sequence[Entry]) -> None:
             return
         entry = next(each for each in added if each.id == chosen)
         st.markdown(_what_goes(entry))
-        if st.button("Delete it for good", type="primary", icon=":material/delete_forever:"):
+        if st.button("Delete it for good", icon=":material/delete_forever:"):
             _delete(chosen)
 
 

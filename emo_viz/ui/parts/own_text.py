@@ -79,7 +79,7 @@ class OwnText:
             on_change=self._changed,
         )
         # Leaving the field sends the text; the button is where one goes to.
-        place.button("Run", icon=":material/play_arrow:", type="primary", key=f"{self.page}_run")
+        place.button("Run", icon=":material/play_arrow:", key=f"{self.page}_run")
         if looks_like_code(text):
             st.html(MONOSPACE.format(key=self.draft))
         links.leave(self.draft, kind, text, "", self.param)
