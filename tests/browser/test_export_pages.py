@@ -58,6 +58,10 @@ def test_home_is_saved_as_it_is_seen_whatever_its_text_says(
         assert words in texts
     # As the slider says it, which the page is told once it has come to rest.
     assert re.search(r"number of experts: \d+ of \d+", texts)
+    with browser_page.expect_download() as download:
+        browser_page.get_by_role("button", name="One document as SVG").click()
+    drawn = Path(download.value.path()).read_text(encoding="utf-8")
+    assert "text-decoration-style: solid; text-decoration-thickness: 2px" in drawn
     assert ODD.replace("\x01", "\ufffd").replace(" ", "") in texts.replace(" ", "")
     browser_page.keyboard.press("Escape")
     browser_page.evaluate(WITH_ODD, ODD)
@@ -71,6 +75,7 @@ def test_home_is_saved_as_it_is_seen_whatever_its_text_says(
         for words in ("experts a layer", "EMO", "least used", "]]>"):
             expect(first).to_contain_text(words)
         expect(first.locator("img")).to_have_count(4)  # a heatmap and a map of each run
+        expect(first.locator("[style*='text-decoration-thickness:2px']")).not_to_have_count(0)
         expect(report.locator(".js-plotly-plot").first).to_be_visible()
         links = report.locator("a[href]").all()
         assert all(str(one.get_attribute("href")).startswith(app_server.url) for one in links)

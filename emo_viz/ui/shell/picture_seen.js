@@ -152,6 +152,11 @@ function edgeOf(style, side) {
 const strokeOf = ({ wide, stroke, alpha, dash }, opacity) => ({ stroke, "stroke-width": wide,
   "stroke-dasharray": dash, "stroke-opacity": round(alpha * opacity) });
 
+// How the line under a text is drawn: old programs know no more than that there is one.
+const underline = ({ textDecorationLine, textDecorationStyle, textDecorationThickness }) =>
+  textDecorationLine === "none" ? "" : `text-decoration-style: ${textDecorationStyle}; `
+    + `text-decoration-thickness: ${textDecorationThickness}`;
+
 // Draws an element and what is in it into an SVG, in the window's pixels, and tells their boxes.
 class Seen {
   constructor() {
@@ -226,13 +231,13 @@ class Seen {
     pen.font = `${style.fontStyle} ${style.fontWeight} ${size}px ${family(style)}`;
     const { fontBoundingBoxAscent: up, fontBoundingBoxDescent: down } = pen.measureText("x");
     const look = { fill, "fill-opacity": round(alpha * opacity), "font-size": size,
-      "font-family": family(style), "font-weight": style.fontWeight, style: "white-space: pre" };
+      "font-family": family(style), "font-weight": style.fontWeight,
+      "text-decoration": style.textDecorationLine, style: `white-space: pre; ${underline(style)}` };
     for (const [said, box] of linesOf(text, clip)) {
       const rest = (box.bottom - box.top - up - down) / 2;
       const made = node("text", { ...look, x: round(box.left), y: round(box.top + rest + up),
         textLength: round(box.right - box.left), lengthAdjust: "spacingAndGlyphs" }, this.picture);
       if (style.fontStyle !== "normal") made.setAttribute("font-style", style.fontStyle);
-      made.setAttribute("text-decoration", style.textDecorationLine);
       made.textContent = said;
       this.boxes.push(box);
     }

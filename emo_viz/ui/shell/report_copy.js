@@ -17,6 +17,9 @@ const OF_ITSELF = [["float", "none"], ["box-sizing", "content-box"], ["border-ra
   ["box-shadow", "none"],
   ...SPACED, ...EDGES];
 
+// Not as one: WebKit has no such property of more than a line.
+const UNDERLINE = ["line", "style", "thickness", "color"].map((each) => `text-decoration-${each}`);
+
 const tagOf = (element, style) => {
   if (KEPT_TAGS.includes(element.localName)) return element.localName;
   return style.display.startsWith("inline") ? "span" : "div";
@@ -33,7 +36,7 @@ function lookOfCopy(element, tag, style, above) {
   OF_ITSELF.forEach(([name, usual]) => say(name, of(name), own ? null : usual));
   if (!own) say("display", style.display, tag === "span" ? "inline" : "block");
   if (/mono/i.test(style.fontFamily)) said["font-family"] = CODE_FONT;
-  if (style.textDecorationLine !== "none") said["text-decoration"] = style.textDecoration;
+  if (style.textDecorationLine !== "none") UNDERLINE.forEach((name) => { said[name] = of(name); });
   if (style.outlineStyle !== "none") said.outline = style.outline;
   if (style.overflowX === "hidden") said.overflow = "hidden";
   if (style.minWidth !== "auto") said["min-width"] = style.minWidth;
