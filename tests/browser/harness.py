@@ -69,6 +69,8 @@ NOTHING_KEPT = """if (origin !== "null" && !sessionStorage.getItem("visitor")) {
   localStorage.clear();
   sessionStorage.setItem("visitor", "known");
 }"""
+# Not every browser tells its list of places.
+NO_PLACES = "Object.defineProperty(window, 'navigation', { value: undefined });"
 
 _sockets: WeakKeyDictionary[Page, WebSocket] = WeakKeyDictionary()
 _rested: WeakKeyDictionary[Browser, BrowserContext] = WeakKeyDictionary()
@@ -197,7 +199,7 @@ def new_page(
 def _new_visitor(browser: Browser) -> BrowserContext:
     context = browser.new_context(reduced_motion="reduce")
     context.set_default_timeout(WAIT_MS)
-    context.add_init_script(NOTHING_KEPT)
+    context.add_init_script(NOTHING_KEPT + NO_PLACES)
     return context
 
 

@@ -116,7 +116,7 @@ def test_a_drag_zooms_a_pick_keeps_it_and_a_double_click_shows_the_whole_text(
             browser_page.get_by_role("radio", name=picture).click()
         expect(root).to_have_attribute("data-rows", "11 21")
     # The first click of two chooses another token and expert: taken back, without a step.
-    before, step = browser_page.url, browser_page.evaluate("navigation.currentEntry.index")
+    before, step = browser_page.url, browser_page.evaluate("history.state.emoViz")
     with harness.rerun(browser_page):
         browser_page.mouse.click(*cell(root, 1, 16)[:2])
     assert "routing_token=17" in browser_page.url
@@ -126,7 +126,7 @@ def test_a_drag_zooms_a_pick_keeps_it_and_a_double_click_shows_the_whole_text(
     tokens = browser_page.locator(TOKENS).count()
     expect(root).to_have_attribute("data-rows", f"1 {tokens}")
     expect(root).to_have_attribute("data-selected", "15")
-    browser_page.wait_for_function("(step) => navigation.currentEntry.index === step", arg=step)
+    browser_page.wait_for_function("(step) => history.state.emoViz === step", arg=step)
     harness.settle(browser_page)
     assert browser_page.url == before
 

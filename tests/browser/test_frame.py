@@ -73,6 +73,7 @@ def test_undo_does_not_leave_the_page(app_server: harness.Server, browser_page: 
     expect(page.get_by_role("heading", level=1)).to_contain_text("Subset ablation")
     harness.settle(page)
     assert page.url == before
+    expect(button(page, "Redo")).to_be_disabled()  # it would leave the page
 
 
 def test_copy_link_copies_the_address_as_it_stands(app_server: harness.Server, browser_page: Page):
@@ -103,6 +104,7 @@ def test_presenting_is_large_without_the_side_bar_and_stays_from_page_to_page(
     page.reload()
     harness.settle(page)
     expect(side_bar).not_to_be_visible()
+    expect(button(page, "Undo")).to_be_enabled()
     with harness.rerun(page):
         button(page, "End presentation").click()
     assert "present" not in page.url

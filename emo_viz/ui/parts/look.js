@@ -14,8 +14,8 @@ class Walk {
   }
 
   isBack(url) {
-    const entries = window.navigation?.entries?.(), at = window.navigation?.currentEntry?.index;
-    return this.back && entries?.[at - 1]?.url === new URL(url, location.href).href;
+    const before = window.emoVizSteps?.places.before;
+    return this.back && before === new URL(url, location.href).href;
   }
 
   goesOn() {

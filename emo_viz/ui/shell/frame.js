@@ -2,7 +2,6 @@
 const NARROW = 900, SAID_MS = 4000, HEARD_MS = 600;
 const SVG = "http://www.w3.org/2000/svg";
 const FIELD = 'input, textarea, select, [contenteditable]:not([contenteditable="false"])';
-const TOUCHES = ["pointerdown", "keydown"];
 const FOLD = '[data-testid="stSidebarCollapseButton"] button';
 const UNFOLD = '[data-testid="stExpandSidebarButton"]'; // of a bar that is folded alone
 const ICONS = {
@@ -11,51 +10,6 @@ const ICONS = {
   redo: "m15 14 5-5-5-5M20 9H10a6 6 0 0 0 0 12h3",
   present: "M3 4h18M5 4v11h14V4M12 15v3m-4 3 4-3 4 3",
 };
-
-// What a page writes into its own address before the visitor has touched it is no step of theirs.
-// While a drawer is open, all that is chosen in it is the one step that opened it.
-// A page that the server turns to comes in two steps, the first of which is the page before with the
-// parameters of the next: the second takes its place.
-function onlyTheirSteps(drawers) {
-  if (window.emoVizSteps) return;
-  const open = (url) => drawers.some((name) => new URL(url, location.href).searchParams.has(name));
-  const seen = (window.emoVizSteps = { touched: false, written: null, first: alreadyWritten() });
-  const push = history.pushState.bind(history);
-  history.pushState = (state, title, url) => {
-    const then = new URL(url ?? location.href, location.href);
-    if (then.pathname !== location.pathname) {
-      const announced = seen.written === then.search;
-      Object.assign(seen, { touched: false, written: null });
-      return announced ? history.replaceState(state, title, url) : push(state, title, url);
-    }
-    if (!seen.touched || (open(location.href) && open(then))) {
-      return history.replaceState(state, title, url);
-    }
-    seen.written = then.search;
-    return push(state, title, url);
-  };
-  const touch = (event) => {
-    if (event.isTrusted) Object.assign(seen, { touched: true, written: null });
-  };
-  for (const name of TOUCHES) document.addEventListener(name, touch, true);
-}
-
-// Where the visitor's steps begin: on a busy machine a page writes its address before this runs.
-// A page that is reloaded, or come back to, has steps of before that count.
-function alreadyWritten() {
-  const [how] = performance.getEntriesByType("navigation");
-  return how?.type === "navigate" ? window.navigation?.currentEntry?.index ?? 0 : 0;
-}
-
-// The browser's list of steps; null in one that does not tell.
-function steps() {
-  const list = window.navigation?.entries?.();
-  if (!list) return null;
-  const at = window.navigation.currentEntry?.index ?? 0;
-  const same = (one) => one && new URL(one.url).pathname === location.pathname;
-  const first = window.emoVizSteps?.first ?? 0;
-  return { undo: at > first && same(list[at - 1]), redo: same(list[at + 1]) };
-}
 
 async function copy(text) {
   try {
@@ -172,8 +126,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   };
   const enable = () => {
     const can = steps();
-    buttons.undo.disabled = can !== null && !can.undo;
-    buttons.redo.disabled = can !== null && !can.redo;
+    buttons.undo.disabled = !can.undo;
+    buttons.redo.disabled = !can.redo;
   };
   buttons.undo.onclick = () => history.back();
   buttons.redo.onclick = () => history.forward();
@@ -193,10 +147,10 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const onKey = (event) => shortcut(event, buttons);
   const quiet = tellHeadline(parentElement.querySelector(".heard"));
   document.addEventListener("keydown", onKey);
-  window.navigation?.addEventListener("currententrychange", enable);
+  document.addEventListener("emo-viz-steps", enable);
   return () => {
     quiet();
     document.removeEventListener("keydown", onKey);
-    window.navigation?.removeEventListener("currententrychange", enable);
+    document.removeEventListener("emo-viz-steps", enable);
   };
 }

@@ -27,7 +27,9 @@ _COMPONENT = component(
     html='<div class="frame" role="toolbar" aria-label="This view"></div>'
     '<div class="said" role="status"></div><div class="heard" role="status"></div>',
     css=_HERE.with_suffix(".css").read_text(encoding="utf-8"),
-    js=_HERE.with_suffix(".js").read_text(encoding="utf-8"),
+    js="".join(
+        _HERE.with_name(name).read_text(encoding="utf-8") for name in ("steps.js", "frame.js")
+    ),
 )
 # Text of charts has sizes in pixels, which do not follow the page's; Plotly measures by them too.
 _LARGER = {9: 12, 10: 13, 11: 15, 12: 16, 13: 17, 14: 18, 15: 20, 17: 22}
