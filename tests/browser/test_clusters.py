@@ -6,6 +6,8 @@ import harness
 from playwright.sync_api import Browser, Locator, Page, expect
 
 NOTHING = "Click a point, draw around several"
+OF_NO_POINTER = """document.addEventListener("click", (event) =>
+  Object.defineProperty(event, "pointerType", { value: undefined }), true)"""
 CORNERS = [(0.02, 0.02), (0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.05)]
 
 
@@ -57,6 +59,35 @@ def test_a_lasso_selects_and_one_step_back_undoes_it(
     assert "cluster_tokens" not in page.url
     with harness.rerun(page):
         page.go_forward()
+    expect(page.get_by_text("120 tokens selected:")).to_be_visible()
+    tap_and_draw_with_a_finger(page, plot)
+
+
+def tap_and_draw_with_a_finger(page: Page, plot: Locator) -> None:
+    """A tap chooses; a finger draws once it is asked to. As in older Safari, the click does not say
+    of what it is."""
+    page.evaluate(OF_NO_POINTER)
+    hand = page.context.new_cdp_session(page)
+    hand.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": x, "y": y} for x, y in places]
+        hand.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    with harness.rerun(page):
+        touch("touchStart", spot(plot, 7))
+        touch("touchEnd")
+    expect(page.get_by_text("1 token selected:")).to_be_visible()
+    page.get_by_role("button", name="Draw around points with a finger").first.click()
+    area = plot.bounding_box()
+    assert area is not None
+    left, top, width, height = (area[side] for side in ("x", "y", "width", "height"))
+    around = [(left + across * width, top + down * height) for across, down in CORNERS]
+    touch("touchStart", around[0])
+    for place in around[1:]:
+        touch("touchMove", place)
+    with harness.rerun(page):
+        touch("touchEnd")
     expect(page.get_by_text("120 tokens selected:")).to_be_visible()
 
 

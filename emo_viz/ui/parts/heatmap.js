@@ -344,7 +344,7 @@ class Heatmap {
     stage.onpointermove = (event) => this.move(event, ...at(event));
     stage.onpointerup = (event) => this.up(...at(event));
     stage.onpointercancel = () => { this.drag = null; this.mark(); };
-    stage.onpointerleave = () => this.drag || this.point(null, 0, 0);
+    stage.onpointerleave = (event) => !this.drag && leaves(stage, event) && this.point(null, 0, 0);
     stage.onclick = (event) => this.clicked(event, ...at(event));
     stage.ondblclick = () => this.takeBack();
     stage.onkeydown = (event) => this.typed(event);

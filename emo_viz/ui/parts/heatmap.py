@@ -27,10 +27,10 @@ from emo_viz.ui.parts.heard import hear
 from emo_viz.ui.shell.component import component
 
 _HERE = Path(__file__)
-# One module in three files: the size of type, what is drawn and where, and the hands.
+# One module in four files: the size of type, the pointer, what is drawn and where, and the hands.
 _JS = "".join(
     _HERE.with_name(name).read_text(encoding="utf-8")
-    for name in ("larger.js", "heatmap_draw.js", "heatmap.js")
+    for name in ("larger.js", "leaves.js", "heatmap_draw.js", "heatmap.js")
 )
 _HTML = '<div class="heatmap"></div>'
 _COMPONENT = component(

@@ -67,6 +67,7 @@ function frame(host, panel, index) {
   button(buttons, "Fit", "Show the whole map", () => fit(host, panel));
   if (index === 0) button(buttons, "Save image", "Save the maps and their legend as an image",
     () => save(host));
+  fingerDraws(buttons, panel);
   panel.plot = element("div", "plot");
   panel.plot.tabIndex = 0;
   panel.plot.setAttribute("role", "application");
@@ -90,6 +91,16 @@ function button(place, text, name, act) {
   one.setAttribute("aria-label", name);
   one.onclick = act;
   place.append(one);
+}
+
+// A finger scrolls the page, unless it is asked to draw.
+function fingerDraws(buttons, panel) {
+  button(buttons, "Lasso", "Draw around points with a finger", () => {
+    made.setAttribute("aria-pressed", String(panel.plot.classList.toggle("by-finger")));
+  });
+  const made = buttons.lastChild;
+  made.className = "lasso";
+  made.setAttribute("aria-pressed", "false");
 }
 
 function legend(host, groups) {
@@ -297,9 +308,11 @@ function pan(host, panel, dx, dy) {
 
 function listen(host, panel) {
   const { plot } = panel;
-  let path = null, moving = null, named;
+  let path = null, moving = null, tapped = false, named;
   plot.onpointerdown = (event) => {
-    if (event.button > 1 || event.pointerType === "touch") return;
+    // Told apart here: older Safari's click does not say of what it is.
+    tapped = event.pointerType === "touch" && !plot.classList.contains("by-finger");
+    if (event.button > 1 || tapped) return;
     named = event.target.dataset.group;  // a lasso may begin on a name; a click there is its group
     plot.setPointerCapture(event.pointerId);
     plot.classList.remove("by-keys");
@@ -327,9 +340,12 @@ function listen(host, panel) {
     else if (drawn && named !== undefined) chooseGroup(host, panel.groups, named, false);
     else if (drawn) clicked(host, panel, event);
   };
-  plot.onpointercancel = () => { path = moving = null; };
-  plot.onclick = (event) => { if (event.pointerType === "touch") clicked(host, panel, event); };
-  plot.onpointerleave = () => { if (!path) point(host, panel, null); };
+  plot.onpointercancel = () => {
+    path = moving = null;
+    point(host, panel, null);
+  };
+  plot.onclick = (event) => { if (tapped) clicked(host, panel, event); };
+  plot.onpointerleave = (event) => { if (!path && leaves(plot, event)) point(host, panel, null); };
   plot.ondblclick = () => fit(host, panel);
   plot.addEventListener("wheel", (event) => {
     // The page scrolls past a map that nobody works on.

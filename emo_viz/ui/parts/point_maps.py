@@ -45,7 +45,7 @@ _MAPS = component(
     css=_read("point_maps.css"),
     js="".join(
         _read(f"{name}.js")
-        for name in ("larger", "point_maps_draw", "point_maps_labels", "point_maps")
+        for name in ("larger", "leaves", "point_maps_draw", "point_maps_labels", "point_maps")
     ),
 )
 _STATE = component("emo_viz_point_maps_state", js=_read("point_maps_state.js"))
