@@ -99,6 +99,12 @@ def test_the_slider_repaints_without_the_server(app_server: harness.Server, brow
     browser_page.keyboard.press("End")
     expect(says).to_contain_text("All 16 experts")
     assert not sent
+    # Where one heading wraps and the other does not, the pictures stand level all the same.
+    names, tall = first.locator("h3 .name"), "(name) => name.offsetHeight"
+    line = names.last.evaluate(tall)
+    names.first.evaluate("(name) => { name.textContent = 'a '.repeat(99) }")
+    assert names.first.evaluate(tall) > line == names.last.evaluate(tall)
+    assert len(set(first.locator(".run canvas").evaluate_all(TOPS))) == 1
 
 
 TOPS = "all => all.map((one) => one.getBoundingClientRect().y)"

@@ -19,6 +19,12 @@ CELL = """(root, [panel, row]) => {
           layer.ids[row * layer.slots]];
 }"""
 
+# Lines are of whole pixels, as WebKit sets them anyway, and the box holds whole lines.
+LINES = """(strip) => {
+  const line = parseFloat(getComputedStyle(strip).lineHeight);
+  return line > 20 && Number.isInteger(line) && strip.clientHeight % line === 0;
+}"""
+
 
 def visit(page: Page, server: harness.Server, query: str = "") -> Locator:
     """The picture of the page, drawn."""
@@ -53,7 +59,9 @@ def test_pictures_text_and_panel_are_on_the_first_screen(
         visit(page, app_server, "?routing_token=3")
         for name in (".stage", ".ramp"):
             expect(page.locator(f"{ROOT} {name}")).to_be_in_viewport(ratio=1)
-        expect(page.locator(".st-key-routing_strip .strip")).to_be_in_viewport(ratio=1)
+        strip = page.locator(".st-key-routing_strip .strip")
+        expect(strip).to_be_in_viewport(ratio=1)
+        assert strip.evaluate(LINES)
         expect(page.locator(CARD)).to_be_in_viewport(ratio=1)
 
 
@@ -92,6 +100,12 @@ def test_a_click_in_a_picture_chooses_the_token_and_follows_its_expert(
     assert f"routing_expert=Standard+MoE+L0+E{expert}" in browser_page.url
     expect(browser_page.locator(TOKENS).nth(4)).to_have_attribute("aria-selected", "true")
     expect(browser_page.locator(TOKENS).nth(4)).to_have_class(re.compile("marked"))
+    # WebKit tells of a leave with every click; what is pointed at stays until the pointer has left.
+    stage, tip = root.locator(".stage"), root.locator(".tip")
+    stage.dispatch_event("pointerleave", {"clientX": x, "clientY": y, "pointerType": "mouse"})
+    expect(tip).to_be_visible()
+    browser_page.mouse.move(1, 1)
+    expect(tip).to_be_hidden()
 
 
 def test_a_drag_zooms_a_pick_keeps_it_and_a_double_click_shows_the_whole_text(

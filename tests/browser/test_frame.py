@@ -101,6 +101,9 @@ def test_presenting_is_large_without_the_side_bar_and_stays_from_page_to_page(
     assert "present=1" in page.url
     expect(side_bar).not_to_be_visible()
     assert title.evaluate(size) >= 1.2 * before
+    main = page.get_by_test_id("stMain")
+    expect(main).to_be_focused()  # it was clicked, and a key was pressed
+    assert main.evaluate("(main) => getComputedStyle(main, '::before').boxShadow") == "none"
     page.reload()
     harness.settle(page)
     expect(side_bar).not_to_be_visible()

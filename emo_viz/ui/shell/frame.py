@@ -36,6 +36,8 @@ _LARGER = {9: 12, 10: 13, 11: 15, 12: 16, 13: 17, 14: 18, 15: 20, 17: 22}
 _LARGE_TYPE = (
     "html { font-size: 20px; }"
     '[data-testid="stSidebar"] { display: none; }'
+    # Streamlit's ring around the page, where a key follows a click beside everything.
+    '[data-testid="stMain"]::before { box-shadow: none !important; }'
     '.js-plotly-plot .js-line:not([style*="stroke-width: 0px"])'
     " { stroke-width: 4px !important; }"
     + "".join(
