@@ -434,10 +434,15 @@ class Measured:
     def ratio(self, over: tuple[str, str, int], under: tuple[str, str, int]) -> Interval:
         """Ratio of two increases, each named (model, method, keep_k).
 
-        A resample whose lower increase is not positive counts as an infinite ratio.
+        A resample whose lower increase is not positive counts as an infinite ratio, or as none
+        (NaN) if its upper one is not positive either. There is no ratio at all where the lower
+        increase is not positive and the upper one cannot be told from nothing.
         """
         (top, tops), (bottom, bottoms) = self._increases(*over), self._increases(*under)
-        ratios = np.divide(tops, bottoms, out=np.full_like(tops, np.inf), where=bottoms > 0)
+        if bottom <= 0 and not self.increase(*over).low > 0:
+            return Interval(np.nan, np.nan, np.nan, self.documents)
+        beyond = np.where(tops > 0, np.inf, np.nan)
+        ratios = np.divide(tops, bottoms, out=beyond, where=bottoms > 0)
         low, high = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")
         mean = top / bottom if bottom > 0 else np.inf
         return Interval(mean, float(low), float(high), self.documents)

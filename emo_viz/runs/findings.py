@@ -150,7 +150,7 @@ def _report(
         yield f"- {run.label}, all experts: {_span(measured.full_loss(run.id))} nats a token."
     if runs.second:
         difference = measured.full_difference(*runs.ids)
-        yield f"- {_less(runs)}, all experts: {_span(difference, '+.3f')} nats a token."
+        yield f"- {_less(runs)}, all experts: {_span(difference, '+z.3f')} nats a token."
     yield f"- {_clusters_sentence(runs, clusters)}"
 
 
@@ -160,7 +160,7 @@ def _less(runs: Comparison) -> str:
 
 def _ratio(runs: Comparison, measured: Measured) -> str:
     ratio = _second_over_first(runs, measured)
-    if math.isinf(ratio.mean):
+    if not math.isfinite(ratio.mean):
         return f"{runs.first.label} loses nothing there, so it has no ratio"
     return f"{_span(ratio, '.1f')} times"
 
@@ -182,7 +182,7 @@ def _clusters_apart(runs: Comparison, clusters: Headline) -> str:
         return ""
     times = clusters.ratio.mean
     ratio = "" if math.isnan(times) else f", {_span(clusters.ratio, '.2f')} times as much"
-    return f"; {_less(runs)} {_span(clusters.difference, '+.3f')}{ratio}"
+    return f"; {_less(runs)} {_span(clusters.difference, '+z.3f')}{ratio}"
 
 
 def _bars(runs: Comparison, measured: Measured, clusters: Headline) -> Iterator[Bar]:
@@ -217,7 +217,10 @@ def _second_over_first(runs: Comparison, measured: Measured) -> Interval:
     return measured.ratio((second, *at), (first, *at))
 
 
-def _span(one: Interval, spec: str = ".3f") -> str:
-    if math.isnan(one.low):  # a single document
+def _span(one: Interval, spec: str = "z.3f") -> str:
+    """A number and its interval; z in the spec: no minus on what rounds to zero."""
+    if math.isnan(one.mean):
+        return "no ratio"
+    if math.isnan(one.low):
         return f"{one.mean:{spec}} (no interval)"
     return f"{one.mean:{spec}} [{one.low:{spec}}, {one.high:{spec}}]"

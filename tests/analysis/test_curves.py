@@ -136,6 +136,14 @@ def test_a_ratio_to_a_gain_is_infinite(rows):
     assert ratio.mean == ratio.low == np.inf
 
 
+def test_what_loses_nothing_has_no_ratio_to_what_loses_nothing(rows):
+    better = rows["method"] == ROUTER_PROBABILITY
+    rows = rows.assign(loss_sum=rows["loss_sum"].where(~better, rows["loss_sum"] / 10))
+    measured = Measured.of(rows)
+    ratio = measured.ratio(("std-nano", ROUTER_PROBABILITY, 8), ("emo-nano", ROUTER_PROBABILITY, 8))
+    assert np.isnan([ratio.mean, ratio.low, ratio.high]).all()
+
+
 def test_one_document_a_domain_has_no_interval(rows):
     alone = rows[rows["document"].isin(["f1", "l1"])]
     span = Measured.of(alone).increase("emo-nano", ROUTER_PROBABILITY, 8)

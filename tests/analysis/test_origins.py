@@ -222,10 +222,10 @@ def test_findings_without_a_spread_or_a_ratio_say_so(folder: Path):
     found = read_curves(path)
     rows = found.rows[found.rows["document"].astype(str).str.endswith("-0")].copy()
     rows["loss_sum"] = np.where(rows["method"] == "full", 90.0, 80.0)
-    chosen = found.rows["keep_k"].isin([8])
-    rows.loc[chosen, "keep_k"] = 16
-    found.info["runs"] = dict.fromkeys(found.runs, {"num_experts": 32})
-    rows.loc[rows["method"] == "full", "keep_k"] = 32
+    chosen = rows[rows["keep_k"].isin([8]) & (rows["method"] != "full")]
+    full = rows[rows["method"] == "full"].assign(keep_k=64)
+    rows = pd.concat([full, *(chosen.assign(keep_k=keep_k) for keep_k in (8, 16, 32))])
+    found.info["runs"] = dict.fromkeys(found.runs, {"num_experts": 64})
     write_curves(Curves(rows, found.info), path)
     said = findings(folder).stdout
     assert (
@@ -234,3 +234,22 @@ def test_findings_without_a_spread_or_a_ratio_say_so(folder: Path):
     )
     assert "EMO, random experts | -" in said and " (no interval) |" in said
     assert "nan" not in said and "inf" not in said.replace("information", "")
+    checked = findings(folder, "--check")
+    assert checked.exit_code == 1, checked.output
+    for claim in ("cost EMO at least 8 times its own", "as much as EMO with 16 experts"):
+        assert any(
+            line.startswith("MISSED") and line.endswith(f"{claim}: no ratio")
+            for line in checked.stdout.splitlines()
+        )
+    assert "nan" not in checked.stdout and "inf" not in checked.stdout
+
+
+def test_findings_print_no_minus_on_a_zero(folder: Path):
+    path = folder / "analysis" / "curves.parquet"
+    found = read_curves(path)
+    rows = found.rows.assign(loss_sum=found.rows["tokens"] * 2.0)
+    cut = rows["method"] != "full"
+    rows.loc[cut, "loss_sum"] *= 1 - 1e-6
+    write_curves(Curves(rows, found.info), path)
+    assert " 0.000 [0.000, 0.000] |" in findings(folder).stdout
+    assert "-0.000" not in findings(folder).stdout
