@@ -119,9 +119,7 @@ def check_documents(documents: pd.DataFrame) -> None:
     if documents.empty:
         raise ValueError("There are no documents to record.")
     _check_characters(documents)  # first: pandas itself fails on half a character
-    ids = documents["id"].map(str)
-    if documents[["id", "domain"]].isna().any(axis=None) or ids.duplicated().any():
-        raise ValueError("The documents need a domain each, and an id that no other document has.")
+    _check_names(documents)
     _check_texts(documents)
     _check_parts(documents)
 
@@ -145,7 +143,8 @@ def _folder_rows(folder: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
 def _from_rows(
     path: Path, rows: Iterable[tuple[str, Mapping[str, Any]]], wanted: Sequence[str]
 ) -> dict[str, pd.Series]:
-    """Columns of rows that each say where they stand; a column without any value is not there."""
+    """Columns of rows that each say where they stand; a column without any value is not there, but
+    for the texts of no rows."""
     found: dict[str, list[Any]] = {name: [] for name in wanted}
     for place, row in rows:
         for name in wanted:
@@ -153,7 +152,7 @@ def _from_rows(
     return {
         name: pd.Series(values, dtype=object if name == "part" else "str")
         for name, values in found.items()
-        if name == "text" or any(value is not None for value in values)
+        if any(value is not None for value in values) or (name == "text" and not values)
     }
 
 
@@ -232,6 +231,17 @@ def _column(name: str, column: pa.ChunkedArray) -> pd.Series:
 def _number(value: Any) -> Any:
     """A whole number that a CSV file writes as text."""
     return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _check_names(documents: pd.DataFrame) -> None:
+    if documents[["id", "domain"]].isna().any(axis=None):
+        raise ValueError("The documents need a domain each, and an id that no other document has.")
+    ids = documents["id"].map(str)
+    if (again := ids.duplicated()).any():
+        raise ValueError(
+            f"The id {ids[again].iloc[0]:.80} stands twice; give each document an id that no other "
+            "document has."
+        )
 
 
 def _check_texts(documents: pd.DataFrame) -> None:

@@ -80,14 +80,22 @@ def read_texts(spec: str, skip: Skip = refuse) -> Iterator[Text]:
     if is_dataset(path):
         return _texts(dataset_folder_rows(path, skip), name, name)
     if path.is_dir():
-        return _folder_texts(path, skip)
+        return _named_in(spec, _folder_texts(path, skip))
     reader = reader_of(path)
     if reader is None:
-        raise CorpusError(
-            f"{path.name} has an unknown extension; give {ENDINGS}, a folder or hf:NAME."
-        )
+        raise CorpusError(f"{path} has an unknown extension; give {ENDINGS}, a folder or hf:NAME.")
     name = printable(path.name)
-    return _texts(reader(path, name, skip), name, name.partition(".")[0])
+    texts = _texts(reader(path, name, skip), name, name.partition(".")[0])
+    return _named_in(os.path.dirname(spec), texts)
+
+
+def _named_in(folder: str, texts: Iterator[Text]) -> Iterator[Text]:
+    """The texts; an error, which begins with a file's name as a text's place does, with the folder
+    before it: places are the same wherever the folder lies."""
+    try:
+        yield from texts
+    except CorpusError as error:
+        raise CorpusError(os.path.join(printable(folder), str(error))) from error
 
 
 def _texts(rows: Rows, source: str, domain: str, of_many: bool = False) -> Iterator[Text]:

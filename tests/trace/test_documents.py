@@ -82,7 +82,10 @@ LONG = "x" * 100_000
     ("columns", "sentence"),
     [
         ({"id": None, "text": None}, "lack the column text; add it"),
-        ({"id": ["a", "a", "b"]}, "an id that no other document has"),
+        (
+            {"id": ["a", "a", "b"]},
+            "The id a stands twice; give each document an id that no other document has",
+        ),
         ({"id": [LONG, LONG, "b"]}, "an id that no other document has"),
         ({"domain": ["tea", None, "ale"]}, "need a domain each"),
         ({"text": ["x", None, "z"]}, "1 of 3 documents have no text .the first is b"),
@@ -229,6 +232,7 @@ def test_a_folder_of_text_files(tmp_path):
     [
         ("d.jsonl", '{"text": "x"}\n{"text"', "d.jsonl, line 2 is not JSON"),
         ("d.jsonl", '{"text": "x"}\n{"txt": "y"}', "1 of 2 documents have no text .the first is 2"),
+        ("d.jsonl", '{"body": "x"}\n{"body": "y"}', "The documents lack the column text; add it"),
         ("d.jsonl", '{"text": 3}', "line 1: the field text is 3, not text"),
         ("d.jsonl", '{"text": "x", "id": true}', "the field id is True, not text"),
         ("d.jsonl", "", "There are no documents"),
@@ -237,7 +241,7 @@ def test_a_folder_of_text_files(tmp_path):
         ("d.csv", "texts\nx\n", "lack the column text"),
         ("d.csv", "text,text\nx,y\n", "two columns of one name"),
         ("d.csv", "text,id\nx,1\ny,1\n", "an id that no other document has"),
-        ("d/a.txt", b"\xff", "a.txt is not UTF-8"),
+        ("d/a.txt", b"\xff", "d/a.txt is not UTF-8"),
         ("d/.a.txt", "x", "There are no documents"),
     ],
 )
