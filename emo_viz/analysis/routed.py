@@ -83,12 +83,13 @@ def common_layers(one: Numbered, other: Numbered, names: tuple[str, str]) -> Lay
             f"{names[0]} and {names[1]} have no layer with experts in common; record both with the "
             "model's own layer numbers."
         )
-    left = len(ours) + len(theirs) - 2 * len(both)
+    left = sorted({*our_numbers} ^ {*their_numbers})
     return Layers(
         tuple(one.numbers.index(number) for number in both),
         tuple(other.numbers.index(number) for number in both),
         tuple(both),
-        f"Layers left out, as only one run has experts there: {left}.",
+        f"Layer{'s' * (len(left) > 1)} left out, as only one run has experts there: "
+        f"{', '.join(map(str, left))}.",
     )
 
 

@@ -31,7 +31,7 @@ DTYPES = click.Choice(["float32", "bfloat16", "float16"])
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, .. or auto.")
 @click.option(
     "--max-tokens",
-    type=int,
+    type=click.IntRange(min=2),
     default=256,
     show_default=True,
     help="Tokens a document, the opening token among them.",

@@ -1,10 +1,14 @@
 """Record what a model does on documents: python -m emo_viz record --help"""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from emo_viz.trace.schema import Level
+
+if TYPE_CHECKING:
+    from emo_viz.trace.reader import Trace
 
 
 @click.command()
@@ -44,7 +48,7 @@ from emo_viz.trace.schema import Level
 )
 @click.option(
     "--max-tokens",
-    type=int,
+    type=click.IntRange(min=2),
     default=256,
     show_default=True,
     help="Tokens a document, the opening token among them.",
@@ -92,6 +96,16 @@ def command(
             report=lambda done, total: bar.update(done - bar.pos),
             tell=lambda sentence: say(sentence, err=True),
         )
-    manifest = trace.manifest
-    place = click.format_filename(out)
-    click.echo(f"{place}: {manifest.documents:,} documents, {manifest.tokens:,} tokens.")
+    say(_summary(out, trace))
+
+
+def _summary(out: Path, trace: "Trace") -> str:
+    """What was recorded, and of how many texts only the beginning."""
+    documents, tokens = trace.manifest.documents, trace.manifest.tokens
+    said = f"{out}: {documents:,} document{'s' * (documents != 1)}, {tokens:,} tokens."
+    cut = trace.facts[trace.facts["dropped_tokens"] > 0]
+    if cut.empty:
+        return said
+    longer = f"{len(cut):,} longer text{'s' * (len(cut) != 1)}"
+    first = cut["n_tokens"].max()
+    return f"{said} Of {longer} only the first {first:,} tokens were recorded (--max-tokens)."

@@ -33,7 +33,7 @@ def test_as_many_layers_of_other_numbers_are_matched_in_order_and_said():
 def test_layers_that_one_run_lacks_are_left_out_and_said():
     found = common_layers(numbered([8, 8, 8]), numbered([8, 8], first=1), NAMES)
     assert (found.first, found.second, found.names) == ((1, 2), (0, 1), (1, 2))
-    assert found.note == "Layers left out, as only one run has experts there: 1."
+    assert found.note == "Layer left out, as only one run has experts there: 0."
 
 
 def test_nothing_in_common_is_one_sentence():

@@ -146,7 +146,7 @@ def test_two_traces_stand_side_by_side_with_their_difference(pair, ids):
     assert [side["label"] for side in heatmaps(at)[0]["sides"]] == ["qwen", "zwen"]
     ours, theirs = shown_of(np.concatenate([ids, ids[:3]]), 1), shown_of(pair, 1)
     assert (picture(at), picture(at, 1)) == (ours, theirs)
-    assert "Layers left out, as only one run has experts there: 1." in texts(at).replace("\\", "")
+    assert "Layer left out, as only one run has experts there: 2." in texts(at).replace("\\", "")
     assert "in qwen" in texts(at) and "in zwen" in texts(at)
     less = opened(routing_layer="1", routing_picture="Difference")
     assert picture(less) == ours ^ theirs

@@ -30,11 +30,17 @@ def test_records_a_checkpoint(run, tmp_path):
     assert trace.manifest.model.name == "tiny"
     assert len(trace.manifest.model.checkpoint_sha256) == 64
     assert trace.documents["n_tokens"].max() == 31
-    assert f"9 documents, {trace.manifest.tokens} tokens." in result.output
+    cut = int((trace.facts["dropped_tokens"] > 0).sum())
+    assert result.output.endswith(
+        f"9 documents, {trace.manifest.tokens} tokens. Of {cut} longer texts only the first 31 "
+        "tokens were recorded (--max-tokens).\n"
+    )
 
 
 def test_limit_takes_the_first_documents(run, tmp_path):
-    assert run("--limit=2").exit_code == 0
+    assert "/trace: 1 document, " in run("--limit=1").output
+    result = run("--limit=2")
+    assert result.exit_code == 0 and "longer" not in result.output
     trace = Trace.open(tmp_path / "trace")
     assert trace.documents["id"].tolist() == ["doc-0", "doc-1"]
     assert trace.manifest.level == "documents"
