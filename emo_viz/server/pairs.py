@@ -99,10 +99,10 @@ def usual_folder(name: str) -> Path:
 
 
 def check_free(name: str, folder: Path, ids: Sequence[str], taken: Sequence[str]) -> None:
-    """Raises ValueError where the name, or a run's, is that of another one. taken: ids of the runs
-    that do not lie in this folder."""
+    """Raises ValueError where the name, or a run's, is that of another one, of which something is
+    there. taken: ids of the runs that do not lie in this folder."""
     other = listed().get(name)
-    if isinstance(other, Pair) and other.folder.resolve() != folder.resolve():
+    if isinstance(other, Pair) and other.ids and other.folder.resolve() != folder.resolve():
         raise ValueError(
             f"A pair called {name} is in the Library already, at {other.folder}; choose another "
             "--name, or delete it there."

@@ -69,6 +69,7 @@ def main(
     changes |= {} if guards else {"guard_sigmas": 0.0, "guard_norms": 0.0}
     changes |= ANNEALED if anneal else {}
     preset = find_preset(name, objective, bf16=bf16, **changes)
+    _check_kept(keep_at, preset.steps)
     how: dict[str, Any] = {
         "checkpoint_every": checkpoint_every,
         "evaluate_every": evaluate_every,
@@ -85,6 +86,13 @@ def main(
     except KeyboardInterrupt:
         parallel.tell(checkpoint.where_it_stands(out))
         raise SystemExit(INTERRUPTED) from None
+
+
+def _check_kept(at: frozenset[int], steps: int) -> None:
+    if at and max(at) > steps:
+        raise ValueError(
+            f"--keep-at names step {max(at):,} and the run has {steps:,}; name steps that it takes."
+        )
 
 
 def parts_of_a_step(preset: Preset, accumulation: int | None, micro_rows: int | None) -> int:

@@ -290,6 +290,7 @@ def test_a_run_in_parts_with_other_checkpoints_is_the_same_run(corpora, tmp_path
     [
         (["--keep-at", "5,x"], "is not a list such as 8,16,32"),
         (["--keep-at", "0"], "a checkpoint is of step 1 or later"),
+        (["--steps", 4, "--keep-at", "2,99"], "--keep-at names step 99 and the run has 4;"),
         (["--micro-rows", 2, "--accumulation", 2], "--accumulation or --micro-rows, not both"),
         (["--micro-rows", 3], "4 rows that a process takes of a step are no multiple"),
         (["--accumulation", 3], "4 rows of a step cannot be shared evenly by 3 parts"),

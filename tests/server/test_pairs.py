@@ -135,6 +135,20 @@ def test_names_that_are_taken_are_refused(own: Path, tmp_path: Path):
     assert list(pairs.listed()) == ["own"]
 
 
+def test_a_name_is_free_again_where_nothing_was_made_of_it(tmp_path: Path):
+    """As where the disk was full, and another folder is named for the same pair."""
+    for folder in (tmp_path / "full", tmp_path / "roomy"):
+        ids = ("late-emo",)
+        pairs.check_free("late", folder, ids, assets.ids_elsewhere(folder))
+        write_sources(folder, Sources("late", ids, (tmp_path / "runs",), tmp_path / "corpus"))
+        pairs.keep("late", folder)
+    found = pairs.listed()["late"]
+    assert isinstance(found, pairs.Pair) and found.folder == tmp_path / "roomy"
+    (found.folder / "checkpoints" / "late-emo").mkdir(parents=True)
+    with pytest.raises(ValueError, match="A pair called late is in the Library"):
+        pairs.check_free("late", tmp_path / "full", ids, [])
+
+
 def test_an_added_run_of_the_same_id_keeps_its_files():
     inside = laid_out(pairs.usual_folder("here"), ("here-emo",), "here")
     home.add("here-emo", "/models/here", [])
