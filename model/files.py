@@ -199,6 +199,14 @@ def weight_files(checkpoint: Path) -> list[Path]:
     return files
 
 
+def no_checkpoint(folder: Path) -> ValueError:
+    """The error of a folder without a config.json; a training run keeps its model in export."""
+    export = folder / "export"
+    trained = (export / "config.json").is_file()
+    mend = f"this run's model is {export}" if trained else "check the path"
+    return ValueError(f"There is no checkpoint at {folder} (no config.json); {mend}.")
+
+
 def num_parameters(checkpoint: Path) -> int:
     """How many numbers a checkpoint's weights hold, from the headers of its files alone.
 

@@ -251,6 +251,8 @@ def load_token_clusters(path: Path) -> TokenClusters:
 
     Raises ValueError if there are none, or they are damaged or of another format version.
     """
+    if not path.exists():
+        raise ValueError(f"There is no file {path}; python -m emo_viz clusters writes it.")
     arrays, info = load_arrays(path, FORMAT, 1, FORMAT_VERSION)
     with damaged(path):
         made = dict(info["made"])

@@ -30,7 +30,7 @@ from emo_viz.analysis.origins import Origins, documents_digest
 from emo_viz.analysis.runs import run_ids
 from emo_viz.analysis.widths import experts_by_layer, routed_by_layer
 from emo_viz.runs.progress import Counter, Report, unreported
-from emo_viz.trace.documents import read_documents
+from emo_viz.trace.documents import of_domain, read_documents
 from model.files import check_new_file
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def make(
     documents = read_documents(documents_path, ("id", "domain"), OPTIONAL)
     calibration = read_documents(calibration_path, ("id", "domain"))
     rows = read_curves(curves).rows if curves else None
-    chosen = document or choose(documents, rows, domain)
-    row = _row(documents, chosen)
+    chosen = document or choose(of_domain(documents, domain, documents_path), rows)
+    row = _row(documents, chosen, documents_path)
     step, found, checkpoints = Counter(report, len(models)), dict[str, Glance](), list[Checkpoint]()
     keeps: tuple[int, ...] = ()
     for run, folder in zip(run_ids(models), models, strict=True):
@@ -81,20 +81,23 @@ def make(
     return made
 
 
-def choose(documents: pd.DataFrame, rows: pd.DataFrame | None, domain: str = "") -> str:
+def choose(documents: pd.DataFrame, rows: pd.DataFrame | None) -> str:
     """The id of the document to show: of the whole ones that repeat their words least the most
     typical of the curves' rows, or the shortest where there are none."""
-    own = told_once(whole(documents, domain))
+    own = told_once(whole(documents))
     found = None if rows is None else typical(rows, own)
     if found is not None:
         return found
     return str(own["id"].iloc[shortest([len(text) // 4 for text in own["text"]])])
 
 
-def _row(documents: pd.DataFrame, chosen: str) -> pd.Series:
+def _row(documents: pd.DataFrame, chosen: str, path: Path) -> pd.Series:
     own = documents[documents["id"].astype(str) == chosen]
     if own.empty:
-        raise ValueError(f"There is no document with the id {chosen}.")
+        first = ", ".join(documents["id"].astype(str).head(3))
+        raise ValueError(
+            f"{path} has no document with the id {chosen!r}; its first ids are {first}."
+        )
     return own.iloc[0]
 
 

@@ -4,9 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from emo_viz.trace.documents import read_documents, texts_digest
+from emo_viz.trace.documents import of_domain, read_documents, texts_digest
 from emo_viz.trace.recorder import check_max_tokens
 from model.files import check_new_file, read_text, weights_digest, write_text
 
@@ -36,7 +34,8 @@ def choose_subset(
 
     _check_out(out)
     documents = read_documents(documents_path, required=("domain",) if domain else ())
-    documents = _of_domain(documents, domain, documents_path)
+    documents = of_domain(documents, domain, documents_path)
+    _check_sizes(checkpoint, keep_k, max_tokens)
     live = open_live(checkpoint)
     if live.why_not_cut:
         raise ValueError(live.why_not_cut)
@@ -55,6 +54,20 @@ def choose_subset(
     return subset
 
 
+def _check_sizes(checkpoint: Path, keep_k: int, max_tokens: int) -> None:
+    """Raises ValueError, before a model is loaded, for what its config says cannot be."""
+    from model.run.checkpoint import is_of_other_family, read_config
+    from model.run.opening import check_length
+    from model.run.subset import check_keep_k
+
+    if is_of_other_family(checkpoint):  # which say it in many ways
+        return
+    config = read_config(checkpoint)
+    if config.objective != "dense":
+        check_keep_k(config, keep_k)
+        check_length(config.to_dict(), max_tokens)
+
+
 def _check_out(out: Path) -> None:
     """Raises ValueError unless a subset can be written there; only another subset is replaced."""
     from model.run.subset import ExpertSubset
@@ -67,11 +80,3 @@ def _check_out(out: Path) -> None:
             raise ValueError(
                 f"{out} exists and is not a subset; name another file for it."
             ) from error
-
-
-def _of_domain(documents: pd.DataFrame, domain: str | None, path: Path) -> pd.DataFrame:
-    chosen = documents if domain is None else documents[documents["domain"] == domain]
-    if chosen.empty:
-        known = ", ".join(sorted(set(documents["domain"])))
-        raise ValueError(f"{path} has no documents of the domain {domain!r}; it has {known}.")
-    return chosen

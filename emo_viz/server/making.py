@@ -14,7 +14,7 @@ from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.runs.progress import Report
 from emo_viz.server import assets, catalogue, home, hub, imports, library, measurements, pairs
 from emo_viz.server.jobs import Job, in_turn, registry
-from model.files import read_json
+from model.files import no_checkpoint, read_json
 
 CLUSTERS, MAX_TOKENS, PER_DOMAIN, MIN_DIST = 32, 256, 200, 0.9  # as the commands have them
 STOP_SECONDS = 10.0
@@ -68,7 +68,7 @@ def add_folder(source: str) -> str:
         pairs.keep(pair.sources.name, path)
         return pair.ids[0]
     if not (path / "config.json").is_file():
-        raise ValueError(f"There is no checkpoint at {path} (no config.json); check the path.")
+        raise no_checkpoint(path)
     _check_experts(path)
     return home.add(path.name, str(path), _taken()).id
 

@@ -124,6 +124,16 @@ def check_documents(documents: pd.DataFrame) -> None:
     _check_parts(documents)
 
 
+def of_domain(documents: pd.DataFrame, domain: str | None, path: Path) -> pd.DataFrame:
+    """Those of one domain, or all where none is named. Raises ValueError, with the domains of the
+    file, if it has none of that one."""
+    chosen = documents[documents["domain"] == domain] if domain else documents
+    if chosen.empty:
+        known = ", ".join(sorted(set(documents["domain"])))
+        raise ValueError(f"{path} has no documents of the domain {domain!r}; it has {known}.")
+    return chosen
+
+
 def texts_digest(texts: Iterable[str]) -> str:
     """SHA-256 of some texts in their order."""
     digest = hashlib.sha256()

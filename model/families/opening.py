@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from model.families.registry import routed
 from model.families.routed import RoutedModel
 from model.families.sizes import check_fits
-from model.files import read_json, weight_files
+from model.files import no_checkpoint, read_json, weight_files
 
 DTYPES = ("float32", "bfloat16", "float16")
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
@@ -86,7 +86,7 @@ def local_folder(source: str) -> Path:
     if Path(source).exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
         if (Path(source) / "config.json").is_file():
             return Path(source)
-        raise ValueError(f"There is no checkpoint at {source} (no config.json); check the path.")
+        raise no_checkpoint(Path(source))
     from huggingface_hub import snapshot_download
 
     try:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from model.emo.config import EmoConfig
 from model.emo.modeling import EmoForCausalLM
-from model.files import inside, read_json, weight_files
+from model.files import inside, no_checkpoint, read_json, weight_files
 
 CONFIG = "config.json"
 # What transformers reads beside the weights, and what a cut copies.
@@ -70,7 +70,7 @@ def read_config(folder: Path) -> EmoConfig:
     """The config of a checkpoint folder. Raises ValueError if there is none of type "emo"."""
     path = folder / CONFIG
     if not path.is_file():
-        raise ValueError(f"There is no checkpoint at {folder} (no {CONFIG}); check the path.")
+        raise no_checkpoint(folder)
     fields = read_json(inside(folder, CONFIG))
     if fields.get("model_type") != "emo":
         raise ValueError(

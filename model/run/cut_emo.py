@@ -26,7 +26,10 @@ def plan_emo(parent: Path, subset: ExpertSubset) -> Plan:
     """
     stored = check_checkpoint(parent)
     config = read_config(parent)
-    check_subset(config, subset)
+    try:
+        check_subset(config, subset)
+    except ValueError as error:
+        raise ValueError(f"{parent}: {error}") from error
     kept = _with_shared(config, subset)
     _check_names(parent, kept, stored)
     counts = [config.experts_in_layer(layer) for layer in range(config.num_hidden_layers)]

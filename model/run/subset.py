@@ -183,7 +183,8 @@ def check_subset(config: "EmoConfig", subset: ExpertSubset) -> None:
         raise ValueError("A dense model has no experts to choose among.")
     if len(subset.experts) != config.num_hidden_layers:
         raise ValueError(
-            f"The subset has {len(subset.experts)} layers, the model {config.num_hidden_layers}."
+            f"The subset has {len(subset.experts)} layers, the model {config.num_hidden_layers}; "
+            f"{AGAIN} for it."
         )
     for layer, kept in enumerate(subset.experts):
         num_experts, needed = config.experts_in_layer(layer), slots_in_layer(config, layer)
@@ -193,7 +194,7 @@ def check_subset(config: "EmoConfig", subset: ExpertSubset) -> None:
             ids = f"0..{num_experts - 1}, each once," if num_experts else "none"
             raise ValueError(
                 f"Layer {layer} of the subset does not fit: ids must be {ids} and at least "
-                f"{needed} of them routed experts."
+                f"{needed} of them routed experts; {AGAIN} for it."
             )
 
 

@@ -52,8 +52,18 @@ KINDS = {
 
 
 @click.command(cls=Command)
-@click.option("--run", type=click.Path(path_type=Path), required=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of a finished run of python -m model.train.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for the release; a release that is already there is replaced.",
+)
 @click.option(
     "--mantissa-bits",
     type=click.IntRange(1, 7),
@@ -74,8 +84,9 @@ KINDS = {
 )
 def main(run: Path, out: Path, mantissa_bits: int, licence: str, metrics_every: int) -> None:
     """Copy a finished run's model, settings and metrics, and write its model card."""
+    older = ", in place of an older release" * bool(contents(out))
     size = release(run, out, mantissa_bits, licence, metrics_every)
-    say(f"{out}: {size / 1e6:.1f} MB of weights and a model card.")
+    say(f"{out}: {size / 1e6:.1f} MB of weights and a model card{older}.")
 
 
 def release(

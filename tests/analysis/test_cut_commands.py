@@ -146,6 +146,25 @@ def test_a_subset_of_another_model_is_refused_unless_forced(choose, tiny_assets,
     assert cut(other, tmp_path / "kitchen.json", out, "--force").exit_code == 0
 
 
+def test_a_subset_of_the_parent_does_not_fit_what_was_cut_of_it(choose, tiny_assets, tmp_path):
+    choose()
+    kitchen, small = tmp_path / "kitchen.json", tmp_path / "small"
+    assert cut(tiny_assets / "checkpoints" / "emo-nano", kitchen, small).exit_code == 0
+    result = cut(small, kitchen, tmp_path / "smaller")
+    assert result.exit_code == 2
+    assert f"{small}: Layer 0 of the subset does not fit" in result.output
+    assert "make it again with python -m emo_viz subset for it." in result.output
+
+
+def test_sizes_that_cannot_be_are_said_before_a_model_is_loaded(choose, monkeypatch):
+    def never(*_):
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr("model.run.live.open_live", never)
+    assert "keep-k must be 4" in choose(keep=99).output
+    assert "600 tokens a document are not within" in choose(**{"max-tokens": 600}).output
+
+
 def test_a_subset_that_names_no_model_is_refused_unless_forced(choose, tiny_assets, tmp_path):
     choose()
     file, parent = tmp_path / "kitchen.json", tiny_assets / "checkpoints" / "emo-nano"

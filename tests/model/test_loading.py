@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from model.emo.modeling import EmoForCausalLM
 from model.evaluate.subject import open_subject
+from model.families.opening import open_model
 from model.run.inference import continue_text, encode
 from model.run.live import open_live
 from model.run.loading import export_model, load_model, load_tokenizer
@@ -39,6 +40,14 @@ def tokenizer():
 def checkpoint(tmp_path, tokenizer):
     export_model(tiny_model(vocab_size=300), tokenizer, tmp_path / "model")
     return tmp_path / "model"
+
+
+def test_the_folder_of_a_training_says_where_its_model_is(tmp_path):
+    (tmp_path / "run" / "export").mkdir(parents=True)
+    (tmp_path / "run" / "export" / "config.json").write_text("{}")
+    for opened in (load_model, open_model):
+        with pytest.raises(ValueError, match=f"; this run's model is {tmp_path}/run/export."):
+            opened(str(tmp_path / "run"))
 
 
 def test_an_exported_model_reads_back_as_its_bf16_rounding(checkpoint):
