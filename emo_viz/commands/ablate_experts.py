@@ -6,6 +6,7 @@ import click
 
 from emo_viz.analysis.runs import run_id
 from emo_viz.runs.ablate_experts import measure_effects
+from emo_viz.trace.documents import HELP
 from model.cli import progress_bar, say, workers_option
 
 FILE = click.Path(path_type=Path)
@@ -18,7 +19,7 @@ FILE = click.Path(path_type=Path)
     "documents_path",
     type=FILE,
     required=True,
-    help="Parquet file with the columns id, domain and text.",
+    help=HELP,
 )
 @click.option("--out", type=FILE, required=True, help="The .npz file to write.")
 @click.option(

@@ -6,6 +6,7 @@ import click
 
 from emo_viz.analysis.tokens import TokenClusters
 from emo_viz.runs.clusters import cluster_tokens
+from emo_viz.trace.documents import HELP
 from model.cli import progress_bar, say
 
 FILE = click.Path(path_type=Path)
@@ -18,7 +19,7 @@ FILE = click.Path(path_type=Path)
     "documents_path",
     type=FILE,
     required=True,
-    help="Parquet file with the columns id, domain and text.",
+    help=HELP,
 )
 @click.option("--out", type=FILE, required=True, help="The .npz file to write.")
 @click.option(
@@ -31,7 +32,13 @@ FILE = click.Path(path_type=Path)
     show_default=True,
     help="Tokens a document, the opening end-of-text token among them.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Of the first centroids and of the intervals' resamples.",
+)
 def command(
     checkpoint: Path, documents_path: Path, out: Path, clusters: int, max_tokens: int, seed: int
 ) -> None:

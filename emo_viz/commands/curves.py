@@ -8,6 +8,7 @@ from emo_viz.analysis.ablation import RANDOM_SEEDS
 from emo_viz.analysis.curves import METHODS
 from emo_viz.analysis.unseen import in_words
 from emo_viz.runs.curves import Workers, measure, plan_files
+from emo_viz.trace.documents import FORMS
 from model.cli import Several, SeveralCommand, progress_bar, say, whole_numbers, workers_option
 
 
@@ -36,8 +37,7 @@ FOLDER = click.Path(path_type=Path)
     "documents_path",
     type=FOLDER,
     required=True,
-    help="Held-out documents to evaluate: Parquet with id, domain, text and, if there is one, "
-    "parent.",
+    help=f"Held-out documents to evaluate: {FORMS.format(', id, domain and, if known, parent')}.",
 )
 @click.option(
     "--calibration",

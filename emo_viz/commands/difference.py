@@ -34,7 +34,7 @@ DTYPES = click.Choice(["float32", "bfloat16", "float16"])
     type=click.IntRange(min=2),
     default=256,
     show_default=True,
-    help="Tokens a document, the opening token among them.",
+    help="Tokens a document, the opening token among them; at most what the models can take.",
 )
 @click.option(
     "--experts",

@@ -49,7 +49,13 @@ MAX_MEGABYTES = 3  # of the bundled tables, which everyone downloads
     show_default=True,
     help="Of both tables together.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of which documents of a domain are chosen.",
+)
 def command(
     corpus: Path,
     out: Path,

@@ -25,7 +25,13 @@ OPTIONS = (
         show_default=True,
         help="UMAP's min_dist: smaller packs what is similar tighter.",
     ),
-    click.option("--seed", type=int, default=0, show_default=True),
+    click.option(
+        "--seed",
+        type=int,
+        default=0,
+        show_default=True,
+        help="Of UMAP, and of what is drawn for it.",
+    ),
 )
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from emo_viz.trace.documents import HELP
 from emo_viz.trace.schema import Level
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     "documents_path",
     type=click.Path(path_type=Path),
     required=True,
-    help="Parquet, JSONL or CSV file with a column text (and id, domain), or a folder of texts.",
+    help=HELP,
 )
 @click.option(
     "--out",
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=2),
     default=256,
     show_default=True,
-    help="Tokens a document, the opening token among them.",
+    help="Tokens a document, the opening token among them; at most what the model can take.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Record only the first documents.")
 @click.option(

@@ -8,6 +8,7 @@ import click
 from emo_viz.analysis.ablation import MAX_TOKENS
 from emo_viz.analysis.curves import GREEDY, ROUTER_PROBABILITY
 from emo_viz.runs.subset import choose_subset
+from emo_viz.trace.documents import HELP
 
 if TYPE_CHECKING:
     from model.run.subset import ExpertSubset, Method
@@ -29,17 +30,24 @@ METHODS = (ROUTER_PROBABILITY, GREEDY)
     "documents_path",
     type=FILE,
     required=True,
-    help="Calibration documents: Parquet with the columns id, domain and text.",
+    help=f"Calibration documents: {HELP}",
 )
 @click.option("--domain", help="Only the documents of this domain.")
 @click.option(
     "--keep",
     "keep_k",
-    type=int,
+    type=click.IntRange(min=1),
     required=True,
-    help="Experts kept a layer, the shared one counted.",
+    help="Experts kept a layer, the shared one counted: from as many as a token uses to all.",
 )
-@click.option("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True)
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default=METHODS[0],
+    show_default=True,
+    help="By router probabilities of the whole model, or greedily: layer by layer, with those "
+    "below already cut.",
+)
 @click.option(
     "--max-tokens",
     type=click.IntRange(min=2),

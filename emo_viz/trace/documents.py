@@ -21,7 +21,9 @@ from model.data.rows import reader_of
 
 REQUIRED_COLUMNS = ("id", "domain", "text")
 OPTIONAL_COLUMNS = ("source", "licence", "parent", "part")
-TAKEN = "a Parquet, .jsonl or .csv file with a column text, or a folder of text files"
+FORMS = "Parquet, .jsonl or .csv file with a column text{}, or a folder of text files"
+TAKEN = f"a {FORMS.format('')}"
+HELP = f"{FORMS.format(' (and id, domain)')}."  # of the option --documents
 SMALLEST_BLOCK, LARGEST_BLOCK = 2**20, 2**31 - 1  # bytes in which Arrow reads a CSV file
 
 

@@ -26,7 +26,13 @@ def main() -> None:
     "field text (and domain, id, parent, licence, source, rights), a folder of such or text files "
     "with a sub-folder for each domain, a saved Hugging Face dataset, or hf:NAME[:SPLIT].",
 )
-@click.option("--out", type=FOLDER, default=Path("data/corpus"), show_default=True)
+@click.option(
+    "--out",
+    type=FOLDER,
+    default=Path("data/corpus"),
+    show_default=True,
+    help="Folder of the corpus; a corpus that is already there is replaced.",
+)
 @click.option(
     "--downloads",
     type=FOLDER,
@@ -36,7 +42,11 @@ def main() -> None:
 )
 @click.option("--domains", default="", help="Only these domains: a,b,c.")
 @click.option(
-    "--max-bytes-per-domain", type=click.IntRange(min=1), default=4_000_000, show_default=True
+    "--max-bytes-per-domain",
+    type=click.IntRange(min=1),
+    default=4_000_000,
+    show_default=True,
+    help="Of text; the documents that come after are left out.",
 )
 @click.option(
     "--vocab-size",

@@ -36,8 +36,16 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--calibration", help="With --documents: other texts, which choose the experts.")
 @click.option("--out", type=FOLDER, required=True, help="The JSON file to write.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
-@click.option("--dtype", type=click.Choice(DTYPES), default=DTYPES[0], show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default=DTYPES[0],
+    show_default=True,
+    help="What the weights are loaded as.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."
+)
 @click.option(
     "--per-domain",
     type=click.IntRange(min=1),

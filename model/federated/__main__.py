@@ -15,17 +15,16 @@ from model.cli import INTERRUPTED, Several, SeveralCommand, say
 from model.federated.compose import Overlap
 from model.federated.run import Federation, federate
 from model.finetune import gains
+from model.finetune.options import of_a_finetuning
 from model.finetune.parts import What
 from model.finetune.run import EXPORT, RESULT, Pace, Request
 from model.train import parallel
-from model.train.options import MAX_SEED
 
 
 @click.command(cls=SeveralCommand)
 @click.option(
     "--from", "parent", type=click.Path(path_type=Path), required=True, help="A checkpoint."
 )
-@click.option("--corpus", type=click.Path(path_type=Path), default=Path("data/corpus"))
 @click.option(
     "--domains", cls=Several, required=True, help="Two or more in a row, one for each client."
 )
@@ -43,16 +42,7 @@ from model.train.options import MAX_SEED
 @click.option(
     "--steps", type=click.IntRange(min=1), default=300, show_default=True, help="Of each client."
 )
-@click.option("--rows", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option("--context", type=click.IntRange(min=2), default=None)
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=None)
-@click.option("--pools/--no-pools", default=False, help="Keep EMO's document pools in training.")
-@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True)
-@click.option("--calibration", type=click.IntRange(min=1), default=16, show_default=True)
-@click.option("--measured", type=click.IntRange(min=2), default=48, show_default=True)
-@click.option("--others", type=click.IntRange(min=1), default=4, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
-@click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads.")
+@of_a_finetuning
 def main(
     parent: Path,
     corpus: Path,

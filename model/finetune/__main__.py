@@ -12,17 +12,17 @@ import torch
 
 from model.cli import INTERRUPTED, Several, SeveralCommand, say
 from model.finetune import gains
+from model.finetune.options import of_a_finetuning
 from model.finetune.parts import FORMS, read_what
 from model.finetune.run import EXPORT, RESULT, Pace, Request, work
 from model.train import checkpoint, parallel
-from model.train.options import MAX_SEED
+from model.train.options import AT_LEAST_1
 
 
 @click.command(cls=SeveralCommand)
 @click.option(
     "--from", "parent", type=click.Path(path_type=Path), required=True, help="A checkpoint."
 )
-@click.option("--corpus", type=click.Path(path_type=Path), default=Path("data/corpus"))
 @click.option("--domain", "domains", cls=Several, required=True, help="One, or several in a row.")
 @click.option("--what", "words", cls=Several, required=True, help=f"What trains: {FORMS}.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder.")
@@ -32,51 +32,15 @@ from model.train.options import MAX_SEED
     default=None,
     help="result.json of --what all: says how much of its gain is kept.",
 )
-@click.option("--steps", type=click.IntRange(min=1), default=300, show_default=True)
 @click.option(
-    "--rows",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Rows of --context tokens a step.",
+    "--steps", type=AT_LEAST_1, default=300, show_default=True, help="Of the fine-tuning."
 )
-@click.option(
-    "--context",
-    type=click.IntRange(min=2),
-    default=None,
-    help="Tokens a row; as the checkpoint was trained.",
-)
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=None)
 @click.option(
     "--rank", type=click.IntRange(1, 1024), default=4, show_default=True, help="Of a LoRA."
 )
 @click.option("--shared", is_flag=True, help="A module's shared experts train as well.")
-@click.option("--pools/--no-pools", default=False, help="Keep EMO's document pools in training.")
-@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True)
-@click.option(
-    "--calibration",
-    type=click.IntRange(min=1),
-    default=16,
-    show_default=True,
-    help="Training documents that choose a module.",
-)
-@click.option(
-    "--measured",
-    type=click.IntRange(min=2),
-    default=48,
-    show_default=True,
-    help="Held-out documents of the domain.",
-)
-@click.option(
-    "--others",
-    type=click.IntRange(min=1),
-    default=4,
-    show_default=True,
-    help="Held-out documents of each other domain.",
-)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
-@click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads.")
-@click.option("--stop-at", type=click.IntRange(min=1), default=None, help="Pause after this step.")
+@of_a_finetuning
+@click.option("--stop-at", type=AT_LEAST_1, default=None, help="Pause after this step.")
 def main(
     parent: Path,
     corpus: Path,

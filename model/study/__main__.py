@@ -34,11 +34,23 @@ def main() -> None:
 @click.option("--work", "work_folder", type=FOLDER, help="Folder of the runs: <out>/runs.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
 @click.option("--only", default="", help="Only these runs: emo,standard-s1.")
-@click.option("--seeds", type=click.IntRange(1, len(SEEDS)), default=len(SEEDS), show_default=True)
 @click.option(
-    "--minutes", type=click.FloatRange(min=0), default=0.0, help="Stop by then; 0: no limit."
+    "--seeds",
+    type=click.IntRange(1, len(SEEDS)),
+    default=len(SEEDS),
+    show_default=True,
+    help="Of each run, the first so many.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Stop by then; 0: no limit.",
+)
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each job.")
 @click.option("--steps", type=click.IntRange(min=1), help="Of every run, for a rehearsal.")
 @click.option("--rows", type=click.IntRange(min=1), help="Packed rows a step, for a rehearsal.")
@@ -149,7 +161,13 @@ def show(out: Path, to: Path | None) -> None:
 @main.command("pack", cls=Command)
 @click.option("--corpus", type=FOLDER, required=True, help="Made by python -m model.data build.")
 @click.option("--out", type=FOLDER, required=True, help="The file to write, .tar.xz.")
-@click.option("--train-tokens", type=click.IntRange(min=1), default=20_000_000, show_default=True)
+@click.option(
+    "--train-tokens",
+    type=click.IntRange(min=1),
+    default=20_000_000,
+    show_default=True,
+    help="Tokens to train on that go along, at most.",
+)
 @click.option(
     "--per-domain",
     type=click.IntRange(min=1),

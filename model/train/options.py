@@ -1,7 +1,8 @@
 """The options of `python -m model.train`, in two groups: of the run, and fields of the preset."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -24,7 +25,7 @@ def _steps(context: click.Context, option: click.Parameter, given: str) -> froze
     return steps
 
 
-def _all(*decorators: Decorator) -> Decorator:
+def together(*decorators: Decorator) -> Decorator:
     """The options as one decorator, shown in this order."""
 
     def apply(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,16 +36,47 @@ def _all(*decorators: Decorator) -> Decorator:
     return apply
 
 
+def _preset_has(field: str, words: Mapping[str, str] = MappingProxyType({})) -> str:
+    """What the presets have of a field, as the end of an option's help. words: for its values."""
+    values = {name: str(getattr(preset, field)) for name, preset in PRESETS.items()}
+    said = {name: words.get(value, value) for name, value in values.items()}
+    if len({*said.values()}) == 1:
+        return f"  [default: {next(iter(said.values()))}]"
+    return f"  [default: {', '.join(f'{value} of {name}' for name, value in said.items())}]"
+
+
 def _count(name: str, default: int, text: str) -> Decorator:
     return click.option(name, type=AT_LEAST_1, default=default, show_default=True, help=text)
 
 
-of_the_run = _all(
-    click.option("--preset", "name", default="nano", type=click.Choice(sorted(PRESETS))),
-    click.option("--objective", default="emo", type=click.Choice(list(OBJECTIVES))),
-    click.option("--corpus", type=click.Path(path_type=Path), default=Path("data/corpus")),
+of_the_run = together(
     click.option(
-        "--out", type=click.Path(path_type=Path), default=None, help="runs/<preset>-<objective>"
+        "--preset",
+        "name",
+        default="nano",
+        show_default=True,
+        type=click.Choice(sorted(PRESETS)),
+        help="The model's size, and how it is trained unless options say otherwise.",
+    ),
+    click.option(
+        "--objective",
+        default="emo",
+        show_default=True,
+        type=click.Choice(list(OBJECTIVES)),
+        help="How experts are chosen, and what is demanded of the choice (docs/training.md).",
+    ),
+    click.option(
+        "--corpus",
+        type=click.Path(path_type=Path),
+        default=Path("data/corpus"),
+        show_default=True,
+        help="Folder made by python -m model.data build.",
+    ),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="The run's folder.  [default: runs/<preset>-<objective>]",
     ),
     click.option(
         "--from",
@@ -60,12 +92,18 @@ of_the_run = _all(
         show_default=True,
         help="cpu, cuda, or auto: the GPU where there is one.",
     ),
-    click.option("--threads", type=AT_LEAST_1, default=None, help="CPU threads."),
+    click.option(
+        "--threads",
+        type=AT_LEAST_1,
+        default=None,
+        help="CPU threads of each process.  [default: the cores, shared evenly]",
+    ),
     click.option(
         "--accumulation",
         type=AT_LEAST_1,
         default=None,
-        help="Parts in which each process takes its rows of a step, one after the other.",
+        help="Parts in which each process takes its rows of a step, one after the other.  "
+        "[default: 1]",
     ),
     click.option(
         "--micro-rows", type=AT_LEAST_1, default=None, help="Rows of such a part, instead."
@@ -103,15 +141,30 @@ of_the_run = _all(
     _count("--load-every", 20, "Steps from one line of load.jsonl to the next."),
 )
 
-of_the_preset = _all(
-    click.option("--steps", type=AT_LEAST_1, default=None),
-    click.option("--rows", type=AT_LEAST_1, default=None, help="Packed rows a step."),
-    click.option("--context", type=click.IntRange(min=2), default=None, help="Tokens a row."),
+of_the_preset = together(
+    click.option(
+        "--steps",
+        type=AT_LEAST_1,
+        default=None,
+        help=f"Of the whole training.{_preset_has('steps')}",
+    ),
+    click.option(
+        "--rows",
+        type=AT_LEAST_1,
+        default=None,
+        help=f"Packed rows a step.{_preset_has('rows')}",
+    ),
+    click.option(
+        "--context",
+        type=click.IntRange(min=2),
+        default=None,
+        help=f"Tokens a row.{_preset_has('context')}",
+    ),
     click.option(
         "--own-rows/--packed",
         default=None,
         help="Long documents share their rows with no other; or rows are cut wherever documents "
-        "end.",
+        f"end.{_preset_has('own_rows', {'True': 'own rows', 'False': 'packed'})}",
     ),
     click.option(
         "--mixture",
@@ -119,22 +172,37 @@ of_the_preset = _all(
         help="How often rows of a domain are taken: news=2,recipes=1, or a .toml or .json file of "
         "the like. Other domains are left out.",
     ),
-    click.option("--seed", type=click.IntRange(0, MAX_SEED), default=None),
-    click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=None),
     click.option(
-        "--warmup", "warmup_steps", type=click.IntRange(min=0), default=None, help="Steps."
+        "--seed",
+        type=click.IntRange(0, MAX_SEED),
+        default=None,
+        help=f"Of the first weights, the order of the rows and the pools.{_preset_has('seed')}",
+    ),
+    click.option(
+        "--learning-rate",
+        type=click.FloatRange(min=0, min_open=True),
+        default=None,
+        help=f"At its peak, after the warm-up.{_preset_has('learning_rate')}",
+    ),
+    click.option(
+        "--warmup",
+        "warmup_steps",
+        type=click.IntRange(min=0),
+        default=None,
+        help=f"Steps in which the learning rate rises.{_preset_has('warmup_steps')}",
     ),
     click.option(
         "--schedule",
         type=click.Choice(["cosine", "linear", "wsd"]),
         default=None,
-        help="How the learning rate falls after the warm-up; wsd stays and falls at the end.",
+        help="How the learning rate falls after the warm-up; wsd stays and falls at the end."
+        f"{_preset_has('schedule')}",
     ),
     click.option(
         "--decay-share",
         type=click.FloatRange(0, 1),
         default=None,
-        help="Share of the steps in which wsd falls.",
+        help=f"Share of the steps in which wsd falls.{_preset_has('decay_share')}",
     ),
     click.option(
         "--anneal",
@@ -146,13 +214,14 @@ of_the_preset = _all(
         type=click.Choice(["step", "micro"]),
         default=None,
         help="Of a step in parts: experts are balanced over all of it (one more forward pass), or "
-        "over every part, as in the released code.",
+        f"over every part, as in the released code.{_preset_has('balance')}",
     ),
     click.option(
         "--bias-rate",
         type=click.FloatRange(min=0, min_open=True),
         default=None,
-        help="Of the objectives without a balancing loss: how far a bias moves in a step.",
+        help="Of the objectives without a balancing loss: how far a bias moves in a step.  "
+        "[default: 0.001 of these]",
     ),
     click.option(
         "--guards/--no-guards",
@@ -163,12 +232,13 @@ of_the_preset = _all(
     click.option(
         "--bf16/--fp32",
         default=None,
-        help="Of matrix products; bf16 where that is faster.",
+        help="Of matrix products.  [default: bf16 where that is faster]",
     ),
     click.option(
         "--save",
         default=None,
         type=click.Choice(["xh", "x"]),
-        help="What experts on a GPU keep for the backward pass; x computes more and keeps a ninth.",
+        help="What experts on a GPU keep for the backward pass; x computes more and keeps a ninth."
+        f"{_preset_has('save')}",
     ),
 )

@@ -9,6 +9,7 @@ at any point and called again, it goes on where it was. torchrun may start it as
 
 import shlex
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from model.train.presets import Preset, find_preset
 ROLES = ("emo", "standard")
 # Of these there is one each, or none: they are no options of a pair.
 OWN = ("objective", "out", "source", "anneal")
+FITTED = ("rows", "steps", "warmup_steps")
 # Repeated four times, text teaches nearly as much as new text does; beyond sixteen times almost
 # nothing (Muennighoff et al., arXiv 2305.16264).
 EPOCHS, MANY_EPOCHS = 8, 16
@@ -99,7 +101,17 @@ def _rows(preset: Preset, tokens: int) -> int:
     return max(rows, min(FEWEST_ROWS, preset.rows))
 
 
-@click.command(cls=Command, params=[each for each in training.main.params if each.name not in OWN])
+def _options() -> list[click.Parameter]:
+    """Those of one training, but OWN; of FITTED the help says where their values come from."""
+    options = [copy(each) for each in training.main.params if each.name not in OWN]
+    for option in options:
+        if isinstance(option, click.Option) and option.name in FITTED:
+            sentence = str(option.help).partition("  [")[0]
+            option.help = f"{sentence}  [default: what fits the corpus]"
+    return options
+
+
+@click.command(cls=Command, params=_options())
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -110,7 +122,7 @@ def _rows(preset: Preset, tokens: int) -> int:
 def main(out: Path, **options: Any) -> None:
     """Pretrain EMO and the standard MoE on one corpus, one after the other."""
     corpus: Path = options["corpus"]
-    given = {name: options.get(name) for name in ("rows", "steps", "warmup_steps")}
+    given = {name: options.get(name) for name in FITTED}
     preset = find_preset(options["name"], ROLES[0], context=options.get("context"))
     fit = fitted(preset, len(TokenShard.open(corpus, "train").tokens), given)
     for role in ROLES:

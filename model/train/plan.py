@@ -159,8 +159,21 @@ class Plan:
 
 
 @click.command(cls=Command)
-@click.option("--preset", "name", default="1b14b", type=click.Choice(sorted(PRESETS)))
-@click.option("--gpus", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option(
+    "--preset",
+    "name",
+    default="1b14b",
+    show_default=True,
+    type=click.Choice(sorted(PRESETS)),
+    help="The model, and the rows and steps that it is trained with.",
+)
+@click.option(
+    "--gpus",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Among which rows and weights are shared.",
+)
 @click.option(
     "--micro-rows",
     type=click.IntRange(min=1),

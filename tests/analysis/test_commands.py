@@ -115,18 +115,6 @@ def test_a_file_of_clusters_that_is_not_there_is_named_with_what_writes_it(refus
     assert f"There is no file {none}; python -m emo_viz clusters writes it." in said
 
 
-def test_a_document_or_a_domain_that_a_glance_cannot_show_is_said_with_those_there(
-    ready, rows, tmp_path
-):
-    for option, said in (
-        ("--document", f"no document with the id 'nope'; its first ids are {rows['id'][0]}, "),
-        ("--domain", "no documents of the domain 'nope'; it has court, garden, "),
-    ):
-        out = tmp_path / "g.npz"
-        result = invoke("glance", *ready["curves"], option, "nope", "--out", out)
-        assert result.exit_code == 2 and said in result.stderr and not out.exists()
-
-
 @pytest.mark.parametrize("columns", ["id", "domain"])
 def test_whole_numbers_are_ids_and_domains_like_words(ready, rows, tmp_path, columns):
     numbered = rows.assign(**{columns: pd.factorize(rows[columns])[0]})

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
+from click.testing import CliRunner
 
+from emo_viz.__main__ import main
 from emo_viz.analysis.curves import FULL, ROUTER_PROBABILITY
 from emo_viz.analysis.glance import Glance, Glances, Text, load_glances, save_glances
 from emo_viz.runs.glance import choose
@@ -59,3 +62,24 @@ def test_losses_are_read_as_they_were_written(tmp_path: Path):
     save_glances(tmp_path / "glance.npz", Glances(Text("i", "d", "t", "", ""), {"m": one}))
     found = load_glances(tmp_path / "glance.npz").runs["m"].losses
     assert found is not None and (found == losses).all()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--document", "no document with the id 'nope'; its first ids are heldout-garden-0, "),
+        ("--domain", "no documents of the domain 'nope'; it has court, garden, "),
+    ],
+)
+def test_what_is_not_among_the_documents_is_said_with_what_is(tiny_assets, tmp_path, option, said):
+    named = {
+        "--models": tiny_assets / "checkpoints" / "emo-nano",
+        "--documents": tiny_assets / "documents" / "documents.parquet",
+        "--calibration": tiny_assets / "documents" / "calibration.parquet",
+        "--out": tmp_path / "glance.npz",
+        option: "nope",
+    }
+    arguments = [str(part) for pair in named.items() for part in pair]
+    result = CliRunner().invoke(main, ["glance", *arguments])
+    assert result.exit_code == 2 and said in result.stderr
+    assert not list(tmp_path.iterdir())
