@@ -294,14 +294,22 @@ def ranked(scores_LR: NDArray[np.float64], config: "EmoConfig") -> NDArray[np.in
 
 
 def ranked_subset(
-    ranking_LR: NDArray[np.int64], keep_k: int, config: "EmoConfig", calibration_ids: Sequence[str]
+    ranking_LR: NDArray[np.int64],
+    keep_k: int,
+    config: "EmoConfig",
+    calibration_ids: Sequence[str],
+    groups: int = 1,
 ) -> "ExpertSubset":
-    """The subset of the first experts of a ranking. Raises ValueError for a keep-k out of range."""
+    """The subset of the first experts of a ranking, equally many of each of some groups.
+
+    Raises ValueError for a keep-k out of range.
+    """
     from model.run.subset import subset_from_scores
 
     # Places of the experts; the -1 of absent ones land behind those that a layer has.
     scores_LR = -np.argsort(np.where(ranking_LR < 0, ranking_LR.shape[1], ranking_LR), axis=1)
-    return subset_from_scores(scores_LR, keep_k, config, ROUTER_PROBABILITY, calibration_ids)
+    how = (config, ROUTER_PROBABILITY, calibration_ids, groups)
+    return subset_from_scores(scores_LR, keep_k, *how)
 
 
 def measure(
@@ -351,17 +359,18 @@ def _choose(
 ) -> "ExpertSubset":
     from model.run.subset import full_subset, random_subset
 
-    config = live.geometry
+    config, given = live.geometry, task.calibration
+    groups = live.groups_at(cut.keep_k)
     if cut.method == FULL:
         return full_subset(config)
     if cut.method == RANDOM:
-        return random_subset(config, cut.keep_k, cut.seed)
+        return random_subset(config, cut.keep_k, cut.seed, groups)
     if cut.method == GREEDY:
-        return live.select(task.calibration.documents, cut.keep_k, "greedy", task.calibration.ids)
+        return live.select(given.documents, cut.keep_k, "greedy", given.ids, groups)
     if cut.method == OTHER_DOMAIN:
         assert other is not None and task.other is not None
-        return ranked_subset(other, cut.keep_k, config, task.other.ids)
-    return ranked_subset(ranking, cut.keep_k, config, task.calibration.ids)
+        return ranked_subset(other, cut.keep_k, config, task.other.ids, groups)
+    return ranked_subset(ranking, cut.keep_k, config, given.ids, groups)
 
 
 def _loss_sums(live: "Live", texts: Texts, subset: "ExpertSubset", guard: Guard) -> list[float]:

@@ -195,7 +195,8 @@ def _losses(
         return None
     found: dict[int, NDArray[np.float32]] = {}
     for keep_k in dict.fromkeys(keeps):
-        subset = ablation.ranked_subset(ranking, keep_k, live.geometry, ())
+        how = (live.geometry, (), live.groups_at(keep_k))
+        subset = ablation.ranked_subset(ranking, keep_k, *how)
         with guard():
             found[keep_k] = live.losses(token_ids, subset.experts)[1:]
     return np.stack([found[keep_k] for keep_k in keeps]).astype(np.float32)

@@ -57,11 +57,12 @@ def each(template: str, runs: Iterable[str]) -> str:
     return "\n".join(dict.fromkeys(template.format(run=run) for run in names))
 
 
-def cut(run: str, file: str, out: str) -> str:
-    """The command that keeps a slice of a run's checkpoint."""
+def cut(run: str, file: str, out: str, same_size: int | None = None) -> str:
+    """The command that keeps a slice of a run's checkpoint, its layers filled up to a size."""
     bundled = assets.is_bundled(run)
     model = f"assets/checkpoints/{run}" if bundled else quote(str(assets.checkpoint_path(run)))
-    return f"python -m emo_viz cut --model {model} --subset {file} --out {out}"
+    filled = "" if same_size is None else f" --same-size {same_size}"
+    return f"python -m emo_viz cut --model {model} --subset {file} --out {out}{filled}"
 
 
 def maps(runs: Iterable[str]) -> str:

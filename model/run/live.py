@@ -36,7 +36,14 @@ from model.run.loading import load_model, load_tokenizer
 from model.run.opening import Opened, longest_text, open_checkpoint
 from model.run.recording import Recorder
 from model.run.selection import expert_scores, select_greedy
-from model.run.subset import ExpertSubset, Method, apply_subset, full_subset, subset_from_scores
+from model.run.subset import (
+    ExpertSubset,
+    Method,
+    apply_subset,
+    fits_groups,
+    full_subset,
+    subset_from_scores,
+)
 
 Experts = Sequence[Sequence[int]]
 """The kept expert ids of each layer; () for all of them."""
@@ -103,6 +110,11 @@ class Live(ABC):
     @abstractmethod
     def opening(self) -> int:
         """The token that is put before every text."""
+
+    def groups_at(self, keep_k: int) -> int:
+        """The groups, where a cut to so many experts can keep equally many of each; else 1."""
+        fits = self.groups > 1 and fits_groups(self.geometry, keep_k, self.groups)
+        return self.groups if fits else 1
 
     def encode(self, text: str, most: int) -> Encoded:
         """A text as at most so many tokens, the opening one counted. See `encode_after`."""

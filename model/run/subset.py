@@ -210,13 +210,21 @@ def check_keep_k(config: "EmoConfig", keep_k: int, groups: int = 1) -> None:
             f"keep-k must be {least} (the experts each token uses) to {most}, not {keep_k}."
         )
     if groups > 1:
-        _check_groups(keep_k, keep_k - config.num_shared_experts, groups)
+        _check_groups(config, keep_k, groups)
 
 
-def _check_groups(keep_k: int, num_kept: int, groups: int) -> None:
+def fits_groups(config: "EmoConfig", keep_k: int, groups: int) -> bool:
+    """Whether equally many experts of each of several groups, as a cut takes them, make keep_k."""
     from model.families.groups import LEAST_OF_GROUP  # here: EMO's own format needs no families
 
-    if num_kept % groups or num_kept < LEAST_OF_GROUP * groups:
+    num_kept = keep_k - config.num_shared_experts
+    return not num_kept % groups and num_kept >= LEAST_OF_GROUP * groups
+
+
+def _check_groups(config: "EmoConfig", keep_k: int, groups: int) -> None:
+    from model.families.groups import LEAST_OF_GROUP
+
+    if not fits_groups(config, keep_k, groups):
         raise ValueError(
             f"keep-k must be a multiple of {groups}, the groups, and at least {LEAST_OF_GROUP} of "
             f"each, not {keep_k}."
@@ -230,12 +238,15 @@ def full_subset(config: "EmoConfig") -> ExpertSubset:
     return ExpertSubset(experts, "full", (), most_experts(config))
 
 
-def random_subset(config: "EmoConfig", keep_k: int, seed: int) -> ExpertSubset:
-    """keep_k - shared routed experts drawn at random for each layer, and the shared ones."""
-    check_keep_k(config, keep_k)
+def random_subset(config: "EmoConfig", keep_k: int, seed: int, groups: int = 1) -> ExpertSubset:
+    """keep_k - shared routed experts drawn at random for each layer, and the shared ones.
+
+    groups: of neighbouring experts, of which equally many are drawn.
+    """
+    check_keep_k(config, keep_k, groups)
     rng = np.random.default_rng(seed)
     scores_LR = rng.random((config.num_hidden_layers, most_routed(config)))
-    return subset_from_scores(scores_LR, keep_k, config, f"random seed {seed}", ())
+    return subset_from_scores(scores_LR, keep_k, config, f"random seed {seed}", (), groups)
 
 
 def subset_from_scores(

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,11 +28,53 @@ MOST = 2_000_000_000  # bytes: a browser takes a larger file badly, and the comm
 
 
 @dataclass(frozen=True)
+class Way:
+    """How the subset in view becomes a checkpoint: with its experts alone, with others that fill
+    every layer up to same_size, or not at all, for a reason."""
+
+    same_size: int | None = None
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
 class Zipped:
     """The file, and the folder that holds it as long as the server remembers the job."""
 
     path: Path
     folder: "TemporaryDirectory[str]"
+
+
+def way(loaded: LoadedModel, live: Live) -> Way:
+    """As the command would find, from the config and the headers of the files."""
+    subset = live.subsets[loaded.run]
+    return _way(loaded, f"{loaded.key} {_digest(subset)}", subset)
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _way(_loaded: LoadedModel, key: str, _subset: "ExpertSubset") -> Way:
+    why_not = _why_not(_loaded.path, _subset, None)
+    if not why_not:
+        return Way()
+    size = _filled(_loaded, _subset)
+    return Way(why_not=why_not) if _why_not(_loaded.path, _subset, size) else Way(size)
+
+
+def _why_not(parent: Path, subset: "ExpertSubset", same_size: int | None) -> str:
+    from model.run.cut import plan_cut
+
+    try:
+        plan_cut(parent, subset, same_size)
+    except ValueError as error:
+        return str(error).removeprefix(f"{parent}: ")
+    return ""
+
+
+def _filled(loaded: LoadedModel, subset: "ExpertSubset") -> int:
+    """The fewest experts to which all layers, and all groups in them, can be filled up."""
+    groups = loaded.live.groups
+    width = max(loaded.routed) // groups
+    kept = [Counter(expert // width for expert in layer) for layer in subset.experts]
+    return groups * max(max(layer.values()) for layer in kept)
 
 
 def offer(study: Study, live: Live, loaded: LoadedModel, stem: str) -> None:
@@ -83,9 +126,12 @@ def _size(count: int) -> str:
 
 
 def _key(loaded: LoadedModel, live: Live) -> str:
-    subset = live.subsets[loaded.run]
-    experts = hashlib.sha256(repr(subset.experts).encode()).hexdigest()
+    experts = _digest(live.subsets[loaded.run])
     return "|".join(["cut checkpoint", loaded.run, weights_digest(loaded.path), experts])
+
+
+def _digest(subset: "ExpertSubset") -> str:
+    return hashlib.sha256(repr(subset.experts).encode()).hexdigest()
 
 
 def start(loaded: LoadedModel, live: Live, stem: str) -> Job:

@@ -1,6 +1,7 @@
 """Subset ablation page: what can be taken along, the curve, the losses and the subset."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,14 @@ import streamlit as st
 
 from emo_viz.analysis.curves import Measured
 from emo_viz.server import commands
+from emo_viz.server.library import LoadedModel
 from emo_viz.ui.ablation import checkpoint, grid, slider
+from emo_viz.ui.ablation.checkpoint import Way
 from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import Choice, Study
 from emo_viz.ui.parts import export, opened
 from emo_viz.ui.parts.together import name
+from emo_viz.ui.shell.words import with_commands
 from model.files import weights_digest
 
 if TYPE_CHECKING:
@@ -55,32 +59,45 @@ def _subsets(study: Study, choice: Choice, live: Live) -> None:
             on_click="ignore",
             width="stretch",
         )
-    st.caption(
-        "A subset lists the kept expert ids of every layer and how they were chosen. With its "
-        "file, this writes a checkpoint that has these experts alone:"
-    )
-    first = study.runs.first.id
-    file = subset_file(first, choice, live)
-    st.code(commands.cut(first, file, Path(file).stem), language="bash", wrap_lines=True)
+    st.caption("A subset lists the kept expert ids of every layer and how they were chosen.")
     if choice.keep_k == study.num_experts and not choice.switched:
         st.caption("All experts are kept, so there is nothing to cut.")
         return
+    ways = {loaded.run: checkpoint.way(loaded, live) for loaded in study.models}
+    _command(choice, live, ways)
     for loaded in study.models:
-        if uneven := _uneven(study, loaded.run, live):
-            st.caption(uneven)
+        if said := _said(study, loaded, live, ways[loaded.run]):
+            st.caption(said)
             continue
         checkpoint.offer(study, live, loaded, Path(subset_file(loaded.run, choice, live)).stem)
 
 
-def _uneven(study: Study, run: str, live: Live) -> str:
-    """Why a family whose config has one number for all layers cannot be cut so; "" if it can."""
-    counts = set(map(len, live.subsets[run].experts))
-    if study.models[run].live.is_emo or len(counts) == 1:
+def _command(choice: Choice, live: Live, ways: Mapping[str, Way]) -> None:
+    """The command of the first run that can be cut so, if any can."""
+    run = next((run for run, way in ways.items() if not way.why_not), None)
+    if run is None:
+        return
+    file, same_size = subset_file(run, choice, live), ways[run].same_size
+    alone = "these experts alone" if same_size is None else f"{same_size} experts a layer"
+    st.caption(f"With its file, this writes a checkpoint that has {alone}:")
+    command = commands.cut(run, file, Path(file).stem, same_size)
+    st.code(command, language="bash", wrap_lines=True)
+
+
+def _said(study: Study, loaded: LoadedModel, live: Live, way: Way) -> str:
+    """Why a run has no button here; "" if it can be cut as it is shown."""
+    run = name(study.runs[loaded.run])
+    if way.why_not:
+        return f"No checkpoint of {run} can be cut so. {with_commands(way.why_not)}"
+    if way.same_size is None:
         return ""
+    counts = set(map(len, live.subsets[loaded.run].experts))
+    kept = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{min(counts)}"
+    of = " and as many of each of its groups" * (loaded.live.groups > 1)
     return (
-        f"{name(study.runs[run])} keeps {min(counts)} to {max(counts)} experts a layer here, and a "
-        "checkpoint of its format has one number for all layers: with the option "
-        f"`--same-size {max(counts)}` the command fills the layers up with other experts."
+        f"{run} keeps {kept} experts a layer here, and a checkpoint of its format has one number "
+        f"for all layers{of}: with the option `--same-size {way.same_size}` the command fills the "
+        "layers up with other experts."
     )
 
 

@@ -240,7 +240,7 @@ def choose_subset(
     if keep_k == max(study.experts[loaded.run]):
         return full_subset(config)
     if choice.method == RANDOM:
-        return random_subset(config, keep_k, seed=0)
+        return random_subset(config, keep_k, 0, loaded.live.groups_at(keep_k))
     if choice.method == GREEDY:
         greedy = study.curves.info["greedy"][loaded.run][domain] if study.curves else {}
         known = greedy.get(str(keep_k))
@@ -250,9 +250,8 @@ def choose_subset(
     if choice.method in BY_WORTH:
         return _worthiest(study, loaded, domain, choice, keep_k)
     source = (study.other(domain) or domain) if choice.method == OTHER_DOMAIN else domain
-    return ablation.ranked_subset(
-        ranking(study, loaded.run, source), keep_k, config, study.calibration_ids(source)
-    )
+    how = (config, study.calibration_ids(source), loaded.live.groups_at(keep_k))
+    return ablation.ranked_subset(ranking(study, loaded.run, source), keep_k, *how)
 
 
 def _worthiest(
@@ -268,7 +267,8 @@ def _worthiest(
         texts = calibration(loaded, loaded.key, documents_key())[domain]
         documents, ids = list(texts.documents), texts.ids
     scores_LR = worth.of(loaded, documents)
-    return subset_from_scores(scores_LR, keep_k, loaded.live.geometry, choice.method, ids)
+    how = (loaded.live.geometry, choice.method, ids, loaded.live.groups_at(keep_k))
+    return subset_from_scores(scores_LR, keep_k, *how)
 
 
 def ranking(study: Study, run: str, domain: str) -> NDArray[np.int64]:
@@ -296,7 +296,8 @@ def _greedy(
 ) -> "ExpertSubset":
     texts = calibration(_loaded, key, documents)[domain]
     with run_exclusive(_loaded):
-        return _loaded.live.select(texts.documents, keep_k, "greedy", texts.ids)
+        groups = _loaded.live.groups_at(keep_k)
+        return _loaded.live.select(texts.documents, keep_k, "greedy", texts.ids, groups)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
