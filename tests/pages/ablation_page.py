@@ -62,6 +62,12 @@ def table(at: AppTest, keep_k: int | None = None) -> dict[str, list[str]]:
     return {run["label"]: list(line.fullmatch(run["numbers"][stop]).groups()) for run in runs}
 
 
+def shown_losses(full: float, cut: float) -> list[str]:
+    """The first three of these numbers: the change is that of the two beside it."""
+    one, other = f"{full:.3f}", f"{cut:.3f}"
+    return [one, other, f"{float(other) - float(one):+.3f}"]
+
+
 def written(at: AppTest, keep_k: int) -> dict[str, str]:
     """What each model wrote with so many experts, by label."""
     runs = given(at, "prompt")["runs"]

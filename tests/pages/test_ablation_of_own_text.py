@@ -13,7 +13,16 @@ from emo_viz.server import assets
 from emo_viz.ui.ablation import live
 from model.run.inference import Continuation, encode, record
 from model.run.loading import load_tokenizer
-from tests.pages.ablation_page import PAGE, given, lines, losses, opened, table, words
+from tests.pages.ablation_page import (
+    PAGE,
+    given,
+    lines,
+    losses,
+    opened,
+    shown_losses,
+    table,
+    words,
+)
 from tests.pages.opened import follow_link, run, strips
 
 OWN = "bake the flour and the butter in an oven"
@@ -45,7 +54,7 @@ def test_a_text_of_ones_own_is_cut_to_the_chosen_domains_experts(
     expected = own_choice(tiny_assets, curves, models, domain, 6)
     for name, label in (("emo-nano", "EMO"), ("std-nano", "Standard MoE")):
         full, cut = (values.mean() for values in expected[name])
-        assert table(at)[label][:3] == [f"{full:.3f}", f"{cut:.3f}", f"{cut - full:+.3f}"]
+        assert table(at)[label][:3] == shown_losses(full, cut)
     assert f"Its experts are those of **{domain}**, as chosen above." in words(at)
     assert "".join(token["text"] for token in strips(at)[0]["tokens"]) == OWN
 

@@ -22,11 +22,22 @@ from emo_viz.analysis import projection
 from emo_viz.analysis.curves import read_curves
 from emo_viz.analysis.routing import coverage
 from emo_viz.analysis.tokens import load_token_clusters
+from emo_viz.server import catalogue
 from emo_viz.trace import Trace
+from emo_viz.ui.ablation import sizes
 from emo_viz.ui.shell import routes
+from emo_viz.ui.shell.words import compact
 from model.run.live import open_live
 from tests.families.tiny import save_tiny
-from tests.pages.ablation_page import given, lines, slider, table, words, written
+from tests.pages.ablation_page import (
+    given,
+    lines,
+    shown_losses,
+    slider,
+    table,
+    words,
+    written,
+)
 from tests.pages.opened import cards, charts, follow_link, heatmaps, losses, run, strips
 from tests.uneven import emo_viz, pca_map
 
@@ -188,7 +199,7 @@ def test_a_cut_costs_what_a_model_without_the_experts_loses(assets: Path, family
         loss = loss_of(cut, ids)
         assert abs(loss - full) > 1e-3
         run(at)
-        assert table(at)["mine"][:3] == [f"{full:.3f}", f"{loss:.3f}", f"{loss - full:+.3f}"]
+        assert table(at)["mine"][:3] == shown_losses(full, loss)
     assert "No curves over many documents have been measured here" in words(at)
     prompt = torch.tensor([ids[: len(ids) // 2]])
     drawn = {"max_new_tokens": 40, "do_sample": True, "temperature": 0.7, "pad_token_id": 0}
@@ -239,6 +250,27 @@ def test_two_models_of_one_family_stand_side_by_side(assets: Path) -> None:
     assert {name: row[0] for name, row in cut.items()} == {
         name: f"{loss:.3f}" for name, loss in losses.items()
     }
+
+
+def test_what_is_written_names_the_experts_of_each_run(assets: Path) -> None:
+    for name, experts in (("a", 4), ("b", 8)):
+        add(assets, "olmoe", name, num_experts=experts)
+    runs = given(follow_link(ABLATION, k="3"), "prompt")["runs"]
+    assert [each["most"] for each in runs] == ["4", "8"]
+    said = [each["said"] for each in runs]
+    assert said[0]["3"] == "writes with 3 experts (grey: not so with all 4)"
+    assert said[1]["3"] == "writes with 6 experts (grey: not so with all 8)"
+    assert [each["4"] for each in said] == [f"writes with all {n} experts" for n in (4, 8)]
+
+
+@pytest.mark.parametrize("family", ["olmoe", "deepseek_v3", "gpt_oss"])
+def test_the_page_counts_what_the_library_counts(assets: Path, family: str) -> None:
+    """Of DeepSeek-V3 the biases of the routers too, which are no parameters."""
+    add(assets, family)
+    counted = catalogue.read_model(assets / "checkpoints" / "mine").parameters
+    assert sizes._saved(open_live(assets / "checkpoints" / "mine").model) == counted
+    whole = slider(follow_link(ABLATION, k="4"))["facts"]["8"][0][1]
+    assert whole == f"{compact(counted)} of {compact(counted)}"
 
 
 @pytest.mark.parametrize(

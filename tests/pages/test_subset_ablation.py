@@ -21,6 +21,7 @@ from tests.pages.ablation_page import (
     losses,
     move,
     opened,
+    shown_losses,
     slider,
     table,
     words,
@@ -94,9 +95,7 @@ def test_every_notch_has_the_loss_of_its_subset_without_another_run(tiny_assets,
             cut = losses(models[name], document, select_experts(models[name], own, keep_k))
             change, worse = cut - full, int((cut - full > 0.1).sum())
             assert table(at, keep_k)[label] == [
-                f"{full.mean():.3f}",
-                f"{cut.mean():.3f}",
-                f"{change.mean():+.3f}",
+                *shown_losses(full.mean(), cut.mean()),
                 share(worse / len(full)),
             ]
             assert f"{label} {kept(change.mean())}" in lines(at, keep_k)["document"]

@@ -16,7 +16,7 @@ from emo_viz.ui.ablation import live as running
 from emo_viz.ui.ablation.by_hand import Switch
 from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import Choice, Study
-from emo_viz.ui.ablation.parts import runs_data, view
+from emo_viz.ui.ablation.parts import loss_change, runs_data, view
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import routes
 from emo_viz.ui.shell.words import count, share
@@ -114,10 +114,7 @@ def _numbers(live: Live, loaded: LoadedModel, usual: running.Experts) -> str:
     kept = [share(likelihood_kept(loss - float(np.nanmean(live.full[run])))) for loss in losses]
     if live.subsets[run].experts == usual:
         return f"as chosen: {losses[0]:.3f} nats a token, likelihood kept {kept[0]}"
-    return (
-        f"{losses[0]:.3f} → {losses[1]:.3f} nats a token ({losses[1] - losses[0]:+.3f}), "
-        f"likelihood kept {kept[0]} → {kept[1]}"
-    )
+    return f"{loss_change(*losses)}, likelihood kept {kept[0]} → {kept[1]}"
 
 
 def _refused(study: Study, choice: Choice, usual: Any) -> Any:

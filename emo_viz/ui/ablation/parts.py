@@ -26,6 +26,12 @@ def view(name: str, html: str, css: str = "", js: str = "") -> Any:
     )
 
 
+def loss_change(before: float, after: float) -> str:
+    """ "4.310 → 4.309 nats a token (-0.001)": the change of the numbers as they are shown."""
+    one, other = round(before, 3), round(after, 3)
+    return f"{one:.3f} → {other:.3f} nats a token ({other - one:+.3f})"
+
+
 def runs_data(runs: Comparison) -> list[dict[str, str]]:
     """How the views call and mark the runs, in their order."""
     return [

@@ -1,5 +1,7 @@
 """Subset ablation page: parameters, memory and modelled speed at each stop of the slider."""
 
+from typing import Any
+
 import streamlit as st
 
 from emo_viz.analysis.cut_size import STEP_TEXTS, Weights, uniform_weights
@@ -29,9 +31,15 @@ def weights(_loaded: LoadedModel, key: str) -> Weights | None:
         // max(1, number)
         for block, number in zip(blocks, [n for n in experts if n], strict=False)
     ]
-    total = sum(part.numel() for part in model.parameters())
     shared = geometry.num_shared_experts
-    return uniform_weights(total, own, experts, geometry.num_experts_per_tok, shared)
+    return uniform_weights(_saved(model), own, experts, geometry.num_experts_per_tok, shared)
+
+
+def _saved(model: Any) -> int:
+    """Numbers that its checkpoint holds, as the Library counts them: learned biases of routers that
+    are no parameters too, and once what is used twice."""
+    parts = model.state_dict().values()
+    return sum({part.data_ptr(): part.numel() for part in parts}.values())
 
 
 def facts(study: Study, stops: list[int]) -> dict[int, list[list[str]]]:

@@ -12,7 +12,7 @@ import streamlit as st
 
 from emo_viz.figures.theme import BETTER_NAME, DIVERGING, MARKED_CHANGE, WORSE_NAME, colour_at
 from emo_viz.ui.ablation.live import WORSE, Live
-from emo_viz.ui.ablation.parts import runs_data, view
+from emo_viz.ui.ablation.parts import loss_change, runs_data, view
 from emo_viz.ui.parts import character_parts
 from emo_viz.ui.parts.heard import hear, heard
 from emo_viz.ui.shell import links, routes
@@ -93,11 +93,9 @@ def _short(values: Any) -> list[float]:
 
 def _numbers(live: Live, run: str, stop: int) -> str:
     """What the cut costs one model on this document."""
-    full, cut = np.nanmean(live.full[run]), np.nanmean(live.losses[stop][run])
-    return (
-        f"{full:.3f} → {cut:.3f} nats a token ({live.increase(run, stop):+.3f}), "
-        f"{share(live.worse(run, stop) / live.num_tokens)} of tokens worse"
-    )
+    full, cut = (float(np.nanmean(each[run])) for each in (live.full, live.losses[stop]))
+    worse = share(live.worse(run, stop) / live.num_tokens)
+    return f"{loss_change(full, cut)}, {worse} of tokens worse"
 
 
 def _hint(live: Live) -> str:

@@ -6,15 +6,15 @@ function paint(root, data, keep) {
     raise(pane.querySelector(".state"), parts ? keep : "waiting");
     if (!parts) return;
     const words = parts.map(([text, changed]) => make(changed ? "mark" : "span", "", text));
-    pane.querySelector(".written").replaceChildren(...words, ...whole(run, parts, data));
+    pane.querySelector(".written").replaceChildren(...words, ...whole(run, parts));
   });
 }
 
 // What all experts write, under a text that is another.
-function whole(run, parts, data) {
+function whole(run, parts) {
   if (!run.whole || !parts.some(([, changed]) => changed)) return [];
   const node = make("div", "whole");
-  node.append(make("b", "", `All ${data.most}: `), run.whole);
+  node.append(make("b", "", `All ${run.most}: `), run.whole);
   return [node];
 }
 

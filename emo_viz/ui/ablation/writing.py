@@ -82,6 +82,7 @@ def _show(
                     | {
                         "texts": _texts(written[named["id"]], live),
                         "whole": _whole(written[named["id"]]),
+                        "most": study.kept_in_words(named["id"], live.most),
                         "said": {
                             str(stop): _said(study, live, named["id"], stop) for stop in stops
                         },
@@ -89,7 +90,6 @@ def _show(
                     for named in runs_data(study.runs)
                 ],
                 "waiting": WRITING if _is_played() else ONCE_LET_GO,
-                "most": live.most,
                 "prompt": prompt,
                 "direction": direction(prompt),
             },
@@ -113,7 +113,8 @@ def _said(study: Study, live: Live, run: str, stop: int) -> str:
     words = study.kept_in_words(run, stop)
     every = "all " * (stop == live.most)
     switched = f", {live.switched[run]} switched by hand" if live.switched[run] else ""
-    marked = f" (grey: not so with all {live.most})" * (stop != live.most or bool(switched))
+    most = study.kept_in_words(run, live.most)
+    marked = f" (grey: not so with all {most})" * (stop != live.most or bool(switched))
     return f"writes with {every}{words} experts{switched}{marked}"
 
 
