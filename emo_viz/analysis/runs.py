@@ -150,7 +150,8 @@ def _layers(one: Run, other: Run) -> str:
     ours, theirs = one.facts.routed, other.facts.routed
     if ours is None or theirs is None or len(ours) == len(theirs):
         return ""
-    layers = f"{len(ours)} layer{'s' * (len(ours) != 1)}"
+    experts = " with experts" * all((*ours, *theirs))
+    layers = f"{len(ours)} layer{'s' * (len(ours) != 1)}{experts}"
     return (
         f"{one.label} has {layers} and {other.label} {len(theirs)}, so they do not compare layer "
         "by layer."

@@ -85,12 +85,13 @@ def kept_map(
     kept: Mapping[str, Sequence[Sequence[int]]],
     experts: Mapping[str, Sequence[int]],
     shared: bool = True,
+    numbers: Mapping[str, Sequence[int]] | None = None,
 ) -> go.Figure:
     """Which experts of every layer are kept: layers (down) by expert ids (across), a panel a run.
 
     kept: by run, the kept ids of each layer, shared experts included. experts: by run, how many
     each layer has; where that is fewer than another has, the row ends there. shared: whether there
-    is a shared expert.
+    is a shared expert. numbers: by run, what its layers are called, if not 0, 1, 2, ...
     """
     fig = make_subplots(
         rows=len(runs),
@@ -101,9 +102,10 @@ def kept_map(
     widest = max(max(experts[run.id]) for run in runs)
     for row, run in enumerate(runs, start=1):
         cells = _kept_cells(run, kept[run.id], experts[run.id], widest)
-        fig.add_trace(cells, row=row, col=1)
+        names = range(len(kept[run.id])) if numbers is None else numbers[run.id]
+        fig.add_trace(cells.update(y=list(map(str, names))), row=row, col=1)
     style(fig, "Kept experts (filled) of every layer")
-    fig.update_yaxes(title_text="Layer", dtick=1, autorange="reversed", showgrid=False)
+    fig.update_yaxes(title_text="Layer", type="category", autorange="reversed", showgrid=False)
     fig.update_xaxes(showgrid=False, dtick=16)
     even = all(len(set(experts[run.id])) == 1 for run in runs)
     last = "the last" if even else "each layer's last"

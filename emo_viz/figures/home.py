@@ -31,14 +31,17 @@ def palette() -> list[str]:
     return colours
 
 
-def of_run(run: Run, one: Glance, pieces: Sequence[str]) -> dict[str, Any]:
+def of_run(run: Run, one: Glance, pieces: Sequence[str], offered: Sequence[int]) -> dict[str, Any]:
     """One run's half of the picture.
 
-    pieces: the tokens as they can be shown. Arrays are base64: `places` and `ids` uint16 [L, T, K],
+    pieces: the tokens as they can be shown. offered: the numbers of the layers to choose among; at
+    each of them `at` is the place of the run's own layer of that number, or of the nearest, which
+    `aside` then names. Arrays are base64: `places` and `ids` uint16 [L, T, K],
     `weights` uint8 [L, T, K] in 255ths, `change` int8 [N, T] in steps of UNIT, or None.
     """
     places = one.places
     change = one.change
+    at = [_nearest(one.layers, number) for number in offered]
     return {
         "label": run.label,
         "colour": colour_of(run),
@@ -46,6 +49,11 @@ def of_run(run: Run, one: Glance, pieces: Sequence[str]) -> dict[str, Any]:
         "tokens": list(pieces),
         "slots": places.shape[2],
         "layers": list(one.layers),
+        "at": at,
+        "aside": [
+            "" if one.layers[place] == number else f"layer {one.layers[place]}, "
+            for place, number in zip(at, offered, strict=True)
+        ],
         "routed": list(one.routed),
         "kept": one.kept.tolist(),
         "share": np.round(100 * one.kept_share).astype(int).tolist(),
@@ -55,6 +63,10 @@ def of_run(run: Run, one: Glance, pieces: Sequence[str]) -> dict[str, Any]:
         "change": None if change is None else _packed(_steps(change), np.int8),
         "worse": None if change is None else (change > LEAST_CHANGE).sum(axis=1).tolist(),
     }
+
+
+def _nearest(own: Sequence[int], number: int) -> int:
+    return min(range(len(own)), key=lambda place: abs(own[place] - number))
 
 
 def _steps(change: NDArray[np.float32]) -> NDArray[np.float32]:

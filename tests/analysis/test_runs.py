@@ -63,8 +63,18 @@ def with_facts(run: Run, **facts: object) -> Run:
     [
         ("documents", {"documents": "a"}, {"documents": "b"}, "on different documents; record"),
         ("tokens", {"vocabulary": "a"}, {"vocabulary": "b"}, "have different tokenizers"),
-        ("layers", {"routed": (8, 8)}, {"routed": (8,)}, "EMO has 2 layers and mine 1"),
-        ("experts", {"routed": (8, 8)}, {"routed": (8,)}, "EMO has 2 layers and mine 1"),
+        (
+            "layers",
+            {"routed": (8, 8)},
+            {"routed": (8,)},
+            "EMO has 2 layers with experts and mine 1",
+        ),
+        (
+            "experts",
+            {"routed": (8, 8)},
+            {"routed": (8,)},
+            "EMO has 2 layers with experts and mine 1",
+        ),
         ("experts", {"routed": (8, 8)}, {"routed": (4, 4)}, "8 routed experts a layer and mine 4"),
         ("experts", {"routed": (8, 8)}, {"routed": (8, 4)}, "in layer 1 and mine 4"),
     ],

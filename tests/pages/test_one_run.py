@@ -229,7 +229,7 @@ def test_runs_of_different_layers_and_experts_are_compared_where_that_makes_sens
         assert titles[0] == "% of the routed experts" and len(titles) == 3
         assert "mean over the layers of each" in words(home)
         clusters = follow_link(CLUSTERS, cluster_level="Documents")
-        assert "a\\-wide has 1 layer and b\\-deep 2, so they do not" in words(clusters)
+        assert "a\\-wide has 1 layer with experts and b\\-deep 2, so they do not" in words(clusters)
         assert clusters.selectbox(key="cluster_layer").options == ["All layers"]
         assert panels(clusters) == panels(follow_link(CLUSTERS)) == ["a-wide", "b-deep"]
         ablation = follow_link(ABLATION, k="12")

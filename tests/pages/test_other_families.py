@@ -163,6 +163,11 @@ def test_a_text_is_routed_live(assets: Path, family: str) -> None:
     assert set(names) <= {token for token, _ in shown["next"]}
     first_is_dense = family == "qwen3_moe"
     assert ("the model's own layers 1, 2" in words(at)) == first_is_dense
+    numbers = [1, 2] if first_is_dense else [0, 1, 2]
+    assert at.segmented_control(key="routing_layer").options == list(map(str, numbers))
+    (side,) = heatmaps(at)[0]["sides"]
+    assert [layer["number"] for layer in side["layers"]] == numbers[:1]
+    assert f"Mean over {len(numbers)} layers with experts" in words(at)
     at.number_input(key="routing_token").set_value(7)
     assert losses(run(at))[0].startswith(f"{loss[6]:.2f} nats (")
 
@@ -250,6 +255,25 @@ def test_two_models_of_one_family_stand_side_by_side(assets: Path) -> None:
     assert {name: row[0] for name, row in cut.items()} == {
         name: f"{loss:.3f}" for name, loss in losses.items()
     }
+
+
+def test_layers_have_the_models_own_numbers_on_every_page(
+    assets: Path, everything_open: None
+) -> None:
+    """Of a model whose first layer has no router, and of one beside it that has one in each."""
+    add(assets, "qwen3_moe", "a")
+    at = follow_link(ABLATION, k="4")
+    at.session_state["subset_importance"] = True
+    run(at)
+    (ranked,) = [each.value for each in at.dataframe if "Importance (nats a token)" in each.value]
+    assert {*ranked["Layer"]} == {1, 2}
+    (kept,) = [each for each in charts(at) if each["data"][0]["type"] == "heatmap"]
+    assert kept["data"][0]["y"] == ["1", "2"]
+    add(assets, "qwen3_moe", "b", mlp_only_layers=[2])
+    said = words(follow_link(ROUTING)).replace("\\", "")
+    assert "of a these are the model's own layers 1, 2. Layers are matched in their order" in said
+    add(assets, "qwen3_moe", "b", mlp_only_layers=[])
+    assert "a has 2 layers with experts and b 3" in words(follow_link(ROUTING)).replace("\\", "")
 
 
 def test_what_is_written_names_the_experts_of_each_run(assets: Path) -> None:
@@ -416,8 +440,13 @@ def test_curves_of_a_model_with_groups_are_of_what_can_be_cut(assets: Path) -> N
 @pytest.mark.parametrize(
     ("family", "keep", "by_hand", "said"),
     [
-        ("deepseek_v3", "10", False, "each of its groups: with the option `--same-size 1[26]`"),
-        ("deepseek_v3", "8", True, "each of its groups: with the option `--same-size 8`"),
+        (
+            "deepseek_v3",
+            "10",
+            False,
+            "shared among its groups: with the option `--same-size 1[26]`",
+        ),
+        ("deepseek_v3", "8", True, "shared among its groups: with the option `--same-size 8`"),
         ("olmoe", "6", True, "keeps 5 to 6 experts a layer here, .*`--same-size 6`"),
         ("jetmoe", "6", False, "No checkpoint of mine can be cut so. .*for others that no subset"),
     ],

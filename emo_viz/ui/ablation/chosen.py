@@ -43,6 +43,7 @@ def _kept(study: Study, choice: Choice, live: Live) -> None:
             {run: subset.experts for run, subset in live.subsets.items()},
             study.experts,
             shared=set(shared) == {1},
+            numbers={one.run: one.live.own_layers for one in study.models},
         ),
         key="subset_kept",
         config=chart_config("subset kept"),
@@ -62,7 +63,10 @@ def _export(
     documents: pd.DataFrame | None,
 ) -> None:
     """The two pictures and what they are drawn of. shares, documents: where they are shown."""
-    charts, tables = {"Kept experts": "subset_kept"}, {"Kept experts": lambda: _kept_table(live)}
+    charts, tables = (
+        {"Kept experts": "subset_kept"},
+        {"Kept experts": lambda: _kept_table(study, live)},
+    )
     if shares is not None:
         charts["Shared with other domains"] = "subset_overlap"
         named = shares.rename_axis("domain").reset_index()
@@ -78,12 +82,12 @@ def _export(
     )
 
 
-def _kept_table(live: Live) -> pd.DataFrame:
+def _kept_table(study: Study, live: Live) -> pd.DataFrame:
     """A row for each expert that is kept."""
     rows = [
         {"run": live.runs[run].label, "layer": layer, "expert": expert}
         for run, subset in live.subsets.items()
-        for layer, experts in enumerate(subset.experts)
+        for layer, experts in zip(study.models[run].live.own_layers, subset.experts, strict=True)
         for expert in experts
     ]
     return pd.DataFrame(rows)

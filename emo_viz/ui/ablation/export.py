@@ -93,7 +93,7 @@ def _said(study: Study, loaded: LoadedModel, live: Live, way: Way) -> str:
         return ""
     counts = set(map(len, live.subsets[loaded.run].experts))
     kept = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{min(counts)}"
-    of = " and as many of each of its groups" * (loaded.live.groups > 1)
+    of = ", equally shared among its groups" * (loaded.live.groups > 1)
     return (
         f"{run} keeps {kept} experts a layer here, and a checkpoint of its format has one number "
         f"for all layers{of}: with the option `--same-size {way.same_size}` the command fills the "

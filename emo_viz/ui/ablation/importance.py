@@ -54,7 +54,7 @@ def _table(study: Study, live: Live, loaded: LoadedModel) -> pd.DataFrame:
     rows = [
         {
             "Run": study.runs[loaded.run].label,
-            "Layer": layer,
+            "Layer": loaded.live.own_layers[layer],
             "Expert": expert,
             IMPORTANCE: round(float(worth_LR[layer, expert]), 5),
             "Mean router probability": round(float(use_LR[layer, expert]), 5),

@@ -311,7 +311,7 @@ class First {
   }
 
   layerOf(run) {
-    return Math.min(this.layer, run.layers.length - 1);
+    return run.at[this.layer];
   }
 
   // A line for each run that has the token; without one, what is shown.
@@ -407,10 +407,11 @@ class First {
   fact(run, kept, layer) {
     const share = run.share[this.notch][layer];
     const lost = run.worse ? `; ${run.worse[this.notch]} of ${run.tokens.length} tokens worse` : "";
-    run.fact.textContent = kept >= run.routed[layer]
+    const fact = kept >= run.routed[layer]
       ? "all experts kept" : `${share} % of its routing kept${lost}`;
+    run.fact.textContent = run.aside[this.layer] + fact;
     const label = `${run.label}, layer ${run.layers[layer]}: ${run.tokens.length} tokens by `
-      + `${run.routed[layer]} experts. ${run.fact.textContent}.`;
+      + `${run.routed[layer]} experts. ${fact}.`;
     run.canvas.setAttribute("aria-label", label);
   }
 

@@ -70,11 +70,11 @@ def picture(runs: Comparison, found: Glances, small: Sampled | None) -> Part:
     """The first screen of one run or two as data for the browser; small: the map beside it."""
     own = [found.runs[run.id] for run in runs]
     first = own[0]
+    layers = position.layers_of(own)
     drawn = [
-        figures.of_run(run, one, [visible(piece) for piece in one.pieces])
+        figures.of_run(run, one, [visible(piece) for piece in one.pieces], layers)
         for run, one in zip(runs, own, strict=True)
     ]
-    layers = position.layers_of(own)
     return {
         "runs": drawn,
         "map": _map(runs, small, found.text.domain),

@@ -374,7 +374,8 @@ def _spread(runs: Comparison, _only_new: bool) -> Finding:
 
     distinct = in_each(runs, lambda run: f"{found[run].distinct.mean:.1f}")
     layers = {each.num_layers for each in found.values()}
-    over = count(first.num_layers, "layer") if len(layers) == 1 else "the layers of each"
+    own = f"{count(first.num_layers, 'layer')} with experts"
+    over = own if len(layers) == 1 else "the layers of each"
     return Finding(
         "Half of the routing",
         f"Half of a document's routing in a layer goes to {in_each(runs, half)}; in all it uses "

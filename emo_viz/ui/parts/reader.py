@@ -175,10 +175,10 @@ def _colour_controls(
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
     options = [BY_CLUSTER, BY_EXPERT] if clusters else [BY_EXPERT]
     by = links.choice(row, "Colour tokens by", options, COLOUR, what="colouring")
-    last = reading.num_layers - 1
+    last = reading.numbers[-1]
     if by == BY_CLUSTER:
         return by, last
-    layer = links.choice(row, "Layer", range(reading.num_layers), LAYER, default=last)
+    layer = links.choice(row, "Layer", reading.numbers, LAYER, default=last)
     return by, layer
 
 
@@ -221,7 +221,7 @@ def _coloured(
         names = [f"{cluster}: {stored.labels[cluster]}" for cluster in found]
     else:
         routed = max(reading.routed[run])
-        best = recording.expert_ids[layer, 1:, 0]
+        best = recording.expert_ids[reading.place(layer), 1:, 0]
         names = [
             expert_name(layer * routed + int(expert), routed) if expert >= 0 else NO_EXPERT
             for expert in best

@@ -159,8 +159,9 @@ def _read(key: str, _models: Models, _chosen: Chosen, _encoded: "Encoded", _most
         routed={one.run: one.routed for one in models},
         shared={one.run: int(one.live.geometry.num_shared_experts) for one in models},
         tokenizer=models.first.tokenizer,
-        absent=tuple(sentence for one in models for sentence in absent_of(one)),
+        absent=(*(said for one in models for said in absent_of(one)), *_matched(models)),
         whole_context=most <= MOST_TOKENS,
+        layer_numbers=models.first.live.own_layers,
     )
 
 
@@ -182,8 +183,16 @@ def absent_of(loaded: LoadedModel) -> Iterator[str]:
     own = loaded.live.own_layers
     if own != tuple(range(len(own))):
         yield (
-            f"Only layers with a router are counted; of {loaded.label} these are the model's own "
+            f"Only layers with experts are shown; of {loaded.label} these are the model's own "
             f"layers {', '.join(map(str, own))}."
+        )
+
+
+def _matched(models: Models) -> Iterator[str]:
+    """How layers of other numbers stand beside each other: a sentence."""
+    if len({one.live.own_layers for one in models}) > 1:
+        yield (
+            f"Layers are matched in their order, and have the numbers of {models.first.label} here."
         )
 
 

@@ -68,8 +68,8 @@ def measured(reading: Reading) -> None:
     loss = in_each(runs, lambda run: or_none(routing[run].mean_loss))
     st.caption(
         f"{reading.chosen.origin}, {count(reading.num_tokens, 'token')}{reading.chosen.rest}. Mean "
-        f"over {count(reading.num_layers, 'layer')}. Distinct routed experts: {distinct}. Router "
-        f"entropy in nats: {entropy}. Loss in nats a token: {loss}."
+        f"over {count(reading.num_layers, 'layer')} with experts. Distinct routed experts: "
+        f"{distinct}. Router entropy in nats: {entropy}. Loss in nats a token: {loss}."
     )
 
 

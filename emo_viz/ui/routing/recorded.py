@@ -192,7 +192,7 @@ def _answer(trace: "Trace", document: int) -> None:
     st.caption(
         f"{escape_markdown(model.name)}, recorded elsewhere "
         f"({escape_markdown(trace.manifest.source or 'by this program')}): {size}mean over "
-        f"{count(len(own), 'layer')}; distinct routed experts {distinct:.1f}."
+        f"{count(len(own), 'layer')} with experts; distinct routed experts {distinct:.1f}."
     )
 
 
