@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# A tokenizer has one of these.
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 
 
 def _umask() -> int:
@@ -205,6 +207,15 @@ def no_checkpoint(folder: Path) -> ValueError:
     trained = (export / "config.json").is_file()
     mend = f"this run's model is {export}" if trained else "check the path"
     return ValueError(f"There is no checkpoint at {folder} (no config.json); {mend}.")
+
+
+def check_tokenizer(checkpoint: Path) -> None:
+    """Raises ValueError if a checkpoint folder has no tokenizer, by the names of its files."""
+    if not any(file for pattern in VOCABULARIES for file in checkpoint.glob(pattern)):
+        raise ValueError(
+            f"There is no tokenizer in {checkpoint}; copy the model's tokenizer.json and "
+            "tokenizer_config.json there."
+        )
 
 
 def num_parameters(checkpoint: Path) -> int:

@@ -14,7 +14,7 @@ from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.runs.progress import Report
 from emo_viz.server import assets, catalogue, home, hub, imports, library, measurements, pairs
 from emo_viz.server.jobs import Job, in_turn, registry
-from model.files import no_checkpoint, read_json
+from model.files import check_tokenizer, no_checkpoint, num_parameters, read_json
 
 CLUSTERS, MAX_TOKENS, PER_DOMAIN, MIN_DIST = 32, 256, 200, 0.9  # as the commands have them
 STOP_SECONDS = 10.0
@@ -69,11 +69,21 @@ def add_folder(source: str) -> str:
         return pair.ids[0]
     if not (path / "config.json").is_file():
         raise no_checkpoint(path)
-    _check_experts(path)
+    _check_checkpoint(path)
     return home.add(path.name, str(path), _taken()).id
 
 
-def _check_experts(path: Path) -> None:
+def listed(source: str) -> str:
+    """The id of the run whose checkpoint lies in this folder, "" where there is none. Raises
+    ValueError for what is no path."""
+    path = home.given_path(source).resolve()
+    own = (run for run in assets.runs() if run.checkpoint)
+    return next((run.id for run in own if assets.checkpoint_path(run.id).resolve() == path), "")
+
+
+def _check_checkpoint(path: Path) -> None:
+    """Raises ValueError for what the pages could not open: by its config, the headers of its
+    weights and the names of its files."""
     found = catalogue.read_model(path)
     objective = read_json(path / "config.json").get("objective")
     if objective == "dense" or not (found.experts or found.active):
@@ -81,6 +91,8 @@ def _check_experts(path: Path) -> None:
             f"{path.name} ({found.family}) names no experts in its config.json, so it has no "
             "routing to show; choose a mixture-of-experts checkpoint."
         )
+    num_parameters(path)
+    check_tokenizer(path)
 
 
 def add_hub(name: str) -> str:
@@ -95,7 +107,7 @@ def add_hub(name: str) -> str:
     def work(report: Report) -> str:
         imports.for_models()
         folder = hub.fetch(name, report)
-        _check_experts(folder)
+        _check_checkpoint(folder)
         report(0, 0)
         return home.add(name, name, _taken()).id
 

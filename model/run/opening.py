@@ -15,11 +15,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from model.families import RoutedModel, routed
 from model.families.opening import device_of, local_folder, open_model
-from model.files import inside, read_json
+from model.files import VOCABULARIES, check_tokenizer, inside, read_json
 from model.run.checkpoint import CONFIG, last_line
 from model.run.loading import load_model, load_tokenizer
 
-VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 # What decides how a text becomes tokens, beside the weights of a checkpoint.
 TOKENIZER_FILES = (
     *VOCABULARIES,
@@ -89,12 +88,7 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     Raises ValueError if there is none, it is damaged, or it cannot say where tokens lie in a text.
     """
-    # transformers would make one without a word in it.
-    if not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):
-        raise ValueError(
-            f"There is no tokenizer in {folder}; copy the model's tokenizer.json and "
-            "tokenizer_config.json there."
-        )
+    check_tokenizer(folder)  # transformers would make one without a word in it
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False

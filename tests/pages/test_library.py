@@ -243,6 +243,41 @@ def test_a_folder_that_is_no_mixture_of_experts_is_one_sentence(
     assert len(rows(at)) == 2
 
 
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        ("model.safetensors", "model.safetensors is damaged or cut short; copy the checkpoint"),
+        ("tokenizer.json", "There is no tokenizer in"),
+    ],
+)
+def test_a_checkpoint_that_no_page_could_open_is_not_added(
+    checkpoint: Path, broken: str, sentence: str
+):
+    whole = (checkpoint / broken).read_bytes()
+    (checkpoint / broken).unlink()
+    if broken != "tokenizer.json":
+        (checkpoint / broken).write_bytes(whole[: len(whole) // 2])
+    at = add(follow_link(PAGE), checkpoint)
+    assert len(errors(at)) == 1 and sentence in errors(at)[0]
+    assert len(rows(at)) == 2
+    (checkpoint / broken).write_bytes(whole)
+    assert "mine is added, and stands in slot A." in add(at, checkpoint).success[0].value
+
+
+def test_a_folder_that_is_listed_already_is_put_in_slot_a(checkpoint: Path, tiny_assets: Path):
+    at = add(follow_link(PAGE), checkpoint)
+    (checkpoint.parent / "link").symlink_to(checkpoint)
+    for folder, run in (
+        (checkpoint, "mine"),
+        (checkpoint.parent / "link", "mine"),
+        (tiny_assets / "checkpoints" / "std-nano", "std-nano"),
+    ):
+        at = add(at, folder)
+        said = at.success[0].value.replace("\\", "")
+        assert said == f"{run} is this folder already, and stands in slot A."
+        assert at.selectbox(key="a").value == run and len(rows(at)) == 3
+
+
 def test_a_hub_name_without_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch):
     def no_network(*_: object, **__: object) -> str:
         raise ConnectionError("no route to host")

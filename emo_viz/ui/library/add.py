@@ -60,7 +60,14 @@ def _folder() -> None:
     path = st.text_input("Folder", key="library_folder", placeholder="/models/OLMoE-1B-7B")
     st.caption("With config.json and .safetensors files. It is read where it lies, never copied.")
     if st.button("Add the folder", disabled=not path.strip()):
-        _tried(lambda: _added(making.add_folder(path)))
+        _tried(lambda: _add_folder(path))
+
+
+def _add_folder(path: str) -> None:
+    if known := making.listed(path):
+        _put(known, f"{escape_markdown(known)} is this folder already, and stands in slot A.")
+    else:
+        _added(making.add_folder(path))
 
 
 def _hub() -> None:
@@ -120,7 +127,11 @@ def _started(key: str) -> None:
 
 def _added(run: str) -> None:
     """The new run is what its visitor wants to see: it goes to slot A."""
-    st.session_state[_SAID] = f"{escape_markdown(run)} is added, and stands in slot A."
+    _put(run, f"{escape_markdown(run)} is added, and stands in slot A.")
+
+
+def _put(run: str, said: str) -> None:
+    st.session_state[_SAID] = said
     slots.put(a=run)
     _close()
     st.rerun()
