@@ -102,11 +102,13 @@ class Models:
 
 @dataclass(frozen=True)
 class Recorded:
-    """The traces of a comparison by run id. left_out: a sentence for each run without one."""
+    """The traces of a comparison by run id. left_out: a sentence for each run without one;
+    unrecorded: their ids."""
 
     comparison: Comparison
     traces: "dict[str, Trace]"
     left_out: tuple[str, ...] = ()
+    unrecorded: tuple[str, ...] = ()
 
 
 def default() -> Comparison:
@@ -254,8 +256,9 @@ def traces() -> Recorded:
     known = [
         replace(run, facts=_trace_facts(run.id, trace_key(run.id), found[run.id])) for run in have
     ]
-    left_out = (f"There is no trace of {run.label} here." for run in runs if run not in have)
-    return Recorded(compare(known), found, tuple(left_out))
+    lacking = [run for run in runs if run not in have]
+    left_out = (f"There is no trace of {run.label} here." for run in lacking)
+    return Recorded(compare(known), found, tuple(left_out), tuple(run.id for run in lacking))
 
 
 def trace(run: str) -> "Trace":

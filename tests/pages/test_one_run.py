@@ -15,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.analysis.curves import ROUTER_PROBABILITY, Measured, read_curves
 from emo_viz.analysis.tokens import headline
 from emo_viz.figures.theme import AMBER, TEAL
+from emo_viz.server import home
 from model.emo.config import EmoConfig
 from model.emo.modeling import EmoForCausalLM
 from model.run.inference import encode, record
@@ -169,6 +170,36 @@ def test_a_run_without_a_trace_is_left_out_of_the_clusters(
     assert "There is no trace of EMO here" in words(at)
     assert panels(at) == ["Standard MoE"] and "in Standard MoE" in words(at)
     assert len(heatmaps(follow_link(ROUTING))[0]["sides"]) == 2
+
+
+@pytest.mark.parametrize("page", [CLUSTERS, "pages/8_Experts.py", "pages/9_Domains.py"])
+def test_what_records_a_run_that_is_left_out_stands_below_the_sentence(
+    tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
+):
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(tiny_assets))
+    monkeypatch.setenv("EMO_VIZ_HOME", os.fspath(tmp_path / "home"))
+    home.add("mine", str(tiny_assets / "checkpoints" / "emo-nano"), [])
+    at = follow_link(page, a="mine", cluster_level="Documents")
+    assert "There is no trace of mine here" in words(at)
+    ways = [link.proto.label for link in at.get("page_link")]
+    assert ways.count("Record and measure it") == 1
+    shutil.copytree(tiny_assets, tmp_path / "assets")
+    shutil.rmtree(tmp_path / "assets" / "traces" / "emo-nano")
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(tmp_path / "assets"))
+    at = follow_link(page, cluster_level="Documents")
+    assert "There is no trace of EMO here" in words(at)
+    assert "emo_viz record --model assets/checkpoints/emo-nano" in at.code[0].value
+
+
+def test_home_says_of_which_run_nothing_is_measured(
+    tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(tiny_assets))
+    monkeypatch.setenv("EMO_VIZ_HOME", os.fspath(tmp_path / "home"))
+    home.add("mine", str(tiny_assets / "checkpoints" / "emo-nano"), [])
+    said = words(follow_link("", a="mine", b="std-nano")).replace("\\", "")
+    assert "Not measured yet: there are no subset curves of mine." in said
+    assert "Not measured yet: there are no token clusters of mine." in said
 
 
 def other_tokenizer(checkpoint: Path) -> None:

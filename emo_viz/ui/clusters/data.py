@@ -108,7 +108,7 @@ class Data:
 def load_data() -> Data:
     """The traces of the runs, one of them where they do not hold the same documents."""
     recorded = library.traces()
-    together.say_left_out(recorded.left_out)
+    together.say_unrecorded(recorded)
     _check_fresh(recorded)
     runs = together.shown(recorded.comparison, "documents")
     _say_lacking(recorded.traces.values())

@@ -210,10 +210,18 @@ def _say_one_run(runs: Comparison, shown: bool) -> None:
     if runs.second is None and shown:
         st.info(
             f"{name(runs.first)} is the only run that is chosen: below it stands against itself. "
-            "To compare it with another run, put a second checkpoint or a second trace beside it "
-            "(`python -m emo_viz record` or `python -m emo_viz import`), and choose both.",
+            f"To compare it with another run, {_another_run()}.",
             icon=":material/compare_arrows:",
         )
+
+
+def _another_run() -> str:
+    if len(assets.runs()) > 1:
+        return "choose it as run B in the side bar"
+    return (
+        "put a second checkpoint or a second trace beside it (`python -m emo_viz record` or "
+        "`python -m emo_viz import`), and choose both"
+    )
 
 
 def _nothing_to_compare(runs: Comparison) -> None:
@@ -223,8 +231,8 @@ def _nothing_to_compare(runs: Comparison) -> None:
         f"{escape_markdown(runs.names)} cannot be compared token by token: that takes two runs, "
         "each with a checkpoint, or with a trace that was recorded token by token."
         if runs.second
-        else f"{name(runs.first)} is the only run here; a difference takes a second one: another "
-        "checkpoint, or another trace of the same tokens."
+        else f"{name(runs.first)} is the only run that is chosen; a difference takes a second one: "
+        f"{_another_run()}."
     )
     command = commands.each(TOKENS_COMMAND, [run.id for run in lacking or runs])
     missing.empty_state(sentence, command)

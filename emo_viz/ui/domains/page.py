@@ -38,8 +38,7 @@ def show() -> None:
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
     asked = links.choice(row, "Show", list(QUESTIONS), routes.DOMAINS_VIEW, what="view")
     question = QUESTIONS[asked]
-    for sentence in data.left_out:
-        st.info(sentence, icon=":material/visibility_off:")
+    data.say_left_out()
     runs = data.runs
     if len(data.known) < len(runs):
         runs = runs.only(next(iter(data.known)))

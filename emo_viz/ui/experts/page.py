@@ -11,8 +11,7 @@ def show() -> None:
     """The page."""
     data = load()
     known, place = state.chosen(data)
-    for sentence in data.left_out:
-        st.info(sentence, icon=":material/visibility_off:")
+    data.say_left_out()
     if place is None:
         table.show(data)
     else:

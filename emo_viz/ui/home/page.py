@@ -323,7 +323,8 @@ def _full_models(runs: Comparison) -> str:
 
 
 def _modularity(runs: Comparison, _only_new: bool) -> Finding:
-    paths = tuple(sources.existing(assets.token_clusters_path(run)) for run in runs.ids)
+    sources.check_measured("token clusters", runs, assets.token_clusters_path)
+    paths = tuple(map(assets.token_clusters_path, runs.ids))
     found = sources.tokens_headline(paths, assets.content(*paths))
     freshness.check("The token clusters", found.origins)
     own = dict(zip(runs.ids, found.runs.values(), strict=True))

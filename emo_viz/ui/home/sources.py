@@ -1,5 +1,6 @@
 """Home: what the findings are read from, each once for all visitors."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
@@ -47,7 +48,8 @@ def measured_on(runs: Comparison) -> str:
 
 
 def _curves(runs: Comparison, only_new: bool) -> Found:
-    paths = tuple(map(existing, assets.curves_paths(runs.ids)))
+    check_measured("subset curves", runs, assets.curves_path)
+    paths = assets.curves_paths(runs.ids)
     key = assets.content(*paths, *(path.with_suffix(".json") for path in paths))
     if only_new:
         key += assets.content(library.documents_path())
@@ -87,8 +89,7 @@ def tokens_headline(paths: tuple[Path, ...], key: str) -> tokens.Headline:
     return tokens.headline(*paths)
 
 
-def existing(path: Path) -> Path:
-    """Raises ValueError if there is no such file."""
-    if not path.exists():
-        raise ValueError(f"Not measured yet: {path.name} is not there.")
-    return path
+def check_measured(what: str, runs: Comparison, path_of: Callable[[str], Path]) -> None:
+    """Raises ValueError, which names the runs, if some have no such file."""
+    if lacking := [run.label for run in runs if not path_of(run.id).exists()]:
+        raise ValueError(f"Not measured yet: there are no {what} of {' and '.join(lacking)}.")

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
+import streamlit as st
+
 from emo_viz.analysis.expert_tokens import ExpertTokens
 from emo_viz.analysis.experts import ExpertUse
 from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.server import expert_facts, library
+from emo_viz.server.library import Recorded
 from emo_viz.trace.absent import Absent
-from emo_viz.ui.parts import freshness
+from emo_viz.ui.parts import freshness, together
 from emo_viz.ui.shell.words import escape_markdown
 
 Place = tuple[int, int]
@@ -33,17 +36,29 @@ class Known:
 
 @dataclass(frozen=True)
 class Data:
-    """The runs that have something to say of their experts, and Markdown on those that do not."""
+    """The runs that have something to say of their experts, and Markdown on those whose recordings
+    do not."""
 
-    runs: Comparison
+    recorded: Recorded
     known: dict[str, Known]
     left_out: tuple[str, ...]
+
+    @property
+    def runs(self) -> Comparison:
+        """Those that are recorded."""
+        return self.recorded.comparison
+
+    def say_left_out(self) -> None:
+        """Which runs are not shown, and why."""
+        together.say_unrecorded(self.recorded)
+        for sentence in self.left_out:
+            st.info(sentence, icon=":material/visibility_off:")
 
 
 def load() -> Data:
     """What is known of the runs that are shown. Raises Missing where none has a recording."""
     recorded = library.traces()
-    known, said = dict[str, Known](), [escape_markdown(each) for each in recorded.left_out]
+    known, said = dict[str, Known](), list[str]()
     for run in recorded.comparison:
         if run.id not in recorded.traces:
             continue
@@ -55,7 +70,7 @@ def load() -> Data:
         known[run.id] = Known(run, use, *_tokens(run))
     if not known:
         raise library.Missing(" ".join(recorded.left_out) or " ".join(said), "")
-    return Data(recorded.comparison, known, tuple(said))
+    return Data(recorded, known, tuple(said))
 
 
 def _tokens(run: Run) -> tuple[ExpertTokens | None, str]:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 import streamlit as st
 
 from emo_viz.analysis.runs import Aspect, Comparison, Run
-from emo_viz.ui.shell import links, routes
+from emo_viz.server import commands
+from emo_viz.server.library import Recorded
+from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.words import escape_markdown
 
 
@@ -33,6 +35,13 @@ def say_left_out(sentences: Sequence[str]) -> None:
     """Why runs are not shown."""
     for sentence in sentences:
         st.info(escape_markdown(sentence), icon=":material/visibility_off:")
+
+
+def say_unrecorded(recorded: Recorded) -> None:
+    """Which runs have no recording and are not shown, and what makes one."""
+    say_left_out(recorded.left_out)
+    if recorded.unrecorded:
+        missing.mend(commands.each(commands.RECORD, recorded.unrecorded))
 
 
 def name(run: Run) -> str:
