@@ -23,7 +23,7 @@ from model.train.steps import newest_first
 LOSS, HELDOUT, GRADIENT = "loss", "heldout_loss", "grad_norm"
 BALANCE, DEAD, SPEED = "load_max_over_mean", "dead_experts", "tokens_per_second"
 SKIPPED = "skipped"  # how the name of the trainer's own count begins
-RECENT = 20  # lines that "now" is the mean of
+RECENT, RECENT_PART = 20, 5  # "now" is the mean of so many lines, or of a fifth of the fewer
 BEFORE = 50  # lines whose median a spike is measured from
 MOST_LOADS = 400  # columns of the heatmap of loads: more would not be seen
 NOT_FINITE_NAMED = 3
@@ -81,9 +81,15 @@ class Metrics:
         return float(found[-1]) if len(found) else None
 
     def recent(self, name: str) -> float | None:
-        """Mean of the newest RECENT values, or None."""
+        """Mean of the newest values, of as many as `recent_lines` says, or None."""
         found = self.curve(name)[1] if name in self.values else np.empty(0)
-        return float(found[-RECENT:].mean()) if len(found) else None
+        return float(found[-self.recent_lines(name) :].mean()) if len(found) else None
+
+    def recent_lines(self, name: str) -> int:
+        """How many lines "now" is the mean of: at most a fifth of those with this value, so that a
+        short run is not told by its beginning."""
+        there = len(self.curve(name)[1]) if name in self.values else 0
+        return max(1, min(RECENT, there // RECENT_PART))
 
 
 class MetricsLog:

@@ -12,7 +12,6 @@ from emo_viz.analysis.training import (
     GRADIENT,
     LOSS,
     NOT_FINITE_NAMED,
-    RECENT,
     SPEED,
     Metrics,
     Plan,
@@ -135,7 +134,7 @@ def _gradient(metrics: Metrics) -> Alarm:
 
 
 def _dead(metrics: Metrics) -> Alarm:
-    limit = f"{DEAD_EXPERTS:.0f} expert or more that no token chose, mean of {RECENT} lines"
+    limit = f"{DEAD_EXPERTS:.0f} expert or more that no token chose{_mean_of(metrics, DEAD)}"
     now = metrics.recent(DEAD)
     if now is None:
         return Alarm("Dead experts", limit, known=False)
@@ -144,12 +143,18 @@ def _dead(metrics: Metrics) -> Alarm:
 
 
 def _imbalance(metrics: Metrics) -> Alarm:
-    limit = f"the most used expert above {MAX_OVER_MEAN:.0f} times the mean, mean of {RECENT} lines"
+    most = f"the most used expert above {MAX_OVER_MEAN:.0f} times the mean"
+    limit = f"{most}{_mean_of(metrics, BALANCE)}"
     now = metrics.recent(BALANCE)
     if now is None:
         return Alarm("Load imbalance", limit, known=False)
     said = f"the most used expert of a layer has {now:.1f} times the mean load"
     return Alarm("Load imbalance", limit, said if now > MAX_OVER_MEAN else "")
+
+
+def _mean_of(metrics: Metrics, name: str) -> str:
+    lines = metrics.recent_lines(name)
+    return f", mean of the last {lines} lines" if lines > 1 else ", in the last line"
 
 
 def _skipped(metrics: Metrics) -> Alarm:

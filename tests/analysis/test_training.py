@@ -122,6 +122,16 @@ def test_a_quiet_run_rings_no_alarm_and_each_fault_rings_its_own():
     assert "loss at step 99" in changed("loss", 99, math.nan)["Not finite"]
 
 
+@pytest.mark.parametrize(("lines", "meant"), [(1, 1), (9, 1), (12, 2), (100, 20), (500, 20)])
+def test_now_is_the_mean_of_at_most_a_fifth_of_the_run(lines: int, meant: int):
+    losses = [float(line) for line in range(lines)]
+    run = run_of(loss=losses, dead_experts=[0] * lines)
+    assert run.recent_lines("loss") == meant and run.recent("loss") == np.mean(losses[-meant:])
+    (limit,) = [alarm.limit for alarm in alarms(run, Plan(), 0) if alarm.name == "Dead experts"]
+    assert limit.endswith(f"mean of the last {meant} lines" if meant > 1 else "in the last line")
+    assert run.recent("grad_norm") is None and run.recent_lines("grad_norm") == 1
+
+
 def test_silence_is_an_alarm_only_before_the_last_step_and_by_the_pace_of_the_run():
     metrics = run_of(loss=[1.0] * 20)
     assert list(ringing(metrics, Plan(steps=50), 601)) == ["Stalled"]

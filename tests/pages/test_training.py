@@ -34,6 +34,7 @@ def test_runs_are_drawn_beside_each_other_with_what_rings(tiny_assets: Path, tra
     said = texts(at).replace("\\", "")
     assert "## Loss " in said and ", nats a token: **" in said
     assert "ended at step **80**" in said and "is at step **70** of 80" in said
+    assert "training loss **3.000** (mean of the last 16 lines)" in said
     assert "**Loss spike**: 1 step, the largest 2.00 nats at step 60" in said
     assert "(limit: a step 0.5 nats above" in said
     (chart,) = charts(at)

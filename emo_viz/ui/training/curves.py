@@ -134,8 +134,9 @@ def _where(reading: Reading) -> str:
     verb = "ended at" if is_finished(metrics, plan) else "is at"
     of = f" of {plan.steps:,}" if plan.steps and plan.steps != done else ""
     tokens = f", {compact(done * plan.tokens_per_step)} tokens" if plan.tokens_per_step else ""
-    loss = metrics.recent("loss")
-    training_loss = f", training loss **{loss:.3f}**" if loss is not None else ""
+    loss, lines = metrics.recent("loss"), metrics.recent_lines("loss")
+    mean = f" (mean of the last {lines} lines)" if lines > 1 else ""
+    training_loss = f", training loss **{loss:.3f}**{mean}" if loss is not None else ""
     return f"**{name}** {verb} step **{done:,}**{of}{tokens}{training_loss}."
 
 
