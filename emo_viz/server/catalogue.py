@@ -260,12 +260,15 @@ def _header(file: Path) -> dict[str, tuple[str, int]]:
             if not 0 < size <= file.stat().st_size:
                 raise ValueError("its header is longer than the file")
             header = json.loads(handle.read(size))
+        tensors = {name: each for name, each in header.items() if name != "__metadata__"}
+        end = max((int(each["data_offsets"][1]) for each in tensors.values()), default=0)
+        if 8 + size + end > file.stat().st_size:
+            raise ValueError("its tensors are longer than the file")
         return {
             name: (str(each["dtype"]), prod(map(int, each["shape"])))
-            for name, each in header.items()
-            if name != "__metadata__"
+            for name, each in tensors.items()
         }
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} is damaged or cut short; copy the checkpoint again.") from error
 
 

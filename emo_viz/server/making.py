@@ -14,7 +14,7 @@ from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.runs.progress import Report
 from emo_viz.server import assets, catalogue, home, hub, imports, library, measurements, pairs
 from emo_viz.server.jobs import Job, in_turn, registry
-from model.files import check_tokenizer, no_checkpoint, num_parameters, read_json
+from model.files import check_tokenizer, no_checkpoint, read_json
 
 CLUSTERS, MAX_TOKENS, PER_DOMAIN, MIN_DIST = 32, 256, 200, 0.9  # as the commands have them
 STOP_SECONDS = 10.0
@@ -91,7 +91,6 @@ def _check_checkpoint(path: Path) -> None:
             f"{path.name} ({found.family}) names no experts in its config.json, so it has no "
             "routing to show; choose a mixture-of-experts checkpoint."
         )
-    num_parameters(path)
     check_tokenizer(path)
 
 

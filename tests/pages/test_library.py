@@ -296,23 +296,25 @@ def test_a_hub_name_without_network_is_one_sentence(monkeypatch: pytest.MonkeyPa
 
 
 def test_broken_runs_are_listed_with_their_faults(checkpoint: Path, own_home: Path):
-    for name in ("gone", "cut", "unfinished"):
+    for name in ("gone", "cut", "unfinished", "short"):
         home.add(name, str(checkpoint.parent / name), [])
+    short = Path(shutil.copytree(checkpoint, checkpoint.parent / "short")) / "model.safetensors"
+    os.truncate(short, short.stat().st_size - 1)
     cut = Path(shutil.copytree(checkpoint, checkpoint.parent / "cut")) / "model.safetensors"
     cut.write_bytes(cut.read_bytes()[:100])
     shutil.copytree(checkpoint, checkpoint.parent / "unfinished")
     home.trace_path("unfinished").mkdir(parents=True)
     (own_home / "runs" / "torn.json").write_text("{")
     at = follow_link(PAGE)
-    assert set(rows(at)) == {"EMO", "Standard MoE", "gone", "cut", "unfinished", "torn"}
+    assert set(rows(at)) == {"EMO", "Standard MoE", "gone", "cut", "unfinished", "short", "torn"}
     said = "\n".join(errors(at))
     assert "The checkpoint of gone is no longer at" in said
-    assert "model.safetensors is damaged or cut short" in said
+    assert said.count("model.safetensors is damaged or cut short") == 2
     assert "The trace of unfinished is unfinished; record it again." in said
     assert "The run torn cannot be read" in said
-    assert "4 runs cannot be used as a whole" in at.markdown[0].value
+    assert "5 runs cannot be used as a whole" in at.markdown[0].value
     for page in ("", "pages/1_Token_routing.py", "pages/2_Document_clusters.py"):
-        for run in ("gone", "cut", "unfinished"):
+        for run in ("gone", "cut", "unfinished", "short"):
             follow_link(page, a=run)
 
 
