@@ -191,6 +191,14 @@ def test_what_records_a_run_that_is_left_out_stands_below_the_sentence(
     assert "emo_viz record --model assets/checkpoints/emo-nano" in at.code[0].value
 
 
+def test_with_more_runs_here_a_difference_asks_for_a_run_b(
+    tiny_assets: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("EMO_VIZ_ASSETS", os.fspath(tiny_assets))
+    said = words(follow_link("pages/7_Routing_difference.py", a="emo-nano", b="none"))
+    assert "To compare it with another run, choose it as run B in the side bar." in said
+
+
 def test_home_says_of_which_run_nothing_is_measured(
     tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

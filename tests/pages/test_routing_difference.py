@@ -297,11 +297,6 @@ def test_one_run_is_compared_with_itself_and_says_how_to_get_another(
     agrees(at, precisions)
 
 
-def test_with_more_runs_here_the_way_to_another_is_the_side_bar():
-    at = follow_link(PAGE, a="emo-nano", b="none")
-    assert "To compare it with another run, choose it as run B in the side bar." in words(at)
-
-
 def test_one_run_without_weights_says_what_it_takes(copy: Path):
     shutil.rmtree(copy / "checkpoints")
     shutil.rmtree(copy / "traces" / "std-nano")

@@ -10,6 +10,7 @@ import pytest
 from emo_viz.analysis.runs import Run, compare
 from emo_viz.figures.kept import Shelf
 from emo_viz.ui.ablation import against, export, live
+from emo_viz.ui.ablation.parts import loss_change
 
 STUDY = SimpleNamespace(runs=compare([Run("a", "A"), Run("b", "B")]))
 
@@ -50,3 +51,8 @@ def test_every_token_of_a_character_is_told_apart_in_the_table_of_losses():
     assert table["text"].tolist() == ['"=ก"', '""']
     assert table["label"].tolist() == ['"=ก"', '"⟨81⟩ of ก"'], "no formula of a spreadsheet"
     assert table["b_cut"].tolist() == [1, 2]
+
+
+def test_a_change_is_that_of_the_numbers_beside_it():
+    assert loss_change(4.3104, 4.3086) == "4.310 → 4.309 nats a token (-0.001)"
+    assert loss_change(3.0, 3.25) == "3.000 → 3.250 nats a token (+0.250)"
