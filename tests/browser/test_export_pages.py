@@ -110,4 +110,7 @@ def save_every_chart(page: Page, address: str, charts: int) -> str:
         expect(choice.get_by_role("status")).to_contain_text("is saved")
         root = ElementTree.parse(download.value.path()).getroot()
         texts += ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
+        styles = [one.get("style", "") for one in root.iter()]
+        dots = [style for style in styles if "stroke-dasharray:0px" in style]
+        assert all("stroke-linecap:round" in style for style in dots)  # else nothing is drawn
     return " ".join(texts)

@@ -5,8 +5,8 @@ const SVG = "http://www.w3.org/2000/svg";
 const FONT = "sans-serif";
 const CODE_FONT = "monospace";
 const PAINT = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity",
-  "stroke-dasharray", "opacity", "font-family", "font-size", "font-weight", "text-anchor",
-  "dominant-baseline", "visibility", "display"];
+  "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "opacity", "font-family", "font-size",
+  "font-weight", "text-anchor", "dominant-baseline", "visibility", "display"];
 const SIDES = ["top", "right", "bottom", "left"];
 const NOT_XML = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/g;
 const UNSEEN = "style, script, template, select, textarea, input:not([type=range]), [hidden], "
