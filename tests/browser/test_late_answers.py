@@ -87,15 +87,49 @@ def two_choices(line: Line, first: Callable[[], None], second: Callable[[], None
     line.let_one_run_through()
 
 
+def taken_back(line: Line, first: Callable[[], None], second: Callable[[], None]) -> None:
+    """The second choice undoes the first, whose address the browser hears of before it."""
+    page, before = line.page, line.page.url
+    two_choices(line, first, second)
+    expect(page).not_to_have_url(before)
+    line.let_all_through()
+    expect(page).to_have_url(before)
+
+
 def test_a_token_chosen_later_stays_chosen(app_server: harness.Server, line: Line):
     page = line.page
     harness.visit(page, f"{app_server.url}/{ROUTING}")
+    one, zero = (page.get_by_role("radio", name=name, exact=True) for name in "10")
+    taken_back(line, one.click, zero.click)
+    expect(zero).to_be_checked()
     tokens = page.locator(".st-key-routing_strip .token")
     two_choices(line, tokens.nth(2).click, tokens.nth(5).click)
     expect(tokens.nth(5)).to_have_attribute("aria-selected", "true")
     expect(tokens.nth(2)).not_to_have_attribute("aria-selected", "true")
     line.let_all_through()
     harness.wait_for_text(page, "Token 6 of")
+    a_double_click_takes_back(line)
+    expect(tokens.nth(5)).to_have_attribute("aria-selected", "true")
+
+
+def a_double_click_takes_back(line: Line) -> None:
+    """What its first click has chosen, and its step, whatever the step before it chose."""
+    page, token = line.page, re.compile("routing_token=6")
+    expect(page).to_have_url(token)
+    stage = page.locator(".st-key-routing_map .stage")
+    click = partial(stage.click, position={"x": 205, "y": 185})
+    click()
+    expect(page).not_to_have_url(token)
+    page.locator(".st-key-routing_strip .token").nth(5).click()
+    expect(page).to_have_url(token)
+    step = page.evaluate("navigation.currentEntry.index")
+    taken_back(line, click, partial(click_again, page))
+    page.wait_for_function("(step) => navigation.currentEntry.index === step", arg=step)
+
+
+def click_again(page: Page) -> None:
+    page.mouse.down(click_count=2)
+    page.mouse.up(click_count=2)
 
 
 def test_a_slider_moved_on_stays_where_it_is(app_server: harness.Server, line: Line):

@@ -218,3 +218,17 @@ def test_a_new_text_has_no_token_of_the_old_one():
     at.text_area(key="routing_draft").set_value("soil and seeds and rain").run()
     assert at.number_input(key="routing_token").value is None
     assert "routing_token" not in at.query_params
+
+
+@pytest.mark.parametrize("page", [ROUTING, CLUSTERS, ABLATION])
+def test_a_control_hears_its_value_from_a_link_and_not_again(page: str):
+    """Said once more, it would undo what a visitor chooses meanwhile."""
+    at = follow_link(page)
+    assert told(at)
+    assert not told(run(at))
+
+
+def told(at: AppTest) -> list[str]:
+    """The controls that a run gives their values."""
+    drawn = [*at.get("button_group"), *at.selectbox, *at.number_input]
+    return [each.label for each in drawn if each.proto.set_value]

@@ -297,7 +297,7 @@ class Heatmap {
     if (picked.follow || picked.token === null) look.followed = picked.follow ?? null;
     document.dispatchEvent(new CustomEvent("emo-viz-look", { detail: { group: this.shown.group } }));
     if (same && picked.token !== null) return;
-    this.before = before;
+    Object.assign(this, { before, from: location.href });
     look.n += 1;
     this.send({ ...picked, n: look.n });
   }
@@ -311,7 +311,7 @@ class Heatmap {
     look.selected = this.at_selected = before.token;
     look.followed = before.follow;
     look.n += 1;
-    window.emoVizWalk?.takesBack();
+    window.emoVizWalk?.takesBack(this.from);
     document.dispatchEvent(new CustomEvent("emo-viz-look", { detail: { group: this.shown.group } }));
     this.send({ ...before, back: true, n: look.n });
   }

@@ -6,16 +6,17 @@ class Walk {
   on = false;
   was = false;
   written = false; // whether the walk has its step
-  back = false;
+  back = null; // the address before what is taken back
 
-  // What was chosen last is taken back: its step goes, instead of another one that undoes it.
-  takesBack() {
-    this.back = true;
+  // What was chosen last is taken back: its step goes, instead of another one that undoes it. That
+  // step may not have come yet.
+  takesBack(url) {
+    this.back = url;
   }
 
   isBack(url) {
-    const before = window.emoVizSteps?.places.before;
-    return this.back && before === new URL(url, location.href).href;
+    const then = new URL(url, location.href).href;
+    return then === this.back && window.emoVizSteps?.places.before === then;
   }
 
   goesOn() {
@@ -25,7 +26,8 @@ class Walk {
 
   ends() {
     this.was = this.on;
-    this.on = this.back = false;
+    this.on = false;
+    this.back = null;
   }
 }
 

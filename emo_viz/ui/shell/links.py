@@ -25,6 +25,7 @@ _PAGE, _VISIT, _LINKED = "address_page", "address_visit", "address_linked"
 _OPEN, _PENDING, _WRITTEN = "address_open", "address_pending", "address_written"
 _DRAWN, _BEFORE = "address_drawn", "address_drawn_before"
 _VISITED, _AWAITED = "address_visited", "address_awaited"  # by page: an address
+_TOLD = "address_told"  # what the browser was told last in this visit; it may not know it yet
 _HELD = "address_held"  # by name: the control's key, what may be chosen, what is, and the default
 NONE_CHOSEN = "none is chosen"
 MOST_UNREAD = 20  # parameters that one sentence names
@@ -41,7 +42,7 @@ def page(name: str) -> Iterator[None]:
         linked = any(map(_is_of_page, st.query_params)) or state.get(_PAGE) == name
         state[_VISIT] = state.get(_VISIT, 0) + 1
         state[_PAGE], state[_LINKED], state[_WRITTEN] = name, linked, set()
-        state[_HELD] = {}
+        state[_HELD], state[_TOLD] = {}, None
     state[_OPEN], state[_PENDING] = True, {}
     arriving = not state[_WRITTEN]
     _problems.set(st.container())
@@ -210,8 +211,9 @@ def enter(key: str, kind: Kind[Any], default: Any, param: str | None = None) -> 
         chosen = state.get(key, state.get(_kept(key), default))
     if chosen != default and not kind.fits(chosen):
         chosen = default
-    if arriving or _reappears(key) or key not in state or state[key] != chosen:
-        state[key] = chosen  # and the browser is told
+    reappears = _reappears(key)  # asked of every run: it notes that this one draws the widget
+    if arriving or reappears or key not in state or state[key] != chosen:
+        state[key] = chosen  # and the browser is told, even if it has another choice by now
 
 
 def warn(sentence: str) -> None:
@@ -263,18 +265,24 @@ def _reappears(key: str) -> bool:
 
 
 def _write(whole: bool) -> None:
-    """The choices of this run into the address, in one step; a `whole` run leaves no others."""
+    """The choices of this run into the address, in one step; a `whole` run leaves no others.
+
+    A choice that was made before the browser heard of the one before brings an older address: what
+    is on its way there counts, and is followed by this one, though the browser may have it now.
+    """
     state = st.session_state
     pending: dict[str, list[str]] = state[_PENDING]
     now = {name: st.query_params.get_all(name) for name in st.query_params}
+    told = now if state.get(_TOLD) is None else state[_TOLD]
     gone = state.get(_WRITTEN, set()) - pending.keys() if whole else set()
-    then = {name: texts for name, texts in (now | pending).items() if texts and name not in gone}
+    then = {name: texts for name, texts in (told | pending).items() if texts and name not in gone}
     state[_WRITTEN] = state.get(_WRITTEN, set()) | pending.keys()
     if whole:
         state[_HELD] = {name: held for name, held in state[_HELD].items() if name in pending}
     state.setdefault(_VISITED, {})[state.get(_PAGE, "")] = then
-    if then != now:
+    if not now == told == then:
         st.query_params.from_dict(then)
+        state[_TOLD] = then
 
 
 def _say_unread() -> None:
