@@ -162,7 +162,11 @@ def launch() -> Iterator[Browser]:
     if path is None:
         raise RuntimeError("No Chromium here: run python tests/browser/chromium.py to get one.")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(chromium.FLAGS))
+        browser = playwright.chromium.launch(
+            executable_path=path,
+            args=list(chromium.FLAGS),
+            ignore_default_args=["--hide-scrollbars"],  # visitors see them
+        )
         try:
             yield browser
         finally:

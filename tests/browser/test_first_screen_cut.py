@@ -32,6 +32,10 @@ def test_all_that_matters_is_seen_without_scrolling(opened: Page):
         for each in opened.locator(what).all():
             expect(each).to_be_in_viewport(ratio=1)
     expect(opened.locator(".prompt q")).to_have_attribute("dir", "ltr")
+    step = opened.get_by_role("button", name="Next document").bounding_box()
+    curve = opened.get_by_role("radiogroup", name="Curve of").bounding_box()
+    assert step is not None and curve is not None
+    assert 0 < curve["x"] - step["x"] - step["width"] < 20  # no room left over: all are in one row
 
 
 def test_the_answer_is_a_heading_that_follows_the_slider(opened: Page):
@@ -50,6 +54,10 @@ def test_answer_chart_and_slider_are_on_one_screen_900_pixels_wide(
         harness.visit(page, app_server.url + ADDRESS)
         for what in (".lines .current", ".chart svg", ".track", ".play"):
             expect(page.locator(what).first).to_be_in_viewport(ratio=1)
+        for head in page.locator(".writing .head").all():  # in one line
+            name, said = (head.locator(part).bounding_box() for part in (".run", ".state"))
+            assert name is not None and said is not None and said["x"] > name["x"]
+            assert said["y"] < name["y"] + name["height"]
 
 
 def test_the_slider_is_as_wide_as_the_plot_and_aligned_with_it(opened: Page):

@@ -84,8 +84,10 @@ def test_nothing_overflows_at_900(app_server: harness.Server, browser: Browser):
         root = visit(page, app_server, "?routing_picture=All+layers&routing_token=3")
         wide = "(node) => node.scrollWidth <= node.clientWidth"
         assert root.evaluate(wide) and page.locator(CARD).evaluate(wide)
-        box = page.locator(CARD).bounding_box()
+        box, picture = page.locator(CARD).bounding_box(), root.bounding_box()
         assert box is not None and box["x"] + box["width"] <= 900
+        # The text and the token stand beside the picture, not below it.
+        assert picture is not None and picture["x"] + picture["width"] <= box["x"]
 
 
 def test_a_click_in_a_picture_chooses_the_token_and_follows_its_expert(

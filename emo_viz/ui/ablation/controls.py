@@ -162,7 +162,7 @@ def _choose_document(study: Study, domain: str | None) -> str:
     usual = _reads_well(study, ids)
     links.enter(DOCUMENT, kind, usual)
     # One container, so that a narrow page keeps the buttons beside the document.
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small", width=370):
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small", width="content"):
         chosen: str = st.selectbox(
             f"Held-out document ({len(ids):,})",
             [OWN, *ids],

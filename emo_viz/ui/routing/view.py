@@ -34,7 +34,7 @@ MOST_BUTTONS = 12  # layers: more are a list
 # The text and the token stay in sight while the pictures are scrolled, where both have room.
 STICKY = """<style>
 .st-key-routing_views { align-items: flex-start; }
-.st-key-routing_views > :has(> .st-key-routing_pictures) { flex: 1 1 380px; min-width: 0; }
+.st-key-routing_views > :has(> .st-key-routing_pictures) { flex: 1 1 360px; min-width: 0; }
 .st-key-routing_views > :has(> .st-key-routing_beside) { flex: 0 1 390px; min-width: 280px;
   position: sticky; top: 3.5rem; }
 </style>"""
