@@ -96,9 +96,11 @@ def test_a_click_selects_one_and_it_is_read_in_its_document(
 ):
     page = browser_page
     plot = open_clusters(page, app_server)
+    place = plot.bounding_box()
     with harness.rerun(page):
         page.mouse.click(*spot(plot, 7))
     expect(page.get_by_text("1 token selected:")).to_be_visible()
+    assert plot.bounding_box() == place  # nothing moves
     with harness.rerun(page):
         page.get_by_role("button", name="Read", exact=True).click()
     token = page.get_by_role("dialog").locator('.token[aria-selected="true"]')

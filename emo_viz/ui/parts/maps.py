@@ -19,6 +19,9 @@ from emo_viz.ui.shell.words import count, escape_markdown
 MIXED = label([], [])  # the name of a cluster without a large domain
 NAME_ENDS = " · "  # of a cluster: its domains; then come its words
 SPACES = "spaces"
+# The sentence has two lines beside the buttons before it makes room for itself.
+_TWO_LINES = """LINE { flex-wrap: nowrap; } LINE > :first-child { flex: 1 1 0; min-width: 0; }
+LINE > :first-child p { font-size: 0.9rem; line-height: 1.35; }"""
 HOW = "Click a point, draw around several, or click a name in the legend to select its group."
 
 
@@ -137,9 +140,12 @@ def summary(
 ) -> None:
     """What is selected, in `text`, with the buttons that read and clear it; else how to select.
 
-    The line is there in any case, so that nothing moves when something is selected.
+    The line is there in any case, as high as its buttons, so that nothing moves when something is
+    selected.
     """
-    line = st.container(horizontal=True, vertical_alignment="center", gap="small")
+    key = f"{selection.param}_summary"
+    st.html(f"<style>{_TWO_LINES.replace('LINE', f'div.st-key-{key}')}</style>")
+    line = st.container(horizontal=True, vertical_alignment="center", gap="small", key=key)
     if rows is None:
         line.markdown(f"{HOW}", width="stretch")
     elif len(rows) == 0:
