@@ -45,6 +45,17 @@ def test_all_experts_as_points_and_as_a_table(
             with harness.rerun(page):
                 page.go_back()
             a_point_is_opened_by_key(page)
+        else:
+            a_touched_chart_has_no_buttons_on_its_title(page)
+
+
+def a_touched_chart_has_no_buttons_on_its_title(page: Page) -> None:
+    expect(page.locator(".modebar").first).to_be_visible()
+    devices = page.context.new_cdp_session(page)
+    devices.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    expect(page.locator(".modebar").first).to_be_hidden()
+    devices.send("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    devices.detach()
 
 
 def a_point_is_opened_by_key(page: Page) -> None:

@@ -50,6 +50,7 @@ STYLES = (
     CHIPS,
     frame.HEARD_ALONE,
     frame.AXES,
+    frame.TOUCH,
     frame.TIGHT,
     chart_keys.NO_ROOM,
 )

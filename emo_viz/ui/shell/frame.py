@@ -64,6 +64,8 @@ AXES = (
     '.js-plotly-plot text[style*="fill: rgb(128, 132, 149)"]'
     " { fill: rgb(92, 96, 108) !important; } "
 )
+# Where nothing hovers, a chart's buttons would always stand on its title.
+TOUCH = "@media (hover: none) { .js-plotly-plot .modebar { display: none; } } "
 # What Streamlit leaves blank around a page, more of it beside a folded side bar; wide enough for
 # the arrow that unfolds it.
 TIGHT = (
