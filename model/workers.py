@@ -1,4 +1,4 @@
-"""Independent jobs in processes of their own: the one pool of whatever has many to do."""
+"""Independent jobs in processes of their own: a pool for whatever has many to do."""
 
 import os
 import signal
@@ -39,17 +39,31 @@ def in_workers(
     theirs, ours = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(number, context, _begin, (theirs, begin))
     try:
-        futures = [pool.submit(work, job) for job in jobs]
+        with _no_interrupt():  # which those that start would hear before they can ignore it
+            futures = [pool.submit(work, job) for job in jobs]
         yield (future.result() for future in futures)
     except BrokenProcessPool as error:
         raise ValueError(
-            "A worker process was killed, perhaps for want of memory; what is finished is kept: "
-            "call again with fewer --workers."
+            "A worker process ended unexpectedly, perhaps for want of memory; what is finished "
+            "is kept: call again with fewer --workers."
         ) from error
     finally:
         ours.close()
         pool.shutdown()  # cancels nothing: without workers whatever waits has failed
         theirs.close()
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block, and never reaches a process that starts in it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(line: Connection, begin: Callable[[], None]) -> None:

@@ -83,5 +83,6 @@ def test_the_app_listens_on_this_machine_only_and_reports_nothing():
     reason="white words can be read on the primary colour",
 )
 def test_no_button_is_white_on_the_primary_colour():
-    files = Path(__file__).parents[1].joinpath("emo_viz", "ui").rglob("*.py")
+    root = Path(__file__).parents[1]
+    files = [root / "app.py", *(root / "pages").glob("*.py"), *(root / "emo_viz/ui").rglob("*.py")]
     assert not [file.name for file in files if '"primary"' in file.read_text(encoding="utf-8")]

@@ -56,7 +56,7 @@ def command(
                 workers,
             )
     except KeyboardInterrupt as error:
-        say("Stopped. What is finished is kept; call again to go on.")
+        say("Stopped; call again to go on from what is kept.")
         raise click.Abort from error
     say(
         f"{out}: {int(sum(found.routed)):,} experts, each left out of {found.documents:,} "

@@ -242,9 +242,12 @@ def _notches(keeps: Sequence[int], least: int, whole: int) -> tuple[int, ...]:
 
 def _with(history: History, made: Made) -> History:
     """The history with a checkpoint, and what it says of a step."""
+    keeps = _notches(history.keeps, made.least, made.whole)
+    if history.moments and keeps != history.keeps:
+        raise ValueError("All checkpoints must have the same number of experts.")
     return replace(
         history,
-        keeps=_notches(history.keeps, made.least, made.whole),
+        keeps=keeps,
         tokens_per_step=made.tokens_per_step or history.tokens_per_step,
         moments=merged(history.moments, [made.moment]),
     )

@@ -1,8 +1,8 @@
 """Jobs on models, shared out to processes that each keep the model they work on."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,15 +15,21 @@ if TYPE_CHECKING:
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-_model: "dict[Path, Live]" = {}  # of this worker process: the one it used last
+_model: "dict[Path, Live]" = {}  # of this process: the one it used last
 
 
+@contextmanager
 def shared_out(
     work: Callable[[Job], Result], jobs: Sequence[Job], workers: int
-) -> AbstractContextManager[Iterable[Result]]:
+) -> Iterator[Iterable[Result]]:
     """`in_workers`, where each process takes its share of the cores for torch: one of two, and more
     where there are more, for which a large model's batches are work enough."""
-    return in_workers(work, jobs, workers, partial(_take_cores, workers))
+    workers = max(1, min(workers, len(jobs)))
+    try:
+        with in_workers(work, jobs, workers, partial(_take_cores, workers)) as found:
+            yield found
+    finally:
+        _model.clear()  # of this process, where it did the work itself
 
 
 def _take_cores(workers: int) -> None:

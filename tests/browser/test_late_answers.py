@@ -122,9 +122,9 @@ def a_double_click_takes_back(line: Line) -> None:
     expect(page).not_to_have_url(token)
     page.locator(".st-key-routing_strip .token").nth(5).click()
     expect(page).to_have_url(token)
-    step = page.evaluate("navigation.currentEntry.index")
+    step = page.evaluate("history.state.emoViz")
     taken_back(line, click, partial(click_again, page))
-    page.wait_for_function("(step) => navigation.currentEntry.index === step", arg=step)
+    page.wait_for_function("(step) => history.state.emoViz === step", arg=step)
 
 
 def click_again(page: Page) -> None:

@@ -59,6 +59,16 @@ def history(tiny_assets: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return out, measured(tiny_assets, out, (50, "emo-nano"), (100, "std-nano"))
 
 
+def test_checkpoints_of_other_numbers_of_experts_leave_the_file_as_it_was(
+    history: tuple[Path, History],
+):
+    found = read_history(history[0])
+    whole = found.keeps[-1]
+    wider = runs.Made(found.moments[0], None, 2, 2 * whole)
+    with pytest.raises(ValueError, match="same number of experts"):
+        runs._with(found, wider)
+
+
 def test_usage_is_that_of_the_recording(tiny_assets: Path, history: tuple[Path, History]):
     trace = Trace.open(tiny_assets / "traces" / "emo-nano")
     places = {each: place for place, each in enumerate(trace.documents["id"])}

@@ -46,6 +46,9 @@ def test_format_characters_that_are_drawn_are_no_faults(text: str):
         ("क्षत्रिय", 6, "क्ष…"),
         ("a👩\u200d👧 b", 4, "a…"),
         ("ab👍🏽 b", 4, "ab…"),
+        ("a🇩🇪 bcd", 3, "a…"),
+        ("กกำ ดำ", 3, "ก…"),
+        ("한\u1112\u1161\u11ab둘", 4, "한…"),
         ("a" + "\u0301" * 40, 9, "a" + "\u0301" * 7 + "…"),
     ],
 )

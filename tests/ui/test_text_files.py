@@ -40,6 +40,7 @@ def test_a_text_is_read_whatever_its_encoding(content: bytes, said: str):
         "今天天气很好。\n日本語のテスト",
         "中文 好",
         "family 👩\u200d👧",
+        "the \uf0b7 quick brown",
         "a",
     ],
 )

@@ -1,7 +1,8 @@
 // The fields lie in a layer over the text and not in its lines, where they would part letters.
 const PITCH = 7, EDGE = 5; // pixels: from field to field, and left free beside a line
 const FAR = 3 * PITCH; // from its character; fields that would lie farther off stand in two rows
-const FROM_RIGHT = /[\u0590-\u08ff\ufb1d-\ufefc]/;
+const SCRIPTS = ["Arabic", "Hebrew", "Syriac", "Thaana", "Nko", "Adlam", "Hanifi_Rohingya"];
+const FROM_RIGHT = new RegExp(SCRIPTS.map((name) => `\\p{Script=${name}}`).join("|"), "u");
 
 const faceOf = (node) => node.field ?? node;
 
@@ -62,6 +63,7 @@ function followChanges(strip) {
 
 // Reads all places, then writes: no layout between two of them.
 function placeFields(strip) {
+  if (!strip.characters.length) return;
   const width = strip.clientWidth;
   let lines = linesOf(strip);
   if (!lines.length) return;
@@ -87,8 +89,9 @@ function linesOf(strip) {
     return { index, fields, back, end: (back ? box.left : box.right) - x, bottom: box.bottom - y };
   });
   const order = (a, b) => a.end - b.end || (a.back ? b.index - a.index : a.index - b.index);
-  const lines = Map.groupBy(seen, ({ bottom }) => Math.round(bottom));
-  return [...lines.values()].map((line) => line.sort(order));
+  const lines = {};
+  for (const one of seen) (lines[Math.round(one.bottom)] ??= []).push(one);
+  return Object.values(lines).map((line) => line.sort(order));
 }
 
 const columnsOf = ({ fields }, rows) => Math.ceil(fields.length / rows);

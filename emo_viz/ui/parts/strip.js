@@ -122,6 +122,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   if (first) hear(strip);
   strip.dir = "auto";
   strip.classList.toggle("code", data.code);
+  strip.style.maxHeight = `${data.pixels}px`; // for whoever does not know the next line
   strip.style.maxHeight = `round(down, ${data.pixels}px, 1lh)`; // of whole lines
   const texts = JSON.stringify(data.tokens.map((token) => [token.text, token.breaks]));
   if (strip.dataset.texts !== texts) {

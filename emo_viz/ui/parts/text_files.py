@@ -2,6 +2,7 @@
 
 import codecs
 import unicodedata
+from collections import Counter
 
 LARGEST = 20_000_000  # bytes
 _MARKS = (  # the longer ones first: one begins like another
@@ -15,6 +16,7 @@ _IN_TEXTS = frozenset("\t\n\v\f\r\b\x1b\x1c\x1d\x1e\x1f\x85")
 # Of a file that is no Unicode, letters of other languages are the smaller part.
 MOST_BEYOND_ASCII = 0.3
 FEW_CONTROLS = 0.15  # of the bytes of a text with faults in it; of UTF-16 a byte of two may be one
+FEW_STRANGE = 0.2  # of the characters of a text: private ones, and such as Unicode has not yet
 SAMPLE = 100_000  # bytes or characters of a file that tell what it is in
 
 
@@ -72,8 +74,9 @@ def _of_characters(content: bytes, encoding: str) -> str | None:
         text = content.decode(encoding)
     except UnicodeDecodeError:
         return None
-    others = set(text) - _IN_TEXTS
-    known = all(unicodedata.category(each) not in ("Cc", "Cn", "Co") for each in others)
+    kinds = Counter(unicodedata.category(each) for each in text[:SAMPLE] if each not in _IN_TEXTS)
+    strange = kinds["Cn"] + kinds["Co"]  # as a few signs of Word and the newest emoji are
+    known = not kinds["Cc"] and strange <= FEW_STRANGE * len(text[:SAMPLE])
     return text if known else None
 
 

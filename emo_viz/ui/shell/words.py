@@ -17,6 +17,11 @@ ZERO_WIDTH_JOINER = "\u200d"
 _JOINERS = "\u200c" + ZERO_WIDTH_JOINER
 _DRAWN = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"
 _TAGS = "".join(map(chr, range(0xE0020, 0xE0080)))
+_FLAGS = frozenset(map(chr, range(0x1F1E6, 0x1F200)))  # two letters of a country
+# Vowels of Thai and Lao, later parts of Korean syllables, colours of skin: of what is before.
+_LATER_PARTS = frozenset("\u0e33\u0eb3") | frozenset(
+    map(chr, (*range(0x1160, 0x1200), *range(0x1F3FB, 0x1F400)))
+)
 _HARMLESS = frozenset(_JOINERS + _DRAWN + _TAGS)
 _UNSEEN = frozenset(_JOINERS + _TAGS + "\u115f\u1160\u2800\u3164\uffa0")  # fillers, a blank
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
@@ -49,8 +54,8 @@ def token_label(text: str, limit: int = 24) -> str:
     if not body:
         return "␣" * len(shown) or "∅"
     before, after = len(shown) - len(shown.lstrip()), len(shown) - len(shown.rstrip())
-    if _UNSEEN.issuperset(body):
-        body = " ".join(f"U+{ord(each):04X}" for each in body)
+    if _UNSEEN.issuperset(body.replace(" ", "")):
+        body = " ".join(f"U+{ord(each):04X}" for each in body.replace(" ", ""))
     return shorten("␣" * before + body + "␣" * after, limit)
 
 
@@ -125,7 +130,8 @@ def shorten(text: str, limit: int) -> str:
 def _goes_on(before: str, after: str) -> bool:
     """Whether the second character is part of what the first is drawn as."""
     joined = ZERO_WIDTH_JOINER in (before, after) or unicodedata.combining(before) == VIRAMA
-    return joined or _is_mark(after) or after in _TAGS or "\U0001f3fb" <= after <= "\U0001f3ff"
+    flag = _FLAGS.issuperset((before, after))
+    return joined or flag or _is_mark(after) or after in _TAGS or after in _LATER_PARTS
 
 
 def _is_mark(character: str) -> bool:
