@@ -30,13 +30,12 @@ function makeFields(strip) {
   const layer = document.createElement("div");
   layer.className = "fields";
   layer.setAttribute("aria-hidden", "true");
-  strip.characters = [];
+  Object.assign(strip, { characters: [], rows: 0 });
   let letters = null;
   for (const node of strip.querySelectorAll(".token")) {
     if (!node.classList.contains("rest")) letters = node;
     else layer.append(fieldOf(node, strip.characters, letters ?? node));
   }
-  delete strip.dataset.rows;
   if (strip.characters.length) strip.append(layer);
   placeFields(strip);
   if (!strip.watch) followChanges(strip);
@@ -68,8 +67,9 @@ function placeFields(strip) {
   let lines = linesOf(strip);
   if (!lines.length) return;
   const rows = lines.some((line) => farthest(line, arrange(line, 1, width)) > FAR) ? 2 : 1;
-  if (strip.dataset.rows !== `${rows}`) {
-    strip.dataset.rows = rows;
+  if (strip.rows !== rows) {
+    strip.rows = rows;
+    for (const { letters } of strip.characters) letters.dataset.rows = rows;
     lines = linesOf(strip);
   }
   for (const line of lines) {
