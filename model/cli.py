@@ -39,6 +39,13 @@ def whole_numbers(_: click.Context, __: click.Parameter, text: str | None) -> li
         raise click.BadParameter(f"{text!r} is not a list such as 8,16,32.") from error
 
 
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, or auto: the GPU where there is one.",
+)
+
 workers_option = click.option(
     "--workers",
     type=click.IntRange(min=1),

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import torch
 
-from model.cli import Command, say, whole_numbers
+from model.cli import Command, device_option, say, whole_numbers
 from model.data.heldout import HeldOut
 from model.data.shards import corpus_digest
 from model.evaluate import choices
@@ -35,7 +35,7 @@ FOLDER = click.Path(path_type=Path)
 )
 @click.option("--calibration", help="With --documents: other texts, which choose the experts.")
 @click.option("--out", type=FOLDER, required=True, help="The JSON file to write.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
+@device_option
 @click.option(
     "--dtype",
     type=click.Choice(DTYPES),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from model.cli import device_option
 from model.finetune.run import LEARNING_RATES
 from model.train.options import AT_LEAST_1, MAX_SEED, together
 
@@ -66,7 +67,7 @@ of_a_finetuning = together(
         show_default=True,
         help="Held-out documents of each other domain.",
     ),
-    click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto."),
+    device_option,
     click.option(
         "--threads", type=AT_LEAST_1, default=None, help="CPU threads.  [default: one a core]"
     ),

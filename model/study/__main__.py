@@ -8,7 +8,7 @@ from typing import Any
 import click
 from safetensors.torch import load_file, save_file
 
-from model.cli import Command, say
+from model.cli import Command, device_option, say
 from model.data.pack import pack, unpack
 from model.data.shards import corpus_digest
 from model.files import check_writable, new_file, read_json, weight_files, write_json, write_text
@@ -32,7 +32,7 @@ def main() -> None:
 @click.option("--corpus", type=FOLDER, required=True, help="A corpus folder, or a packed file.")
 @click.option("--out", type=FOLDER, required=True, help=f"Folder for {RESULTS}.")
 @click.option("--work", "work_folder", type=FOLDER, help="Folder of the runs: <out>/runs.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
+@device_option
 @click.option("--only", default="", help="Only these runs: emo,standard-s1.")
 @click.option(
     "--seeds",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from model.cli import whole_numbers
+from model.cli import device_option, whole_numbers
 from model.train.checkpoint import NEWEST_TWO
 from model.train.objectives import OBJECTIVES
 from model.train.presets import PRESETS
@@ -86,12 +86,7 @@ of_the_run = together(
         help="Start from the weights of this checkpoint, as to anneal it with another objective.",
     ),
     click.option("--stop-at", type=AT_LEAST_1, default=None, help="Pause after this step."),
-    click.option(
-        "--device",
-        default="auto",
-        show_default=True,
-        help="cpu, cuda, or auto: the GPU where there is one.",
-    ),
+    device_option,
     click.option(
         "--threads",
         type=AT_LEAST_1,

@@ -9,9 +9,9 @@ from streamlit.components.v2 import manifest_scanner
 
 from emo_viz.analysis.curves import Curves, read_curves
 from emo_viz.server import training, typical
-from emo_viz.ui.parts import opened
 from model.emo.modeling import EmoForCausalLM
 from model.run.loading import load_model
+from tests.pages.opened import open_everything
 
 RUNS = ("emo-nano", "std-nano")
 
@@ -52,8 +52,7 @@ def models(tiny_assets: Path) -> dict[str, EmoForCausalLM]:
 @pytest.fixture
 def everything_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every popover and dialog whose content is made once it is opened; of a dialog on the page."""
-    monkeypatch.setattr(opened, "is_open", lambda _: True)
-    monkeypatch.setattr(opened, "in_dialog", lambda place, label, title, fill, **_: fill())
+    open_everything(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

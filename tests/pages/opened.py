@@ -5,9 +5,11 @@ import json
 import zlib
 
 import numpy as np
+import pytest
 from streamlit.testing.v1 import AppTest
 
 from emo_viz.server import assets
+from emo_viz.ui.parts import opened
 
 SECONDS = 600
 
@@ -20,6 +22,12 @@ def follow_link(page: str, **params: str | list[str]) -> AppTest:
     for name, value in params.items():
         at.query_params[name] = value
     return run(at)
+
+
+def open_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw at once what is made once it is opened; what a dialog holds stands on the page."""
+    monkeypatch.setattr(opened, "is_open", lambda _: True)
+    monkeypatch.setattr(opened, "in_dialog", lambda place, label, title, fill, **_: fill())
 
 
 def run(at: AppTest) -> AppTest:

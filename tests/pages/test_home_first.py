@@ -20,7 +20,6 @@ from emo_viz.figures import theme
 from emo_viz.runs.import_trace import Known, import_trace
 from emo_viz.server import library
 from emo_viz.ui.home import look, sampled
-from emo_viz.ui.parts import opened as on_opening
 from emo_viz.ui.shell.words import share
 from model.run.live import Live, open_live
 from tests.families.tiny import save_tiny
@@ -198,8 +197,7 @@ def test_what_nobody_has_opened_is_not_sent(own: Path, monkeypatch: pytest.Monke
     keys = [one.key or "" for one in closed.button]
     assert not any(key.startswith("home_good") for key in keys)
     assert len(closed.get("download_button")) == 1  # of the session
-    monkeypatch.setattr(on_opening, "is_open", lambda _: True)
-    monkeypatch.setattr(on_opening, "in_dialog", lambda place, label, title, fill, **_: fill())
+    opened.open_everything(monkeypatch)
     at = follow_link("")
     assert len(at.get("download_button")) == 5
     assert first(at) == first(closed)

@@ -19,12 +19,21 @@ from emo_viz.analysis.curves import read_curves
 from emo_viz.analysis.projection import load_maps, pca_map
 from emo_viz.analysis.tokens import TokenTable, fit_token_clusters, load_token_clusters
 from emo_viz.trace import Trace
-from emo_viz.ui.parts import opened
 from model.run.inference import Recording, document_losses, encode, record
 from model.run.loading import load_model, load_tokenizer
 from model.run.subset import ExpertSubset, apply_subset
 from tests.pages.ablation_page import given, lines, slider, table, words
-from tests.pages.opened import cards, cells, charts, follow_link, heatmaps, numbers, run, sent_maps
+from tests.pages.opened import (
+    cards,
+    cells,
+    charts,
+    follow_link,
+    heatmaps,
+    numbers,
+    open_everything,
+    run,
+    sent_maps,
+)
 from tests.recipes import routing_vectors
 from tests.uneven import RUNS, TWELVE_AND_SIXTEEN, cut_pair, emo_viz, measure, new_pair, shown
 
@@ -336,7 +345,7 @@ def test_the_cut_is_that_of_each_layers_experts(uneven: Path, keep_k: int):
 def test_the_kept_experts_are_drawn_as_far_as_a_layer_goes(
     uneven: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(opened, "is_open", lambda _: True)
+    open_everything(monkeypatch)
     drawn = [charts(follow_link(ABLATION, k=k))[:2] for k in ("8", "14")]
     for keep_k, (kept_map, overlap) in zip((8, 14), drawn, strict=True):
         kept = value(kept_map, 0, "z")

@@ -7,7 +7,7 @@ function build(root, data) {
     Object.assign(strip, { tabIndex: 0, dir: "auto" });
     strip.setAttribute("role", "listbox");
     strip.setAttribute("aria-label", `Tokens of the text in ${run.label}`);
-    strip.style.setProperty("--pixels", `${data.pixels}px`);
+    strip.style.maxHeight = strip.style.minHeight = `${data.pixels}px`;
     data.tokens.forEach((token, index) => strip.append(...tokenNodes(token, i, index)));
     pane.append(head, strip);
     return pane;

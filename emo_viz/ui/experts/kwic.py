@@ -45,7 +45,10 @@ def lines(
 ) -> None:
     """Draw the lines. label: what they are, for those who hear the page. colour: of the mark under
     the tokens. page, ways: where each line leads, and its parameters there; None: nowhere."""
-    found = [asdict(line) | {"direction": _direction(line)} for line in shown]
+    found = [
+        asdict(line) | {"direction": direction(line.before + line.token + line.after)}
+        for line in shown
+    ]
     data = {"lines": found, "label": label, "colour": colour}
     _COMPONENT(key=key, data=data | {"links": LINKS})
     st.html(_HIDDEN)
@@ -54,7 +57,3 @@ def lines(
         if way is not None:
             with hidden.container(key=f"{LINKS}{number}"):
                 st.page_link(page, label=shown[number].document, query_params=dict(way))
-
-
-def _direction(line: Line) -> str:
-    return direction(line.before + line.token + line.after)

@@ -39,10 +39,6 @@ class Row:
     pinned: bool | None = False
 
 
-def _direction(row: Row) -> str:
-    return direction(row.before + row.hit + row.after)
-
-
 def kwic(
     rows: Sequence[Row],
     label: str,
@@ -66,7 +62,10 @@ def kwic(
     _COMPONENT(
         key=key,
         data={
-            "rows": [asdict(row) | {"direction": _direction(row)} for row in rows],
+            "rows": [
+                asdict(row) | {"direction": direction(row.before + row.hit + row.after)}
+                for row in rows
+            ],
             "label": label,
             "where": "Domain and document" if any(row.domain for row in rows) else "Document",
             "whole": whole,
