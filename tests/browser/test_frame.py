@@ -51,6 +51,8 @@ def test_undo_and_redo_walk_through_the_visitors_own_choices(
         button(page, "Redo").click()
     assert "k=10" in page.url
     expect(button(page, "Redo")).to_be_disabled()
+    harness.visit(page, page.url.replace("k=10", "k=9"))
+    expect(button(page, "Undo")).to_be_disabled()  # what was chosen before the link is no step
 
 
 def test_undo_does_not_leave_the_page(app_server: harness.Server, browser_page: Page):
