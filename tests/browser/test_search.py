@@ -1,6 +1,5 @@
 """The key / leads to the search from anywhere; a hit leads to its token; texts stay texts."""
 
-from dataclasses import asdict
 from types import ModuleType
 from urllib.parse import quote
 
@@ -89,11 +88,11 @@ def contexts_are_read_from_right_to_left(page: Page) -> None:
     """Beside its hit a line has the words next to it, the first ones on the right."""
     around = {"before": "abc " + "שלום, " * 15, "after": " עולם." * 15}
     row = of_search.Row("zoo", "x", hit="ספר", **around)
-    rows = [asdict(row) | {"direction": of_search._direction(row)}]
+    rows = [of_search.as_drawn(row)]
     parts = ["td.line", ".kept span", ".hit", ".words > :last-child"]
     beside(drawn(page, of_search, {"rows": rows, "label": "", "where": "", "note": ""}, parts))
     line = of_experts.Line(token="ספר", weight="0.3", document="x", **around)
-    lines = [asdict(line) | {"direction": of_experts._direction(line)}]
+    lines = [of_experts.as_drawn(line)]
     parts = [".words", ".before span", ".token span", ".after"]
     beside(drawn(page, of_experts, {"lines": lines, "label": "", "colour": "red"}, parts))
 

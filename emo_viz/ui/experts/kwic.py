@@ -19,6 +19,9 @@ _CSS = Path(__file__).with_name("kwic.css").read_text(encoding="utf-8")
 _JS = Path(__file__).with_name("kwic.js").read_text(encoding="utf-8")
 _COMPONENT = component("emo_viz_kwic", html=_HTML, css=_CSS, js=_JS)
 
+LINKS = "kwic_link_"
+_HIDDEN = "<style>.st-key-kwic_link_all { display: none; }</style>"
+
 
 @dataclass(frozen=True)
 class Line:
@@ -31,8 +34,9 @@ class Line:
     document: str
 
 
-LINKS = "kwic_link_"
-_HIDDEN = "<style>.st-key-kwic_link_all { display: none; }</style>"
+def as_drawn(line: Line) -> dict[str, str]:
+    """A line as the browser gets it, with the direction that its context is read in."""
+    return asdict(line) | {"direction": direction(line.before + line.token + line.after)}
 
 
 def lines(
@@ -45,11 +49,7 @@ def lines(
 ) -> None:
     """Draw the lines. label: what they are, for those who hear the page. colour: of the mark under
     the tokens. page, ways: where each line leads, and its parameters there; None: nowhere."""
-    found = [
-        asdict(line) | {"direction": direction(line.before + line.token + line.after)}
-        for line in shown
-    ]
-    data = {"lines": found, "label": label, "colour": colour}
+    data = {"lines": [as_drawn(line) for line in shown], "label": label, "colour": colour}
     _COMPONENT(key=key, data=data | {"links": LINKS})
     st.html(_HIDDEN)
     hidden = st.container(key=f"{LINKS}all", gap=None)

@@ -39,6 +39,11 @@ class Row:
     pinned: bool | None = False
 
 
+def as_drawn(row: Row) -> dict[str, object]:
+    """A line as the browser gets it, with the direction that its context is read in."""
+    return asdict(row) | {"direction": direction(row.before + row.hit + row.after)}
+
+
 def kwic(
     rows: Sequence[Row],
     label: str,
@@ -62,10 +67,7 @@ def kwic(
     _COMPONENT(
         key=key,
         data={
-            "rows": [
-                asdict(row) | {"direction": direction(row.before + row.hit + row.after)}
-                for row in rows
-            ],
+            "rows": [as_drawn(row) for row in rows],
             "label": label,
             "where": "Domain and document" if any(row.domain for row in rows) else "Document",
             "whole": whole,
