@@ -59,6 +59,7 @@ check: $(DEV_READY) ## Lint, formatting, types and the import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 	$(BIN)/lint-imports
 
 train-nano: $(APP_READY) ## Train the bundled pair from data/corpus: minutes on a GPU, 8 hours of a CPU each (NANO_STEPS=1900: one)

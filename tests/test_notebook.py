@@ -40,9 +40,12 @@ def test_the_notebook_runs_and_shows_what_it_says(monkeypatch: pytest.MonkeyPatc
 def run_cell(source: str, names: dict[str, Any]) -> Any:
     """Run a cell; the value of its last line, if that is one, is what a notebook shows."""
     tree = ast.parse(source)
-    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    end = tree.body[-1]
+    if isinstance(end, ast.Expr):
+        tree.body.pop()
     exec(compile(tree, "notebook", "exec"), names)
-    return eval(compile(ast.Expression(last.value), "notebook", "eval"), names) if last else None
+    if isinstance(end, ast.Expr):
+        return eval(compile(ast.Expression(end.value), "notebook", "eval"), names)
 
 
 def test_texts_at_hand_are_documents():

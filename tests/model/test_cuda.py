@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import CAUSAL, run, tiny_model
 
 from model.emo.modeling import EmoForCausalLM
 from model.families.registry import routed
@@ -20,7 +21,6 @@ from model.run.loading import load_model, load_tokenizer
 from model.run.subset import ExpertSubset, apply_subset
 from model.train import loop, step
 from model.train.batches import PackedRows
-from tests.families.tiny import CAUSAL, run, tiny_model
 from tests.model.test_train import EOS, PRESET, metrics_of, new_model, stream
 
 pytestmark = [

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_the_likeliest_continuation_is_the_answer(tmp_path, monkeypatch):
     monkeypatch.setattr(choices, "CONTEXT", 20)
     write_texts(tmp_path)
     made = save_tiny("olmoe", tmp_path / "model")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"question": "w5 w6", "choices": ["w7", "w8 w9", "w10"], "answer": 1, "domain": "low"},
         {"question": "w60", "choices": ["w7 w8", "w61"], "answer": 0},
     ]

@@ -1,5 +1,7 @@
 """Texts to tokens and back, whole characters, and the routing that the model itself used."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -165,7 +167,7 @@ class Script:
 
     def __init__(self, tokens, room=100):
         self.tokens = list(tokens)
-        self.config = type("Config", (), {"pad_token_id": 1, "vocab_size": 1000})
+        self.config = SimpleNamespace(pad_token_id=1, vocab_size=1000)
         self.config.max_position_embeddings = room
         self.device = torch.device("cpu")
 

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,8 +51,7 @@ def test_every_run_is_there_once_with_seeds_fixed_and_its_settings_differ_from_a
     place = Place(Path(), Path(), "cpu")
     presets = {}
     for run in RUNS:
-        corpus = type("Corpus", (), {"tokenizer": type("T", (), {"get_vocab": lambda _: {"a": 0}})})
-        corpus.tokenizer = corpus.tokenizer()
+        corpus = SimpleNamespace(tokenizer=SimpleNamespace(get_vocab=lambda: {"a": 0}))
         preset = settings(run, place, corpus)
         settled = repr(replace(preset, start=run.start or ""))
         assert settled not in presets, (run.key, presets[settled])

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from tiny import CAUSAL, SEQ2SEQ, save_tiny, tiny_model
 
 from model.families.registry import routed
-from tests.families.tiny import CAUSAL, SEQ2SEQ, save_tiny, tiny_model
 from tests.pages.ablation_page import lines, words
 from tests.pages.opened import follow_link
 from tests.pages.test_other_families import record, write_documents

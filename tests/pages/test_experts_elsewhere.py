@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
+from tiny import save_tiny
 
 from emo_viz.runs.import_trace import Known, import_trace
 from emo_viz.server.jobs import registry
-from tests.families.tiny import save_tiny
 from tests.pages.opened import charts, follow_link, run, texts
 from tests.pages.test_domains import VIEWS
 from tests.pages.test_experts import kwic, table

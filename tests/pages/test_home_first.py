@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import ImageColor
 from streamlit.testing.v1 import AppTest
+from tiny import save_tiny
 
 from emo_viz.analysis.ablation import ranked_subset
 from emo_viz.analysis.curves import Curves
@@ -22,7 +23,6 @@ from emo_viz.server import library
 from emo_viz.ui.home import look, sampled
 from emo_viz.ui.shell.words import share
 from model.run.live import Live, open_live
-from tests.families.tiny import save_tiny
 from tests.pages import opened
 from tests.pages.opened import follow_link, texts
 from tests.pages.test_other_families import write_documents

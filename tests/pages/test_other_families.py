@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from tiny import save_tiny
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -27,7 +28,6 @@ from emo_viz.ui.ablation import sizes
 from emo_viz.ui.shell import routes
 from emo_viz.ui.shell.words import compact
 from model.run.live import open_live
-from tests.families.tiny import save_tiny
 from tests.pages.ablation_page import (
     given,
     lines,

@@ -31,9 +31,9 @@ def test_what_only_the_app_can_read_is_not_said():
     assert kind.read(["1", "2"]).problem.startswith("The link gives more than one value")
 
 
-def lines(monkeypatch, page: str, **params: str) -> dict[str, list[str]]:
+def lines(monkeypatch, page: str, **params: str) -> dict[str, str]:
     """What the exports of a page say of its controls, by their names."""
-    seen, made = dict[str, list[str]](), picture.line
+    seen, made = dict[str, str](), picture.line
 
     def line(runs, shown=""):
         parts = made(runs, shown)

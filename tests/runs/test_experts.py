@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -119,14 +120,17 @@ ablate_experts.measure_effects(*map(Path, sys.argv[1:4]), "emo-nano", 1, 32)
 
 @pytest.fixture
 def measured(tiny_assets, tmp_path, monkeypatch):
-    """Measure into tmp_path/NAME; says what was told, and keeps in `.steps` what was reported."""
+    """`run` measures into tmp_path/NAME and says what was told; `steps` is what it reported."""
     monkeypatch.setattr(ablate_experts, "WINDOW", 4)
 
+    steps: list[int] = []
+
     def run(name="out.npz", max_tokens=32, stop_at=0, checkpoint="emo-nano", workers=1):
-        told, run.steps = [], []
+        told = []
+        steps.clear()
 
         def report(done, total):
-            run.steps.append(done)
+            steps.append(done)
             if stop_at and done == stop_at:
                 raise KeyboardInterrupt
 
@@ -143,7 +147,7 @@ def measured(tiny_assets, tmp_path, monkeypatch):
         )
         return " ".join(told)
 
-    return run
+    return SimpleNamespace(run=run, steps=steps)
 
 
 def test_killed_and_started_again_it_ends_with_the_same_bytes(measured, tiny_assets, tmp_path):
@@ -154,19 +158,19 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(measured, tiny_ass
     killed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert not (tmp_path / "out.npz").exists()
-    assert measured() == f"The unfinished measurement goes on after {finished} experts."
+    assert measured.run() == f"The unfinished measurement goes on after {finished} experts."
     assert measured.steps[:3] == [0, 1, 1 + finished]
-    measured("whole.npz")
+    measured.run("whole.npz")
     assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npz", "whole.npz"]
 
 
 def test_two_workers_stop_go_on_and_end_with_the_bytes_of_one(measured, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        measured(stop_at=8, workers=2)
-    assert measured(workers=2) == "The unfinished measurement goes on after 4 experts."
+        measured.run(stop_at=8, workers=2)
+    assert measured.run(workers=2) == "The unfinished measurement goes on after 4 experts."
     assert measured.steps[:3] == [0, 1, 5] and measured.steps[-1] == 31
-    measured("whole.npz")
+    measured.run("whole.npz")
     assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
@@ -179,9 +183,9 @@ def test_two_workers_stop_go_on_and_end_with_the_bytes_of_one(measured, tmp_path
 )
 def test_a_measurement_of_anything_else_begins_anew(change, words, measured, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        measured(stop_at=8)
-    assert f"is of {words}; it begins anew" in measured(**change)
-    measured("whole.npz", **change)
+        measured.run(stop_at=8)
+    assert f"is of {words}; it begins anew" in measured.run(**change)
+    measured.run("whole.npz", **change)
     assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
@@ -190,4 +194,4 @@ def test_two_processes_do_not_measure_to_one_place(measured, tmp_path):
         ablate_experts.Unmeasured.place(tmp_path / "out.npz", {}),
         pytest.raises(ValueError, match="Another process is measuring to the same place"),
     ):
-        measured()
+        measured.run()
