@@ -88,15 +88,16 @@ def by_layer(
     unit: str,
     even_use: NDArray[np.float64] | None = None,
 ) -> go.Figure:
-    """One number by layer [L] for each run; a dotted line where even use [L] would lie.
+    """One number by layer [L] for each run; a dotted line, named at it, where even use [L] lies.
 
     numbers [L]: what the layers are called.
     """
     fig = go.Figure([_layer_line(values[run.id], numbers, run, unit) for run in runs])
-    if even_use is not None:
-        fig.add_trace(_even_line(even_use, numbers, unit))
     style(fig, title)
     legend_below(fig).update_layout(height=270)
+    if even_use is not None:
+        fig.add_trace(_even_line(even_use, numbers, unit))
+        fig.add_annotation(_named_at(numbers[-1], float(even_use[-1]), "even use"))
     fig.update_xaxes(title_text="Layer", dtick=max(1, -(-len(numbers) // MOST_TICKS)))
     fig.update_yaxes(title_text=sentence_case(unit), rangemode="tozero")
     return fig
@@ -191,9 +192,23 @@ def _even_line(levels: NDArray[np.float64], numbers: Sequence[int], unit: str) -
         y=levels,
         mode="lines",
         name="Even use",
+        showlegend=False,
         line={"color": REFERENCE_COLOUR, "width": 1.5, "dash": "dot"},
         hovertemplate=f"%{{y:.1f}} {unit}<extra>Even use</extra>",
     )
+
+
+def _named_at(x: float, y: float, name: str) -> dict[str, Any]:
+    """The name of a line above its right end: more rows of a legend would take its plot's room."""
+    return {
+        "x": x,
+        "y": y,
+        "text": name,
+        "showarrow": False,
+        "xanchor": "right",
+        "yanchor": "bottom",
+        "font": {"size": 11},
+    }
 
 
 def _entropy_axis(lowest: float, highest: float) -> dict[str, Any]:

@@ -46,9 +46,12 @@ def test_token_texts_are_escaped():
 
 def test_by_layer_draws_even_use_only_if_known():
     values = {"emo-nano": np.array([3, 4]), "std-nano": np.array([5, 6])}
-    drawn = routing.by_layer(RUNS, values, [2, 5], "Distinct", "experts", np.array([7.0, 5.5])).data
-    assert all(list(line.x) == [2, 5] for line in drawn)
-    assert [list(line.y) for line in drawn] == [[3, 4], [5, 6], [7, 5.5]]
+    fig = routing.by_layer(RUNS, values, [2, 5], "Distinct", "experts", np.array([7.0, 5.5]))
+    assert all(list(line.x) == [2, 5] for line in fig.data)
+    assert [list(line.y) for line in fig.data] == [[3, 4], [5, 6], [7, 5.5]]
+    assert [line.showlegend for line in fig.data] == [None, None, False]
+    (named,) = fig.layout.annotations
+    assert (named.text, named.x, named.y) == ("even use", 5, 5.5)
     assert len(routing.by_layer(RUNS, values, [2, 5], "Distinct", "experts").data) == 2
 
 
