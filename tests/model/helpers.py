@@ -1,11 +1,15 @@
 """Small random models for the tests of this folder."""
 
+import shutil
+
+import pytest
 import torch
 
 from model.emo.config import EmoConfig
 from model.emo.modeling import EmoForCausalLM
 
 EOS = 0
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
 
 def tiny_config(**changes):

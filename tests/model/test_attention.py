@@ -1,7 +1,5 @@
 """Compiled attention inside documents against transformers' masked attention."""
 
-import shutil
-
 import pytest
 import torch
 
@@ -9,9 +7,9 @@ from model.emo import attention
 from model.emo.config import EmoConfig
 from model.emo.modeling import EmoForCausalLM
 from model.emo.routing import document_segments, positions_in_segment
-from tests.model.helpers import tiny_model
+from tests.model.helpers import needs_compiler, tiny_model
 
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+pytestmark = needs_compiler
 
 EOS = 0
 ROWS = {

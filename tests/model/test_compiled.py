@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from model.native import compiled
+from tests.model.helpers import needs_compiler
 
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+pytestmark = needs_compiler
 SOURCE = "int emo_has_products(long half) { return half ? 0 : 42; }\n"
 
 

@@ -1,15 +1,13 @@
 """The chunked loss against torch's cross-entropy, in compiled code and without it."""
 
-import shutil
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from model.emo import loss
 from model.emo.loss import linear_cross_entropy
+from tests.model.helpers import needs_compiler
 
-needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 Z = 1e-2
 
 

@@ -1,14 +1,12 @@
 """The compiled router against torch: values, gradients, ties, masks and what is not a number."""
 
-import shutil
-
 import pytest
 import torch
 
 from model.emo.routing import _choose, document_pools, pools_by_mass, route
 from model.native import router
+from tests.model.helpers import needs_compiler
 
-needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 N, E, SLOTS = 60, 41, 5
 
 

@@ -1,13 +1,12 @@
 """The compiled norm against torch's, forward and backward."""
 
-import shutil
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from model.emo import norm
 from model.emo.norm import EmoRMSNorm
+from tests.model.helpers import needs_compiler
 
 EPS = 1e-6
 
@@ -33,7 +32,7 @@ def errors(layer, x, upstream):
     return [float((a - b).norm() / b.norm()) for a, b in zip(ours, plain, strict=True)]
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+@needs_compiler
 def test_the_compiled_norm_equals_torch(processor, monkeypatch):
     called, call = [], norm.call
     monkeypatch.setattr(norm, "call", lambda *a: [called.append(a[0]), call(*a)])

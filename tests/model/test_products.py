@@ -1,16 +1,14 @@
 """Products of a few rows with a large matrix: the numbers of float64."""
 
-import shutil
-
 import pytest
 import torch
 
 from model.native import products
 from model.native.products import multiply
+from tests.model.helpers import needs_compiler
 
 BARS = {torch.float32: 3e-6, torch.bfloat16: 3e-3}
 SHAPES = [(512, 512), (1056, 544), (96, 4096), (4096, 96)]
-needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
 
 def operands(rows, depth, columns, transposed, dtype):
