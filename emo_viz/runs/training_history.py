@@ -258,7 +258,7 @@ def _measure(
 ) -> Moment:
     """What one checkpoint does with the documents."""
     from model.evaluate.measure import keep_sets
-    from model.evaluate.passes import token_losses
+    from model.evaluate.passes import document_means, token_losses
 
     scores_MLR = _preferences(model, given)
     usage, modular = _routing(model, given)
@@ -266,13 +266,9 @@ def _measure(
     losses = []
     for keep in keeps[:-1]:
         masks = keep_sets(scores_MLR, keep - shared)[codes]
-        losses.append(_means(token_losses(model, given.texts, masks)))
-    losses.append(_means(token_losses(model, given.texts)))
+        losses.append(document_means(token_losses(model, given.texts, masks)))
+    losses.append(document_means(token_losses(model, given.texts)))
     return Moment(step, weights, usage, np.stack(losses, 1).astype(np.float32), modular)
-
-
-def _means(losses: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-    return np.array([each.mean(dtype=np.float64) for each in losses])
 
 
 def _preferences(model: "EmoForCausalLM", given: Given) -> NDArray[np.float64]:

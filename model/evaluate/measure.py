@@ -23,6 +23,7 @@ from model.emo.modeling import EmoForCausalLM
 from model.evaluate import choices, modules
 from model.evaluate.choices import Question
 from model.evaluate.intervals import Span, domain_means, pooled_mean, span
+from model.evaluate.passes import document_means
 from model.evaluate.subject import Masks, Subject, subject_of
 
 FORMAT = "emo-viz-evaluation"
@@ -137,7 +138,7 @@ def _measure(
 ) -> Measured:
     texts, domains_D = [each.tokens for each in of.evaluated], of.domains_D
     full = subject.losses(texts)
-    losses = {FULL: _means(full)}
+    losses = {FULL: document_means(full)}
     repeats = _repeated(texts, full)
     answers = {
         name: {"questions": len(some), "chance": choices.chance(some)}
@@ -154,9 +155,9 @@ def _measure(
         own_MLR = keep_sets(scores_MLR, kept)
         cuts = _cuts(subject, own_MLR, kept, domains_D, seed)
         for kind, masks_DLR in cuts.items():
-            losses[f"{kind}/{k}"] = _means(subject.losses(texts, masks_DLR))
+            losses[f"{kind}/{k}"] = document_means(subject.losses(texts, masks_DLR))
         if subject.has_pools:
-            losses[f"pool/{k}"] = _means(subject.losses(texts, causal_pool=kept))
+            losses[f"pool/{k}"] = document_means(subject.losses(texts, causal_pool=kept))
         if len(of.domains) > 1:
             found["keep_overlap"][str(k)] = modules.keep_overlap(own_MLR)
         for name, some in questions.items():
@@ -190,10 +191,6 @@ def _cuts(
     for layer, experts in enumerate(subject.experts):
         random_MLR[:, layer, experts:] = -1  # there are none
     return cuts | {"random": keep_sets(random_MLR, kept)[domains_D]}
-
-
-def _means(losses: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-    return np.array([each.mean(dtype=np.float64) for each in losses])
 
 
 def keep_sets(scores_MLR: NDArray[np.float64], kept: int) -> Masks:

@@ -93,6 +93,11 @@ def token_losses(
     return losses
 
 
+def document_means(losses: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """The mean of each document's token losses: [D]."""
+    return np.array([each.mean(dtype=np.float64) for each in losses])
+
+
 def _next_token_losses(model: EmoForCausalLM, hidden_BTH: Tensor, ids_BT: Tensor) -> Tensor:
     logits_NV = model.lm_head(hidden_BTH[:, :-1]).flatten(0, 1).float()
     return F.cross_entropy(logits_NV, ids_BT[:, 1:].flatten(), reduction="none").view(

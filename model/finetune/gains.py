@@ -133,8 +133,3 @@ def rounded(losses: Losses) -> dict[str, list[float]]:
 def as_losses(kept: Mapping[str, Sequence[float]]) -> dict[str, NDArray[np.float64]]:
     """What `rounded` wrote."""
     return {name: np.array(loss, np.float64) for name, loss in kept.items()}
-
-
-def means(losses: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """The mean of each document's losses: [D]."""
-    return np.array([each.mean(dtype=np.float64) for each in losses])

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from model.data.shards import corpus_digest
 from model.emo.config import UNKNOWN
 from model.emo.modeling import EmoForCausalLM
-from model.evaluate.passes import token_losses
+from model.evaluate.passes import document_means, token_losses
 from model.families.opening import transformers_alone
 from model.files import (
     check_writable,
@@ -446,7 +446,7 @@ def round_weights(model: EmoForCausalLM) -> None:
 
 def document_losses(model: EmoForCausalLM, measured: Measured) -> Any:
     """The mean loss of each document in nats a token: float64 [D]."""
-    return gains.means(token_losses(model, list(measured.texts)))
+    return document_means(token_losses(model, list(measured.texts)))
 
 
 @contextmanager
