@@ -18,20 +18,9 @@ from emo_viz.analysis.widths import in_words
 from emo_viz.server import assets, home, looks
 from emo_viz.server.home import Kind
 from emo_viz.trace.schema import MANIFEST, TraceManifest
+from model import fields
 from model.files import FileState, file_state, inside, read_json, read_text, weight_files
 
-# What families call it in config.json; the first that is there counts.
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-TOP_K = (
-    "num_experts_per_tok",
-    "num_experts_per_token",
-    "experts_per_token",
-    "moe_top_k",
-    "moe_topk",
-    "moe_k",
-)
-CONTEXT = ("max_position_embeddings", "max_seq_len", "n_positions")
-LAYERS = ("num_hidden_layers", "num_layers", "n_layers")
 BOTH_HALVES = (("num_layers", "num_decoder_layers"), ("encoder_layers", "decoder_layers"))
 ROUTED_WEIGHT = re.compile(r"\.experts[._]|\.(mlp|block_sparse_moe)\.(input|output)_linear\.")
 FIXED_TOP_K = {"switch_transformers": 1, "nllb-moe": 2}
@@ -175,7 +164,7 @@ def _read_model(folder: str, states: tuple[FileState, ...]) -> Model:
     headers = [_header(file) for file in weight_files(place)]
     tensors = {name: size for header in headers for name, (_, size) in header.items()}
     experts = _experts(told)
-    top_k = _first(told, TOP_K) or FIXED_TOP_K.get(str(config.get("model_type")))
+    top_k = _first(told, fields.PER_TOKEN) or FIXED_TOP_K.get(str(config.get("model_type")))
     layers, parameters = _layers(told), sum(tensors.values())
     if layers is None and not experts:
         raise ValueError(
@@ -195,7 +184,7 @@ def _read_model(folder: str, states: tuple[FileState, ...]) -> Model:
         parameters=parameters,
         active=active,
         bytes=sum(file.stat().st_size for file in weight_files(place)),
-        context=_first(told, CONTEXT),
+        context=_first(told, fields.LENGTHS),
     )
 
 
@@ -227,26 +216,22 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 def _layers(config: Mapping[str, Any]) -> int | None:
     """Those of an encoder and a decoder together."""
     for names in BOTH_HALVES:
-        if all(_is_count(config.get(name)) for name in names):
+        if all(fields.is_count(config.get(name)) for name in names):
             return sum(int(config[name]) for name in names)
-    return _first(config, LAYERS)
+    return _first(config, fields.LAYERS)
 
 
 def _experts(config: Mapping[str, Any]) -> tuple[int, ...]:
     """Of every layer where these differ, else of one; () where the config does not say."""
     listed = config.get("num_experts_per_layer")
-    if isinstance(listed, list) and listed and all(_is_count(each) for each in listed):
+    if isinstance(listed, list) and listed and all(fields.is_count(each) for each in listed):
         return tuple(listed)
-    found = _first(config, EXPERTS)
+    found = _first(config, fields.EXPERTS)
     return (found,) if found else ()
 
 
 def _first(said: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
-    return next((said[name] for name in names if _is_count(said.get(name))), None)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return next((said[name] for name in names if fields.is_count(said.get(name))), None)
 
 
 def _header(file: Path) -> dict[str, tuple[str, int]]:

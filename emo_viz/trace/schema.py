@@ -32,6 +32,7 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 
 from emo_viz.trace.absent import PARTS, Part
+from model.fields import is_count
 
 FORMAT = "emo-viz-trace"
 UNIFORM_VERSION = 1
@@ -96,7 +97,7 @@ class TracedModel:
             self.layer_numbers,
         )
         lists = (*(layers or ()), *(slots or ()), *(numbers or ()))
-        if not all(map(_is_count, (*counts, self.num_shared_experts, *lists))):
+        if not all(map(is_count, (*counts, self.num_shared_experts, *lists))):
             raise ValueError("numbers of layers and experts must be whole and not negative")
         top_k = self.num_experts_per_tok or self.num_experts  # 0: not known
         if not 0 <= self.num_shared_experts < min(top_k, self.num_experts):
@@ -150,10 +151,6 @@ class TracedModel:
     def own_layers(self) -> tuple[int, ...]:
         """The model's own number of every layer of the trace."""
         return self.layer_numbers or tuple(range(self.num_layers))
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _fit(values: tuple[int, ...]) -> tuple[int, int]:
@@ -327,7 +324,7 @@ def _traced_model(fields: dict[str, Any]) -> TracedModel:
 
 
 def _count(value: object) -> int:
-    if not _is_count(value):
+    if not is_count(value):
         raise ValueError(f"{value!r} is no number of documents or tokens")
     return int(str(value))
 

@@ -23,14 +23,10 @@ from model.families.guess import guessed_layers
 from model.families.opening import transformers_alone
 from model.families.registry import KNOWN
 from model.families.routed import RoutedLayer
+from model.fields import EXPERTS, PER_TOKEN
 
 Shape = tuple[int, ...]
 Fields = dict[str, Any]
-
-COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-"""What configs call the number of experts that a router chooses among."""
-PER_TOKEN = ("num_experts_per_tok", "moe_top_k", "moe_topk", "moe_k", "top_k_experts")
-"""What they call how many of them a token uses."""
 
 _EXPERT = re.compile(r"(.*\bexperts\.(?:expert_)?)(\d+)(\..+)")
 _LAYER = re.compile(r".*\.\d+\.")
@@ -213,7 +209,7 @@ def _grown(before: Mapping[str, Shape], after: Mapping[str, Shape]) -> Iterator[
 
 def with_experts(config: Any, fields: Fields, count: int, other: int) -> Fields:
     """The fields of a config for another number of experts."""
-    return replaced(config, fields, COUNTS, count, other)
+    return replaced(config, fields, EXPERTS, count, other)
 
 
 def per_token(config: Any) -> int | None:
@@ -248,7 +244,7 @@ def _replaced(value: Any, names: tuple[str, ...], old: int, new: int, named: boo
         }
     if isinstance(value, list) and named:
         return [_replaced(each, names, old, new, True) for each in value]
-    return new if named and _is_count(value) and value == old else value
+    return new if named and _is_whole(value) and value == old else value
 
 
 def _values(value: Any, names: tuple[str, ...], named: bool = False) -> Iterator[int]:
@@ -258,9 +254,9 @@ def _values(value: Any, names: tuple[str, ...], named: bool = False) -> Iterator
     elif isinstance(value, list) and named:
         for each in value:
             yield from _values(each, names, True)
-    elif named and _is_count(value):
+    elif named and _is_whole(value):
         yield value
 
 
-def _is_count(value: Any) -> bool:
+def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

@@ -30,13 +30,13 @@ from model.families.layout import (
     with_per_token,
 )
 from model.families.opening import check_experts, config_of
+from model.fields import LAYERS
 from model.files import inside, read_json
 from model.run.checkpoint import CONFIG, MOST_LAYERS, Stored, check_links, stored_tensors
 from model.run.cut_plan import Kept, Plan, metadata
 from model.run.subset import AGAIN, ExpertSubset
 
 QUANTISED = "quantization_config"
-LAYERS = ("num_hidden_layers", "num_layers", "n_layers")
 EXTRA_LAYERS = "num_nextn_predict_layers"  # they predict further tokens, and lie outside the model
 # Code of the checkpoint's own is not copied.
 OWN_CODE = "auto_map"

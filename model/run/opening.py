@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from model.families import RoutedModel, routed
 from model.families.opening import device_of, local_folder, open_model
+from model.fields import LENGTHS
 from model.files import VOCABULARIES, check_tokenizer, inside, read_json
 from model.run.checkpoint import CONFIG, last_line
 from model.run.loading import load_model, load_tokenizer
@@ -27,8 +28,6 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "merges.txt",
 )
-# What a model may be told of the longest text that it can take.
-LENGTHS = ("max_position_embeddings", "max_seq_len", "n_positions")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from model.emo.restriction import restricted
+from model.fields import is_count
 
 if TYPE_CHECKING:
     from model.emo.config import EmoConfig
@@ -104,7 +105,7 @@ def _check_fields(fields: Any) -> None:
         "method": isinstance(fields.get("method"), str),
         "calibration": isinstance(calibration, list)
         and all(isinstance(name, str) for name in calibration),
-        "budget": _is_count(fields.get("budget")),
+        "budget": is_count(fields.get("budget")),
     }
     fits |= {name: isinstance(fields.get(name, ""), str) for name in ORIGIN}
     fits["domain"] = isinstance(fields.get("domain"), str | None)
@@ -113,7 +114,7 @@ def _check_fields(fields: Any) -> None:
 
 
 def _check_ids(layer: int, experts: Any) -> None:
-    if not isinstance(experts, list) or not all(map(_is_count, experts)):
+    if not isinstance(experts, list) or not all(map(is_count, experts)):
         raise ValueError(
             f"The experts of layer {layer} in this subset are not a list of whole numbers from 0; "
             f"{AGAIN}."
@@ -123,10 +124,6 @@ def _check_ids(layer: int, experts: Any) -> None:
             f"The experts of layer {layer} in this subset are not in ascending order, each once; "
             f"sort them, or {AGAIN}."
         )
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 @contextmanager

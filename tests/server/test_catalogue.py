@@ -59,6 +59,17 @@ def test_layers_of_different_sizes_are_counted_each(tmp_path: Path):
     assert found.active == pytest.approx(found.parameters - experts * (1 - (2 + 3 + 3) / 14), abs=1)
 
 
+def test_experts_a_token_of_a_gemma_4_are_found(tmp_path: Path):
+    """By the name top_k_experts, in the config of its text."""
+    save_tiny("olmoe", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["num_experts_per_tok"]
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"text_config": {"top_k_experts": 2}})
+    )
+    assert catalogue.read_model(tmp_path).top_k == 2
+
+
 def test_a_file_that_is_replaced_is_read_again(tmp_path: Path):
     save_tiny("olmoe", tmp_path)
     before = catalogue.read_model(tmp_path)
