@@ -85,7 +85,7 @@ def ratio_interval(
         return Interval(np.nan, np.nan, np.nan, upper.n)
     ratio = upper.mean / lower.mean
     influence = (upper_influence - ratio * lower_influence) / lower.mean
-    return _interval(ratio, influence, n, seed=0)
+    return _interval(ratio, influence, n)
 
 
 def difference_interval(
@@ -95,7 +95,7 @@ def difference_interval(
 
     Both are resampled with the same documents, so what is common to them does not widen it.
     """
-    return _interval(one.mean - other.mean, influence - other_influence, n, seed=0)
+    return _interval(one.mean - other.mean, influence - other_influence, n)
 
 
 def contingency(
@@ -174,8 +174,8 @@ def _influence(scores: Array) -> Array:
     return influence
 
 
-def _interval(value: float, influence: Array, n: int, seed: int) -> Interval:
-    return _moved(bootstrap_interval(influence, None, n, seed), value)
+def _interval(value: float, influence: Array, n: int) -> Interval:
+    return _moved(bootstrap_interval(influence, None, n), value)
 
 
 def _moved(around: Interval, value: float) -> Interval:

@@ -20,6 +20,7 @@ EMPTY = -1  # a slot without an expert
 CHANCE_TOKENS = 20_000
 CHANCE_SHUFFLES = 5
 CHUNK = 4_096  # choices compared at once
+BINS = 8
 WEIGHT_CHUNK = 256  # tokens whose weights are spread over all experts at once
 
 Number = TypeVar("Number", np.integer, np.floating)
@@ -440,8 +441,8 @@ class LossBin:
     size: Interval
 
 
-def loss_by_overlap(summaries: Sequence[DocumentSummary], bins: int = 8) -> list[LossBin]:
-    """The loss difference against the overlap, in bins of about as many tokens and one of those
+def loss_by_overlap(summaries: Sequence[DocumentSummary]) -> list[LossBin]:
+    """The loss difference against the overlap, in BINS of about as many tokens and one of those
     that agree wholly; none without losses."""
     parts = [
         (number, each.overlap[known], np.abs(each.loss[known]))
@@ -453,20 +454,20 @@ def loss_by_overlap(summaries: Sequence[DocumentSummary], bins: int = 8) -> list
     document = np.concatenate([np.full(len(overlap), number) for number, overlap, _ in parts])
     overlap = np.concatenate([overlap for _, overlap, _ in parts])
     size = np.concatenate([size for *_, size in parts])
-    which = _bins(overlap, bins)
+    which = _bins(overlap)
     return [
         _loss_bin(document[inside], overlap[inside], size[inside])
         for inside in (which == at for at in np.unique(which))
     ]
 
 
-def _bins(overlap: Floats, bins: int) -> Ids:
+def _bins(overlap: Floats) -> Ids:
     """A bin for each token: those that agree wholly in one of their own, others in quantiles."""
     # Rounded: means of the same numbers in another order are the same place.
     rounded = overlap.round(6)
     differ = rounded < 1
     edges = np.unique(
-        np.quantile(rounded[differ], np.linspace(0, 1, bins)[:-1]) if differ.any() else []
+        np.quantile(rounded[differ], np.linspace(0, 1, BINS)[:-1]) if differ.any() else []
     )
     return np.where(differ, np.searchsorted(edges, rounded, side="right"), len(edges) + 1)
 

@@ -5,7 +5,7 @@ experts of the largest layer, G domains.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -28,8 +28,11 @@ def overlap(profiles: Floats) -> Floats:
 def profiles(use: ExpertUse, layer: int | None = None) -> Floats:
     """How each domain's choices divide over the experts [G, layers, R]: of one layer's place, or of
     all layers that have experts to choose among."""
-    places = [layer] if layer is not None else [n for n, routed in enumerate(use.routed) if routed]
-    return use.affinity[:, places]
+    return use.affinity[:, _places(use, layer)]
+
+
+def _places(use: ExpertUse, layer: int | None) -> list[int]:
+    return [layer] if layer is not None else [n for n, routed in enumerate(use.routed) if routed]
 
 
 @dataclass(frozen=True)
@@ -67,16 +70,7 @@ def _halved(use: ExpertUse, rng: np.random.Generator) -> ExpertUse:
 
 def _with(use: ExpertUse, domain_of: NDArray[np.int64], groups: int) -> ExpertUse:
     names = tuple(str(number) for number in range(groups))
-    return ExpertUse(
-        use.numbers,
-        use.routed,
-        use.shares,
-        use.weights,
-        use.of_choices,
-        names,
-        domain_of,
-        use.ids,
-    )
+    return replace(use, domains=names, domain_of=domain_of)
 
 
 def _off(matrix: Floats) -> float:
@@ -116,7 +110,7 @@ class Coverage:
 def coverage(use: ExpertUse, layer: int | None = None) -> Coverage:
     """How many experts each domain needs, in one layer (its place) or on average."""
     own = profiles(use, layer)
-    places = [layer] if layer is not None else [n for n, routed in enumerate(use.routed) if routed]
+    places = _places(use, layer)
     together = use.load[places]
     return Coverage(
         half=_half(own).mean(axis=1),

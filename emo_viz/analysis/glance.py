@@ -153,12 +153,12 @@ def by_use(use: NDArray[Any], routed: Sequence[int]) -> NDArray[np.int64]:
     return ranking
 
 
-def typical(rows: pd.DataFrame, documents: pd.DataFrame, keep_k: int = KEEP_K) -> str | None:
+def typical(rows: pd.DataFrame, documents: pd.DataFrame) -> str | None:
     """The document that a cut costs what it costs most: no example is picked by hand.
 
     Of `documents` (with id), that whose loss increases in the runs of the curves' rows are nearest
     to the medians over all, with the experts of its domain, at the measured keep-k nearest to
-    keep_k. None if none of them was measured.
+    KEEP_K. None if none of them was measured.
     """
     plain = rows.astype({"model": str, "method": str, "document": str})
     full = plain[plain["method"] == FULL].set_index(["document", "model"])
@@ -166,7 +166,7 @@ def typical(rows: pd.DataFrame, documents: pd.DataFrame, keep_k: int = KEEP_K) -
     if full.empty or cut.empty:
         return None
     measured = cut["keep_k"].unique()
-    cut = cut[cut["keep_k"] == min(measured, key=lambda k: (abs(int(k) - keep_k), k))]
+    cut = cut[cut["keep_k"] == min(measured, key=lambda k: (abs(int(k) - KEEP_K), k))]
     cut = cut.set_index(["document", "model"])
     increase = ((cut["loss_sum"] - full["loss_sum"]) / full["tokens"]).unstack().dropna()
     apart = (increase - increase.median()).abs().sum(axis=1)

@@ -325,7 +325,7 @@ def _steps(job: Analysis, texts: int, domains: int) -> Iterator[Step]:
     if texts >= FEWEST_POINTS or not texts:
         yield _map(job)
     yield _token_map(job, texts)
-    yield _curves(job, texts, domains)
+    yield _curves(job, texts)
     yield _glance(job)
 
 
@@ -453,7 +453,7 @@ def _token_map(job: Analysis, texts: int) -> Step:
     )
 
 
-def _curves(job: Analysis, texts: int, domains: int) -> Step:
+def _curves(job: Analysis, texts: int) -> Step:
     models, out = job.checkpoints, job.file("curves.parquet")
 
     def work(report: Report) -> object:

@@ -42,7 +42,7 @@ class ModelFacts:
     context: int
     tokens_trained: int | None
 
-    def experts_in_words(self, less: int = 0) -> str:
+    def experts_in_words(self, less: int) -> str:
         """ "128", or "12 to 16" of a model that was cut unevenly; `less` of them not counted."""
         return in_words([experts - less for experts in self.experts])
 

@@ -217,13 +217,12 @@ def row_of(documents: pd.DataFrame, document: str) -> pd.Series:
     )
 
 
-def calibration_documents(runs: Sequence[str] | None = None) -> pd.DataFrame:
-    """The documents that subsets are chosen from, one a row, of the same runs as `documents`; do
-    not write into it.
+def calibration_documents() -> pd.DataFrame:
+    """The documents that subsets are chosen from, one a row; do not write into it.
 
     Raises ValueError if there is no readable file of them.
     """
-    path = documents_path(runs).with_name("calibration.parquet")
+    path = documents_path().with_name("calibration.parquet")
     if not path.exists():
         raise ValueError("The calibration documents are not here.")
     try:

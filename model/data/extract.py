@@ -34,6 +34,7 @@ class Extract(NamedTuple):
 
 
 Extractor = Callable[[Path], Iterator[Extract]]
+PAGE = 900  # characters, of poems
 
 
 def mixed(items: Iterable[Extract]) -> list[Extract]:
@@ -47,9 +48,9 @@ def mixed_files(root: Path, pattern: str) -> list[Path]:
     return sorted(files, key=lambda path: digest(path.relative_to(root)))
 
 
-def stem(name: str, words: int = 2) -> str:
-    """The last words of a term, which kindred terms share."""
-    return " ".join(re.findall(r"[a-z]{4,}", name.lower())[-words:]) or name
+def stem(name: str) -> str:
+    """The last two words of a term, which kindred terms share."""
+    return " ".join(re.findall(r"[a-z]{4,}", name.lower())[-2:]) or name
 
 
 def read(path: Path) -> str:
@@ -122,8 +123,8 @@ def _diseases(root: Path) -> Iterator[Extract]:
         yield Extract(disease, f"{disease}\n\nClinical features:\n{listed}", _head(disease))
 
 
-def _head(name: str, words: int = 2) -> str:
-    return " ".join(name.lower().split()[:words])
+def _head(name: str) -> str:
+    return " ".join(name.lower().split()[:2])
 
 
 def usenet(*groups: str) -> Extractor:
@@ -246,11 +247,11 @@ def poems(root: Path) -> Iterator[Extract]:
                 yield Extract(f"{author} {path.stem} {number}", page, author)
 
 
-def _pages(texts: list[str], size: int = 900) -> Iterator[str]:
+def _pages(texts: list[str]) -> Iterator[str]:
     page = ""
     for text in texts:
         page += text + "\n\n"
-        if len(page) >= size:
+        if len(page) >= PAGE:
             yield page
             page = ""
     yield page

@@ -51,10 +51,9 @@ class TokenFile:
 def seen_shares(
     train: Stream,
     documents: Iterable[NDArray[Any]],
-    length: int = SEQUENCE,
     scratch: Path | None = None,
 ) -> list[float]:
-    """The share of each document's sequences of `length` tokens that are in the training stream.
+    """The share of each document's sequences of SEQUENCE tokens that are in the training stream.
 
     The opening end-of-text token is of no sequence. 0 for a document shorter than that. scratch:
     where hashes go, at most 8 bytes for a token of the stream and 16 for one of the documents.
@@ -63,9 +62,9 @@ def seen_shares(
         bits = min(MOST_FILES, max(1, len(train) // AT_ONCE)).bit_length() - 1
         held = _Files(Path(folder), "held", HELD, bits)
         stream = _Files(Path(folder), "train", np.dtype(np.uint64), bits)
-        sieve, sizes = _put_held(documents, length, held)
-        for block in _blocks(train, length) if held.total else ():
-            hashes = sequence_hashes(block, length)
+        sieve, sizes = _put_held(documents, held)
+        for block in _blocks(train) if held.total else ():
+            hashes = sequence_hashes(block, SEQUENCE)
             stream.add(hashes[sieve[hashes >> np.uint64(64 - SIEVE_BITS)]])
         counts = np.zeros(len(sizes), np.int64)
         for own, known in zip(held.each(), stream.each(), strict=True):
@@ -74,12 +73,12 @@ def seen_shares(
 
 
 def _put_held(
-    documents: Iterable[NDArray[Any]], length: int, held: "_Files"
+    documents: Iterable[NDArray[Any]], held: "_Files"
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Which first bits a hash of the documents has, and how many sequences each has."""
     sieve, sizes = np.zeros(1 << SIEVE_BITS, bool), array("q")
     for number, tokens in enumerate(documents):
-        hashes = sequence_hashes(np.asarray(tokens[1:]), length)
+        hashes = sequence_hashes(np.asarray(tokens[1:]), SEQUENCE)
         sieve[hashes >> np.uint64(64 - SIEVE_BITS)] = True
         rows = np.empty(len(hashes), HELD)
         rows["hash"], rows["document"] = hashes, number
@@ -98,9 +97,9 @@ def _found(own: NDArray[Any], known: NDArray[np.uint64]) -> NDArray[np.int64]:
     return found
 
 
-def _blocks(train: Stream, length: int) -> Iterator[NDArray[Ids]]:
+def _blocks(train: Stream) -> Iterator[NDArray[Ids]]:
     for start in range(0, len(train), BLOCK):
-        yield train[start : start + BLOCK + length - 1]
+        yield train[start : start + BLOCK + SEQUENCE - 1]
 
 
 class _Files:

@@ -42,9 +42,9 @@ class Question:
     lengths: tuple[int, ...]
 
 
-def continuations(documents: Sequence[HeldOut], seed: int = 0) -> list[Question]:
+def continuations(documents: Sequence[HeldOut]) -> list[Question]:
     """One question of every evaluated document that is long enough, in domains with enough such."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     need = CONTEXT + CONTINUATION
     long = [each for each in documents if each.role == EVALUATED and len(each.tokens) >= need]
     questions = []

@@ -14,9 +14,9 @@ Array = NDArray[np.float64]
 
 
 def domain_means(
-    loss_DC: Array, tokens_D: Array, domains_D: NDArray[np.int64], draws: int = DRAWS
+    loss_DC: Array, tokens_D: Array, domains_D: NDArray[np.int64]
 ) -> tuple[Array, Array]:
-    """Means [C] and the means of `draws` resamples [draws, C], in nats a token.
+    """Means [C] and the means of DRAWS resamples [DRAWS, C], in nats a token.
 
     Token-weighted inside a domain, then the plain mean over domains; documents are drawn inside
     each domain, the same ones whatever the measures are.
@@ -25,15 +25,15 @@ def domain_means(
     for domain in np.unique(domains_D):
         here = domains_D == domain
         sums_DC, tokens = loss_DC[here] * tokens_D[here, None], tokens_D[here]
-        counts = _resamples(int(here.sum()), draws, int(domain))
+        counts = _resamples(int(here.sum()), int(domain))
         means.append(sums_DC.sum(0) / tokens.sum())
         drawn.append((counts @ sums_DC) / (counts @ tokens)[:, None])
     return np.mean(means, 0), np.mean(drawn, 0)
 
 
-def pooled_mean(sums_D: Array, counts_D: Array, draws: int = DRAWS) -> Span:
+def pooled_mean(sums_D: Array, counts_D: Array) -> Span:
     """Sum over count of all documents together, with its interval."""
-    drawn = _resamples(len(sums_D), draws, 0)
+    drawn = _resamples(len(sums_D), 0)
     totals = drawn @ counts_D
     samples = (drawn @ sums_D)[totals > 0] / totals[totals > 0]
     return span(float(sums_D.sum() / max(counts_D.sum(), 1)), samples)
@@ -47,7 +47,7 @@ def span(mean: float, samples: Array) -> Span:
     return [round(float(value), 5) for value in (mean, low, high)]
 
 
-def _resamples(size: int, draws: int, seed: int) -> Array:
-    """How often each of `size` documents was drawn: [draws, size]."""
+def _resamples(size: int, seed: int) -> Array:
+    """How often each of `size` documents was drawn: [DRAWS, size]."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(size, np.full(size, 1 / size), draws).astype(np.float64)
+    return rng.multinomial(size, np.full(size, 1 / size), DRAWS).astype(np.float64)

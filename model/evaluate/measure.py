@@ -32,6 +32,7 @@ KEEP = (8, 16, 32, 64)
 SHARES = (16, 8, 4, 2)  # of its experts, a model of another family keeps a sixteenth, an eighth, ..
 FULL = "full"
 SEEN_LIMIT = 0.01  # a document with a larger share of seen sequences is not among the "unseen"
+SEED = 0  # of the random experts and the clusters
 MAX_CLUSTERED = 100_000  # tokens: the bound of the memory that clustering takes
 
 NONE: Mapping[str, Sequence[Question]] = MappingProxyType({})
@@ -50,15 +51,13 @@ class Measured:
 def evaluate(
     model: EmoForCausalLM | Subject,
     documents: Sequence[HeldOut],
-    seed: int = 0,
     keep: Sequence[int] | None = None,
     questions: Mapping[str, Sequence[Question]] = NONE,
 ) -> dict[str, Any]:
     """All measures of a model in eval mode, as what `python -m model.evaluate` writes.
 
-    seed: of the random experts and the clusters. keep: numbers of experts a layer, None for usual
-    ones. questions: of multiple choice, by the name of their set. Raises ValueError if documents or
-    numbers do not fit.
+    keep: numbers of experts a layer, None for usual ones. questions: of multiple choice, by the
+    name of their set. Raises ValueError if documents or numbers do not fit.
     """
     subject = subject_of(model)
     keep = keep_sizes(subject, keep)
@@ -68,7 +67,7 @@ def evaluate(
     domains_D = np.array([domains.index(each.domain) for each in evaluated], np.int64)
     tokens_D = np.array([len(each.tokens) - 1 for each in evaluated], np.float64)
     of = _Documents(evaluated, calibration, domains, domains_D)
-    measured = _measure(subject, keep, of, questions, seed)
+    measured = _measure(subject, keep, of, questions)
     losses_DC = np.stack(list(measured.losses.values()), 1)
     names = list(measured.losses)
     unseen_D = np.array([each.seen < SEEN_LIMIT for each in evaluated])
@@ -134,7 +133,6 @@ def _measure(
     keep: Sequence[int],
     of: _Documents,
     questions: Mapping[str, Sequence[Question]],
-    seed: int,
 ) -> Measured:
     texts, domains_D = [each.tokens for each in of.evaluated], of.domains_D
     full = subject.losses(texts)
@@ -148,12 +146,12 @@ def _measure(
     if not subject.experts or "modules" in subject.absent:
         return Measured(losses, repeats, {}, answers)
     scores_MLR = _preferences(subject, of.calibration, of.domains)
-    found = modules.agreement(*_clusters(subject, texts, seed), domains_D)
+    found = modules.agreement(*_clusters(subject, texts), domains_D)
     found["keep_overlap"] = {}
     for k in keep:
         kept = k - subject.shared
         own_MLR = keep_sets(scores_MLR, kept)
-        cuts = _cuts(subject, own_MLR, kept, domains_D, seed)
+        cuts = _cuts(subject, own_MLR, kept, domains_D)
         for kind, masks_DLR in cuts.items():
             losses[f"{kind}/{k}"] = document_means(subject.losses(texts, masks_DLR))
         if subject.has_pools:
@@ -180,14 +178,14 @@ def _of_questions(
 
 
 def _cuts(
-    subject: Subject, own_MLR: Masks, kept: int, domains_D: NDArray[np.int64], seed: int
+    subject: Subject, own_MLR: Masks, kept: int, domains_D: NDArray[np.int64]
 ) -> dict[str, Masks]:
     """The experts that each document may use, [D, L, R], by how they were chosen."""
     domains = len(own_MLR)
     cuts = {"own": own_MLR[domains_D]}
     if domains > 1:
         cuts["other"] = own_MLR[(domains_D + max(1, domains // 2)) % domains]
-    random_MLR = np.random.default_rng(seed).random(own_MLR.shape)
+    random_MLR = np.random.default_rng(SEED).random(own_MLR.shape)
     for layer, experts in enumerate(subject.experts):
         random_MLR[:, layer, experts:] = -1  # there are none
     return cuts | {"random": keep_sets(random_MLR, kept)[domains_D]}
@@ -218,7 +216,7 @@ def _preferences(
 
 
 def _clusters(
-    subject: Subject, texts: Sequence[NDArray[np.int64]], seed: int
+    subject: Subject, texts: Sequence[NDArray[np.int64]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cluster and document of every token [N], of as many documents as memory has room for."""
     room = np.cumsum([len(tokens) - 1 for tokens in texts]) <= MAX_CLUSTERED
@@ -229,7 +227,7 @@ def _clusters(
         rows[place] = probs_TLR.flatten(1).clone()
     ordered = [rows[place] for place in range(len(taken))]
     documents_N = np.repeat(np.array(taken), [len(each) for each in ordered])
-    return modules.token_clusters(torch.cat(ordered), seed=seed), documents_N
+    return modules.token_clusters(torch.cat(ordered), seed=SEED), documents_N
 
 
 def _repeated(

@@ -1,33 +1,19 @@
 """How large a checkpoint is and whether it fits, from the headers of its files, before any load."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from model.files import num_parameters, weight_files
+from model.files import num_parameters
 
 OVERHEAD = 1.15
 """Of the weights: room for what loading converts at a time, and for a text's activations."""
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-@dataclass(frozen=True)
-class Size:
-    """parameters: numbers in all weights; bytes_on_disk: of the safetensors files."""
-
-    parameters: int
-    bytes_on_disk: int
-
-    def needed(self, dtype: torch.dtype) -> int:
-        """Bytes of memory to load and run the model in this type."""
-        return int(self.parameters * dtype.itemsize * OVERHEAD)
-
-
-def checkpoint_size(folder: Path) -> Size:
-    """Read the headers alone. Raises ValueError for weights that are missing or damaged."""
-    files = weight_files(folder)
-    return Size(num_parameters(folder), sum(file.stat().st_size for file in files))
+def needed_memory(parameters: int, dtype: torch.dtype) -> int:
+    """Bytes of memory to load and run a model of so many parameters in this type."""
+    return int(parameters * dtype.itemsize * OVERHEAD)
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -62,11 +48,12 @@ def _everywhere() -> int | None:
 
 
 def check_fits(folder: Path, device: torch.device | None, dtype: torch.dtype) -> None:
-    """Raises ValueError if the checkpoint needs more memory than the device, or all, have free.
+    """Raises ValueError if the checkpoint needs more memory than the device, or all, have free,
+    or where weights are missing or damaged.
 
     Weights for another device pass through the CPU's memory.
     """
-    needed = checkpoint_size(folder).needed(dtype)
+    needed = needed_memory(num_parameters(folder), dtype)
     cpu = torch.device("cpu")
     for place in [device] if device in (None, cpu) else [device, cpu]:
         free = _everywhere() if place is None else available_memory(place)

@@ -4,7 +4,7 @@ Shapes: L layers with a router, R routed experts of the largest layer, N tokens,
 V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,7 @@ from model.families.blocks import moe_blocks
 from model.run.live import Live
 
 
-def expert_importance(
-    live: Live, documents: Sequence[np.ndarray], step: Callable[[], None] = lambda: None
-) -> np.ndarray:
+def expert_importance(live: Live, documents: Sequence[np.ndarray]) -> np.ndarray:
     """The estimated rise of the loss in nats a token when an expert is removed: float64 [L, R].
 
     The Taylor expansion of the loss in the gate weights g to first order: without expert e its
@@ -29,9 +27,9 @@ def expert_importance(
     sign is kept, so an expert without which the loss would fall is below 0. What the tokens would
     choose instead is no part of it. 0 for an expert that no token chose, or that a layer lacks.
 
-    documents: token ids, the opening one first; step is called after each of them. The model's
-    weights and their gradients are left alone. Raises ValueError for a model whose experts are not
-    called with ids and gate weights, or that has no loss.
+    documents: token ids, the opening one first. The model's weights and their gradients are left
+    alone. Raises ValueError for a model whose experts are not called with ids and gate weights, or
+    that has no loss.
     """
     if live.why_not_cut:
         raise ValueError(live.why_not_cut)
@@ -46,7 +44,6 @@ def expert_importance(
         for layer, part_R in zip(layers, _one(live, blocks, document, max(routed)), strict=True):
             sums_LR[layer] += part_R
         tokens += len(document) - 1
-        step()
     return sums_LR / max(1, tokens)
 
 

@@ -27,6 +27,7 @@ from model.run.subset import (
 )
 
 NUM_NEXT = 5
+BATCH_TOKENS = 8192
 # A longer text (characters) is not tokenised to its end, which takes a second a million.
 LONG_TEXT = 100_000
 REPLACEMENT = "\ufffd"  # what stands for bytes that are no character
@@ -186,7 +187,7 @@ def record(model: EmoForCausalLM, token_ids: np.ndarray) -> Recording:
 
 @torch.inference_mode()
 def document_losses(
-    model: EmoForCausalLM, documents: Sequence[np.ndarray], batch_tokens: int = 8192
+    model: EmoForCausalLM, documents: Sequence[np.ndarray], batch_tokens: int = BATCH_TOKENS
 ) -> list[np.ndarray]:
     """Per-token losses of each document, float32, in the order given."""
     losses: list[np.ndarray] = [np.empty(0, np.float32)] * len(documents)
@@ -199,15 +200,13 @@ def document_losses(
 
 
 @torch.inference_mode()
-def router_probabilities(
-    model: EmoForCausalLM, documents: Sequence[np.ndarray], batch_tokens: int = 8192
-) -> np.ndarray:
+def router_probabilities(model: EmoForCausalLM, documents: Sequence[np.ndarray]) -> np.ndarray:
     """Router probabilities of every token of all documents, in order: float32 [L, tokens, R].
 
     R is that of the largest layer; 0 where a layer has fewer.
     """
     parts: list[np.ndarray] = [np.empty(0)] * len(documents)
-    for indices, ids_BT in _batches(model, documents, batch_tokens):
+    for indices, ids_BT in _batches(model, documents, BATCH_TOKENS):
         out = model.model(input_ids=ids_BT, use_cache=False, output_router_logits=True)
         probs = _probabilities(model, out.router_logits, ids_BT.numel())
         probs_LBTR = probs.view(probs.shape[0], *ids_BT.shape, -1)

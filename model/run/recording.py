@@ -209,7 +209,7 @@ class Recorder:
         for row, token_ids in enumerate(documents):
             own = [layer.of(row, len(token_ids)) for layer in layers]
             logits_TV = None if logits_BTV is None else logits_BTV[row]
-            usage_LR, entropy_LT = self._judged(own, len(token_ids))
+            usage_LR, entropy_LT = self._judged(own)
             yield Routing(
                 token_ids,
                 self._stacked([layer.ids for layer in own], DROPPED),
@@ -245,9 +245,7 @@ class Recorder:
             values[place, ..., : layer.shape[-1]] = layer
         return values
 
-    def _judged(
-        self, layers: "list[_Layer]", length: int
-    ) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+    def _judged(self, layers: "list[_Layer]") -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
         """Usage [L, R] and entropy [L, T]."""
         if any(layer.probs is None for layer in layers):
             return None, None

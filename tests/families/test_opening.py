@@ -18,7 +18,8 @@ from model.emo.modeling import EmoForCausalLM
 from model.families import sizes
 from model.families.layout import built
 from model.families.opening import config_of, local_folder, open_model
-from model.families.sizes import Size, check_fits, checkpoint_size
+from model.families.sizes import check_fits, needed_memory
+from model.files import num_parameters
 from model.native import router, wide
 from model.native.compiled import call, library
 from model.run.inference import record
@@ -41,10 +42,11 @@ def test_every_family_comes_back_from_disk(family: str, tmp_path: Path) -> None:
 
 
 def test_size_is_read_from_the_headers_of_all_shards(olmoe: Path) -> None:
-    size = checkpoint_size(olmoe)
+    size = num_parameters(olmoe)
     assert len(list(olmoe.glob("*.safetensors"))) > 1
-    assert size.parameters == sum(p.numel() for p in tiny_model("olmoe").parameters())
-    assert size.needed(torch.float32) > 1.9 * size.needed(torch.bfloat16) > size.parameters
+    assert size == sum(p.numel() for p in tiny_model("olmoe").parameters())
+    whole, half = (needed_memory(size, dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert whole > 1.9 * half > size
 
 
 def test_what_cannot_fit_is_said_before_anything_is_loaded(
@@ -56,7 +58,7 @@ def test_what_cannot_fit_is_said_before_anything_is_loaded(
 
 
 def test_what_fits_is_not_refused(olmoe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = checkpoint_size(olmoe).needed(torch.float32)
+    needed = needed_memory(num_parameters(olmoe), torch.float32)
     monkeypatch.setattr(sizes, "available_memory", lambda device: needed)
     check_fits(olmoe, torch.device("cpu"), torch.float32)
     monkeypatch.setattr(sizes, "available_memory", lambda device: None)
@@ -64,7 +66,7 @@ def test_what_fits_is_not_refused(olmoe: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_14b_checkpoint_needs_what_its_weights_need() -> None:
-    assert Size(13_568_600_000, 0).needed(torch.bfloat16) == pytest.approx(31.2e9, rel=0.01)
+    assert needed_memory(13_568_600_000, torch.bfloat16) == pytest.approx(31.2e9, rel=0.01)
 
 
 def test_a_model_in_bfloat16_routes_too(olmoe: Path) -> None:
