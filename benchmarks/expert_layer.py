@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.kt import kt_sides
-from benchmarks.processor import without_avx512
-from benchmarks.timing import interleaved, keep_freed_memory, report
+from benchmarks.timing import interleaved, prepare, report
 from model.emo.config import EmoConfig
 from model.emo.modeling import EmoExperts
 from model.emo.routing import route
@@ -72,10 +71,7 @@ def main(
     avx2: bool,
 ) -> None:
     """Print medians and ratios."""
-    if avx2:
-        without_avx512()
-    torch.set_num_threads(threads)
-    keep_freed_memory()
+    prepare(threads, avx2)
     lines = []
     sizes = [(name, SIZES[name]) for name in names]
     if tokens:

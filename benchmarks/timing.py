@@ -11,7 +11,17 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks.processor import without_avx512
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # as glibc's malloc.h numbers them
+
+
+def prepare(threads: int, avx2: bool) -> None:
+    """So many threads, and no AVX-512 if `avx2`: once, before anything is timed."""
+    if avx2:
+        without_avx512()
+    torch.set_num_threads(threads)
+    keep_freed_memory()
 
 
 def keep_freed_memory() -> None:

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers import olmoe_of_the_same_sizes
-from benchmarks.processor import without_avx512
-from benchmarks.timing import interleaved, keep_freed_memory, on_gpu, report
+from benchmarks.timing import interleaved, on_gpu, prepare, report
 from model.emo.modeling import EmoForCausalLM
 from model.train.batches import Batch, PackedRows
 from model.train.graph import GraphedBackward
@@ -53,10 +52,7 @@ def main(
     avx2: bool,
 ) -> None:
     """Print medians, ratios and tokens a second."""
-    if avx2:
-        without_avx512()
-    torch.set_num_threads(threads)
-    keep_freed_memory()
+    prepare(threads, avx2)
     changes = {"num_layers": layers, "rows": rows, "context": context}
     preset = replace(PRESETS[name], **{key: value for key, value in changes.items() if value})
     made = sides(preset, torch.device(device))

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from emo_viz.analysis.ablation import Guard
 from emo_viz.analysis.expert_effects import Effects, save
 from emo_viz.analysis.origins import Origins, Weights, documents_digest
 from emo_viz.analysis.widths import routed_by_layer
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS, AT_ONCE = 2048, 8
 WINDOW = 16  # experts whose losses are kept at a time
-Guard = Callable[[], AbstractContextManager[None]]
 Place = tuple[int, int]
 """A layer by its place among those with a router, and an expert id."""
 Places = Sequence[Place]

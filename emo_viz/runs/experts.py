@@ -1,14 +1,15 @@
 """What single tokens say of a run's experts: gathered from a trace that has tokens, or from a model
 that reads the documents."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from emo_viz.analysis.ablation import Guard
 from emo_viz.analysis.expert_tokens import ExpertTokens, Gathering, save
 from emo_viz.analysis.origins import Origins, Weights, documents_digest, of_trace
 from emo_viz.analysis.widths import routed_by_layer
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from model.run.live import Live
 
 MAX_TOKENS = 256
-Guard = Callable[[], AbstractContextManager[None]]
 
 
 def measure_experts(

@@ -12,7 +12,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from tiny import CAUSAL, SEQ2SEQ, UNKNOWN, run, save_tokenizer, tiny_model  # noqa: E402
+from tiny import CAUSAL, KEPT, SEQ2SEQ, UNKNOWN, run, save_tokenizer, tiny_model  # noqa: E402
 
 from model.evaluate.subject import FamilySubject  # noqa: E402
 from model.families import RoutedModel, routed  # noqa: E402
@@ -38,7 +38,6 @@ shape of their routers and marked as guessed.
 | Model type | Routers | Scores | Recorded | Left out live | Cut | Evaluated |
 |---|---|---|---|---|---|---|
 """
-KEPT = [0, 2, 3, 5, 7]
 OF_GROUPS = [0, 1, 2, 3, 6, 7]
 
 

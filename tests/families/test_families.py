@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 from slow_rules import expected
-from tiny import CAUSAL, EXPERTS, SEQ2SEQ, UNKNOWN, run, tiny_model
+from tiny import CAUSAL, EXPERTS, KEPT, SEQ2SEQ, UNKNOWN, run, tiny_model
 
 from model.families import KNOWN, RoutedModel, routed
 from model.families.rules import DROPPED, Rule
 
 FAMILIES = [*CAUSAL, *SEQ2SEQ]
 CUTTABLE = [family for family in FAMILIES if family != "nllb-moe"]
-KEPT = [0, 2, 3, 5, 7]
 GONE = [1, 4, 6]
 
 

@@ -13,6 +13,7 @@ from transformers import (
 )
 
 EXPERTS = 8
+KEPT = [0, 2, 3, 5, 7]
 COMMON = {
     "vocab_size": 96,
     "hidden_size": 32,
