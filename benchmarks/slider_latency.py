@@ -62,7 +62,7 @@ def _measure(harness: Any, page: Any, drags: int) -> tuple[list[list[float]], li
     """Times of all moves and of letting go, in milliseconds; messages sent while dragging."""
     frames, answers, sent = list[list[float]](), list[float](), list[Any]()
     box = page.locator(".track").bounding_box()
-    harness._sockets[page].on("framesent", lambda frame: sent.append(frame))
+    harness.socket_of(page).on("framesent", lambda frame: sent.append(frame))
     held = 0
     for turn in range(drags):
         page.mouse.move(box["x"] + box["width"] * (0.5 + 0.1 * (turn % 2)), box["y"] + 14)

@@ -292,10 +292,21 @@ def rerun(page: Page) -> Iterator[None]:
     Waits for the server's message that a run ended: a short run can begin and end without the
     page ever showing that it ran.
     """
-    with _sockets[page].expect_event("framereceived", _ends_a_run, timeout=WAIT_MS):
+    with socket_of(page).expect_event("framereceived", _ends_a_run, timeout=WAIT_MS):
         yield
     page.evaluate(TWO_FRAMES)  # let the page take in what came before that message
     settle(page)
+
+
+def is_within(part: Locator, height: int = 900) -> bool:
+    """Whether all of a part is on the first screen."""
+    box = part.bounding_box()
+    return box is not None and box["y"] >= 0 and box["y"] + box["height"] <= height
+
+
+def socket_of(page: Page) -> WebSocket:
+    """The one that a page of `new_page` talks to the server through."""
+    return _sockets[page]
 
 
 def _ends_a_run(payload: bytes | str) -> bool:

@@ -2,14 +2,9 @@
 
 import harness
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 MOST_BYTES = 1_000_000
-
-
-def is_within(part: Locator, height: int = 900) -> bool:
-    box = part.bounding_box()
-    return box is not None and box["y"] >= 0 and box["y"] + box["height"] <= height
 
 
 def frames(page: Page) -> list[bytes]:
@@ -39,12 +34,12 @@ def test_headline_tabs_maps_and_legend_are_on_the_first_screen(
     page = browser_page
     harness.visit(page, f"{bundled.url}/Document_clusters{query}")
     expect(page.locator(".label").first).to_be_visible()
-    assert is_within(page.get_by_role("heading", level=2).first)
-    assert is_within(page.get_by_role("tab").first)
-    assert is_within(page.get_by_role("button", name="Read", exact=True))
+    assert harness.is_within(page.get_by_role("heading", level=2).first)
+    assert harness.is_within(page.get_by_role("tab").first)
+    assert harness.is_within(page.get_by_role("button", name="Read", exact=True))
     for part in (".plot", ".legend"):
         shown = page.locator(part).all()
-        assert shown and all(map(is_within, shown))
+        assert shown and all(map(harness.is_within, shown))
     assert page.locator(".plot").count() == 2
     assert page.locator(".label").count() == labels, "every cluster and every domain has a name"
     assert page.locator(".label").evaluate_all(TOUCHING) == []

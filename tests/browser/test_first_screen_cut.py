@@ -89,7 +89,7 @@ def held(page: Page) -> Iterator[float]:
 
 def test_a_drag_repaints_everything_and_sends_nothing_until_it_ends(opened: Page):
     sent: list[int] = []
-    socket = harness._sockets[opened]
+    socket = harness.socket_of(opened)
     lines, tokens = opened.locator(".lines .current"), opened.locator(".tokens .token")
     fixed = [opened.locator(name).first for name in (".track", ".play", ".strip")]
     places = [each.bounding_box() for each in fixed]

@@ -9,11 +9,6 @@ from playwright.sync_api import Browser, Locator, Page, expect
 OPEN, FIRST_ROW = 72, 50  # pixels from a table's corner: the sign that opens its first row
 
 
-def is_within(part: Locator, height: int = 900) -> bool:
-    box = part.bounding_box()
-    return box is not None and box["y"] >= 0 and box["y"] + box["height"] <= height
-
-
 def starts_within(part: Locator, height: int = 900) -> bool:
     box = part.bounding_box()
     return box is not None and 0 <= box["y"] < height
@@ -29,11 +24,11 @@ def test_all_experts_as_points_and_as_a_table(
 ):
     with harness.new_page(browser, width) as page:
         harness.visit(page, f"{bundled.url}/Experts")
-        assert is_within(page.get_by_role("heading", level=2).first)
+        assert harness.is_within(page.get_by_role("heading", level=2).first)
         assert page.locator(".point").count() == 2 * 4 * 127
-        assert is_within(chart(page))
+        assert harness.is_within(chart(page))
         table = page.get_by_test_id("stDataFrame")
-        assert is_within(table) if width == 1440 else starts_within(table, 800)
+        assert harness.is_within(table) if width == 1440 else starts_within(table, 800)
         table.click(position={"x": 150, "y": FIRST_ROW})
         page.keyboard.press("ArrowDown")
         page.evaluate(harness.TWO_FRAMES)
@@ -75,8 +70,8 @@ def test_one_expert_with_its_domains_effect_and_contexts(
     page = browser_page
     harness.visit(page, f"{bundled.url}/Experts?expert=2.125&expert_run=emo-nano")
     expect(page.locator(".kwic .line")).to_have_count(12)
-    assert is_within(page.locator(".kwic"))
-    assert is_within(chart(page))
+    assert harness.is_within(page.locator(".kwic"))
+    assert harness.is_within(chart(page))
     expect(page.get_by_text("Loss without it", exact=True)).to_be_visible()
 
 
@@ -110,9 +105,9 @@ def test_every_question_of_domains_has_its_answer_and_picture(
 ):
     with harness.new_page(browser, width) as page:
         harness.visit(page, f"{bundled.url}/Domains?domains_view={view}")
-        assert is_within(page.get_by_role("heading", level=2).first)
-        assert is_within(page.get_by_role("radio", name="Balance"))
-        assert is_within(chart(page))
+        assert harness.is_within(page.get_by_role("heading", level=2).first)
+        assert harness.is_within(page.get_by_role("radio", name="Balance"))
+        assert harness.is_within(chart(page))
         if view == "Similarity" and width == 1440:
             cells_are_walked_by_key(page)
 

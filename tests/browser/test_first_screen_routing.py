@@ -169,7 +169,7 @@ def test_the_arrow_keys_walk_a_picture_without_the_server_and_enter_picks(
 ):
     root = visit(browser_page, app_server)
     sent: list[object] = []
-    harness._sockets[browser_page].on("framesent", lambda frame: sent.append(frame))
+    harness.socket_of(browser_page).on("framesent", lambda frame: sent.append(frame))
     root.locator(".stage").focus()
     for _ in range(4):
         browser_page.keyboard.press("ArrowDown")
@@ -196,7 +196,7 @@ def test_pointing_at_the_text_marks_the_row(app_server: harness.Server, browser_
 def test_a_pick_sends_little_and_not_the_picture(app_server: harness.Server, browser_page: Page):
     visit(browser_page, app_server)
     received: list[bytes | str] = []
-    harness._sockets[browser_page].on("framereceived", lambda frame: received.append(frame))
+    harness.socket_of(browser_page).on("framereceived", lambda frame: received.append(frame))
     with harness.rerun(browser_page):
         browser_page.locator(TOKENS).nth(6).click()
     assert 0 < sum(map(len, received)) < MOST_BYTES
