@@ -66,7 +66,10 @@ def bootstrap_intervals(
 def percentile_interval(
     mean: float, samples: NDArray[np.float64], n_documents: int, level: float = 0.95
 ) -> Interval:
-    """The interval that holds the middle `level` of the bootstrap `samples` of a statistic."""
+    """The interval that holds the middle `level` of the bootstrap `samples` of a statistic.
+
+    Raises ValueError for a level that is not between 0 and 1.
+    """
     if not 0 < level < 1:
         raise ValueError(f"The level of an interval must lie between 0 and 1, not {level}.")
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])

@@ -38,7 +38,10 @@ class Pca:
 
 
 def flatten_usage(usage: NDArray[np.floating], layer: int | None = None) -> NDArray[np.float32]:
-    """Usage [D, L, R] as one float32 vector per document: [D, L*R], or [D, R] of one `layer`."""
+    """Usage [D, L, R] as one float32 vector per document: [D, L*R], or [D, R] of one `layer`.
+
+    Raises ValueError for a layer that is not there.
+    """
     if layer is None:
         return np.asarray(usage, np.float32).reshape(len(usage), -1)
     if not 0 <= layer < usage.shape[1]:

@@ -121,7 +121,10 @@ def add_file(
     layers: int | None = None,
     experts: int | None = None,
 ) -> str:
-    """Import a routing file of another tool in the background; as `add_hub`."""
+    """Import a routing file of another tool in the background; as `add_hub`.
+
+    Raises ValueError where the file is not there or nothing can be kept.
+    """
     if not path.exists():
         raise ValueError(f"There is no file {path}; check the path.")
     home.check()

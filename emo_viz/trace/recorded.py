@@ -84,7 +84,7 @@ class RecordedDocument:
 
     @property
     def token_texts(self) -> list[str]:
-        """Each token's piece of the text."""
+        """Each token's piece of the text. Raises Absent where the trace has none."""
         if self._texts is None:
             raise Absent(sentence(self._trace, "token_texts"))
         return self._texts

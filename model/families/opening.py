@@ -111,7 +111,10 @@ def config_of(folder: Path) -> Any:
 
 
 def check_experts(folder: Path, config: Any) -> None:
-    """Said before a dense model is loaded: every config of a model with routers names experts."""
+    """Said before a dense model is loaded: every config of a model with routers names experts.
+
+    Raises ValueError for one that names none.
+    """
     told = str(config.to_dict()).lower()
     if "expert" not in told and "moe" not in told:
         raise ValueError(
@@ -148,6 +151,7 @@ def device_of(name: str) -> torch.device | None:
 
 
 def dtype_of(name: str) -> torch.dtype:
+    """Raises ValueError for a name that is none of DTYPES."""
     if name not in DTYPES:
         raise ValueError(f"{name!r} is no type to load in; choose {', '.join(DTYPES)}.")
     dtype: torch.dtype = getattr(torch, name)

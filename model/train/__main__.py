@@ -170,7 +170,10 @@ def _is_exported(out: Path, preset: Preset, digest: str) -> bool:
 
 
 def check_out(out: Path) -> None:
-    """Try the run's folder before the work, and that its export may be replaced at the end."""
+    """Try the run's folder before the work, and that its export may be replaced at the end.
+
+    Raises ValueError where one of the two cannot be.
+    """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out needs a folder.")
     check_writable(out / "export")
