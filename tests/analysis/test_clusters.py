@@ -8,9 +8,9 @@ from emo_viz.analysis.clusters import match_clusters, nearest, spherical_kmeans
 from emo_viz.analysis.vectors import unit_rows
 
 
-def planted(sizes, dimensions=12, noise=0.05, seed=0):
+def planted(sizes, noise=0.05):
     """Unit rows around as many random directions, and the direction of each, shuffled."""
-    rng = np.random.default_rng(seed)
+    rng, dimensions = np.random.default_rng(0), 12
     directions = np.linalg.qr(rng.normal(size=(dimensions, len(sizes))))[0].T
     truth = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
     rows = directions[truth] + noise * rng.normal(size=(len(truth), dimensions))

@@ -18,9 +18,9 @@ LAYERS, ROUTED, PER_DOCUMENT = 2, 6, 25
 DOMAINS = [name for name in ("sea", "law", "bread") for _ in range(8)]
 
 
-def planted_table(by_domain, seed=0):
+def planted_table(by_domain):
     """Tokens whose three ways of routing follow the document's domain, or else the token id."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     documents = np.repeat(np.arange(len(DOMAINS)), PER_DOCUMENT)
     token_ids = rng.integers(9, size=len(documents))
     ways = (documents // 8 if by_domain else token_ids % 3).astype(int)

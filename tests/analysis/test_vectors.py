@@ -8,9 +8,9 @@ from emo_viz.analysis.vectors import fit_pca, flatten_usage, unit_rows
 from tests.recipes import routing_vectors
 
 
-def planted_rows(deviations, n=400, seed=0):
+def planted_rows(deviations):
     """Rows whose principal axes have exactly these standard deviations, turned at random."""
-    rng = np.random.default_rng(seed)
+    rng, n = np.random.default_rng(0), 400
     raw = rng.normal(size=(n, len(deviations)))
     raw -= raw.mean(axis=0)
     white = np.linalg.qr(raw)[0] * np.sqrt(n - 1)

@@ -26,9 +26,9 @@ from tests.model.test_train_command import build, refused
 KEEP = (4, 8)
 
 
-def texts(count=6, seed=0, longest=40):
-    rng = np.random.default_rng(seed)
-    sizes = rng.integers(8, longest, count)
+def texts():
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(8, 40, 6)
     return [np.array([EOS, *rng.integers(2, 60, size)], np.int64) for size in sizes]
 
 

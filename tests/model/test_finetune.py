@@ -84,11 +84,11 @@ def request(at, what, **options):
     return Request(at.parent, at.corpus, ("kitchen",), read_what(what), **(small | options))
 
 
-def tune(at, out, what, pace=None, full=None, module=None, **options):
+def tune(at, out, what, pace=None, full=None, **options):
     torch.set_num_threads(1)
     pace = pace or Pace(checkpoint_every=2)
     asked = request(at, what, **options)
-    return work(asked, out, full=full, module=module, pace=replace(pace, progress=Silent))
+    return work(asked, out, full=full, pace=replace(pace, progress=Silent))
 
 
 def released(folder):

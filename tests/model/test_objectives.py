@@ -20,11 +20,11 @@ from tests.model.test_train import PRESET, new_model, stream
 R = 12
 
 
-def routing(seed=0, rows=3, tokens=20):
+def routing(rows=3):
     """Scores [B, T, R], documents [B, T] and sizes [B, D] of a few rows."""
-    generator = torch.Generator().manual_seed(seed)
-    scores_BTR = torch.randn(rows, tokens, R, generator=generator).softmax(-1)
-    ids_BT = tiny_ids(rows, tokens, seed)
+    generator = torch.Generator().manual_seed(0)
+    scores_BTR = torch.randn(rows, 20, R, generator=generator).softmax(-1)
+    ids_BT = tiny_ids(rows, 20)
     ids_BT[:, [4, 5, 13]] = EOS
     sizes_BD = torch.randint(2, R, (rows, 4), generator=generator)
     return scores_BTR, document_segments(ids_BT, EOS), sizes_BD

@@ -43,20 +43,20 @@ def slow_routing(logits_TE, ids_T, pool_sizes, num_shared, top_k):
     return torch.tensor(chosen), torch.tensor(weights)
 
 
-def packed_rows(rows=3, tokens=40, experts=17, seed=0):
+def packed_rows(rows=3, tokens=40, seed=0):
     generator = torch.Generator().manual_seed(seed)
     ids_BT = torch.randint(1, 50, (rows, tokens), generator=generator)
     ids_BT[torch.rand(rows, tokens, generator=generator) < 0.12] = EOS
-    logits_BTE = torch.randn(rows, tokens, experts, generator=generator)
+    logits_BTE = torch.randn(rows, tokens, 17, generator=generator)
     segments_BT = document_segments(ids_BT, EOS)
     sizes_BD = PoolSizes(4, 18).draw((1, rows, int(segments_BT.max()) + 1), generator)[0]
     return ids_BT, logits_BTE, segments_BT, sizes_BD
 
 
-def fast_routing(logits_BTE, segments_BT, sizes_BD, num_shared=1, top_k=4):
-    scores = logits_BTE[..., :-num_shared].softmax(-1)
+def fast_routing(logits_BTE, segments_BT, sizes_BD):
+    scores = logits_BTE[..., :-1].softmax(-1)
     pools = document_pools(scores, segments_BT, sizes_BD).flatten(0, 1)
-    return route(logits_BTE.flatten(0, 1), num_shared, top_k, pools), pools
+    return route(logits_BTE.flatten(0, 1), 1, 4, pools), pools
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -367,7 +367,6 @@ def test_traces_agree_with_the_models_that_they_are_of(recorded: Path, pair: Dif
 def server_answers(
     folder: Path,
     trace: Path,
-    name: str,
     ids: dict[str, np.ndarray],
     texts: dict[str, str] | None = None,
 ) -> None:
@@ -376,7 +375,7 @@ def server_answers(
         {"id": document, "prompt_routed_experts": rows.tolist(), "choices": [{}]}
         for document, rows in ids.items()
     ]
-    path = folder / f"{name}.jsonl"
+    path = folder / "served.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     import_trace(path, trace, Known(num_experts=15, texts=texts))
 
@@ -400,7 +399,7 @@ def test_a_server_s_routing_beside_the_model_s_trace(recorded: Path, tmp_path: P
     ids[names[1]][:4] = -1
     changed = ids[names[2]][9, 1]
     changed[0] = next(expert for expert in range(15) if expert not in changed)
-    server_answers(tmp_path, recorded / "traces" / "served", "served", ids)
+    server_answers(tmp_path, recorded / "traces" / "served", ids)
     at = opened()
     said = words(at)
     total = sum(map(len, ids.values())) - 4
@@ -433,7 +432,7 @@ def test_a_server_s_routing_beside_the_model_run_on_its_texts(
         shutil.rmtree(recorded / part / "std-nano")
     shutil.rmtree(recorded / "traces" / "emo-nano")
     (recorded / "checkpoints" / "emo-nano").rename(recorded / "checkpoints" / "own")
-    server_answers(tmp_path, recorded / "traces" / "served", "served", ids, texts)
+    server_answers(tmp_path, recorded / "traces" / "served", ids, texts)
     at = opened()
     assert at.selectbox(key="difference_of").value == "own live, served recorded"
     said = words(at)
@@ -484,7 +483,7 @@ def test_the_slots_say_which_runs_and_which_is_the_first(pair: Difference):
 
 def test_a_server_s_file_stands_beside_a_model(recorded: Path, tmp_path: Path):
     ids = Trace.open(recorded / "traces" / "emo-nano").recorded(0).expert_ids.swapaxes(0, 1)[1:]
-    server_answers(tmp_path, recorded / "traces" / "served", "served", {"heldout-garden-0": ids})
+    server_answers(tmp_path, recorded / "traces" / "served", {"heldout-garden-0": ids})
     at = opened(a="emo-nano", b="served")
     assert at.selectbox(key="difference_of").value == "EMO and served, recorded"
     assert f"On {len(ids):,} tokens of 1 document" in words(at)
