@@ -200,14 +200,14 @@ def _is_inside(text: str, place: int) -> bool:
     if not (_is_of_word(left) and _is_of_word(right)):
         return False
     alone = _IS_SIDE_BY_SIDE.match(left) or _IS_SIDE_BY_SIDE.match(right)
-    return _is_mark(right) or not alone
+    return is_mark(right) or not alone
 
 
 def _is_of_word(character: str) -> bool:
-    return character.isalnum() or character == "_" or _is_mark(character)
+    return character.isalnum() or character == "_" or is_mark(character)
 
 
-def _is_mark(character: str) -> bool:
+def is_mark(character: str) -> bool:
     return bool(character) and unicodedata.category(character).startswith("M")
 
 

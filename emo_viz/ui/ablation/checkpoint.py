@@ -19,6 +19,7 @@ from emo_viz.ui.ablation.live import Live
 from emo_viz.ui.ablation.page import Study
 from emo_viz.ui.parts import progress
 from emo_viz.ui.parts.together import name
+from emo_viz.ui.shell import words
 from model.files import weight_files, weights_digest
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ def offer(study: Study, live: Live, loaded: LoadedModel, stem: str) -> None:
     size = estimate(study, loaded, live.keep_k)
     if size > MOST:
         st.caption(
-            f"The cut checkpoint of {name(run)} would have about {_size(size)}, too much for a "
-            "browser; the command above writes it."
+            f"The cut checkpoint of {name(run)} would have about {words.stored(size)}, too much "
+            "for a browser; the command above writes it."
         )
         return
     job = registry().find(_key(loaded, live))
@@ -95,7 +96,7 @@ def offer(study: Study, live: Live, loaded: LoadedModel, stem: str) -> None:
     if job is not None and isinstance(job.result, Zipped):
         _download(job.result, run.label)
         return
-    label = f"Make the cut checkpoint of {name(run)}, about {_size(size)}"
+    label = f"Make the cut checkpoint of {name(run)}, about {words.stored(size)}"
     if st.button(label, key=f"subset_cut_{loaded.run}", width="stretch"):
         start(loaded, live, stem)
         st.rerun()
@@ -103,7 +104,7 @@ def offer(study: Study, live: Live, loaded: LoadedModel, stem: str) -> None:
 
 def _download(made: Zipped, label: str) -> None:
     st.download_button(
-        f"Cut checkpoint of {label}, {_size(made.path.stat().st_size)}",
+        f"Cut checkpoint of {label}, {words.stored(made.path.stat().st_size)}",
         lambda: made.path.read_bytes(),
         file_name=made.path.name,
         mime="application/zip",
@@ -119,10 +120,6 @@ def estimate(study: Study, loaded: LoadedModel, keep_k: int) -> int:
     if own is None:
         return stored
     return round(stored * own.kept(study.keep_of(loaded.run, keep_k)) / own.parameters)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(0.1, count / 1e6):.1f} MB"
 
 
 def _key(loaded: LoadedModel, live: Live) -> str:

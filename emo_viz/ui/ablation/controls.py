@@ -31,7 +31,7 @@ from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.address import one_of, whole_number
-from emo_viz.ui.shell.words import isolated, opening
+from emo_viz.ui.shell.words import numbered
 
 DOMAIN, METHOD, KEEP = routes.SUBSET_DOMAIN, routes.SUBSET_METHOD, routes.SUBSET_KEEP
 DOCUMENT, TOKEN, VIEW = routes.SUBSET_DOCUMENT, routes.SUBSET_TOKEN, routes.SUBSET_VIEW
@@ -191,17 +191,9 @@ def _reads_well(study: Study, ids: list[str]) -> str:
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _document_labels(_documents: pd.DataFrame, key: str, domain: str | None) -> dict[str, str]:
-    """Ids of the documents of a domain (None: of all) and a numbered opening of each.
-
-    The number keeps equal openings apart.
-    """
+    """Ids of the documents of a domain (None: of all) and a numbered opening of each."""
     shown = _documents if domain is None else _documents[_documents["domain"] == domain]
-    return {
-        document: f"{number}. {isolated(opening(text, 70))}"
-        for number, (document, text) in enumerate(
-            zip(shown["id"], shown["text"], strict=True), start=1
-        )
-    }
+    return numbered(shown["id"], shown["text"], 70)
 
 
 def _step_button(ids: list[str], step: int) -> None:

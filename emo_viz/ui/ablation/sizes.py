@@ -7,7 +7,7 @@ import streamlit as st
 from emo_viz.analysis.cut_size import STEP_TEXTS, Weights, uniform_weights
 from emo_viz.server.library import LoadedModel
 from emo_viz.ui.ablation.page import Study
-from emo_viz.ui.shell.words import compact
+from emo_viz.ui.shell.words import compact, stored
 
 HEAD = ("Run", "Parameters", "Memory (as run here)", "Modelled speed")
 MODELLED = (
@@ -67,10 +67,6 @@ def _row(own: Weights, keep_k: int, size: int) -> list[str]:
     kept = own.kept(keep_k)
     return [
         f"{compact(kept)} of {compact(own.parameters)}",
-        f"{_megabytes(kept * size)} of {_megabytes(own.parameters * size)}",
+        f"{stored(kept * size)} of {stored(own.parameters * size)}",
         f"{own.speed(keep_k):.2f} times",
     ]
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -1,6 +1,5 @@
 """Clusters page, tokens: their maps, those selected, and what lies below."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -33,7 +32,15 @@ from emo_viz.ui.parts.point_maps import Fact, Panel, payload
 from emo_viz.ui.parts.selection import Rows, Selection
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import missing, routes
-from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, opening, share, visible
+from emo_viz.ui.shell.words import (
+    count,
+    escape_markdown,
+    escape_plotly,
+    on_one_line,
+    opening,
+    share,
+    visible,
+)
 
 SELECTION = Selection(routes.CLUSTER_TOKENS)
 MARKER_SIZE = 5
@@ -131,11 +138,6 @@ def _sent(data: Data, found: Tokens, view: View) -> dict[str, Any]:
         f"calc({above})",
         f"{data.provenance} · {found.size} · coloured by {COLOURED_BY[view.colour]}",
     )
-
-
-def on_one_line(text: str) -> str:
-    """A text with every run of spaces as one."""
-    return re.sub(" {2,}", " ", visible(text))
 
 
 def _panel(data: Data, found: Tokens, view: View, run: Run) -> Panel:

@@ -1,7 +1,7 @@
 """Routing difference page: which runs and documents, and what comes of it in one sentence."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.same_experts import BY_USE, ways
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, missing, routes
-from emo_viz.ui.shell.words import count, escape_markdown, interval, isolated, opening, share
+from emo_viz.ui.shell.words import count, escape_markdown, interval, numbered, share
 
 HELD_OUT, OWN = "Held-out documents", routes.OWN_SOURCE
 ALL_DOMAINS = "All domains"
@@ -281,7 +281,7 @@ def _live(choice: Choice, sides: Sides, layers: Layers, row: Any) -> Found:
         (list(texts), lambda document: (first(document), second(document))),
         lambda document: sources.words_of_text(sides[0], texts[document], most),
         repr((list(texts.items()), most)),
-        _titles(texts),
+        numbered(texts, texts.values(), OPENING),
         own,
         linked=True,
     )
@@ -317,18 +317,10 @@ def _recorded(choice: Choice, sides: Sides, layers: Layers, row: Any) -> Found:
         (list(places), lambda document: (first(document), second(document))),
         lambda document: sources.words_of_row(sides, traces[0], places[document]),
         repr(list(places.items())),
-        _titles(sources.openings(traces[0], places)),
+        numbered(places, sources.openings(traces[0], places).values(), OPENING),
         None,
         linked=bool(recordings.without_checkpoint()),
     )
-
-
-def _titles(texts: Mapping[str, str]) -> dict[str, str]:
-    """A numbered opening of each document; the number keeps equal openings apart."""
-    return {
-        document: f"{number}. {isolated(opening(text, OPENING))}"
-        for number, (document, text) in enumerate(texts.items(), start=1)
-    }
 
 
 def _some(row: Any, documents: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from emo_viz.server.catalogue import Entry
 from emo_viz.ui.library import add, make, own
 from emo_viz.ui.parts import export
 from emo_viz.ui.shell import slots
-from emo_viz.ui.shell.words import compact, count, escape_markdown
+from emo_viz.ui.shell.words import compact, count, escape_markdown, stored
 
 TO_DELETE = "library_delete"
 NOTHING = "nothing but its place in the list"
@@ -88,16 +88,11 @@ def _row(entry: Entry) -> dict[str, object]:
         "Top-k": known.top_k if known else None,
         "Parameters": compact(model.parameters) if model else None,
         "Active a token": compact(model.active) if model and model.active else None,
-        "Memory": gigabytes(model.bytes) if model else None,
+        "Memory": stored(model.bytes) if model else None,
         "Documents": recording.documents if recording else None,
         "Tokens recorded": recording.tokens if recording else None,
         "Measured": ", ".join(entry.measured) or None,
     }
-
-
-def gigabytes(size: int) -> str:
-    """ "15.5 MB", "13.8 GB": of the weights as they are stored."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _notes(found: Sequence[Entry]) -> None:

@@ -1,7 +1,5 @@
 """Token routing page: choosing a text, and what the models make of it in one sentence."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -15,7 +13,7 @@ from emo_viz.ui.parts.reading import Chosen, Reading, say_absent
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell import links, routes, slots
 from emo_viz.ui.shell.address import one_of
-from emo_viz.ui.shell.words import count, escape_markdown, isolated, opening, rest_cut, shorten
+from emo_viz.ui.shell.words import count, escape_markdown, numbered, rest_cut, shorten
 
 HELD_OUT, OWN = "Held-out document", routes.OWN_SOURCE
 ALL_DOMAINS = "All domains"
@@ -128,7 +126,7 @@ def choose_document(documents: pd.DataFrame, row: DeltaGenerator) -> pd.Series:
     kind = one_of("document", ids, always=True)
     usual = typical.among(ids, library.comparison())
     links.enter(DOCUMENT, kind, usual, routes.ROUTING_DOCUMENT)
-    labels = beside(documents, (DOMAIN, domain), lambda: _document_labels(ids, shown["text"]))
+    labels = beside(documents, (DOMAIN, domain), lambda: numbered(ids, shown["text"], 90))
     chosen = row.selectbox(
         f"Document ({len(ids):,})",
         ids,
@@ -181,14 +179,6 @@ def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:
 def _open_document(document: str) -> None:
     st.session_state[DOCUMENT] = document
     forget_selection()
-
-
-def _document_labels(ids: list[str], texts: Iterable[str]) -> dict[str, str]:
-    """A numbered opening of each document; the number keeps equal openings apart."""
-    return {
-        document: f"{number}. {isolated(opening(text, 90))}"
-        for number, (document, text) in enumerate(zip(ids, texts, strict=True), start=1)
-    }
 
 
 def origin(row: pd.Series) -> str:

@@ -14,7 +14,14 @@ from emo_viz.ui.search.query import PAGE, Query
 from emo_viz.ui.search.results import Results
 from emo_viz.ui.shell import links, routes, slots
 from emo_viz.ui.shell.address import whole_number
-from emo_viz.ui.shell.words import compact, count, escape_markdown, token_label, visible
+from emo_viz.ui.shell.words import (
+    compact,
+    count,
+    escape_markdown,
+    on_one_line,
+    token_label,
+    visible,
+)
 
 A_PAGE = 25
 MOST_DOMAINS = 6
@@ -212,20 +219,12 @@ def _row(asked: Query, line: Line, note: str, target: Pin) -> kwic.Row:
     return kwic.Row(
         domain=visible(facts["domain"]),
         name="" if whole and facts["domain"] else visible(facts["title"]),
-        before=_flat(line.before),
+        before=on_one_line(line.before),
         hit=visible(hit),
-        after=_flat(line.after),
+        after=on_one_line(line.after),
         address=address("routing"),
         clusters=address("clusters") if target.document else "",
         title=f"Open in Token routing{place}",
         note=note,
         pinned=pins.is_pinned(target),
     )
-
-
-def _flat(text: str) -> str:
-    """On one line, runs of spaces as one: an indent would push the words out of sight."""
-    shown = visible(text)
-    while "  " in shown:
-        shown = shown.replace("  ", " ")
-    return shown

@@ -7,8 +7,10 @@ direction round. It is always shown as text: escaped for HTML or Markdown, contr
 import html
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from emo_viz.analysis.bootstrap import Interval
+from emo_viz.analysis.search import is_mark
 
 _NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u200b": "∅", "\ufeff": "∅"}
 # Format characters that turn nothing round: joiners hold emoji and Indic or Persian words together,
@@ -48,7 +50,7 @@ def token_label(text: str, limit: int = 24) -> str:
     own is told by its codes.
     """
     shown = visible(text)
-    if shown and _is_mark(shown[0]):
+    if shown and is_mark(shown[0]):
         shown = DOTTED_CIRCLE + shown
     body = shown.strip()
     if not body:
@@ -131,16 +133,25 @@ def _goes_on(before: str, after: str) -> bool:
     """Whether the second character is part of what the first is drawn as."""
     joined = ZERO_WIDTH_JOINER in (before, after) or unicodedata.combining(before) == VIRAMA
     flag = _FLAGS.issuperset((before, after))
-    return joined or flag or _is_mark(after) or after in _TAGS or after in _LATER_PARTS
-
-
-def _is_mark(character: str) -> bool:
-    return unicodedata.category(character).startswith("M")
+    return joined or flag or is_mark(after) or after in _TAGS or after in _LATER_PARTS
 
 
 def opening(text: str, limit: int) -> str:
     """The first words of a text on one line."""
     return shorten(" ".join(visible(text[:OPENING_READ]).replace("↵", " ").split()), limit)
+
+
+def on_one_line(text: str) -> str:
+    """A text with every run of spaces as one: an indent would push its words out of sight."""
+    return re.sub(" {2,}", " ", visible(text))
+
+
+def numbered(ids: Iterable[str], texts: Iterable[str], limit: int) -> dict[str, str]:
+    """A numbered opening of each document by its id; the number keeps equal openings apart."""
+    return {
+        document: f"{number}. {isolated(opening(text, limit))}"
+        for number, (document, text) in enumerate(zip(ids, texts, strict=True), start=1)
+    }
 
 
 def count(number: int, noun: str) -> str:
@@ -170,6 +181,11 @@ def compact(number: float) -> str:
         if abs(number) >= size:
             return f"{number / size:.1f} {unit}"
     return f"{number:.0f}"
+
+
+def stored(size: int) -> str:
+    """ "15.5 MB", "13.8 GB": bytes of weights."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(0.1, size / 1e6):.1f} MB"
 
 
 def _sign(character: str) -> str:
