@@ -142,7 +142,7 @@ def coloured(run: Run) -> str:
 
 
 def sentence_case(text: str) -> str:
-    """A unit as an axis title: "routed experts" becomes "Routed experts"."""
+    """Words as a title, such as a unit: "routed experts" becomes "Routed experts"."""
     return text[:1].upper() + text[1:]
 
 

@@ -17,7 +17,6 @@ from emo_viz.figures.kept import beside
 from emo_viz.server import assets, library
 from emo_viz.ui.ablation import grid
 from emo_viz.ui.ablation.page import (
-    ALL_DOMAINS,
     BY_WORTH,
     OWN,
     WORTH,
@@ -60,7 +59,7 @@ FIELD = OwnText("subset", routes.SUBSET_TEXT, _forget_token)
 
 def controls(study: Study) -> Choice:
     """The row of controls. A link's impossible keep-k is named in one sentence and not used."""
-    domains = [ALL_DOMAINS, *study.domains]
+    domains = [routes.ALL_DOMAINS, *study.domains]
     keep_k = _keep_k(study)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         domain = links.select(st, "Domain", domains, DOMAIN, on_change=_forget_token, width=150)
@@ -73,7 +72,7 @@ def controls(study: Study) -> Choice:
             format_func=METHOD_LABELS.__getitem__,
             width=172,
         )
-        chosen = None if domain == ALL_DOMAINS else domain
+        chosen = None if domain == routes.ALL_DOMAINS else domain
         document = _choose_document(study, chosen)
         links.choice(st, "Curve of", list(MEASURES), VIEW, what="curve")
         only_new = _offer_new(study, chosen, method)

@@ -36,7 +36,6 @@ from emo_viz.ui.shell.words import escape_markdown, with_commands
 if TYPE_CHECKING:
     pass
 
-ALL_DOMAINS = "All domains"
 OWN = routes.OWN_DOCUMENT
 WORTH, WORTH_HERE = "importance", "importance_document"
 BY_WORTH = (WORTH, WORTH_HERE)  # chosen now: no curves are measured of them

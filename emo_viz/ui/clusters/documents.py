@@ -24,7 +24,7 @@ from emo_viz.analysis.vectors import (
 )
 from emo_viz.server import assets, commands, library
 from emo_viz.ui.clusters.data import FEWEST, Data, check_enough
-from emo_viz.ui.clusters.highlighting import ALL_DOMAINS, highlight, title
+from emo_viz.ui.clusters.highlighting import highlight, title
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.words import count, escape_markdown, interval, share
@@ -85,7 +85,9 @@ def controls(data: Data, row: DeltaGenerator) -> View:
         opens = title("Highlight and map", domain=(routes.CLUSTER_DOMAIN, domains))
         with st.popover(opens, icon=":material/flare:"):
             method = _method()
-            highlighted = highlight(st, "domain", domains, ALL_DOMAINS, routes.CLUSTER_DOMAIN)
+            highlighted = highlight(
+                st, "domain", domains, routes.ALL_DOMAINS, routes.CLUSTER_DOMAIN
+            )
     only = None if layer == ALL_LAYERS else int(layer)
     return possible(data, View(colour=colour, domains=highlighted, k=k, layer=only, method=method))
 

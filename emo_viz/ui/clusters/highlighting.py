@@ -9,7 +9,6 @@ from emo_viz.ui.shell import links
 from emo_viz.ui.shell.address import several_of
 from emo_viz.ui.shell.words import count
 
-ALL_DOMAINS = "All domains"
 MOST_HIGHLIGHTED = 10
 
 

@@ -26,7 +26,7 @@ from emo_viz.ui.clusters.documents import (
     SOURCE,
     SPREAD,
 )
-from emo_viz.ui.clusters.highlighting import ALL_DOMAINS, highlight, title
+from emo_viz.ui.clusters.highlighting import highlight, title
 from emo_viz.ui.parts import freshness
 from emo_viz.ui.parts.maps import cluster_column, with_words
 from emo_viz.ui.parts.together import in_each, less
@@ -168,7 +168,7 @@ def controls(row: DeltaGenerator, found: Tokens) -> View:
     more = row.popover(opens, icon=":material/flare:")
     return View(
         colour,
-        highlight(more, "domain", domains, ALL_DOMAINS, routes.CLUSTER_DOMAIN),
+        highlight(more, "domain", domains, routes.ALL_DOMAINS, routes.CLUSTER_DOMAIN),
         highlight(more, "token", found.frequent, ALL_TOKENS, routes.CLUSTER_HIGHLIGHT),
         k,
         None if layer == ALL_LAYERS else int(layer),

@@ -32,7 +32,6 @@ from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.words import count, escape_markdown, interval, numbered, share
 
 HELD_OUT, OWN = "Held-out documents", routes.OWN_SOURCE
-ALL_DOMAINS = "All domains"
 COUNTS = (24, 96, 384)
 MOST_KEPT = 4  # comparisons whose documents stay on disk
 OPENING = 60  # characters of a document's title
@@ -330,12 +329,12 @@ def _some(row: Any, documents: pd.DataFrame) -> pd.DataFrame:
         domain = links.select(
             row,
             "Domain",
-            [ALL_DOMAINS, *domains],
+            [routes.ALL_DOMAINS, *domains],
             routes.DIFFERENCE_DOMAIN,
             on_change=forget_selection,
             width=210,
         )
-        if domain != ALL_DOMAINS:
+        if domain != routes.ALL_DOMAINS:
             documents = documents[documents["domain"] == domain]
     counts = [*(number for number in COUNTS if number < len(documents)), len(documents)]
     number = links.choice(

@@ -8,6 +8,7 @@ import streamlit as st
 from emo_viz.analysis.curves import read_together
 from emo_viz.analysis.glance import typical, whole
 from emo_viz.analysis.runs import Comparison
+from emo_viz.figures.theme import sentence_case
 from emo_viz.server import assets, library, recordings
 from emo_viz.server import typical as usual
 from emo_viz.ui.home import position
@@ -88,7 +89,7 @@ def _picker(runs: Comparison, table: pd.DataFrame, document: str) -> None:
         with st.container(horizontal=True, gap="xsmall"):
             for one in good:
                 st.button(
-                    escape_markdown(subjects.capital(subjects.in_words(domains[one]))),
+                    escape_markdown(sentence_case(subjects.in_words(domains[one]))),
                     key=f"home_good_{one}",
                     disabled=one == document,
                     help=escape_markdown(titles[one]),

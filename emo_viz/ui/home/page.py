@@ -263,8 +263,7 @@ def _robustness(runs: Comparison, only_new: bool) -> Finding:
     measured, experts = sources.curves(runs, only_new)
     keep = _keep(measured, experts, runs)
     kept = {
-        run: _percent(_kept(measured.increase(run, curves.ROUTER_PROBABILITY, k)))
-        for run, k in keep.items()
+        run: _kept(measured.increase(run, curves.ROUTER_PROBABILITY, k)) for run, k in keep.items()
     }
     by_chance = min(measured.increase(run, curves.RANDOM, k).mean for run, k in keep.items())
     even = len({*keep.values()}) == len({experts[run] for run in keep}) == 1
@@ -436,13 +435,10 @@ CARDS = (
 
 
 def _kept(increase: Interval) -> Interval:
-    """An increase of the loss in nats as the share of a token's likelihood that is left."""
-    mean, low, high = (np.exp(-value) for value in (increase.mean, increase.high, increase.low))
-    return Interval(float(mean), float(low), float(high), increase.n)
-
-
-def _percent(value: Interval) -> Interval:
-    return Interval(100 * value.mean, 100 * value.low, 100 * value.high, value.n)
+    """An increase of the loss in nats as the percentage of a token's likelihood that is left."""
+    values = (increase.mean, increase.high, increase.low)
+    mean, low, high = (100 * curves.likelihood_kept(value) for value in values)
+    return Interval(mean, low, high, increase.n)
 
 
 def _span(value: Interval, form: str = "{:.2f}") -> str:

@@ -13,6 +13,7 @@ from emo_viz.analysis import stories
 from emo_viz.analysis.curves import read_together
 from emo_viz.analysis.glance import KEEP_K
 from emo_viz.analysis.runs import Comparison
+from emo_viz.figures.theme import sentence_case
 from emo_viz.server import assets, library, typical
 from emo_viz.ui.parts import text_links
 from emo_viz.ui.parts.together import name
@@ -91,7 +92,7 @@ def _of_documents(runs: Comparison, row: pd.Series | None, live: bool) -> Iterat
     if found is not None:
         words = [escape_markdown(subjects.in_words(one)) for one in (found.first, found.second)]
         yield Story(
-            f"{subjects.capital(words[0])} and {words[1]} in one text",
+            f"{sentence_case(words[0])} and {words[1]} in one text",
             f"The beginning of a document of {words[0]} and of one of {words[1]}, read as one: "
             "where do the experts change?",
             ":material/alt_route:",
@@ -101,7 +102,7 @@ def _of_documents(runs: Comparison, row: pd.Series | None, live: bool) -> Iterat
 
 
 def _label(words: str) -> str:
-    return escape_markdown(subjects.capital(words))
+    return escape_markdown(sentence_case(words))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

@@ -12,7 +12,6 @@ from emo_viz.ui.shell.words import escape_markdown
 
 HELD_OUT, OTHER = "held-out", "other"
 DEVICES = ("cpu", "cuda", "auto")
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def show() -> None:
@@ -68,7 +67,7 @@ def _how() -> Recording:
             "Only the first", 1, None, value=None, key="library_limit", placeholder="all"
         )
         device = st.selectbox("Device", DEVICES, key="library_device")
-        dtype = st.selectbox("Weights as", DTYPES, key="library_dtype")
+        dtype = st.selectbox("Weights as", library.DTYPES, key="library_dtype")
     return Recording(documents, limit, device, dtype)
 
 

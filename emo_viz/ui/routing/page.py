@@ -16,7 +16,6 @@ from emo_viz.ui.shell.address import one_of
 from emo_viz.ui.shell.words import count, escape_markdown, numbered, rest_cut, shorten
 
 HELD_OUT, OWN = "Held-out document", routes.OWN_SOURCE
-ALL_DOMAINS = "All domains"
 SOURCE, DOMAIN = routes.ROUTING_SOURCE, routes.ROUTING_DOMAIN
 LOW_FIELD = 80  # pixels: the pictures below it stay in sight
 DOCUMENT, TOKEN, EXPERT = "routing_choice", routes.ROUTING_TOKEN, routes.ROUTING_EXPERT
@@ -145,17 +144,17 @@ def choose_document(documents: pd.DataFrame, row: DeltaGenerator) -> pd.Series:
 def _of_domain(documents: pd.DataFrame, row: DeltaGenerator) -> tuple[str, pd.DataFrame]:
     domains = beside(documents, "domains", lambda: sorted(documents["domain"].unique()))
     if len(domains) < 2:  # nothing to choose
-        return ALL_DOMAINS, documents
+        return routes.ALL_DOMAINS, documents
     domain = links.select(
         row,
         "Domain",
-        [ALL_DOMAINS, *domains],
+        [routes.ALL_DOMAINS, *domains],
         DOMAIN,
         on_change=forget_selection,
         width=210,
         label_visibility="collapsed",
     )
-    if domain == ALL_DOMAINS:
+    if domain == routes.ALL_DOMAINS:
         return domain, documents
     own = beside(documents, ("of domain", domain), lambda: documents[documents["domain"] == domain])
     return domain, own

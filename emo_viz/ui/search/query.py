@@ -23,7 +23,6 @@ HINTS = {
     DOCUMENT: "Part of an id, a title or a source",
     DOMAIN: "The name of a domain, or part of it",
 }
-ALL_DOMAINS = "All domains"
 # Whole words or not, and whether capitals count.
 MATCHES = {
     "Whole words": (True, False),
@@ -146,9 +145,9 @@ def _domain(place: st.delta_generator.DeltaGenerator, corpus: Corpus) -> str | N
     chosen = links.select(
         place,
         "Domain",
-        [ALL_DOMAINS, *domains],
+        [routes.ALL_DOMAINS, *domains],
         routes.SEARCH_DOMAIN,
         width=220,
         on_change=first_page,
     )
-    return None if chosen == ALL_DOMAINS else chosen
+    return None if chosen == routes.ALL_DOMAINS else chosen

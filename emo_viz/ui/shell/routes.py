@@ -76,6 +76,7 @@ TRAINING_HISTORY = "training_history"
 
 # What stands for a text of the visitor's own: as the source of a text, in place of a document's id.
 OWN_SOURCE, OWN_DOCUMENT = "Your own text", "own"
+ALL_DOMAINS = "All domains"
 
 
 def routing_of_document(document: str, token: int | None = None) -> dict[str, str]:

@@ -36,11 +36,6 @@ def one_of(domain: str) -> str:
     return _ONE.get(domain) or f"a text of {in_words(domain)}"
 
 
-def capital(words: str) -> str:
-    """At the beginning of a line; the rest stays as it is."""
-    return words[:1].upper() + words[1:]
-
-
 def title(parent: str, document: str) -> str:
     """What a document is called: of a path the last part, without a name its id."""
     return parent.rstrip("/").rpartition("/")[2] or document
