@@ -154,13 +154,13 @@ def models(device: str = "") -> Models:
     return Models(compare(known), tuple(loaded), tuple(left_out))
 
 
-def model(run: Run, dtype: str = "", device: str = "") -> LoadedModel:
-    """The model of one run, computing in a dtype of torch, on a device as `models` takes it.
+def model(run: Run, dtype: str = "") -> LoadedModel:
+    """The model of one run, computing in a dtype of torch, on the device of EMO_VIZ_DEVICE.
 
     dtype: that of EMO_VIZ_DTYPE unless it is given, or float32. Raises Missing where it cannot.
     """
     try:
-        return _loaded(run, _device(device), dtype or _dtype(run.id))
+        return _loaded(run, _device(), dtype or _dtype(run.id))
     except ValueError as error:
         raise Missing(str(error), commands.train([run.id])) from error
 
@@ -282,7 +282,7 @@ def trace_origins(run: str, trace: "Trace") -> Origins:
     return _trace_origins(run, trace_key(run), trace)
 
 
-def _device(name: str) -> str:
+def _device(name: str = "") -> str:
     """The one asked for, else that of EMO_VIZ_DEVICE; raises Missing for one that is not there."""
     name = name or os.environ.get(DEVICE) or CPU
     if name == CPU:  # which is always there; torch takes a second to import
@@ -341,7 +341,7 @@ def warm_up(run: str) -> None:
     """
     path = assets.checkpoint_path(run)
     if can_run(run) and assets.is_small(path):
-        _hold(run, path, assets.content(path), _device(""), _dtype(run))
+        _hold(run, path, assets.content(path), _device(), _dtype(run))
 
 
 @caches.for_all(4, "Loading the model …")

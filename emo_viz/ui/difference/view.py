@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from emo_viz.analysis.difference import DocumentSummary, Pair, loss_by_overlap, token_difference
 from emo_viz.analysis.difference_table import all_tokens, most_different
 from emo_viz.figures import difference as figures
-from emo_viz.figures.theme import SELECTION_COLOUR, SEQUENTIAL, chart_config
+from emo_viz.figures.theme import SEQUENTIAL, chart_config
 from emo_viz.ui.difference import panel
 from emo_viz.ui.difference.page import DOCUMENT, FIELD, TOKEN, Found
 from emo_viz.ui.difference.sources import Words
@@ -209,18 +209,7 @@ def _controls(found: Found) -> tuple[Pair, DocumentSummary, int | None, str]:
             )
             place = ids.index(links.leave(DOCUMENT, kind, chosen, ids[0]))
         pair = found.pairs[place]
-        last = int(pair.places.max()) + 1
-        token = links.number_or_none(
-            st,
-            "token",
-            "Token",
-            last,
-            TOKEN,
-            placeholder="none",
-            width=130,
-            help="Position in the text. Or click a token; in the text, the arrow keys move it "
-            "and Esc clears it.",
-        )
+        token = links.token_field(int(pair.places.max()) + 1, TOKEN, width=130)
         summary = found.difference.summaries[place]
         measures = [AGREEMENT, *([LOSS] if summary.loss is not None else []), PLAIN]
         colour = links.choice(st, "Colour of the text", measures, routes.DIFFERENCE_COLOUR)
@@ -280,7 +269,6 @@ def _text(
         [strip_token(place) for place in range(shown)],
         token,
         mark_colour=figures.DIFFERENCE_COLOUR,
-        selection_colour=SELECTION_COLOUR,
         pixels=TEXT_PIXELS,
         key="difference_strip",
         on_pick=_pick,

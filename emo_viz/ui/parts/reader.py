@@ -16,7 +16,7 @@ from emo_viz.analysis.profiles import expert_name
 from emo_viz.analysis.runs import Comparison, Run, compare
 from emo_viz.analysis.tokens import TokenClusters, load_token_clusters
 from emo_viz.figures.clusters import Group, colour_groups
-from emo_viz.figures.theme import SELECTION_COLOUR, with_alpha
+from emo_viz.figures.theme import with_alpha
 from emo_viz.server import assets, commands, library
 from emo_viz.ui.parts import freshness
 from emo_viz.ui.parts.reading import Chosen, Reading, cut_notice, read
@@ -243,7 +243,6 @@ def _pane(run: Run, reading: Reading, coloured: Coloured, token: int | None, gro
         [_token(reading, coloured, row, picked) for row in range(tokens)],
         token,
         mark_colour=(picked or largest).colour,
-        selection_colour=SELECTION_COLOUR,
         pixels=STRIP_PIXELS,
         key=f"cluster_strip_{run.id}",
         on_pick=_pick,

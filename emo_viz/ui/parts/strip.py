@@ -10,6 +10,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from emo_viz.figures.theme import SELECTION_COLOUR
 from emo_viz.ui.parts import character_parts, look
 from emo_viz.ui.parts.heard import hear
 from emo_viz.ui.parts.readable import READABLE_JS
@@ -48,7 +49,6 @@ def token_strip(
     tokens: Sequence[StripToken],
     selected: int | None,
     mark_colour: str,
-    selection_colour: str,
     pixels: int,
     key: str,
     on_pick: Callable[[int | None], None],
@@ -77,7 +77,7 @@ def token_strip(
                 "group": group or key,
                 "tokens": [vars(token) for token in tokens],
                 "mark_colour": mark_colour,
-                "selection_colour": selection_colour,
+                "selection_colour": SELECTION_COLOUR,
                 "pixels": pixels,
                 "code": code,
             },

@@ -7,7 +7,7 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from emo_viz.figures.kept import beside
-from emo_viz.figures.theme import SELECTION_COLOUR, SEQUENTIAL, colour_of
+from emo_viz.figures.theme import SEQUENTIAL, colour_of
 from emo_viz.ui.parts.colouring import DEEPEST, NO_VALUE, Colouring, loss_difference, plain
 from emo_viz.ui.parts.heatmap import Follow
 from emo_viz.ui.parts.reading import Reading
@@ -42,7 +42,6 @@ def draw(
         strip() if follow else beside(reading, ("strip", layer, colour), strip),
         token,
         mark_colour=colour_of(reading.runs[follow.run]) if follow else NO_VALUE,
-        selection_colour=SELECTION_COLOUR,
         pixels=PIXELS,
         key="routing_strip",
         on_pick=on_pick,

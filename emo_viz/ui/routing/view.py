@@ -93,17 +93,7 @@ def _controls(reading: Reading, experts: Experts, others: Others | None) -> View
         layer = _layer(reading.numbers)
         options = [pictures.ONE, pictures.ALL, pictures.DIFFERENCE]
         picture = links.choice(st, "Picture", options, PICTURE)
-        token = links.number_or_none(
-            st,
-            "token",
-            "Token",
-            reading.num_tokens,
-            TOKEN,
-            placeholder="none",
-            width=120,
-            help="Position in the text. Or click a token; in the text, the arrow keys move it "
-            "and Esc clears it.",
-        )
+        token = links.token_field(reading.num_tokens, TOKEN, width=120)
         followed = follow.choose(experts, layer)
         with st.popover("View", icon=":material/tune:"):
             options = [BY_USE, BY_ID]

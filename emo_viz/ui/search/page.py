@@ -163,7 +163,7 @@ def _lines(asked: Query, shown: Results, page: int, pages: int) -> slice:
         if what == "pin":
             pins.toggle(targets[number])
         else:
-            params = _params(asked, found[number][0], targets[number], what)
+            params = _params(targets[number], what)
             st.session_state[_GO] = (_LEADS[what], params)
 
     which = f"{first + 1:,} to {first + len(rows):,} of {shown.size:,}"
@@ -201,7 +201,7 @@ def _target(asked: Query, line: Line) -> Pin:
     return pins.of_text(text, token) if text else Pin(document, token=token)
 
 
-def _params(asked: Query, line: Line, target: Pin, what: kwic.Did) -> dict[str, str]:
+def _params(target: Pin, what: kwic.Did) -> dict[str, str]:
     if what == "routing":
         return slots.params() | target.routing
     return slots.params() | routes.clusters_of_document(target.document or "", target.token)
@@ -211,7 +211,7 @@ def _row(asked: Query, line: Line, note: str, target: Pin) -> kwic.Row:
     facts = asked.corpus.index.facts.iloc[line.row]
 
     def address(what: kwic.Did) -> str:
-        return f"{routes.address(_LEADS[what])}?{urlencode(_params(asked, line, target, what))}"
+        return f"{routes.address(_LEADS[what])}?{urlencode(_params(target, what))}"
 
     place = f" at token {target.token}" if target.token else ""
     hit = line.hit or (CONTINUED if line.position else str(facts["id"]))

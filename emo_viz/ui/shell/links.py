@@ -154,12 +154,10 @@ def slider(
     high: int,
     usual: int,
     key: str,
-    sentence: str = "",
     **how: Any,
 ) -> int:
-    """A whole number from low to high, at first `usual`. label: perhaps with a unit after a comma.
-    sentence: of a link's unusable number."""
-    kind = whole_number(label.lower().split(",")[0], low, high, sentence=sentence)
+    """A whole number from low to high, at first `usual`. label: a unit may follow a comma."""
+    kind = whole_number(label.lower().split(",")[0], low, high)
     enter(key, kind, usual)
     if low == high:  # Streamlit has no slider with one place
         return leave(key, kind, low, usual)
@@ -167,21 +165,28 @@ def slider(
     return leave(key, kind, chosen, usual)
 
 
-def number_or_none(
-    place: Any, what: str, label: str, high: int, key: str, **how: Any
-) -> int | None:
-    """A whole number from 1 to high, at first none; of one that is typed beyond, the last is
-    taken, and it is said. (A field that knows its end turns red and says nothing.)"""
+def token_field(last: int, key: str, width: int) -> int | None:
+    """The position of a token, 1 to `last`, at first none; of one that is typed beyond, the last
+    is taken, and it is said. (A field that knows its end turns red and says nothing.)"""
 
     def keep_inside() -> None:
-        if (st.session_state[key] or 0) > high:
-            st.toast(f"There is no {what} {st.session_state[key]:,} here: {high:,} is the last.")
-            st.session_state[key] = high
+        if (st.session_state[key] or 0) > last:
+            st.toast(f"There is no token {st.session_state[key]:,} here: {last:,} is the last.")
+            st.session_state[key] = last
 
-    kind = whole_number(what, 1, high, NONE_CHOSEN)
+    kind = whole_number("token", 1, last, NONE_CHOSEN)
     enter(key, kind, None)
-    how |= {"value": None, "key": key, "on_change": keep_inside}
-    chosen: int | None = place.number_input(label, 1, **how)
+    chosen = st.number_input(
+        "Token",
+        1,
+        value=None,
+        key=key,
+        on_change=keep_inside,
+        placeholder="none",
+        width=width,
+        help="Position in the text. Or click a token; in the text, the arrow keys move it and Esc "
+        "clears it.",
+    )
     return leave(key, kind, chosen, None)
 
 
