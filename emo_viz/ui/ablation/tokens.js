@@ -1,3 +1,5 @@
+const SEND_AFTER_MS = 600;
+
 function build(root, data) {
   root.replaceChildren(...data.runs.map((run, i) => {
     const pane = make("div", "pane");
@@ -134,7 +136,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (token === undefined) return;
     event.preventDefault();
     event.stopPropagation();
-    send(token, 600);
+    send(token, SEND_AFTER_MS);
   };
   return unfollow;
 }

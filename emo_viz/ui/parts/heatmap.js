@@ -185,8 +185,8 @@ class Heatmap {
   // The chosen token, wherever it was chosen, comes into sight.
   follow(first) {
     const { selected } = this.look;
-    if (selected && selected !== this.at_selected && !first) this.show(selected - 1, true);
-    this.at_selected = selected;
+    if (selected && selected !== this.shownToken && !first) this.show(selected - 1, true);
+    this.shownToken = selected;
     this.mark();
   }
 
@@ -293,7 +293,7 @@ class Heatmap {
     const look = this.look, before = { token: look.selected ?? null, follow: look.followed ?? null };
     const same = picked.token === look.selected && (!picked.follow
       || JSON.stringify(picked.follow) === JSON.stringify(look.followed));
-    look.selected = this.at_selected = picked.token;
+    look.selected = this.shownToken = picked.token;
     if (picked.follow || picked.token === null) look.followed = picked.follow ?? null;
     document.dispatchEvent(new CustomEvent("emo-viz-look", { detail: { group: this.shown.group } }));
     if (same && picked.token !== null) return;
@@ -308,7 +308,7 @@ class Heatmap {
     this.whole();
     if (!before) return;
     this.before = null;
-    look.selected = this.at_selected = before.token;
+    look.selected = this.shownToken = before.token;
     look.followed = before.follow;
     look.n += 1;
     window.emoVizWalk?.takesBack(this.from);

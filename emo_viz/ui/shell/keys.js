@@ -29,10 +29,6 @@ const TYPING = [
 let searching = null;
 const LONGEST = 20000;
 
-function isTyping(event) {
-  return event.composedPath().some((node) => node instanceof Element && node.matches(TYPING));
-}
-
 function focusSearch(field) {
   const found = document.querySelector(`.st-key-${field} input`);
   found?.focus();
@@ -90,7 +86,7 @@ export default function ({ data, parentElement }) {
   const onKey = (event) => {
     if (event.defaultPrevented || event.isComposing) return;
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    if (event.key === "/" && !isTyping(event) && !document.querySelector(OPEN)) {
+    if (event.key === "/" && !isIn(event, TYPING) && !document.querySelector(OPEN)) {
       event.preventDefault();
       search(data.search);
       return;

@@ -7,7 +7,7 @@ const shorts = (text) => new Uint16Array(Uint8Array.from(atob(text), (c) => c.ch
 
 class Steps {
   constructor(root, data) {
-    Object.assign(this, { root, data, at: 0, shown: 0, document: null, group: null });
+    Object.assign(this, { root, data, document: null, group: null });
     this.at = this.shown = data.steps.length - 1;
     this.member = shorts(data.member);
     this.runs = data.runs.map((run) => ({ ...run, places: shorts(run.places) }));

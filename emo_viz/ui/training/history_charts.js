@@ -22,12 +22,12 @@ function rounds(low, high) {
 
 // A frame with a grid: `x` and `y` are functions from values to pixels.
 class Frame {
-  constructor(place, title, low, high, ticks) {
-    this.box = make("div", place);
-    this.head = make("h3", this.box, "", title);
-    this.svg = node("svg", this.box);
+  constructor(place, title, low, high) {
+    const box = make("div", place);
+    this.head = make("h3", box, "", title);
+    this.svg = node("svg", box);
     this.svg.setAttribute("role", "img");
-    [this.low, this.high, this.ticks] = [low, high, ticks];
+    [this.low, this.high] = [low, high];
   }
 
   clear() {
