@@ -27,6 +27,7 @@ from emo_viz.ui.ablation.page import (
 )
 from emo_viz.ui.parts import unseen
 from emo_viz.ui.parts.own_text import OwnText
+from emo_viz.ui.parts.steps import around, document_steps
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.address import one_of, whole_number
@@ -171,8 +172,8 @@ def _choose_document(study: Study, domain: str | None) -> str:
             width=215,
         )
         links.leave(DOCUMENT, kind, chosen, usual)
-        _step_button(ids, -1)
-        _step_button(ids, +1)
+        place = -1 if chosen == OWN else ids.index(chosen)
+        document_steps(st, "subset", around(ids, place), _open_document)
     return chosen
 
 
@@ -193,25 +194,6 @@ def _document_labels(_documents: pd.DataFrame, key: str, domain: str | None) -> 
     """Ids of the documents of a domain (None: of all) and a numbered opening of each."""
     shown = _documents if domain is None else _documents[_documents["domain"] == domain]
     return numbered(shown["id"], shown["text"], 70)
-
-
-def _step_button(ids: list[str], step: int) -> None:
-    where, icon, key = (
-        ("previous", ":material/chevron_left:", "left")
-        if step < 0
-        else ("next", ":material/chevron_right:", "right")
-    )
-    shown = st.session_state[DOCUMENT]
-    place = (-1 if shown == OWN else ids.index(shown)) + step
-    st.button(
-        f"{where.capitalize()} document",
-        icon=icon,
-        help=f"Go to the {where} document ({key} arrow key)",
-        key=f"subset_{where}",
-        disabled=not 0 <= place < len(ids),
-        on_click=_open_document,
-        args=(ids[place % len(ids)],),
-    )
 
 
 def _open_document(document: str) -> None:

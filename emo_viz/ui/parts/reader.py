@@ -20,6 +20,7 @@ from emo_viz.figures.theme import with_alpha
 from emo_viz.server import assets, commands, library
 from emo_viz.ui.parts import freshness
 from emo_viz.ui.parts.reading import Chosen, Reading, cut_notice, read
+from emo_viz.ui.parts.steps import Around, around, document_steps
 from emo_viz.ui.parts.strip import StripToken, token_strip
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell import links, missing, routes, slots
@@ -130,8 +131,8 @@ def _head(document: pd.Series, listed: Sequence[str], reading: Reading, token: i
     parts = (document["domain"], document["parent"] or document["id"], document["source"])
     known = [escape_markdown(shorten(str(part), 60)) for part in parts if part]
     row.markdown(f"### {' · '.join(known)}", width="stretch")
-    for step in (-1, 1):
-        _step(row, document["id"], listed, step)
+    which = f"of the {count(len(listed), 'listed document')}"
+    document_steps(row, "cluster", _ways(document["id"], listed), open_document, which)
     losses = in_each(reading.runs, lambda run: f"{document[loss_column(run)]:.2f}")
     below.caption(
         f"{count(reading.num_tokens, 'token')}, loss {losses} nats a token",
@@ -145,21 +146,12 @@ def _head(document: pd.Series, listed: Sequence[str], reading: Reading, token: i
     )
 
 
-def _step(
-    row: st.delta_generator.DeltaGenerator, now: str, listed: Sequence[str], step: int
-) -> None:
-    """Previous (-1) or next (+1) of the listed documents; the first if `now` is not listed."""
-    place = listed.index(now) + step if now in listed else 0
-    name, key = ("previous", "left") if step < 0 else ("next", "right")
-    row.button(
-        f"{name.capitalize()} document",
-        icon=":material/chevron_left:" if step < 0 else ":material/chevron_right:",
-        help=f"Go to the {name} of the {count(len(listed), 'listed document')} ({key} arrow key)",
-        key=f"cluster_{name}",
-        disabled=not 0 <= place < len(listed),
-        on_click=open_document,
-        args=(listed[place % len(listed)] if listed else now,),
-    )
+def _ways(now: str, listed: Sequence[str]) -> Around:
+    """To the listed documents before and after; to the first if `now` is not listed."""
+    if now in listed:
+        return around(listed, listed.index(now))
+    first = next(iter(listed), None)
+    return first, first
 
 
 def open_document(document: str, token: int | None = None) -> None:

@@ -10,6 +10,7 @@ from emo_viz.figures.kept import beside
 from emo_viz.server import library, typical
 from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.reading import Chosen, Reading, say_absent
+from emo_viz.ui.parts.steps import around, document_steps
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell import links, routes, slots
 from emo_viz.ui.shell.address import one_of
@@ -136,9 +137,9 @@ def choose_document(documents: pd.DataFrame, row: DeltaGenerator) -> pd.Series:
     )
     links.leave(DOCUMENT, kind, chosen, usual, routes.ROUTING_DOCUMENT)
     steps = row.container(horizontal=True, width="content", gap="small")
-    _step_button(steps, ids, -1)
-    _step_button(steps, ids, +1)
-    return shown.iloc[ids.index(chosen)]
+    place = ids.index(chosen)
+    document_steps(steps, "routing", around(ids, place), _open_document)
+    return shown.iloc[place]
 
 
 def _of_domain(documents: pd.DataFrame, row: DeltaGenerator) -> tuple[str, pd.DataFrame]:
@@ -158,21 +159,6 @@ def _of_domain(documents: pd.DataFrame, row: DeltaGenerator) -> tuple[str, pd.Da
         return domain, documents
     own = beside(documents, ("of domain", domain), lambda: documents[documents["domain"] == domain])
     return domain, own
-
-
-def _step_button(row: DeltaGenerator, ids: list[str], step: int) -> None:
-    """Previous (-1) or next (+1) document, by click or arrow key."""
-    name, key = ("previous", "left") if step < 0 else ("next", "right")
-    place = ids.index(st.session_state[DOCUMENT]) + step
-    row.button(
-        f"{name.capitalize()} document",
-        icon=":material/chevron_left:" if step < 0 else ":material/chevron_right:",
-        help=f"Go to the {name} document ({key} arrow key)",
-        key=f"routing_{name}",
-        disabled=not 0 <= place < len(ids),
-        on_click=_open_document,
-        args=(ids[place % len(ids)],),
-    )
 
 
 def _open_document(document: str) -> None:
