@@ -38,11 +38,7 @@ def page(name: str) -> Iterator[None]:
     """Around all of a page: reads the address at its beginning, writes it at its end."""
     state = st.session_state
     if state.get(_PAGE) != name or went_back():
-        _open_awaited(name)
-        linked = any(map(_is_of_page, st.query_params)) or state.get(_PAGE) == name
-        state[_VISIT] = state.get(_VISIT, 0) + 1
-        state[_PAGE], state[_LINKED], state[_WRITTEN] = name, linked, set()
-        state[_HELD], state[_TOLD] = {}, None
+        _arrive(name)
     state[_OPEN], state[_PENDING] = True, {}
     arriving = not state[_WRITTEN]
     _problems.set(st.container())
@@ -50,16 +46,29 @@ def page(name: str) -> Iterator[None]:
     try:
         yield
     except StopException:  # a page that has no more to show (`missing.end`)
-        if arriving:
-            _say_unread()
-        _write(whole=True)
+        _finish(arriving)
         raise
     else:
-        if arriving:
-            _say_unread()
-        _write(whole=True)
+        _finish(arriving)
     finally:
         state[_OPEN] = False
+
+
+def _arrive(name: str) -> None:
+    """The beginning of a visit."""
+    state = st.session_state
+    _open_awaited(name)
+    linked = any(map(_is_of_page, st.query_params)) or state.get(_PAGE) == name
+    state[_VISIT] = state.get(_VISIT, 0) + 1
+    state[_PAGE], state[_LINKED], state[_WRITTEN] = name, linked, set()
+    state[_HELD], state[_TOLD] = {}, None
+
+
+def _finish(arriving: bool) -> None:
+    """The end of a run of the whole page."""
+    if arriving:
+        _say_unread()
+    _write(whole=True)
 
 
 def visited() -> dict[str, dict[str, list[str]]]:
