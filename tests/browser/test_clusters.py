@@ -152,7 +152,7 @@ def test_a_point_is_found_and_selected_with_the_keyboard(
     plot.focus()
     page.keyboard.press("ArrowRight")
     expect(page.locator(".tip").first).to_be_visible()
-    expect(page.locator(".spoken")).to_contain_text("Cluster")
+    expect(page.locator(".maps .heard")).to_contain_text("Cluster")
     with harness.rerun(page):
         page.keyboard.press("Enter")
     expect(page.get_by_text("1 token selected:")).to_be_visible()

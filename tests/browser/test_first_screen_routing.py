@@ -173,10 +173,10 @@ def test_the_arrow_keys_walk_a_picture_without_the_server_and_enter_picks(
     root.locator(".stage").focus()
     for _ in range(4):
         browser_page.keyboard.press("ArrowDown")
-    expect(root.locator(".live")).to_contain_text("Token 4 of")
-    expect(root.locator(".live")).to_contain_text("EMO, layer 0: expert")
+    expect(root.locator(".heard")).to_contain_text("Token 4 of")
+    expect(root.locator(".heard")).to_contain_text("EMO, layer 0: expert")
     # An id of the other run is another expert.
-    expect(root.locator(".live")).not_to_contain_text("Standard MoE")
+    expect(root.locator(".heard")).not_to_contain_text("Standard MoE")
     expect(browser_page.locator(TOKENS).nth(3)).to_have_class(re.compile("pointed"))
     assert not sent
     with harness.rerun(browser_page):

@@ -21,14 +21,14 @@ function build(root) {
     stage, foot, key, cells: element("canvas", "cells", stage), marks: element("canvas", "marks", stage),
     tip: element("div", "tip", stage), rows: element("button", "rows", foot),
     all: element("button", "all", foot), hint: element("span", "hint", foot),
-    live: element("div", "live", root),
+    heard: element("div", "heard", root),
   };
   parts.tip.hidden = true;
   parts.rows.textContent = "Readable rows";
   parts.all.textContent = "Whole text";
   parts.hint.textContent = HINT;
   parts.hint.title = MORE;
-  parts.live.setAttribute("aria-live", "polite");
+  parts.heard.setAttribute("aria-live", "polite");
   return parts;
 }
 
@@ -262,14 +262,14 @@ class Heatmap {
   }
 
   say(x, y) {
-    const { tip, live, stage } = this.parts;
+    const { tip, heard, stage } = this.parts;
     tip.hidden = !this.cursor;
     if (!this.cursor) return;
     const said = this.lines(this.cursor);
     tip.replaceChildren();
     for (const line of said) element("div", "", tip).textContent = line;
     clearTimeout(this.speaking);
-    this.speaking = setTimeout(() => (live.textContent = said.join(". ")), 250);
+    this.speaking = setTimeout(() => (heard.textContent = said.join(". ")), 250);
     const width = tip.offsetWidth, height = tip.offsetHeight;
     const left = x + 16 + width > stage.clientWidth ? x - width - 12 : x + 16;
     tip.style.left = `${Math.max(0, left)}px`;

@@ -24,7 +24,7 @@ from emo_viz.analysis.routing import Gated, expert_order
 from emo_viz.figures.theme import SELECTION_COLOUR, shades_of
 from emo_viz.ui.parts import look
 from emo_viz.ui.parts.heard import hear
-from emo_viz.ui.shell.component import component
+from emo_viz.ui.shell.component import HEARD_CSS, component
 
 _HERE = Path(__file__)
 # One module in four files: the size of type, the pointer, what is drawn and where, and the hands.
@@ -36,7 +36,7 @@ _HTML = '<div class="heatmap"></div>'
 _COMPONENT = component(
     "emo_viz_heatmap",
     html=_HTML,
-    css=_HERE.with_suffix(".css").read_text(encoding="utf-8"),
+    css=HEARD_CSS + _HERE.with_suffix(".css").read_text(encoding="utf-8"),
     js=_JS,
 )
 

@@ -49,9 +49,9 @@ function build(host, root) {
     panel.legend = legend(host, panel.groups);
     (host.data.one_legend ? root : panel.node).append(panel.legend);
   });
-  host.spoken = element("div", "spoken");
-  host.spoken.setAttribute("aria-live", "polite");
-  root.append(host.spoken);
+  host.heard = element("div", "heard");
+  host.heard.setAttribute("aria-live", "polite");
+  root.append(host.heard);
 }
 
 function frame(host, panel, index) {
@@ -160,7 +160,7 @@ function choose(host, rows, more, region) {
   state.count = chosen.reduce((sum, flag) => sum + flag, 0);
   state.n += 1;
   host.send({ rows: pack(chosen), region, n: state.n });
-  host.spoken.textContent = `${state.count.toLocaleString("en")} ${host.data.items} selected`;
+  host.heard.textContent = `${state.count.toLocaleString("en")} ${host.data.items} selected`;
   paintAll(host);
 }
 
@@ -390,7 +390,7 @@ function walk(host, panel, key) {
   const row = host.row === null ? middle() : beyond(panel.spots, host.row, key);
   point(host, panel, row);
   const { first, rest, text } = linesOf(host, panel, row);
-  host.spoken.textContent = [first, text, ...rest.map((each) => each.join(": "))].join(". ");
+  host.heard.textContent = [first, text, ...rest.map((each) => each.join(": "))].join(". ");
 }
 
 function nearestOf(panel, x, y) {

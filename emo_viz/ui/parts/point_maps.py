@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from emo_viz.figures.clusters import Group
 from emo_viz.figures.theme import OTHER_COLOUR, SELECTION_COLOUR
-from emo_viz.ui.shell.component import component
+from emo_viz.ui.shell.component import HEARD_CSS, component
 from emo_viz.ui.shell.words import isolated, shorten, visible
 
 KEYS = (
@@ -42,7 +42,7 @@ def _read(name: str) -> str:
 _MAPS = component(
     "emo_viz_point_maps",
     html=_HTML,
-    css=_read("point_maps.css"),
+    css=HEARD_CSS + _read("point_maps.css"),
     js="".join(
         _read(f"{name}.js")
         for name in ("larger", "leaves", "point_maps_draw", "point_maps_labels", "point_maps")

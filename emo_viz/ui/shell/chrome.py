@@ -48,7 +48,7 @@ CHIPS = (
 STYLES = (
     BOTH_DIRECTIONS,
     CHIPS,
-    frame.HEARD_ALONE,
+    frame.NO_LABELS,
     frame.AXES,
     frame.TOUCH,
     frame.TIGHT,

@@ -12,6 +12,11 @@ from typing import Any
 
 import streamlit as st
 
+# What only a screen reader takes in.
+HEARD_ALONE = (
+    "{ position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); } "
+)
+HEARD_CSS = f".heard {HEARD_ALONE}"
 _SHOWN, _OPENING = "export default function", "function emoVizShow"
 _READ = """
 const emoVizDecoder = new TextDecoder();

@@ -13,7 +13,7 @@ import streamlit as st
 
 from emo_viz.ui.shell import links, report, routes, session_file
 from emo_viz.ui.shell.address import Kind, one_of
-from emo_viz.ui.shell.component import component
+from emo_viz.ui.shell.component import HEARD_ALONE, HEARD_CSS, component
 
 PRESENT = routes.PRESENT
 _ASK = "The link asks for the presentation {asked}, which is neither 1 nor 0; "
@@ -26,7 +26,7 @@ _COMPONENT = component(
     "emo_viz_frame",
     html='<div class="frame" role="toolbar" aria-label="This view"></div>'
     '<div class="said" role="status"></div><div class="heard" role="status"></div>',
-    css=_HERE.with_suffix(".css").read_text(encoding="utf-8"),
+    css=HEARD_CSS + _HERE.with_suffix(".css").read_text(encoding="utf-8"),
     js="".join(
         _HERE.with_name(name).read_text(encoding="utf-8") for name in ("steps.js", "frame.js")
     ),
@@ -54,10 +54,9 @@ ARROWS = (
     "routing_previous_layer",
     "routing_next_layer",
 )
-HEARD_ALONE = (
+NO_LABELS = (
     f":is({', '.join(f'.st-key-{key}' for key in ARROWS)})"
-    ' button [data-testid="stMarkdownContainer"]'
-    " { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); } "
+    f' button [data-testid="stMarkdownContainer"] {HEARD_ALONE}'
 )
 # Streamlit's grey of a chart's axes on a light page has a contrast of 3.7 to white.
 AXES = (
