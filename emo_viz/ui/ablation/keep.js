@@ -14,13 +14,6 @@ function follow(element, paint) {
   return () => bus.removeEventListener("keep", element.follows);
 }
 
-function make(tag, name, text) {
-  const node = document.createElement(tag);
-  if (name) node.className = name;
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
-
 // "●" or "◆" in the run's colour, then its name: the colour alone never tells a run.
 function runName(run) {
   const name = make("span", "run");

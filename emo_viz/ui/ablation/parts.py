@@ -9,6 +9,7 @@ from typing import Any
 
 from emo_viz.analysis.runs import Comparison
 from emo_viz.figures.theme import colour_of
+from emo_viz.ui.parts.scripts import scripts
 from emo_viz.ui.shell.component import component
 
 MARKS = ("●", "◆")  # by slot, as the symbols of all figures
@@ -17,12 +18,12 @@ _FOLDER = Path(__file__).parent
 
 def view(name: str, html: str, css: str = "", js: str = "") -> Any:
     """A view of this page: the script NAME.js after `js`, and the page's own style before `css`."""
-    scripts = [_FOLDER / "keep.js", _FOLDER / f"{name}.js"]
+    own = [_FOLDER / "keep.js", _FOLDER / f"{name}.js"]
     return component(
         f"emo_viz_cut_{name}",
         html=html,
         css=(_FOLDER / "ablation.css").read_text(encoding="utf-8") + css,
-        js="\n".join([js, *(script.read_text(encoding="utf-8") for script in scripts)]),
+        js="\n".join([js, scripts("make"), *(one.read_text(encoding="utf-8") for one in own)]),
     )
 
 

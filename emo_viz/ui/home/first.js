@@ -10,10 +10,10 @@ const FULL_WEIGHT = 0.35; // the share of a token's routing from which on a cell
 function unpack(run) {
   return {
     ...run,
-    places: new Uint16Array(bytes(run.places)),
-    ids: new Uint16Array(bytes(run.ids)),
-    weights: new Uint8Array(bytes(run.weights)),
-    change: run.change && new Int8Array(bytes(run.change)),
+    places: shorts(run.places),
+    ids: shorts(run.ids),
+    weights: bytes(run.weights),
+    change: run.change && new Int8Array(bytes(run.change).buffer),
   };
 }
 
@@ -37,12 +37,12 @@ class First {
     this.token = this.kept = null; // the one that is looked at, and the one that a click keeps
     this.looked = this.runs[0];
     root.replaceChildren();
-    const says = make("div", root);
+    const says = add(root, "div");
     says.setAttribute("role", "status");
-    this.says = make("h2", says, "says");
+    this.says = add(says, "h2", "says");
     this.controls();
-    const both = make("div", root, data.map ? "both mapped" : "both");
-    const place = make("div", both, "runs");
+    const both = add(root, "div", data.map ? "both mapped" : "both");
+    const place = add(both, "div", "runs");
     this.runs.forEach((run) => this.build(run, place));
     const map = data.map && new SmallMap(both, data.map, this.runs);
     this.below();
@@ -141,16 +141,16 @@ class First {
     this.choices = [];
     const layers = this.data.layers;
     if (layers.length < 2) return;
-    const group = make("div", row, "layers");
+    const group = add(row, "div", "layers");
     group.setAttribute("role", "radiogroup");
     group.setAttribute("aria-label", "Layer shown");
-    make("span", group, "", "Layer");
+    add(group, "span", "", "Layer");
     const few = layers.length <= 8;
     const shown = layers.map((name, index) => ({ name, index }))
       .filter(({ index }) => few || index % Math.ceil(layers.length / 8) === 0
         || index === layers.length - 1);
     this.choices = shown.map(({ name, index }) => {
-      const button = make("button", group, "", String(name));
+      const button = add(group, "button", "", String(name));
       button.type = "button";
       button.setAttribute("role", "radio");
       button.setAttribute("aria-label", `Layer ${name}`);
@@ -179,24 +179,24 @@ class First {
   }
 
   build(run, place) {
-    const box = make("div", place, "run");
+    const box = add(place, "div", "run");
     box.style.setProperty("--colour", run.colour);
-    const head = make("h3", box);
-    make("span", head, "name", run.label);
-    run.fact = make("span", head, "fact");
-    run.canvas = make("canvas", box);
+    const head = add(box, "h3");
+    add(head, "span", "name", run.label);
+    run.fact = add(head, "span", "fact");
+    run.canvas = add(box, "canvas");
     run.canvas.tabIndex = 0;
     run.canvas.setAttribute("role", "img");
     run.canvas.onpointermove = (event) => this.point(run, event);
     run.canvas.onpointerleave = () => this.look(this.kept, this.runs[0]);
     run.canvas.onclick = (event) => this.toggle(this.row(run, event), run);
     run.canvas.onkeydown = (event) => this.walk(run, event);
-    const axis = make("div", box, "axis");
-    make("span", axis, "", this.data.axis[0]);
-    make("span", axis, "", this.data.axis[1]);
-    run.text = make("p", box, "text");
+    const axis = add(box, "div", "axis");
+    add(axis, "span", "", this.data.axis[0]);
+    add(axis, "span", "", this.data.axis[1]);
+    run.text = add(box, "p", "text");
     run.spans = run.tokens.map((token, index) => {
-      const span = make("span", run.text, "", token);
+      const span = add(run.text, "span", "", token);
       span.onpointerenter = () => this.look(index, run);
       span.onclick = () => this.toggle(index, run);
       return span;
@@ -205,15 +205,15 @@ class First {
   }
 
   below() {
-    const place = make("div", this.root, "below");
-    this.readout = make("div", place, "readout");
+    const place = add(this.root, "div", "below");
+    this.readout = add(place, "div", "readout");
     if (!this.runs.some((run) => run.change)) return;
     const { palette, reach, legend: words } = this.data;
-    const legend = make("div", place, "legend");
-    make("span", legend, "", `Loss against the whole model: −${reach} `);
-    const scale = make("span", legend, "scale");
+    const legend = add(place, "div", "legend");
+    add(legend, "span", "", `Loss against the whole model: −${reach} `);
+    const scale = add(legend, "span", "scale");
     scale.style.background = `linear-gradient(to right, ${palette.join(",")})`;
-    make("span", legend, "", ` +${reach} nats a token. ${words}`);
+    add(legend, "span", "", ` +${reach} nats a token. ${words}`);
   }
 
   start() {
@@ -294,12 +294,8 @@ class First {
     this.root.dataset.shows = JSON.stringify(shown);
     this.says.replaceChildren(...notch.says.map((part) => {
       if (!part.strong) return document.createTextNode(part.text);
-      const bold = document.createElement("b");
-      bold.textContent = part.text;
-      if (part.colour) {
-        bold.className = "run";
-        bold.style.setProperty("--colour", part.colour);
-      }
+      const bold = make("b", part.colour && "run", part.text);
+      if (part.colour) bold.style.setProperty("--colour", part.colour);
       return bold;
     }));
     this.player.show(this.notch, notch.label);
@@ -322,10 +318,10 @@ class First {
       return;
     }
     this.runs.filter((run) => this.shows(run)).forEach((run) => {
-      const line = make("div", this.readout);
-      const name = make("span", line, "name", run.label);
+      const line = add(this.readout, "div");
+      const name = add(line, "span", "name", run.label);
       name.style.setProperty("--colour", run.colour);
-      make("span", line, "", this.saidOf(run));
+      add(line, "span", "", this.saidOf(run));
     });
   }
 

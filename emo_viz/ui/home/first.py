@@ -20,6 +20,7 @@ from emo_viz.figures.theme import BETTER_NAME, MARKED_CHANGE, WORSE_NAME, colour
 from emo_viz.ui.home import position, sampled
 from emo_viz.ui.home.sampled import Sampled
 from emo_viz.ui.parts.player import PLAYER_CSS, PLAYER_JS
+from emo_viz.ui.parts.scripts import scripts
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell import routes, subjects
 from emo_viz.ui.shell.component import component, packed
@@ -33,7 +34,10 @@ _CSS, _MAP, _JS = (
     for name in ("first.css", "small_map.js", "first.js")
 )
 _COMPONENT = component(
-    "emo_viz_first_screen", html=_HTML, css=PLAYER_CSS + _CSS, js=PLAYER_JS + _MAP + _JS
+    "emo_viz_first_screen",
+    html=_HTML,
+    css=PLAYER_CSS + _CSS,
+    js=PLAYER_JS + scripts("decode", "sized") + _MAP + _JS,
 )
 
 Part = dict[str, Any]

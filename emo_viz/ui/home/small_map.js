@@ -1,20 +1,5 @@
 const PAGE_LINKS = '[data-testid="stPageLink"] a';
 
-const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer;
-
-// The pen of a canvas that fits its place; none where it is not shown.
-function sized(canvas) {
-  const ratio = window.devicePixelRatio || 1;
-  const [wide, high] = [canvas.clientWidth, canvas.clientHeight];
-  if (!wide) return null;
-  if (canvas.width !== Math.round(wide * ratio)) canvas.width = Math.round(wide * ratio);
-  if (canvas.height !== Math.round(high * ratio)) canvas.height = Math.round(high * ratio);
-  const draw = canvas.getContext("2d");
-  draw.setTransform(ratio, 0, 0, ratio, 0, 0);
-  draw.clearRect(0, 0, wide, high);
-  return draw;
-}
-
 // A plain click goes by the page's own link to the same place, which keeps the visit.
 function follow(link, event) {
   if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
@@ -28,22 +13,22 @@ function follow(link, event) {
 class SmallMap {
   constructor(parent, data, runs) {
     const { title, says, does } = data;
-    const link = make("a", parent, "map");
+    const link = add(parent, "a", "map");
     Object.assign(this, { link, data });
     this.leads({});
     link.title = does;
     link.onclick = (event) => follow(link, event);
-    make("span", link, "head", title);
+    add(link, "span", "head", title);
     this.maps = runs.map((run, index) => {
-      const name = make("span", link, "name", run.label);
+      const name = add(link, "span", "name", run.label);
       name.style.setProperty("--colour", run.colour);
-      const canvas = make("canvas", link);
+      const canvas = add(link, "canvas");
       canvas.setAttribute("aria-hidden", "true");
-      return { canvas, run, places: new Uint8Array(bytes(data.places[index])) };
+      return { canvas, run, places: bytes(data.places[index]) };
     });
-    make("span", link, "told", says);
-    make("span", link, "does", `${does} →`);
-    this.own = [...new Uint16Array(bytes(data.own))];
+    add(link, "span", "told", says);
+    add(link, "span", "does", `${does} →`);
+    this.own = [...shorts(data.own)];
   }
 
   // slots: of this visitor, which a link to another page carries.

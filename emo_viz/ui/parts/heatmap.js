@@ -4,24 +4,17 @@ const HINT = "Drag zooms, a double click shows the whole text, a click chooses."
 const MORE = "Ctrl and the wheel zooms. The arrow keys walk, Enter chooses, Escape clears, plus and "
   + "minus zoom, 0 shows the whole text.";
 
-function element(kind, name, parent) {
-  const node = document.createElement(kind);
-  node.className = name;
-  parent.append(node);
-  return node;
-}
-
 function build(root) {
-  const stage = element("div", "stage", root);
+  const stage = add(root, "div", "stage");
   stage.tabIndex = 0;
   stage.setAttribute("role", "application");
   stage.setAttribute("aria-roledescription", "heatmap");
-  const foot = element("div", "foot", root), key = element("div", "key", foot);
+  const foot = add(root, "div", "foot"), key = add(foot, "div", "key");
   const parts = {
-    stage, foot, key, cells: element("canvas", "cells", stage), marks: element("canvas", "marks", stage),
-    tip: element("div", "tip", stage), rows: element("button", "rows", foot),
-    all: element("button", "all", foot), hint: element("span", "hint", foot),
-    heard: element("div", "heard", root),
+    stage, foot, key, cells: add(stage, "canvas", "cells"), marks: add(stage, "canvas", "marks"),
+    tip: add(stage, "div", "tip"), rows: add(foot, "button", "rows"),
+    all: add(foot, "button", "all"), hint: add(foot, "span", "hint"),
+    heard: add(root, "div", "heard"),
   };
   parts.tip.hidden = true;
   parts.rows.textContent = "Readable rows";
@@ -84,15 +77,15 @@ class Heatmap {
     const { key } = this.parts, { sides, top, low: least, beyond, what, differences } = this.shown;
     key.replaceChildren();
     key.hidden = !what;
-    const low = element("span", "", key), ramp = element("span", "ramp", key);
-    const high = element("span", "", key), form = (value) => Number(value.toPrecision(2));
+    const low = add(key, "span", ""), ramp = add(key, "span", "ramp");
+    const high = add(key, "span", ""), form = (value) => Number(value.toPrecision(2));
     low.textContent = differences ? `−${form(top)}` : least ? `${beyond[0] ? "≤ " : ""}${form(least)}` : "0";
     high.textContent = least !== null ? `${beyond[1] ? "≥ " : ""}${form(top)} ${what}`
       : `${differences ? "+" : ""}${form(top)} ${what} (square-root scale)`;
     const levels = [1, 32, 64, 96, 128, 160, 192, 224, 255];
     for (const { colours } of sides) { // a stripe for each
       const stops = levels.map((level) => colours[level]).join(", ");
-      element("span", "stripe", ramp).style.background = `linear-gradient(to right, ${stops})`;
+      add(ramp, "span", "stripe").style.background = `linear-gradient(to right, ${stops})`;
     }
   }
 
@@ -267,7 +260,7 @@ class Heatmap {
     if (!this.cursor) return;
     const said = this.lines(this.cursor);
     tip.replaceChildren();
-    for (const line of said) element("div", "", tip).textContent = line;
+    for (const line of said) add(tip, "div", "", line);
     clearTimeout(this.speaking);
     this.speaking = setTimeout(() => (heard.textContent = said.join(". ")), 250);
     const width = tip.offsetWidth, height = tip.offsetHeight;

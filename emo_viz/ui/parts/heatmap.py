@@ -24,20 +24,16 @@ from emo_viz.analysis.routing import Gated, expert_order
 from emo_viz.figures.theme import SELECTION_COLOUR, shades_of
 from emo_viz.ui.parts import look
 from emo_viz.ui.parts.heard import hear
+from emo_viz.ui.parts.scripts import scripts
 from emo_viz.ui.shell.component import HEARD_CSS, component
 
 _HERE = Path(__file__)
-# One module in four files: the size of type, the pointer, what is drawn and where, and the hands.
-_JS = "".join(
-    _HERE.with_name(name).read_text(encoding="utf-8")
-    for name in ("larger.js", "leaves.js", "heatmap_draw.js", "heatmap.js")
-)
 _HTML = '<div class="heatmap"></div>'
 _COMPONENT = component(
     "emo_viz_heatmap",
     html=_HTML,
     css=HEARD_CSS + _HERE.with_suffix(".css").read_text(encoding="utf-8"),
-    js=_JS,
+    js=scripts("larger", "leaves", "make", "decode", "heatmap_draw", "heatmap"),
 )
 
 EXPERTS = "expert"  # what the columns of a picture are, unless it says otherwise

@@ -2,18 +2,15 @@
 const LOWEST = 260, BELOW = 8; // pixels: of the picture, and between its foot and the window's edge
 const ROW = 15, SHORTEST = 9, HEAD = 22, AXIS = 34, FEW = 16, GAP = 16, MAP = 40, FAINTEST = 0.32;
 
-const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-const pairs = (text) => new Uint16Array(bytes(text).buffer);
-
 function decoded(data) {
   data.byExpert = data.columns === "expert";
   const sides = data.sides.map((side) => ({
     ...side,
     colours: colours(data, side.scale),
     layers: side.layers.map((layer) => {
-      const order = pairs(layer.order), place = new Uint16Array(order.length);
+      const order = shorts(layer.order), place = new Uint16Array(order.length);
       order.forEach((expert, column) => (place[expert] = column));
-      const ids = layer.wide ? pairs(layer.ids) : bytes(layer.ids);
+      const ids = layer.wide ? shorts(layer.ids) : bytes(layer.ids);
       return { ...layer, ids, levels: bytes(layer.levels), order, place };
     }),
   }));

@@ -1,35 +1,27 @@
-function make(kind, parent, className = "", text = "") {
-  const made = document.createElement(kind);
-  if (className) made.className = className;
-  if (text) made.textContent = text;
-  parent.append(made);
-  return made;
-}
-
 // A slider over the places 0 to `last`, and a Play button before it. `ticks`: [place, text];
 // `moved(place)` when a hand moves it, `begin()` when it is to play, `ended()` when that is over.
 class Player {
   constructor(parent, { name, title, last, ticks, moved, begin, ended = () => {} }) {
     this.ended = ended;
-    this.row = make("div", parent, "controls");
-    this.button = make("button", this.row, "play", "▶ Play");
+    this.row = add(parent, "div", "controls");
+    this.button = add(this.row, "button", "play", "▶ Play");
     Object.assign(this.button, { type: "button", title, disabled: last < 1 });
     this.button.onclick = () => (this.timer ? this.stop() : begin());
-    const slide = make("div", this.row, "slide");
-    const label = make("label", slide);
-    make("span", label, "", name);
-    this.output = make("output", label);
-    this.range = make("input", slide);
+    const slide = add(this.row, "div", "slide");
+    const label = add(slide, "label");
+    add(label, "span", "", name);
+    this.output = add(label, "output");
+    this.range = add(slide, "input");
     Object.assign(this.range, { type: "range", min: 0, max: Math.max(last, 1), step: 1, disabled: last < 1 });
     this.range.setAttribute("aria-label", name);
     this.range.oninput = () => {
       this.stop();
       moved(Number(this.range.value));
     };
-    const below = make("div", slide, "ticks");
+    const below = add(slide, "div", "ticks");
     below.setAttribute("aria-hidden", "true");
     ticks.forEach(([place, text]) => {
-      make("span", below, "", text).style.left = `${(100 * place) / Math.max(1, last)}%`;
+      add(below, "span", "", text).style.left = `${(100 * place) / Math.max(1, last)}%`;
     });
   }
 

@@ -1,8 +1,6 @@
 // The maps themselves: what the mouse, the keyboard and the legend do with them.
 const NEAR = 12, STILL = 4, WIDEST = 40;
 
-const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-const shorts = (text) => new Uint16Array(bytes(text).buffer);
 const unpack = (text) => new Response(
   new Blob([bytes(text)]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
 const bits = (text, count) => {
@@ -13,13 +11,6 @@ function pack(flags) {
   const packed = new Uint8Array(Math.ceil(flags.length / 8));
   flags.forEach((flag, i) => { if (flag) packed[i >> 3] |= 128 >> (i & 7); });
   return btoa(String.fromCharCode(...packed));
-}
-
-function element(name, className, text = "") {
-  const node = document.createElement(name);
-  node.className = className;
-  node.textContent = text;
-  return node;
 }
 
 function decode(one) {
@@ -41,7 +32,7 @@ function decode(one) {
 function build(host, root) {
   root.replaceChildren();
   root.style.setProperty("--above", host.data.above);
-  const grid = element("div", "panels");
+  const grid = make("div", "panels");
   root.append(grid);
   host.panels.forEach((panel, i) => {
     grid.append(frame(host, panel, i));
@@ -49,17 +40,17 @@ function build(host, root) {
     panel.legend = legend(host, panel.groups);
     (host.data.one_legend ? root : panel.node).append(panel.legend);
   });
-  host.heard = element("div", "heard");
+  host.heard = make("div", "heard");
   host.heard.setAttribute("aria-live", "polite");
   root.append(host.heard);
 }
 
 function frame(host, panel, index) {
-  panel.node = element("figure", "panel");
-  const head = element("div", "head"), buttons = element("div", "buttons");
-  const name = element("span", "name", panel.name);
+  panel.node = make("figure", "panel");
+  const head = make("div", "head"), buttons = make("div", "buttons");
+  const name = make("span", "name", panel.name);
   name.style.setProperty("--run", panel.colour);
-  panel.what = element("span", "what");
+  panel.what = make("span", "what");
   head.append(name, panel.what, buttons);
   const zoom = (by) => () => zoomed(host, panel, by);
   button(buttons, "+", "Zoom in", zoom(1.5));
@@ -68,14 +59,14 @@ function frame(host, panel, index) {
   if (index === 0) button(buttons, "Save image", "Save the maps and their legend as an image",
     () => save(host));
   fingerDraws(buttons, panel);
-  panel.plot = element("div", "plot");
+  panel.plot = make("div", "plot");
   panel.plot.tabIndex = 0;
   panel.plot.setAttribute("role", "application");
   panel.plot.setAttribute("aria-label", `${panel.alt}. ${host.data.keys}`);
-  panel.base = element("canvas", "base");
-  panel.over = element("canvas", "over");
-  panel.names = element("div", "labels");
-  panel.tip = element("div", "tip");
+  panel.base = make("canvas", "base");
+  panel.over = make("canvas", "over");
+  panel.names = make("div", "labels");
+  panel.tip = make("div", "tip");
   panel.tip.hidden = true;
   panel.plot.append(panel.base, panel.names, panel.over, panel.tip);
   panel.over.style.pointerEvents = "none";
@@ -85,7 +76,7 @@ function frame(host, panel, index) {
 }
 
 function button(place, text, name, act) {
-  const one = element("button", "", text);
+  const one = make("button", "", text);
   one.type = "button";
   one.title = name;
   one.setAttribute("aria-label", name);
@@ -104,17 +95,17 @@ function fingerDraws(buttons, panel) {
 }
 
 function legend(host, groups) {
-  const list = element("div", "legend"), names = element("div", "names");
+  const list = make("div", "legend"), names = make("div", "names");
   list.append(names);
   list.setAttribute("role", "group");
   list.setAttribute("aria-label", `Groups: select the ${host.data.items} of one`);
   for (const group of groups) {
-    const one = element("button", "");
+    const one = make("button", "");
     one.type = "button";
-    const sign = element("span", "sign", group.sign);
+    const sign = make("span", "sign", group.sign);
     sign.setAttribute("aria-hidden", "true");
     sign.style.setProperty("--mark", group.colour);
-    const size = element("span", "size", `(${group.size.toLocaleString("en")})`);
+    const size = make("span", "size", `(${group.size.toLocaleString("en")})`);
     one.append(sign, ` ${group.name.length > WIDEST ? `${group.name.slice(0, WIDEST)}…` : group.name} `, size);
     one.title = `Select ${group.name}; with Shift, add it`;
     one.onmouseenter = one.onfocus = () => hoverGroup(host, group.name);
@@ -190,7 +181,7 @@ function paint(host, panel) {
 
 function showLabels(host, panel, laid) {
   panel.names.replaceChildren(...laid.map(({ label, text, left, top, faded }) => {
-    const node = element("span", "label", text);
+    const node = make("span", "label", text);
     [node.style.left, node.style.top] = [`${left}px`, `${top}px`];
     const named = label.name;
     node.classList.toggle("faded", faded);
@@ -255,17 +246,17 @@ function linesOf(host, panel, row) {
 
 function fillTip(host, panel, row) {
   const { first, rest, text, id } = linesOf(host, panel, row), { tip } = panel;
-  const lines = rest.map(([name, value]) => element("div", "more", `${name}: ${value}`));
-  tip.replaceChildren(element("b", "", first), element("div", "", text), ...lines,
-    element("div", "more", id));
+  const lines = rest.map(([name, value]) => make("div", "more", `${name}: ${value}`));
+  tip.replaceChildren(make("b", "", first), make("div", "", text), ...lines,
+    make("div", "more", id));
   const [x, y] = [panel.spots[2 * row], panel.spots[2 * row + 1]];
   const left = x + 12 + tip.offsetWidth < panel.plot.clientWidth ? x + 12 : x - 12 - tip.offsetWidth;
   const top = Math.min(Math.max(4, y + 10), panel.plot.clientHeight - tip.offsetHeight - 4);
   [tip.style.left, tip.style.top] = [`${Math.max(4, left)}px`, `${Math.max(4, top)}px`];
 }
 
-function nearest(panel, x, y) {
-  let best = null, least = NEAR * NEAR;
+function nearest(panel, x, y, least = NEAR * NEAR) {
+  let best = null;
   for (let i = 0; i < panel.spots.length / 2; i += 1) {
     const away = (panel.spots[2 * i] - x) ** 2 + (panel.spots[2 * i + 1] - y) ** 2;
     if (away < least) [best, least] = [i, away];
@@ -386,16 +377,12 @@ function pressed(host, panel, event) {
 }
 
 function walk(host, panel, key) {
-  const middle = () => nearestOf(panel, panel.plot.clientWidth / 2, panel.plot.clientHeight / 2);
-  const row = host.row === null ? middle() : beyond(panel.spots, host.row, key);
+  const { clientWidth: wide, clientHeight: deep } = panel.plot;
+  const row = host.row === null
+    ? nearest(panel, wide / 2, deep / 2, Infinity) : beyond(panel.spots, host.row, key);
   point(host, panel, row);
   const { first, rest, text } = linesOf(host, panel, row);
   host.heard.textContent = [first, text, ...rest.map((each) => each.join(": "))].join(". ");
-}
-
-function nearestOf(panel, x, y) {
-  const away = (i) => (panel.spots[2 * i] - x) ** 2 + (panel.spots[2 * i + 1] - y) ** 2;
-  return [...panel.x.keys()].reduce((best, i) => (away(i) < away(best) ? i : best), 0);
 }
 
 function save(host) {

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from emo_viz.figures.clusters import Group
 from emo_viz.figures.theme import OTHER_COLOUR, SELECTION_COLOUR
+from emo_viz.ui.parts.scripts import scripts
 from emo_viz.ui.shell.component import HEARD_CSS, component
 from emo_viz.ui.shell.words import isolated, shorten, visible
 
@@ -31,24 +32,24 @@ KEYS = (
 LABEL_LETTERS = 28
 STEPS = 65_535  # a place is a 16-bit number: a hundredth of a pixel on a screen
 
-_FOLDER = Path(__file__).parent
 _HTML = '<div class="maps"></div>'
-
-
-def _read(name: str) -> str:
-    return (_FOLDER / name).read_text(encoding="utf-8")
 
 
 _MAPS = component(
     "emo_viz_point_maps",
     html=_HTML,
-    css=HEARD_CSS + _read("point_maps.css"),
-    js="".join(
-        _read(f"{name}.js")
-        for name in ("larger", "leaves", "point_maps_draw", "point_maps_labels", "point_maps")
+    css=HEARD_CSS + Path(__file__).with_suffix(".css").read_text(encoding="utf-8"),
+    js=scripts(
+        "larger",
+        "leaves",
+        "make",
+        "decode",
+        "point_maps_draw",
+        "point_maps_labels",
+        "point_maps",
     ),
 )
-_STATE = component("emo_viz_point_maps_state", js=_read("point_maps_state.js"))
+_STATE = component("emo_viz_point_maps_state", js=scripts("point_maps_state"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ import streamlit as st
 
 from emo_viz.ui.parts.heatmap import Follow
 from emo_viz.ui.parts.readable import READABLE_JS
+from emo_viz.ui.parts.scripts import scripts
 from emo_viz.ui.shell.component import component
 
 _HERE = Path(__file__)
@@ -19,7 +20,7 @@ _COMPONENT = component(
     "emo_viz_token_card",
     html='<div class="card"></div>\n',
     css=_HERE.with_suffix(".css").read_text(encoding="utf-8"),
-    js=READABLE_JS + _HERE.with_suffix(".js").read_text(encoding="utf-8"),
+    js=READABLE_JS + scripts("make") + _HERE.with_suffix(".js").read_text(encoding="utf-8"),
 )
 
 

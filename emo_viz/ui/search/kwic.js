@@ -1,13 +1,6 @@
-function element(name, className, text) {
-  const node = document.createElement(name);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
-
 // The address beside this page's own: a middle click opens it elsewhere, as any link.
 function link(address, text, className, title) {
-  const node = element("a", className, text);
+  const node = make("a", className, text);
   node.href = new URL(address, document.baseURI).href;
   if (title) node.title = title;
   return node;
@@ -15,74 +8,74 @@ function link(address, text, className, title) {
 
 // A text of which the end stays in sight.
 function kept(text) {
-  const node = element("div", "kept");
-  node.append(element("span", "", text));
+  const node = make("div", "kept");
+  node.append(make("span", "", text));
   return node;
 }
 
 function context(row) {
   const hit = row.address
-    ? link(row.address, row.hit, "hit", row.title) : element("b", "hit", row.hit);
+    ? link(row.address, row.hit, "hit", row.title) : make("b", "hit", row.hit);
   if (row.direction === "rtl") {
-    const cell = element("td", "line"), words = element("div", "words");
+    const cell = make("td", "line"), words = make("div", "words");
     cell.colSpan = 2;
     words.dir = "rtl";
-    words.append(kept(row.before), hit, element("div", "", row.after));
+    words.append(kept(row.before), hit, make("div", "", row.after));
     cell.append(words);
     return { cells: [cell], hit };
   }
-  const before = element("td", "before");
+  const before = make("td", "before");
   before.append(kept(row.before));
-  const after = element("td", "after");
+  const after = make("td", "after");
   after.append(hit, row.after);
   return { cells: [before, after], hit };
 }
 
 function whole(row) {
-  const cell = element("td", "line list");
+  const cell = make("td", "line list");
   cell.colSpan = 2;
   const hit = row.address
-    ? link(row.address, row.hit, "hit", row.title) : element("b", "hit", row.hit);
+    ? link(row.address, row.hit, "hit", row.title) : make("b", "hit", row.hit);
   cell.append(hit, "  ", row.after);
   return { cells: [cell], hit };
 }
 
 function build(root, data) {
-  const table = element("table");
+  const table = make("table");
   table.setAttribute("aria-label", data.label);
-  const columns = element("colgroup");
+  const columns = make("colgroup");
   const names = ["where", "before", "after", ...(data.note ? ["note"] : []), "actions"];
-  columns.append(...names.map((name) => element("col", name)));
-  const head = element("tr");
+  columns.append(...names.map((name) => make("col", name)));
+  const head = make("tr");
   const heads = data.whole
     ? [["where", data.where], ["", "Document", 2]]
     : [["where", data.where], ["before", "Before"], ["after", "Hit and after"]];
   if (data.note) heads.push(["note", data.note]);
   heads.push(["actions", ""]);
   heads.forEach(([name, text, span]) => {
-    const cell = element("th", name, text);
+    const cell = make("th", name, text);
     cell.scope = "col";
     if (span) cell.colSpan = span;
     if (!text) cell.setAttribute("aria-label", "Open or pin");
     head.append(cell);
   });
-  const body = element("tbody");
+  const body = make("tbody");
   data.rows.forEach((row, number) => {
-    const line = element("tr");
-    const where = element("td", "where");
-    where.append(element("b", "", row.domain), row.domain && row.name ? " · " : "");
-    where.append(element("span", "", row.name));
+    const line = make("tr");
+    const where = make("td", "where");
+    where.append(make("b", "", row.domain), row.domain && row.name ? " · " : "");
+    where.append(make("span", "", row.name));
     where.title = [row.domain, row.name].filter(Boolean).join(" · ");
     const { cells, hit } = data.whole ? whole(row) : context(row);
     hit.dataset.opens = "routing";
-    const actions = element("td", "actions");
+    const actions = make("td", "actions");
     if (row.clusters) {
       const node = link(row.clusters, "Clusters", "", "Read it beside its clusters");
       node.dataset.opens = "clusters";
       actions.append(node);
     }
     if (row.pinned !== null) {
-      const pin = element("button", "", row.pinned ? "Pinned" : "Pin");
+      const pin = make("button", "", row.pinned ? "Pinned" : "Pin");
       pin.type = "button";
       pin.title = "Keep it to compare it with another one";
       pin.setAttribute("aria-pressed", String(row.pinned));
@@ -91,11 +84,11 @@ function build(root, data) {
     }
     line.dataset.row = number;
     line.append(where, ...cells);
-    if (data.note) line.append(element("td", "note", row.note));
+    if (data.note) line.append(make("td", "note", row.note));
     line.append(actions);
     body.append(line);
   });
-  const top = element("thead");
+  const top = make("thead");
   top.append(head);
   table.append(columns, top, body);
   root.replaceChildren(table);

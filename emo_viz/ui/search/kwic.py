@@ -11,12 +11,13 @@ from typing import Literal
 
 import streamlit as st
 
+from emo_viz.ui.parts.scripts import scripts
 from emo_viz.ui.shell.component import HEARD_CSS, component
 from emo_viz.ui.shell.words import direction
 
 _HTML = '<div class="kwic"></div><div class="heard" role="status"></div>'
 _CSS = HEARD_CSS + Path(__file__).with_name("kwic.css").read_text(encoding="utf-8")
-_JS = Path(__file__).with_name("kwic.js").read_text(encoding="utf-8")
+_JS = scripts("make") + Path(__file__).with_name("kwic.js").read_text(encoding="utf-8")
 _COMPONENT = component("emo_viz_search_lines", html=_HTML, css=_CSS, js=_JS)
 
 Did = Literal["routing", "clusters", "pin"]

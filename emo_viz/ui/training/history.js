@@ -3,8 +3,6 @@ const MOVE_MS = 600; // of which points move so long
 const POINT = 7; // pixels
 const NEAR = 14; // pixels from a point within which it is pointed at
 
-const shorts = (text) => new Uint16Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
-
 class Steps {
   constructor(root, data) {
     Object.assign(this, { root, data, document: null, group: null });
@@ -15,13 +13,13 @@ class Steps {
     const [low, high] = [Math.min(...logs), Math.max(...logs)];
     this.shares = logs.map((log) => (high > low ? (log - low) / (high - low) : 0.5));
     root.replaceChildren();
-    const says = make("div", root);
+    const says = add(root, "div");
     says.setAttribute("role", "status");
-    this.says = make("h2", says, "says");
+    this.says = add(says, "h2", "says");
     this.controls();
-    const maps = make("div", root, "maps");
+    const maps = add(root, "div", "maps");
     this.runs.forEach((run) => this.map(run, maps));
-    this.readout = make("div", root, "readout");
+    this.readout = add(root, "div", "readout");
     this.legend();
     this.charts();
     this.watch = new ResizeObserver(() => this.paint());
@@ -67,12 +65,12 @@ class Steps {
   }
 
   map(run, place) {
-    const box = make("div", place);
+    const box = add(place, "div");
     box.style.setProperty("--colour", run.colour);
-    const head = make("h3", box);
-    make("span", head, "name", run.label);
-    run.fact = make("span", head, "fact");
-    run.canvas = make("canvas", box);
+    const head = add(box, "h3");
+    add(head, "span", "name", run.label);
+    run.fact = add(head, "span", "fact");
+    run.canvas = add(box, "canvas");
     run.canvas.tabIndex = 0;
     run.canvas.setAttribute("role", "img");
     run.canvas.onpointermove = (event) => this.look(this.nearest(run, event));
@@ -153,14 +151,8 @@ class Steps {
   }
 
   points(run) {
-    const { canvas } = run, ratio = window.devicePixelRatio || 1;
-    const [wide, deep] = [canvas.clientWidth, canvas.clientHeight];
-    if (!wide) return;
-    if (canvas.width !== Math.round(wide * ratio)) canvas.width = Math.round(wide * ratio);
-    if (canvas.height !== Math.round(deep * ratio)) canvas.height = Math.round(deep * ratio);
-    const c = canvas.getContext("2d");
-    c.setTransform(ratio, 0, 0, ratio, 0, 0);
-    c.clearRect(0, 0, wide, deep);
+    const c = sized(run.canvas), ratio = window.devicePixelRatio || 1;
+    if (!c) return;
     run.sprites ??= this.data.groups.map((group) => sprite(group, POINT / 2, ratio));
     const half = run.sprites[0].width / ratio / 2, spots = this.spots(run);
     for (const lit of [false, true]) {
@@ -181,17 +173,17 @@ class Steps {
   }
 
   legend() {
-    const place = make("div", this.root, "legend");
+    const place = add(this.root, "div", "legend");
     place.setAttribute("role", "group");
     place.setAttribute("aria-label", "Domains");
     this.chips = this.data.groups.map((group, index) => {
-      const chip = make("button", place);
+      const chip = add(place, "button");
       chip.type = "button";
       chip.onclick = () => this.only(this.group === index ? null : index);
-      const sign = make("span", chip, "sign", group.sign);
+      const sign = add(chip, "span", "sign", group.sign);
       sign.style.color = group.colour;
       sign.setAttribute("aria-hidden", "true");
-      make("span", chip, "", group.name);
+      add(chip, "span", "", group.name);
       return chip;
     });
   }
@@ -203,7 +195,7 @@ class Steps {
   }
 
   charts() {
-    const place = make("div", this.root, "charts");
+    const place = add(this.root, "div", "charts");
     const cuts = this.runs.flatMap((run) => run.cuts.flat(2));
     this.cuts = new Frame(place, "Loss added by keeping K experts, nats a token",
       Math.min(0, ...cuts), Math.max(...cuts));
@@ -241,7 +233,7 @@ class Steps {
     });
     frame.svg.setAttribute("aria-label", `${measure.title}: ${said.join(", ")}`);
     frame.head.textContent = measure.title;
-    make("span", frame.head, "fact", `: ${said.join(", ")}`);
+    add(frame.head, "span", "fact", `: ${said.join(", ")}`);
   }
 
   own(run) {
@@ -275,9 +267,7 @@ class Steps {
     });
     this.says.replaceChildren(...[...parts, [".", ""]].map(([words, kind]) => {
       if (!kind) return document.createTextNode(words);
-      const bold = document.createElement("b");
-      bold.textContent = words;
-      if (kind !== "b") bold.className = "run";
+      const bold = make("b", kind === "b" ? "" : "run", words);
       if (kind !== "b") bold.style.setProperty("--colour", kind);
       return bold;
     }));

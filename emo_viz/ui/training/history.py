@@ -21,6 +21,7 @@ from emo_viz.server import assets, histories, library
 from emo_viz.server.pairs import Pair
 from emo_viz.ui.parts import export
 from emo_viz.ui.parts.player import PLAYER_CSS, PLAYER_JS
+from emo_viz.ui.parts.scripts import scripts
 from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.component import component
 from emo_viz.ui.shell.words import count, escape_markdown, isolated, visible
@@ -35,16 +36,14 @@ COMMAND = (
     "--out assets/analysis/training-mine.npz"
 )
 _FOLDER = Path(__file__).parent
-_DRAW = _FOLDER.parent / "parts" / "point_maps_draw.js"
 _JS = "".join(
-    path.read_text(encoding="utf-8")
-    for path in (_DRAW, _FOLDER / "history_charts.js", _FOLDER / "history.js")
+    (_FOLDER / name).read_text(encoding="utf-8") for name in ("history_charts.js", "history.js")
 )
 _COMPONENT = component(
     "emo_viz_training_history",
     html='<div class="history" role="group" aria-label="Checkpoints of a training run"></div>',
     css=PLAYER_CSS + (_FOLDER / "history.css").read_text(encoding="utf-8"),
-    js=PLAYER_JS + _JS,
+    js=PLAYER_JS + scripts("decode", "sized", "point_maps_draw") + _JS,
 )
 
 

@@ -23,8 +23,8 @@ function rounds(low, high) {
 // A frame with a grid: `x` and `y` are functions from values to pixels.
 class Frame {
   constructor(place, title, low, high) {
-    const box = make("div", place);
-    this.head = make("h3", box, "", title);
+    const box = add(place, "div");
+    this.head = add(box, "h3", "", title);
     this.svg = node("svg", box);
     this.svg.setAttribute("role", "img");
     [this.low, this.high] = [low, high];
