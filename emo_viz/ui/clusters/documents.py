@@ -32,6 +32,14 @@ from emo_viz.ui.shell.words import count, escape_markdown, interval, share
 DOMAIN, CLUSTER, SOURCE, EXPERT = "Domain", "Cluster", "Source", "Top expert"
 ENTROPY, SPREAD = "Entropy", "Spread"
 COLOURS = (DOMAIN, CLUSTER, SOURCE, EXPERT, ENTROPY, SPREAD)
+COLOURED_BY = {
+    DOMAIN: "domain",
+    CLUSTER: "its own clusters",
+    SOURCE: "source",
+    EXPERT: "top expert",
+    ENTROPY: "the entropy of its routing",
+    SPREAD: "the number of experts that hold half of its routing",
+}
 ALL_LAYERS = "All layers"
 UMAP, PCA = "UMAP", "PCA"
 MOST, USUAL = 64, 24

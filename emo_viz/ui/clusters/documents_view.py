@@ -25,6 +25,7 @@ from emo_viz.ui.clusters import quality
 from emo_viz.ui.clusters.data import FIRST_WORDS, Data
 from emo_viz.ui.clusters.documents import (
     CLUSTER,
+    COLOURED_BY,
     DOMAIN,
     ENTROPY,
     EXPERT,
@@ -56,14 +57,6 @@ MARKER_SIZE = 7
 ABOVE = "34.5rem"  # what stands above and below the maps' plots on the first screen
 TABLE_HEIGHT = 320
 USAGE_OF = {"probabilities": "mean router probabilities", "choices": "experts' shares of choices"}
-COLOURED_BY = {
-    DOMAIN: "domain",
-    CLUSTER: "its own clusters",
-    SOURCE: "source",
-    EXPERT: "top expert",
-    ENTROPY: "the entropy of its routing",
-    SPREAD: "the number of experts that hold half of its routing",
-}
 
 
 def show(data: Data) -> None:

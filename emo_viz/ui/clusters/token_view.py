@@ -25,6 +25,7 @@ from emo_viz.server import commands
 from emo_viz.ui.clusters import quality, ranked, sampled, tokens
 from emo_viz.ui.clusters.data import FIRST_WORDS, Data
 from emo_viz.ui.clusters.documents import CLUSTER, DOMAIN, ENTROPY, EXPERT, SOURCE, SPREAD, UMAP
+from emo_viz.ui.clusters.documents import COLOURED_BY as OF_DOCUMENTS
 from emo_viz.ui.clusters.tokens import TOKEN, Tokens, View
 from emo_viz.ui.parts import export, maps, reader, rows_to_open
 from emo_viz.ui.parts.lazy_tabs import Tab, lazy_tabs
@@ -49,15 +50,7 @@ TABLE_HEIGHT = 320
 MOST_ROWS = 24  # of the tokens' heatmap
 MOST_LISTED = 300  # tokens in the table; the rest are on the maps
 HOVER_CONTEXT = 28  # characters before and after a token
-COLOURED_BY = {
-    DOMAIN: "domain",
-    CLUSTER: "its own clusters",
-    TOKEN: "token",
-    SOURCE: "the source of its document",
-    EXPERT: "top expert",
-    ENTROPY: "the entropy of its routing",
-    SPREAD: "the number of experts that hold half of its routing",
-}
+COLOURED_BY = OF_DOCUMENTS | {TOKEN: "token", SOURCE: "the source of its document"}
 
 
 def show(data: Data, said: Headline | None) -> None:
