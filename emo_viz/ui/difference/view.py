@@ -194,20 +194,7 @@ def explore(found: Found) -> None:
 
 def _controls(found: Found) -> tuple[Pair, DocumentSummary, int | None, str]:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        ids = [head.id for head in found.heads]
-        place = 0
-        if len(ids) > 1:
-            kind = one_of("document", ids)
-            links.enter(DOCUMENT, kind, ids[0])
-            chosen = st.selectbox(
-                f"Document ({len(ids):,})",
-                ids,
-                format_func=found.titles.__getitem__,
-                key=DOCUMENT,
-                on_change=_forget,
-                width=330,
-            )
-            place = ids.index(links.leave(DOCUMENT, kind, chosen, ids[0]))
+        place = _place(found)
         pair = found.pairs[place]
         token = links.token_field(int(pair.places.max()) + 1, TOKEN, width=130)
         summary = found.difference.summaries[place]
@@ -222,6 +209,24 @@ def _controls(found: Found) -> tuple[Pair, DocumentSummary, int | None, str]:
             )
         export(found)
     return pair, summary, token, colour
+
+
+def _place(found: Found) -> int:
+    """Of the document that is chosen among those that are compared."""
+    ids = [head.id for head in found.heads]
+    if len(ids) < 2:
+        return 0
+    kind = one_of("document", ids)
+    links.enter(DOCUMENT, kind, ids[0])
+    chosen = st.selectbox(
+        f"Document ({len(ids):,})",
+        ids,
+        format_func=found.titles.__getitem__,
+        key=DOCUMENT,
+        on_change=_forget,
+        width=330,
+    )
+    return ids.index(links.leave(DOCUMENT, kind, chosen, ids[0]))
 
 
 def _routing_of(found: Found, document: str, token: int | None) -> dict[str, str]:

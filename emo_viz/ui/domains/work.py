@@ -43,21 +43,9 @@ def _tokens(known: Known) -> ExpertTokens:
 def together(view: View) -> None:
     """Which experts of a layer serve the same tokens."""
     some = _with_tokens(view)
-    if some is None:
+    number = some.layer(every=False) if some else None
+    if some is None or number is None:
         return
-    number = some.layer(every=False)
-    if number is None:
-        return
-    times, orders, tables = {}, {}, {}
-    for run, known in some.known.items():
-        found = _tokens(known)
-        place = found.place(number)
-        if place is None:
-            continue
-        pairs = found.pairs[place][: found.routed[place], : found.routed[place]]
-        times[run] = _times(pairs)
-        orders[run] = _order(pairs, f"{some.keys[run]}|{number}|{found.tokens}")
-        tables[run] = _strongest(pairs, found.tokens)
     carried = {run: _carried(_tokens(known), number) for run, known in some.known.items()}
     usual = in_each(some.runs, lambda run: share(carried[run][1]))
     some.say(
@@ -65,19 +53,10 @@ def together(view: View) -> None:
         f"{in_each(some.runs, lambda run: f'**{share(carried[run][0])}**')} of all co-activations.",
         f"Layer {number}. If choices were independent: {usual}.",
     )
-    st.plotly_chart(
-        figures.together(some.runs, times, orders),
-        key="domains_together",
-        config=chart_config("co-activation"),
-        alt="For every two experts of the layer how much more often than by independent choices "
-        "they serve one token; the tables below have the strongest pairs.",
-    )
-    with st.grid(len(tables), min_column_width=NARROWEST) as grid:
-        for one in some.runs:
-            if one.id in tables:
-                with grid.cell():
-                    st.markdown(f"**Strongest pairs**, {name(one)}")
-                    _pair_table(tables[one.id], one.id)
+    pairs = _pairs(some, number)
+    _matrices(some, pairs, number)
+    tables = {run: _strongest(own, _tokens(some.known[run]).tokens) for run, own in pairs.items()}
+    _tables(some, tables)
     some.export(
         "co-activation",
         {"Experts by experts": "domains_together"},
@@ -91,6 +70,40 @@ def together(view: View) -> None:
         "loads. Rows and columns of a run are in an order of its own (ids do not mean the same "
         "in two models) that puts alike experts together."
     )
+
+
+def _pairs(view: View, number: int) -> dict[str, NDArray[np.integer]]:
+    """How many tokens every two experts of a layer serve, in each run that has the layer."""
+    found = {}
+    for run, known in view.known.items():
+        own = _tokens(known)
+        place = own.place(number)
+        if place is not None:
+            found[run] = own.pairs[place][: own.routed[place], : own.routed[place]]
+    return found
+
+
+def _matrices(view: View, pairs: dict[str, NDArray[np.integer]], number: int) -> None:
+    tokens = {run: _tokens(view.known[run]).tokens for run in pairs}
+    orders = {
+        run: _order(own, f"{view.keys[run]}|{number}|{tokens[run]}") for run, own in pairs.items()
+    }
+    st.plotly_chart(
+        figures.together(view.runs, {run: _times(own) for run, own in pairs.items()}, orders),
+        key="domains_together",
+        config=chart_config("co-activation"),
+        alt="For every two experts of the layer how much more often than by independent choices "
+        "they serve one token; the tables below have the strongest pairs.",
+    )
+
+
+def _tables(view: View, tables: dict[str, pd.DataFrame]) -> None:
+    with st.grid(len(tables), min_column_width=NARROWEST) as grid:
+        for one in view.runs:
+            if one.id in tables:
+                with grid.cell():
+                    st.markdown(f"**Strongest pairs**, {name(one)}")
+                    _pair_table(tables[one.id], one.id)
 
 
 def _times(pairs: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -159,27 +172,14 @@ def flow(view: View) -> None:
     some = _with_tokens(view)
     if some is None:
         return
-    layers = [known.tokens.numbers for known in some.known.values() if known.tokens]
-    numbers = sorted(set.intersection(*map(set, layers)))
-    windows = _windows(numbers)
-    if not windows:
+    window = _chosen_window(some)
+    if window is None:
         some.say("There is one layer with experts, so nothing flows between layers.", "")
         return
-    labels = [" to ".join(map(str, window)) for window in windows]
-    chosen = links.select(some.controls, "Layers", labels, routes.DOMAINS_FROM, width=170)
-    window = windows[labels.index(chosen)]
     shown = links.slider(
         some.controls, "Experts shown of each layer", 2, 20, 8, routes.DOMAINS_SHOWN, width=220
     )
-    known = {run: _information(_tokens(one), window) for run, one in some.known.items()}
-    possible = in_each(some.runs, lambda run: f"{known[run].possible:.2f}")
-    chance = in_each(some.runs, lambda run: f"{known[run].by_chance:.2f}")
-    some.say(
-        "A token's experts in one layer tell "
-        f"{in_each(some.runs, lambda run: f'**{known[run].known:.2f}** nats')} of those in the "
-        "next.",
-        f"Possible: {possible}; without any relation: {chance}.",
-    )
+    _say_flow(some, window)
     with st.grid(len(some.known), min_column_width=NARROWEST) as grid:
         for run in some.runs:
             with grid.cell():
@@ -198,6 +198,29 @@ def flow(view: View) -> None:
         "A token counts 1 between two layers: its gate weights in the one are spread over its "
         "gate weights in the next. Shown are the experts that take part in the streams that "
         "are furthest above independence; all the others of a layer together are **other**."
+    )
+
+
+def _chosen_window(view: View) -> list[int] | None:
+    """The layers that are shown, of those that all runs have; None where there is but one."""
+    layers = [_tokens(known).numbers for known in view.known.values()]
+    windows = _windows(sorted(set.intersection(*map(set, layers))))
+    if not windows:
+        return None
+    labels = [" to ".join(map(str, window)) for window in windows]
+    chosen = links.select(view.controls, "Layers", labels, routes.DOMAINS_FROM, width=170)
+    return windows[labels.index(chosen)]
+
+
+def _say_flow(view: View, window: list[int]) -> None:
+    known = {run: _information(_tokens(one), window) for run, one in view.known.items()}
+    possible = in_each(view.runs, lambda run: f"{known[run].possible:.2f}")
+    chance = in_each(view.runs, lambda run: f"{known[run].by_chance:.2f}")
+    view.say(
+        "A token's experts in one layer tell "
+        f"{in_each(view.runs, lambda run: f'**{known[run].known:.2f}** nats')} of those in the "
+        "next.",
+        f"Possible: {possible}; without any relation: {chance}.",
     )
 
 

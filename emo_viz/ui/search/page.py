@@ -1,6 +1,5 @@
 """Search page: what is searched for, how often it stands where, and a page of its lines."""
 
-from functools import partial
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -34,17 +33,7 @@ def show() -> None:
     """Draw the page."""
     _go()
     pinned = sides.usable(pins.addressed())
-    view = links.choice(
-        st,
-        "What to show",
-        [routes.FINDING, routes.COMPARING],
-        routes.SEARCH_VIEW,
-        what="view",
-        said=str,
-        format_func=partial(_view, pinned=len(pinned)),
-        label_visibility="collapsed",
-    )
-    if view == routes.COMPARING:
+    if _view_of(len(pinned)) == routes.COMPARING:
         compare.show(pinned)
         return
     runs = library.comparison()
@@ -58,22 +47,27 @@ def show() -> None:
         return
     shown = results.find(asked)
     _head(shown)
-    if shown.expert:
-        st.page_link(
-            routes.EXPERTS,
-            label="All that is known of this expert",
-            icon=":material/hub:",
-            query_params=slots.params() | routes.expert_page(asked.run, *shown.expert),
-        )
+    _expert_link(asked, shown)
     pages = max(1, -(-shown.size // A_PAGE))
     page = links.value(PAGE, whole_number("page", 1, pages, "the first one is shown"), 1)
     if shown.size:
         taken.offer(asked, shown, _lines(asked, shown, page, pages))
 
 
-def _view(view: str, pinned: int) -> str:
-    """As the button says it: the pins are in sight however many lines are found."""
-    return f"{view} ({pinned})" if pinned and view == routes.COMPARING else view
+def _view_of(pinned: int) -> str:
+    """What the page shows; the pins are in sight however many lines are found."""
+    return links.choice(
+        st,
+        "What to show",
+        [routes.FINDING, routes.COMPARING],
+        routes.SEARCH_VIEW,
+        what="view",
+        said=str,
+        format_func=lambda view: (
+            f"{view} ({pinned})" if pinned and view == routes.COMPARING else view
+        ),
+        label_visibility="collapsed",
+    )
 
 
 def _go() -> None:
@@ -150,6 +144,16 @@ def _head(shown: Results) -> None:
                     on_click=_search,
                     args=(piece.text.replace("\n", "↵").replace(" ", "␣"), query.TOKEN),
                 )
+
+
+def _expert_link(asked: Query, shown: Results) -> None:
+    if shown.expert:
+        st.page_link(
+            routes.EXPERTS,
+            label="All that is known of this expert",
+            icon=":material/hub:",
+            query_params=slots.params() | routes.expert_page(asked.run, *shown.expert),
+        )
 
 
 def _lines(asked: Query, shown: Results, page: int, pages: int) -> slice:
