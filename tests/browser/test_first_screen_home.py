@@ -129,7 +129,7 @@ def test_nothing_moves_with_the_slider_on_a_narrow_page(
 
 
 @pytest.mark.parametrize("document", ["", "?home_document=heldout-garden-0"])
-def test_the_slider_keeps_the_keyboard_once_the_server_has_answered(
+def test_the_slider_keeps_the_keyboard_and_a_walk_by_arrow_keys_is_one_step(
     app_server: harness.Server, browser_page: Page, document: str
 ):
     harness.visit(browser_page, app_server.url + document)
@@ -139,6 +139,9 @@ def test_the_slider_keeps_the_keyboard_once_the_server_has_answered(
         with harness.rerun(browser_page):
             browser_page.keyboard.press(key)
         expect(first.locator(".says")).to_contain_text(f"With {kept} of 16 experts")
+    with harness.rerun(browser_page):
+        browser_page.go_back()
+    expect(first.locator(".says")).to_contain_text("With 4 of 16 experts")
 
 
 def test_notch_layer_and_token_stand_in_the_address(

@@ -90,7 +90,8 @@ class Several(Kind[list[str]]):
 
     def _parts(self, text: str) -> list[str]:
         parts = text.split(",")
-        return parts if text not in self.known and self.known.issuperset(parts) else [text]
+        several = text not in self.known and not self.known.isdisjoint(parts)
+        return parts if several else [text]
 
     def write(self, value: list[str]) -> list[str]:
         return list(value)

@@ -142,6 +142,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   buttons.present.title = data.presenting ? `${words} (P)` : `${words} in large type (P)`;
   buttons.present.setAttribute("aria-label", buttons.present.title);
   onlyTheirSteps(data.drawers);
+  walksAreOneStep();
   enable();
   foldByWidth();
   const onKey = (event) => shortcut(event, buttons);

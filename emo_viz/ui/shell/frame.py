@@ -28,7 +28,8 @@ _COMPONENT = component(
     '<div class="said" role="status"></div><div class="heard" role="status"></div>',
     css=HEARD_CSS + _HERE.with_suffix(".css").read_text(encoding="utf-8"),
     js="".join(
-        _HERE.with_name(name).read_text(encoding="utf-8") for name in ("steps.js", "frame.js")
+        _HERE.with_name(name).read_text(encoding="utf-8")
+        for name in ("steps.js", "walk.js", "frame.js")
     ),
 )
 # Text of charts has sizes in pixels, which do not follow the page's; Plotly measures by them too.
