@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+OTHER = "other"  # all the experts of a layer that are not shown
 
 
 def expected_pairs(pairs: NDArray[np.integer]) -> Floats:
@@ -117,6 +118,29 @@ class Stream:
     nodes: tuple[tuple[int, ...], ...]
     links: pd.DataFrame
     rest: float
+
+    def named(self, numbers: Sequence[int]) -> pd.DataFrame:
+        """`links` by the experts' ids, or OTHER, and by the layers' own numbers: those of `nodes`.
+
+        Columns: layer, expert, next_layer, next_expert, share, times.
+        """
+        at = self.links["layer"].to_numpy(int)
+        return pd.DataFrame(
+            {
+                "layer": np.asarray(numbers, int)[at],
+                "expert": self._names(at, "source"),
+                "next_layer": np.asarray(numbers, int)[at + 1],
+                "next_expert": self._names(at + 1, "target"),
+                "share": self.links["share"],
+                "times": self.links["times"],
+            }
+        )
+
+    def _names(self, layers: NDArray[np.int64], end: str) -> list[str]:
+        """Of the experts at one end of every link."""
+        places = zip(layers, self.links[end], strict=True)
+        ids = [self.nodes[layer][place] for layer, place in places]
+        return [OTHER if expert < 0 else f"{expert}" for expert in ids]
 
 
 def stream(flows: Sequence[NDArray[np.floating]], shown: int) -> Stream:

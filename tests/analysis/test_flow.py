@@ -58,3 +58,16 @@ def test_a_stream_loses_nothing_into_other():
         assert link["share"] == pytest.approx(part)
         usual = flows[0][rows].sum() * flows[0][:, columns].sum() / flows[0].sum() ** 2
         assert link["times"] == pytest.approx(part / usual)
+
+
+def test_streams_are_named_by_the_ids_of_experts_and_the_numbers_of_layers():
+    rng = np.random.default_rng(2)
+    found = stream([rng.random((10, 10)) ** 4, rng.random((10, 10)) ** 4], 3)
+    table = found.named([4, 6, 7])
+    for (_, link), (_, row) in zip(found.links.iterrows(), table.iterrows(), strict=True):
+        layer = int(link["layer"])
+        ends = found.nodes[layer][int(link["source"])], found.nodes[layer + 1][int(link["target"])]
+        named = ["other" if expert < 0 else str(expert) for expert in ends]
+        assert [row["expert"], row["next_expert"]] == named
+        assert (row["layer"], row["next_layer"]) == ((4, 6), (6, 7))[layer]
+        assert (row["share"], row["times"]) == (link["share"], link["times"])

@@ -9,6 +9,7 @@ from emo_viz.analysis import domains, flow
 from emo_viz.analysis.expert_tokens import load
 from emo_viz.analysis.experts import use_of
 from emo_viz.trace import Trace
+from emo_viz.ui.parts import export
 from tests.pages.opened import charts, follow_link, numbers, texts
 from tests.uneven import TWELVE_AND_SIXTEEN, cut_pair, emo_viz, measure, shown
 
@@ -32,6 +33,14 @@ def read(tiny_assets, tmp_path_factory):
 def opened(read):
     with shown(read) as folder:
         yield folder
+
+
+@pytest.fixture
+def saved(everything_open, monkeypatch):
+    """What makes each table that can be saved of the page, by its name."""
+    tables = {}
+    monkeypatch.setattr(export, "_table", lambda name, make, *_: tables.update({name: make}))
+    return tables
 
 
 def used(assets, run: str):
@@ -115,6 +124,17 @@ def test_flow_between_layers(opened):
             bool(trace["node"]["y"]) and 0 < min(trace["node"]["y"]) < max(trace["node"]["y"]) < 1
         )
     assert "Palest: " in texts(at)
+
+
+def test_streams_are_saved_by_the_ids_that_are_shown(opened, saved):
+    at = follow_link(PAGE, domains_view="Flow", domains_nodes="4")
+    rows = saved["Streams of EMO"]()
+    found = load(opened / "analysis" / "experts-emo-nano.npz")
+    shown = flow.stream([found.flow[0]], 4).nodes
+    for column, ids in zip(("expert", "next_expert"), shown, strict=True):
+        assert set(rows[column]) == {"other" if expert < 0 else str(expert) for expert in ids}
+    assert set(rows["layer"]) == {0} and set(rows["next_layer"]) == {1}
+    assert not at.exception
 
 
 def test_balance_by_layer(opened):

@@ -270,7 +270,7 @@ def _sankey(known: Known, window: list[int], shown: int) -> None:
 
 
 def _streams(known: Known, window: list[int], shown: int) -> pd.DataFrame:
-    return flows.stream(_between(_tokens(known), window), shown).links
+    return flows.stream(_between(_tokens(known), window), shown).named(window)
 
 
 def _purpose(known: Known, number: int, expert: int) -> str:
