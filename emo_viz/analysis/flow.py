@@ -142,6 +142,14 @@ class Stream:
         ids = [self.nodes[layer][place] for layer, place in places]
         return [OTHER if expert < 0 else f"{expert}" for expert in ids]
 
+    def strongest(self, numbers: Sequence[int], most: int) -> pd.DataFrame:
+        """Rows of `named` from one expert to another, those furthest above independence first."""
+        table = self.named(numbers)
+        above = table["share"] * (1 - 1 / table["times"])
+        ids = (table[["expert", "next_expert"]] != OTHER).all(axis=1)
+        order = above[ids].sort_values(ascending=False, kind="stable").index
+        return table.loc[order[:most]].reset_index(drop=True)
+
 
 def stream(flows: Sequence[NDArray[np.floating]], shown: int) -> Stream:
     """The `shown` experts that take part in the strongest streams of each layer, the rest as other.

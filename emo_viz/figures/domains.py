@@ -1,7 +1,7 @@
 """Pictures of domains and of how experts are used together; both runs side by side on one scale."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from emo_viz.analysis.domains import Coverage
-from emo_viz.analysis.flow import Stream
+from emo_viz.analysis.flow import OTHER, Stream
 from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.figures.theme import (
     DIVERGING,
@@ -29,7 +29,8 @@ from emo_viz.figures.theme import (
 
 Floats = NDArray[np.float64]
 HEIGHT, SQUARE_HEIGHT = 450, 530
-FLOW_HEIGHT, FLOW_TOP, FLOW_BOTTOM, FLOW_GAP = 380, 48, 16, 18  # of nodes that have a number each
+FLOW_HEIGHT, FLOW_TOP, FLOW_BOTTOM = 380, 60, 36
+FLOW_GAP, FLOW_NODE = 18, 14  # between nodes, for the id of each; and their width
 STRONG = 2.0  # times independence
 MOST_IDS = 32  # of experts beside an axis; a hover has the others
 MOST_DOUBLINGS = 3.0  # the ends of the co-activation scale: 8 times, and an eighth
@@ -192,34 +193,42 @@ class _Ends:
 
 
 def flow(run: Run, stream: Stream, numbers: Sequence[int], labels: Mapping[int, str]) -> go.Figure:
-    """Where the tokens of some experts go from layer to layer; grey: all other experts together,
-    palest what goes from others to others.
+    """Where the tokens of some experts go from layer to layer; grey: from or to all other experts.
 
-    Strong: streams of at least STRONG times what independence gives. numbers: the layers' own.
-    labels: by a node's running number, what its expert is for.
+    What goes from others to others is not drawn. Strong: streams of at least STRONG times what
+    independence gives. numbers: the layers' own. labels: by a node's running number, what its
+    expert is for.
     """
+    stream = _of_shown(stream)
     height = FLOW_HEIGHT + FLOW_GAP * max(map(len, stream.nodes))
     ends, colour = _Ends.of(stream), colour_of(run)
-    x, y = _places(stream, ends, FLOW_GAP / (height - FLOW_TOP - FLOW_BOTTOM))
+    places = _places(stream, ends, FLOW_GAP / (height - FLOW_TOP - FLOW_BOTTOM))
+    middles = {"x": places["x"], "y": (places["top"] + places["bottom"]) / 2}
     sankey = go.Sankey(
         arrangement="fixed",
-        node=_nodes(stream, labels, colour) | {"x": x, "y": y},
+        node=_nodes(stream, labels, colour) | middles,
         link=_links(stream, ends, colour),
-        textfont={"size": 13, "weight": 700},
     )
     fig = style(go.Figure(sankey), f"{label_of(run)}: layer {' to '.join(map(str, numbers))}")
     fig.update_layout(height=height, margin={"l": 8, "r": 8, "t": FLOW_TOP, "b": FLOW_BOTTOM})
-    return fig
+    _write_ids(fig, places)
+    return _explain_streams(fig, colour)
+
+
+def _of_shown(stream: Stream) -> Stream:
+    """Without what goes from others to others, beside which all else would be thin."""
+    ids, ends = np.array(_ids(stream)), _Ends.of(stream)
+    drawn = (ids[ends.source] >= 0) | (ids[ends.target] >= 0)
+    return replace(stream, links=stream.links[drawn]) if drawn.any() else stream
 
 
 def _nodes(stream: Stream, labels: Mapping[int, str], colour: str) -> dict[str, Any]:
     """The experts; an id below 0 is all others together."""
     ids = _ids(stream)
     return {
-        "label": ["other" if expert < 0 else f"{expert}" for expert in ids],
         "color": [with_alpha(NEUTRAL_COLOUR if e < 0 else colour, 0.8) for e in ids],
         "pad": FLOW_GAP,
-        "thickness": 14,
+        "thickness": FLOW_NODE,
         "line": {"width": 0},
         "customdata": [labels.get(number, "") for number in range(len(ids))],
         "hovertemplate": "%{customdata}<br>%{value:.2%} of all gate weight drawn<extra></extra>",
@@ -231,39 +240,51 @@ def _ids(stream: Stream) -> list[int]:
 
 
 def _links(stream: Stream, ends: _Ends, colour: str) -> dict[str, Any]:
-    times = stream.links["times"].to_numpy(float)
+    ids, times = _ids(stream), stream.links["times"].to_numpy(float)
+    from_to = zip(ends.source, ends.target, times, strict=True)
     return {
         "source": ends.source,
         "target": ends.target,
         "value": stream.links["share"].to_numpy(float),
-        "customdata": times,
-        "color": _link_colours(_ids(stream), ends, times, colour),
-        "hovertemplate": "%{source.label} to %{target.label}: %{value:.2%} of all gate weight, "
-        "%{customdata:.1f} times independence<extra></extra>",
+        "customdata": [[_name(ids[a]), _name(ids[b]), much] for a, b, much in from_to],
+        "color": _link_colours(ids, ends, times, colour),
+        "hovertemplate": "%{customdata[0]} to %{customdata[1]}: %{value:.2%} of all gate weight, "
+        "%{customdata[2]:.1f} times independence<extra></extra>",
     }
 
 
+def _name(expert: int) -> str:
+    return OTHER if expert < 0 else f"{expert}"
+
+
 def _link_colours(ids: list[int], ends: _Ends, times: Floats, colour: str) -> list[str]:
-    greys = [with_alpha(NEUTRAL_COLOUR, alpha) for alpha in (0.16, 0.07)]
-    others = [(ids[a] < 0) + (ids[b] < 0) for a, b in zip(ends.source, ends.target, strict=True)]
+    strong, weak, grey = _stream_colours(colour)
+    others = [ids[a] < 0 or ids[b] < 0 for a, b in zip(ends.source, ends.target, strict=True)]
     return [
-        greys[rest - 1] if rest else with_alpha(colour, 0.6 if much >= STRONG else 0.15)
+        grey if rest else strong if much >= STRONG else weak
         for rest, much in zip(others, times, strict=True)
     ]
 
 
-def _places(stream: Stream, ends: _Ends, gap: float) -> tuple[list[float], list[float]]:
-    """Middles of the nodes, one column a layer, one below the other; gap: between two of them."""
-    sizes = _sizes(stream, ends)
-    x, y = list[float](), list[float]()
-    columns = [sizes[n : n + len(own)] for n, own in _starts(stream)]
-    room = 1 - gap * (max(map(len, stream.nodes)) - 1)
-    for layer, own in enumerate(stream.nodes):
-        heights = room * columns[layer] / max(columns[layer].sum(), 1e-12)
-        middles = np.cumsum(heights + gap) - heights / 2 - gap
-        x += [0.001 + 0.998 * layer / max(1, len(stream.nodes) - 1)] * len(own)
-        y += [float(each) for each in np.clip(middles, 0.001, 0.999)]
-    return x, y
+def _stream_colours(colour: str) -> tuple[str, str, str]:
+    """Of streams far above independence, of the others, of those from or to others."""
+    return with_alpha(colour, 0.6), with_alpha(colour, 0.2), with_alpha(NEUTRAL_COLOUR, 0.2)
+
+
+def _places(stream: Stream, ends: _Ends, gap: float) -> pd.DataFrame:
+    """Of the nodes that have streams, as Plotly counts them: id, x, top and bottom.
+
+    One column a layer, one node below the other; gap: between two of them, of the height.
+    """
+    layers = np.repeat(range(len(stream.nodes)), [*map(len, stream.nodes)])
+    nodes = pd.DataFrame({"id": _ids(stream), "layer": layers, "size": _sizes(stream, ends)})
+    nodes = nodes[nodes["size"] > 0].reset_index(drop=True)
+    columns = nodes.groupby("layer")["size"]
+    scale = ((1 - gap * (columns.count() - 1)) / columns.sum()).min()
+    nodes["x"] = 0.001 + 0.998 * nodes["layer"] / max(1, len(stream.nodes) - 1)
+    nodes["bottom"] = columns.cumsum() * scale + columns.cumcount() * gap
+    nodes["top"] = nodes["bottom"] - nodes["size"] * scale
+    return nodes
 
 
 def _sizes(stream: Stream, ends: _Ends) -> Floats:
@@ -273,9 +294,36 @@ def _sizes(stream: Stream, ends: _Ends) -> Floats:
     return np.maximum(out_of, into)
 
 
-def _starts(stream: Stream) -> list[tuple[int, tuple[int, ...]]]:
-    starts = np.cumsum([0, *map(len, stream.nodes)])
-    return [(int(start), own) for start, own in zip(starts[:-1], stream.nodes, strict=True)]
+def _write_ids(fig: go.Figure, places: pd.DataFrame) -> None:
+    """Above the nodes: Plotly's own labels stand on the streams."""
+    first, last = places["layer"].min(), places["layer"].max()
+    for node in places.itertuples():
+        anchor = "left" if node.layer == first else "right" if node.layer == last else "center"
+        fig.add_annotation(
+            text=f"<b>{_name(node.id)}</b>",
+            xref="paper",
+            yref="paper",
+            x=node.x,
+            y=1 - node.top,
+            xanchor=anchor,
+            xshift={"left": -FLOW_NODE / 2, "right": FLOW_NODE / 2, "center": 0}[anchor],
+            yanchor="bottom",
+            borderpad=0,
+            showarrow=False,
+            font={"size": 12},
+        )
+
+
+def _explain_streams(fig: go.Figure, colour: str) -> go.Figure:
+    """The colours, below the picture: a Sankey diagram has no legend of its own."""
+    said = (f"at least {STRONG:.0f} times independence", "less", "from or to other experts")
+    signs = zip(_stream_colours(colour), said, strict=True)
+    sign = '<span style="color:{};font-size:17px">\u25a0</span> {}'
+    text = "   ".join(sign.format(ink, words) for ink, words in signs)
+    below = {"x": 0, "y": 0, "xanchor": "left", "yanchor": "top", "yshift": -8}
+    return fig.add_annotation(
+        text=text, xref="paper", yref="paper", showarrow=False, font={"size": 12}, **below
+    )
 
 
 def balance(runs: Comparison, tables: Mapping[str, pd.DataFrame]) -> go.Figure:

@@ -71,3 +71,12 @@ def test_streams_are_named_by_the_ids_of_experts_and_the_numbers_of_layers():
         assert [row["expert"], row["next_expert"]] == named
         assert (row["layer"], row["next_layer"]) == ((4, 6), (6, 7))[layer]
         assert (row["share"], row["times"]) == (link["share"], link["times"])
+
+
+def test_the_strongest_streams_are_furthest_above_independence():
+    found = stream([np.array([[6.0, 2, 1, 1], [2, 4, 2, 2], [1, 2, 3, 4], [1, 2, 4, 3]])], 3)
+    best = found.strongest([0, 1], 2)
+    assert best[["expert", "next_expert"]].to_numpy().tolist() == [["0", "0"], ["1", "1"]]
+    assert best["share"].tolist() == [0.15, 0.1]
+    assert best["times"].tolist() == pytest.approx([2.4, 1.6])
+    assert "other" not in found.strongest([0, 1], 99)[["expert", "next_expert"]].to_numpy()

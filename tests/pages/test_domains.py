@@ -8,6 +8,7 @@ import pytest
 from emo_viz.analysis import domains, flow
 from emo_viz.analysis.expert_tokens import load
 from emo_viz.analysis.experts import use_of
+from emo_viz.figures import domains as figures
 from emo_viz.trace import Trace
 from emo_viz.ui.parts import export
 from tests.pages.opened import charts, follow_link, numbers, texts
@@ -117,13 +118,31 @@ def test_flow_between_layers(opened):
     assert f"Possible: {known.possible:.2f} in EMO" in texts(at)
     sankeys = [trace for chart in charts(at) for trace in chart["data"]]
     assert [trace["type"] for trace in sankeys] == ["sankey", "sankey"]
-    assert [trace["node"]["label"].count("other") for trace in sankeys] == [2, 2]
-    for trace in sankeys:
-        assert sum(numbers(trace["link"]["value"])) == pytest.approx(1), "others to others too"
-        assert (
-            bool(trace["node"]["y"]) and 0 < min(trace["node"]["y"]) < max(trace["node"]["y"]) < 1
-        )
-    assert "Palest: " in texts(at)
+    for chart, run in zip(charts(at), ("emo-nano", "std-nano"), strict=True):
+        said = [note["text"] for note in chart["layout"]["annotations"]]
+        assert [f"at least {figures.STRONG:.0f} times" in each for each in said][-1]
+        streams = flow.stream([load(opened / "analysis" / f"experts-{run}.npz").flow[0]], 4)
+        ids = [each for own in streams.nodes for each in own]
+        assert said[:-1] == [f"<b>{'other' if each < 0 else each}</b>" for each in ids]
+        (trace,) = chart["data"]
+        drawn = sum(numbers(trace["link"]["value"]))
+        assert drawn == pytest.approx(1 - streams.rest), "from others to others is not drawn"
+        assert said_share(streams.rest) in texts(at)
+        middles = numbers(trace["node"]["y"])
+        assert len(middles) == len(ids) and 0 < min(middles) < max(middles) < 1
+
+
+def said_share(value: float) -> str:
+    return f"Not drawn: the {said_of(value).strip('*')} of the gate weight"
+
+
+def test_the_strongest_streams_stand_below_the_picture(opened):
+    at = follow_link(PAGE, domains_view="Flow", domains_nodes="4")
+    table = at.dataframe[0].value
+    found = flow.stream([load(opened / "analysis" / "experts-emo-nano.npz").flow[0]], 4)
+    best = found.strongest([0, 1], len(table))
+    assert table["expert"].tolist() == best["expert"].tolist()
+    assert table["share"].tolist() == pytest.approx((100 * best["share"]).tolist())
 
 
 def test_streams_are_saved_by_the_ids_that_are_shown(opened, saved):

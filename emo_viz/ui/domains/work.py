@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from emo_viz.analysis import domains
 from emo_viz.analysis import flow as flows
 from emo_viz.analysis.expert_tokens import ExpertTokens
+from emo_viz.analysis.runs import Run
 from emo_viz.figures import domains as figures
 from emo_viz.figures.theme import chart_config
 from emo_viz.ui.domains.view import View
@@ -19,7 +20,7 @@ from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.words import count, share
 
-MOST_PAIRS, WINDOW, NARROWEST = 10, 4, 400
+MOST_PAIRS, MOST_STREAMS, WINDOW, NARROWEST = 10, 10, 4, 400
 TOP_SHARE = 0.01  # of all pairs: what the strongest of them carry is the answer
 
 
@@ -183,12 +184,14 @@ def flow(view: View) -> None:
     with st.grid(len(some.known), min_column_width=NARROWEST) as grid:
         for run in some.runs:
             with grid.cell():
-                _sankey(some.known[run.id], window, shown)
+                stream = _stream(some.known[run.id], window, shown)
+                _sankey(some.known[run.id], stream, window)
+                _strongest_streams(run, stream, window)
     some.export(
         "flow",
         {f"Flow in {run.label}": f"domains_flow_{run.id}" for run in some.runs},
         {
-            f"Streams of {run.label}": partial(_streams, some.known[run.id], window, shown)
+            f"Streams of {run.label}": partial(_named, some.known[run.id], window, shown)
             for run in some.runs
         },
     )
@@ -246,31 +249,58 @@ def _information(found: ExpertTokens, window: list[int]) -> flows.Information:
 _FIELDS = ("known", "possible", "by_chance")
 
 
-def _sankey(known: Known, window: list[int], shown: int) -> None:
-    found = _tokens(known)
-    stream = flows.stream(_between(found, window), shown)
+def _stream(known: Known, window: list[int], shown: int) -> flows.Stream:
+    return flows.stream(_between(_tokens(known), window), shown)
+
+
+def _named(known: Known, window: list[int], shown: int) -> pd.DataFrame:
+    return _stream(known, window, shown).named(window)
+
+
+def _sankey(known: Known, stream: flows.Stream, window: list[int]) -> None:
     labels, node = {}, 0
     for number, own in zip(window, stream.nodes, strict=True):
         for expert in own:
             labels[node] = _purpose(known, number, expert)
             node += 1
-    strong = int((stream.links["times"] >= figures.STRONG).sum())
+    between = stream.strongest(window, len(stream.links))
+    strong = int((between["times"] >= figures.STRONG).sum())
     st.plotly_chart(
         figures.flow(known.run, stream, window, labels),
         key=f"domains_flow_{known.run.id}",
         config=chart_config("flow"),
-        alt=f"How the gate weight of {shown} experts of each layer goes on to the next; "
-        f"{strong} of {len(stream.links)} streams are at least twice what independence gives.",
+        alt=f"How the gate weight of {known.run.label} goes on from the experts of each layer to "
+        "those of the next; the table below has the strongest streams.",
     )
     st.caption(
-        f"Strong colour: at least {figures.STRONG:.0f} times independence ({strong} of "
-        f"{count(len(stream.links), 'stream')}). Palest: {share(stream.rest)} of the gate weight "
-        "goes from others to others."
+        f"{strong} of {count(len(between), 'stream')} between the experts shown are at least "
+        f"{figures.STRONG:.0f} times independence. Not drawn: the {share(stream.rest)} of the "
+        "gate weight that goes from others to others."
     )
 
 
-def _streams(known: Known, window: list[int], shown: int) -> pd.DataFrame:
-    return flows.stream(_between(_tokens(known), window), shown).named(window)
+def _strongest_streams(run: Run, stream: flows.Stream, window: list[int]) -> None:
+    table = stream.strongest(window, MOST_STREAMS)
+    table["share"] *= 100
+    number = st.column_config.NumberColumn
+    st.markdown(f"**Strongest streams**, {name(run)}")
+    st.dataframe(
+        table,
+        key=f"domains_streams_{run.id}",
+        hide_index=True,
+        height="content",
+        row_height=28,
+        column_config={
+            "layer": number("From layer"),
+            "expert": "From expert",
+            "next_layer": number("To layer"),
+            "next_expert": "To expert",
+            "share": number("Of gate weight", format="%.2f %%"),
+            "times": number("Times", format="%.1f", help="Times what independence gives."),
+        },
+        alt=f"The streams of {run.label} that are furthest above independence, from which "
+        "expert to which.",
+    )
 
 
 def _purpose(known: Known, number: int, expert: int) -> str:
