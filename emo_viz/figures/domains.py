@@ -32,6 +32,11 @@ HEIGHT, SQUARE_HEIGHT = 450, 530
 FLOW_HEIGHT, FLOW_TOP, FLOW_BOTTOM = 380, 60, 36
 FLOW_GAP, FLOW_NODE = 18, 14  # between nodes, for the id of each; and their width
 STRONG = 2.0  # times independence
+BOXES = (
+    "Box: the middle half of the experts, and their median; whiskers: 5th to 95th percentile;<br>"
+    "\u00d7: the least and the most used expert"
+)
+BOX_GAPS = {"boxgap": 0.3, "boxgroupgap": 0.3, "bargap": 0.3, "bargroupgap": 0.3}
 MOST_IDS = 32  # of experts beside an axis; a hover has the others
 MOST_DOUBLINGS = 3.0  # the ends of the co-activation scale: 8 times, and an eighth
 DOUBLINGS = {
@@ -332,11 +337,13 @@ def balance(runs: Comparison, tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     fig = go.Figure()
     for run in runs:
         _boxes(fig, run, tables[run.id])
+        _box_labels(fig, run, tables[run.id])
         _extremes(fig, run, tables[run.id])
     fig.add_hline(y=1, line={"dash": "dot", "color": REFERENCE_COLOUR})
     style(fig, "Load of the experts of each layer (1 = even)")
-    fig.update_layout(height=320, boxmode="group", scattermode="group")
-    legend_below(fig)
+    fig.update_layout(height=350, boxmode="group", scattermode="group", **BOX_GAPS)
+    legend_below(fig, rows=2)
+    fig.update_xaxes(title_text=BOXES)
     fig.update_yaxes(title_text="Load over that of even use", rangemode="tozero")
     return fig
 
@@ -350,6 +357,24 @@ def _boxes(fig: go.Figure, run: Run, rows: pd.DataFrame) -> None:
         offsetgroup=run.id,
         line={"color": colour_of(run), "width": 1.5},
         fillcolor=with_alpha(colour_of(run), 0.25),
+        hoverinfo="skip",  # Plotly takes the ends of the whiskers for the least and the most
+    )
+
+
+def _box_labels(fig: go.Figure, run: Run, rows: pd.DataFrame) -> None:
+    """What a box says, on unseen bars as high as its whiskers."""
+    fig.add_bar(
+        x=_layers(rows),
+        base=rows["p5"],
+        y=rows["p95"] - rows["p5"],
+        name=f"{label_of(run)}, percentiles",
+        offsetgroup=run.id,
+        showlegend=False,
+        marker={"color": "rgba(0, 0, 0, 0)", "line": {"width": 0}},
+        customdata=rows[["p5", "p25", "p50", "p75", "p95"]],
+        hovertemplate=f"{label_of(run)}, %{{x}}: median %{{customdata[2]:.2f}} of even use<br>"
+        "middle half %{customdata[1]:.2f} to %{customdata[3]:.2f}<br>"
+        "5th to 95th percentile %{customdata[0]:.2f} to %{customdata[4]:.2f}<extra></extra>",
     )
 
 
@@ -362,6 +387,7 @@ def _extremes(fig: go.Figure, run: Run, rows: pd.DataFrame) -> None:
             name=f"{label_of(run)}, {extreme}",
             offsetgroup=run.id,
             showlegend=False,
+            cliponaxis=False,
             marker={"symbol": "x-thin-open", "color": colour_of(run), "size": 8},
             hovertemplate=f"{label_of(run)}, %{{x}}: {extreme} %{{y:.2f}} of even use"
             "<extra></extra>",

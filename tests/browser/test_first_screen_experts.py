@@ -110,6 +110,20 @@ def test_every_question_of_domains_has_its_answer_and_picture(
         assert harness.is_within(chart(page))
         if view == "Similarity" and width == 1440:
             cells_are_walked_by_key(page)
+        if view == "Balance" and width == 1440:
+            boxes_are_walked_by_key(page)
+
+
+def boxes_are_walked_by_key(page: Page) -> None:
+    """Each on its own, though the runs' boxes stand side by side."""
+    said = page.locator(".read")
+    page.get_by_role("figure").first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(said).to_contain_text(re.compile(r"^EMO, layer 0: median 0\.\d\d of even use"))
+    page.keyboard.press("PageUp")
+    page.keyboard.press("PageUp")
+    page.keyboard.press("PageUp")
+    expect(said).to_contain_text(re.compile(r"^Standard MoE, layer 0: median 0\.\d\d of"))
 
 
 def cells_are_walked_by_key(page: Page) -> None:

@@ -164,6 +164,13 @@ def test_balance_by_layer(opened):
     mine = rows[rows["run"] == "EMO"].reset_index(drop=True)
     assert mine["gini"].tolist() == pytest.approx(table["gini"].tolist())
     assert mine["by_chance"].tolist() == pytest.approx((100 * table["by_chance"]).tolist())
+    (chart,) = charts(at)
+    box, label, *ends = chart["data"][:4]
+    assert box["hoverinfo"] == "skip" and "median" in label["hovertemplate"]
+    assert numbers(label["base"]) == pytest.approx(table["p5"].tolist())
+    assert numbers(label["y"]) == pytest.approx((table["p95"] - table["p5"]).tolist())
+    assert not any(each["cliponaxis"] for each in ends), "whole at zero"
+    assert "whiskers: 5th to 95th percentile" in chart["layout"]["xaxis"]["title"]["text"]
     usual = f"{100 * table['by_chance'].mean():.1f} %"
     assert f"Choices at random: {usual} in EMO" in texts(at)
 

@@ -22,7 +22,8 @@ function marks(trace, calculated) {
   if (trace.type === "scattergl") return [given(trace).filter(isThere)];
   if (trace.type !== "bar") return [calculated.filter(isThere)];
   const bars = calculated.filter((mark) => typeof mark.s === "number");
-  const ends = bars.map((mark) => ({ at: mark.p, end: mark.b + mark.s / 2 }));
+  // p is the middle of all that stand side by side.
+  const ends = bars.map(({ p0, p1, b, s }) => ({ at: (p0 + p1) / 2, end: b + s / 2 }));
   const across = trace.orientation === "h";
   return [ends.map(({ at, end }) => (across ? { x: end, y: at } : { x: at, y: end }))];
 }
