@@ -302,14 +302,15 @@ def _sizes(stream: Stream, ends: _Ends) -> Floats:
 def _write_ids(fig: go.Figure, places: pd.DataFrame) -> None:
     """Above the nodes: Plotly's own labels stand on the streams."""
     first, last = places["layer"].min(), places["layer"].max()
-    for node in places.itertuples():
-        anchor = "left" if node.layer == first else "right" if node.layer == last else "center"
+    for node in places.to_dict("records"):
+        layer = node["layer"]
+        anchor = "left" if layer == first else "right" if layer == last else "center"
         fig.add_annotation(
-            text=f"<b>{_name(node.id)}</b>",
+            text=f"<b>{_name(node['id'])}</b>",
             xref="paper",
             yref="paper",
-            x=node.x,
-            y=1 - node.top,
+            x=node["x"],
+            y=1 - node["top"],
             xanchor=anchor,
             xshift={"left": -FLOW_NODE / 2, "right": FLOW_NODE / 2, "center": 0}[anchor],
             yanchor="bottom",

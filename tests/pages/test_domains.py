@@ -38,9 +38,13 @@ def opened(read):
 
 @pytest.fixture
 def saved(everything_open, monkeypatch):
-    """What makes each table that can be saved of the page, by its name."""
+    """What makes each table that can be saved of the page, and its provenance, by its name."""
     tables = {}
-    monkeypatch.setattr(export, "_table", lambda name, make, *_: tables.update({name: make}))
+
+    def table(name, make, code, said):
+        tables[name] = (make, said)
+
+    monkeypatch.setattr(export, "_table", table)
     return tables
 
 
@@ -146,14 +150,20 @@ def test_the_strongest_streams_stand_below_the_picture(opened):
 
 
 def test_streams_are_saved_by_the_ids_that_are_shown(opened, saved):
-    at = follow_link(PAGE, domains_view="Flow", domains_nodes="4")
-    rows = saved["Streams of EMO"]()
+    follow_link(PAGE, domains_view="Flow", domains_nodes="4")
+    make, _ = saved["Streams of EMO"]
+    rows = make()
     found = load(opened / "analysis" / "experts-emo-nano.npz")
     shown = flow.stream([found.flow[0]], 4).nodes
     for column, ids in zip(("expert", "next_expert"), shown, strict=True):
         assert set(rows[column]) == {"other" if expert < 0 else str(expert) for expert in ids}
     assert set(rows["layer"]) == {0} and set(rows["next_layer"]) == {1}
-    assert not at.exception
+
+
+def test_a_flow_is_saved_with_its_layers_and_how_many_experts_at_their_defaults(opened, saved):
+    follow_link(PAGE, domains_view="Flow")
+    _, said = saved["Streams of EMO"]
+    assert "; layers 0 to 1; experts shown of each layer: 8; " in said
 
 
 def test_balance_by_layer(opened):

@@ -21,6 +21,7 @@ _DEFINING = {
     *(routes.CLUSTER_COLOUR, routes.CLUSTER_TOKEN_COLOUR),
     *(routes.DIFFERENCE_OF, routes.DIFFERENCE_DOMAIN, routes.DIFFERENCE_DOCUMENT),
     *(routes.DOMAINS_LAYER, routes.DOMAINS_KEEP, routes.EXPERTS_LAYER),
+    *(routes.DOMAINS_FROM, routes.DOMAINS_SHOWN),
     *(routes.KERNEL_ARCH, routes.KERNEL_SIZE),
     *(routes.TRAINING_LAYER, routes.TRAINING_SMOOTH),
 }
