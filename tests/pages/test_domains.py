@@ -114,6 +114,18 @@ def test_co_activation_beside_independence(opened):
     assert pairs["If independent"][0] == pytest.approx(usual)
 
 
+def test_all_pairs_of_experts_are_saved_in_the_order_of_the_picture(opened, saved):
+    at = follow_link(PAGE, domains_view="Co-activation", domains_layer="1")
+    rows = saved["All pairs, EMO"][0]()
+    pairs = load(opened / "analysis" / "experts-emo-nano.npz").pairs[1]
+    shown = charts(at)[0]["data"][0]["x"]
+    assert rows["expert"].astype(str).tolist() == shown == list(rows)[1:]
+    one, two = rows["expert"][0], rows["expert"][1]
+    usual = flow.expected_pairs(pairs)[one, two]
+    assert rows[str(two)][0] == pytest.approx(pairs[one, two] / usual)
+    assert np.isnan(rows[str(one)][0]), "an expert beside itself"
+
+
 def test_flow_between_layers(opened):
     at = follow_link(PAGE, domains_view="Flow", domains_nodes="4")
     found = load(opened / "analysis" / "experts-emo-nano.npz")

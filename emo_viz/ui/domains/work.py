@@ -55,7 +55,8 @@ def together(view: View) -> None:
         f"Layer {number}. If choices were independent: {usual}.",
     )
     pairs = _pairs(some, number)
-    _matrices(some, pairs, number)
+    orders = _orders(some, pairs, number)
+    _matrices(some, pairs, orders)
     tables = {run: _strongest(own, _tokens(some.known[run]).tokens) for run, own in pairs.items()}
     _tables(some, tables)
     some.export(
@@ -64,6 +65,10 @@ def together(view: View) -> None:
         {
             f"Strongest pairs, {some.runs[run].label}": partial(pd.DataFrame, tables[run])
             for run in tables
+        }
+        | {
+            f"All pairs, {some.runs[run].label}": partial(_matrix, own, orders[run])
+            for run, own in pairs.items()
         },
     )
     some.explain(
@@ -84,11 +89,16 @@ def _pairs(view: View, number: int) -> dict[str, NDArray[np.integer]]:
     return found
 
 
-def _matrices(view: View, pairs: dict[str, NDArray[np.integer]], number: int) -> None:
+def _orders(view: View, pairs: dict[str, NDArray[np.integer]], number: int) -> dict[str, list[int]]:
     tokens = {run: _tokens(view.known[run]).tokens for run in pairs}
-    orders = {
+    return {
         run: _order(own, f"{view.keys[run]}|{number}|{tokens[run]}") for run, own in pairs.items()
     }
+
+
+def _matrices(
+    view: View, pairs: dict[str, NDArray[np.integer]], orders: dict[str, list[int]]
+) -> None:
     st.plotly_chart(
         figures.together(view.runs, {run: _times(own) for run, own in pairs.items()}, orders),
         key="domains_together",
@@ -104,15 +114,21 @@ def _tables(view: View, tables: dict[str, pd.DataFrame]) -> None:
             if one.id in tables:
                 with grid.cell():
                     st.markdown(f"**Strongest pairs**, {name(one)}")
-                    _pair_table(tables[one.id], one.id)
+                    _pair_table(tables[one.id], one)
 
 
 def _times(pairs: NDArray[np.integer]) -> NDArray[np.float64]:
     expected = flows.expected_pairs(pairs)
-    times = pairs / np.where(expected > 0, expected, np.nan)
+    times: NDArray[np.float64] = pairs / np.where(expected > 0, expected, np.nan)
     np.fill_diagonal(times, np.nan)
-    limited: NDArray[np.float64] = np.clip(times, 1e-3, None)
-    return limited
+    return times
+
+
+def _matrix(pairs: NDArray[np.integer], order: list[int]) -> pd.DataFrame:
+    """Times independence, in the order of the picture."""
+    times = _times(pairs)[np.ix_(order, order)]
+    table = pd.DataFrame(times, order, list(map(str, order)))
+    return table.rename_axis("expert").reset_index()
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
@@ -152,11 +168,11 @@ def _strongest(pairs: NDArray[np.integer], tokens: int) -> pd.DataFrame:
     )
 
 
-def _pair_table(table: pd.DataFrame, run: str) -> None:
+def _pair_table(table: pd.DataFrame, run: Run) -> None:
     percent = st.column_config.NumberColumn(format="%.2f %%")
     st.dataframe(
         table,
-        key=f"domains_pairs_{run}",
+        key=f"domains_pairs_{run.id}",
         hide_index=True,
         height="content",
         row_height=28,
@@ -165,6 +181,7 @@ def _pair_table(table: pd.DataFrame, run: str) -> None:
             "If independent": percent,
             "Times": st.column_config.NumberColumn(format="%.1f"),
         },
+        alt=f"The pairs of experts of {run.label} that are furthest above independence.",
     )
 
 
