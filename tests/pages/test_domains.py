@@ -126,6 +126,12 @@ def test_all_pairs_of_experts_are_saved_in_the_order_of_the_picture(opened, save
     assert np.isnan(rows[str(one)][0]), "an expert beside itself"
 
 
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_table_has_a_name(opened, view):
+    tables = follow_link(PAGE, domains_view=view).dataframe
+    assert tables and all(table.proto.alt for table in tables)
+
+
 def test_flow_between_layers(opened):
     at = follow_link(PAGE, domains_view="Flow", domains_nodes="4")
     found = load(opened / "analysis" / "experts-emo-nano.npz")

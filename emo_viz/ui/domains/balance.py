@@ -71,6 +71,7 @@ def _table(rows: pd.DataFrame, several: bool) -> None:
         height="content",
         row_height=28,
         column_config=columns,
+        alt="The load of the experts of each layer, in numbers.",
     )
 
 

@@ -108,11 +108,12 @@ def _nearest(view: View, matrices: Mapping[str, np.ndarray], column: str) -> Non
         best = others.argmax(axis=1)
         table[f"Nearest in {run.label}"] = [names[place] for place in best]
         table[f"{column}, {run.label}"] = 100 * others.max(axis=1)
-    _table(table, "domains_nearest", {column: "%.1f %%"})
+    what = "The nearest domain of each, and what the two have in common."
+    _table(table, "domains_nearest", {column: "%.1f %%"}, what)
 
 
-def _table(table: pd.DataFrame, key: str, forms: Mapping[str, str]) -> None:
-    """forms: how numbers are written, by how the names of their columns begin."""
+def _table(table: pd.DataFrame, key: str, forms: Mapping[str, str], what: str) -> None:
+    """forms: how numbers are written, by how the names of their columns begin. what: its name."""
     columns = {
         name: st.column_config.NumberColumn(format=form)
         for begin, form in forms.items()
@@ -120,7 +121,13 @@ def _table(table: pd.DataFrame, key: str, forms: Mapping[str, str]) -> None:
         if name.startswith(begin)
     }
     st.dataframe(
-        table, key=key, hide_index=True, height="content", row_height=28, column_config=columns
+        table,
+        key=key,
+        hide_index=True,
+        height="content",
+        row_height=28,
+        column_config=columns,
+        alt=what,
     )
 
 
@@ -139,7 +146,9 @@ def coverage(view: View) -> None:
     _say_covered(view, found)
     _spread(view, found)
     table = _needed(view, found)
-    _table(table, "domains_coverage_table", {"Experts": "%.1f", "Entropy": "%.2f"})
+    forms = {"Experts": "%.1f", "Entropy": "%.2f"}
+    what = "Of each domain the experts that carry half of its routing, and its entropy."
+    _table(table, "domains_coverage_table", forms, what)
     view.export("coverage", {"Coverage": "domains_coverage"}, {"Coverage": lambda: table})
     view.explain(
         "The fewest experts of a layer that together carry half of a domain's choices, and the "
