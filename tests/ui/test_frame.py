@@ -1,6 +1,6 @@
 """Presenting, as the address says it."""
 
-from tests.pages.opened import follow_link, run, texts
+from tests.pages.opened import charts, follow_link, run, texts
 
 PAGE = "pages/4_Kernel.py"
 
@@ -21,3 +21,10 @@ def test_it_stays_from_page_to_page(tiny_assets):
     at.switch_page("pages/6_Library.py")
     assert large(run(at))
     assert at.query_params["present"] in ("1", ["1"])
+
+
+def test_charts_grow_with_their_text(tiny_assets):
+    heights = [
+        charts(follow_link("pages/9_Domains.py", present=on))[0]["layout"]["height"] for on in "01"
+    ]
+    assert heights[1] == round(1.25 * heights[0])

@@ -9,6 +9,7 @@ from emo_viz.figures.theme import chart_config
 from emo_viz.server import library
 from emo_viz.ui.domains.view import View
 from emo_viz.ui.parts.together import in_each
+from emo_viz.ui.shell.frame import sized
 from emo_viz.ui.shell.words import share
 
 
@@ -24,7 +25,7 @@ def show(view: View) -> None:
         f"{dormant} of the experts.",
     )
     st.plotly_chart(
-        figures.balance(view.runs, tables),
+        sized(figures.balance(view.runs, tables)),
         key="domains_balance",
         config=chart_config("load balance"),
         alt="The spread of the loads of each layer's experts: percentiles, least and most used; "

@@ -15,6 +15,7 @@ from emo_viz.server import library
 from emo_viz.ui.domains.view import View, where
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell.frame import sized
 from emo_viz.ui.shell.words import escape_markdown, share
 
 USUAL_KEPT = 16
@@ -70,7 +71,7 @@ def _matrices(view: View, matrices: Mapping[str, np.ndarray], title: str, what: 
     order = _order([known.use for known in view.known.values()], tuple(view.keys.values()))
     ordered = {run: matrix[np.ix_(order, order)] for run, matrix in matrices.items()}
     st.plotly_chart(
-        figures.matrices(view.runs, ordered, [names[place] for place in order], title, what),
+        sized(figures.matrices(view.runs, ordered, [names[place] for place in order], title, what)),
         key="domains_square",
         config=chart_config(title),
         alt=f"{title}, for every two of {len(names)} domains; the table below has the nearest "
@@ -172,7 +173,7 @@ def _say_covered(view: View, found: Mapping[str, domains.Coverage]) -> None:
 def _spread(view: View, found: Mapping[str, domains.Coverage]) -> None:
     order = list(np.argsort(found[view.runs.first.id].half, kind="stable"))
     st.plotly_chart(
-        figures.coverage(view.runs, found, _names(view), order),
+        sized(figures.coverage(view.runs, found, _names(view), order)),
         key="domains_coverage",
         config=chart_config("coverage"),
         alt="For every domain the number of experts that carry half of its routing, and its "

@@ -18,6 +18,7 @@ from emo_viz.ui.parts import gathering
 from emo_viz.ui.parts.known import Known
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell.frame import sized
 from emo_viz.ui.shell.words import count, share
 
 MOST_PAIRS, MOST_STREAMS, WINDOW, NARROWEST = 10, 10, 4, 400
@@ -100,7 +101,9 @@ def _matrices(
     view: View, pairs: dict[str, NDArray[np.integer]], orders: dict[str, list[int]]
 ) -> None:
     st.plotly_chart(
-        figures.together(view.runs, {run: _times(own) for run, own in pairs.items()}, orders),
+        sized(
+            figures.together(view.runs, {run: _times(own) for run, own in pairs.items()}, orders)
+        ),
         key="domains_together",
         config=chart_config("co-activation"),
         alt="For every two experts of the layer how much more often than by independent choices "

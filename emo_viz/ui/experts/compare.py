@@ -16,6 +16,7 @@ from emo_viz.ui.parts import export
 from emo_viz.ui.parts.known import Data, Known, Place
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell.frame import sized
 from emo_viz.ui.shell.words import escape_markdown, share, token_label
 
 NARROWEST, MOST_TOKENS = 400, 12
@@ -137,11 +138,13 @@ def _profiles(known: Known, place: Place, other: Known, chosen: Place) -> None:
     order = np.argsort(-(mine + theirs), kind="stable")
     names = (f"{known.run.label} {form(place)}", f"{other.run.label} {form(chosen)}")
     st.plotly_chart(
-        figures.two_profiles(
-            names,
-            (colour_of(known.run), colour_of(other.run)),
-            [known.use.domains[d] for d in order],
-            (mine[order], theirs[order]),
+        sized(
+            figures.two_profiles(
+                names,
+                (colour_of(known.run), colour_of(other.run)),
+                [known.use.domains[d] for d in order],
+                (mine[order], theirs[order]),
+            )
         ),
         key="experts_profiles",
         config=chart_config("two experts"),

@@ -20,6 +20,7 @@ from emo_viz.ui.experts.state import open_expert, opener
 from emo_viz.ui.parts import export, gathering, rows_to_open
 from emo_viz.ui.parts.known import Data, Known, Place
 from emo_viz.ui.parts.together import name
+from emo_viz.ui.shell.frame import sized
 from emo_viz.ui.shell.words import count, escape_markdown, share
 
 NARROWEST, MOST_ROWS, MOST_ALIKE = 400, 8, 3
@@ -161,7 +162,7 @@ def _domains(known: Known, place: Place, measured: Effects | None) -> None:
     profile = _profile(known, place, measured)
     above = int((profile.affinity > profile.null[1]).sum())
     st.plotly_chart(
-        figures.domains(known.run, profile),
+        sized(figures.domains(known.run, profile)),
         key="experts_domains",
         config=chart_config(f"expert {place[0]}.{place[1]}"),
         alt=f"The expert's share of each domain's routing: above the range of shuffled domains in "

@@ -18,6 +18,7 @@ from emo_viz.ui.parts import export, gathering, rows_to_open
 from emo_viz.ui.parts.known import Data, Known
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import links, routes
+from emo_viz.ui.shell.frame import sized
 from emo_viz.ui.shell.words import count, escape_markdown, token_label
 
 BOTH, ALL = "Both", "All layers"
@@ -232,7 +233,7 @@ def _chart(data: Data, shown: Sequence[Known], rows: pd.DataFrame) -> None:
     domains = max(len(known.use.domains) for known in shown)
     chance = {known.run.id: _chance(known) for known in shown if known.use.domains}
     st.plotly_chart(
-        figures.overview(data.runs, points, domains, chance),
+        sized(figures.overview(data.runs, points, domains, chance)),
         key=CHART,
         config=chart_config("experts"),
         on_select=_pick_point(data),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from emo_viz.ui.shell import links, report, routes, session_file
@@ -34,6 +35,7 @@ _COMPONENT = component(
 )
 # Text of charts has sizes in pixels, which do not follow the page's; Plotly measures by them too.
 _LARGER = {9: 12, 10: 13, 11: 15, 12: 16, 13: 17, 14: 18, 15: 20, 17: 22}
+_HIGHER = 1.25  # a chart, for its larger text
 _LARGE_TYPE = (
     "html { font-size: 20px; }"
     '[data-testid="stSidebar"] { display: none; }'
@@ -115,6 +117,13 @@ def read() -> None:
 def presenting() -> bool:
     """Whether this visitor presents."""
     return bool(st.session_state.get(PRESENT, st.session_state.get(f"{PRESENT}_kept", False)))
+
+
+def sized(chart: go.Figure) -> go.Figure:
+    """The chart; higher while one presents, so that its larger text has room."""
+    if presenting() and chart.layout.height:
+        chart.update_layout(height=round(_HIGHER * chart.layout.height))
+    return chart
 
 
 def params() -> dict[str, str]:
