@@ -122,7 +122,7 @@ def presenting() -> bool:
 def sized(chart: go.Figure) -> go.Figure:
     """The chart; higher while one presents, so that its larger text has room."""
     if presenting() and chart.layout.height:
-        chart.update_layout(height=round(_HIGHER * chart.layout.height))
+        return go.Figure(chart).update_layout(height=round(_HIGHER * chart.layout.height))
     return chart
 
 
