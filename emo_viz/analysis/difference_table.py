@@ -53,7 +53,7 @@ def all_tokens(
     """A table for each document, one row a token: its text, the losses of both runs, and by layer
     both choices of experts (separated by spaces), the overlap and the gate weight that moved.
 
-    names: of the layers. runs: ids, which name the columns. texts: of a document, of each token.
+    names: of the layers. runs: what names their columns. texts: of a document, of each token.
     """
     return (_rows(pair, names, runs, texts(pair.id)) for pair in pairs)
 

@@ -12,6 +12,7 @@ from emo_viz.analysis.experts import use_of
 from emo_viz.server import expert_facts, library
 from emo_viz.server.jobs import registry
 from emo_viz.trace import Trace
+from emo_viz.ui.parts import export
 from tests.pages.opened import charts, follow_link, numbers, run, texts
 from tests.uneven import TWELVE_AND_SIXTEEN, cut_pair, emo_viz, measure, shown
 
@@ -36,6 +37,14 @@ def read(tiny_assets, tmp_path_factory):
 def opened(read):
     with shown(read) as folder:
         yield folder
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """A table that the page offers to save, by its name."""
+    offered = {}
+    monkeypatch.setattr(export, "offer", lambda *_, tables, **how: offered.update(tables))
+    return lambda name: offered[name]()
 
 
 def used(assets, run: str):
@@ -119,6 +128,29 @@ def test_one_expert_has_its_contexts_partners_and_effect(opened):
     assert any("worse without it" in trace["name"] for trace in bars)
 
 
+def test_what_is_saved_of_one_expert_is_all_that_is_shown_of_it_as_numbers(opened, taken):
+    at = follow_link(PAGE, expert="1.6")
+    found, use = expert_facts.tokens(library.default().first), used(opened, "emo-nano")
+    domains = taken("Domains").set_index("domain")
+    band = next(trace for trace in charts(at)[0]["data"] if trace["name"] == "95 % of shuffles")
+    low, wide = numbers(band["base"]), numbers(band["x"])
+    drawn = domains.loc[band["y"]]
+    assert 100 * drawn["share_by_chance_low"].to_numpy() == pytest.approx(np.array(low))
+    assert 100 * drawn["share_by_chance_high"].to_numpy() == pytest.approx(np.add(low, wide))
+    assert {"loss_without_nats_mean", "loss_without_nats_high"} <= set(domains)
+    weights = taken("Where it weighs most")["gate_weight"]
+    assert weights.tolist() == pytest.approx(found.context_gates[1, 6, : len(weights)].tolist())
+    enriched = taken("Enriched tokens")
+    ratios = found.enriched_ratios[1, 6][found.enriched[1, 6] >= 0]
+    assert enriched["ratio"].tolist() == ratios.tolist() and len(enriched)
+    chips = next(each.proto.body for each in at.get("html") if "Enriched" in each.proto.body)
+    assert all(f"×{ratio:.1f}" in chips for ratio in ratios)
+    first = taken("Documents").iloc[0]
+    assert first["share"] == pytest.approx(use.shares[:, 1, 6].max())
+    text = library.documents().set_index("id")["text"][first["document"]]
+    assert first["opening"].split()[:3] == text.split()[:3]
+
+
 @pytest.mark.parametrize("damage", ["experts", "layers", "documents"])
 def test_files_that_do_not_fit_the_recording_are_named_and_left_out(damage, read, tmp_path):
     folder = shutil.copytree(read, tmp_path / "assets")
@@ -160,6 +192,20 @@ def test_two_experts_side_by_side(opened):
     other = follow_link(PAGE, expert="1.6", expert_other_run="std-nano", expert_other="1.2")
     assert "with the median expert of Standard MoE" in texts(other)
     assert "choose both" not in texts(other)
+
+
+def test_what_is_saved_of_two_experts_has_a_column_of_numbers_for_each(opened, taken):
+    follow_link(PAGE, expert="1.6", expert_other_run="std-nano", expert_other="1.2")
+    names = ["EMO 1.6", "Standard MoE 1.2"]
+    facts = taken("Two experts").set_index("fact")
+    assert list(facts) == names and set(facts.dtypes) == {np.dtype(float)}
+    effects = expert_facts.all_effects(library.default().first)
+    lost = facts.loc["Loss without it (nats a token)"]
+    assert lost["EMO 1.6"] == pytest.approx(effects.mean(1, 6)) and np.isnan(lost.iloc[1])
+    shares = taken("By domain").set_index("domain")
+    own = used(opened, "std-nano").domain_shares[:, 1, 2]
+    assert shares[names[1]].tolist() == own.tolist() and shares[names[0]].sum() == pytest.approx(1)
+    assert len(taken("Enriched tokens of EMO 1.6"))
 
 
 def test_what_a_link_asks_for_in_vain_is_said(opened):

@@ -13,6 +13,8 @@ from tests.pages.opened import follow_link
 from tests.pages.training_runs import write_histories, write_runs
 
 Table = Callable[[], pd.DataFrame]
+# A number with what a page writes around it: "+0.01", "7.7 M", "63 %", "107 / 122", "0.7 [0.6, 1]".
+SAID = r"NUMBER( ?[%kMG]B?)?( / NUMBER| \[.*\])?".replace("NUMBER", r"[-+\u2212]?\d[\d.,]*")
 
 
 class Offered:
@@ -31,7 +33,7 @@ class Offered:
 
     def holds(self, shown: pd.DataFrame) -> bool:
         """Whether a table has the rows of one that is shown, by a third of its columns or more."""
-        columns = [values(shown[name]) for name in shown]
+        columns = [values(part) for name in shown for part in runs_in(shown[name])]
         for _, make in self.tables:
             frame = make()
             theirs = [values(frame[name]) for name in frame]
@@ -41,10 +43,31 @@ class Offered:
         return False
 
 
+def runs_in(column: pd.Series) -> list[pd.Series]:
+    """A column that says the values of two runs ("107 / 122") as one of each."""
+    both = column.astype(str).str.split(" / ", expand=True)
+    is_of_both = both.shape[1] == 2 and both.notna().all(axis=None)
+    return [both[0], both[1]] if is_of_both else [column]
+
+
 def values(column: pd.Series) -> set[str]:
-    """What stands in a column; numbers to two places, as a page rounds them."""
-    numbers = pd.api.types.is_numeric_dtype(column)
-    return {f"{float(each):.2f}" if numbers else str(each) for each in column}
+    """What stands in a column; numbers to two places, as a page rounds them, in text too."""
+    numbers = pd.to_numeric(column, errors="coerce").astype(float)
+    pairs = zip(column, numbers, strict=True)
+    return {f"{number:.2f}" if number == number else str(each) for each, number in pairs}
+
+
+def text_of_numbers(frame: pd.DataFrame) -> list[str]:
+    """The columns that hold numbers as text: what the page says, not what it is."""
+    texts = frame.select_dtypes(["object", "string", "category"]).astype(str)
+    return [name for name in texts if texts[name].str.fullmatch(SAID).all()]
+
+
+def with_ids(frame: pd.DataFrame) -> bool:
+    """Whether runs are called by their ids, which no page shows."""
+    text = frame.select_dtypes(["object", "string", "category"]).astype(str)
+    cells = text.isin(["emo-nano", "std-nano"]).any(axis=None)
+    return bool(cells) or any("-nano" in str(name) for name in frame)
 
 
 @pytest.fixture
@@ -87,8 +110,12 @@ LOADS, OF_LOADS = {"training_view": "Expert load"}, "Every step, layer and exper
 # Page, what of it is asked for, and some of the tables that it offers.
 OFFERED = [
     ("", {}, ["Findings", "Models"]),
-    ("1_Token_routing", {}, ["Every token, layer and model"]),
-    ("3_Subset_ablation", {}, ["Loss by experts kept", "Losses of every token"]),
+    ("1_Token_routing", {}, ["Every token, layer and run", "Layers"]),
+    (
+        "3_Subset_ablation",
+        {},
+        ["Loss by experts kept", "This document by experts kept", "Losses of every token"],
+    ),
     ("4_Kernel", {}, []),
     ("6_Library", {}, []),
     ("7_Routing_difference", {}, []),
@@ -96,7 +123,7 @@ OFFERED = [
     (
         "8_Experts",
         {"expert": "0.1", "expert_run": "emo-nano", "expert_other": "0.2"},
-        ["Domains", "Two experts"],
+        ["Domains", "Two experts", "By domain"],
     ),
     ("9_Domains", {}, BOTH),
     ("9_Domains", {"domains_view": "Coverage"}, ["Coverage"]),
@@ -138,6 +165,9 @@ def test_every_table_and_chart_of_a_page_can_be_saved(
         frame = offered[name]()
         assert len(frame) and export.csv(frame).count(b"\n") > len(frame) * 0.99
         assert export.parquet(frame, "of these runs")
+    for name, make in offered.tables:
+        assert not with_ids(make()), name
+        assert text_of_numbers(make()) == [], name
 
 
 def test_a_table_that_is_not_offered_is_noticed(offered: Offered):
@@ -153,8 +183,30 @@ def test_the_losses_that_are_saved_are_those_of_the_cut(offered: Offered):
     for keep_k in ("4", "8"):
         opened("3_Subset_ablation", k=keep_k)
         table = offered["Losses of every token"]()
-        rises.append((table["std-nano_cut"] - table["std-nano_full"]).mean())
+        cut, full = (table[f"loss_nats_{what}_Standard MoE"] for what in ("cut", "full"))
+        rises.append((cut - full).mean())
+        document = offered["This document by experts kept"]()
+        own = document[(document["run"] == "Standard MoE") & (document["keep_k"] == int(keep_k))]
+        assert own["increase_nats"].item() == pytest.approx(rises[-1], abs=1e-5)
     assert rises[0] > rises[1]
+
+
+def test_what_is_said_of_models_and_layers_is_saved_as_numbers(offered: Offered):
+    opened("")
+    models = offered["Models"]().set_index("Model")
+    assert models.loc["EMO", "Routed experts a layer"] == 15
+    assert models.loc["EMO", "Shared experts a layer"] == 1
+    opened("6_Library")
+    runs = offered["Runs"]().set_index("Run")
+    assert runs.loc["EMO", "Parameters"] == models.loc["EMO", "Parameters"] > 1000
+    assert runs.loc["EMO", "Memory (bytes)"] > runs.loc["EMO", "Parameters"]
+    assert runs.loc["EMO", "Experts a layer"] == 16
+    opened("1_Token_routing")
+    layers, tokens = offered["Layers"](), offered["Every token, layer and run"]()
+    means = tokens.groupby(["run", "layer"])["router_entropy_nats"].mean()
+    for label in ("EMO", "Standard MoE"):
+        assert layers[f"Entropy (nats), {label}"].tolist() == pytest.approx(means[label].tolist())
+        assert (layers[f"Experts for half, {label}"] < layers[f"Distinct experts, {label}"]).all()
 
 
 def test_the_loads_that_are_saved_are_those_that_the_run_wrote(offered: Offered):

@@ -196,8 +196,8 @@ def test_the_table_of_a_trace_holds_nothing_that_it_does_not_say(pair, ids):
     layers = traced.layers_of(runs, traces)
     reading = traced.read(runs, traces, documents, layers, Chosen("", ""))
     table = view.table(reading)
-    assert set(table) == {"model", "layer", "position", "token", "expert_1", "expert_2"}
-    second = table[(table["model"] == "qwen") & (table["layer"] == 1)]
+    assert set(table) == {"run", "layer", "position", "token", "expert_1", "expert_2"}
+    second = table[(table["run"] == "qwen") & (table["layer"] == 1)]
     np.testing.assert_array_equal(second[["expert_1", "expert_2"]][:TOKENS], ids[:, 1])
 
 

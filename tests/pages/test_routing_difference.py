@@ -240,7 +240,7 @@ def test_every_token_as_csv(pair: Difference, monkeypatch: pytest.MonkeyPatch):
     assert len(table) == pair.tokens
     overlap = np.mean([one.overlap.mean for one in pair.layers])
     assert table["overlap"].mean() == pytest.approx(overlap)
-    assert len(table["experts_0_emo-nano"][0].split()) == 3
+    assert len(table["experts_0_EMO"][0].split()) == 3
     # Tokens as JSON strings, so that no spreadsheet takes one for a formula.
     assert json.loads(table["token"][0]) == "<"
 

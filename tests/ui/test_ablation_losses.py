@@ -50,7 +50,7 @@ def test_every_token_of_a_character_is_told_apart_in_the_table_of_losses():
     table = export.token_losses(shown)
     assert table["text"].tolist() == ['"=ก"', '""']
     assert table["label"].tolist() == ['"=ก"', '"⟨81⟩ of ก"'], "no formula of a spreadsheet"
-    assert table["b_cut"].tolist() == [1, 2]
+    assert table["loss_nats_cut_B"].tolist() == [1, 2]
 
 
 def test_a_change_is_that_of_the_numbers_beside_it():

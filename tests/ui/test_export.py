@@ -30,6 +30,14 @@ def test_a_csv_has_no_formula_and_keeps_every_number_and_text():
     assert read["Loss"].tolist()[0] == -1.5 and np.isnan(read["Loss"][1])
 
 
+def test_runs_are_called_by_their_labels_in_columns_and_cells():
+    runs = compare([Run("a", "A"), Run("b_a", "B")])
+    table = pd.DataFrame({"model": ["a", "b_a"], "loss_a": [1, 2], "loss_b_a": [3, 4], "a": 0})
+    named = export.by_label(table, runs)
+    assert list(named) == ["run", "loss_A", "loss_B", "A"]
+    assert named["run"].tolist() == ["A", "B"] and list(table)[0] == "model"
+
+
 def test_a_parquet_keeps_texts_as_they_are_and_says_where_it_comes_from():
     table = pq.read_table(io.BytesIO(export.parquet(FRAME, "EMO (emo-nano)")))
     assert table.schema.metadata[b"provenance"] == b"EMO (emo-nano)"

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -29,9 +30,13 @@ if TYPE_CHECKING:
 def offer(study: Study, choice: Choice, found: Measured | None, live: Live) -> None:
     """What the page shows, behind one button."""
     charts = {"Loss by experts kept": slider.KEY}
-    tables = {"Losses of every token": lambda: token_losses(live)}
+    tables = {
+        "This document by experts kept": lambda: document_losses(study, live),
+        "Losses of every token": lambda: token_losses(live),
+    }
     if found is not None:
-        tables = {"Loss by experts kept": lambda: found.table, **tables}
+        points = found.table
+        tables = {"Loss by experts kept": lambda: export.by_label(points, study.runs), **tables}
     if st.session_state.get(grid.OPEN):
         charts["Experts switched by hand"] = grid.KEY
     switched = "experts switched by hand" * bool(choice.switched)
@@ -117,12 +122,29 @@ def subset_json(study: Study, run: str, subset: "ExpertSubset") -> str:
     return replace(subset, model=folder.name, weights_sha256=weights_digest(folder)).to_json()
 
 
+def document_losses(study: Study, live: Live) -> pd.DataFrame:
+    """A row a run and number of experts kept: mean loss of the document shown, and how much more it
+    is than with all experts, both in nats a token."""
+    rows = [
+        {
+            "run": run.label,
+            "keep_k": study.keep_of(run.id, stop),
+            "loss_nats": float(np.nanmean(live.losses[stop][run.id])),
+            "increase_nats": live.increase(run.id, stop),
+        }
+        for run in study.runs
+        for stop in sorted(live.losses)
+    ]
+    return pd.DataFrame(rows)
+
+
 def token_losses(live: Live) -> pd.DataFrame:
     """A row a token, in nats: its text, which of the tokens of a character one alone has, and what
     the page calls it, both as JSON, so that none is taken for something else."""
     columns: dict[str, Any] = {"token": range(1, len(live.pieces))}
     for column, words in (("text", live.pieces), ("label", live.labels)):
         columns[column] = [json.dumps(word, ensure_ascii=False) for word in words[1:]]
-    for run in live.runs.ids:
-        columns |= {f"{run}_full": live.full[run][1:], f"{run}_cut": live.cut[run][1:]}
+    for run, label in live.runs.labels.items():
+        columns[f"loss_nats_full_{label}"] = live.full[run][1:]
+        columns[f"loss_nats_cut_{label}"] = live.cut[run][1:]
     return pd.DataFrame(columns)

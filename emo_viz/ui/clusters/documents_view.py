@@ -214,7 +214,7 @@ def _documents_table(
         height=TABLE_HEIGHT,
         alt="Documents with their domain, clusters, length and losses",
     )
-    tables = {"Documents": lambda: _listing(data, table, listed, found)}
+    tables = {"Documents": lambda: export.by_label(_listing(data, table, listed, found), data.runs)}
     _export(data, "listing", _shown(view, rows), tables)
 
 
@@ -223,7 +223,9 @@ def _cluster_tables(data: Data, view: View, found: Mapping[str, Clustered]) -> N
     tables: dict[str, export.Table] = {
         f"Clusters of {run.label}": partial(_table_of, found[run.id]) for run in data.runs
     }
-    tables |= {"Cluster of every document": lambda: _members(data, found)}
+    tables |= {
+        "Cluster of every document": lambda: export.by_label(_members(data, found), data.runs)
+    }
     _export(data, "clusters", _shown(view), tables)
     tabs = st.tabs([escape_markdown(run.label) for run in data.runs])
     for tab, run in zip(tabs, data.runs, strict=True):

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from emo_viz.analysis.alignment import Alignment, alignment, contingency
+from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.quality import Quality, quality
 from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.tokens import Headline
@@ -25,6 +28,9 @@ SCALES = (
     "cosine distance: 1 where clusters lie far apart, 0 where they touch. Stability: mean ARI of "
     "every two clusterings that differ in their seed alone."
 )
+Value = Interval | float | int
+Row = tuple[str, dict[str, Value]]
+"""A measure, and its value by run id."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +45,22 @@ class OfSample:
 
 def of_documents(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
     """The quality of the documents' clusters, a column a run."""
-    rows = []
+    rows = list[Row]()
     known = data.has_domains
     with st.spinner("Measuring the clusters, again with other seeds …"):
         made = {run: _quality(data.version, run, view.k, view.layer, data, found) for run in found}
     seeds = next(iter(made.values())).seeds
     if known:
         rows += [
-            _row("NMI with the domain", found, lambda one: interval(found[one].measured.nmi)),
-            _row("NMI by chance", found, lambda one: f"{found[one].measured.chance_nmi:.2f}"),
-            _row("ARI with the domain", found, lambda one: interval(found[one].measured.ari)),
+            _row("NMI with the domain", found, lambda one: found[one].measured.nmi),
+            _row("NMI by chance", found, lambda one: found[one].measured.chance_nmi),
+            _row("ARI with the domain", found, lambda one: found[one].measured.ari),
         ]
     rows += [
-        _row("Silhouette", found, lambda one: f"{made[one].silhouette:.2f}"),
-        _row(f"Stability over {seeds} seeds", found, lambda one: f"{made[one].stability:.2f}"),
-        _row("Largest cluster", found, lambda one: f"{found[one].clustering.sizes.max():,}"),
-        _row("Smallest cluster", found, lambda one: f"{found[one].clustering.sizes.min():,}"),
+        _row("Silhouette", found, lambda one: made[one].silhouette),
+        _row(f"Stability over {seeds} seeds", found, lambda one: made[one].stability),
+        _row("Largest cluster", found, lambda one: int(found[one].clustering.sizes.max())),
+        _row("Smallest cluster", found, lambda one: int(found[one].clustering.sizes.min())),
     ]
     where = "all layers" if view.layer is None else f"layer {view.layer}"
     _table(data.runs, rows, "document clusters", f"{view.k} clusters, {data.size}, {where}")
@@ -73,9 +79,9 @@ def of_tokens(runs: Comparison, said: Headline) -> None:
     _table(
         runs,
         [
-            _row("NMI with the domain", measured, lambda one: interval(measured[one].domain)),
-            _row("NMI with the domain by chance", measured, lambda o: f"{measured[o].chance:.2f}"),
-            _row("NMI with the token itself", measured, lambda o: interval(measured[o].token)),
+            _row("NMI with the domain", measured, lambda one: measured[one].domain),
+            _row("NMI with the domain by chance", measured, lambda o: measured[o].chance),
+            _row("NMI with the token itself", measured, lambda o: measured[o].token),
         ],
         "token clusters",
         size,
@@ -95,17 +101,13 @@ def of_sample(runs: Comparison, made: Mapping[str, OfSample], of: str) -> None:
     _table(
         runs,
         [
-            _row("NMI with the domain", made, lambda one: interval(made[one].domain.nmi)),
-            _row(
-                "NMI with the domain by chance", made, lambda o: f"{made[o].domain.chance_nmi:.2f}"
-            ),
-            _row("ARI with the domain", made, lambda one: interval(made[one].domain.ari)),
-            _row("Silhouette", made, lambda one: f"{made[one].quality.silhouette:.2f}"),
-            _row(
-                f"Stability over {seeds} seeds", made, lambda o: f"{made[o].quality.stability:.2f}"
-            ),
-            _row("Largest cluster", made, lambda one: f"{made[one].sizes.max():,}"),
-            _row("Smallest cluster", made, lambda one: f"{made[one].sizes.min():,}"),
+            _row("NMI with the domain", made, lambda one: made[one].domain.nmi),
+            _row("NMI with the domain by chance", made, lambda o: made[o].domain.chance_nmi),
+            _row("ARI with the domain", made, lambda one: made[one].domain.ari),
+            _row("Silhouette", made, lambda one: made[one].quality.silhouette),
+            _row(f"Stability over {seeds} seeds", made, lambda o: made[o].quality.stability),
+            _row("Largest cluster", made, lambda one: int(made[one].sizes.max())),
+            _row("Smallest cluster", made, lambda one: int(made[one].sizes.min())),
         ],
         "clusters of the sample",
         of,
@@ -160,21 +162,43 @@ def confusion(
     )
 
 
-def _row(measure: str, runs: Iterable[str], value: Callable[[str], str]) -> dict[str, str]:
-    return {"Measure": measure} | {run: value(run) for run in runs}
+def _row(measure: str, runs: Iterable[str], value: Callable[[str], Value]) -> Row:
+    return measure, {run: value(run) for run in runs}
 
 
-def _table(runs: Comparison, rows: Sequence[dict[str, str]], of: str, shown: str) -> None:
+def _table(runs: Comparison, rows: Sequence[Row], of: str, shown: str) -> None:
     """of: whose quality, in a few words; shown: how much of it, for who takes it home."""
-    table = pd.DataFrame(list(rows))
+    said = [
+        {"Measure": measure} | {run: _said(value) for run, value in own.items()}
+        for measure, own in rows
+    ]
     columns = {run.id: st.column_config.TextColumn(escape_plotly(run.label)) for run in runs}
     st.dataframe(
-        table,
+        pd.DataFrame(said),
         hide_index=True,
         column_config=columns,
         alt="Measures of the clusters' quality, a column a run",
     )
-    export.offer(f"quality of {of}", runs, tables={"Quality": lambda: table}, shown=shown)
+    tables = {"Quality": partial(in_numbers, runs, rows)}
+    export.offer(f"quality of {of}", runs, tables=tables, shown=shown)
+
+
+def _said(value: Value) -> str:
+    if isinstance(value, Interval):
+        return interval(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
+
+
+def in_numbers(runs: Comparison, rows: Sequence[Row]) -> pd.DataFrame:
+    """The same to take home: the value in each run, and the ends of its interval if it has one."""
+    made: list[dict[str, Any]] = []
+    for measure, own in rows:
+        made.append({"measure": measure})
+        for run, value in own.items():
+            label = runs[run].label
+            ends = (value.mean, value.low, value.high) if isinstance(value, Interval) else (value,)
+            made[-1] |= dict(zip((label, f"{label}, low", f"{label}, high"), ends, strict=False))
+    return pd.DataFrame(made)
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)

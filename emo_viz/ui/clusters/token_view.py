@@ -330,7 +330,8 @@ def _table(found: Tokens, view: View, rows: Rows | None) -> None:
         height=TABLE_HEIGHT,
         alt="Tokens in their context with their domain and clusters",
     )
-    tables = {"Tokens": lambda: _listing(found.runs, found.table.iloc[every])}
+    chosen = found.table.iloc[every]
+    tables = {"Tokens": lambda: export.by_label(_listing(found.runs, chosen), found.runs)}
     _export(found, "listing", _shown(view, rows), tables)
 
 

@@ -432,6 +432,6 @@ def every_token(found: Found) -> pd.DataFrame:
     def texts(document: str) -> list[str]:
         return [json.dumps(piece, ensure_ascii=False) for piece in found.words(document).pieces]
 
-    first, second = found.runs.ids
+    first, second = found.runs.labels.values()
     tables = all_tokens(found.pairs, found.names, (first, second), texts)
     return pd.concat(tables, ignore_index=True)

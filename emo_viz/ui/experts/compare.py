@@ -1,5 +1,6 @@
 """Experts page: another expert, of either run, beside the one that is shown."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from emo_viz.ui.parts.known import Data, Known, Place
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.frame import sized
-from emo_viz.ui.shell.words import escape_markdown, share, token_label
+from emo_viz.ui.shell.words import escape_markdown, share
 
-NARROWEST, MOST_TOKENS = 400, 12
-TOKENS = "Enriched tokens"
+NARROWEST = 400
+LOAD, ENTROPY = "Load (1 = even)", "Entropy over domains (nats)"
+LOSS = "Loss without it (nats a token)"
+_FORMS = {LOAD: "{:.2f}", ENTROPY: "{:.2f}", LOSS: "{:+.4f}"}
 
 
 def choose(row: Any, data: Data, known: Known) -> tuple[Known, Place] | None:
@@ -76,13 +79,15 @@ def show(known: Known, place: Place, other: Known, chosen: Place) -> None:
         return
     st.subheader(f"Beside {escape_markdown(names[1])}")
     st.markdown(" ".join(_said(known, place, other, chosen)))
-    facts = pd.DataFrame({label: _facts(*one) for label, one in zip(names, both, strict=True)})
+    columns = dict(zip(names, both, strict=True))
+    facts = pd.DataFrame({label: _facts(*one) for label, one in columns.items()})
+    said = pd.DataFrame({label: _said_facts(own) for label, own in facts.items()})
     with st.grid(2, min_column_width=NARROWEST) as grid:
         with grid.cell():
             _profiles(known, place, other, chosen)
         with grid.cell():
-            st.dataframe(facts.drop(index=TOKENS, errors="ignore"), height="content", row_height=28)
-            for label, one in zip(names, both, strict=True):
+            st.dataframe(said, height="content", row_height=28)
+            for label, one in columns.items():
                 st.markdown(f"**{escape_markdown(label)}**")
                 contexts.enriched(*one)
     compared = bool(known.use.domains) and known.use.domains == other.use.domains
@@ -90,9 +95,32 @@ def show(known: Known, place: Place, other: Known, chosen: Place) -> None:
         "two experts",
         dict.fromkeys([known.run, other.run]),
         charts={"By domain": "experts_profiles"} if compared else {},
-        tables={"Two experts": lambda: facts.rename_axis("fact").reset_index()},
+        tables=dict(_tables(columns, facts, compared)),
         shown=" beside ".join(names),
     )
+
+
+def _tables(
+    columns: Mapping[str, tuple[Known, Place]], facts: pd.DataFrame, compared: bool
+) -> Iterator[tuple[str, export.Table]]:
+    """All that is shown of both, a column an expert. columns: both, by what they are called."""
+    yield "Two experts", lambda: facts.rename_axis("fact").reset_index()
+    if compared:
+        yield "By domain", lambda: _by_domain(columns)
+    for label, one in columns.items():
+        table = contexts.enriched_table(*one)
+        if table is not None:
+            yield f"Enriched tokens of {label}", table.copy
+
+
+def _by_domain(columns: Mapping[str, tuple[Known, Place]]) -> pd.DataFrame:
+    """How the choices of both divide over the domains, as shares of one."""
+    domains = next(iter(columns.values()))[0].use.domains
+    shares = {
+        label: known.use.domain_shares[:, known.use.place(place[0]), place[1]]
+        for label, (known, place) in columns.items()
+    }
+    return pd.DataFrame({"domain": domains, **shares})
 
 
 def _said(known: Known, place: Place, other: Known, chosen: Place) -> list[str]:
@@ -154,19 +182,22 @@ def _profiles(known: Known, place: Place, other: Known, chosen: Place) -> None:
 
 
 def _facts(known: Known, place: Place) -> pd.Series:
-    """What is known of one expert, for a column of its own; all as text."""
+    """What is known of one expert, for a column of its own; NaN for an entropy of nothing."""
     use, layer = known.use, known.use.place(place[0])
-    facts = {"Load (1 = even)": f"{use.times_even[layer, place[1]]:.2f}"}
+    facts = {LOAD: float(use.times_even[layer, place[1]])}
     if use.domains:
-        nats = float(use.entropy[layer, place[1]])
-        facts["Entropy over domains (nats)"] = "none" if np.isnan(nats) else f"{nats:.2f}"
+        facts[ENTROPY] = float(use.entropy[layer, place[1]])
     measured = effects.of_one(known, place)
     if measured is not None:
-        facts["Loss without it (nats a token)"] = f"{measured.mean(*place):+.4f}"
-    found = known.tokens
-    at = None if found is None else found.place(place[0])
-    if found is not None and at is not None:
-        ids = found.enriched[at, place[1], :MOST_TOKENS]
-        texts = [token_label(found.texts.get(int(i), f"#{i}"), 14) for i in ids if i >= 0]
-        facts[TOKENS] = "  ".join(texts)
+        facts[LOSS] = measured.mean(*place)
     return pd.Series(facts)
+
+
+def _said_facts(facts: pd.Series) -> pd.Series:
+    """The same as the page says it."""
+    return pd.Series(
+        {
+            fact: "none" if np.isnan(own) else _FORMS[str(fact)].format(own)
+            for fact, own in facts.items()
+        }
+    )

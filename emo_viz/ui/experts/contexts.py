@@ -1,5 +1,6 @@
 """Experts page: the texts around an expert's tokens, and the documents that it serves most."""
 
+import json
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -66,23 +67,15 @@ def text_of_trace(known: Known, row: int) -> str:
 
 def enriched(known: Known, place: Place) -> None:
     """The tokens that the expert stands out in, each with its ratio."""
-    found = known.tokens
-    layer = None if found is None else found.place(place[0])
-    if found is None or layer is None:
+    table = enriched_table(known, place)
+    if table is None:
         return
-    cells = zip(
-        found.enriched[layer, place[1]],
-        found.enriched_counts[layer, place[1]],
-        found.enriched_ratios[layer, place[1]],
-        strict=True,
-    )
     chips = [
         '<span style="display:inline-block;padding:1px 7px;margin:0 4px 4px 0;border-radius:6px;'
         f'border:1px solid rgba(128,132,140,.4)" title="{own:,} of its choices">'
-        f"{escape_html(token_label(found.texts.get(int(token), f'#{token}'), 18))}"
+        f"{escape_html(token_label(json.loads(text), 18))}"
         f' <span style="opacity:.75">×{ratio:.1f}</span></span>'
-        for token, own, ratio in cells
-        if token >= 0
+        for _, text, own, ratio in table.itertuples(index=False)
     ]
     if not chips:
         st.caption("No token stands out in its choices.")
@@ -93,6 +86,26 @@ def enriched(known: Known, place: Place) -> None:
     )
 
 
+def enriched_table(known: Known, place: Place) -> pd.DataFrame | None:
+    """The same to take home: id, text as JSON, how often the expert chose the token, and the share
+    of its choices over that of all tokens; None where its tokens are not known."""
+    found = known.tokens
+    layer = None if found is None else found.place(place[0])
+    if found is None or layer is None:
+        return None
+    at = layer, place[1]
+    ids = found.enriched[at]
+    texts = [found.texts.get(int(token), f"#{token}") for token in ids]
+    columns = {
+        "token_id": ids,
+        "token": [json.dumps(text, ensure_ascii=False) for text in texts],
+        "choices": found.enriched_counts[at],
+        "ratio": found.enriched_ratios[at],
+    }
+    table: pd.DataFrame = pd.DataFrame(columns)[ids >= 0]
+    return table
+
+
 def kwic(known: Known, place: Place) -> None:
     """Where the expert weighs most, one place a document."""
     if known.tokens is None or known.tokens.place(place[0]) is None:
@@ -101,8 +114,8 @@ def kwic(known: Known, place: Place) -> None:
     if not found:
         st.caption("No token of these documents chose it.")
         return
-    shown = [line for _, line in found]
-    ways = [to_routing(known, place, line.document, position) for position, line in found]
+    shown = [line for *_, line in found]
+    ways = [to_routing(known, place, line.document, position) for position, _, line in found]
     known_gates = any(line.weight for line in shown)
     what = "weighs most" if known_gates else "was chosen"
     on = " A click reads on in Token routing." if any(ways) else ""
@@ -114,8 +127,9 @@ def kwic(known: Known, place: Place) -> None:
     lines(shown, label, colour_of(known.run), "experts_kwic", routes.ROUTING, ways)
 
 
-def _lines(known: Known, place: Place) -> list[tuple[int, Line]]:
-    """The places where the expert weighs most: the token's place in its document, and the line."""
+def _lines(known: Known, place: Place) -> list[tuple[int, float, Line]]:
+    """The places where the expert weighs most: the token's place in its document, its gate weight
+    (NaN where it is not known), and the line."""
     found = known.tokens
     layer = None if found is None else found.place(place[0])
     if found is None or layer is None:
@@ -123,12 +137,15 @@ def _lines(known: Known, place: Place) -> list[tuple[int, Line]]:
     parts = ("rows", "positions", "starts", "ends", "gates")
     columns = [getattr(found, f"context_{part}")[layer, place[1]].tolist() for part in parts]
     texts = Texts(known)
-    return [(one[1], _line(texts, *one)) for one in zip(*columns, strict=True) if one[0] >= 0]
+    places = [one for one in zip(*columns, strict=True) if one[0] >= 0]
+    return [(one[1], one[4], _line(texts, *one)) for one in places]
 
 
 def lines_table(known: Known, place: Place) -> pd.DataFrame:
     """The same to take home."""
-    return pd.DataFrame([{"position": at} | asdict(line) for at, line in _lines(known, place)])
+    found = _lines(known, place)
+    rows = [{"position": at} | asdict(line) | {"weight": gate} for at, gate, line in found]
+    return pd.DataFrame(rows).rename(columns={"weight": "gate_weight"})
 
 
 def _line(texts: Texts, row: int, position: int, start: int, end: int, gate: float) -> Line:
@@ -184,14 +201,15 @@ def documents(known: Known, place: Place) -> None:
 
 
 def documents_table(known: Known, place: Place) -> pd.DataFrame:
-    """The same to take home: id, domain where it is known, and share of its choices."""
+    """The same to take home: id, domain where it is known, share of its choices, and first
+    words."""
     use = known.use
     own = use.shares[:, use.place(place[0]), place[1]]
     rows = top(own, DOCUMENTS)
     domains = {"domain": [use.domains[use.domain_of[row]] for row in rows]} if use.domains else {}
-    return pd.DataFrame(
-        {"document": [use.ids[int(row)] for row in rows], **domains, "share": own[rows]}
-    )
+    openings = [_opening(known, int(row)) for row in rows]
+    ids = [use.ids[int(row)] for row in rows]
+    return pd.DataFrame({"document": ids, **domains, "share": own[rows], "opening": openings})
 
 
 def _opening(known: Known, row: int) -> str:

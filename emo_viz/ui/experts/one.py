@@ -70,6 +70,9 @@ def _export(known: Known, place: Place, measured: Effects | None) -> None:
         made["Domains"] = lambda: _by_domain(known, place, measured)
     if known.tokens is not None and layer is not None:
         made["Where it weighs most"] = partial(contexts.lines_table, known, place)
+    enriched = contexts.enriched_table(known, place)
+    if enriched is not None:
+        made["Enriched tokens"] = partial(_itself, enriched)
     made["Documents"] = partial(contexts.documents_table, known, place)
     export.offer(
         f"expert {place[0]}.{place[1]}",
@@ -85,15 +88,17 @@ def _itself(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_domain(known: Known, place: Place, measured: Effects | None) -> pd.DataFrame:
-    """Of every domain the share of its choices that the expert has, and what it loses without it in
-    nats a token with the 95 % interval, as far as that is measured."""
+    """Of every domain the share of its choices that the expert has, the range of it by chance, and
+    what it loses without it in nats a token with the 95 % interval, as far as that is measured."""
     own = known.use.affinity[:, known.use.place(place[0]), place[1]]
-    table = pd.DataFrame({"domain": known.use.domains, "share": own})
+    low, high = _null(known, library.trace_key(known.run.id), place)
+    chance = {"share_by_chance_low": low, "share_by_chance_high": high}
+    table = pd.DataFrame({"domain": known.use.domains, "share": own, **chance})
     if measured is not None:
         lost = measured.by_domain(*place)
         for field in ("mean", "low", "high"):
             found = {domain: getattr(one, field) for domain, one in lost.items()}
-            table[f"loss_without_{field}"] = table["domain"].map(found)
+            table[f"loss_without_nats_{field}"] = table["domain"].map(found)
     return table
 
 

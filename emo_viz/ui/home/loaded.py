@@ -10,10 +10,12 @@ from emo_viz.ui.parts import export
 from emo_viz.ui.shell import missing
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
+Row = dict[str, object]
+
 
 def models(runs: Comparison) -> None:
     """What each model is, as a table to take along."""
-    rows = []
+    rows, numbers = list[Row](), list[Row]()
     for run in runs:
         try:
             facts = assets.model_facts(run)
@@ -22,26 +24,44 @@ def models(runs: Comparison) -> None:
         except ValueError as error:
             if (model := catalogue.entry(run).model) and not library.is_emo(run.id):
                 rows.append(_row_of_another_family(run, model))
+                numbers.append(_another_in_numbers(run, model))
                 continue
             st.error(escape_markdown(str(error)), icon=":material/error:")
             continue
         rows.append(_row(facts))
+        numbers.append(_in_numbers(facts))
     if rows:
-        table = _table(rows)
-        st.table(table)
-        export.offer("models", runs, tables={"Models": lambda: table.reset_index()})
+        st.table(_table(rows))
+        export.offer(
+            "models", runs, tables={"Models": lambda: pd.DataFrame(numbers).convert_dtypes()}
+        )
     else:
         st.write("No checkpoint is here.")
         missing.mend(commands.train(runs.ids) or commands.TRAIN)
 
 
 @kept
-def _table(rows: list[dict[str, object]]) -> pd.DataFrame:
+def _table(rows: list[Row]) -> pd.DataFrame:
     table = pd.DataFrame(rows).set_index("Model").astype({"Layers": "Int64"})
     return table.astype({"Hidden size": "Int64"}) if "Hidden size" in table else table
 
 
-def _row(facts: assets.ModelFacts) -> dict[str, object]:
+def _in_numbers(facts: assets.ModelFacts) -> Row:
+    """The same to take home: routed and shared experts apart."""
+    trained, shared = facts.tokens_trained, facts.num_shared_experts
+    return {
+        "Model": facts.label,
+        "Layers": facts.num_layers,
+        "Routed experts a layer": export.number(facts.experts_in_words(shared)),
+        "Routed experts a token": facts.num_experts_per_tok - shared,
+        "Shared experts a layer": shared,
+        "Hidden size": facts.hidden_size,
+        "Parameters": facts.parameters,
+        "Tokens trained on": trained,
+    }
+
+
+def _row(facts: assets.ModelFacts) -> Row:
     trained, shared = facts.tokens_trained, facts.num_shared_experts
     return {
         "Model": facts.label,
@@ -54,7 +74,7 @@ def _row(facts: assets.ModelFacts) -> dict[str, object]:
     }
 
 
-def _row_of_another_family(run: Run, model: catalogue.Model) -> dict[str, object]:
+def _row_of_another_family(run: Run, model: catalogue.Model) -> Row:
     """As far as its config says what EMO's own say."""
     return {
         "Model": run.label,
@@ -63,6 +83,11 @@ def _row_of_another_family(run: Run, model: catalogue.Model) -> dict[str, object
         "Experts a token": None if model.top_k is None else str(model.top_k),
         "Parameters": compact(model.parameters),
     }
+
+
+def _another_in_numbers(run: Run, model: catalogue.Model) -> Row:
+    experts = {"Experts a layer": export.number(model.experts), "Experts a token": model.top_k}
+    return _row_of_another_family(run, model) | experts | {"Parameters": model.parameters}
 
 
 def texts(runs: Comparison) -> None:

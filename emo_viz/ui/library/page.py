@@ -19,6 +19,12 @@ from emo_viz.ui.shell.words import compact, count, escape_markdown, stored
 
 TO_DELETE = "library_delete"
 NOTHING = "nothing but its place in the list"
+# As the page calls them, and as they are called where they are whole numbers.
+SIZES = {
+    "Parameters": "Parameters",
+    "Active a token": "Active parameters a token",
+    "Memory": "Memory (bytes)",
+}
 NO_RUNS = (
     "There is no run here yet. Add a checkpoint folder, a model of the Hugging Face hub or a "
     "routing file that a server wrote; then record what it does on documents."
@@ -35,7 +41,7 @@ def show() -> None:
     add.watch()
     if found:
         st.dataframe(table(found), hide_index=True, placeholder="\u2013", column_config=_columns())
-        export.offer("library", tables={"Runs": lambda: table(found)})
+        export.offer("library", tables={"Runs": lambda: in_numbers(found)})
     for entry in found:
         for fault in entry.faults:
             st.error(escape_markdown(fault), icon=":material/error:")
@@ -74,6 +80,19 @@ def _columns() -> dict[str, Any]:
 def table(found: Sequence[Entry]) -> pd.DataFrame:
     """A row for each run; what is not known is empty."""
     return pd.DataFrame([_row(entry) for entry in found])
+
+
+def in_numbers(found: Sequence[Entry]) -> pd.DataFrame:
+    """The same to take home: sizes as whole numbers."""
+    rows = []
+    for entry in found:
+        row, model = _row(entry), entry.model
+        row["Experts a layer"] = export.number(str(row["Experts a layer"] or ""))
+        if model is not None:
+            sizes = (model.parameters, model.active, model.bytes)
+            row |= zip(SIZES, sizes, strict=True)
+        rows.append(row)
+    return pd.DataFrame(rows).rename(columns=SIZES).convert_dtypes()
 
 
 def _row(entry: Entry) -> dict[str, object]:

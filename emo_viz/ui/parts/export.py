@@ -14,6 +14,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import streamlit as st
 
+from emo_viz.analysis.runs import Comparison
 from emo_viz.ui.parts import opened
 from emo_viz.ui.shell.component import component
 from emo_viz.ui.shell.picture import PICTURE_JS, Source, joined, line
@@ -82,6 +84,25 @@ def offer(
     opened.in_dialog(
         place, "Export", f"Export: {escape_markdown(name)}", choice, icon=icon, key=key
     )
+
+
+def by_label(table: pd.DataFrame, runs: Comparison) -> pd.DataFrame:
+    """A table whose columns end in the ids of runs, or that has them in a column "model", with the
+    labels that the page has for them."""
+    named = table.rename(columns=partial(_labelled, runs.labels)).rename(columns={"model": "run"})
+    return named.assign(run=table["model"].map(runs.labels)) if "model" in table else named
+
+
+def _labelled(labels: Mapping[str, str], column: str) -> str:
+    """ "loss_emo-nano" as "loss_EMO" """
+    run = max((run for run in labels if f"_{column}".endswith(f"_{run}")), key=len, default="")
+    return column.removesuffix(run) + labels.get(run, "")
+
+
+def number(words: str) -> int | str | None:
+    """What the page says in words, as a number where it is one ("12 to 16" is none); None for
+    ""."""
+    return int(words) if words.isdecimal() else words or None
 
 
 def csv(frame: pd.DataFrame) -> bytes:

@@ -159,6 +159,20 @@ def of_text(reading: Reading) -> None:
     )
 
 
+def layers_of_runs(reading: Reading) -> pd.DataFrame:
+    """The same to take home, as numbers: a column for each run, with half of the routing too."""
+    columns: dict[str, Any] = {"Layer": reading.numbers}
+    for run in reading.runs:
+        own = reading.routing[run.id]
+        columns |= {
+            f"Experts for half, {run.label}": own.half,
+            f"Distinct experts, {run.label}": own.distinct,
+            f"Experts shared by both halves (share), {run.label}": own.overlap,
+            f"Entropy (nats), {run.label}": own.entropy,
+        }
+    return pd.DataFrame(columns)
+
+
 def layer_table(reading: Reading) -> pd.DataFrame:
     """What each layer of every run does with the whole text, as the page shows it."""
     own = [reading.routing[run.id] for run in reading.runs]

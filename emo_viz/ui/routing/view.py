@@ -16,7 +16,7 @@ from emo_viz.analysis.routing import routing_table
 from emo_viz.figures import routing as figures
 from emo_viz.figures.theme import chart_config
 from emo_viz.ui.parts import heatmap, pins, same_experts
-from emo_viz.ui.parts.export import offer
+from emo_viz.ui.parts.export import by_label, offer
 from emo_viz.ui.parts.heatmap import Follow, Pick
 from emo_viz.ui.parts.pins import Pin
 from emo_viz.ui.parts.reading import Reading
@@ -252,9 +252,9 @@ def export(reading: Reading, view: View) -> None:
         charts["Experts that carry half"] = "routing_half"
     if st.session_state.get("routing_along_open"):
         charts["Router entropy and loss"] = "routing_along"
-    tables = {"Every token, layer and model": lambda: table(reading)}
+    tables = {"Every token, layer and run": lambda: table(reading)}
     if view.token is None:
-        tables["Layers"] = lambda: panel.layer_table(reading).reset_index()
+        tables["Layers"] = lambda: panel.layers_of_runs(reading)
     document = reading.chosen.document or "own text"
     offer(
         "token routing",
@@ -276,4 +276,4 @@ def table(reading: Reading) -> pd.DataFrame:
     if reading.tokenizer is None:
         found["token_id"] = found["token_id"].astype("Int64").mask(found["token_id"] < 0)
         found = found.dropna(axis="columns", how="all")
-    return found
+    return by_label(found, reading.runs)

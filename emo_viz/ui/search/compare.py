@@ -28,6 +28,7 @@ from emo_viz.ui.shell.words import (
 CONTEXT = 24  # tokens on either side of a pinned one
 MOST_EXPERTS = 8  # of a layer of two texts, in the table
 OPENING = 220  # characters of a text
+COMMON, COMMON_WEIGHT = "In common", "Weight in common"
 
 
 def show(pinned: Sequence[Pin]) -> None:
@@ -128,7 +129,7 @@ def _tables(
     for run in left.runs:
         st.markdown(f"**{together.name(run)}**")
         st.dataframe(
-            _table(left, right, run.id, found[run.id], places),
+            _in_words(_table(left, right, run.id, found[run.id], places)),
             hide_index=True,
             key=f"search_table_{run.slot}",
             column_config=_columns(),
@@ -138,7 +139,7 @@ def _tables(
 
 def _columns() -> dict[str, Any]:
     """Widths: the numbers and what differs are in sight, in a narrow window too."""
-    widths = {"In common": 88, "Weight in common": 136}
+    widths = {COMMON: 88, COMMON_WEIGHT: 136}
     widths |= {"Left more": 250, "Right more": 250, "Experts of both": 180}
     text = {name: st.column_config.TextColumn(width=width) for name, width in widths.items()}
     return {"Layer": st.column_config.NumberColumn(width=52), **text}
@@ -215,7 +216,8 @@ def _chart(left: Side, found: dict[str, Alike], tokens: bool) -> None:
 def _table(
     left: Side, right: Side, run: str, found: Alike, places: tuple[int, int] | None
 ) -> pd.DataFrame:
-    """A row a layer: the experts of both, and those of one alone."""
+    """A row a layer: how much is in common, as shares of one (NaN where nothing is chosen), the
+    experts of both, and those of one alone."""
     one, other = left.routed[run], right.routed[run]
     rows = []
     for layer, number in enumerate(left.layers[run]):
@@ -225,17 +227,21 @@ def _table(
             mine, theirs = (
                 _weights(s, layer, p) for s, p in zip((one, other), places, strict=True)
             )
-        row: dict[str, object] = {
-            "Layer": number,
-            "In common": share(found.overlap[layer]) if found.overlap[layer] >= 0 else "–",
-        }
+        row: dict[str, object] = {"Layer": number, COMMON: found.overlap[layer]}
         if found.weight is not None:
-            row["Weight in common"] = share(found.weight[layer])
+            row[COMMON_WEIGHT] = found.weight[layer]
         row["Left more"] = _names(mine - theirs)
         row["Right more"] = _names(theirs - mine)
         row["Experts of both"] = _names(np.minimum(mine, theirs))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """The same as the page says it."""
+    shares = [name for name in (COMMON, COMMON_WEIGHT) if name in table]
+    said = {name: table[name].map(lambda one: share(one) if one >= 0 else "–") for name in shares}
+    return table.assign(**said)
 
 
 def _weights(routed: RoutedText, layer: int, place: int) -> np.ndarray:
