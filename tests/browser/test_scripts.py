@@ -70,6 +70,12 @@ OUT_OF_REACH = """(strip) => [...strip.querySelectorAll(".token")].filter((token
 # How far below the letters the fields stand, and the last one from the last letter; the lengths of
 # the token card's bars in percent of the longest; how many tokens have an outline, or a line above
 # or below.
+# Of the report of a cut: the end of what was given fades in, and nothing asks for a hand.
+FADED = """() => {
+  const said = document.body.textContent;
+  return { faded: document.querySelector('[style*="mask-image:linear-gradient"]') !== null,
+    legend: said.includes('dotted: better'), by_hand: said.includes('Click a token') };
+}"""
 SHOWN = """() => {
   const all = [document];
   for (const root of all) {
@@ -156,8 +162,8 @@ def test_a_token_that_is_a_part_of_a_character_can_be_chosen_and_is_in_the_repor
         assert values == pytest.approx(as_shown[name], abs=nearly), name
 
 
-def in_report(browser: Browser, page: Page) -> dict[str, list[float]]:
-    """What `SHOWN` finds in the page's report, where nothing but the file is there."""
+def in_report(browser: Browser, page: Page, script: str = SHOWN) -> dict[str, list[float]]:
+    """What `script` finds in the page's report, where nothing but the file is there."""
     harness.open_popover(page, page.get_by_role("button", name="Save", exact=True))
     with page.expect_download() as download:
         page.get_by_role("button", name="Report as HTML").click()
@@ -165,17 +171,20 @@ def in_report(browser: Browser, page: Page) -> dict[str, list[float]]:
     with browser.new_context(offline=True) as offline:
         report = offline.new_page()
         report.goto(file.rename(f"{file}.html").as_uri())
-        found: dict[str, list[float]] = report.evaluate(SHOWN)
+        found: dict[str, list[float]] = report.evaluate(script)
     return found
 
 
 def test_a_part_of_a_character_is_chosen_in_the_text_of_every_run(
-    app_server: harness.Server, browser_page: Page
+    app_server: harness.Server, browser: Browser, browser_page: Page
 ):
     link = f"Subset_ablation?subset_document=own&subset_text={quote('ไทย')}"
     harness.visit(browser_page, f"{app_server.url}/{link}")
     strips = browser_page.locator(".tokens .strip")
     expect(strips).to_have_count(2)
+    expect(browser_page.locator(".tokens .said")).to_contain_text("Click a token to compare")
+    made = in_report(browser, browser_page, FADED)
+    assert made == {"faded": True, "legend": True, "by_hand": False}
     strips.first.scroll_into_view_if_needed()
     for strip in strips.all():
         assert strip.evaluate(OUT_OF_REACH) == []

@@ -1,5 +1,6 @@
 """What every page lets a visitor take home: its tables have the numbers of what is shown."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,10 +10,12 @@ from streamlit.testing.v1 import AppTest
 
 from emo_viz.server import training
 from emo_viz.ui.parts import export
+from emo_viz.ui.shell.report_html import markdown
 from tests.pages.opened import follow_link
 from tests.pages.training_runs import write_histories, write_runs
 
 Table = Callable[[], pd.DataFrame]
+HAND = re.compile(r"\b(click|press|drag|draw around|hold it)\b", re.IGNORECASE)
 # A number with what a page writes around it: "+0.01", "7.7 M", "63 %", "107 / 122", "0.7 [0.6, 1]".
 SAID = r"NUMBER( ?[%kMG]B?)?( / NUMBER| \[.*\])?".replace("NUMBER", r"[-+\u2212]?\d[\d.,]*")
 
@@ -100,6 +103,12 @@ def lacking(at: AppTest, offered: Offered) -> Iterator[str]:
             yield f"the table with the columns {', '.join(map(str, shown))}"
 
 
+def of_a_hand(at: AppTest) -> list[str]:
+    """What a report of the page would ask of its reader, who has nothing to press there."""
+    said = [*at.markdown, *at.caption]
+    return [one.value for one in said if HAND.search(markdown(one.value))]
+
+
 def opened(page: str, **params: str) -> AppTest:
     return follow_link(f"pages/{page}.py" if page else "app.py", **params)
 
@@ -159,7 +168,7 @@ def test_every_table_and_chart_of_a_page_can_be_saved(
     page: str, params: dict[str, str], names: list[str], offered: Offered
 ):
     at = opened(page, **params)
-    assert list(lacking(at, offered)) == []
+    assert list(lacking(at, offered)) == [] == of_a_hand(at)
     assert set(names) <= set(offered.names)
     for name in names:
         frame = offered[name]()

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from emo_viz.ui.shell.report_html import Shown, document, markdown
 from emo_viz.ui.shell.report_own import own_html
 from emo_viz.ui.shell.report_table import table
-from emo_viz.ui.shell.words import escape_markdown
+from emo_viz.ui.shell.words import BY_HAND, by_hand, escape_markdown
 from tests.pages.opened import follow_link, run, texts
 
 ABLATION = "pages/3_Subset_ablation.py"
@@ -68,6 +68,32 @@ def test_a_page_that_ends_early_says_that_it_has_no_report(monkeypatch, tmp_path
 def test_markdown_is_escaped_and_its_signs_are_gone():
     made = markdown("#### A <b>\\*plain\\*</b> **bold** :material/home: [link](javascript:x)")
     assert made == "<h4>A &lt;b&gt;*plain*&lt;/b&gt; <strong>bold</strong>  link</h4>"
+
+
+def test_what_is_done_by_hand_is_left_out_and_whatever_a_text_says_stays():
+    said = f"**24 documents**{by_hand('; press Open in a row to read it')}. {by_hand('Click.')}"
+    assert markdown(said) == "<p><strong>24 documents</strong>.</p>"
+    assert markdown(by_hand("Other tokens that hold it:")) == ""
+    forged = escape_markdown(f"Press {BY_HAND}freedom{BY_HAND}")
+    assert "freedom" in markdown(forged) and "freedom" in markdown(escape_markdown("freedom"))
+
+
+def test_a_long_table_says_how_long_it_is_and_where_all_of_it_is():
+    def long_table() -> None:
+        import streamlit as st
+
+        st.dataframe({"n": list(range(1152))}, hide_index=True)
+
+    made = table(AppTest.from_function(long_table).run().dataframe[0].proto)
+    assert made.count("<tr") == 501
+    assert "The first 500 of 1,152 rows; Export on the page saves all of them as CSV." in made
+
+
+def test_a_control_of_a_page_is_said_once_and_none_of_a_text_that_is_not_open(tiny_assets):
+    page = reported(follow_link("pages/2_Document_clusters.py"))["html"]
+    names = re.findall("<tr><th>(.*?)</th>", page.split("What this was made of")[1])
+    assert "Colouring" in names and len(names) == len(set(names))
+    assert "Colouring of the text" not in names
 
 
 def test_of_a_page_s_own_html_texts_and_looks_are_left():

@@ -16,7 +16,7 @@ from emo_viz.ui.ablation.parts import loss_change, runs_data, view
 from emo_viz.ui.parts import character_parts
 from emo_viz.ui.parts.heard import hear, heard
 from emo_viz.ui.shell import links, routes
-from emo_viz.ui.shell.words import share, visible
+from emo_viz.ui.shell.words import by_hand, share, visible
 
 KEY, TOKEN = "subset_tokens", routes.SUBSET_TOKEN
 # Nats. Fixed, so that colours mean the same at every keep-k: a token at the end of the scale has
@@ -102,6 +102,6 @@ def _hint(live: Live) -> str:
     seen = "compare it in both" if len(live.runs) > 1 else "see its numbers"
     return (
         f"{WORSE_NAME.capitalize()}, underlined from {MARKED_CHANGE:g} nat: the subset predicts "
-        f"the token worse; {BETTER_NAME}, dotted: better. Worse by more than {WORSE} nats counts. "
-        f"Click a token to {seen}."
+        f"the token worse; {BETTER_NAME}, dotted: better. Worse by more than {WORSE} nats counts."
+        + by_hand(f" Click a token to {seen}.")
     )

@@ -50,7 +50,7 @@ from emo_viz.ui.parts.reader import loss_column
 from emo_viz.ui.parts.selection import Rows, Selection
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import routes
-from emo_viz.ui.shell.words import count, escape_markdown, escape_plotly, opening, share
+from emo_viz.ui.shell.words import by_hand, count, escape_markdown, escape_plotly, opening, share
 
 SELECTION = Selection(routes.CLUSTER_SELECTION)
 MARKER_SIZE = 7
@@ -199,10 +199,11 @@ def _documents_table(
     """The selected documents, or all of them; choosing one opens it."""
     listed = np.arange(len(data.documents)) if rows is None else rows
     if len(listed) == 0:
-        st.caption("Draw around points on a map, or clear the selection.")
+        st.caption(by_hand("Draw around points on a map, or clear the selection."))
         return
     what = "All" if rows is None else "The selected"
-    st.caption(f"{what} {count(len(listed), 'document')}; press Open in a row to read it.")
+    to_read = by_hand("; press Open in a row to read it")
+    st.caption(f"{what} {count(len(listed), 'document')}{to_read}.")
     table = data.documents.iloc[listed]
     ids = table["id"].tolist()
     key = f"cluster_rows_{SELECTION.current()}_{len(ids)}"

@@ -8,7 +8,7 @@ import streamlit as st
 from emo_viz.ui.clusters.tokens import Tokens
 from emo_viz.ui.parts import export, reader, rows_to_open
 from emo_viz.ui.parts.selection import Rows
-from emo_viz.ui.shell.words import count
+from emo_viz.ui.shell.words import by_hand, count
 
 TABLE_HEIGHT = 320
 
@@ -18,15 +18,17 @@ def show(found: Tokens, rows: Rows | None, openings: pd.Series, said: str) -> No
     shown, for who takes it home."""
     if rows is None or len(rows) == 0:
         st.caption(
-            "Select tokens, such as a cluster by its name in the legend: the documents that hold "
-            "them are ranked here by the share of their tokens."
+            by_hand(
+                "Select tokens, such as a cluster by its name in the legend: the documents that "
+                "hold them are ranked here by the share of their tokens."
+            )
         )
         return
     ranked = ranking(found.table, rows, openings)
     key = f"cluster_ranked_{zlib.crc32(rows.tobytes()):08x}"
     st.caption(
-        f"{count(len(ranked), 'document')}, by the share of their sampled tokens selected; "
-        f"press Open in a row to read it. {found.size} are sampled."
+        f"{count(len(ranked), 'document')}, by the share of their sampled tokens selected"
+        f"{by_hand('; press Open in a row to read it')}. {found.size} are sampled."
     )
     rows_to_open.table(
         ranked,

@@ -34,6 +34,7 @@ from emo_viz.ui.parts.selection import Rows, Selection
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import missing, routes
 from emo_viz.ui.shell.words import (
+    by_hand,
     count,
     escape_markdown,
     escape_plotly,
@@ -315,12 +316,13 @@ def _table(found: Tokens, view: View, rows: Rows | None) -> None:
     """The selected tokens, or the first of all; choosing one opens it."""
     every = np.arange(len(found.table)) if rows is None else rows
     if len(every) == 0:
-        st.caption("Draw around tokens on a map, or clear the selection.")
+        st.caption(by_hand("Draw around tokens on a map, or clear the selection."))
         return
     listed = every[:MOST_LISTED]
     first = f"The first {len(listed):,} of" if len(every) > len(listed) else "All"
     what = found.size if rows is None else count(len(every), "selected token")
-    st.caption(f"{first} {what}; press Open in a row to read it in its document.")
+    to_read = by_hand("; press Open in a row to read it in its document")
+    st.caption(f"{first} {what}{to_read}.")
     key = f"cluster_token_rows_{SELECTION.current()}_{len(listed)}"
     rows_to_open.table(
         _listing(found.runs, found.table.iloc[listed]),

@@ -25,7 +25,7 @@ from emo_viz.ui.parts.strip import StripToken, token_strip
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell import links, routes, slots
 from emo_viz.ui.shell.address import one_of
-from emo_viz.ui.shell.words import count, isolated, share, visible
+from emo_viz.ui.shell.words import by_hand, count, isolated, share, visible
 
 AGREEMENT, LOSS, PLAIN = "Agreement", "Loss difference", "None"
 TEXT_PIXELS, MAP_PIXELS = 560, 520
@@ -354,7 +354,7 @@ def _most_different(found: Found) -> None:
     differ = sum(int((each.first < len(found.names)).sum()) for each in found.difference.summaries)
     st.caption(
         f"{len(shown):,} of the {count(differ, 'token')} that differ, those with the least overlap "
-        "first. Press Open in a row to see its experts above."
+        f"first.{by_hand(' Press Open in a row to see its experts above.')}"
     )
 
 

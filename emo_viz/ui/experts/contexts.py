@@ -16,6 +16,7 @@ from emo_viz.ui.experts.kwic import Line, lines
 from emo_viz.ui.parts.known import Known, Place
 from emo_viz.ui.shell import routes, slots
 from emo_viz.ui.shell.words import (
+    by_hand,
     count,
     escape_html,
     escape_markdown,
@@ -118,7 +119,7 @@ def kwic(known: Known, place: Place) -> None:
     ways = [to_routing(known, place, line.document, position) for position, _, line in found]
     known_gates = any(line.weight for line in shown)
     what = "weighs most" if known_gates else "was chosen"
-    on = " A click reads on in Token routing." if any(ways) else ""
+    on = by_hand(" A click reads on in Token routing.") if any(ways) else ""
     st.html(
         f'<div style="font-size:.86rem"><b>Where it {what}</b>'
         f"{', with its gate weight' if known_gates else ''}.{on}</div>"

@@ -19,7 +19,7 @@ from emo_viz.ui.parts.known import Data, Known
 from emo_viz.ui.parts.together import in_each, name
 from emo_viz.ui.shell import links, routes
 from emo_viz.ui.shell.frame import sized
-from emo_viz.ui.shell.words import count, escape_markdown, token_label
+from emo_viz.ui.shell.words import by_hand, count, escape_markdown, token_label
 
 BOTH, ALL = "Both", "All layers"
 CHART, TABLE = "experts_chart", "experts_table"
@@ -116,8 +116,8 @@ def _answer(data: Data, shown: int) -> None:
     st.markdown(f"## Of {total} domains, the median expert serves {in_each(both, serves)}.")
     some = f"{shown:,} of " if shown < experts else ""
     st.caption(
-        f"{some}{count(experts, 'expert')}. {_source(data)} Click a point, or Open in a row, to "
-        "see one expert."
+        f"{some}{count(experts, 'expert')}. {_source(data)}"
+        + by_hand(" Click a point, or Open in a row, to see one expert.")
     )
 
 

@@ -24,7 +24,7 @@ from emo_viz.ui.parts.scripts import scripts
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell import routes, subjects
 from emo_viz.ui.shell.component import component, packed
-from emo_viz.ui.shell.words import count, escape_markdown, rest_cut, share, visible
+from emo_viz.ui.shell.words import by_hand, count, escape_markdown, rest_cut, share, visible
 
 KEY = "home_first"
 _HTML = '<div class="first" role="group" aria-label="One document and a cut of the experts"></div>'
@@ -147,7 +147,8 @@ def _says(runs: Comparison, own: list[Glance], place: int) -> list[Part]:
     first = own[0]
     if place == len(first.keeps) - 1:
         whole = "both models are" if len(own) > 1 else "the model is"
-        said = f" of every layer: {whole} whole. Drag the slider, or press Play, to take some away."
+        said = f" of every layer: {whole} whole."
+        said += by_hand(" Drag the slider, or press Play, to take some away.")
         return [_strong(f"All {in_words(first.experts)} experts"), _plain(said)]
     even = len({(one.keeps[place], one.experts) for one in own}) == 1
     parts = [_plain("With "), _strong(kept_of(first.keeps[place], first.experts))] if even else []
@@ -193,7 +194,8 @@ def _hint(found: Glances, own: list[Glance]) -> str:
     domain = f", {visible(subjects.in_words(text.domain))}" if text.domain else ""
     return (
         f"From above, each row is one of {read} of “{title}”{domain}; each cell an "
-        "expert that it uses; a click keeps a token. Grey: experts that the cut takes away."
+        f"expert that it uses{by_hand('; a click keeps a token')}. Grey: experts that the cut "
+        "takes away."
     )
 
 

@@ -14,7 +14,7 @@ from emo_viz.analysis.runs import Comparison
 from emo_viz.ui.parts import point_maps
 from emo_viz.ui.parts.point_maps import PlacedName
 from emo_viz.ui.parts.selection import EMPTY_REGION, Rows, Selection
-from emo_viz.ui.shell.words import count, escape_markdown
+from emo_viz.ui.shell.words import by_hand, count, escape_markdown
 
 MIXED = label([], [])  # the name of a cluster without a large domain
 NAME_ENDS = " · "  # of a cluster: its domains; then come its words
@@ -22,7 +22,9 @@ SPACES = "spaces"
 # The sentence has two lines beside the buttons before it makes room for itself.
 _TWO_LINES = """LINE { flex-wrap: nowrap; } LINE > :first-child { flex: 1 1 0; min-width: 0; }
 LINE > :first-child p { font-size: 0.9rem; line-height: 1.35; }"""
-HOW = "Click a point, draw around several, or click a name in the legend to select its group."
+HOW = by_hand(
+    "Click a point, draw around several, or click a name in the legend to select its group."
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,6 +35,7 @@ DOCUMENT, TOKEN, COLOUR, LAYER = (
 )
 NO_EXPERT = "no expert"  # of a token that found its own full, as in Switch
 BY_CLUSTER, BY_EXPERT = "Token cluster", "Top expert"
+COLOURING = "colouring of the text"
 TINT = 0.38
 FADED_TINT = 0.06
 FADED = 0.45  # signs of the groups that are not picked
@@ -78,7 +79,8 @@ def _nothing_open() -> None:
     """Read what a link says of how to read, for when a document is opened."""
     token = checked("The link asks for the token {asked} of no document; none is opened.", _refused)
     links.value(TOKEN, replace(token, fits=lambda chosen: False), None)
-    links.value(COLOUR, one_of("colouring", [BY_CLUSTER, BY_EXPERT]), BY_CLUSTER)
+    colour = replace(one_of(COLOURING, [BY_CLUSTER, BY_EXPERT]), what="")  # of no text yet
+    links.value(COLOUR, colour, BY_CLUSTER)
 
 
 def _refused(text: str) -> str:
@@ -166,11 +168,12 @@ def _colour_controls(
     """What the tokens are coloured by, and the layer whose top expert counts."""
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
     options = [BY_CLUSTER, BY_EXPERT] if clusters else [BY_EXPERT]
-    by = links.choice(row, "Colour tokens by", options, COLOUR, what="colouring")
+    by = links.choice(row, "Colour tokens by", options, COLOUR, what=COLOURING)
     last = reading.numbers[-1]
     if by == BY_CLUSTER:
         return by, last
-    layer = links.choice(row, "Layer", reading.numbers, LAYER, default=last)
+    what = "layer of the text"
+    layer = links.choice(row, "Layer", reading.numbers, LAYER, default=last, what=what)
     return by, layer
 
 

@@ -16,7 +16,7 @@ from emo_viz.ui.parts.reading import Reading, Recorded
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.parts.token_text import vocabulary_label
 from emo_viz.ui.routing.card import Bar, Part, token_card
-from emo_viz.ui.shell.words import count, share
+from emo_viz.ui.shell.words import by_hand, count, share
 
 PIXELS = 378
 
@@ -132,7 +132,10 @@ def of_text(reading: Reading) -> None:
     """What stands where a token would: the whole text, layer by layer."""
     st.markdown("**The whole text, layer by layer**")
     st.caption(
-        ":material/touch_app: Choose a token, in the text or in a picture, to see its experts here."
+        by_hand(
+            ":material/touch_app: Choose a token, in the text or in a picture, to see its experts "
+            "here."
+        )
     )
     st.plotly_chart(
         figures.by_layer(

@@ -25,7 +25,7 @@ from emo_viz.ui.routing.follow import EXPERT, Experts
 from emo_viz.ui.routing.matching import Others
 from emo_viz.ui.routing.page import FIELD, TOKEN, measured
 from emo_viz.ui.shell import links, routes, slots
-from emo_viz.ui.shell.words import count, isolated
+from emo_viz.ui.shell.words import by_hand, count, isolated
 
 LAYER, ORDER, COLOUR = routes.ROUTING_LAYER, routes.ROUTING_ORDER, routes.ROUTING_COLOUR
 PICTURE = routes.ROUTING_PICTURE
@@ -240,8 +240,8 @@ def _along_text(reading: Reading, view: View) -> None:
     )
     both = "; both models on one colour scale" if len(reading.runs) > 1 else ""
     st.caption(
-        f"1 document, {count(reading.num_tokens, 'token')}{both}. Click to choose a token, and in "
-        "the colours its layer too."
+        f"1 document, {count(reading.num_tokens, 'token')}{both}."
+        + by_hand(" Click to choose a token, and in the colours its layer too.")
     )
 
 

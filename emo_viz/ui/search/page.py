@@ -14,6 +14,7 @@ from emo_viz.ui.search.results import Results
 from emo_viz.ui.shell import links, routes, slots
 from emo_viz.ui.shell.address import whole_number
 from emo_viz.ui.shell.words import (
+    by_hand,
     compact,
     count,
     escape_markdown,
@@ -85,9 +86,11 @@ def _before(asked: Query) -> None:
     texts = "" if index.has_texts else " without their texts"
     st.markdown(f"## {size}{domains}{texts} to search, of {escape_markdown(asked.corpus.label)}.")
     st.caption(
-        "Type a word, a phrase, a token, an expert or a domain, and press Enter. Every hit is "
-        "counted and leads to its token on the other pages. The key / opens this field from "
-        "anywhere."
+        by_hand(
+            "Type a word, a phrase, a token, an expert or a domain, and press Enter. Every hit is "
+            "counted and leads to its token on the other pages. The key / opens this field from "
+            "anywhere."
+        )
     )
     with st.container(horizontal=True, gap="small"):
         for number, (label, text, kind) in enumerate(_examples(asked)):
@@ -136,7 +139,7 @@ def _head(shown: Results) -> None:
         st.caption(f"{shown.unit.capitalize()} by domain: {first}{more}.")
     if shown.alike:
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.caption("Other tokens that hold it:", width="content")
+            st.caption(by_hand("Other tokens that hold it:"), width="content")
             for number, piece in enumerate(shown.alike):
                 st.button(
                     f"{escape_markdown(token_label(piece.text))} · {compact(piece.count)}",

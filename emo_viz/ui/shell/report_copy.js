@@ -14,11 +14,14 @@ const OF_ITSELF = [["float", "none"], ["box-sizing", "content-box"], ["border-ra
   ["flex-wrap", "nowrap"], ["flex-direction", "row"], ["flex", "0 1 auto"],
   ["justify-content", "normal"], ["align-items", "normal"], ["column-gap", "normal"],
   ["row-gap", "normal"], ["text-overflow", "clip"], ["table-layout", "auto"],
-  ["box-shadow", "none"],
+  ["box-shadow", "none"], ["mask-image", "none"],
   ...SPACED, ...EDGES];
 
 // Not as one: WebKit has no such property of more than a line.
 const UNDERLINE = ["line", "style", "thickness", "color"].map((each) => `text-decoration-${each}`);
+
+// What can be done on the page, as words.by_hand marks it: not in the report.
+const BY_HAND = /\u2063[^\u2063]*\u2063/g;
 
 const tagOf = (element, style) => {
   if (KEPT_TAGS.includes(element.localName)) return element.localName;
@@ -98,7 +101,7 @@ function copied(element, page, above = null) {
   if (drawn) return made;
   for (const [key, value] of Object.entries(meaningOf(element))) made.setAttribute(key, value);
   for (const child of within(element)) {
-    if (child.nodeType === Node.TEXT_NODE) made.append(page.createTextNode(child.data));
+    if (child.nodeType === Node.TEXT_NODE) made.append(child.data.replace(BY_HAND, ""));
     else if (child.nodeType === Node.ELEMENT_NODE) made.append(copied(child, page, style) ?? "");
   }
   return made;

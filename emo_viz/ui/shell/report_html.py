@@ -12,7 +12,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from emo_viz.ui.shell.report_own import own_html
 from emo_viz.ui.shell.report_table import table
-from emo_viz.ui.shell.words import SIGNS_OF_MARKDOWN
+from emo_viz.ui.shell.words import SIGNS_OF_MARKDOWN, without_hands
 
 MAIN = 0  # the first number of the place of what stands beside the side bar
 _HEADING = re.compile(r"^(#{1,6}) +")
@@ -87,7 +87,7 @@ def document(title: str, shown: Shown, about: Sequence[tuple[str, str]]) -> str:
 
 def markdown(body: str) -> str:
     """The little Markdown that pages write (headings, bold, links, lists), as HTML."""
-    lines, made = body.strip().split("\n\n"), []
+    lines, made = without_hands(body).strip().split("\n\n"), []
     for block in lines:
         heading = _HEADING.match(block)
         level = len(heading[1]) if heading else 0
@@ -170,5 +170,5 @@ _DRAWN: dict[str, Callable[[Any], str]] = {
     "table": table,
     "page_link": _page_link,
     "bidi_component": _component,
-    "html": lambda one: own_html(one.body),
+    "html": lambda one: own_html(without_hands(one.body)),
 }

@@ -25,14 +25,21 @@ def table(one: Any) -> str:
     frame: pd.DataFrame = pa.ipc.open_stream(io.BytesIO(data)).read_pandas()
     config = _config(one)
     plain = isinstance(frame.index, pd.RangeIndex) or config.get(INDEX, {}).get("hidden")
-    rest = len(frame) - MOST_ROWS
     shown = _as_shown(frame.head(MOST_ROWS), config)
     shown = shown.rename(index=_text, columns=_text)
     if not plain and shown.index.name:  # a heading beside the others, not below them
         shown, plain = shown.rename_axis(_text(shown.index.name)).reset_index(), True
     with pd.option_context("display.max_colwidth", None):  # pandas cuts texts at 50 characters
         made = shown.to_html(index=not plain, na_rep=NOTHING, border=0, escape=False)
-    return made + (f'<p class="note">{rest:,} more rows.</p>' if rest > 0 else "")
+    return made + (_cut(len(frame)) if len(frame) > MOST_ROWS else "")
+
+
+def _cut(rows: int) -> str:
+    """That a table goes on, and where all of it is."""
+    return (
+        f'<p class="note">The first {MOST_ROWS:,} of {rows:,} rows; Export on the page saves all '
+        "of them as CSV.</p>"
+    )
 
 
 def _config(one: Any) -> dict[str, dict[str, Any]]:

@@ -33,6 +33,8 @@ DOTTED_CIRCLE = "\u25cc"
 # Streamlit makes an icon of :material/home: even where its colons are escaped.
 _ICON = re.compile(r":(?=material/)")
 WORD_JOINER = "\u2060"  # takes no room and breaks no line
+BY_HAND = "\u2063"
+_DONE_BY_HAND = re.compile(f"{BY_HAND}[^{BY_HAND}]*{BY_HAND}")
 SIGNS_OF_MARKDOWN = re.compile(r"\\(.)|:material/\w+:|\*\*|`|\[([^\]]*)\]\([^)]*\)|\n", re.DOTALL)
 _COMMAND = re.compile(r"(`python -m [\w. -]+`)")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=&])")
@@ -87,6 +89,17 @@ def _plain(sign: re.Match[str]) -> str:
     if sign[2] is not None:  # a link
         return spoken(sign[2])
     return " " if sign[0] == "\n" else sign[1] or ""
+
+
+def by_hand(sentence: str) -> str:
+    """What can be done on the page, between signs that are not seen and that no other text has (see
+    `visible`): a report leaves it out, nothing can be done there."""
+    return f"{BY_HAND}{sentence}{BY_HAND}"
+
+
+def without_hands(text: str) -> str:
+    """The same without what is done by hand."""
+    return _DONE_BY_HAND.sub("", text)
 
 
 def escape_html(text: str) -> str:
