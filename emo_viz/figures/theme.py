@@ -19,6 +19,7 @@ NEUTRAL_COLOUR: Final = "#7a7f87"  # of what belongs to both runs
 RUN_COLOURS: Final = (TEAL, AMBER)  # by slot
 RUN_COLOUR_NAMES: Final = ("teal", "amber")
 RUN_SYMBOLS: Final = ("circle", "diamond")
+MARKS = ("●", "◆")  # the same as signs of a text
 SELECTION_COLOUR: Final = "#d6336c"
 GRID_COLOUR: Final = "rgba(128, 132, 140, 0.22)"
 REFERENCE_COLOUR: Final = "rgba(128, 132, 140, 0.9)"
@@ -129,6 +130,11 @@ def colour_name_of(run: Run) -> str:
 def symbol_of(run: Run) -> str:
     """The marker of a run: that of its slot."""
     return RUN_SYMBOLS[run.slot]
+
+
+def mark_of(run: Run) -> str:
+    """The same as a sign of a text."""
+    return MARKS[run.slot]
 
 
 def label_of(run: Run) -> str:

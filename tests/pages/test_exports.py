@@ -1,5 +1,6 @@
 """What every page lets a visitor take home: its tables have the numbers of what is shown."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,11 +22,12 @@ SAID = r"NUMBER( ?[%kMG]B?)?( / NUMBER| \[.*\])?".replace("NUMBER", r"[-+\u2212]
 
 
 class Offered:
-    """What the opened page offers: tables by name, and keys of charts."""
+    """What the opened page offers: tables by name, keys of charts, and signs of legends."""
 
     def __init__(self) -> None:
         self.tables: list[tuple[str, Table]] = []
         self.charts: set[str] = set()
+        self.signs: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> Table:
         return dict(self.tables)[name]
@@ -82,6 +84,7 @@ def offered(
 
     def pictures(*, data, **how):
         seen.charts.update(chart["key"] for chart in data["charts"])
+        seen.signs.update((entry["text"], entry["sign"]) for entry in data["legend"])
         draw(data=data, **how)
 
     monkeypatch.setattr(export, "_COMPONENT", pictures)
@@ -216,6 +219,13 @@ def test_what_is_said_of_models_and_layers_is_saved_as_numbers(offered: Offered)
     for label in ("EMO", "Standard MoE"):
         assert layers[f"Entropy (nats), {label}"].tolist() == pytest.approx(means[label].tolist())
         assert (layers[f"Experts for half, {label}"] < layers[f"Distinct experts, {label}"]).all()
+
+
+def test_a_saved_finding_marks_runs_as_its_chart_does(offered: Offered):
+    figures = [json.loads(chart.proto.spec) for chart in opened("").get("plotly_chart")]
+    drawn = [point["marker"]["symbol"] for point in figures[0]["data"]]
+    signs = {"circle": "●", "diamond": "◆"}
+    assert [signs[symbol] for symbol in drawn] == list(offered.signs.values())
 
 
 def test_the_loads_that_are_saved_are_those_that_the_run_wrote(offered: Offered):

@@ -1,10 +1,13 @@
 """What the controls of a page hold, said of whatever is saved of it."""
 
+import re
+
 import streamlit as st
 
+from emo_viz.ui.parts import export
 from emo_viz.ui.parts.selection import Selection
 from emo_viz.ui.shell import picture, viewed
-from emo_viz.ui.shell.address import checked
+from emo_viz.ui.shell.address import checked, one_of
 from emo_viz.ui.shell.viewed import Control
 from tests.pages.opened import follow_link
 
@@ -35,8 +38,8 @@ def lines(monkeypatch, page: str, **params: str) -> dict[str, str]:
     """What the exports of a page say of its controls, by their names."""
     seen, made = dict[str, str](), picture.line
 
-    def line(runs, shown=""):
-        parts = made(runs, shown)
+    def line(*of):
+        parts = made(*of)
         seen.update({part["name"]: part["said"] for part in parts if "name" in part})
         return parts
 
@@ -54,3 +57,36 @@ def test_what_a_view_is_of_is_said_at_its_default_and_the_rest_once_it_is_chosen
     assert said["domains_view"] == "view Kept" and said["domains_k"].endswith(" 4")
     assert not {"a", "b", "present"} & said.keys()
     assert viewed.controls() == []  # outside of a visit
+
+
+def offered(monkeypatch, page: str) -> dict[str, str]:
+    """By the name of an export, its line of provenance as its tables have it."""
+    said, offer = dict[str, str](), export.offer
+
+    def remember(name, runs=(), *, shown="", apart=(), **how):
+        said[name] = picture.joined(picture.line(runs, shown, apart))
+        offer(name, runs, shown=shown, apart=apart, **how)
+
+    monkeypatch.setattr(export, "offer", remember)
+    follow_link(page)
+    return said
+
+
+def test_of_controls_those_that_a_part_follows_are_said_of_it(tiny_assets, monkeypatch):
+    kernels = offered(monkeypatch, "pages/4_Kernel.py")
+    assert "layer All sizes" in kernels["kernels"] and "architecture" in kernels["kernels"]
+    measured = kernels["measured kernels"]
+    assert "architecture" not in measured and "layer All sizes" not in measured
+    assert "NVIDIA H200; driver" in measured and re.search("; kernels [0-9a-f]{12};", measured)
+    for name in ("kernel roofline", "kernel mask savings"):
+        assert "architecture sm_90" in kernels[name] and "All sizes" not in kernels[name]
+    assert "compiled by Triton 3" in kernels["kernel roofline"]
+
+
+def test_the_findings_of_home_say_which_documents_they_are_of(tiny_assets, monkeypatch):
+    held = {"home_seen": (one_of("set of documents", ["All", "New"]), "All", "All")}
+    monkeypatch.setattr("emo_viz.ui.shell.links.held", lambda: held)
+    (part,) = [each for each in picture.line([], "") if "name" in each]
+    assert (part["said"], part["apart"]) == ("set of documents: All", "home_first")
+    assert "set of documents: All" in picture.joined(picture.line([]))
+    assert picture.joined(picture.line([], "", {"home_seen"})) == "EMO Viz"

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from emo_viz.analysis.runs import Comparison
-from emo_viz.figures.theme import colour_of
+from emo_viz.figures.theme import colour_of, mark_of
 from emo_viz.ui.parts.scripts import scripts
 from emo_viz.ui.shell.component import component
 
-MARKS = ("●", "◆")  # by slot, as the symbols of all figures
 _FOLDER = Path(__file__).parent
 
 
@@ -36,6 +35,6 @@ def loss_change(before: float, after: float) -> str:
 def runs_data(runs: Comparison) -> list[dict[str, str]]:
     """How the views call and mark the runs, in their order."""
     return [
-        {"id": run.id, "label": run.label, "colour": colour_of(run), "mark": MARKS[run.slot]}
+        {"id": run.id, "label": run.label, "colour": colour_of(run), "mark": mark_of(run)}
         for run in runs
     ]

@@ -7,7 +7,7 @@ from emo_viz.analysis.runs import Comparison, Run
 from emo_viz.figures.kept import kept
 from emo_viz.server import assets, catalogue, commands, library
 from emo_viz.ui.parts import export
-from emo_viz.ui.shell import missing
+from emo_viz.ui.shell import missing, routes
 from emo_viz.ui.shell.words import compact, count, escape_markdown
 
 Row = dict[str, object]
@@ -32,9 +32,8 @@ def models(runs: Comparison) -> None:
         numbers.append(_in_numbers(facts))
     if rows:
         st.table(_table(rows))
-        export.offer(
-            "models", runs, tables={"Models": lambda: pd.DataFrame(numbers).convert_dtypes()}
-        )
+        tables = {"Models": lambda: pd.DataFrame(numbers).convert_dtypes()}
+        export.offer("models", runs, tables=tables, apart={routes.HOME_SEEN})
     else:
         st.write("No checkpoint is here.")
         missing.mend(commands.train(runs.ids) or commands.TRAIN)

@@ -16,7 +16,7 @@ from emo_viz.analysis.routing import Coverage
 from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.figures.comparison import Compared, by_run
-from emo_viz.figures.theme import chart_config, colour_of
+from emo_viz.figures.theme import chart_config, colour_of, mark_of
 from emo_viz.server import assets, commands, library
 from emo_viz.ui.home import documents, first, loaded, look, sources, stories
 from emo_viz.ui.parts import export, freshness, unseen
@@ -173,7 +173,7 @@ def _findings(runs: Comparison, document: str | None) -> Callable[[], None]:
         runs,
         charts={"One document": first.KEY} | {one.title: key for key, one in found.items()},
         tables={"Findings": lambda: findings_table(runs, found.values())},
-        legend=[export.Entry(colour_of(run), run.label) for run in runs],
+        legend=[export.Entry(colour_of(run), run.label, mark_of(run)) for run in runs],
     )
     return lead
 

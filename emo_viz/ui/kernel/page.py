@@ -12,6 +12,7 @@ from emo_viz.figures.theme import chart_config
 from emo_viz.server import assets, commands
 from emo_viz.ui.parts import export
 from emo_viz.ui.shell import links, missing, routes
+from emo_viz.ui.shell.picture import DIGITS
 from emo_viz.ui.shell.words import count, escape_markdown
 from model.files import read_json
 
@@ -120,6 +121,10 @@ def _compiled(report: dict[str, Any]) -> str:
     )
 
 
+def _compiled_by(report: dict[str, Any]) -> str:
+    return f"compiled by Triton {report.get('triton', 'of an unknown version')}"
+
+
 def _device(check: Mapping[str, Any]) -> str:
     return escape_markdown(str(check["environment"].get("device", "an unknown GPU")))
 
@@ -192,7 +197,8 @@ def roofline(report: dict[str, Any], arch: str) -> None:
         "kernel roofline",
         charts={"Roofline": "kernel_roofline"},
         tables={"Kernels of the 1B/14B layer": lambda: pd.DataFrame(rows)},
-        shown=f"{machine['name']}, {tokens:,} tokens",
+        shown=f"{_compiled_by(report)}; 1B/14B layer, {tokens:,} tokens",
+        apart={SIZE},
     )
     costs = report["costs"]
     st.caption(
@@ -222,7 +228,8 @@ def mask(report: dict[str, Any], arch: str) -> None:
         "kernel mask savings",
         charts={"What a mask saves": "kernel_mask"},
         tables={"What a mask saves": lambda: pd.DataFrame(savings)},
-        shown=name,
+        shown="lower bound of bytes and FLOPs, 1B/14B layer",
+        apart={SIZE},
     )
     st.caption(
         "One token reads its 8 experts with a mask or without: at batch one a subset saves memory, "
@@ -257,7 +264,9 @@ def table(report: dict[str, Any], arch: str, size: str) -> None:
         alt=f"Registers, shared memory, occupancy and roofline of {len(rows)} kernels",
     )
     export.offer(
-        "kernels", tables={"Kernels": lambda: shown[list(COLUMNS)].rename(columns=COLUMNS)}
+        "kernels",
+        tables={"Kernels": lambda: shown[list(COLUMNS)].rename(columns=COLUMNS)},
+        shown=_compiled_by(report),
     )
 
 
@@ -295,17 +304,30 @@ def measured(check: dict[str, Any] | None) -> None:
             "Kernels": lambda: tables["kernel_times"],
             "Layers": lambda: tables["kernel_timing"],
         },
-        shown=str(check["environment"].get("device", "an unknown GPU")),
+        shown=_measured_by(check["environment"]),
+        apart={ARCH, SIZE},
     )
     _how(check)
 
 
+def _measured_by(facts: Mapping[str, Any]) -> str:
+    """ "NVIDIA H200; torch 2.11.0, triton 3.6.0; kernels 0c4270ca6005": the last is the digest of
+    their source."""
+    device = str(facts.get("device", "an unknown GPU"))
+    source = f"kernels {str(facts['source'])[:DIGITS]}" if facts.get("source") else ""
+    return "; ".join(filter(None, [device, _versions(facts), source]))
+
+
+def _versions(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {facts[name]}" for name in VERSIONS if facts.get(name))
+
+
 def _how(check: Mapping[str, Any]) -> None:
     facts = check["environment"]
-    versions = ", ".join(f"{name} {facts[name]}" for name in VERSIONS if facts.get(name))
+    versions = escape_markdown(_versions(facts))
     with st.expander("How it was measured"):
         st.markdown(
-            f"Medians in bf16, one layer; {escape_markdown(versions)}. Up to 256 tokens are timed "
+            f"Medians in bf16, one layer; {versions}. Up to 256 tokens are timed "
             "as a CUDA graph. **Over triton**: the forward time over that of the Triton kernels of "
             "this repository; above 1 is slower. Routing is even, skewed, or kept: only 16 experts "
             "live. A layer is its hidden size / width of an expert, experts of a token of all."

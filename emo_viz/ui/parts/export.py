@@ -12,7 +12,7 @@ and what the page's controls hold. A table is made only when it is asked for.
 
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,7 @@ def offer(
     tables: Mapping[str, Table] | None = None,
     shown: str = "",
     legend: Sequence[Entry] = (),
+    apart: Collection[str] = (),
     place: Any = st,
 ) -> None:
     """A button that opens what can be saved of one part of a page.
@@ -67,12 +68,13 @@ def offer(
     name: what is exported, in a few words; names files and tells two such buttons apart. charts:
     what each is called, and the key of its element. tables: what each is called, and what makes
     it. shown: what the part is restricted to, in words, where no control says it. legend: of marks
-    that the page explains beside the picture.
+    that the page explains beside the picture. apart: controls of the page that the part does not
+    follow, by their names in the address.
     """
     code = file_name(name)
 
     def choice() -> None:
-        parts = line(runs, shown.rstrip("."))
+        parts = line(runs, shown.rstrip("."), apart)
         said = joined(parts)
         _pictures(code, charts or {}, parts, legend)
         for title, make in (tables or {}).items():

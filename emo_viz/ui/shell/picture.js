@@ -110,7 +110,7 @@ function movedIn(key) {
 // The line of provenance of one picture, from its parts.
 function lineOf(parts, key) {
   const moved = movedIn(key);
-  return parts.filter(({ only }) => !only || only === key)
+  return parts.filter(({ only, apart }) => (!only || only === key) && apart !== key)
     .map(({ said, name, form }) => (name in moved ? form.replace("{}", () => moved[name]) : said))
     .filter(Boolean).join("; ");
 }

@@ -5,7 +5,7 @@ element by its Streamlit key, `framed` puts a title, a legend and a line of prov
 `painted` makes a PNG of that, and `save` hands a file to the visitor.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from emo_viz.analysis.runs import Run
@@ -32,11 +32,14 @@ def provenance(runs: Iterable[Source], shown: str = "") -> str:
     return "; ".join(filter(None, [*_origins(list(runs)), shown, "EMO Viz"]))
 
 
-def line(runs: Iterable[Source], shown: str = "") -> list[dict[str, str]]:
-    """`provenance` with what the page's controls hold, in parts.
+def line(
+    runs: Iterable[Source], shown: str = "", apart: Collection[str] = ()
+) -> list[dict[str, str]]:
+    """`provenance` with what the page's controls hold, in parts; but for those named in `apart`.
 
     said: the part, "" for none. name and form: of a control, and how its part is said, for what
-    may move in the browser before the page is told. only: the key of the element that it is of.
+    may move in the browser before the page is told. only: the key of the element that it is of;
+    apart: of the one that it is not of.
     """
     own = [{"said": said} for said in (*_origins(list(runs)), shown) if said]
     held = [
@@ -45,8 +48,10 @@ def line(runs: Iterable[Source], shown: str = "") -> list[dict[str, str]]:
             "name": each.name,
             "form": each.form,
             "only": each.only,
+            "apart": each.apart,
         }
         for each in viewed.controls()
+        if each.name not in apart
     ]
     return [*own, *held, {"said": "EMO Viz"}]
 

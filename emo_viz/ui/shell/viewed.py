@@ -14,7 +14,7 @@ from emo_viz.ui.shell import links, routes
 _APART = {routes.SLOT_A, routes.SLOT_B, routes.PRESENT, routes.TOUR, routes.PINS}
 # What a view is of: said at its default too.
 _DEFINING = {
-    *(routes.HOME_DOCUMENT, routes.HOME_KEEP, routes.HOME_LAYER),
+    *(routes.HOME_DOCUMENT, routes.HOME_KEEP, routes.HOME_LAYER, routes.HOME_SEEN),
     *(routes.ROUTING_DOCUMENT, routes.ROUTING_LAYER),
     *(routes.SUBSET_DOMAIN, routes.SUBSET_METHOD, routes.SUBSET_KEEP, routes.SUBSET_DOCUMENT),
     *(routes.CLUSTER_K, routes.CLUSTER_TOKEN_K, routes.CLUSTER_LAYER),
@@ -29,18 +29,22 @@ _DEFINING = {
 _OF_ONE = dict.fromkeys(
     (routes.HOME_DOCUMENT, routes.HOME_KEEP, routes.HOME_LAYER, routes.HOME_TOKEN), "home_first"
 )
+# And what one element does not follow, though all others do.
+_OF_OTHERS = {routes.HOME_SEEN: "home_first"}
 
 
 @dataclass(frozen=True)
 class Control:
     """One control of the page. name: in the address. value: in words, "" for none. usual: whether
-    that goes without saying. only: the key of the one element that follows it, "" for all."""
+    that goes without saying. only: the key of the one element that follows it, "" for all; apart:
+    of the one that does not."""
 
     name: str
     what: str
     value: str
     usual: bool
     only: str = ""
+    apart: str = ""
 
     @property
     def label(self) -> str:
@@ -70,7 +74,8 @@ def _controls() -> Iterator[Control]:
         if kind.what and name not in _APART:
             value = _words(kind, chosen)
             usual = not value or (chosen == default and name not in _DEFINING)
-            yield Control(name, kind.what, value, usual, _OF_ONE.get(name, ""))
+            of = _OF_ONE.get(name, ""), _OF_OTHERS.get(name, "")
+            yield Control(name, kind.what, value, usual, *of)
 
 
 def _words(kind: Any, chosen: Any) -> str:
