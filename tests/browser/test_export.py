@@ -44,13 +44,18 @@ def test_an_svg_has_the_chart_its_legend_and_a_line_of_provenance(opened: Page):
     assert float(root.get("height", 0)) > float(chart.get("height", 0)) > 100
 
 
-def test_a_png_is_the_same_picture_twice_as_large(opened: Page):
+def test_a_png_is_the_same_picture_twice_as_large_and_escape_closes_after_a_table(opened: Page):
     svg = ElementTree.fromstring(saved(opened, "Experts in common as SVG"))
     png = Image.open(io.BytesIO(saved(opened, "Experts in common as PNG")))
     assert png.size == (2 * int(svg.get("width", 0)), 2 * int(svg.get("height", 0)))
     colours = png.convert("RGB").getcolors(maxcolors=1 << 24)
     assert colours is not None and len(colours) > 50  # something is drawn
     assert png.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
+    with opened.expect_download():
+        opened.get_by_role("dialog").get_by_role("button", name="CSV").first.click()
+    opened.wait_for_function("document.activeElement === document.body")
+    opened.keyboard.press("Escape")
+    expect(opened.get_by_role("dialog")).to_have_count(0)
 
 
 def test_what_is_not_on_the_page_is_said(opened: Page):

@@ -81,11 +81,20 @@ function letGo(event) {
   list.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
 }
 
+// A dialog hears the keys inside it alone, and a button that has saved a table lets go of the focus.
+function closeDialog(event) {
+  if (event.key !== "Escape" || document.activeElement !== document.body) return false;
+  const close = document.querySelector('[role="dialog"] > button[aria-label="Close"]');
+  close?.click();
+  return Boolean(close);
+}
+
 export default function ({ data, parentElement }) {
   parentElement.emoVizUndo?.(); // of an earlier run of this: Streamlit calls the last one's alone
   const onKey = (event) => {
     if (event.defaultPrevented || event.isComposing) return;
     if (event.altKey || event.ctrlKey || event.metaKey) return;
+    if (closeDialog(event)) return;
     if (event.key === "/" && !isIn(event, TYPING) && !document.querySelector(OPEN)) {
       event.preventDefault();
       search(data.search);
