@@ -21,6 +21,11 @@ PIXELS = "(canvas) => canvas.toDataURL()"
 
 BLANK = """all => all.map((one) => !one.getContext("2d").getImageData(0, 0, one.width, one.height)
   .data.some((value) => value))"""
+# How often a headline is written anew from now on.
+WRITTEN = """(says) => {
+  window.written = 0;
+  new MutationObserver(() => (window.written += 1)).observe(says, { childList: true });
+}"""
 # The clock of what moves stands still.
 FROZEN = """const ask = window.requestAnimationFrame.bind(window);
 window.requestAnimationFrame = (draw) => ask(() => draw(0));"""
@@ -182,12 +187,15 @@ def test_pointing_at_a_token_marks_it_in_both_models(
     expect(first.locator(".readout")).to_contain_text("Token 6 of")
     expect(first.locator(".legend")).to_contain_text("magenta worse")
     assert stories.bounding_box() == before  # nothing below has moved
-    first.locator(".run canvas").nth(1).focus()
+    first.locator(".says").evaluate(WRITTEN)
+    first.get_by_role("application").nth(1).focus()
     browser_page.keyboard.press("ArrowDown")
-    expect(first.locator(".below")).to_contain_text("Token 7 of")
+    read_out = first.get_by_role("status")
+    expect(read_out.and_(first.locator(".below > *"))).to_contain_text("Token 7 of")
     browser_page.get_by_role("button", name="Copy link").focus()  # wherever the focus is
     browser_page.keyboard.press("Escape")
     expect(first.locator(".below")).to_contain_text("From above")
+    assert browser_page.evaluate("window.written") == 0  # what is written anew is spoken
 
 
 def test_layers_are_chosen_by_the_arrow_keys(app_server: harness.Server, browser_page: Page):

@@ -186,7 +186,8 @@ class First {
     run.fact = add(head, "span", "fact");
     run.canvas = add(box, "canvas");
     run.canvas.tabIndex = 0;
-    run.canvas.setAttribute("role", "img");
+    run.canvas.setAttribute("role", "application");
+    run.canvas.setAttribute("aria-roledescription", "heatmap");
     run.canvas.onpointermove = (event) => this.point(run, event);
     run.canvas.onpointerleave = () => this.look(this.kept, this.runs[0]);
     run.canvas.onclick = (event) => this.toggle(this.row(run, event), run);
@@ -207,6 +208,7 @@ class First {
   below() {
     const place = add(this.root, "div", "below");
     this.readout = add(place, "div", "readout");
+    this.readout.setAttribute("role", "status");
     if (!this.runs.some((run) => run.change)) return;
     const { palette, reach, legend: words } = this.data;
     const legend = add(place, "div", "legend");
@@ -292,12 +294,7 @@ class First {
     const notch = this.data.notches[this.notch];
     const shown = { home_k: notch.label, home_layer: String(this.data.layers[this.layer]) };
     this.root.dataset.shows = JSON.stringify(shown);
-    this.says.replaceChildren(...notch.says.map((part) => {
-      if (!part.strong) return document.createTextNode(part.text);
-      const bold = make("b", part.colour && "run", part.text);
-      if (part.colour) bold.style.setProperty("--colour", part.colour);
-      return bold;
-    }));
+    this.headline(notch.says);
     this.player.show(this.notch, notch.label);
     this.choices.forEach(({ button, index }) => {
       button.setAttribute("aria-checked", index === this.layer);
@@ -306,22 +303,35 @@ class First {
     this.say();
   }
 
+  // What is written anew is spoken anew, though it be the same.
+  headline(parts) {
+    if (this.spoken === parts) return;
+    this.spoken = parts;
+    this.says.replaceChildren(...parts.map((part) => {
+      if (!part.strong) return document.createTextNode(part.text);
+      const bold = make("b", part.colour && "run", part.text);
+      if (part.colour) bold.style.setProperty("--colour", part.colour);
+      return bold;
+    }));
+  }
+
   layerOf(run) {
     return run.at[this.layer];
   }
 
   // A line for each run that has the token; without one, what is shown.
   say() {
-    this.readout.replaceChildren();
-    if (this.token === null) {
-      this.readout.textContent = this.data.hint;
-      return;
-    }
-    this.runs.filter((run) => this.shows(run)).forEach((run) => {
+    const runs = this.token === null ? [] : this.runs.filter((run) => this.shows(run));
+    const lines = runs.map((run) => ({ run, text: this.saidOf(run) }));
+    const now = lines.map(({ run, text }) => run.label + text).join();
+    if (this.told === now) return;
+    this.told = now;
+    this.readout.replaceChildren(...(runs.length ? [] : [this.data.hint]));
+    lines.forEach(({ run, text }) => {
       const line = add(this.readout, "div");
       const name = add(line, "span", "name", run.label);
       name.style.setProperty("--colour", run.colour);
-      add(line, "span", "", this.saidOf(run));
+      add(line, "span", "", text);
     });
   }
 

@@ -16,7 +16,7 @@ from emo_viz.analysis.routing import Coverage
 from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.widths import in_words, kept_of
 from emo_viz.figures.comparison import Compared, by_run
-from emo_viz.figures.theme import chart_config, colour_of, mark_of
+from emo_viz.figures.theme import CHART_CONFIG, colour_of, mark_of
 from emo_viz.server import assets, commands, library
 from emo_viz.ui.home import documents, first, loaded, look, sources, stories
 from emo_viz.ui.parts import export, freshness, unseen
@@ -226,7 +226,7 @@ def _draw(card: Card, runs: Comparison, key: str, told: set[str]) -> Finding | N
     else:
         above.plotly_chart(
             chart(runs, finding),
-            config=chart_config(finding.title),
+            config=CHART_CONFIG,
             key=key,
             alt=spoken(finding.sentence),
         )

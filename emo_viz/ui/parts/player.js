@@ -11,6 +11,7 @@ class Player {
     const label = add(slide, "label");
     add(label, "span", "", name);
     this.output = add(label, "output");
+    this.output.setAttribute("aria-live", "off"); // the slider says it
     this.range = add(slide, "input");
     Object.assign(this.range, { type: "range", min: 0, max: Math.max(last, 1), step: 1, disabled: last < 1 });
     this.range.setAttribute("aria-label", name);
@@ -39,8 +40,9 @@ class Player {
   }
 
   show(place, text) {
-    this.output.textContent = text;
     this.range.value = place;
+    if (this.output.textContent === text) return;
+    this.output.textContent = text;
     this.range.setAttribute("aria-valuetext", text);
   }
 }
