@@ -65,7 +65,7 @@ def kwic(at: AppTest) -> list[dict]:
 def test_all_experts_of_both_runs_with_their_load_and_entropy(opened):
     at = follow_link(PAGE)
     rows, use = table(at), used(opened, "emo-nano")
-    assert len(rows) == 2 * 2 * 15
+    assert len(rows) == 2 * 2 * 15 and set(rows["Open"]) == {"Open"}
     mine = rows[(rows["Run"] == "EMO") & (rows["Layer"] == 1) & (rows["Expert"] == 6)].iloc[0]
     assert mine["Load"] == pytest.approx(use.load[1, 6] * 15)
     assert mine["Entropy"] == pytest.approx(use.entropy[1, 6])

@@ -10,8 +10,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-OPEN = "Open"
-_SIGN = ":material/open_in_new:"
+OPEN = "Open"  # a word: the name of an icon would be read out as it is written
 
 
 def table(
@@ -27,10 +26,10 @@ def table(
     """
     pressed = f"{key}_pressed"
     button = st.column_config.ButtonColumn(
-        width=52, type="tertiary", key=pressed, on_click=lambda: open_row(_pressed(pressed))
+        width=64, type="tertiary", key=pressed, on_click=lambda: open_row(_pressed(pressed))
     )
     st.dataframe(
-        pd.concat([pd.Series(_SIGN, shown.index, name=OPEN), shown], axis=1),
+        pd.concat([pd.Series(OPEN, shown.index, name=OPEN), shown], axis=1),
         key=key,
         hide_index=True,
         on_select=lambda: _chosen(key, open_row),
