@@ -64,18 +64,17 @@ GROUP_COLOURS: Final = (
 )
 OTHER_COLOUR: Final = "#9aa0a6"
 
+# Plotly's own picture would lack the legend and the line that says of what it is.
 CHART_CONFIG: Final[dict[str, Any]] = {
     "displaylogo": False,
-    "modeBarButtonsToRemove": ["sendDataToCloud", "select2d", "lasso2d", "autoScale2d"],
-    "toImageButtonOptions": {"format": "png", "scale": 2},
+    "modeBarButtonsToRemove": [
+        "sendDataToCloud",
+        "select2d",
+        "lasso2d",
+        "autoScale2d",
+        "toImage",
+    ],
 }
-
-
-def chart_config(name: str) -> dict[str, Any]:
-    """CHART_CONFIG with a name for the image that the camera button saves."""
-    file_name = "-".join(name.lower().split())
-    options = CHART_CONFIG["toImageButtonOptions"] | {"filename": file_name}
-    return CHART_CONFIG | {"toImageButtonOptions": options}
 
 
 def style(fig: go.Figure, title: str) -> go.Figure:

@@ -112,6 +112,13 @@ def of_a_hand(at: AppTest) -> list[str]:
     return [one.value for one in said if HAND.search(markdown(one.value))]
 
 
+def plotly_s_own(at: AppTest) -> list[str]:
+    """Charts that Plotly would save as well, without the line that says of what they are."""
+    charts = at.get("plotly_chart")
+    left_out = {one.proto.id: json.loads(one.proto.config) for one in charts}
+    return [id for id, how in left_out.items() if "toImage" not in how["modeBarButtonsToRemove"]]
+
+
 def opened(page: str, **params: str) -> AppTest:
     return follow_link(f"pages/{page}.py" if page else "app.py", **params)
 
@@ -172,6 +179,7 @@ def test_every_table_and_chart_of_a_page_can_be_saved(
 ):
     at = opened(page, **params)
     assert list(lacking(at, offered)) == [] == of_a_hand(at)
+    assert plotly_s_own(at) == []
     assert set(names) <= set(offered.names)
     for name in names:
         frame = offered[name]()

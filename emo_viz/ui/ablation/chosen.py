@@ -7,7 +7,7 @@ import streamlit as st
 from emo_viz.analysis.ablation import shared_share
 from emo_viz.analysis.curves import OTHER_DOMAIN, RANDOM
 from emo_viz.figures import ablation as figures
-from emo_viz.figures.theme import chart_config
+from emo_viz.figures.theme import CHART_CONFIG
 from emo_viz.server import library
 from emo_viz.ui.ablation.live import Live, ranking
 from emo_viz.ui.ablation.page import METHOD_WORDS, WORTH_HERE, Choice, Study
@@ -46,7 +46,7 @@ def _kept(study: Study, choice: Choice, live: Live) -> None:
             numbers={one.run: one.live.own_layers for one in study.models},
         ),
         key="subset_kept",
-        config=chart_config("subset kept"),
+        config=CHART_CONFIG,
         alt="The kept experts of each layer by expert id, from above: "
         f"{in_each(study.runs, lambda run: study.kept_in_words(run, choice.keep_k))}.",
     )
@@ -123,7 +123,7 @@ def _overlap(study: Study, choice: Choice, live: Live) -> pd.DataFrame | None:
     st.plotly_chart(
         figures.overlap_bars(study.runs, shares, chance),
         key="subset_overlap",
-        config=chart_config("subset overlap"),
+        config=CHART_CONFIG,
         alt=f"Kept routed experts shared with each of {len(others)} other domains: mean {means}, "
         f"{share(chance)} by chance.",
     )

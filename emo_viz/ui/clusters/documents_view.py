@@ -20,7 +20,7 @@ from emo_viz.figures.clusters import (
     scale_groups,
     share_heatmap,
 )
-from emo_viz.figures.theme import chart_config, colour_of
+from emo_viz.figures.theme import CHART_CONFIG, colour_of
 from emo_viz.ui.clusters import quality
 from emo_viz.ui.clusters.data import FIRST_WORDS, Data
 from emo_viz.ui.clusters.documents import (
@@ -270,7 +270,7 @@ def _coverage(data: Data, view: View, found: Mapping[str, Clustered]) -> None:
     held = in_each(data.runs, lambda run: share(concentration(tables[run])))
     st.plotly_chart(
         fig,
-        config=chart_config("cluster heatmap"),
+        config=CHART_CONFIG,
         width="stretch",
         key="cluster_heatmap",
         alt="Share of each domain's documents in each cluster; in the largest cluster of a domain "

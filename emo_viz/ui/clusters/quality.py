@@ -16,7 +16,7 @@ from emo_viz.analysis.quality import Quality, quality
 from emo_viz.analysis.runs import Comparison
 from emo_viz.analysis.tokens import Headline
 from emo_viz.figures.clusters import confusion_heatmap
-from emo_viz.figures.theme import chart_config
+from emo_viz.figures.theme import CHART_CONFIG
 from emo_viz.ui.clusters.data import Data
 from emo_viz.ui.clusters.documents import Clustered, View, vectors
 from emo_viz.ui.parts import export
@@ -142,7 +142,7 @@ def confusion(
     size = count(len(labels[0]), item)
     st.plotly_chart(
         confusion_heatmap(runs, drawn, f"{size}: share of each cluster's {item}s", item),
-        config=chart_config("confusion"),
+        config=CHART_CONFIG,
         width="stretch",
         key="cluster_confusion",
         alt=f"Share of the {item}s of each cluster of {runs.first.label} that lie in each cluster "

@@ -20,7 +20,7 @@ from emo_viz.figures.clusters import (
     scale_groups,
     share_heatmap,
 )
-from emo_viz.figures.theme import chart_config, colour_of
+from emo_viz.figures.theme import CHART_CONFIG, colour_of
 from emo_viz.server import commands
 from emo_viz.ui.clusters import quality, ranked, sampled, tokens
 from emo_viz.ui.clusters.data import FIRST_WORDS, Data
@@ -387,7 +387,7 @@ def _where(found: Tokens, view: View, column: str, names: Sequence[str]) -> None
             f"Where {what} ({count(len(chosen), 'token')})",
             Shown(column, "tokens", matched=False),
         ),
-        config=chart_config(f"{column} heatmap"),
+        config=CHART_CONFIG,
         width="stretch",
         key=f"cluster_{column}_heatmap",
         alt=f"Share of the tokens of each {column} in each cluster; {said}",

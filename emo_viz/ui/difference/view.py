@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from emo_viz.analysis.difference import DocumentSummary, Pair, loss_by_overlap, token_difference
 from emo_viz.analysis.difference_table import all_tokens, most_different
 from emo_viz.figures import difference as figures
-from emo_viz.figures.theme import SEQUENTIAL, chart_config
+from emo_viz.figures.theme import CHART_CONFIG, SEQUENTIAL
 from emo_viz.ui.difference import panel
 from emo_viz.ui.difference.page import DOCUMENT, FIELD, TOKEN, Found
 from emo_viz.ui.difference.sources import Words
@@ -62,7 +62,7 @@ def _agreement(found: Found) -> None:
             st.plotly_chart(
                 figures.agreement(layers, names),
                 key="difference_agreement",
-                config=chart_config("routing agreement"),
+                config=CHART_CONFIG,
                 alt="The share of experts in common, of tokens with all experts alike, and the "
                 f"level of chance, in each of {count(len(names), 'layer')}.",
             )
@@ -73,7 +73,7 @@ def _agreement(found: Found) -> None:
             st.plotly_chart(
                 figures.divergence(found.difference.first_layer, found.difference.parts_at, names),
                 key="difference_divergence",
-                config=chart_config("routing divergence"),
+                config=CHART_CONFIG,
                 alt="The share of tokens that part first in each layer or never, and the share of "
                 "documents that have parted up to each position.",
             )
@@ -106,7 +106,7 @@ def _weights(found: Found) -> None:
     st.plotly_chart(
         figures.weight(found.difference.layers, found.names),
         key="difference_weight",
-        config=chart_config("routing weight moved"),
+        config=CHART_CONFIG,
         alt="The share of a token's gate weight that moved between the runs, by layer.",
     )
     st.caption(
@@ -124,7 +124,7 @@ def _losses(found: Found) -> None:
     st.plotly_chart(
         figures.loss(found.runs, bins, overlap, change, labels),
         key="difference_loss",
-        config=chart_config("routing loss difference"),
+        config=CHART_CONFIG,
         alt="The size of the loss difference of tokens against the mean overlap of their experts.",
     )
     st.caption(

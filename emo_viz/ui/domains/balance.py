@@ -5,7 +5,7 @@ import streamlit as st
 
 from emo_viz.analysis import domains
 from emo_viz.figures import domains as figures
-from emo_viz.figures.theme import chart_config
+from emo_viz.figures.theme import CHART_CONFIG
 from emo_viz.server import library
 from emo_viz.ui.domains.view import View
 from emo_viz.ui.parts.together import in_each
@@ -27,7 +27,7 @@ def show(view: View) -> None:
     st.plotly_chart(
         sized(figures.balance(view.runs, tables)),
         key="domains_balance",
-        config=chart_config("load balance"),
+        config=CHART_CONFIG,
         alt="The spread of the loads of each layer's experts: percentiles, least and most used; "
         "the table below has the numbers.",
     )

@@ -10,7 +10,7 @@ import streamlit as st
 from emo_viz.analysis import domains
 from emo_viz.analysis.experts import ExpertUse
 from emo_viz.figures import domains as figures
-from emo_viz.figures.theme import chart_config
+from emo_viz.figures.theme import CHART_CONFIG
 from emo_viz.server import library
 from emo_viz.ui.domains.view import View, where
 from emo_viz.ui.parts.together import in_each
@@ -73,7 +73,7 @@ def _matrices(view: View, matrices: Mapping[str, np.ndarray], title: str, what: 
     st.plotly_chart(
         sized(figures.matrices(view.runs, ordered, [names[place] for place in order], title, what)),
         key="domains_square",
-        config=chart_config(title),
+        config=CHART_CONFIG,
         alt=f"{title}, for every two of {len(names)} domains; the table below has the nearest "
         "domain of each.",
     )
@@ -175,7 +175,7 @@ def _spread(view: View, found: Mapping[str, domains.Coverage]) -> None:
     st.plotly_chart(
         sized(figures.coverage(view.runs, found, _names(view), order)),
         key="domains_coverage",
-        config=chart_config("coverage"),
+        config=CHART_CONFIG,
         alt="For every domain the number of experts that carry half of its routing, and its "
         "entropy; the table below has the numbers.",
     )

@@ -12,7 +12,7 @@ from emo_viz.analysis import flow as flows
 from emo_viz.analysis.expert_tokens import ExpertTokens
 from emo_viz.analysis.runs import Run
 from emo_viz.figures import domains as figures
-from emo_viz.figures.theme import chart_config
+from emo_viz.figures.theme import CHART_CONFIG
 from emo_viz.ui.domains.view import View
 from emo_viz.ui.parts import gathering
 from emo_viz.ui.parts.known import Known
@@ -105,7 +105,7 @@ def _matrices(
             figures.together(view.runs, {run: _times(own) for run, own in pairs.items()}, orders)
         ),
         key="domains_together",
-        config=chart_config("co-activation"),
+        config=CHART_CONFIG,
         alt="For every two experts of the layer how much more often than by independent choices "
         "they serve one token; the tables below have the strongest pairs.",
     )
@@ -288,7 +288,7 @@ def _sankey(known: Known, stream: flows.Stream, window: list[int]) -> None:
     st.plotly_chart(
         figures.flow(known.run, stream, window, labels),
         key=f"domains_flow_{known.run.id}",
-        config=chart_config("flow"),
+        config=CHART_CONFIG,
         alt=f"How the gate weight of {known.run.label} goes on from the experts of each layer to "
         "those of the next; the table below has the strongest streams.",
     )

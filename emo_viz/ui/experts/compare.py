@@ -10,7 +10,7 @@ import streamlit as st
 from emo_viz.analysis.experts import profile_overlap
 from emo_viz.analysis.flow import expected_pairs
 from emo_viz.figures import experts as figures
-from emo_viz.figures.theme import chart_config, colour_of
+from emo_viz.figures.theme import CHART_CONFIG, colour_of
 from emo_viz.ui.experts import contexts, effects
 from emo_viz.ui.experts.state import form, kind, opener
 from emo_viz.ui.parts import export
@@ -175,7 +175,7 @@ def _profiles(known: Known, place: Place, other: Known, chosen: Place) -> None:
             )
         ),
         key="experts_profiles",
-        config=chart_config("two experts"),
+        config=CHART_CONFIG,
         alt="How the choices of both experts divide over the domains; the table beside it has "
         "their loads and tokens.",
     )

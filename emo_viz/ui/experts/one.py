@@ -13,7 +13,7 @@ from emo_viz.analysis.expert_effects import Effects
 from emo_viz.analysis.expert_tokens import ExpertTokens
 from emo_viz.analysis.experts import CONFIDENCE, SHUFFLES, top
 from emo_viz.figures import experts as figures
-from emo_viz.figures.theme import chart_config
+from emo_viz.figures.theme import CHART_CONFIG
 from emo_viz.server import library
 from emo_viz.ui.experts import compare, contexts, effects
 from emo_viz.ui.experts.state import open_expert, opener
@@ -169,7 +169,7 @@ def _domains(known: Known, place: Place, measured: Effects | None) -> None:
     st.plotly_chart(
         sized(figures.domains(known.run, profile)),
         key="experts_domains",
-        config=chart_config(f"expert {place[0]}.{place[1]}"),
+        config=CHART_CONFIG,
         alt=f"The expert's share of each domain's routing: above the range of shuffled domains in "
         f"{above} of {len(profile.domains)} domains shown"
         + (", beside the loss change without it." if measured else "."),

@@ -10,7 +10,7 @@ import streamlit as st
 
 from emo_viz.analysis.experts import ExpertUse, top
 from emo_viz.figures import experts as figures
-from emo_viz.figures.theme import chart_config
+from emo_viz.figures.theme import CHART_CONFIG
 from emo_viz.server import assets, expert_facts, library
 from emo_viz.ui.experts import effects
 from emo_viz.ui.experts.state import open_expert
@@ -235,7 +235,7 @@ def _chart(data: Data, shown: Sequence[Known], rows: pd.DataFrame) -> None:
     st.plotly_chart(
         sized(figures.overview(data.runs, points, domains, chance)),
         key=CHART,
-        config=chart_config("experts"),
+        config=CHART_CONFIG,
         on_select=_pick_point(data),
         selection_mode="points",
         alt="Every expert by the number of domains that it serves and by its load; dotted: even "

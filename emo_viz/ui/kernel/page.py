@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from emo_viz.figures import kernel as figures
-from emo_viz.figures.theme import chart_config
+from emo_viz.figures.theme import CHART_CONFIG
 from emo_viz.server import assets, commands
 from emo_viz.ui.parts import export
 from emo_viz.ui.shell import links, missing, routes
@@ -190,7 +190,7 @@ def roofline(report: dict[str, Any], arch: str) -> None:
     st.plotly_chart(
         figures.roofline(rows, machine, tokens),
         key="kernel_roofline",
-        config=chart_config("kernel roofline"),
+        config=CHART_CONFIG,
         alt=f"FLOP a byte of each kernel at {tokens:,} tokens: {words}.",
     )
     export.offer(
@@ -218,7 +218,7 @@ def mask(report: dict[str, Any], arch: str) -> None:
     st.plotly_chart(
         figures.mask_savings(savings, experts, name),
         key="kernel_mask",
-        config=chart_config("kernel mask"),
+        config=CHART_CONFIG,
         alt=(
             f"The greatest saving is {most['times']:.1f} times, with {most['kept']} experts at "
             f"{most['tokens']:,} tokens; at one token there is none."
@@ -372,7 +372,7 @@ def _speeds(check: Mapping[str, Any]) -> None:
     st.plotly_chart(
         figures.measured_speedups(speeds, str(check["environment"].get("device", "a GPU"))),
         key="kernel_speeds",
-        config=chart_config("kernel speeds"),
+        config=CHART_CONFIG,
         alt=f"Times as fast as grouped_mm by number of tokens and routing: {words}.",
     )
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from emo_viz.analysis.runs import Run
 from emo_viz.figures import routing as figures
-from emo_viz.figures.theme import chart_config, colour_of
+from emo_viz.figures.theme import CHART_CONFIG, colour_of
 from emo_viz.ui.parts.heatmap import Follow
 from emo_viz.ui.parts.reading import Reading, Recorded
 from emo_viz.ui.parts.together import name
@@ -147,7 +147,7 @@ def of_text(reading: Reading) -> None:
             np.array(reading.even_routed) / 2 if reading.even_routed else None,
         ),
         key="routing_half",
-        config=chart_config("routing half"),
+        config=CHART_CONFIG,
         alt="The fewest routed experts that carry half of the expert choices in each layer, "
         f"{reading.runs.names}.",
     )

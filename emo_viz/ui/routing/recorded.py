@@ -17,7 +17,7 @@ from emo_viz.analysis.routing import half_load
 from emo_viz.analysis.runs import Comparison, compare
 from emo_viz.analysis.widths import in_words
 from emo_viz.figures import recorded as figures
-from emo_viz.figures.theme import chart_config
+from emo_viz.figures.theme import CHART_CONFIG
 from emo_viz.server import library, recordings
 from emo_viz.trace import absent
 from emo_viz.ui.parts import together
@@ -203,7 +203,7 @@ def _use(trace: "Trace", document: int) -> None:
     st.plotly_chart(
         figures.expert_use(_used(trace, document), model.routed, model.own_layers, of),
         key="recorded_use",
-        config=chart_config("expert use"),
+        config=CHART_CONFIG,
         alt=f"The share of {of} of document {shorten(str(trace.facts['id'][document]), 60)} that "
         f"each expert has in each of {count(model.num_layers, 'layer')}.",
     )

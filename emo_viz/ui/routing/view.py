@@ -14,7 +14,7 @@ import streamlit as st
 
 from emo_viz.analysis.routing import routing_table
 from emo_viz.figures import routing as figures
-from emo_viz.figures.theme import chart_config
+from emo_viz.figures.theme import CHART_CONFIG
 from emo_viz.ui.parts import heatmap, pins, same_experts
 from emo_viz.ui.parts.export import by_label, offer
 from emo_viz.ui.parts.heatmap import Follow, Pick
@@ -234,7 +234,7 @@ def _along_text(reading: Reading, view: View) -> None:
         key="routing_along",
         on_select=partial(_pick_point, reading.numbers),
         selection_mode="points",
-        config=chart_config("routing along"),
+        config=CHART_CONFIG,
         alt=f"Router entropy of {count(reading.num_layers, 'layer')} and the loss, at each of "
         f"{count(reading.num_tokens, 'token')}, for {reading.runs.names} on one scale.",
     )

@@ -10,7 +10,7 @@ import streamlit as st
 
 from emo_viz.analysis.alike import Alike, RoutedText, texts_alike, tokens_alike
 from emo_viz.figures import alike as figures
-from emo_viz.figures.theme import chart_config
+from emo_viz.figures.theme import CHART_CONFIG
 from emo_viz.ui.parts import export, pins, together
 from emo_viz.ui.parts.pins import Pin
 from emo_viz.ui.parts.together import in_each
@@ -208,7 +208,7 @@ def _chart(left: Side, found: dict[str, Alike], tokens: bool) -> None:
     st.plotly_chart(
         figures.by_layer(left.runs, found, left.layers, title, reference),
         key="search_alike",
-        config=chart_config("pins in common"),
+        config=CHART_CONFIG,
         alt=f"The share of experts in common of both pins in every layer, {left.runs.names}.",
     )
 

@@ -13,7 +13,7 @@ import streamlit as st
 from emo_viz.analysis.training import known_names, seconds_left, smooth, thin
 from emo_viz.analysis.training_alarms import Alarm, alarms, is_finished
 from emo_viz.figures import training as figures
-from emo_viz.figures.theme import chart_config
+from emo_viz.figures.theme import CHART_CONFIG
 from emo_viz.server import training
 from emo_viz.server.training import Reading
 from emo_viz.ui.parts import export
@@ -204,7 +204,7 @@ def _chart(
     st.plotly_chart(
         figures.curves([chosen.looks[place] for place in shown], lines, along, log),
         key="training_curves",
-        config=chart_config("training curves"),
+        config=CHART_CONFIG,
         alt="Curves of the training runs: losses on top, below them the auxiliary losses, "
         "gradient norm, learning rate, router entropy, dead experts, load and speed. Export has "
         "the numbers.",

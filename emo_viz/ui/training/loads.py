@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from emo_viz.analysis.training_history import History
 from emo_viz.figures import training as figures
-from emo_viz.figures.theme import chart_config
+from emo_viz.figures.theme import CHART_CONFIG
 from emo_viz.server import histories, training
 from emo_viz.server.training import TrainingRun
 from emo_viz.ui.parts import export
@@ -166,7 +166,7 @@ def _draw(use: Use, times: NDArray[np.float32], layer: int, highest: float, key:
     st.plotly_chart(
         figures.loads(use.steps, times, use.label, layer, use.what, highest),
         key=key,
-        config=chart_config(f"expert load {use.label}"),
+        config=CHART_CONFIG,
         alt=f"A map of steps by experts: the {use.what} of each expert of layer {layer}.",
     )
     last = times[-1]
