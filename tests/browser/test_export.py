@@ -10,6 +10,8 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 SVG = "{http://www.w3.org/2000/svg}"
+# Of the numbers along an axis: as Streamlit draws them, and as the page has them.
+TOO_FAINT, READABLE = "fill: rgb(128, 132, 149)", "fill: rgb(92, 96, 108)"
 
 
 def saved(page: Page, button: str) -> bytes:
@@ -41,6 +43,9 @@ def test_an_svg_has_the_chart_its_legend_and_a_line_of_provenance(opened: Page):
     assert legend and "Layer" in texts
     chart = root.find(f"{SVG}svg")
     assert chart is not None
+    styles = [text.get("style", "") for text in root.iter(f"{SVG}text")]
+    assert any(READABLE in style for style in styles)
+    assert not [style for style in styles if TOO_FAINT in style]
     assert float(root.get("height", 0)) > float(chart.get("height", 0)) > 100
 
 

@@ -31,7 +31,17 @@ async function ofPlot(plot, look) {
   const url = await window.Plotly.toImage({ data: plot.data.map(inItsFont), layout }, size);
   const text = decodeURIComponent(url.slice(url.indexOf(",") + 1));
   const picture = new DOMParser().parseFromString(text, "image/svg+xml").documentElement;
+  asOnThePage(picture, plot);
   return { picture: document.importNode(picture, true), width, height };
+}
+
+// The page's own style makes readable what Streamlit draws in too faint a grey.
+function asOnThePage(picture, plot) {
+  const inks = new Map([...plot.querySelectorAll("text")].map(
+    (text) => [text.style.fill, getComputedStyle(text).fill]));
+  for (const { style } of picture.querySelectorAll("text")) {
+    style.fill = inks.get(style.fill) ?? style.fill;
+  }
 }
 
 function around(boxes) {
