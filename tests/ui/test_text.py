@@ -127,12 +127,6 @@ def test_no_icon_is_made_of_a_text():
     assert shown == f"at :{words.WORD_JOINER}material/home: 12:30 :e:"
 
 
-def test_a_sentence_for_a_screen_reader_has_no_markdown():
-    name = words.escape_markdown("a*b_c")
-    said = words.spoken(f":material/info:**{name}** keeps **96 %** [95, 96]\nof [`it`](x)")
-    assert said == "a*b_c keeps 96 % [95, 96] of it"
-
-
 def test_a_sentence_of_the_app_has_its_commands_as_code_and_the_rest_as_text():
     said = words.with_commands("No *x* at `y`; write it with `python -m emo_viz curves --keep`.")
     assert said.endswith("; write it with `python -m emo_viz curves --keep`\\.")

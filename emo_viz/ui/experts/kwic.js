@@ -15,8 +15,7 @@ function build(list, lines) {
     node.id = `line-${index}`;
     node.title = line.document;
     node.setAttribute("role", "option");
-    node.setAttribute("aria-label",
-      `${line.before}${line.token}${line.after}; ${line.weight}; ${line.document}`);
+    node.setAttribute("aria-label", `${line.before}${line.token}${line.after}; ${line.weight}`);
     const words = document.createElement("span");
     words.className = "words";
     words.dir = line.direction;

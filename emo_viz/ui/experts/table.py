@@ -239,7 +239,7 @@ def _chart(data: Data, shown: Sequence[Known], rows: pd.DataFrame) -> None:
         on_select=_pick_point(data),
         selection_mode="points",
         alt="Every expert by the number of domains that it serves and by its load; dotted: even "
-        "load, and the median where documents are dealt to domains at random. The table beside "
+        "load, and the median where documents are dealt to domains at random. The table below "
         "it has the same numbers.",
     )
 

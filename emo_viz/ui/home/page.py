@@ -22,7 +22,7 @@ from emo_viz.ui.home import documents, first, loaded, look, sources, stories
 from emo_viz.ui.parts import export, freshness, unseen
 from emo_viz.ui.parts.together import in_each, less, name
 from emo_viz.ui.shell import at_home, missing, routes, slots
-from emo_viz.ui.shell.words import count, escape_markdown, spoken, with_commands
+from emo_viz.ui.shell.words import count, escape_markdown, with_commands
 
 FIRST_PIXELS = 640
 LOAD = "home_load"  # in the session: this visitor wants large models loaded
@@ -228,7 +228,7 @@ def _draw(card: Card, runs: Comparison, key: str, told: set[str]) -> Finding | N
             chart(runs, finding),
             config=CHART_CONFIG,
             key=key,
-            alt=spoken(finding.sentence),
+            alt=f"{finding.title}; the sentence below has the numbers.",
         )
         above.markdown(finding.sentence)  # below: charts line up whatever the sentences' lengths
     return finding

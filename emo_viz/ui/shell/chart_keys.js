@@ -7,6 +7,10 @@ const WALKED = ["heatmap", "scatter", "scattergl", "bar"];
 const plotOf = (chart) => chart.querySelector(".js-plotly-plot");
 
 function prepare() {
+  // The figure has a name, and its marks are read one by one: without them its numbers say nothing.
+  for (const drawn of document.querySelectorAll(`${CHART}[aria-label] .main-svg`)) {
+    drawn.setAttribute("aria-hidden", "true");
+  }
   for (const chart of document.querySelectorAll(CHART)) {
     const plot = plotOf(chart);
     if (chart.tabIndex === 0 || !plot?.calcdata || !walks(plot).length) continue;

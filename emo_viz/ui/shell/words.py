@@ -80,17 +80,6 @@ def with_commands(sentence: str) -> str:
     return "".join(part if n % 2 else escape_markdown(part) for n, part in enumerate(parts))
 
 
-def spoken(markdown: str) -> str:
-    """One of the app's own sentences without its Markdown, for a screen reader."""
-    return SIGNS_OF_MARKDOWN.sub(_plain, markdown)
-
-
-def _plain(sign: re.Match[str]) -> str:
-    if sign[2] is not None:  # a link
-        return spoken(sign[2])
-    return " " if sign[0] == "\n" else sign[1] or ""
-
-
 def by_hand(sentence: str) -> str:
     """What can be done on the page, between signs that are not seen and that no other text has (see
     `visible`): a report leaves it out, nothing can be done there."""
