@@ -51,6 +51,11 @@ SETTLED = """() => {
 }"""
 TWO_FRAMES = """() => new Promise((done) =>
   requestAnimationFrame(() => requestAnimationFrame(() => done())))"""
+# What a screen reader tells once more: how often an element's text is written from now on.
+COUNT_WRITTEN = """(element) => {
+  window.written = 0;
+  new MutationObserver(() => (window.written += 1)).observe(element, { childList: true });
+}"""
 FOLDED = """() => {
   const bar = document.querySelector('[data-testid="stSidebar"]');
   const moving = document.getAnimations().some((each) => each instanceof CSSTransition);

@@ -142,6 +142,7 @@ def test_escape_clears_wherever_the_focus_is(app_server: harness.Server, browser
         with harness.rerun(page):
             page.keyboard.press("Escape")
         harness.wait_for_text(page, NOTHING)
+        expect(page.get_by_text("No tokens selected", exact=True)).to_be_attached()
 
 
 def test_a_point_is_found_and_selected_with_the_keyboard(
@@ -156,6 +157,7 @@ def test_a_point_is_found_and_selected_with_the_keyboard(
     with harness.rerun(page):
         page.keyboard.press("Enter")
     expect(page.get_by_text("1 token selected:")).to_be_visible()
+    expect(page.get_by_text("1 token selected", exact=True)).to_be_attached()
 
 
 def test_an_arrow_key_turns_the_document_that_is_read_and_no_other(

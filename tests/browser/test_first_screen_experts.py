@@ -64,6 +64,7 @@ def a_point_is_opened_by_key(page: Page) -> None:
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile(rf"expert={layer}\.{expert}\b"))
     harness.settle(page)
+    expect(page.get_by_role("heading", level=1)).to_be_focused()
 
 
 def test_one_expert_with_its_domains_effect_and_contexts(

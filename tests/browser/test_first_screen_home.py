@@ -21,11 +21,6 @@ PIXELS = "(canvas) => canvas.toDataURL()"
 
 BLANK = """all => all.map((one) => !one.getContext("2d").getImageData(0, 0, one.width, one.height)
   .data.some((value) => value))"""
-# How often a headline is written anew from now on.
-WRITTEN = """(says) => {
-  window.written = 0;
-  new MutationObserver(() => (window.written += 1)).observe(says, { childList: true });
-}"""
 # The clock of what moves stands still.
 FROZEN = """const ask = window.requestAnimationFrame.bind(window);
 window.requestAnimationFrame = (draw) => ask(() => draw(0));"""
@@ -187,7 +182,7 @@ def test_pointing_at_a_token_marks_it_in_both_models(
     expect(first.locator(".readout")).to_contain_text("Token 6 of")
     expect(first.locator(".legend")).to_contain_text("magenta worse")
     assert stories.bounding_box() == before  # nothing below has moved
-    first.locator(".says").evaluate(WRITTEN)
+    first.locator(".says").evaluate(harness.COUNT_WRITTEN)
     first.get_by_role("application").nth(1).focus()
     browser_page.keyboard.press("ArrowDown")
     read_out = first.get_by_role("status")

@@ -182,9 +182,11 @@ def test_the_arrow_keys_walk_a_picture_without_the_server_and_enter_picks(
     with harness.rerun(browser_page):
         browser_page.keyboard.press("Enter")
     assert "routing_token=4" in browser_page.url
+    expect(root.get_by_text("Token 4 is chosen; its experts")).to_be_attached()
     with harness.rerun(browser_page):
         browser_page.keyboard.press("Escape")
     assert "routing_token" not in browser_page.url
+    expect(root.get_by_text("No token is chosen.")).to_be_attached()
 
 
 def test_pointing_at_the_text_marks_the_row(app_server: harness.Server, browser_page: Page):

@@ -57,15 +57,19 @@ def test_a_link_is_followed_while_a_popover_is_open(app_server: harness.Server, 
     harness.settle(browser_page)
 
 
-def test_a_slider_keeps_its_keys(app_server: harness.Server, browser_page: Page):
+def test_a_slider_keeps_its_keys_and_says_no_hint_anew(
+    app_server: harness.Server, browser_page: Page
+):
     harness.visit(
         browser_page, f"{app_server.url}/Subset_ablation?k=8&subset_document=heldout-garden-0"
     )
     slider = browser_page.get_by_role("slider").first
+    browser_page.locator(".tokens .said").evaluate(harness.COUNT_WRITTEN)
     slider.focus()
     with harness.rerun(browser_page):
         slider.press("Shift+ArrowRight")
     assert "k=9" in browser_page.url and "heldout-garden-0" in browser_page.url
+    assert browser_page.evaluate("window.written") == 0  # the same hint
 
 
 def test_a_link_is_of_the_text_that_was_read_and_not_of_a_draft(

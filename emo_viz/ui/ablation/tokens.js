@@ -59,16 +59,17 @@ function paint(root, data, keep) {
 }
 
 function say(root, data) {
+  const said = root.querySelector(".said"), now = saidOf(root, data);
+  if (said.textContent !== now) said.textContent = now; // what is written anew is spoken
+}
+
+function saidOf(root, data) {
   const token = Number(root.dataset.selected);
-  const said = root.querySelector(".said");
-  if (!token) {
-    said.textContent = data.hint;
-    return;
-  }
+  if (!token) return data.hint;
   const known = data.runs.filter((run) => run.cut[root.keep]);
   const words = known.map((run) => `${run.label}: ${change(run, root.keep, token)}`);
   const label = data.tokens[token - 1].label;
-  said.textContent = `Token ${token} of ${data.tokens.length}, “${label}”. ${words.join(" · ")}`;
+  return `Token ${token} of ${data.tokens.length}, “${label}”. ${words.join(" · ")}`;
 }
 
 function select(root, data, token) {

@@ -287,12 +287,19 @@ class Heatmap {
     const same = picked.token === look.selected && (!picked.follow
       || JSON.stringify(picked.follow) === JSON.stringify(look.followed));
     look.selected = this.shownToken = picked.token;
+    this.sayChosen(picked.token);
     if (picked.follow || picked.token === null) look.followed = picked.follow ?? null;
     document.dispatchEvent(new CustomEvent("emo-viz-look", { detail: { group: this.shown.group } }));
     if (same && picked.token !== null) return;
     Object.assign(this, { before, from: location.href });
     look.n += 1;
     this.send({ ...picked, n: look.n });
+  }
+
+  sayChosen(token) {
+    clearTimeout(this.speaking);
+    this.parts.heard.textContent = token === null ? "No token is chosen."
+      : `Token ${token} is chosen; its experts are listed layer by layer.`;
   }
 
   // A double click only shows the whole text: what its first click has chosen is taken back.

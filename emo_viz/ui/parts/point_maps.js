@@ -151,8 +151,14 @@ function choose(host, rows, more, region) {
   state.count = chosen.reduce((sum, flag) => sum + flag, 0);
   state.n += 1;
   host.send({ rows: pack(chosen), region, n: state.n });
-  host.heard.textContent = `${state.count.toLocaleString("en")} ${host.data.items} selected`;
+  sayCount(host);
   paintAll(host);
+}
+
+function sayCount(host) {
+  const { state: { count }, data: { items } } = host;
+  const what = count === 1 ? items.replace(/s$/, "") : items;
+  host.heard.textContent = `${count ? count.toLocaleString("en") : "No"} ${what} selected`;
 }
 
 function paintAll(host) {
@@ -402,9 +408,11 @@ const nothingTold = () => ({ n: 0, selected: null, count: 0, highlight: null, sa
 function follow(host) {
   const told = document.emoVizMaps?.[host.data.channel];
   if (!told || told.count !== host.count || told.n < host.state.n) return;
+  const before = host.state.count;
   const selected = told.selected ? bits(told.selected, host.count) : null;
   host.state = { n: told.n, selected, count: selected?.reduce((sum, flag) => sum + flag, 0) ?? 0,
     highlight: told.highlight ? bits(told.highlight, host.count) : null, said: told.said };
+  if (host.state.count !== before) sayCount(host); // cleared by a button or key of the page
   if (host.panels[0].plot.isConnected) paintAll(host);
 }
 

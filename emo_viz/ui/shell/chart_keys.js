@@ -4,6 +4,8 @@ const HELP = "Arrow keys go from mark to mark, Enter chooses, Escape leaves.";
 const LABEL_MS = 120; // Plotly draws a label for the pointer so often at most
 const WALKED = ["heatmap", "scatter", "scattergl", "bar"];
 
+let entered = null; // the chart of which a mark was chosen last
+
 const plotOf = (chart) => chart.querySelector(".js-plotly-plot");
 
 function prepare() {
@@ -141,6 +143,7 @@ function walk(event, chart, said) {
   const now = there(all, chart.emoVizMark);
   if (event.key === "Enter" && now) {
     event.preventDefault();
+    entered = chart;
     const mark = all[now.walk].rows[now.row][now.column];
     point(plot, all[now.walk], mark, ["mousemove", "mousedown", "mouseup", "click"]);
     return;
@@ -157,6 +160,17 @@ function walk(event, chart, said) {
   event.stopPropagation();
   chart.emoVizMark = now ? next : first;
   show(chart, all, said);
+}
+
+// A chart that is gone for what it has opened takes the focus along.
+function arrive() {
+  if (!entered || entered.isConnected) return;
+  entered = null;
+  const heading = document.querySelector('[data-testid="stMain"] h1');
+  if (!heading || document.activeElement !== document.body) return;
+  heading.tabIndex = -1;
+  heading.style.outline = "none"; // nothing can be done with it
+  heading.focus();
 }
 
 function show(chart, all, said) {
@@ -194,7 +208,10 @@ export default function ({ parentElement }) {
   };
   parentElement.emoVizUndo?.(); // of an earlier run of this: Streamlit calls the last one's alone
   prepare();
-  const watch = new MutationObserver(prepare);
+  const watch = new MutationObserver(() => {
+    prepare();
+    arrive();
+  });
   watch.observe(document.body, { childList: true, subtree: true });
   document.addEventListener("keydown", onKey, true);
   document.addEventListener("focusout", onBlur);
