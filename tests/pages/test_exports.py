@@ -112,6 +112,13 @@ def of_a_hand(at: AppTest) -> list[str]:
     return [one.value for one in said if HAND.search(markdown(one.value))]
 
 
+def nameless(at: AppTest) -> Iterator[str]:
+    """Charts and tables of the page of which a screen reader has no name."""
+    for part in [*at.get("plotly_chart"), *at.dataframe]:
+        if not part.proto.alt:
+            yield str(part.proto.id or part.value.columns.tolist())
+
+
 def plotly_s_own(at: AppTest) -> list[str]:
     """Charts that Plotly would save as well, without the line that says of what they are."""
     charts = at.get("plotly_chart")
@@ -180,6 +187,7 @@ def test_every_table_and_chart_of_a_page_can_be_saved(
     at = opened(page, **params)
     assert list(lacking(at, offered)) == [] == of_a_hand(at)
     assert plotly_s_own(at) == []
+    assert list(nameless(at)) == []
     assert set(names) <= set(offered.names)
     for name in names:
         frame = offered[name]()

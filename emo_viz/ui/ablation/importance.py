@@ -37,7 +37,8 @@ def offer(study: Study, live: Live) -> None:
             st.info(escape_markdown(str(error)))
             return
         ranked = table.sort_values(IMPORTANCE, ascending=False, ignore_index=True)
-        st.dataframe(ranked, hide_index=True, height=320, key="subset_importance_table")
+        alt = "Every expert by how much the loss rises without it"
+        st.dataframe(ranked, hide_index=True, height=320, key="subset_importance_table", alt=alt)
         st.caption(f"{MEANING} Of {count(live.num_tokens, 'token')} of one document.")
         export.offer(
             "importance",

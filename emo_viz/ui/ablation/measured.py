@@ -74,7 +74,8 @@ def _table(study: Study, choice: Choice, found: Measured) -> None:
     """The points of the curve: what the picture shows, for who cannot see it."""
     make = partial(_points, found.table, choice.method, study.runs.labels)
     shown = beside(found, ("table", choice.method, study.runs.names), make)
-    st.dataframe(shown, hide_index=True, height=180, key="subset_points")
+    alt = "The points of the curves of loss by experts kept"
+    st.dataframe(shown, hide_index=True, height=180, key="subset_points", alt=alt)
 
 
 def _points(table: pd.DataFrame, method: str, labels: Mapping[str, str]) -> pa.Table:

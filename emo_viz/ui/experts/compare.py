@@ -86,7 +86,8 @@ def show(known: Known, place: Place, other: Known, chosen: Place) -> None:
         with grid.cell():
             _profiles(known, place, other, chosen)
         with grid.cell():
-            st.dataframe(said, height="content", row_height=28)
+            alt = "Both experts: load, entropy and loss without them"
+            st.dataframe(said, height="content", row_height=28, alt=alt)
             for label, one in columns.items():
                 st.markdown(f"**{escape_markdown(label)}**")
                 contexts.enriched(*one)

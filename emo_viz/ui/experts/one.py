@@ -26,6 +26,12 @@ from emo_viz.ui.shell.words import count, escape_markdown, share
 NARROWEST, MOST_ROWS, MOST_ALIKE = 400, 8, 3
 TOP = "Top domain"
 MOST_DOMAINS = 24
+NAMES = {  # of its tables, for screen readers
+    "experts_partners": "Partners: experts of its layer that its tokens choose too",
+    "experts_before": "Neighbours of its tokens in the layer before it",
+    "experts_after": "Neighbours of its tokens in the layer after it",
+    "experts_alike": "Alike: experts of other layers that the same documents choose",
+}
 WORTH_NAMING = 0.05
 
 
@@ -323,6 +329,7 @@ def _rows_of_experts(
         },
         height="content",
         row_height=28,
+        alt=NAMES[key],
     )
 
 

@@ -271,7 +271,8 @@ def _table(data: Data, rows: pd.DataFrame, chosen: Filter) -> None:
 
     shown = rows.assign(**{COST: rows[COST].round(4) + 0.0})[columns]  # never "-0.0000"
     config = _column_config(chosen.domain)
-    rows_to_open.table(shown, TABLE, opened, config, height=PIXELS, row_height=28)
+    alt = "Every expert with its load, domains and tokens"
+    rows_to_open.table(shown, TABLE, opened, config, height=PIXELS, row_height=28, alt=alt)
 
 
 def _column_config(domain: str | None) -> dict[str, Any]:

@@ -40,7 +40,13 @@ def show() -> None:
         _delete_popover([entry for entry in found if home.find(entry.id) or entry.run is None])
     add.watch()
     if found:
-        st.dataframe(table(found), hide_index=True, placeholder="\u2013", column_config=_columns())
+        st.dataframe(
+            table(found),
+            hide_index=True,
+            placeholder="\u2013",
+            column_config=_columns(),
+            alt="Every run with its model and what is recorded and measured of it",
+        )
         export.offer("library", tables={"Runs": lambda: in_numbers(found)})
     for entry in found:
         for fault in entry.faults:
