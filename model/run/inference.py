@@ -216,10 +216,16 @@ def router_probabilities(model: EmoForCausalLM, documents: Sequence[np.ndarray])
 
 
 class Continuation(NamedTuple):
-    """What a model writes after a prompt. ended: by itself, and not for want of tokens."""
+    """What a model writes after a prompt. ended: by itself, and not for want of tokens.
+
+    token_ids: those it is made of; pieces: what each adds to the text, "" as long as it leaves a
+    character open.
+    """
 
     text: str
     ended: bool
+    token_ids: tuple[int, ...] = ()
+    pieces: tuple[str, ...] = ()
 
 
 def continue_text(
@@ -279,14 +285,29 @@ def write_on(
     written = out_1T[0, prompt_1T.shape[1] :].tolist()
     room = max(1, min(max_new_tokens, longest - prompt_1T.shape[1]))
     ended = len(written) < room or written[-1] == tokenizer.eos_token_id
-    return Continuation(_whole_characters(tokenizer, written, asked), ended)
+    tokens, text = _whole_characters(tokenizer, written, asked)
+    return Continuation(text, ended, tuple(tokens), _pieces(tokenizer, tokens, text))
 
 
-def _whole_characters(tokenizer: PreTrainedTokenizerBase, written: list[int], asked: int) -> str:
-    """The text of all tokens, or of those asked for without the character they do not complete."""
+def _whole_characters(
+    tokenizer: PreTrainedTokenizerBase, written: list[int], asked: int
+) -> tuple[list[int], str]:
+    """All tokens and their text, or those asked for without the character they do not complete."""
     if not _ends_inside_a_character(tokenizer, written):
-        return tokenizer.decode(written, skip_special_tokens=True)
-    return tokenizer.decode(written[:asked], skip_special_tokens=True).rstrip(REPLACEMENT)
+        return written, tokenizer.decode(written, skip_special_tokens=True)
+    tokens = written[:asked]
+    return tokens, tokenizer.decode(tokens, skip_special_tokens=True).rstrip(REPLACEMENT)
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, token_ids: list[int], text: str) -> tuple[str, ...]:
+    """What each token adds to a text, of which the first ones together are the start."""
+    starts = (
+        tokenizer.decode(token_ids[:count], skip_special_tokens=True).rstrip(REPLACEMENT)
+        for count in range(1, len(token_ids))
+    )
+    ends = [min(len(start), len(text)) for start in starts]
+    bounds = accumulate([0, *ends, len(text)], max)
+    return tuple(text[start:end] for start, end in pairwise(bounds))
 
 
 def _ends_inside_a_character(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> bool:

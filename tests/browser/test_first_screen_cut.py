@@ -1,5 +1,6 @@
 """Subset ablation: its first screen, and a slider that needs no server while it is dragged."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,9 @@ SEEN = (
     ".writing .pane",
     ".strip",
 )
+
+UNDERLINED = """(all) => all.map((one) =>
+  [one.title, getComputedStyle(one).textDecorationLine === "underline"])"""
 
 
 @pytest.fixture
@@ -108,7 +112,11 @@ def test_a_drag_repaints_everything_and_sends_nothing_until_it_ends(opened: Page
         opened.mouse.up()
     assert "k=4" in opened.url and sent
     state = opened.locator(".writing .state > .current").first
-    expect(state).to_have_text("writes with 4 experts (grey: not so with all 16)")
+    expect(state).to_have_text(re.compile(r"^writes with 4 experts: \d+ of 40 tokens unlikely$"))
+    expect(opened.locator(".written").first.locator(".parting")).to_have_count(1)
+    found = opened.locator(".written span[title]").evaluate_all(UNDERLINED)
+    assert len({line for _, line in found}) == 2
+    assert all(line == (float(title.split()[0]) >= 5) for title, line in found)
 
 
 def colours(tokens: Locator) -> list[str]:

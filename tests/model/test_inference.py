@@ -199,7 +199,16 @@ def test_a_text_that_the_model_ends_is_told_from_one_that_is_cut(count, room, ta
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_a_character_that_the_last_token_begins_is_completed(count):
-    assert written("😀 and more", count) == "😀"
+    found = continued("😀 and more", count)
+    assert found.text == "😀" and found.pieces == ("", "", "", "😀")
+
+
+def test_what_is_written_is_known_by_token():
+    found = continued("a😀b", 6, tail=(0,))
+    assert found.pieces == ("a", "", "", "", "😀", "b") and len(found.token_ids) == 6
+    cut = continued("ab😀", 4, room=6)
+    assert cut.pieces == ("a", "b", "", "") and len(cut.token_ids) == 4
+    assert continued("a", 9, tail=(0,)).pieces == ("a", ""), "the end of the text"
 
 
 def test_a_character_that_is_not_completed_is_left_out():

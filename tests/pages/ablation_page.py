@@ -71,8 +71,8 @@ def shown_losses(full: float, cut: float) -> list[str]:
 def written(at: AppTest, keep_k: int) -> dict[str, str]:
     """What each model wrote with so many experts, by label."""
     runs = given(at, "prompt")["runs"]
-    texts = {run["label"]: run["texts"].get(str(keep_k), []) for run in runs}
-    return {label: "".join(text for text, _ in parts) for label, parts in texts.items()}
+    texts = {run["label"]: run["texts"].get(str(keep_k), {"parts": []}) for run in runs}
+    return {label: "".join(text for text, _ in own["parts"]) for label, own in texts.items()}
 
 
 def losses(model, token_ids: np.ndarray, subset: ExpertSubset | None = None) -> np.ndarray:

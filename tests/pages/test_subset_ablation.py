@@ -11,7 +11,7 @@ from emo_viz.figures import theme
 from emo_viz.server import library
 from emo_viz.ui.ablation import live, tokens, writing
 from emo_viz.ui.shell.words import compact, share
-from model.run.inference import continue_text, encode
+from model.run.inference import Continuation, continue_text, encode
 from model.run.loading import load_tokenizer
 from model.run.selection import select_experts
 from model.run.subset import apply_subset, random_subset
@@ -170,7 +170,8 @@ def test_with_all_experts_nothing_changes():
         assert cells[2] == "+0.000" and cells[3] == "0.0 %"
     assert "EMO 100\u00a0%" in lines(at)["all"]
     for shown in given(at, "prompt")["runs"]:
-        assert list(shown["said"].values()) == ["writes with all 16 experts"]
+        (said,) = shown["said"].values()
+        assert said.startswith("writes with all 16 experts: ")
 
 
 @pytest.mark.parametrize("asked", ["3", "17", "-8", "many", "8.5"])
@@ -285,11 +286,17 @@ def test_each_model_goes_on_with_and_without_the_cut(tiny_assets, models):
         drawn = (prompt, live.NEW_TOKENS, live.TEMPERATURE, live.SEED)
         with apply_subset(models[name], select_experts(models[name], own, 5)):
             text = continue_text(models[name], tokenizer, *drawn)
-        assert written(at, 5)[label] == writing.visible_lines(*text)
+        assert written(at, 5)[label] == writing.visible_lines(text)
         whole = continue_text(models[name], tokenizer, *drawn)
-        assert written(at, 16)[label] == writing.visible_lines(*whole)
+        assert written(at, 16)[label] == writing.visible_lines(whole)
         (run_,) = [each for each in given(at, "prompt")["runs"] if each["label"] == label]
-        assert run_["whole"] == writing.visible_lines(*whole), "to be compared with"
+        assert run_["whole"] == writing.visible_lines(whole), "to be compared with"
+        own = losses(models[name], np.array([*prompt, *text.token_ids]))[len(prompt) - 1 :]
+        costs = [loss for _, loss in run_["texts"]["5"]["parts"]]
+        assert max(costs) == pytest.approx(max(own), abs=0.006), "with all experts, not with five"
+        unlikely = sum(loss >= writing.UNLIKELY for loss in own)
+        assert run_["said"]["5"].endswith(f": {unlikely} of {len(own)} tokens unlikely")
+        assert run_["texts"]["16"]["parting"] is None and run_["texts"]["5"]["parting"] is not None
 
 
 @pytest.mark.parametrize(
@@ -302,7 +309,7 @@ def test_each_model_goes_on_with_and_without_the_cut(tiny_assets, models):
     ],
 )
 def test_a_text_that_was_cut_says_that_it_goes_on(text: str, ended: bool, shown: str):
-    assert writing.visible_lines(text, ended) == shown
+    assert writing.visible_lines(Continuation(text, ended)) == shown
 
 
 def test_the_other_notches_are_written_once_the_slider_plays():
@@ -314,9 +321,29 @@ def test_the_other_notches_are_written_once_the_slider_plays():
     assert given(at, "prompt")["waiting"] == writing.WRITING, "nobody holds the slider"
 
 
-def test_words_that_all_experts_did_not_write_are_marked():
-    parts = writing.marked("add the salt and stir", "add the sugar and stir")
-    assert parts == [("add the ", False), ("salt", True), (" and stir", False)]
+def told(*pieces: str) -> Continuation:
+    """A text of which each piece is a token of its own."""
+    ids = [sum(piece.encode()) for piece in pieces]
+    return Continuation("".join(pieces), True, tuple(ids), pieces)
+
+
+@pytest.mark.parametrize(
+    ("other", "place"),
+    [
+        (told("  add", "\n", "salt"), None),
+        (told("  add", "\n", "sugar"), 1),
+        (told("stir"), 0),
+        (told("  add"), 1),
+        (told("  add", "\n", "salt", "."), 2),
+    ],
+    ids=["nowhere", "inside", "at once", "where the other ends", "where it ends"],
+)
+def test_a_bar_stands_where_a_text_parts_from_that_of_all_experts(other, place):
+    one = writing.Written(told("  add", "\n", "salt"), np.array([0.5, 6, 0.25]))
+    whole = writing.Written(other, np.zeros(len(other.token_ids)))
+    found = writing.parted(one, whole)
+    assert found["parts"] == [("add", 0.5), ("\nsalt", 6), ("", 0)], "a break is one with the next"
+    assert found["parting"] == place and one.unlikely == 1
 
 
 def test_the_other_domain_is_named(curves):

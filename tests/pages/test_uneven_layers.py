@@ -338,7 +338,7 @@ def test_the_cut_is_that_of_each_layers_experts(uneven: Path, keep_k: int):
     low = min(keep_k, 12)
     kept = "8" if keep_k == low else f"{low} to {keep_k}"
     said = [run["said"][str(keep_k)] for run in given(at, "prompt")["runs"]]
-    assert said[0].startswith(f"writes with {kept} experts (grey: ")
+    assert said[0].startswith(f"writes with {kept} experts: ")
     assert [slider(at)["stops"][i]["keep"] for i in (0, -1)] == [4, 16]
 
 

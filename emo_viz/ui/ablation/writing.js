@@ -1,21 +1,40 @@
 function paint(root, data, keep) {
   root.querySelectorAll(".pane").forEach((pane, i) => {
     const run = data.runs[i];
-    const parts = run.texts[keep];
-    pane.classList.toggle("waiting", !parts);
-    raise(pane.querySelector(".state"), parts ? keep : "waiting");
-    if (!parts) return;
-    const words = parts.map(([text, changed]) => make(changed ? "mark" : "span", "", text));
-    pane.querySelector(".written").replaceChildren(...words, ...whole(run, parts));
+    const text = run.texts[keep];
+    pane.classList.toggle("waiting", !text);
+    raise(pane.querySelector(".state"), text ? keep : "waiting");
+    if (!text) return;
+    pane.querySelector(".written").replaceChildren(...words(run, text, data), ...whole(run, text));
   });
 }
 
+// Unlikely parts in the colour of their loss; a bar where the text parts from that of all experts.
+function words(run, { parts, parting }, data) {
+  const nodes = parts.map(([text, loss]) => {
+    const node = make("span", loss < data.unlikely ? "" : "unlikely", text);
+    const last = data.colours.length - 1;
+    const step = Math.min(last, Math.round((loss / data.reach) * last));
+    node.style.setProperty("--fill", data.colours[step]);
+    if (loss) node.title = `${loss.toFixed(2)} nats with all ${run.most} experts`;
+    return node;
+  });
+  if (parting !== null) nodes.splice(parting, 0, make("span", "parting"));
+  return nodes;
+}
+
 // What all experts write, under a text that is another.
-function whole(run, parts) {
-  if (!run.whole || !parts.some(([, changed]) => changed)) return [];
+function whole(run, { parting }) {
+  if (!run.whole || parting === null) return [];
   const node = make("div", "whole");
   node.append(make("b", "", `All ${run.most}: `), run.whole);
   return [node];
+}
+
+function legend(text) {
+  const node = make("div", "said note", `${text}; `);
+  node.append(make("span", "parting"), "\u00a0the texts part.");
+  return node;
 }
 
 export default function ({ data, parentElement }) {
@@ -30,6 +49,6 @@ export default function ({ data, parentElement }) {
     stack(head.lastChild, { ...run.said, waiting: data.waiting });
     pane.append(head, Object.assign(make("div", "written"), { dir: "auto", tabIndex: 0 }));
     return pane;
-  }));
+  }), legend(data.legend));
   return follow(root, (keep) => paint(root, data, keep));
 }
