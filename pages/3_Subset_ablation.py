@@ -41,6 +41,7 @@ def _at_the_slider(study: page.Study, choice: page.Choice, found: Measured | Non
         slider.draw(study, choice, found, shown, stops, notches, controls.measure())
         taken = st.container(horizontal=True, vertical_alignment="center", gap="small")
         against.say(study, choice, shown)
+        export.offer_cut(study, choice, shown)
     beside = both.cell()
     with beside:
         texts = st.container()
@@ -52,7 +53,6 @@ def _at_the_slider(study: page.Study, choice: page.Choice, found: Measured | Non
     measured.explain(study, choice, found, shown)
     importance.offer(study, shown)
     chosen.offer(study, choice, shown)
-    export.offer_cut(study, choice, shown)
     more_points.offer(study, choice)
     with texts:  # last: it is slower than the rest
         writing.draw(study, choice, shown, notches)

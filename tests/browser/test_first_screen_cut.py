@@ -35,6 +35,7 @@ def test_all_that_matters_is_seen_without_scrolling(opened: Page):
         expect(opened.locator(what)).not_to_have_count(0)
         for each in opened.locator(what).all():
             expect(each).to_be_in_viewport(ratio=1)
+    expect(opened.get_by_text("Subset and checkpoint")).to_be_in_viewport(ratio=1)
     expect(opened.locator(".prompt q")).to_have_attribute("dir", "ltr")
     step = opened.get_by_role("button", name="Next document").bounding_box()
     curve = opened.get_by_role("radiogroup", name="Curve of").bounding_box()

@@ -370,6 +370,11 @@ def test_the_command_that_cuts_names_the_file_of_the_subset_in_view(everything_o
         assert command.endswith(f"--subset {name}.json --out {name}")
 
 
+def test_a_subset_says_for_which_domain_it_is_chosen(everything_open: None):
+    assert "chosen for **kitchen**" in words(opened(subset_document="heldout-kitchen-1"))
+    assert "chosen for" not in words(opened(subset_method="Random"))
+
+
 def test_a_document_says_what_of_it_was_left_out(monkeypatch):
     documents = library.documents().assign(cut_tokens=1234)
     monkeypatch.setattr(library, "documents", lambda: documents)

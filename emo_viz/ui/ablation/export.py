@@ -11,16 +11,16 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from emo_viz.analysis.curves import Measured
+from emo_viz.analysis.curves import RANDOM, Measured
 from emo_viz.server import commands
 from emo_viz.server.library import LoadedModel
 from emo_viz.ui.ablation import checkpoint, grid, slider
 from emo_viz.ui.ablation.checkpoint import Way
 from emo_viz.ui.ablation.live import Live
-from emo_viz.ui.ablation.page import Choice, Study
+from emo_viz.ui.ablation.page import WORTH_HERE, Choice, Study
 from emo_viz.ui.parts import export, opened
 from emo_viz.ui.parts.together import name
-from emo_viz.ui.shell.words import with_commands
+from emo_viz.ui.shell.words import escape_markdown, with_commands
 from model.files import weights_digest
 
 if TYPE_CHECKING:
@@ -64,7 +64,10 @@ def _subsets(study: Study, choice: Choice, live: Live) -> None:
             on_click="ignore",
             width="stretch",
         )
-    st.caption("A subset lists the kept expert ids of every layer and how they were chosen.")
+    st.caption(
+        "A subset lists the kept expert ids of every layer and how they were chosen."
+        + _chosen_for(choice, live)
+    )
     if choice.keep_k == study.num_experts and not choice.switched:
         st.caption("All experts are kept, so there is nothing to cut.")
         return
@@ -75,6 +78,13 @@ def _subsets(study: Study, choice: Choice, live: Live) -> None:
             st.caption(said)
             continue
         checkpoint.offer(study, live, loaded, Path(subset_file(loaded.run, choice, live)).stem)
+
+
+def _chosen_for(choice: Choice, live: Live) -> str:
+    """Whose experts these are where no control says it, as with documents of all domains."""
+    if choice.method in (RANDOM, WORTH_HERE):
+        return ""
+    return f" These experts are chosen for **{escape_markdown(live.domain)}**."
 
 
 def _command(choice: Choice, live: Live, ways: Mapping[str, Way]) -> None:
