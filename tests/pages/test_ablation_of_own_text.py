@@ -182,3 +182,11 @@ def test_models_go_on_after_a_whole_letter_of_a_text_from_right_to_left(tiny_ass
     prompt = given(at, "prompt")
     assert tokenizer.decode(prompts[-1], skip_special_tokens=True) == prompt["prompt"] == "של"
     assert prompt["direction"] == "rtl"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("def bake(oven):\n    return oven", True), (OWN, False)]
+)
+def test_code_and_what_is_written_after_it_have_letters_of_one_width(text: str, code: bool):
+    at = opened(subset_document="own", subset_text=text, k="6")
+    assert given(at, "palette")["code"] is given(at, "prompt")["code"] is code

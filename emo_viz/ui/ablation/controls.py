@@ -164,7 +164,7 @@ def _choose_document(study: Study, domain: str | None) -> str:
     # One container, so that a narrow page keeps the buttons beside the document.
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small", width="content"):
         chosen: str = st.selectbox(
-            f"Held-out document ({len(ids):,})",
+            f"Document ({len(ids):,} held out)",
             [OWN, *ids],
             format_func=lambda each: labels.get(each, OWN_LABEL),
             key=DOCUMENT,

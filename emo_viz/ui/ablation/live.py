@@ -24,7 +24,7 @@ from emo_viz.ui.ablation import by_hand, worth
 from emo_viz.ui.ablation.by_hand import Switch
 from emo_viz.ui.ablation.page import BY_WORTH, WORTH_HERE, Choice, Study
 from emo_viz.ui.parts.reading import tokens_of
-from emo_viz.ui.parts.token_text import text_labels
+from emo_viz.ui.parts.token_text import looks_like_code, text_labels
 from emo_viz.ui.parts.work import run_exclusive
 from emo_viz.ui.shell import missing
 from emo_viz.ui.shell.words import escape_markdown
@@ -55,6 +55,11 @@ class Document:
     domain: str | None
     origin: str
     cut_tokens: int = 0
+
+    @property
+    def is_code(self) -> bool:
+        """Whether it reads better in letters of one width."""
+        return looks_like_code(self.text)
 
 
 @dataclass(frozen=True, eq=False)

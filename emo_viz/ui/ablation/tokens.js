@@ -100,6 +100,7 @@ function target(root, key, count) {
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".tokens");
+  root.classList.toggle("code", data.code);
   const shown = JSON.stringify([data.tokens, data.runs.map((run) => run.label)]);
   if (root.dataset.shown !== shown) {
     build(root, data);

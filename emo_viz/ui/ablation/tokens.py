@@ -43,6 +43,7 @@ def draw(live: Live) -> None:
             "selected": token,
             "heard": heard(KEY),
             "hint": _hint(live),
+            "code": live.shown.is_code,
         },
         on_picked_change=lambda: _picked(live.num_tokens),
     )

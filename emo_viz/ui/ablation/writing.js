@@ -39,6 +39,7 @@ function legend(text) {
 
 export default function ({ data, parentElement }) {
   const root = parentElement.querySelector(".writing");
+  root.classList.toggle("code", data.code);
   const prompt = make("div", "said prompt");
   const given = Object.assign(make("q", "", data.prompt), { dir: data.direction });
   prompt.append(make("span", "", "Next words after "), given);

@@ -102,6 +102,7 @@ def _show(place: Any, study: Study, live: Live, written: dict[str, dict[int, Wri
                 "waiting": WRITING if _is_played() else ONCE_LET_GO,
                 "prompt": prompt,
                 "direction": direction(prompt),
+                "code": live.shown.is_code,
                 "colours": palette()[STEPS // 2 :],
                 "reach": COLOUR_REACH,
                 "unlikely": UNLIKELY,
