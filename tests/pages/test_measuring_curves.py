@@ -118,7 +118,10 @@ def test_curves_of_other_documents_are_not_shown(tiny_assets, tmp_path, monkeypa
 def test_what_measuring_all_again_takes_is_said_before(tiny_assets, everything_open):
     keep, methods, domains, each = (4, 8), 4, 4, 6
     cuts = 1 + len(keep) * (methods - 1 + measuring.RANDOM_SEEDS)
-    assert f"{2 * domains * each * cuts:,} passes over a document: about" in words(opened())
+    at, passes = opened(), f"{2 * domains * each * cuts:,} passes over a document"
+    assert f"{passes}: about" in words(at)
+    (button,) = [each for each in at.button if each.label == "Measure all domains again"]
+    assert f"{passes}, many minutes" in button.help
 
 
 @pytest.mark.parametrize("domain", ["garden", ""])

@@ -21,16 +21,17 @@ def all_curves(models: Models, label: str) -> None:
     if job is not None and job.running:
         progress.watch(job, "Measuring all curves")
         return
+    passes = measurements.passes(models)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if st.button(
             label,
             icon=":material/refresh:",
-            help="Every model on every held-out document, with every method: many minutes, in "
-            "the background. It can be stopped and goes on from there later; the stored curves "
-            "are replaced only when all is measured.",
+            help="Every model on every held-out document, with every method: "
+            f"{_in_all(passes)}, many minutes, in the background. It can be stopped and goes on "
+            "from there later; the stored curves are replaced only when all is measured.",
         ):
             _start(models)
-        how_long(models, measurements.passes(models))
+        how_long(models, passes)
         _stopped(job, measurements.kept_parts(models))
         progress.failure(job, "The measurement")
 
@@ -66,7 +67,11 @@ def _estimate(models: Models, passes: Mapping[str, int]) -> str:
     asked = [one for one in models if passes.get(one.run)]
     seconds = sum(passes[one.run] * _pass_seconds(one, one.key) for one in asked)
     took = f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
-    return f"{sum(passes.values()):,} passes over a document: about {took} on this machine."
+    return f"{_in_all(passes)}: about {took} on this machine."
+
+
+def _in_all(passes: Mapping[str, int]) -> str:
+    return f"{sum(passes.values()):,} passes over a document"
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
