@@ -46,18 +46,18 @@ def test_the_arrow_keys_walk_the_tokens_and_escape_lets_go(
 def test_shift_with_an_arrow_changes_the_layer_from_within_the_text_too(
     app_server: harness.Server, browser_page: Page
 ):
-    open_page(browser_page, app_server, "Token_routing")
+    open_page(browser_page, app_server, "Token_routing?routing_layer=0")
     with harness.rerun(browser_page):
         browser_page.locator(STRIP).nth(2).click()
     with harness.rerun(browser_page):
         browser_page.keyboard.press("Shift+ArrowDown")
-    assert "routing_layer=1" in browser_page.url and "routing_token=3" in browser_page.url
+    assert "routing_layer" not in browser_page.url and "routing_token=3" in browser_page.url
 
 
 def test_the_layer_stays_chosen_when_a_text_is_typed(
     app_server: harness.Server, browser_page: Page
 ):
-    open_page(browser_page, app_server, "Token_routing")
+    open_page(browser_page, app_server, "Token_routing?routing_layer=0")
     with harness.rerun(browser_page):
         browser_page.get_by_text("Your own text").click()
     area = browser_page.get_by_role("textbox", name="Text for the models")
@@ -96,12 +96,12 @@ def test_moving_the_slider_recomputes_the_document(app_server: harness.Server, b
 def test_a_copied_link_opens_the_same_view_on_a_fresh_server(
     app_server: harness.Server, browser_page: Page, browser: Browser, tiny_assets: Path
 ):
-    open_page(browser_page, app_server, "Token_routing?routing_domain=harbour&routing_layer=1")
+    open_page(browser_page, app_server, "Token_routing?routing_domain=harbour&routing_layer=0")
     with harness.rerun(browser_page):
         browser_page.locator(STRIP).nth(8).click()
     seen = first_sentence(browser_page)
     link = browser_page.url.removeprefix(app_server.url)
-    assert "routing_token=9" in link and "routing_layer=1" in link
+    assert "routing_token=9" in link and "routing_layer=0" in link
     with harness.serve(tiny_assets) as server, harness.new_page(browser) as page:
         harness.visit(page, server.url + link)
         harness.wait_for_text(page, "Token 9 of")

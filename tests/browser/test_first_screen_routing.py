@@ -99,7 +99,7 @@ def test_a_click_in_a_picture_chooses_the_token_and_follows_its_expert(
         browser_page.mouse.click(x, y)
     expect(browser_page.locator(f"{CARD} .title")).to_contain_text("Token 5 of")
     assert "routing_token=5" in browser_page.url
-    assert f"routing_expert=Standard+MoE+L0+E{expert}" in browser_page.url
+    assert f"routing_expert=Standard+MoE+L1+E{expert}" in browser_page.url
     expect(browser_page.locator(TOKENS).nth(4)).to_have_attribute("aria-selected", "true")
     expect(browser_page.locator(TOKENS).nth(4)).to_have_class(re.compile("marked"))
     # WebKit tells of a leave with every click; what is pointed at stays until the pointer has left.
@@ -174,7 +174,7 @@ def test_the_arrow_keys_walk_a_picture_without_the_server_and_enter_picks(
     for _ in range(4):
         browser_page.keyboard.press("ArrowDown")
     expect(root.locator(".heard")).to_contain_text("Token 4 of")
-    expect(root.locator(".heard")).to_contain_text("EMO, layer 0: expert")
+    expect(root.locator(".heard")).to_contain_text("EMO, layer 1: expert")
     # An id of the other run is another expert.
     expect(root.locator(".heard")).not_to_contain_text("Standard MoE")
     expect(browser_page.locator(TOKENS).nth(3)).to_have_class(re.compile("pointed"))

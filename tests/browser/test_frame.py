@@ -65,7 +65,7 @@ def test_undo_does_not_leave_the_page(app_server: harness.Server, browser_page: 
     # Nor does an opened session, whose page is one step.
     before = page.url
     harness.open_popover(page, page.get_by_role("button", name="Save", exact=True))
-    addresses = {"Token routing": {"routing_layer": ["1"]}}
+    addresses = {"Token routing": {"routing_layer": ["0"]}}
     text = json.dumps({"emo_viz_session": 1, "page": "Token routing", "addresses": addresses})
     session = {"name": "a.json", "mimeType": "application/json", "buffer": text.encode()}
     page.locator("input[type=file]").set_input_files([session])

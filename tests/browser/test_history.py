@@ -8,16 +8,16 @@ TOKENS = ".st-key-routing_strip .token"
 
 def test_a_step_back_is_the_view_before(app_server: harness.Server, browser_page: Page):
     page = browser_page
-    harness.visit(page, f"{app_server.url}/Token_routing?routing_layer=1&routing_token=5")
+    harness.visit(page, f"{app_server.url}/Token_routing?routing_layer=0&routing_token=5")
     with harness.rerun(page):
         page.locator(TOKENS).nth(8).click()
     harness.wait_for_text(page, "Token 9 of")
     with harness.rerun(page):
-        page.keyboard.press("Shift+ArrowUp")
+        page.keyboard.press("Shift+ArrowDown")
     assert "routing_layer" not in page.url and "routing_token=9" in page.url
     with harness.rerun(page):
         page.go_back()
-    assert "routing_layer=1" in page.url and "routing_token=9" in page.url
+    assert "routing_layer=0" in page.url and "routing_token=9" in page.url
     with harness.rerun(page):
         page.go_back()
     harness.wait_for_text(page, "Token 5 of")

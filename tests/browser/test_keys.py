@@ -17,7 +17,7 @@ def place_of(page: Page, name: str) -> Locator:
     """What a visitor clicks to give the focus to a table, a list, ..."""
     return {
         "table": page.get_by_test_id("stDataFrame").first,
-        "layer": page.get_by_role("radiogroup", name="Layer").get_by_text("0", exact=True),
+        "layer": page.get_by_role("radiogroup", name="Layer").get_by_text("1", exact=True),
         "token": page.get_by_role("spinbutton", name="Token"),
         "document": page.get_by_role("combobox").nth(1),
     }[name]

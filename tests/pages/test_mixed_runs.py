@@ -57,7 +57,7 @@ def shown(at: AppTest) -> list[dict[tuple[int, int], int]]:
 
 def test_both_stand_side_by_side_token_by_token(folder: Path, tiny_assets: Path):
     table = documents(folder)
-    at = follow_link(PAGE, routing_doc=table["id"][1], routing_order="By id")
+    at = follow_link(PAGE, routing_doc=table["id"][1], routing_order="By id", routing_layer="0")
     said = texts(at).replace("\\", "")
     assert "in EMO, " in said and "in Standard MoE" in said
     assert "Standard MoE is a recording (" in said and "was run now on the same text" in said

@@ -98,7 +98,7 @@ def test_a_text_is_routed_by_one_run(alone: Path):
     assert part["loss"].startswith(f"{loss[5]:.2f} nats (") and part["label"] == "mine"
     assert f"Loss in nats a token: {np.nanmean(loss):.2f} in mine" in words(at)
     assert without_the_other(words(at))
-    assert at.selectbox(key="routing_expert").options[0] == "L0 E0"
+    assert at.selectbox(key="routing_expert").options[0] == "L1 E0"
     assert [side["label"] for side in heatmaps(at)[0]["sides"]] == ["mine"]
     assert "Loss difference" not in at.selectbox(key="routing_colour").options
 

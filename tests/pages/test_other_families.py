@@ -165,7 +165,7 @@ def test_a_text_is_routed_live(assets: Path, family: str) -> None:
     numbers = [1, 2] if first_is_dense else [0, 1, 2]
     assert at.segmented_control(key="routing_layer").options == list(map(str, numbers))
     (side,) = heatmaps(at)[0]["sides"]
-    assert [layer["number"] for layer in side["layers"]] == numbers[:1]
+    assert [layer["number"] for layer in side["layers"]] == numbers[-1:]
     assert f"Mean over {len(numbers)} layers with experts" in words(at)
     at.number_input(key="routing_token").set_value(7)
     assert losses(run(at))[0].startswith(f"{loss[6]:.2f} nats (")

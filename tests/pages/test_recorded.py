@@ -70,7 +70,7 @@ def test_an_imported_trace_is_shown_without_any_checkpoint(answers, ids):
     assert "with --level tokens" in said and "cuts need a checkpoint" in said
     assert [token["text"] for token in strips(at)[0]["tokens"]][:3] == ["1 ", "2 ", "3 "]
     rows = np.concatenate([ids, ids[:3]])
-    assert picture(at) == shown_of(rows, layer=0)
+    assert picture(at) == shown_of(rows, layer=LAYERS - 1)
     assert heatmaps(at)[0]["what"] == ""  # an expert is used or not
     every = opened(routing_picture="All layers")
     assert [picture(every, 0, layer) for layer in range(LAYERS)] == [

@@ -19,6 +19,7 @@ from tests.pages.opened import (
     cards,
     cells,
     charts,
+    components,
     follow_link,
     heatmaps,
     looks,
@@ -321,10 +322,16 @@ def test_experts_are_ordered_by_use_and_on_request_by_id(
         return np.frombuffer(base64.b64decode(layer["order"]), "<u2").tolist()
 
     found = recorded(tiny_assets, documents["text"][0])
-    ids, weights = found.expert_ids[0, 1:].ravel(), found.gate_weights[0, 1:].ravel()
+    ids, weights = found.expert_ids[-1, 1:].ravel(), found.gate_weights[-1, 1:].ravel()
     mass = np.bincount(ids, weights, minlength=max(order(opened())) + 1)
     assert order(opened()) == np.argsort(-mass, kind="stable").tolist()
     assert order(opened(routing_order="By id")) == sorted(order(opened()))
+
+
+def test_a_text_opens_at_the_layer_that_home_opens_at(tiny_assets: Path):
+    home = next(each for each in components(follow_link("")) if "notch" in each and "of" in each)
+    for side in heatmaps(opened())[0]["sides"]:
+        assert [layer["number"] for layer in side["layers"]] == [home["layer"]] == [1]
 
 
 def test_all_layers_are_small_pictures(tiny_assets: Path, documents: pd.DataFrame):
@@ -341,7 +348,7 @@ def test_a_difference_is_the_first_less_the_second(
     tiny_assets: Path, documents: pd.DataFrame, match: str
 ):
     shown = {} if match == "Matched by use" else {"routing_match": match}  # two models: by use
-    given = heatmaps(opened(routing_picture="Difference", **shown))[0]
+    given = heatmaps(opened(routing_picture="Difference", routing_layer="0", **shown))[0]
     emo, std = (
         recorded(tiny_assets, documents["text"][0], name) for name in ("emo-nano", "std-nano")
     )
@@ -375,7 +382,7 @@ def test_a_followed_expert_is_of_one_layer_and_says_so_in_another(
 ):
     experts = recorded(tiny_assets, documents["text"][0]).expert_ids
     expert = int(experts[0, 5, 0])
-    at = opened(routing_expert=f"EMO {expert}")  # as links were before
+    at = opened(routing_layer="0", routing_expert=f"EMO {expert}")  # as links were before
     marked = [token["marked"] for token in strips(at)[0]["tokens"]]
     assert marked == (experts[0, 1:] == expert).any(axis=1).tolist()
     assert at.query_params["routing_expert"] == f"EMO L0 E{expert}"

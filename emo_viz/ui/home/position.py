@@ -35,7 +35,7 @@ def tell(runs: Comparison, found: Glances, start: int, key: str) -> None:
     own = [found.runs[run.id] for run in runs]
     first, layers = own[0], layers_of(own)
     keep = links.value(routes.HOME_KEEP, _keeps(first), first.keeps[start])
-    layer = links.value(routes.HOME_LAYER, one_of("layer", layers), layers[-1])
+    layer = links.value(routes.HOME_LAYER, one_of("layer", layers), at_home.usual_layer(layers))
     token = links.token(routes.HOME_TOKEN, len(first.pieces))
     at_home.show(at_home.Seen(runs.ids, found.text.id, layer, token, keep))
     _COMPONENT(

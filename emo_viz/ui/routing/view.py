@@ -24,7 +24,7 @@ from emo_viz.ui.routing import follow, matching, panel, pictures, text
 from emo_viz.ui.routing.follow import EXPERT, Experts
 from emo_viz.ui.routing.matching import Others
 from emo_viz.ui.routing.page import FIELD, TOKEN, measured
-from emo_viz.ui.shell import links, routes, slots
+from emo_viz.ui.shell import at_home, links, routes, slots
 from emo_viz.ui.shell.words import by_hand, count, isolated
 
 LAYER, ORDER, COLOUR = routes.ROUTING_LAYER, routes.ROUTING_ORDER, routes.ROUTING_COLOUR
@@ -122,7 +122,7 @@ def _is_matched(reading: Reading, others: Others | None) -> bool:
 
 def _layer(numbers: Sequence[int]) -> int:
     choose = links.choice if len(numbers) <= MOST_BUTTONS else links.select
-    layer = choose(st, "Layer", numbers, LAYER)
+    layer = choose(st, "Layer", numbers, LAYER, default=at_home.usual_layer(numbers))
     _layer_button(layer, -1, numbers)
     _layer_button(layer, +1, numbers)
     return layer

@@ -60,8 +60,10 @@ def _choose(pinned: Sequence[Pin]) -> tuple[Pin, Pin] | None:
     codes = sorted(by_code, key=lambda code: not _others(by_code[code], pinned))
 
     def pick(label: str, options: Sequence[str], key: str) -> Pin:
-        how = {"format_func": named.__getitem__, "width": "stretch"}
-        return by_code[links.select(row, label, options, key, "pin", **how)]
+        code = links.select(
+            row, label, options, key, "pin", format_func=named.__getitem__, width="stretch"
+        )
+        return by_code[code]
 
     left = pick("Left", codes, routes.PIN_LEFT)
     others = _others(left, pinned)

@@ -1,5 +1,6 @@
 """What the first screen of Home shows now, for links that lead from there to the same elsewhere."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import streamlit as st
@@ -21,6 +22,12 @@ class Seen:
     layer: int
     token: int | None
     keep_k: int
+
+
+def usual_layer(layers: Sequence[int]) -> int:
+    """The layer that a text opens at, here and elsewhere: the last one, where experts follow the
+    subject of a text most plainly."""
+    return layers[-1]
 
 
 def show(seen: Seen) -> None:

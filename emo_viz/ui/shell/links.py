@@ -127,13 +127,20 @@ def choice(
 
 
 def select(
-    place: Any, label: str, options: Sequence[Option], key: str, what: str = "", **how: Any
+    place: Any,
+    label: str,
+    options: Sequence[Option],
+    key: str,
+    what: str = "",
+    default: Option | None = None,
+    **how: Any,
 ) -> Option:
     """One of many options in a list; at first the first one. Arguments as of `choice`."""
+    first = options[0] if default is None else default
     kind = one_of(what or label.lower(), options, how.get("format_func", str))
-    enter(key, kind, options[0])
+    enter(key, kind, first)
     chosen: Option = place.selectbox(label, options, key=key, **how)
-    return leave(key, kind, chosen, options[0])
+    return leave(key, kind, chosen, first)
 
 
 def select_or_none(
