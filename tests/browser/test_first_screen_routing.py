@@ -25,6 +25,12 @@ LINES = """(strip) => {
   return line > 20 && Number.isInteger(line) && strip.clientHeight % line === 0;
 }"""
 
+IN_SIGHT = """(token) => {
+  const own = token.getBoundingClientRect();
+  const text = token.closest(".strip").getBoundingClientRect();
+  return own.top >= text.top - 1 && own.bottom <= text.bottom + 1;
+}"""
+
 
 def visit(page: Page, server: harness.Server, query: str = "") -> Locator:
     """The picture of the page, drawn."""
@@ -189,10 +195,25 @@ def test_the_arrow_keys_walk_a_picture_without_the_server_and_enter_picks(
     expect(root.get_by_text("No token is chosen.")).to_be_attached()
 
 
-def test_pointing_at_the_text_marks_the_row(app_server: harness.Server, browser_page: Page):
-    root = visit(browser_page, app_server)
-    browser_page.locator(TOKENS).nth(6).hover()
-    browser_page.wait_for_function("(root) => root.map.guest === 6", arg=root.element_handle())
+def test_the_text_and_the_picture_show_what_is_pointed_at_in_the_other(
+    app_server: harness.Server, browser_page: Page
+):
+    page, root = browser_page, visit(browser_page, app_server)
+    page.locator(TOKENS).nth(6).hover()
+    page.wait_for_function("(root) => root.map.guest === 6", arg=root.element_handle())
+    # The text goes along with the picture's rows, and to a row that is pointed at.
+    first, last = page.locator(TOKENS).first, page.locator(TOKENS).last
+    assert first.evaluate(IN_SIGHT) and not last.evaluate(IN_SIGHT)
+    rail = root.evaluate("({ map: { at } }) => ({ x: at.rail.x + 8, y: at.rail.y + at.rail.h })")
+    root.locator(".stage").click(position={"x": rail["x"], "y": rail["y"] - 2})
+    top = int((root.get_attribute("data-rows") or "").split()[0])
+    assert top > 1 and page.locator(TOKENS).nth(top - 1).evaluate(IN_SIGHT)
+    assert not first.evaluate(IN_SIGHT)
+    root.get_by_role("button", name="Whole text").click()
+    assert first.evaluate(IN_SIGHT)
+    page.mouse.move(*cell(root, 0, page.locator(TOKENS).count() - 1)[:2])
+    expect(last).to_have_class(re.compile("pointed"))
+    assert last.evaluate(IN_SIGHT)
 
 
 def test_a_pick_sends_little_and_not_the_picture(app_server: harness.Server, browser_page: Page):

@@ -133,7 +133,14 @@ class Heatmap {
   go(view) {
     Object.assign(this.view, view);
     this.moved = true;
+    this.arrive();
+  }
+
+  // The text beside the picture begins with its first row.
+  arrive() {
     this.settle();
+    document.dispatchEvent(new CustomEvent("emo-viz-rows",
+      { detail: { group: this.shown.group, first: Math.floor(this.view.top) + 1 } }));
   }
 
   settle() {
@@ -356,7 +363,7 @@ class Heatmap {
       if (event.ctrlKey) this.zoom(event.deltaY > 0 ? 1.25 : 0.8, x, y);
       else this.shift(Math.sign(event.deltaY) * 3);
     }, { passive: false });
-    rows.onclick = () => { this.readable(); this.settle(); };
+    rows.onclick = () => { this.readable(); this.arrive(); };
     all.onclick = () => this.whole();
     new ResizeObserver(() => this.shown && this.size()).observe(stage);
     // What comes or goes above the picture, or the window's edge, moves its foot.

@@ -42,11 +42,20 @@ function select(strip, position) {
   choose(strip, node ? [node] : []);
   if (!node) return;
   strip.setAttribute("aria-activedescendant", node.id);
+  reveal(strip, node);
+}
+
+// Brings a token into the middle of what is seen of the text, if it is not in sight.
+function reveal(strip, node) {
   const top = node.offsetTop;
   if (top < strip.scrollTop || top + node.offsetHeight > strip.scrollTop + strip.clientHeight) {
-    const line = lineOf(strip);
-    strip.scrollTop = Math.round((top - strip.clientHeight / 2) / line) * line;
+    scrollTo(strip, top - strip.clientHeight / 2);
   }
+}
+
+function scrollTo(strip, top) {
+  const line = lineOf(strip);
+  strip.scrollTop = Math.round(top / line) * line;
 }
 
 function beside(strip, position, down) {
@@ -103,7 +112,13 @@ function hear(strip) {
   on("emo-viz-hover", ({ from, token }) => {
     strip.querySelector(".pointed")?.classList.remove("pointed");
     const node = from !== strip && token && strip.querySelector(`#token-${token}`);
-    if (node) faceOf(node).classList.add("pointed");
+    if (!node) return;
+    faceOf(node).classList.add("pointed");
+    reveal(strip, node);
+  });
+  on("emo-viz-rows", ({ first }) => {
+    const node = strip.querySelector(`#token-${first}`);
+    if (node) scrollTo(strip, node.offsetTop);
   });
   const point = (token) => {
     if (token !== strip.pointing) {
