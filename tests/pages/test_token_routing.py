@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from emo_viz.figures import theme
 from emo_viz.server import library, typical
+from emo_viz.ui.shell import routes
 from model.run.inference import Recording, encode, record
 from model.run.loading import load_model, load_tokenizer
 from tests.pages.opened import (
@@ -296,6 +297,22 @@ def test_a_file_in_another_encoding_is_read_and_it_is_said():
     at.file_uploader(key="routing_file").set_value(("a.txt", content, "text/plain")).run()
     assert at.text_area(key="routing_draft").value == "Grüße und Wasser"
     assert "read as Latin-1" in texts(at)
+
+
+def test_a_text_of_two_kinds_opens_as_a_whole_and_no_other_does():
+    def whole(at: AppTest) -> bool:
+        return bool(heatmaps(run(at))[0]["whole"])
+
+    mixed = opened(**routes.routing_of_mixed("int x;\n\nThe tide is high."))
+    assert whole(mixed) and "routing_rows" in mixed.query_params
+    mixed.button(key="routing_example_recipe").click()
+    assert not whole(mixed) and "routing_rows" not in mixed.query_params
+    mixed.button(key="routing_example_recipe,_then_code").click()
+    assert whole(mixed)
+    mixed.segmented_control(key="routing_source").set_value("Held-out document")
+    assert not whole(mixed)
+    mixed.segmented_control(key="routing_source").set_value("Your own text")
+    assert whole(mixed)
 
 
 def test_an_example_fills_the_field_and_is_read():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from emo_viz.ui.parts.token_text import text_labels, vocabulary_label
+from emo_viz.ui.parts.token_text import looks_like_code, text_labels, vocabulary_label
 from model.run.inference import encode
 from model.run.loading import load_tokenizer
 
@@ -55,3 +55,8 @@ class OfWords:
 def test_a_vocabulary_of_another_kind_is_read_too():
     labels = [vocabulary_label(OfWords(), token) for token in range(3)]
     assert labels[:2] == ["⟨E0⟩", "␣soil"]
+
+
+def test_lines_for_a_preprocessor_are_code_and_headings_are_not():
+    assert looks_like_code("#ifdef USE_MAP\n\n    varying vec2 vMapUv\n\n#endif")
+    assert not looks_like_code("# If it rains\n\nStay inside.\n\n#defined by weather")

@@ -97,7 +97,7 @@ def _of_documents(runs: Comparison, row: pd.Series | None, live: bool) -> Iterat
             "where do the experts change?",
             ":material/alt_route:",
             routes.ROUTING,
-            routes.routing_of_text(text_links.code_of(found.text)),
+            routes.routing_of_mixed(text_links.code_of(found.text)),
         )
 
 

@@ -32,10 +32,12 @@ _MEDICINE = """The patient was given 500 mg of amoxicillin three times a day for
 Side effects of this medicine include nausea, rash and diarrhoea. Tell your doctor if you
 are allergic to penicillin or have a disease of the kidneys.
 """
+_MIXED = f"{_RECIPE.split(chr(10) * 2 + '1.')[0]}\n\n{_CODE}"
 EXAMPLES = {
     "Recipe": _RECIPE,
     "Python code": _CODE,
-    "Recipe, then code": f"{_RECIPE.split(chr(10) * 2 + '1.')[0]}\n\n{_CODE}",
+    "Recipe, then code": _MIXED,
     "Chess game": _CHESS,
     "Medicine": _MEDICINE,
 }
+OF_SEVERAL_KINDS = frozenset([_MIXED])  # which tell their story as a whole

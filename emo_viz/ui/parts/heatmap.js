@@ -111,15 +111,15 @@ class Heatmap {
       if (canvas.height !== Math.round(height * ratio)) canvas.height = Math.round(height * ratio);
     }
     this.width = width;
-    if (!this.view) this.readable();
+    if (!this.view) this.readable(this.shown.whole);
     this.settle();
   }
 
   // Rows whose texts can be read; the whole text where it is short or there are many pictures.
-  readable() {
+  readable(whole = false) {
     const large = larger(), height = this.pixels - (HEAD + AXIS) * large;
     const { count, widest, many } = this.shown;
-    const rows = many || height / count >= SHORTEST * large
+    const rows = many || whole || height / count >= SHORTEST * large
       ? count : Math.floor(height / (ROW * large));
     const middle = (this.look.selected ?? 1) - 1;
     const top = Math.max(0, Math.min(count - rows, middle - Math.floor(rows / 2)));

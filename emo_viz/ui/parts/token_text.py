@@ -18,7 +18,8 @@ CODE_LINES = 0.3
 # Ends as statements and blocks end, begins as they begin, calls, assigns, or is a comment of code.
 _CODE = re.compile(
     r"[;{}]\s*$|^\s*[})\]]|\)\s*:\s*$|^\s*(def|class|import|from|return|func|var|let|const|if \()\b"
-    r"|\w\([^) ]*\)|\w\s*[:+-]?=\s*\S|^\s*(//|/\*|#include|\(def|;;)|^\s*\("
+    r"|\w\([^) ]*\)|\w\s*[:+-]?=\s*\S|^\s*(//|/\*|\(def|;;)|^\s*\("
+    r"|^\s*#(include|if|ifdef|ifndef|else|endif|define)\b"
 )
 _HEX = re.compile(r"<0x([0-9A-F]{2})>")
 

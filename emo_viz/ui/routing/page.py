@@ -8,6 +8,7 @@ from streamlit.delta_generator import DeltaGenerator
 from emo_viz.analysis.widths import in_words
 from emo_viz.figures.kept import beside
 from emo_viz.server import library, typical
+from emo_viz.ui.parts.examples import OF_SEVERAL_KINDS
 from emo_viz.ui.parts.own_text import OwnText
 from emo_viz.ui.parts.reading import Chosen, Reading, say_absent
 from emo_viz.ui.parts.steps import around, document_steps
@@ -20,6 +21,8 @@ HELD_OUT, OWN = "Held-out document", routes.OWN_SOURCE
 SOURCE, DOMAIN = routes.ROUTING_SOURCE, routes.ROUTING_DOMAIN
 LOW_FIELD = 80  # pixels: the pictures below it stay in sight
 DOCUMENT, TOKEN, EXPERT = "routing_choice", routes.ROUTING_TOKEN, routes.ROUTING_EXPERT
+ROWS = routes.ROUTING_ROWS
+_OF_TEXT = (TOKEN, EXPERT, ROWS)
 _LEFT = "routing_left"  # what was chosen of the text of the other source
 
 
@@ -77,8 +80,8 @@ def or_none(value: float) -> str:
 
 
 def forget_selection() -> None:
-    """Another text has other tokens: drop the selected one."""
-    for key in (TOKEN, EXPERT):
+    """Another text has other tokens: drop the selected one, and what a link shows of its rows."""
+    for key in _OF_TEXT:
         st.session_state[key] = None
 
 
@@ -86,13 +89,11 @@ def swap_selection() -> None:
     """A text of the other source has its own chosen token: the one that it was left with, if it is
     still that text in these runs."""
     state, now = st.session_state, st.session_state[SOURCE]
-    before, token, expert = state.get(_LEFT, (None, None, None))
-    state[_LEFT] = (
-        _text_of(OWN if now == HELD_OUT else HELD_OUT),
-        state.get(TOKEN),
-        state.get(EXPERT),
-    )
-    state[TOKEN], state[EXPERT] = (token, expert) if before == _text_of(now) else (None, None)
+    before, chosen = state.get(_LEFT, (None, {}))
+    left = _text_of(OWN if now == HELD_OUT else HELD_OUT)
+    state[_LEFT] = (left, {key: state.get(key) for key in _OF_TEXT})
+    for key in _OF_TEXT:
+        state[key] = chosen.get(key) if before == _text_of(now) else None
 
 
 def _text_of(source: str) -> tuple[str, ...]:
@@ -103,11 +104,19 @@ def _text_of(source: str) -> tuple[str, ...]:
     return (source, str(chosen), *map(str, slots.params().items()))
 
 
-FIELD = OwnText("routing", routes.ROUTING_TEXT, forget_selection)
+def _take_own_text() -> None:
+    forget_selection()
+    mixed = st.session_state[FIELD.draft] in OF_SEVERAL_KINDS
+    st.session_state[ROWS] = routes.WHOLE_TEXT if mixed else None
+
+
+FIELD = OwnText("routing", routes.ROUTING_TEXT, _take_own_text)
 
 
 def own_text() -> Chosen | None:
     """What the visitor has written, once there is something."""
+    rows = one_of("tokens shown", [routes.WHOLE_TEXT], instead="readable rows are shown")
+    links.value(ROWS, rows, None)  # also where there is no text yet: a button may bring one
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
     text = FIELD.ask("which experts each of its tokens uses", row, LOW_FIELD)
     return None if text is None else Chosen(text, "Your own text")

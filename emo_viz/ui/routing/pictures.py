@@ -30,10 +30,11 @@ def draw(
     match: Callable[[int], Matching | None] | None,
     on_pick: Callable[[Pick], None],
     same_ids: bool,
+    whole: bool,
 ) -> None:
     """The picture and a line on what it shows. layer: the number of the chosen one. match: finds
     the experts of a layer that are the same in a difference; None: those of one id. same_ids: an
-    id is one expert in both runs."""
+    id is one expert in both runs. whole: all rows at first."""
     reason = _why_no_difference(reading.runs, match is None) if picture == DIFFERENCE else ""
     same = match(reading.place(layer)) if match and picture == DIFFERENCE and not reason else None
     if match and picture == DIFFERENCE and not (reason or same):
@@ -58,6 +59,7 @@ def draw(
         differences=differences,
         group=GROUP,
         same_ids=same_ids,
+        whole=whole,
     )
     st.caption(_said(reading, layer, by_use, differences, same))
 

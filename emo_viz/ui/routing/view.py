@@ -23,7 +23,7 @@ from emo_viz.ui.parts.reading import Reading
 from emo_viz.ui.routing import follow, matching, panel, pictures, text
 from emo_viz.ui.routing.follow import EXPERT, Experts
 from emo_viz.ui.routing.matching import Others
-from emo_viz.ui.routing.page import FIELD, TOKEN, measured
+from emo_viz.ui.routing.page import FIELD, ROWS, TOKEN, measured
 from emo_viz.ui.shell import at_home, links, routes, slots
 from emo_viz.ui.shell.words import by_hand, count, isolated
 
@@ -42,7 +42,8 @@ STICKY = """<style>
 
 @dataclass(frozen=True)
 class View:
-    """What the visitor has chosen to look at; token is a position from 1."""
+    """What the visitor has chosen to look at; token is a position from 1. whole: all rows of the
+    text at first."""
 
     layer: int
     picture: str
@@ -51,6 +52,7 @@ class View:
     order: str
     colour: str
     matched: bool
+    whole: bool
 
 
 @st.fragment
@@ -72,7 +74,7 @@ def _explore(reading: Reading, others: Others | None) -> None:
             match = partial(matching.matched, reading, others) if others and view.matched else None
             same = matching.same_ids(reading, others)
             picked = _pick_cell(experts)
-            pictures.draw(reading, view.picture, view.layer, by_use, match, picked, same)
+            pictures.draw(reading, view.picture, view.layer, by_use, match, picked, same, view.whole)
             _more(reading, view)
         with st.container(key="routing_beside", gap="small"):
             text.draw(reading, view.layer, view.token, view.follow, view.colour, _pick_token)
@@ -100,7 +102,8 @@ def _controls(reading: Reading, experts: Experts, others: Others | None) -> View
             order = links.choice(st, "Order of the experts", options, ORDER)
             colour = links.select(st, "Colour of the text", text.options(reading), COLOUR)
             matched = picture == pictures.DIFFERENCE and _is_matched(reading, others)
-    return View(layer, picture, token, followed, order, colour, matched)
+    whole = not reading.chosen.document and st.session_state.get(ROWS) is not None
+    return View(layer, picture, token, followed, order, colour, matched, whole)
 
 
 def _is_matched(reading: Reading, others: Others | None) -> bool:

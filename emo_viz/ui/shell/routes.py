@@ -30,6 +30,7 @@ ROUTING_DOCUMENT, ROUTING_TEXT = "routing_doc", "routing_text"
 ROUTING_LAYER, ROUTING_TOKEN, ROUTING_EXPERT = "routing_layer", "routing_token", "routing_expert"
 ROUTING_ORDER, ROUTING_COLOUR = "routing_order", "routing_colour"
 ROUTING_PICTURE, ROUTING_MATCH = "routing_picture", "routing_match"
+ROUTING_ROWS, WHOLE_TEXT = "routing_rows", "Whole text"  # at first, instead of readable rows
 
 CLUSTER_LEVEL, CLUSTER_K, CLUSTER_LAYER = "cluster_level", "cluster_k", "cluster_layer"
 CLUSTER_MAP, CLUSTER_COLOUR = "cluster_map", "cluster_colour"
@@ -89,6 +90,11 @@ def routing_of_text(code: str, token: int | None = None) -> dict[str, str]:
     """Those that open a text of the visitor's own, as a link carries it, at one of its tokens."""
     found = {ROUTING_SOURCE: OWN_SOURCE, ROUTING_TEXT: code}
     return found if token is None else found | {ROUTING_TOKEN: str(token)}
+
+
+def routing_of_mixed(code: str) -> dict[str, str]:
+    """Those that open a text of several kinds, all of it in sight."""
+    return routing_of_text(code) | {ROUTING_ROWS: WHOLE_TEXT}
 
 
 def ablation_of_document(document: str) -> dict[str, str]:
