@@ -69,6 +69,7 @@ def test_pictures_text_and_panel_are_on_the_first_screen(
         expect(strip).to_be_in_viewport(ratio=1)
         assert strip.evaluate(LINES)
         expect(page.locator(CARD)).to_be_in_viewport(ratio=1)
+        expect(page.get_by_role("button", name="Export")).to_be_in_viewport(ratio=1)
 
 
 @pytest.mark.parametrize("picture", ["One layer", "All layers", "Difference"])
@@ -76,9 +77,7 @@ def test_headline_controls_and_pictures_are_within_one_screen_at_900(
     app_server: harness.Server, browser: Browser, picture: str
 ):
     with harness.new_page(browser, 900, 900) as page:
-        # A run alone has no difference, which is said above its picture.
-        run = "&b=none" if picture == "Difference" else ""
-        query = f"?routing_picture={picture.replace(' ', '+')}&routing_token=3{run}"
+        query = f"?routing_picture={picture.replace(' ', '+')}&routing_token=3"
         visit(page, app_server, query)
         expect(page.locator("h2").first).to_be_in_viewport(ratio=1)
         for name in (".stage", ".foot"):

@@ -28,6 +28,7 @@ PARAMS = {
         "routing_token": "token",
         "routing_expert": "expert",
         "routing_order": "order",
+        "routing_rows": "tokens shown",
         "routing_colour": "colour",
     },
     CLUSTERS: {

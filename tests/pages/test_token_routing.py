@@ -388,9 +388,10 @@ def test_a_difference_is_the_first_less_the_second(
         assert given["top"] * root * abs(root) == pytest.approx(expected[token, expert], abs=0.01)
 
 
-def test_one_run_has_no_difference_and_a_sentence_says_so():
+def test_one_run_has_no_difference_to_choose():
     at = opened(routing_picture="Difference", b="none")
-    assert "A difference is of two runs" in texts(at)
+    assert at.segmented_control(key="routing_picture").options == ["One layer", "All layers"]
+    assert "asks for the picture Difference, which is not here" in texts(at)
     assert [side["label"] for side in heatmaps(at)[0]["sides"]] == ["EMO"]
 
 

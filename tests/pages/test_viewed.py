@@ -90,3 +90,12 @@ def test_the_findings_of_home_say_which_documents_they_are_of(tiny_assets, monke
     assert (part["said"], part["apart"]) == ("set of documents: All", "home_first")
     assert "set of documents: All" in picture.joined(picture.line([]))
     assert picture.joined(picture.line([], "", {"home_seen"})) == "EMO Viz"
+
+
+def test_a_picture_of_all_layers_says_none_of_them(tiny_assets, everything_open, monkeypatch):
+    page = "pages/1_Token_routing.py"
+    said = lines(monkeypatch, page)
+    assert said["routing_layer"] == "layer 1"
+    assert said["routing_order"].endswith("By use in this text")
+    said = lines(monkeypatch, page, routing_picture="All layers")
+    assert said["routing_layer"] == "" and said["routing_picture"] == "picture All layers"

@@ -155,7 +155,9 @@ class Heatmap {
     const whole = view.bottom - view.top >= count;
     this.at = places(this.shown, this.width, this.pixels, whole);
     this.theme = themeOf(this.root);
-    this.root.dataset.rows = `${Math.floor(view.top) + 1} ${Math.ceil(view.bottom)}`;
+    const rows = [Math.floor(view.top) + 1, Math.ceil(view.bottom)];
+    this.root.dataset.rows = rows.join(" ");
+    this.root.dataset.shows = JSON.stringify({ [this.shown.rows]: rows.join(" to ") });
     const none = this.shown.byExpert && this.at.panels.find((one) => isEmpty(this.shown, one, view));
     const of = none && `${none.side.label}, layer ${none.layer.number}`;
     this.parts.hint.textContent = none

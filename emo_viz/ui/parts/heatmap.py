@@ -118,6 +118,7 @@ def heatmap(
     same_ids: bool = False,
     span: tuple[float, float] | None = None,
     whole: bool = False,
+    rows: str = "",
 ) -> None:
     """Draw the sides beside each other (one layer), or a line of layers for each (several).
 
@@ -128,8 +129,8 @@ def heatmap(
     experts of a `Layer` are then its columns, a value of 0 is clear, and a pick follows none.
     same_ids: whether one id is one expert in both sides. span: the values at the ends of an even
     scale, what lies beyond being drawn as its end; without it the scale begins at 0 and is a square
-    root. whole: all rows at first, however low each is. A picture whose foot the window cuts off
-    is lower.
+    root. whole: all rows at first, however low each is. rows: as what a saved picture says which
+    rows it shows, a control's name. A picture whose foot the window cuts off is lower.
     """
 
     low, top = span or (None, _furthest(sides))
@@ -146,6 +147,7 @@ def heatmap(
         "columns": columns,
         "sameIds": same_ids,
         "whole": whole,
+        "rows": rows,
         "mark": SELECTION_COLOUR,
     }
     with st.container(gap=None):

@@ -80,7 +80,7 @@ def choose(experts: Experts, shown: int) -> Follow | None:
         key=EXPERT,
         format_func=experts.label,
         placeholder="none",
-        width=240,
+        width=210,
         help="Underlines every token that uses it, and marks its column. L3 E62 is expert 62 of "
         "layer 3; the expert 62 of another layer is another one.",
     )

@@ -113,10 +113,15 @@ def _take_own_text() -> None:
 FIELD = OwnText("routing", routes.ROUTING_TEXT, _take_own_text)
 
 
+def is_whole_at_first() -> bool:
+    """Whether a link or an example asks for all rows of the picture."""
+    rows = one_of("tokens shown", [routes.WHOLE_TEXT], instead="readable rows are shown")
+    return links.value(ROWS, rows, None) is not None
+
+
 def own_text() -> Chosen | None:
     """What the visitor has written, once there is something."""
-    rows = one_of("tokens shown", [routes.WHOLE_TEXT], instead="readable rows are shown")
-    links.value(ROWS, rows, None)  # also where there is no text yet: a button may bring one
+    is_whole_at_first()  # read where there is no text yet: a button may bring one
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
     text = FIELD.ask("which experts each of its tokens uses", row, LOW_FIELD)
     return None if text is None else Chosen(text, "Your own text")

@@ -14,12 +14,18 @@ from emo_viz.ui.parts.heatmap import Layer, Pick, Side, heatmap, layer_of
 from emo_viz.ui.parts.reading import Reading
 from emo_viz.ui.parts.together import in_each, less, name
 from emo_viz.ui.routing.matching import Matching
+from emo_viz.ui.shell import routes
 from emo_viz.ui.shell.words import count, escape_markdown, isolated, share
 
-ONE, ALL, DIFFERENCE = "One layer", "All layers", "Difference"
+ONE, ALL, DIFFERENCE = "One layer", routes.ALL_LAYERS, "Difference"
 GROUP = "routing"
 PIXELS = 530
 AXIS = "Routed expert (id)"
+
+
+def options(reading: Reading) -> list[str]:
+    """The pictures that there are: one run has no difference."""
+    return [ONE, ALL, DIFFERENCE][: 3 if len(reading.runs) > 1 else 2]
 
 
 def draw(
@@ -60,6 +66,7 @@ def draw(
         group=GROUP,
         same_ids=same_ids,
         whole=whole,
+        rows=routes.ROUTING_ROWS,
     )
     st.caption(_said(reading, layer, by_use, differences, same))
 
@@ -144,8 +151,6 @@ def _in_common(reading: Reading, layer: int, same: Matching | None) -> float:
 
 def _why_no_difference(runs: Comparison, by_id: bool) -> str:
     """A sentence where there is nothing to subtract; "" where there is."""
-    if len(runs) < 2:
-        return "A difference is of two runs: choose a second one in the side bar."
     said = runs.why_not("experts") if by_id else ""
     return f"{said} View matches them by use." if said else ""
 

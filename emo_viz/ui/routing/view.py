@@ -20,10 +20,10 @@ from emo_viz.ui.parts.export import by_label, offer
 from emo_viz.ui.parts.heatmap import Follow, Pick
 from emo_viz.ui.parts.pins import Pin
 from emo_viz.ui.parts.reading import Reading
-from emo_viz.ui.routing import follow, matching, panel, pictures, text
+from emo_viz.ui.routing import follow, matching, page, panel, pictures, text
 from emo_viz.ui.routing.follow import EXPERT, Experts
 from emo_viz.ui.routing.matching import Others
-from emo_viz.ui.routing.page import FIELD, ROWS, TOKEN, measured
+from emo_viz.ui.routing.page import FIELD, TOKEN, measured
 from emo_viz.ui.shell import at_home, links, routes, slots
 from emo_viz.ui.shell.words import by_hand, count, isolated
 
@@ -73,8 +73,8 @@ def _explore(reading: Reading, others: Others | None) -> None:
             by_use = view.order == BY_USE
             match = partial(matching.matched, reading, others) if others and view.matched else None
             same = matching.same_ids(reading, others)
-            picked = _pick_cell(experts)
-            pictures.draw(reading, view.picture, view.layer, by_use, match, picked, same, view.whole)
+            pick = _pick_cell(experts)
+            pictures.draw(reading, view.picture, view.layer, by_use, match, pick, same, view.whole)
             _more(reading, view)
         with st.container(key="routing_beside", gap="small"):
             text.draw(reading, view.layer, view.token, view.follow, view.colour, _pick_token)
@@ -91,19 +91,24 @@ def experts_of(reading: Reading) -> Experts:
 
 
 def _controls(reading: Reading, experts: Experts, others: Others | None) -> View:
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="xsmall"):
         layer = _layer(reading.numbers)
-        options = [pictures.ONE, pictures.ALL, pictures.DIFFERENCE]
-        picture = links.choice(st, "Picture", options, PICTURE)
-        token = links.token_field(reading.num_tokens, TOKEN, width=120)
+        picture = links.choice(st, "Picture", pictures.options(reading), PICTURE)
+        token = links.token_field(reading.num_tokens, TOKEN, width=104)
         followed = follow.choose(experts, layer)
-        with st.popover("View", icon=":material/tune:"):
-            options = [BY_USE, BY_ID]
-            order = links.choice(st, "Order of the experts", options, ORDER)
-            colour = links.select(st, "Colour of the text", text.options(reading), COLOUR)
-            matched = picture == pictures.DIFFERENCE and _is_matched(reading, others)
-    whole = not reading.chosen.document and st.session_state.get(ROWS) is not None
-    return View(layer, picture, token, followed, order, colour, matched, whole)
+        further = _further(reading, picture, others)
+        view = View(layer, picture, token, followed, *further, page.is_whole_at_first())
+        export(reading, view)
+    return view
+
+
+def _further(reading: Reading, picture: str, others: Others | None) -> tuple[str, str, bool]:
+    """The order of the experts, the colour of the text, and whether experts are matched."""
+    with st.popover("View", icon=":material/tune:"):
+        order = links.choice(st, "Order of the experts", [BY_USE, BY_ID], ORDER)
+        colour = links.select(st, "Colour of the text", text.options(reading), COLOUR)
+        matched = picture == pictures.DIFFERENCE and _is_matched(reading, others)
+    return order, colour, matched
 
 
 def _is_matched(reading: Reading, others: Others | None) -> bool:
@@ -209,7 +214,6 @@ def _more(reading: Reading, view: View) -> None:
                 _along_text(reading, view)
     with st.expander("How it was measured"):
         measured(reading)
-        export(reading, view)
 
 
 def _pick_point(numbers: Sequence[int]) -> None:
@@ -258,13 +262,13 @@ def export(reading: Reading, view: View) -> None:
     tables = {"Every token, layer and run": lambda: table(reading)}
     if view.token is None:
         tables["Layers"] = lambda: panel.layers_of_runs(reading)
-    document = reading.chosen.document or "own text"
+    own = "" if reading.chosen.document else "own text, "
     offer(
         "token routing",
         reading.runs,
         charts=charts,
         tables=tables,
-        shown=f"{document}, {count(reading.num_tokens, 'token')}",
+        shown=f"{own}{count(reading.num_tokens, 'token')}",
     )
 
 

@@ -31,6 +31,7 @@ ROUTING_LAYER, ROUTING_TOKEN, ROUTING_EXPERT = "routing_layer", "routing_token",
 ROUTING_ORDER, ROUTING_COLOUR = "routing_order", "routing_colour"
 ROUTING_PICTURE, ROUTING_MATCH = "routing_picture", "routing_match"
 ROUTING_ROWS, WHOLE_TEXT = "routing_rows", "Whole text"  # at first, instead of readable rows
+ALL_LAYERS = "All layers"  # of the pictures
 
 CLUSTER_LEVEL, CLUSTER_K, CLUSTER_LAYER = "cluster_level", "cluster_k", "cluster_layer"
 CLUSTER_MAP, CLUSTER_COLOUR = "cluster_map", "cluster_colour"

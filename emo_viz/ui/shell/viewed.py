@@ -15,7 +15,7 @@ _APART = {routes.SLOT_A, routes.SLOT_B, routes.PRESENT, routes.TOUR, routes.PINS
 # What a view is of: said at its default too.
 _DEFINING = {
     *(routes.HOME_DOCUMENT, routes.HOME_KEEP, routes.HOME_LAYER, routes.HOME_SEEN),
-    *(routes.ROUTING_DOCUMENT, routes.ROUTING_LAYER),
+    *(routes.ROUTING_DOCUMENT, routes.ROUTING_LAYER, routes.ROUTING_ORDER),
     *(routes.SUBSET_DOMAIN, routes.SUBSET_METHOD, routes.SUBSET_KEEP, routes.SUBSET_DOCUMENT),
     *(routes.CLUSTER_K, routes.CLUSTER_TOKEN_K, routes.CLUSTER_LAYER),
     *(routes.CLUSTER_COLOUR, routes.CLUSTER_TOKEN_COLOUR),
@@ -28,9 +28,11 @@ _DEFINING = {
 # What one element of a page alone shows, by that element's key.
 _OF_ONE = dict.fromkeys(
     (routes.HOME_DOCUMENT, routes.HOME_KEEP, routes.HOME_LAYER, routes.HOME_TOKEN), "home_first"
-)
+) | dict.fromkeys((routes.ROUTING_LAYER, routes.ROUTING_ORDER, routes.ROUTING_ROWS), "routing_map")
 # And what one element does not follow, though all others do.
 _OF_OTHERS = {routes.HOME_SEEN: "home_first"}
+# What says nothing where another control holds this.
+_UNSAID = {routes.ROUTING_LAYER: (routes.ROUTING_PICTURE, routes.ALL_LAYERS)}
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,13 @@ def controls() -> list[Control]:
 
 
 def _controls() -> Iterator[Control]:
-    for name, (kind, chosen, default) in links.held().items():
+    held = links.held()
+    chosen_of = {name: chosen for name, (_, chosen, _) in held.items()}
+    for name, (kind, chosen, default) in held.items():
         if kind.what and name not in _APART:
-            value = _words(kind, chosen)
+            other, unless = _UNSAID.get(name, ("", None))
+            unsaid = unless is not None and chosen_of.get(other) == unless
+            value = "" if unsaid else _words(kind, chosen)
             usual = not value or (chosen == default and name not in _DEFINING)
             of = _OF_ONE.get(name, ""), _OF_OTHERS.get(name, "")
             yield Control(name, kind.what, value, usual, *of)
