@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from emo_viz.figures import theme
 from emo_viz.server import library, typical
+from emo_viz.ui.routing import panel
 from emo_viz.ui.shell import routes
 from model.run.inference import Recording, encode, record
 from model.run.loading import load_model, load_tokenizer
@@ -386,6 +388,11 @@ def test_a_difference_is_the_first_less_the_second(
     for (token, expert), level in shown.items():
         root = (level - 128) / 127
         assert given["top"] * root * abs(root) == pytest.approx(expected[token, expert], abs=0.01)
+
+
+def test_the_table_of_two_runs_has_room_in_a_window_of_900_pixels():
+    both = panel._columns(SimpleNamespace(runs=library.default()))
+    assert len(both) == 6 and sum(one["width"] for one in both.values()) <= 330
 
 
 def test_one_run_has_no_difference_to_choose():

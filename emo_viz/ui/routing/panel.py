@@ -19,6 +19,7 @@ from emo_viz.ui.routing.card import Bar, Part, token_card
 from emo_viz.ui.shell.words import by_hand, count, share
 
 PIXELS = 378
+MOST_ROWS = 40  # of a table that is shown without a scroll bar over its numbers
 
 
 def draw(reading: Reading, token: int | None, on_follow: Callable[[Follow], None]) -> None:
@@ -66,29 +67,35 @@ def _bar(reading: Reading, run: Run, number: int, token: int) -> Bar:
 
 def table(reading: Reading, token: int) -> None:
     """All ids and weights: the narrow pieces of the bars have no room for theirs."""
+    found = _chosen_experts(reading, token)
     st.dataframe(
-        _chosen_experts(reading, token),
+        found,
         hide_index=True,
+        height="content" if len(found) <= MOST_ROWS else "auto",
         key="routing_token_table",
         column_config=_columns(reading),
         alt=f"The routed experts of token {token} in every layer by falling gate weight.",
     )
-    if said := _shared(reading):
+    letters = ", ".join(f"{letter} is {name(run)}" for letter, run in _lettered(reading))
+    if said := (f"{letters}." if letters else "") + _shared(reading):
         st.caption(said.strip())
+
+
+def _lettered(reading: Reading) -> list[tuple[str, Run]]:
+    """Two runs by their letters of the side bar: a column has no room for their names."""
+    return list(zip("AB", reading.runs, strict=True)) if len(reading.runs) > 1 else []
 
 
 def _columns(reading: Reading) -> dict[str, Any]:
     """So narrow that both runs are in sight; a weight stands beside its expert."""
-    column = st.column_config.Column
-    experts = {
-        f"{run.label} expert": column(run.label, width=66, help=f"Routed expert of {run.label}")
-        for run in reading.runs
-    }
-    weights = {
-        f"{run.label} gate weight": column("Weight", width=60, help=f"Gate weight in {run.label}")
-        for run in reading.runs
-    }
-    return {"Layer": column(width=45), "Choice": column("No.", width=45), **experts, **weights}
+    column, weight = st.column_config.Column, st.column_config.NumberColumn
+    found = {"Layer": column(width=45), "Choice": column("No.", width=42)}
+    for letter, run in _lettered(reading) or [("", reading.runs.first)]:
+        head = f"{letter}: id" if letter else "Expert"
+        expert = column(head, width=56, help=f"Routed expert of {run.label}")
+        gate = weight("Weight", width=62, format="%.3f", help=f"Gate weight in {run.label}")
+        found |= {f"{run.label} expert": expert, f"{run.label} gate weight": gate}
+    return found
 
 
 def _shared(reading: Reading) -> str:
