@@ -41,20 +41,9 @@ def draw(
     """The picture and a line on what it shows. layer: the number of the chosen one. match: finds
     the experts of a layer that are the same in a difference; None: those of one id. same_ids: an
     id is one expert in both runs. whole: all rows at first."""
-    reason = _why_no_difference(reading.runs, match is None) if picture == DIFFERENCE else ""
-    same = match(reading.place(layer)) if match and picture == DIFFERENCE and not reason else None
-    if match and picture == DIFFERENCE and not (reason or same):
-        reason = "No other document says which experts of the two runs are the same."
-    if reason:
-        st.info(escape_markdown(reason), icon=":material/compare_arrows:")
-    differences = picture == DIFFERENCE and not reason
-    layers = reading.numbers if picture == ALL else [layer]
-    if differences:
-        sides = [_less(reading, layer, by_use, same)]
-        if (sides[0].layers[0].expert_ids < 0).all():
-            st.info(f"Nothing differs in layer {layer}: both runs route every token alike.")
-    else:
-        sides = [_side(reading, run, layers, by_use) for run in reading.runs]
+    with st.container():  # what is said here moves no picture from its place: its zoom stays
+        differences, same = _compared(reading, picture, layer, match)
+        sides = _sides(reading, picture, layer, by_use, differences, same)
     heatmap(
         sides,
         [isolated(label) for label in reading.labels[1:]],
@@ -69,6 +58,39 @@ def draw(
         rows=routes.ROUTING_ROWS,
     )
     st.caption(_said(reading, layer, by_use, differences, same))
+
+
+def _compared(
+    reading: Reading, picture: str, layer: int, match: Callable[[int], Matching | None] | None
+) -> tuple[bool, Matching | None]:
+    """Whether a difference is drawn, and how experts are matched; says why there is none."""
+    if picture != DIFFERENCE:
+        return False, None
+    reason = _why_no_difference(reading.runs, match is None)
+    same = match(reading.place(layer)) if match and not reason else None
+    if match and not (reason or same):
+        reason = "No other document says which experts of the two runs are the same."
+    if reason:
+        st.info(escape_markdown(reason), icon=":material/compare_arrows:")
+    return not reason, same
+
+
+def _sides(
+    reading: Reading,
+    picture: str,
+    layer: int,
+    by_use: bool,
+    differences: bool,
+    same: Matching | None,
+) -> list[Side]:
+    """What is drawn beside each other: a run each, or one difference."""
+    if not differences:
+        layers = reading.numbers if picture == ALL else [layer]
+        return [_side(reading, run, layers, by_use) for run in reading.runs]
+    side = _less(reading, layer, by_use, same)
+    if (side.layers[0].expert_ids < 0).all():
+        st.info(f"Nothing differs in layer {layer}: both runs route every token alike.")
+    return [side]
 
 
 def _side(reading: Reading, run: Run, layers: Sequence[int], by_use: bool) -> Side:
