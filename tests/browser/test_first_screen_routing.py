@@ -25,6 +25,19 @@ LINES = """(strip) => {
   return line > 20 && Number.isInteger(line) && strip.clientHeight % line === 0;
 }"""
 
+# The texts of the picture when it is drawn anew.
+WRITTEN = """(root) => new Promise((done) => {
+  const kind = CanvasRenderingContext2D.prototype, write = kind.fillText, found = [];
+  kind.fillText = function (text, ...place) {
+    found.push(text);
+    return write.call(this, text, ...place);
+  };
+  root.map.settle();
+  requestAnimationFrame(() => requestAnimationFrame(() => {
+    kind.fillText = write;
+    done(found);
+  }));
+})"""
 IN_SIGHT = """(token) => {
   const own = token.getBoundingClientRect();
   const text = token.closest(".strip").getBoundingClientRect();
@@ -82,6 +95,9 @@ def test_headline_controls_and_pictures_are_within_one_screen_at_900(
         expect(page.locator("h2").first).to_be_in_viewport(ratio=1)
         for name in (".stage", ".foot"):
             expect(page.locator(f"{ROOT} {name}")).to_be_in_viewport(ratio=1)
+        written = page.locator(ROOT).evaluate(WRITTEN)
+        if picture == "One layer":  # one form for both
+            assert {"EMO, L1", "Standard MoE, L1"} <= set(written)
 
 
 def test_nothing_overflows_at_900(app_server: harness.Server, browser: Browser):
@@ -132,7 +148,7 @@ def test_a_drag_zooms_a_pick_keeps_it_and_a_double_click_shows_the_whole_text(
         browser_page.mouse.click(x, y)
     assert "routing_token=15" in browser_page.url
     expect(root).to_have_attribute("data-rows", "11 21")
-    for picture in ("All layers", "One layer"):  # the rows stay
+    for picture in ("All layers", "Difference", "One layer"):  # the rows stay
         with harness.rerun(browser_page):
             browser_page.get_by_role("radio", name=picture).click()
         expect(root).to_have_attribute("data-rows", "11 21")

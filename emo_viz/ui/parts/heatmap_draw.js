@@ -127,18 +127,25 @@ function labels(context, shown, at, view, theme) {
   }
 }
 
+// What stands above a panel; short: "L3" for "layer 3".
+function headOf(shown, at, { side, layer, first }, short) {
+  if (!shown.byExpert) return side.label;
+  return `${at.many && !first ? "" : `${side.label}, `}${short ? "L" : "layer "}${layer.number}`;
+}
+
 function heads(context, shown, at, view, theme) {
   context.textAlign = "left";
+  const font = `600 ${(at.many ? 12 : 14) * at.large}px ${theme.font}`;
+  context.font = font;
+  // One form for all of a picture.
+  const short = at.panels.some((panel) =>
+    context.measureText(headOf(shown, at, panel, false)).width > panel.w - 14);
   for (const panel of at.panels) {
-    const { side, layer } = panel, dot = panel.x + 5, middle = panel.y - 11 * at.large;
-    context.fillStyle = side.colour;
+    const dot = panel.x + 5, middle = panel.y - 11 * at.large;
+    context.fillStyle = panel.side.colour;
     context.fillRect(dot - 4, middle - 4, 8, 8);
-    context.font = `600 ${(at.many ? 12 : 14) * at.large}px ${theme.font}`;
-    const name = at.many && !panel.first ? "" : `${side.label}, `;
-    const fits = (text) => context.measureText(text).width <= panel.w - 14;
-    const wholes = ["layer ", "L"].map((word) => `${name}${word}${layer.number}`);
-    const whole = shown.byExpert ? wholes.find(fits) ?? wholes[1] : side.label;
-    const said = shortened(context, whole, panel.w - 14);
+    context.font = font;
+    const said = shortened(context, headOf(shown, at, panel, short), panel.w - 14);
     context.fillStyle = theme.text;
     context.fillText(said, panel.x + 14, middle);
     ticks(context, panel, view, theme, at);
