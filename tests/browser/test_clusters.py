@@ -8,6 +8,14 @@ from playwright.sync_api import Browser, Locator, Page, expect
 NOTHING = "Click a point, draw around several"
 OF_NO_POINTER = """document.addEventListener("click", (event) =>
   Object.defineProperty(event, "pointerType", { value: undefined }), true)"""
+# How solid the palest point of a group is painted on the first map, 0 to 255.
+PALEST = """(plot, name) => {
+  const { panels } = plot.getRootNode().querySelector(".maps").emoVizHost;
+  const { spots, group, groups, base } = panels[0], scale = devicePixelRatio;
+  return Math.min(...[...group.keys()].filter((row) => groups[group[row]].name === name)
+    .map((row) => base.getContext("2d").getImageData(
+      Math.round(scale * spots[2 * row]), Math.round(scale * spots[2 * row + 1]), 1, 1).data[3]));
+}"""
 CORNERS = [(0.02, 0.02), (0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.05)]
 
 
@@ -210,10 +218,11 @@ def test_the_saved_image_holds_the_maps_and_their_legend(
     app_server: harness.Server, browser_page: Page
 ):
     page = browser_page
-    open_clusters(page, app_server, "?cluster_domain=harbour")
+    plot = open_clusters(page, app_server, "?cluster_domain=harbour")
     expect(page.locator(".label:not(.faded)").first).to_have_text("harbour")
     faded = page.locator(".legend .faded")
     assert faded.count() == 3 and not faded.filter(has_text="harbour").count()
+    the_group_under_the_mouse_is_lit(page, plot)
     with page.expect_download() as saved:
         page.get_by_role("button", name="Save the maps and their legend as an image").click()
     assert saved.value.suggested_filename == "umap-emo-nano-std-nano.png"
@@ -222,3 +231,13 @@ def test_the_saved_image_holds_the_maps_and_their_legend(
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
     assert width == 2 * 2 * 560 and height > 2 * (34 + 460 + 18 + 30 + 14)
+
+
+def the_group_under_the_mouse_is_lit(page: Page, plot: Locator) -> None:
+    """Though another one is highlighted."""
+    assert plot.evaluate(PALEST, "garden") < 128 < plot.evaluate(PALEST, "harbour")
+    page.locator(".legend button").filter(has_text="garden").hover()
+    page.evaluate(harness.TWO_FRAMES)
+    assert plot.evaluate(PALEST, "harbour") < 128 < plot.evaluate(PALEST, "garden")
+    page.mouse.move(1, 1)
+    page.evaluate(harness.TWO_FRAMES)

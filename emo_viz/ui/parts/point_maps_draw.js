@@ -67,10 +67,11 @@ function place(panel, width, height) {
   return { spots, at, fit };
 }
 
+// The group under the mouse is lit whole, whatever is highlighted or selected.
 function isLit(state, panel, row, group) {
+  if (group) return group.names.has(panel.groups[panel.group[row]].name);
   if (state.highlight && !state.highlight[row]) return false;
-  if (state.selected && state.count && !state.selected[row]) return false;
-  return !group || group.names.has(panel.groups[panel.group[row]].name);
+  return !state.selected || !state.count || !!state.selected[row];
 }
 
 function paintPoints(c, panel, spots, state, size, scale, group) {
