@@ -34,14 +34,19 @@ def spherical_kmeans(vectors: NDArray[np.float32], k: int, seed: int = 0) -> Clu
     The same seed gives the same clusters whatever the order of the rows. Raises ValueError if
     there are fewer than `k` different rows.
     """
+    from threadpoolctl import threadpool_limits
+
     order = np.lexsort(vectors.T[::-1])  # k-means++ draws rows by position: fix the positions
     rows = vectors[order]
     different = int((rows[1:] != rows[:-1]).any(axis=1).sum()) + min(len(rows), 1)
     if not 1 <= k <= different:
         raise ValueError(f"{different} different rows cannot make {k} clusters; choose fewer.")
-    centroids = _refined(rows, _start(rows, k, seed))
+    # Thousands of steps too small to share: a second thread spins for what the first is at.
+    with threadpool_limits(1):
+        centroids = _refined(rows, _start(rows, k, seed))
+        own = nearest(rows, centroids)
     labels = np.empty(len(rows), np.int64)
-    labels[order] = nearest(rows, centroids)
+    labels[order] = own
     by_size = np.argsort(-np.bincount(labels, minlength=k), kind="stable")
     return Clustering(np.argsort(by_size)[labels], centroids[by_size])
 

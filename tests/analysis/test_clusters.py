@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from emo_viz.analysis import clusters
 from emo_viz.analysis.clusters import match_clusters, nearest, spherical_kmeans
@@ -48,6 +49,21 @@ def test_every_row_lies_in_its_nearest_cluster_by_cosine():
     assert (found.labels == (rows @ found.centroids.T).argmax(axis=1)).all()
     means = unit_rows(np.stack([rows[found.labels == k].sum(axis=0) for k in range(6)]))
     assert (means * found.centroids).sum(axis=1) == pytest.approx(np.ones(6), abs=1e-2)
+
+
+def test_steps_too_small_to_share_take_one_thread(monkeypatch):
+    rows, _ = planted([30, 20, 10])
+    threads = []
+
+    def spied(vectors, centroids):
+        threads.extend(each["num_threads"] for each in threadpool_info())
+        return nearest(vectors, centroids)
+
+    monkeypatch.setattr(clusters, "nearest", spied)
+    with threadpool_limits(2):
+        spherical_kmeans(rows, 3)
+        assert set(threads) == {1}
+        assert {each["num_threads"] for each in threadpool_info()} == {2}, "as before, after it"
 
 
 def test_many_rows_start_from_mini_batches(monkeypatch):

@@ -68,6 +68,19 @@ def test_tokens_come_first_and_the_answer_is_measured(tiny_assets: Path):
     assert "120 tokens of 24 documents, 30 of each domain" in said
 
 
+def test_a_line_on_the_clusters_stands_above_the_maps_whosever_they_are(tiny_assets: Path):
+    usual, other = opened(), opened(cluster_token_k="5")
+    of_all, of_sample = (
+        next(each.value for each in at.caption if each.value.startswith("NMI with the domain"))
+        for at in (usual, other)
+    )
+    of = headline(*clusters_paths(tiny_assets)).runs["emo-nano"].domain
+    assert f"**{of.mean:.2f} [{of.low:.2f}, {of.high:.2f}]** in EMO" in of_all
+    assert of_all.endswith("6 clusters of all tokens, all layers")
+    assert of_sample.endswith("5 clusters of the sampled tokens, all layers")
+    assert sent_maps(usual)["above"] == sent_maps(other)["above"]
+
+
 def test_both_maps_draw_every_sampled_token_where_it_is_stored(tiny_assets: Path):
     token_map, documents = stored(tiny_assets)
     for name, panel in zip(RUNS, sent_maps(opened())["panels"], strict=True):
@@ -284,8 +297,8 @@ def test_clusters_of_one_layer_are_those_of_the_sample(tiny_assets: Path):
     sample = documents.iloc[token_map.sample.documents]
     agreed = alignment(labels, sample["domain"].tolist(), sample["id"].tolist())
     said = f"**{agreed.nmi.mean:.2f} [{agreed.nmi.low:.2f}, {agreed.nmi.high:.2f}]** in"
-    told = next(each.value for each in at.caption if "of the sample alone (120 " in each.value)
-    assert told.startswith("4 clusters") and "routing of layer 1" in told and said in told
+    told = next(each.value for each in at.caption if each.value.startswith("NMI with the domain"))
+    assert told.endswith("4 clusters of the sampled tokens, layer 1") and said in told
     panel = sent_maps(at)["panels"][0]
     places = [place for _, place in drawn_points(panel)]
     assert np.allclose(places, token_map.layer_places["emo-nano"][1], atol=1e-3)
@@ -337,4 +350,4 @@ def test_a_run_of_the_file_that_is_not_shown_need_not_have_the_layer(
     save_token_map(path, replace(found, numbers=numbers, **more))
     monkeypatch.setenv("EMO_VIZ_ASSETS", str(folder))
     at = opened(cluster_layer="1", cluster_token_k="4")
-    assert "routing of layer 1" in texts(at) and len(sent_maps(at)["panels"]) == 2
+    assert "sampled tokens, layer 1" in texts(at) and len(sent_maps(at)["panels"]) == 2

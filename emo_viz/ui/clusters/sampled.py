@@ -14,7 +14,7 @@ from emo_viz.analysis.alignment import Alignment, alignment
 from emo_viz.analysis.clusters import Clustering, spherical_kmeans
 from emo_viz.analysis.profiles import mean_entropy, mean_spread, top_experts
 from emo_viz.analysis.quality import Quality, quality
-from emo_viz.analysis.tokens import TokenTable, cluster_labels
+from emo_viz.analysis.tokens import Headline, TokenTable, cluster_labels
 from emo_viz.analysis.vectors import fit_pca, flatten_usage, unit_rows
 from emo_viz.ui.clusters.data import FEWEST
 from emo_viz.ui.clusters.documents import ENTROPY
@@ -37,18 +37,18 @@ def seen(found: Tokens, view: View) -> Tokens:
     return _seen(found.version, view.k, view.layer, found)
 
 
-def answer(found: Tokens, view: View) -> None:
-    """How the sample's clusters follow the domains, where it is they that are shown."""
+def answer(found: Tokens, view: View, said: Headline) -> None:
+    """How the clusters that are shown follow the domains: one line, whosever they are."""
     if is_stored(found, view):
-        return
-    agreed = {
-        run: _aligned(found.version, run, view.k, view.layer, found) for run in found.runs.ids
-    }
-    nmi = in_each(found.runs, lambda run: f"**{interval(agreed[run].nmi)}**")
-    st.caption(
-        f"{view.k} clusters of the sample alone ({found.size}) by the routing of {where(view)} "
-        f"agree with the domain (NMI, 0 to 1) by {nmi}."
-    )
+        agreed = {run: one.domain for run, one in said.runs.items()}
+    else:
+        agreed = {
+            run: _aligned(found.version, run, view.k, view.layer, found).nmi
+            for run in found.runs.ids
+        }
+    nmi = in_each(found.runs, lambda run: f"**{interval(agreed[run])}**")
+    of = "all tokens" if is_stored(found, view) else "the sampled tokens"
+    st.caption(f"NMI with the domain: {nmi}; {view.k} clusters of {of}, {where(view)}")
 
 
 def measured(found: Tokens, view: View) -> dict[str, OfSample]:

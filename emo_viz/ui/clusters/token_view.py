@@ -46,7 +46,7 @@ from emo_viz.ui.shell.words import (
 
 SELECTION = Selection(routes.CLUSTER_TOKENS)
 MARKER_SIZE = 5
-ABOVE = "32rem"  # what stands above and below the maps' plots on the first screen
+ABOVE = "34.5rem"  # what stands above and below the maps' plots on the first screen
 TABLE_HEIGHT = 320
 MOST_ROWS = 24  # of the tokens' heatmap
 MOST_LISTED = 300  # tokens in the table; the rest are on the maps
@@ -59,10 +59,11 @@ def show(data: Data, said: Headline | None) -> None:
     found = tokens.load(data) if said else None
     documents = data.documents["id"].tolist()
     listed, view = documents, None
-    if found:
+    if found and said:
         row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
         view = _possible(found, tokens.controls(row, found))
-        sampled.answer(found, view)
+        if len(set(data.domains)) > 1:
+            sampled.answer(found, view, said)
         whole, found = found, sampled.seen(found, view)
         ids = found.table["id"].tolist()
         SELECTION.follow_address(ids, "tokens")
@@ -71,8 +72,7 @@ def show(data: Data, said: Headline | None) -> None:
         listed = list(dict.fromkeys(chosen["document"]))
         maps.summary(SELECTION, rows, "token", _selected(found, rows), partial(_read, found, rows))
         _maps(data, found, view, rows)
-        if said:
-            _below(data, found, whole, view, rows, said)
+        _below(data, found, whole, view, rows, said)
     _explanation(data, said, found, view)
     reader.drawer(data.runs, data.documents, listed or documents)
 
@@ -110,7 +110,6 @@ def _sent(data: Data, found: Tokens, view: View) -> dict[str, Any]:
     table = found.table
     names, codes = np.unique(table["domain"].to_numpy(str), return_inverse=True)
     one_legend = view.colour in (DOMAIN, TOKEN, SOURCE)
-    above = " + ".join([ABOVE, *["1rem"] * (not one_legend), *["2.5rem"] * found.of_sample])
     return payload(
         maps.channel(SELECTION),
         [_panel(data, found, view, run) for run in found.runs],
@@ -129,7 +128,7 @@ def _sent(data: Data, found: Tokens, view: View) -> dict[str, Any]:
         UMAP,
         MARKER_SIZE,
         one_legend,
-        f"calc({above})",
+        ABOVE if one_legend else f"calc({ABOVE} + 1rem)",
         f"{data.provenance} · {found.size} · coloured by {COLOURED_BY[view.colour]}",
     )
 
