@@ -17,7 +17,7 @@ from emo_viz.analysis.clusters import spherical_kmeans
 from emo_viz.analysis.token_map import load_token_map, save_token_map
 from emo_viz.analysis.tokens import headline, load_token_clusters
 from emo_viz.analysis.vectors import fit_pca, unit_rows
-from emo_viz.ui.shell.words import visible
+from emo_viz.ui.shell.words import escape_markdown, visible
 from tests.pages.opened import (
     charts,
     drawn_points,
@@ -106,9 +106,10 @@ def test_a_stored_cluster_is_the_one_that_the_reader_finds(tiny_assets: Path):
     row = 40
     document, position = token_map.sample.documents[row], int(token_map.sample.positions[row])
     at = opened(cluster_document=documents["id"][document], cluster_token=str(position))
+    table = listed(at)
     for name, strip in zip(RUNS, strips(at), strict=True):
-        cluster = strip["tokens"][position - 1]["title"].split(" ")[1]
-        assert cluster == f"{token_map.clusters[name][row]}:"
+        title = strip["tokens"][position - 1]["title"]
+        assert table[f"cluster_{name}"][row] in title
     for legend in legends(at)[-2:]:  # of the two panes: only signs are pale, letters are read
         assert legend.count("font-weight:bold") == 1
         pale = re.findall(r"<span ([^>]*)opacity:0[^>]*>(.*?)</span>", legend)
@@ -135,7 +136,7 @@ def test_highlighting_a_token_leaves_only_its_points():
 def test_selected_tokens_of_a_link_are_listed_drawn_and_read():
     at = opened(cluster_tokens=",".join(tokens_at(3, 90)))
     assert len(listed(at)) == 2 and "2 tokens selected" in texts(at)
-    assert re.search(r"selected: \d+ % \w+, most frequent token .+ \(\d+ %\), ", texts(at))
+    assert re.search(r"selected: \d+ % \w+, most frequent token “.+” \(\d+ %\), ", texts(at))
     assert marked(at, "selected") == [3, 90] and not strips(at)
     at.button(key="cluster_tokens_read").click()
     document, position = tokens_at(3)[0].split(":")
@@ -154,7 +155,8 @@ def tokens_at(*rows: int) -> list[str]:
 
 def test_one_token_is_named():
     at = opened(cluster_tokens=tokens_at(5)[0])
-    assert "1 token selected" in texts(at) and listed(at)["domain"].iloc[0] in texts(at)
+    assert f"1 token selected: “{escape_markdown(listed(at)['token'].iloc[0])}” in" in texts(at)
+    assert listed(at)["domain"].iloc[0] in texts(at)
 
 
 def test_what_a_link_asks_for_in_vain_is_named():

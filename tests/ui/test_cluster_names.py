@@ -2,7 +2,7 @@
 
 import pytest
 
-from emo_viz.ui.parts.maps import short_name, with_words
+from emo_viz.ui.parts.maps import short_name, with_quotes
 
 
 @pytest.mark.parametrize(
@@ -23,10 +23,11 @@ def test_a_cluster_has_its_domains_or_else_its_words(name: str, short: str):
     ("name", "readable"),
     [
         ("mixed · ␣␣␣ ␣␣␣␣␣␣␣", "mixed · spaces"),
-        ("manpages 61 % · ␣␣ the ␣␣␣␣", "manpages 61 % · spaces the"),
-        ("recipes 88 % · ␣ cup f", "recipes 88 % · ␣ cup f"),
+        ('mixed · , . "_', 'mixed · “,” “.” “"_”'),
+        ("manpages 61 % · ␣␣ the ␣␣␣␣", "manpages 61 % · spaces “the”"),
+        ("recipes 88 % · ␣ cup f", "recipes 88 % · “␣” “cup” “f”"),
         ("chess 97 %", "chess 97 %"),
     ],
 )
-def test_spaces_have_a_word(name: str, readable: str):
-    assert with_words(name) == readable
+def test_tokens_have_quotes_and_spaces_a_word(name: str, readable: str):
+    assert with_quotes(name) == readable

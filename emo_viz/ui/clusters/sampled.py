@@ -20,7 +20,7 @@ from emo_viz.ui.clusters.data import FEWEST
 from emo_viz.ui.clusters.documents import ENTROPY
 from emo_viz.ui.clusters.quality import OfSample
 from emo_viz.ui.clusters.tokens import Tokens, View
-from emo_viz.ui.parts.maps import cluster_column, with_words
+from emo_viz.ui.parts.maps import cluster_column, with_quotes
 from emo_viz.ui.parts.together import in_each
 from emo_viz.ui.shell.words import interval
 
@@ -172,4 +172,4 @@ def _names(found: Tokens, made: Clustering, k: int) -> list[str]:
         texts=dict(zip(sample.token_ids.tolist(), table["text"], strict=True)),
     )
     labels = cluster_labels(made.labels, about, k)
-    return [f"{own}: {with_words(labels[own])}" for own in made.labels]
+    return [f"{own}: {with_quotes(labels[own])}" for own in made.labels]

@@ -337,8 +337,8 @@ def _table(found: Tokens, view: View, rows: Rows | None) -> None:
 
 
 def _selected(found: Tokens, rows: Rows | None) -> str:
-    """ "57 tokens selected: 63 % chess, most frequent token ␣the (9 %), 80 % in one cluster of EMO,
-    ..." """
+    """ "57 tokens selected: 63 % chess, most frequent token “␣the” (9 %), 80 % in one cluster of
+    EMO, ..." """
     if rows is None or len(rows) == 0:
         return ""
     chosen = found.table.iloc[rows]
@@ -346,11 +346,11 @@ def _selected(found: Tokens, rows: Rows | None) -> str:
         token, domain = (escape_markdown(chosen[each].iloc[0]) for each in ("token", "domain"))
         own = {run: chosen[maps.cluster_column(run)].iloc[0] for run in found.runs.ids}
         clusters = in_each(found.runs, lambda run: f"cluster {escape_markdown(own[run])}")
-        return f"1 token selected: {token} in {domain}; {clusters}"
+        return f"1 token selected: “{token}” in {domain}; {clusters}"
     domains, tokens = (chosen[each].value_counts(normalize=True) for each in ("domain", "token"))
     frequent = escape_markdown(str(tokens.index[0]))
     parts = [f"{share(domains.iloc[0])} {escape_markdown(str(domains.index[0]))}"]
-    parts.append(f"most frequent token {frequent} ({share(tokens.iloc[0])})")
+    parts.append(f"most frequent token “{frequent}” ({share(tokens.iloc[0])})")
     for run in found.runs:
         most = chosen[maps.cluster_column(run.id)].value_counts(normalize=True).iloc[0]
         parts.append(f"{share(most)} in one cluster of {name(run)}")

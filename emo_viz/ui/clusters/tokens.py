@@ -28,7 +28,7 @@ from emo_viz.ui.clusters.documents import (
 )
 from emo_viz.ui.clusters.highlighting import highlight, title
 from emo_viz.ui.parts import freshness
-from emo_viz.ui.parts.maps import cluster_column, with_words
+from emo_viz.ui.parts.maps import cluster_column, with_quotes
 from emo_viz.ui.parts.together import in_each, less
 from emo_viz.ui.shell import links, missing, routes
 from emo_viz.ui.shell.words import count, escape_markdown, interval, token_label
@@ -272,7 +272,7 @@ def _all_clusters(
 def _cluster_names(token_map: TokenMap, clusters: dict[str, TokenClusters]) -> dict[str, list[str]]:
     return {
         cluster_column(run): [
-            f"{own}: {with_words(one.labels[own])}" for own in token_map.clusters[run]
+            f"{own}: {with_quotes(one.labels[own])}" for own in token_map.clusters[run]
         ]
         for run, one in clusters.items()
     }

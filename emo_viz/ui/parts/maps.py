@@ -114,10 +114,15 @@ def short_name(name: str) -> str:
     return f"{number}: {words}" if domain == MIXED and words else domains
 
 
-def with_words(name: str) -> str:
-    """A cluster's name whose words of several spaces are the word for them."""
-    domains, ends, words = name.partition(NAME_ENDS)
-    spelt = (SPACES if set(word) == {"␣"} and len(word) > 1 else word for word in words.split(" "))
+def with_quotes(name: str) -> str:
+    """A cluster's name whose tokens are in quotes, as signs could be part of the text around them;
+    for those of several spaces it has the word."""
+    domains, ends, tokens = name.partition(NAME_ENDS)
+    spelt = (
+        SPACES if set(token) == {"␣"} and len(token) > 1 else f"“{token}”"
+        for token in tokens.split(" ")
+        if token
+    )
     return f"{domains}{ends}{' '.join(dict.fromkeys(spelt))}"
 
 

@@ -19,6 +19,7 @@ from emo_viz.figures.clusters import Group, colour_groups
 from emo_viz.figures.theme import with_alpha
 from emo_viz.server import assets, commands, library
 from emo_viz.ui.parts import freshness
+from emo_viz.ui.parts.maps import with_quotes
 from emo_viz.ui.parts.reading import Chosen, Reading, cut_notice, read
 from emo_viz.ui.parts.steps import Around, around, document_steps
 from emo_viz.ui.parts.strip import StripToken, token_strip
@@ -213,7 +214,7 @@ def _coloured(
     if by == BY_CLUSTER and clusters:
         stored = clusters[run]
         found = stored.assign(recording.router_probs[:, 1:])
-        names = [f"{cluster}: {stored.labels[cluster]}" for cluster in found]
+        names = [f"{cluster}: {with_quotes(stored.labels[cluster])}" for cluster in found]
     else:
         routed = max(reading.routed[run])
         best = recording.expert_ids[reading.place(layer), 1:, 0]
