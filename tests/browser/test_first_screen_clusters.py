@@ -1,5 +1,7 @@
 """The clusters page on its first screen, without scrolling, and what a visit to it weighs."""
 
+from pathlib import Path
+
 import harness
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -24,6 +26,25 @@ TOUCHING = """(labels) => labels.flatMap((one, i) => labels.slice(i + 1).filter(
     && a.top < b.bottom && b.top < a.bottom;
 }).map((other) => `${one.textContent} and ${other.textContent}`))"""
 
+SCRIPT = Path(harness.ROOT, "emo_viz/ui/parts/point_maps_labels.js").read_text(encoding="utf-8")
+# Labels over another one's line, looked for along each line in steps of a pixel.
+STRUCK = f"""(plots) => {{
+  {SCRIPT}
+  const c = document.createElement("canvas").getContext("2d");
+  const inside = ({{ left, top, wide, high }}, x, y) =>
+    x > left && x < left + wide && y > top && y < top + high;
+  return plots.flatMap((plot, at) => {{
+    const host = plot.getRootNode().querySelector(".maps").emoVizHost;
+    const {{ laid }} = layLabels(c, host, host.panels[at], plot.clientWidth, plot.clientHeight);
+    return laid.flatMap((one) => laid.filter((box) => {{
+      const steps = Math.ceil(one.away), [x, y] = one.from;
+      const [dx, dy] = [one.to[0] - x, one.to[1] - y];
+      return one !== box && one.away > FAR_APART && [...Array(steps).keys()].some(
+        (step) => inside(box, x + dx * step / steps, y + dy * step / steps));
+    }}).map((box) => `${{one.text}} under ${{box.text}}`));
+  }});
+}}"""
+
 
 @pytest.mark.parametrize(
     ("query", "labels"), [("?cluster_token_colour=Cluster", 64), ("?cluster_level=Documents", 48)]
@@ -43,6 +64,7 @@ def test_headline_tabs_maps_and_legend_are_on_the_first_screen(
     assert page.locator(".plot").count() == 2
     assert page.locator(".label").count() == labels, "every cluster and every domain has a name"
     assert page.locator(".label").evaluate_all(TOUCHING) == []
+    assert page.locator(".plot").evaluate_all(STRUCK) == []
     opens = page.get_by_role("button", name="Show all 32 groups").first
     assert opens.is_visible() == (labels == 64), "a legend that goes on says so"
     if labels == 64:

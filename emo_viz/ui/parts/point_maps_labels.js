@@ -7,7 +7,7 @@ const DIRECTIONS = [...Array(12).keys()].map((i) => (i * Math.PI) / 6)
   .map((angle) => [Math.sin(angle), -Math.cos(angle)]);
 // What counts against a place: a pixel of distance, more the longer the way; a point of another
 // group under the name, or of its own; a line across a name or a line; a name that is cut short.
-const COST = { far: 0.4, farther: 1 / 150, other: 0.7, own: 0.12, crossed: 60, short: 12 };
+const COST = { far: 0.4, farther: 1 / 150, other: 0.7, own: 0.12, crossed: 150, short: 12 };
 
 const leftOut = (count) => (count ? `, ${count} ${count === 1 ? "label" : "labels"} without room` : "");
 
@@ -55,14 +55,16 @@ function layLabels(c, host, panel, width, height, large = 1) {
   c.font = `600 ${LABEL * large}px sans-serif`;
   const every = crowd(panel, panel.group.keys(), width, height), laid = [];
   let left = 0;
-  for (const label of panel.labels) {
-    const [x, y] = panel.at(label.x, label.y);
+  const spots = panel.labels.map((label) => panel.at(label.x, label.y));
+  for (const [i, label] of panel.labels.entries()) {
+    const [x, y] = spots[i], later = spots.slice(i + 1);
     if (x < 0 || y < 0 || x > width || y > height) continue;
     const own = crowd(panel, rowsOf(host, panel, label), width, height);
     const boxes = label.texts.flatMap((text, short) =>
       places(c, text, x, y, width, height, large).map((box) => Object.assign(box, { text, cost:
         box.away * (COST.far + box.away * COST.farther) + short * short * COST.short
-        + every(box) * COST.other - own(box) * (COST.other - COST.own) })));
+        + every(box) * COST.other - own(box) * (COST.other - COST.own)
+        + later.filter((spot) => holds(box, spot)).length * COST.crossed })));
     const found = cheapest(boxes, laid);
     if (found) laid.push({ ...found, label, faded: isFaded(host, panel, label) });
     else left += 1;
@@ -94,6 +96,10 @@ function cheapest(boxes, laid) {
   return best;
 }
 
+// A line from there would begin under the label.
+const holds = ({ left, top, wide, high }, [x, y]) =>
+  x > left && x < left + wide && y > top && y < top + high;
+
 const touch = (one, other) => one.left < other.left + other.wide && other.left < one.left + one.wide
   && one.top < other.top + other.high && other.top < one.top + one.high;
 
@@ -102,12 +108,18 @@ function crossings(one, laid) {
   return laid.filter((other) => strikes(one, other) || strikes(other, one) || cross(one, other)).length;
 }
 
+// Whether any of a label's line lies between the left and right and between the top and bottom.
 function strikes(line, box) {
   if (line.away <= FAR_APART) return false;
-  return [0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1].some((part) => {
-    const [x, y] = [0, 1].map((i) => line.from[i] + part * (line.to[i] - line.from[i]));
-    return x > box.left && x < box.left + box.wide && y > box.top && y < box.top + box.high;
+  let [first, last] = [0, 1];
+  [[box.left, box.wide], [box.top, box.high]].forEach(([low, size], i) => {
+    const from = line.from[i], way = line.to[i] - from;
+    const inside = from > low && from < low + size ? [0, 1] : [1, 0];
+    const parts = way ? [(low - from) / way, (low + size - from) / way] : inside;
+    first = Math.max(first, way ? Math.min(...parts) : parts[0]);
+    last = Math.min(last, way ? Math.max(...parts) : parts[1]);
   });
+  return first < last;
 }
 
 function cross(one, other) {
