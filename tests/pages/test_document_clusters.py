@@ -360,4 +360,5 @@ def test_the_clusters_of_both_runs_side_by_side(folder: Path):
 
 def test_one_run_has_nobody_to_be_confused_with():
     at = opened(cluster_part="Confusion", b="none")
-    assert "Two runs are needed" in texts(at) and not charts(at)
+    assert "Both runs' clusters" not in [tab.label for tab in at.tabs] and not charts(at)
+    assert "asks for the part" in texts(at)

@@ -187,7 +187,7 @@ def _below(data: Data, view: View, found: Mapping[str, Clustered], rows: Rows | 
             Tab("Clusters", lambda: _cluster_tables(data, view, found)),
             Tab("Quality", lambda: quality.of_documents(data, view, found)),
             Tab("Domains", lambda: _coverage(data, view, found)),
-            Tab("Both runs' clusters", lambda: _confusion(data, found), "Confusion"),
+            *quality.confusion_tab(data.runs, lambda: _confusion(data, found)),
         ],
         "part",
     )

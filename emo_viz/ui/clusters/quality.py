@@ -20,6 +20,7 @@ from emo_viz.figures.theme import CHART_CONFIG
 from emo_viz.ui.clusters.data import Data
 from emo_viz.ui.clusters.documents import Clustered, View, vectors
 from emo_viz.ui.parts import export
+from emo_viz.ui.parts.lazy_tabs import Tab
 from emo_viz.ui.parts.together import name
 from emo_viz.ui.shell.words import count, escape_plotly, interval
 
@@ -119,6 +120,11 @@ def of_sample(runs: Comparison, made: Mapping[str, OfSample], of: str) -> None:
     )
 
 
+def confusion_tab(runs: Comparison, show: Callable[[], None]) -> list[Tab]:
+    """The tab of both runs' clusters, where there are two."""
+    return [] if runs.second is None else [Tab("Both runs' clusters", show, "Confusion")]
+
+
 def confusion(
     runs: Comparison,
     labels: Sequence[NDArray[np.int64]],
@@ -126,14 +132,12 @@ def confusion(
     item: str,
     documents: Sequence[str],
 ) -> None:
-    """How the clusters of the first run and of the second go together.
+    """How the clusters of two runs go together.
 
     labels: of each run [N], of the same items, which lie in `documents` [N]. names: of each run's
     clusters, by number.
     """
-    if runs.second is None:
-        st.caption("Two runs are needed to set their clusters side by side: choose a run B.")
-        return
+    first, second = runs
     rows, columns, counts = contingency(labels[0], labels[1])
     table = pd.DataFrame(counts, [names[0][r] for r in rows], [names[1][c] for c in columns])
     drawn = table.rename(index=escape_plotly, columns=escape_plotly)
@@ -145,19 +149,19 @@ def confusion(
         config=CHART_CONFIG,
         width="stretch",
         key="cluster_confusion",
-        alt=f"Share of the {item}s of each cluster of {runs.first.label} that lie in each cluster "
-        f"of {runs.second.label}; their normalised mutual information is {interval(agreed.nmi)}",
+        alt=f"Share of the {item}s of each cluster of {first.label} that lie in each cluster "
+        f"of {second.label}; their normalised mutual information is {interval(agreed.nmi)}",
     )
     st.caption(
-        f"A row is a cluster of {name(runs.first)} and sums to 100 %; a column is one of "
-        f"{name(runs.second)}. The clusters of the two agree with each other by NMI "
+        f"A row is a cluster of {name(first)} and sums to 100 %; a column is one of "
+        f"{name(second)}. The clusters of the two agree with each other by NMI "
         f"{interval(agreed.nmi)}, by chance {agreed.chance_nmi:.2f} ({size})."
     )
     export.offer(
         f"clusters of both runs {item}s",
         runs,
         charts={"Both runs' clusters": "cluster_confusion"},
-        tables={"Both runs' clusters": lambda: table.rename_axis(runs.first.label).reset_index()},
+        tables={"Both runs' clusters": lambda: table.rename_axis(first.label).reset_index()},
         shown=size,
     )
 

@@ -192,7 +192,7 @@ def _below(
             Tab("Quality", lambda: _quality(whole, view, said)),
             Tab("Domains", lambda: _where(found, view, "domain", domains)),
             Tab("Frequent tokens", lambda: _where(found, view, "token", frequent)),
-            Tab("Both runs' clusters", lambda: _confusion(found), "Confusion"),
+            *quality.confusion_tab(found.runs, lambda: _confusion(found)),
         ],
         "part",
     )
