@@ -46,7 +46,7 @@ from emo_viz.ui.shell.words import (
 
 SELECTION = Selection(routes.CLUSTER_TOKENS)
 MARKER_SIZE = 5
-ABOVE = "34.5rem"  # what stands above and below the maps' plots on the first screen
+ABOVE = "32rem"  # what stands above and below the maps' plots on the first screen
 TABLE_HEIGHT = 320
 MOST_ROWS = 24  # of the tokens' heatmap
 MOST_LISTED = 300  # tokens in the table; the rest are on the maps
@@ -62,8 +62,6 @@ def show(data: Data, said: Headline | None) -> None:
     if found and said:
         row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
         view = _possible(found, tokens.controls(row, found))
-        if len(set(data.domains)) > 1:
-            sampled.answer(found, view, said)
         whole, found = found, sampled.seen(found, view)
         ids = found.table["id"].tolist()
         SELECTION.follow_address(ids, "tokens")
@@ -72,6 +70,8 @@ def show(data: Data, said: Headline | None) -> None:
         listed = list(dict.fromkeys(chosen["document"]))
         maps.summary(SELECTION, rows, "token", _selected(found, rows), partial(_read, found, rows))
         _maps(data, found, view, rows)
+        if len(set(data.domains)) > 1:
+            sampled.answer(whole, view, said)
         _below(data, found, whole, view, rows, said)
     _explanation(data, said, found, view)
     reader.drawer(data.runs, data.documents, listed or documents)
