@@ -22,7 +22,14 @@ WITH_ODD = """(odd) => {
 @pytest.mark.parametrize(
     ("address", "charts", "said"),
     [
-        ("Token_routing", 2, ["gate weight (square-root scale)", "layer 1; order", "shown: 1 to "]),
+        (
+            "Token_routing",
+            2,
+            [
+                *("EMO, layer 1", "Routed expert (id)"),  # of a canvas on the page
+                *("gate weight (square-root scale)", "layer 1; order", "shown: 1 to "),
+            ],
+        ),
         (
             "Subset_ablation?k=4",
             1,

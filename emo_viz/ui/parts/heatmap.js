@@ -168,7 +168,8 @@ class Heatmap {
   later() {
     cancelAnimationFrame(this.frame);
     this.frame = requestAnimationFrame(() => {
-      picture(this.parts.cells, this.shown, this.at, this.view, this.theme);
+      onCanvas(this.parts.cells, (context, ratio) =>
+        picture(context, ratio, this.shown, this.at, this.view, this.theme));
       this.mark();
     });
   }
@@ -178,9 +179,10 @@ class Heatmap {
     const row = cursor ? cursor.row : this.guest;
     const over = cursor && cursor.panel !== null ? this.at.panels[cursor.panel] : null;
     const expert = over ? over.layer.order[cursor.column] : null;
-    marks(this.parts.marks, this.shown, this.at, this.view, this.theme, {
-      row, expert, layer: over?.l, side: over?.s, selected: look.selected, followed: look.followed,
-      drag: this.drag?.box });
+    const seen = { row, expert, layer: over?.l, side: over?.s, selected: look.selected,
+      followed: look.followed, drag: this.drag?.box };
+    onCanvas(this.parts.marks, (context, ratio) =>
+      marks(context, ratio, this.shown, this.at, this.view, this.theme, seen));
     this.root.dataset.selected = look.selected ?? "";
   }
 

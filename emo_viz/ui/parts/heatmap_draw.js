@@ -115,8 +115,9 @@ function labels(context, shown, at, view, theme) {
   context.fillStyle = theme.text;
   for (const panel of at.panels.filter((one) => one.first)) {
     const step = panel.h / (view.bottom - view.top);
-    const usual = 12 * at.large, size = step < SHORTEST * at.large ? usual : Math.min(usual, step);
-    const stride = Math.max(1, Math.ceil((size - 1) / step));
+    const usual = 12 * at.large, some = step < SHORTEST * at.large; // not every row has room
+    const size = some ? usual : Math.min(usual, step);
+    const stride = some ? Math.ceil((size + 1) / step) : 1;
     context.font = `${size}px ${theme.font}`;
     const from = Math.ceil(Math.max(0, view.top - 0.5) / stride) * stride;
     for (let row = from; row < Math.min(shown.count, view.bottom - 0.5); row += stride) {
@@ -191,10 +192,17 @@ function rail(context, shown, at, view, theme, ratio) {
   context.strokeRect((x - 2) * ratio, top * ratio, (w + 3) * ratio, (bottom - top) * ratio);
 }
 
-function picture(canvas, shown, at, view, theme) {
-  const ratio = window.devicePixelRatio || 1, context = canvas.getContext("2d");
+// Paints a canvas; who saves its picture paints it again, with a pen for a drawing.
+function onCanvas(canvas, paint) {
+  const context = canvas.getContext("2d");
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.clearRect(0, 0, canvas.width, canvas.height);
+  paint(context, window.devicePixelRatio || 1);
+  canvas.emoVizPaint = paint;
+}
+
+function picture(context, ratio, shown, at, view, theme) {
+  context.setTransform(1, 0, 0, 1, 0, 0);
   for (const panel of at.panels) {
     const own = (panel.w * (Math.min(panel.layer.order.length, view.right) - view.left))
       / (view.right - view.left);
@@ -227,10 +235,7 @@ function pole(context, panel, view, column, stroke) {
 }
 
 // Chosen token, followed expert, and what the pointer, the keys or another picture point at.
-function marks(canvas, shown, at, view, theme, seen) {
-  const ratio = window.devicePixelRatio || 1, context = canvas.getContext("2d");
-  context.setTransform(1, 0, 0, 1, 0, 0);
-  context.clearRect(0, 0, canvas.width, canvas.height);
+function marks(context, ratio, shown, at, view, theme, seen) {
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   for (const panel of at.panels) {
     context.lineWidth = 1;

@@ -19,7 +19,8 @@ from model.train.steps import METRICS
 _FOLDER = Path(__file__).parent
 # What is seen of a component, and pictures of that and of charts.
 PICTURE_JS = "".join(
-    (_FOLDER / name).read_text(encoding="utf-8") for name in ("picture_seen.js", "picture.js")
+    (_FOLDER / name).read_text(encoding="utf-8")
+    for name in ("picture_seen.js", "picture_pen.js", "picture.js")
 )
 DIGITS = 12  # of a digest
 

@@ -65,8 +65,8 @@ function ofRange(input) {
   return picture;
 }
 
-const ofCanvas = (canvas, opacity) =>
-  node("image", { href: canvas.toDataURL("image/png"), opacity });
+const ofCanvas = (canvas, opacity) => (canvas.emoVizPaint ? ofPaint(canvas, opacity)
+  : node("image", { href: canvas.toDataURL("image/png"), opacity }));
 
 function ofSvg(source) {
   const picture = source.cloneNode(true);
