@@ -165,7 +165,7 @@ class Steps {
     }
     c.globalAlpha = 1;
     if (this.document === null) return;
-    c.strokeStyle = getComputedStyle(canvas).color;
+    c.strokeStyle = getComputedStyle(run.canvas).color;
     c.lineWidth = 2;
     c.beginPath();
     c.arc(spots[2 * this.document], spots[2 * this.document + 1], POINT + 2, 0, 2 * Math.PI);
