@@ -111,7 +111,7 @@ def test_arrays_are_read_only_and_the_table_is_a_copy(trace):
 
 def test_reading_needs_no_model(trace):
     code = (
-        "import sys; LIGHT = {'model.files', 'model.registration'};"
+        "import sys; LIGHT = {'model.fields', 'model.files', 'model.registration'};"
         "from emo_viz.trace import Trace; t = Trace.open(sys.argv[1]);"
         "t.tokens(0); t.query('select * from routing');"
         "print(*{'torch', 'transformers', 'tokenizers'} & set(sys.modules),"
