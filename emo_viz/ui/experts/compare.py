@@ -1,6 +1,7 @@
 """Experts page: another expert, of either run, beside the one that is shown."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,9 +110,8 @@ def _tables(
     if compared:
         yield "By domain", lambda: _by_domain(columns)
     for label, one in columns.items():
-        table = contexts.enriched_table(*one)
-        if table is not None:
-            yield f"Enriched tokens of {label}", table.copy
+        if contexts.has_tokens(*one):
+            yield f"Enriched tokens of {label}", partial(contexts.enriched_table, *one)
 
 
 def _by_domain(columns: Mapping[str, tuple[Known, Place]]) -> pd.DataFrame:

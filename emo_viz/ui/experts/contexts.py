@@ -1,6 +1,7 @@
 """Experts page: the texts around an expert's tokens, and the documents that it serves most."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -68,15 +69,14 @@ def text_of_trace(known: Known, row: int) -> str:
 
 def enriched(known: Known, place: Place) -> None:
     """The tokens that the expert stands out in, each with its ratio."""
-    table = enriched_table(known, place)
-    if table is None:
+    if not has_tokens(known, place):
         return
     chips = [
         '<span style="display:inline-block;padding:1px 7px;margin:0 4px 4px 0;border-radius:6px;'
         f'border:1px solid rgba(128,132,140,.4)" title="{own:,} of its choices">'
-        f"{escape_html(token_label(json.loads(text), 18))}"
+        f"{escape_html(token_label(text, 18))}"
         f' <span style="opacity:.75">×{ratio:.1f}</span></span>'
-        for _, text, own, ratio in table.itertuples(index=False)
+        for _, text, own, ratio in _enriched(known, place)
     ]
     if not chips:
         st.caption("No token stands out in its choices.")
@@ -87,29 +87,35 @@ def enriched(known: Known, place: Place) -> None:
     )
 
 
-def enriched_table(known: Known, place: Place) -> pd.DataFrame | None:
-    """The same to take home: id, text as JSON, how often the expert chose the token, and the share
-    of its choices over that of all tokens; None where its tokens are not known."""
+def has_tokens(known: Known, place: Place) -> bool:
+    """Whether it is known which tokens the expert serves."""
+    return known.tokens is not None and known.tokens.place(place[0]) is not None
+
+
+def _enriched(known: Known, place: Place) -> Iterator[tuple[int, str, int, float]]:
+    """Id and text of each token, how often the expert chose it, and the share of its choices over
+    that of all tokens."""
     found = known.tokens
     layer = None if found is None else found.place(place[0])
     if found is None or layer is None:
-        return None
-    at = layer, place[1]
-    ids = found.enriched[at]
-    texts = [found.texts.get(int(token), f"#{token}") for token in ids]
-    columns = {
-        "token_id": ids,
-        "token": [json.dumps(text, ensure_ascii=False) for text in texts],
-        "choices": found.enriched_counts[at],
-        "ratio": found.enriched_ratios[at],
-    }
-    table: pd.DataFrame = pd.DataFrame(columns)[ids >= 0]
-    return table
+        return
+    parts = (found.enriched, found.enriched_counts, found.enriched_ratios)
+    for token, own, ratio in zip(*(part[layer, place[1]].tolist() for part in parts), strict=True):
+        if token >= 0:
+            yield token, found.texts.get(token, f"#{token}"), own, ratio
+
+
+def enriched_table(known: Known, place: Place) -> pd.DataFrame:
+    """The same to take home, texts as JSON."""
+    table = pd.DataFrame(
+        list(_enriched(known, place)), columns=["token_id", "token", "choices", "ratio"]
+    )
+    return table.assign(token=[json.dumps(text, ensure_ascii=False) for text in table["token"]])
 
 
 def kwic(known: Known, place: Place) -> None:
     """Where the expert weighs most, one place a document."""
-    if known.tokens is None or known.tokens.place(place[0]) is None:
+    if not has_tokens(known, place):
         return
     found = _lines(known, place)
     if not found:

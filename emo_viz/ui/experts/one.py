@@ -74,11 +74,9 @@ def _export(known: Known, place: Place, measured: Effects | None) -> None:
         made["Alike in other layers"] = partial(_alike, known, place)
     if known.use.domains:
         made["Domains"] = lambda: _by_domain(known, place, measured)
-    if known.tokens is not None and layer is not None:
+    if contexts.has_tokens(known, place):
         made["Where it weighs most"] = partial(contexts.lines_table, known, place)
-    enriched = contexts.enriched_table(known, place)
-    if enriched is not None:
-        made["Enriched tokens"] = partial(_itself, enriched)
+        made["Enriched tokens"] = partial(contexts.enriched_table, known, place)
     made["Documents"] = partial(contexts.documents_table, known, place)
     export.offer(
         f"expert {place[0]}.{place[1]}",

@@ -202,7 +202,6 @@ function onCanvas(canvas, paint) {
 }
 
 function picture(context, ratio, shown, at, view, theme) {
-  context.setTransform(1, 0, 0, 1, 0, 0);
   for (const panel of at.panels) {
     const own = (panel.w * (Math.min(panel.layer.order.length, view.right) - view.left))
       / (view.right - view.left);

@@ -10,7 +10,7 @@ const plotOf = (chart) => chart.querySelector(".js-plotly-plot");
 
 function prepare() {
   // The figure has a name, and its marks are read one by one: without them its numbers say nothing.
-  for (const drawn of document.querySelectorAll(`${CHART}[aria-label] .main-svg`)) {
+  for (const drawn of document.querySelectorAll(`${CHART}[aria-label] .main-svg:not([aria-hidden])`)) {
     drawn.setAttribute("aria-hidden", "true");
   }
   for (const chart of document.querySelectorAll(CHART)) {

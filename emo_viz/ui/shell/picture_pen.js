@@ -7,12 +7,10 @@ const MIDDLE = 0.35; // of a letter's size: from the middle of a line down to wh
 class VectorPen {
   constructor(width, height, opacity) {
     this.picture = node("svg", { viewBox: `0 0 ${width} ${height}`, opacity });
-    Object.assign(this, { place: this.picture, kept: [], fills: new Map(), scale: 1 });
+    Object.assign(this, { place: this.picture, kept: [], fills: new Map(), scale: 1 / STEPS });
   }
 
   setTransform(scale) { this.scale = scale / STEPS; }
-
-  clearRect() {}
 
   save() {
     this.flush();
@@ -21,8 +19,7 @@ class VectorPen {
 
   restore() {
     this.flush();
-    const { place, fillStyle, strokeStyle, lineWidth, font, textAlign, textBaseline } = this.kept.pop();
-    Object.assign(this, { place, fillStyle, strokeStyle, lineWidth, font, textAlign, textBaseline });
+    Object.assign(this, this.kept.pop());
   }
 
   beginPath() {}
@@ -48,7 +45,7 @@ class VectorPen {
       const [fill, alpha] = plain(style);
       node("path", { d: boxes.join(""), fill, "fill-opacity": round(alpha) }, this.place);
     }
-    this.fills = new Map();
+    this.fills.clear();
   }
 
   strokeRect(...box) {
