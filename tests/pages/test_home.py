@@ -11,6 +11,7 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.testing.v1 import AppTest
 
+from emo_viz.analysis.bootstrap import Interval
 from emo_viz.analysis.curves import Measured, read_curves
 from emo_viz.trace import Trace
 from emo_viz.ui.home import page, prepare, sources
@@ -109,3 +110,11 @@ def test_what_is_prepared_at_the_start_is_not_made_again(tiny_assets: Path, monk
         monkeypatch.setattr(owner, name, lambda *_, what=name: made.append(what))
     at = home()
     assert not at.exception and not made
+
+
+def test_the_likelihood_kept_lies_inside_its_interval():
+    """exp(-0.5), exp(-0.7) and exp(-0.4): the greater loss keeps less."""
+    kept = page.percent_kept(Interval(0.5, 0.4, 0.7, 9))
+    assert (kept.mean, kept.low, kept.high, kept.n) == pytest.approx(
+        (60.65, 49.66, 67.03, 9), abs=0.01
+    )

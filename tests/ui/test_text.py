@@ -70,6 +70,19 @@ def test_markdown_is_escaped():
     assert words.escape_markdown("*a* [b](c) $d$ :e:") == r"\*a\* \[b\]\(c\) \$d\$ \:e\:"
 
 
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (400, "0.1 MB"),
+        (15_460_000, "15.5 MB"),
+        (999_999_999, "1000.0 MB"),
+        (13_800_000_000, "13.8 GB"),
+    ],
+)
+def test_bytes_of_weights_in_words(size: int, said: str):
+    assert words.stored(size) == said
+
+
 def test_numbers():
     assert words.count(1, "token") == "1 token"
     assert words.count(1234, "token") == "1,234 tokens"

@@ -263,7 +263,8 @@ def _robustness(runs: Comparison, only_new: bool) -> Finding:
     measured, experts = sources.curves(runs, only_new)
     keep = _keep(measured, experts, runs)
     kept = {
-        run: _kept(measured.increase(run, curves.ROUTER_PROBABILITY, k)) for run, k in keep.items()
+        run: percent_kept(measured.increase(run, curves.ROUTER_PROBABILITY, k))
+        for run, k in keep.items()
     }
     by_chance = min(measured.increase(run, curves.RANDOM, k).mean for run, k in keep.items())
     even = len({*keep.values()}) == len({experts[run] for run in keep}) == 1
@@ -434,7 +435,7 @@ CARDS = (
 )
 
 
-def _kept(increase: Interval) -> Interval:
+def percent_kept(increase: Interval) -> Interval:
     """An increase of the loss in nats as the percentage of a token's likelihood that is left."""
     values = (increase.mean, increase.high, increase.low)
     mean, low, high = (100 * curves.likelihood_kept(value) for value in values)
